@@ -1,0 +1,52 @@
+# `make` says what there is. Needs Python 3.11 or newer, git and make; everything else comes from the package index.
+
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3.14 python3; do \
+    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+WORKERS ?= 2
+BIN := .venv/bin
+
+.PHONY: help install demo serve test check format bench docs lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: .venv/.installed ## make the environment in .venv (the other targets do it by themselves)
+
+.venv/.installed: constraints.txt client/pyproject.toml service/pyproject.toml tools/install.py
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on PATH: install one, or say which (make PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) tools/install.py
+	@touch $@
+
+demo: install ## templates from real projects, a pytest suite on clean databases, one table
+	@$(BIN)/python demo/run.py
+
+serve: install ## the service with a PostgreSQL and a Redis of its own, until Ctrl-C
+	@$(BIN)/freshdb serve
+
+test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: install ## format, lint, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## measure, and write docs/benchmarks.md
+	$(BIN)/python tests/benchmarks/run.py
+
+docs: install ## the examples in README.md, which are tests
+	$(BIN)/python -m pytest tests/readme
+
+lock: ## pin anew what constraints.txt holds (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --upgrade --quiet client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
+	    --output-file constraints.txt
+
+clean: ## remove what was built, and the environment
+	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,257 @@
+"""``AsyncClient``: the operations, awaited; the same names as ``Client``, on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from freshdb.binding import Awaiting
+from freshdb.calls import Failure
+from freshdb.configuration import Configuration
+from freshdb.errors import BuildLost, FreshdbError, LeaseEnded, LeaseLost, LeaseNotFound
+from freshdb.events import EventReader
+from freshdb.heartbeat import Beat, loop_heart
+from freshdb.held import AsyncHeldLease
+from freshdb.models import DEFAULT_TTL_SECONDS, DEFAULT_WAIT_SECONDS, LeaseRequest
+from freshdb.operations import Operations
+from freshdb.template_operations import DEFAULT_BUILD_SECONDS, DEFAULT_BUILD_WAIT_SECONDS
+from freshdb.transport import AsyncTransport, StreamBroken
+from freshdb.upkeep import (
+    brief,
+    build_beat,
+    failure_message,
+    lease_beat,
+    note_unreleased,
+    note_unreported,
+    worth_raising,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from freshdb.calls import Flow
+    from freshdb.lease_operations import Granted
+    from freshdb.models import BuildGrant, Event, Isolation, Lease, Template
+
+T = TypeVar("T")
+
+
+class AsyncClient(Configuration):
+    """Talks to a freshdb service, asynchronously; used by one event loop at a time.
+
+    Args:
+        url: ``http://host:port``; several (or one string with commas) for failover. Default: ``FRESHDB_URL``.
+        token: default ``FRESHDB_TOKEN``.
+        timeout_seconds: for one answer, beyond what the service was asked to wait.
+        retry_seconds: how long to go on trying when nobody answers.
+        poll_seconds: longest wait per request; a longer one is asked for in slices.
+
+    Raises:
+        NotConfigured: no URL was given, or one that is none.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        token: str | None = None,
+        *,
+        timeout_seconds: float = 10.0,
+        retry_seconds: float = 30.0,
+        poll_seconds: float = 50.0,
+    ) -> None:
+        super().__init__(
+            url,
+            token,
+            timeout_seconds=timeout_seconds,
+            retry_seconds=retry_seconds,
+            poll_seconds=poll_seconds,
+        )
+        self._transport = AsyncTransport(self.connection)
+
+    acquire = Awaiting(Operations.acquire)
+    acquire_batch = Awaiting(Operations.acquire_batch)
+    renew = Awaiting(Operations.renew)
+    release = Awaiting(Operations.release)
+    revoke = Awaiting(Operations.revoke)
+    keep = Awaiting(Operations.keep)
+    get_lease = Awaiting(Operations.get_lease)
+    leases = Awaiting(Operations.leases)
+    register = Awaiting(Operations.register)
+    template = Awaiting(Operations.template)
+    wait_template = Awaiting(Operations.wait_template)
+    templates = Awaiting(Operations.templates)
+    ensure_sql = Awaiting(Operations.ensure_sql)
+    claim_build = Awaiting(Operations.claim_build)
+    build_ready = Awaiting(Operations.build_ready)
+    build_failed = Awaiting(Operations.build_failed)
+    retire = Awaiting(Operations.retire)
+    pools = Awaiting(Operations.pools)
+    pool = Awaiting(Operations.pool)
+    resize = Awaiting(Operations.resize)
+    health = Awaiting(Operations.health)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; leases that are still held run out."""
+        await self._transport.close()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Carry a flow out."""
+        return await self._transport.run(flow)
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        template: str,
+        *,
+        isolation: Isolation = "database",
+        ttl_seconds: float = DEFAULT_TTL_SECONDS,
+        wait_seconds: float = DEFAULT_WAIT_SECONDS,
+        holder: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        on_lost: Callable[[LeaseLost], None] | None = None,
+    ) -> AsyncIterator[AsyncHeldLease]:
+        """Hold a clean database during the block: acquire, renew in the background, release.
+
+        The arguments are those of ``acquire``; `on_lost` is called from the heartbeat's task.
+
+        Raises:
+            LeaseLost: at the end of the block (and at any use of the lease), if it was lost meanwhile.
+        """
+        request = LeaseRequest(template, isolation, ttl_seconds, wait_seconds, holder or {}, labels or {})
+        granted = await self.run(self.operations.grant(request, idempotency_key))
+        async with self._holding(granted, on_lost) as held:
+            yield held
+
+    @asynccontextmanager
+    async def hold(
+        self, lease: Lease, *, on_lost: Callable[[LeaseLost], None] | None = None
+    ) -> AsyncIterator[AsyncHeldLease]:
+        """Hold a lease that was acquired before, as ``lease`` does: renew it now and on, release it at the end.
+
+        Raises:
+            LeaseEnded: it is over already.
+            LeaseLost: as with ``lease``.
+        """
+        granted = await self.run(self.operations.take_up(lease))
+        async with self._holding(granted, on_lost) as held:
+            yield held
+
+    async def build(
+        self,
+        name: str,
+        fingerprint: str,
+        builder: Callable[[BuildGrant], Awaitable[object]],
+        *,
+        extensions: Sequence[str] = (),
+        build_seconds: float = DEFAULT_BUILD_SECONDS,
+        wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
+    ) -> Template:
+        """Have a template that is ready: built by `builder`, unless somebody else has built it or is at it.
+
+        Of any number of callers exactly one builds; the others wait. A builder that falls silent for
+        `build_seconds` is replaced. An error of `builder` is reported to the service and raised.
+
+        Raises:
+            TemplateFailed: somebody else built it, and failed.
+            TemplateBuilding: somebody else is still building it after `wait_seconds`.
+        """
+        claim = self.operations.claim_build(
+            name, fingerprint, extensions=extensions, build_seconds=build_seconds, wait_seconds=wait_seconds
+        )
+        template = await self.run(claim)
+        if template.build is None:
+            return template
+        try:
+            async with self._beating(build_beat(self.operations, template.id, template.build)):
+                await builder(template.build)
+        except BaseException as error:
+            await self._report_failed(template.id, template.build, error)
+            raise
+        try:
+            return await self.build_ready(template.id, template.build.token)
+        except BuildLost:  # somebody took over, because our heartbeats did not get through
+            return await self.wait_template(template.id, wait_seconds=wait_seconds)
+
+    async def events(self, *, follow: bool = True, since: str | None = None) -> AsyncIterator[Event]:
+        """Follow what happens: every transition, as it comes; goes on where it was when the connection breaks.
+
+        Args:
+            follow: go on with what is to come; without, end with what has happened.
+            since: an event's id, or ``0`` for all that are kept. By default only what is to come.
+
+        Raises:
+            ServiceUnreachable: the connection broke, and nobody answered for `retry_seconds`.
+        """
+        reader = EventReader(since, self.policy)
+        while True:
+            try:
+                async with self._transport.stream(reader.request(follow=follow)) as lines:
+                    async for line in lines:
+                        event = reader.feed(line)
+                        if event is not None:
+                            yield event
+                if not follow:
+                    return
+            except StreamBroken as broken:
+                reader.broke(broken.failure)
+            await asyncio.sleep(reader.pause_seconds())
+
+    @asynccontextmanager
+    async def _holding(
+        self, granted: Granted, on_lost: Callable[[LeaseLost], None] | None
+    ) -> AsyncIterator[AsyncHeldLease]:
+        held = AsyncHeldLease(granted.lease, on_lost, self.release, self.keep)
+        try:
+            async with self._beating(lease_beat(self.operations, granted, held)):
+                yield held
+        except BaseException as error:
+            await self._end(held, error)
+            raise
+        await self._end(held, None)
+
+    async def _end(self, held: AsyncHeldLease, raised: BaseException | None) -> None:
+        if held.ended or held.inherited:
+            return
+        loss = held.loss
+        try:
+            await self.run(brief(self.operations, lost=loss is not None).release(held.id))
+        except (LeaseEnded, LeaseNotFound) as over:
+            loss = loss or LeaseLost(held.id, str(over))
+        except FreshdbError as error:
+            note_unreleased(held.id, error)
+        if loss is not None and worth_raising(raised):
+            raise loss
+
+    async def _report_failed(self, template_id: str, grant: BuildGrant, error: BaseException) -> None:
+        message = failure_message(grant, error)
+        try:
+            await self.run(brief(self.operations).build_failed(template_id, grant.token, message=message))
+        except FreshdbError as unreported:
+            note_unreported(grant, unreported)
+
+    @asynccontextmanager
+    async def _beating(self, beat: Beat) -> AsyncIterator[None]:
+        heart = loop_heart()
+        heart.add(beat, self._attempt)
+        try:
+            yield
+        finally:
+            await heart.remove(beat)
+
+    async def _attempt(self, beat: Beat) -> None:
+        step = beat.attempt(self.policy.addresses.current)
+        outcome = await self._transport.send(step)
+        if isinstance(outcome, Failure):
+            self.policy.addresses.leave(step.base)
+        beat.take(outcome)

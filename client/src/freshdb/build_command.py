@@ -1,0 +1,73 @@
+"""Runs the command that fills a template: any tool that takes its database from the environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections import deque
+from typing import IO, TYPE_CHECKING, Final
+
+from freshdb.errors import BuildCommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from freshdb.models import BuildGrant
+
+_TAIL_LINES: Final = 40
+_GRACE_SECONDS: Final = 5.0
+
+
+def run_build_command(
+    command: str | Sequence[str], grant: BuildGrant, *, directory: Path, output: IO[str] | None = None
+) -> None:
+    """Run a command with ``DATABASE_URL`` and the ``PG*`` variables of a build; a string is the shell's.
+
+    Args:
+        command: what to run.
+        grant: the build.
+        directory: where to run it.
+        output: gets the command's output line by line; without, only the last lines are kept, for the error.
+
+    Raises:
+        BuildCommandFailed: it did not end with exit code 0.
+    """
+    words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+    shown = command if isinstance(command, str) else shlex.join(command)
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=directory,
+            env={**os.environ, **grant.env()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise BuildCommandFailed(shown, 127, f"{words[0]}: {error.strerror}") from error
+    with process:
+        try:
+            for line in process.stdout or ():
+                tail.append(line.replace(grant.password, "***"))
+                if output is not None:
+                    output.write(tail[-1])
+                    output.flush()
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode != 0:
+        raise BuildCommandFailed(shown, process.returncode, "".join(tail).rstrip())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()

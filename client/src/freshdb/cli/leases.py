@@ -1,0 +1,159 @@
+"""``acquire``, ``renew``, ``release``, ``keep``, ``leases``."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from freshdb.cli.connect import connect, describe_holder, project
+from freshdb.cli.exits import FAILED
+from freshdb.cli.hints import hint
+from freshdb.cli.output import as_json, complain, pairs, print_json, print_table, result, say, short
+from freshdb.cli.usage import UsageError
+from freshdb.errors import ServiceError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from freshdb.client import Client
+    from freshdb.models import Isolation, Lease
+
+
+def acquire(arguments: argparse.Namespace) -> int:
+    """Lease a clean database and print its URL."""
+    with connect(arguments) as client:
+        template = chosen_template(arguments, client)
+        terms = {"idempotency_key": arguments.idempotency_key} if arguments.idempotency_key else {}
+        wait_if_building(client, template, arguments.wait)
+        lease = client.acquire(
+            template,
+            isolation=chosen_isolation(arguments),
+            ttl_seconds=arguments.ttl,
+            wait_seconds=arguments.wait,
+            holder=describe_holder("freshdb acquire", dict(arguments.holder)),
+            labels=dict(arguments.label),
+            **terms,
+        )
+    if arguments.json:
+        print_json(_with_url(lease))
+        return 0
+    result(lease.url)
+    say(f"lease {lease.id} on {short(lease.template)} ends {lease.ttl_seconds:g} s from now")
+    say(f"  renew: freshdb renew {lease.id}   release: freshdb release {lease.id}")
+    return 0
+
+
+def renew(arguments: argparse.Namespace) -> int:
+    """Renew a lease."""
+    with connect(arguments) as client:
+        renewal = client.renew(arguments.lease, ttl_seconds=arguments.ttl)
+    if arguments.json:
+        print_json(renewal)
+    else:
+        result(f"lease {renewal.id} ends {renewal.ttl_seconds:g} s from now")
+    return 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Release or revoke leases; all are tried."""
+    released: list[Lease] = []
+    failed = False
+    with connect(arguments) as client:
+        for identifier in arguments.leases:
+            try:
+                released.append(client.revoke(identifier) if arguments.force else client.release(identifier))
+            except ServiceError as error:
+                complain(str(error), hint(error))
+                failed = True
+    if arguments.json:
+        print_json([_without_password(one) for one in released])
+    else:
+        for one in released:
+            say(f"{one.state} {one.id}")
+    return FAILED if failed else 0
+
+
+def keep(arguments: argparse.Namespace) -> int:
+    """Hold a leased database back for a look."""
+    with connect(arguments) as client:
+        lease = client.keep(arguments.lease, ttl_seconds=arguments.ttl, reason=arguments.reason)
+    if arguments.json:
+        print_json(_with_url(lease) if lease.password else _without_password(lease))
+    else:
+        say(
+            f"kept {lease.id} for {arguments.ttl:g} s; look at it: freshdb psql --lease {shlex.quote(lease.id)}"
+        )
+    return 0
+
+
+def leases(arguments: argparse.Namespace) -> int:
+    """List leases."""
+    with connect(arguments) as client:
+        found = client.leases(
+            state=arguments.state,
+            template=arguments.template,
+            isolation=arguments.isolation,
+            holder=dict(arguments.holder),
+            labels=dict(arguments.label),
+            limit=arguments.limit,
+        )
+    if arguments.json:
+        print_json([_without_password(one) for one in found])
+        return 0
+    rows = [
+        (
+            one.id,
+            one.state,
+            short(one.template),
+            one.schema or one.database,
+            pairs(one.holder),
+            one.granted_at,
+            one.expires_at,
+        )
+        for one in found
+    ]
+    headings = ("id", "state", "template", "database", "holder", "granted", "expires")
+    print_table(headings, rows, nothing="no leases")
+    return 0
+
+
+def chosen_template(arguments: argparse.Namespace, client: Client) -> str:
+    """Give the template of the command line, or the project's, which is made if need be.
+
+    Raises:
+        UsageError: neither names one.
+    """
+    found = project()
+    if arguments.template and (found is None or arguments.template != found.template):
+        given: str = arguments.template
+        return given
+    if found is None or found.template is None:
+        message = "name a template, here or in pyproject.toml as [tool.freshdb] template"
+        raise UsageError(message)
+    return found.ensure_template(client, progress=say)
+
+
+def chosen_isolation(arguments: argparse.Namespace) -> Isolation:
+    """Give the isolation of the command line, or the project's."""
+    given: Isolation | None = arguments.isolation
+    if given is not None:
+        return given
+    found = project()
+    return (found.isolation if found else None) or "database"
+
+
+def wait_if_building(client: Client, template: str, wait_seconds: float) -> None:
+    """Wait for somebody else's build."""
+    if client.template(template).state == "building":
+        say(f"waiting for the build of {template}…")
+        client.wait_template(template, wait_seconds=wait_seconds)
+
+
+def _without_password(lease: Lease) -> dict[str, object]:
+    shown = [one.name for one in fields(lease) if one.name != "password"]
+    return {name: as_json(getattr(lease, name)) for name in shown}
+
+
+def _with_url(lease: Lease) -> dict[str, object]:
+    return {**_without_password(lease), "password": lease.password, "url": lease.url}

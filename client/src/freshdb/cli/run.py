@@ -1,0 +1,94 @@
+"""``run`` and ``psql``: a command with a clean database of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from freshdb.cli.connect import connect, describe_holder
+from freshdb.cli.exits import BY_SIGNAL
+from freshdb.cli.leases import chosen_isolation, chosen_template, wait_if_building
+from freshdb.cli.output import say
+from freshdb.cli.supervise import supervise
+from freshdb.cli.usage import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from freshdb.held import HeldLease
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a command while a lease is held; gives its exit code."""
+    if not arguments.command:
+        message = "give a command after --, as in: freshdb run -- pytest"
+        raise UsageError(message)
+    with _held(arguments, f"freshdb run {os.path.basename(arguments.command[0])}") as held:  # noqa: PTH119 - a word
+        return supervise(arguments.command, _environment(held), held)
+
+
+def psql(arguments: argparse.Namespace) -> int:
+    """Open psql on a clean database, or on that of a lease."""
+    command = [_psql_program(), *arguments.command]
+    if arguments.lease is None:
+        with _held(arguments, "freshdb psql") as held:
+            return supervise(command, _environment(held), held)
+    if arguments.template is not None:
+        message = "name a template or a --lease, not both"
+        raise UsageError(message)
+    with connect(arguments) as client:
+        lease = client.get_lease(arguments.lease)
+    return supervise(command, {**os.environ, **lease.env(), "FRESHDB_LEASE_ID": lease.id}, None)
+
+
+@contextmanager
+def _held(arguments: argparse.Namespace, name: str) -> Iterator[HeldLease]:
+    _leave_in_order_on_signals()
+    with connect(arguments) as client:
+        template = chosen_template(arguments, client)
+        wait_if_building(client, template, arguments.wait)
+        with client.lease(
+            template,
+            isolation=chosen_isolation(arguments),
+            ttl_seconds=arguments.ttl,
+            wait_seconds=arguments.wait,
+            holder=describe_holder(name, dict(arguments.holder)),
+            labels=dict(arguments.label),
+        ) as held:
+            yield held
+
+
+def _environment(held: HeldLease) -> dict[str, str]:
+    return {**os.environ, **held.env(), "FRESHDB_LEASE_ID": held.id}
+
+
+def _leave_in_order_on_signals() -> None:
+    """Let what ends this process before and after the command runs pass through the blocks that release the lease."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(BY_SIGNAL + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, leave)
+
+
+def _psql_program() -> str:
+    found = shutil.which("psql")
+    if found is not None:
+        return found
+    try:
+        from freshdb_service.embedded import postgres_binaries  # noqa: PLC0415 - another package, need not be there
+    except ModuleNotFoundError:
+        binaries = None
+    else:
+        binaries = postgres_binaries(18)
+    if binaries is not None and (binaries / "psql").exists():
+        return str(binaries / "psql")
+    say("psql is not on PATH; it comes with PostgreSQL's client package (postgresql-client)")
+    return "psql"

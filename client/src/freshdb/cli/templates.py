@@ -1,0 +1,135 @@
+"""``templates``, ``template build``, ``template sql``, ``template retire``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from freshdb import fingerprints
+from freshdb.build_command import run_build_command
+from freshdb.cli.connect import connect
+from freshdb.cli.exits import FAILED
+from freshdb.cli.output import complain, print_json, print_table, result, say, short, size
+from freshdb.cli.usage import UsageError
+from freshdb.errors import TemplateFailed
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from freshdb.models import BuildGrant, Template
+
+_SHOWN_CHARACTERS: Final = 200
+
+
+def templates(arguments: argparse.Namespace) -> int:
+    """List templates."""
+    with connect(arguments) as client:
+        found = client.templates(name=arguments.name, state=arguments.state)
+    if arguments.json:
+        print_json(found)
+        return 0
+    rows = [
+        (
+            short(one.reference),
+            one.state,
+            size(one.size_bytes),
+            ", ".join(one.extensions),
+            one.created_at,
+            one.error.message if one.error else None,
+            one.id,
+        )
+        for one in found
+    ]
+    headings = ("template", "state", "size", "extensions", "created", "error", "id")
+    print_table(headings, rows, nothing="no templates: make one with freshdb template build, or template sql")
+    return 0
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Have a template made by a command."""
+    root, command = Path.cwd(), list(arguments.command)
+    if not command:
+        message = "give the command that fills the database after --, as in: -- alembic upgrade head"
+        raise UsageError(message)
+    fingerprint = arguments.fingerprint or _fingerprint(arguments, root, command)
+
+    def builder(grant: BuildGrant) -> None:
+        say(f"building {arguments.name}: {' '.join(command)}")
+        run_build_command(command, grant, directory=root, output=sys.stderr)
+
+    with connect(arguments) as client:
+        template = client.build(
+            arguments.name,
+            fingerprint,
+            builder,
+            extensions=arguments.extensions,
+            wait_seconds=arguments.wait,
+        )
+    return _show(arguments, template)
+
+
+def sql(arguments: argparse.Namespace) -> int:
+    """Have a template made from SQL files."""
+    try:
+        scripts = [path.read_text(encoding="utf-8") for path in arguments.files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(str(error)) from None
+    with connect(arguments) as client:
+        try:
+            template = client.ensure_sql(
+                arguments.name,
+                scripts,
+                fingerprint=arguments.fingerprint,
+                extensions=arguments.extensions,
+                wait_seconds=arguments.wait,
+            )
+        except TemplateFailed as error:
+            complain(str(error), _place(error.extra, arguments.files))
+            return FAILED
+    return _show(arguments, template)
+
+
+def retire(arguments: argparse.Namespace) -> int:
+    """Retire a template."""
+    with connect(arguments) as client:
+        template = client.retire(arguments.template, force=arguments.force)
+    if arguments.json:
+        print_json(template)
+    else:
+        say(f"retired {template.reference}")
+    return 0
+
+
+def _place(where: Mapping[str, object], files: Sequence[Path]) -> str | None:
+    """Say which file, line and statement failed."""
+    index = where.get("sql_index")
+    if not isinstance(index, int) or index >= len(files):
+        return None
+    statement = " ".join(str(where.get("statement") or "").split())
+    hint = f" ({where['hint']})" if where.get("hint") else ""
+    return f"{files[index]}, line {where.get('line', '?')}: {statement[:_SHOWN_CHARACTERS]}{hint}"
+
+
+def _fingerprint(arguments: argparse.Namespace, root: Path, command: list[str]) -> str:
+    if not arguments.inputs:
+        message = "say what the template is made from: --inputs 'migrations/**', or give its --fingerprint"
+        raise UsageError(message)
+    files: list[Path] = []
+    for pattern in arguments.inputs:
+        found = fingerprints.matching_files(root, pattern)
+        if not found:
+            message = f"--inputs: {pattern!r} matches no file below {root}"
+            raise UsageError(message)
+        files += found
+    return fingerprints.of_inputs(root, files, command=command, extensions=arguments.extensions)
+
+
+def _show(arguments: argparse.Namespace, template: Template) -> int:
+    if arguments.json:
+        print_json(template)
+    else:
+        result(template.reference)
+        say(f"ready: {size(template.size_bytes)}; use it: freshdb run --template {template.name} -- COMMAND")
+    return 0

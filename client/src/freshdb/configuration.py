@@ -1,0 +1,79 @@
+"""What both clients are made of: where the service is, who asks, how patiently."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from freshdb import __version__
+from freshdb.clock import elapsed_seconds
+from freshdb.errors import NotConfigured
+from freshdb.operations import Operations
+from freshdb.retry import Addresses, Policy
+from freshdb.transport import Connection
+
+
+class Configuration:
+    """Addresses, token and patience of a client; shows no token in its ``repr``.
+
+    Raises:
+        NotConfigured: no URL was given, or one that is none.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None,
+        token: str | None,
+        *,
+        timeout_seconds: float,
+        retry_seconds: float,
+        poll_seconds: float,
+    ) -> None:
+        urls = service_urls(url)
+        self.clock = elapsed_seconds
+        self.policy = Policy(Addresses(urls), timeout_seconds, retry_seconds, elapsed_seconds, random.random)
+        self.operations = Operations(self.policy, poll_seconds)
+        given = os.environ.get("FRESHDB_TOKEN") if token is None else token
+        self.connection = Connection(urls, given or None, user_agent=f"freshdb/{__version__}")
+
+    @property
+    def url(self) -> str:
+        """The address in use."""
+        return self.policy.addresses.current
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.policy.addresses)!r})"
+
+
+def service_urls(given: str | Sequence[str] | None) -> list[str]:
+    """Check the addresses, or take those of ``FRESHDB_URL``.
+
+    Raises:
+        NotConfigured: there are none, or one is no URL.
+    """
+    source = "url" if given is not None else "FRESHDB_URL"
+    found = os.environ.get("FRESHDB_URL", "") if given is None else given
+    words = found.split(",") if isinstance(found, str) else list(found)
+    urls = [word.strip() for word in words if word.strip()]
+    if not urls:
+        message = (
+            "no freshdb service is configured: set FRESHDB_URL (http://host:8777), pass url=, "
+            "or start an embedded one with freshdb.ensure_service()"
+        )
+        raise NotConfigured(message)
+    for url in urls:
+        _check(url, source)
+    return urls
+
+
+def _check(url: str, source: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        message = f"{source}: {url!r} is no address of a freshdb service; it looks like http://host:8777"
+        raise NotConfigured(message)

@@ -1,0 +1,75 @@
+"""Content hashes of what templates are made from: the same content, the same template, on any machine.
+
+Hashed are paths relative to the project and bytes; no times, owners or absolute paths. Each part is preceded by its
+kind and length, so that no two contents run together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_NO_INPUT: Final = frozenset({"__pycache__"})
+
+
+class Fingerprint:
+    """Collects parts in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, kind: str, content: bytes) -> None:
+        """Add one part."""
+        self._digest.update(f"{kind} {len(content)}\n".encode())
+        self._digest.update(content)
+
+    def add_texts(self, kind: str, values: Iterable[str]) -> None:
+        """Add several, in their order."""
+        for value in values:
+            self.add(kind, value.encode())
+
+    def add_file(self, root: Path, path: Path) -> None:
+        """Add a file's relative path and content."""
+        self.add("path", path.relative_to(root).as_posix().encode())
+        self.add("content", path.read_bytes())
+
+    def hex(self) -> str:
+        """Give the hash of all parts."""
+        return self._digest.hexdigest()
+
+
+def matching_files(root: Path, pattern: str) -> list[Path]:
+    """List the files that a glob relative to `root` matches, sorted; a directory stands for all files in it."""
+    found: set[Path] = set()
+    for name in glob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - before 3.13, Path.glob("a/**") has no files
+        path = root / name
+        if path.is_dir():
+            found.update(one for one in path.rglob("*") if one.is_file())
+        else:
+            found.add(path)
+    return sorted(path for path in found if not _NO_INPUT.intersection(path.relative_to(root).parts))
+
+
+def of_inputs(
+    root: Path, files: Iterable[Path], *, command: str | Sequence[str], extensions: Sequence[str]
+) -> str:
+    """Hash the files and the command that make a template from them."""
+    fingerprint = Fingerprint()
+    fingerprint.add_texts("extension", sorted(extensions))
+    fingerprint.add_texts("command", [command] if isinstance(command, str) else command)
+    for path in sorted(set(files)):
+        fingerprint.add_file(root, path)
+    return fingerprint.hex()
+
+
+def of_sql(scripts: Sequence[str], extensions: Sequence[str]) -> str:
+    """Hash SQL scripts in their order."""
+    fingerprint = Fingerprint()
+    fingerprint.add_texts("extension", sorted(extensions))
+    fingerprint.add_texts("sql", scripts)
+    return fingerprint.hex()

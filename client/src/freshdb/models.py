@@ -1,0 +1,384 @@
+"""What the service tells: frozen records, read from its JSON.
+
+``from_wire`` ignores members that this version does not know, so that a newer service can say more. Instants are
+aware ``datetime`` objects by the *service's* clock, to be shown to people: no decision here is taken by them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import quote
+
+from freshdb import wire
+from freshdb.errors import NoCredentials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from freshdb.wire import Members
+
+Isolation: TypeAlias = Literal["database", "schema"]
+
+DEFAULT_TTL_SECONDS = 300.0
+DEFAULT_WAIT_SECONDS = 30.0
+DEFAULT_KEEP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where a database is and how to get in."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(repr=False)
+
+    def url(self, scheme: str) -> str:
+        """Spell it as a URL."""
+        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
+        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        return f"{scheme}://{login}@{host}:{self.port}/{quote(self.database, safe='')}"
+
+
+class Connectable(ABC):
+    """Something with a database behind it, in the spellings that tools want."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def credentials(self) -> Credentials:
+        """Say where the database is and how to get in.
+
+        Raises:
+            NoCredentials: the password is not known here.
+            LeaseLost: the lease is no longer ours.
+        """
+
+    @property
+    def url(self) -> str:
+        """``postgresql://user:password@host:port/database``, for libpq, psycopg, asyncpg, Django and the like."""
+        return self.credentials().url("postgresql")
+
+    @property
+    def async_url(self) -> str:
+        """``postgresql+asyncpg://…``, for SQLAlchemy's asyncio engine."""
+        return self.sqlalchemy_url("asyncpg")
+
+    @property
+    def dsn(self) -> str:
+        """Libpq's key words: ``host=… port=… dbname=… user=… password=…``."""
+        found = self.credentials()
+        words = {
+            "host": found.host,
+            "port": str(found.port),
+            "dbname": found.database,
+            "user": found.user,
+            "password": found.password,
+        }
+        return " ".join(f"{key}={_libpq_quoted(value)}" for key, value in words.items())
+
+    def sqlalchemy_url(self, driver: str = "psycopg") -> str:
+        """``postgresql+driver://…``."""
+        return self.credentials().url(f"postgresql+{driver}")
+
+    def env(self) -> dict[str, str]:
+        """Environment for a program: ``DATABASE_URL`` and libpq's own variables."""
+        found = self.credentials()
+        return {
+            "DATABASE_URL": found.url("postgresql"),
+            "PGHOST": found.host,
+            "PGPORT": str(found.port),
+            "PGUSER": found.user,
+            "PGPASSWORD": found.password,
+            "PGDATABASE": found.database,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Connectable):
+    """The right of one holder to one database until `expires_at`."""
+
+    id: str
+    state: str
+    template: str
+    template_id: str
+    pool_id: str
+    database_id: str | None
+    isolation: str
+    server: str
+    host: str
+    port: int
+    database: str
+    schema: str | None
+    user: str
+    password: str | None = field(repr=False)
+    generation: int
+    holder: Mapping[str, str]
+    labels: Mapping[str, str]
+    ttl_seconds: float
+    granted_at: datetime
+    expires_at: datetime | None
+    max_expires_at: datetime | None
+    ended_at: datetime | None
+    end_reason: str | None
+
+    @classmethod
+    def from_wire(cls, source: Members) -> Lease:
+        """Read the service's JSON."""
+        return cls(
+            id=wire.text(source, "id"),
+            state=wire.text(source, "state"),
+            template=wire.text(source, "template"),
+            template_id=wire.text(source, "template_id"),
+            pool_id=wire.text(source, "pool_id"),
+            database_id=wire.maybe(wire.text, source, "database_id"),
+            isolation=wire.text(source, "isolation"),
+            server=wire.text(source, "server"),
+            host=wire.text(source, "host"),
+            port=wire.whole(source, "port"),
+            database=wire.text(source, "database"),
+            schema=wire.maybe(wire.text, source, "schema"),
+            user=wire.text(source, "user"),
+            password=wire.maybe(wire.text, source, "password"),
+            generation=wire.whole(source, "generation"),
+            holder=wire.text_map(source, "holder"),
+            labels=wire.text_map(source, "labels"),
+            ttl_seconds=wire.number(source, "ttl_seconds"),
+            granted_at=wire.instant(source, "granted_at"),
+            expires_at=wire.maybe(wire.instant, source, "expires_at"),
+            max_expires_at=wire.maybe(wire.instant, source, "max_expires_at"),
+            ended_at=wire.maybe(wire.instant, source, "ended_at"),
+            end_reason=wire.maybe(wire.text, source, "end_reason"),
+        )
+
+    def credentials(self) -> Credentials:
+        """Say where the database is and how to get in.
+
+        Raises:
+            NoCredentials: the lease was listed, not acquired: its password is not known here.
+        """
+        if self.password is None:
+            message = f"lease {self.id} was looked up, not acquired here: only the one who acquired it has its password"
+            raise NoCredentials(message)
+        return Credentials(self.host, self.port, self.database, self.user, self.password)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a heartbeat was granted."""
+
+    id: str
+    ttl_seconds: float
+    expires_at: datetime
+    max_expires_at: datetime | None
+
+    @classmethod
+    def from_wire(cls, source: Members) -> Renewal:
+        """Read the service's JSON."""
+        return cls(
+            id=wire.text(source, "id"),
+            ttl_seconds=wire.number(source, "ttl_seconds"),
+            expires_at=wire.instant(source, "expires_at"),
+            max_expires_at=wire.maybe(wire.instant, source, "max_expires_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What one lease should be; times in seconds."""
+
+    template: str
+    isolation: Isolation = "database"
+    ttl_seconds: float = DEFAULT_TTL_SECONDS
+    wait_seconds: float = DEFAULT_WAIT_SECONDS
+    holder: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def to_wire(self, *, wait_seconds: float) -> dict[str, object]:
+        """Write the JSON body, with the wait that this one call is to take."""
+        return {
+            "template": self.template,
+            "isolation": self.isolation,
+            "ttl_seconds": self.ttl_seconds,
+            "wait_seconds": wait_seconds,
+            "holder": dict(self.holder),
+            "labels": dict(self.labels),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BuildGrant(Connectable):
+    """The right to fill a new template, with any tool, until `deadline_at`."""
+
+    template: str
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(repr=False)
+    deadline_at: datetime
+    token: str = field(repr=False)
+    renew_seconds: float
+
+    @classmethod
+    def from_wire(cls, source: Members, template: str) -> BuildGrant:
+        """Read the service's JSON."""
+        return cls(
+            template=template,
+            host=wire.text(source, "host"),
+            port=wire.whole(source, "port"),
+            database=wire.text(source, "database"),
+            user=wire.text(source, "user"),
+            password=wire.text(source, "password"),
+            deadline_at=wire.instant(source, "deadline_at"),
+            token=wire.text(source, "token"),
+            renew_seconds=wire.number(source, "renew_seconds"),
+        )
+
+    def credentials(self) -> Credentials:
+        """Say where the database is and how to get in."""
+        return Credentials(self.host, self.port, self.database, self.user, self.password)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateError:
+    """Why a template failed; where in its SQL, if SQL it was (`sql_index` counts scripts from 0)."""
+
+    message: str
+    sql_index: int | None = None
+    statement: str | None = None
+    position: int | None = None
+    line: int | None = None
+    sqlstate: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def from_wire(cls, source: Members) -> TemplateError:
+        """Read the service's JSON."""
+        return cls(
+            message=wire.text(source, "message"),
+            sql_index=wire.maybe(wire.whole, source, "sql_index"),
+            statement=wire.maybe(wire.text, source, "statement"),
+            position=wire.maybe(wire.whole, source, "position"),
+            line=wire.maybe(wire.whole, source, "line"),
+            sqlstate=wire.maybe(wire.text, source, "sqlstate"),
+            hint=wire.maybe(wire.text, source, "hint"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A named schema with its seed data; `build` is set for the one caller who is to fill it."""
+
+    id: str
+    name: str
+    fingerprint: str
+    state: str
+    extensions: tuple[str, ...]
+    size_bytes: int | None
+    error: TemplateError | None
+    created_at: datetime | None
+    ready_at: datetime | None
+    last_used_at: datetime | None
+    build_deadline_at: datetime | None
+    server: str | None
+    build: BuildGrant | None = None
+
+    @classmethod
+    def from_wire(cls, source: Members) -> Template:
+        """Read the service's JSON."""
+        name, fingerprint = wire.text(source, "name"), wire.text(source, "fingerprint")
+        error, build = source.get("error"), source.get("build")
+        return cls(
+            id=wire.text(source, "id"),
+            name=name,
+            fingerprint=fingerprint,
+            state=wire.text(source, "state"),
+            extensions=wire.texts(source, "extensions"),
+            size_bytes=wire.maybe(wire.whole, source, "size_bytes"),
+            error=None if error is None else TemplateError.from_wire(wire.members(error, "error")),
+            created_at=wire.maybe(wire.instant, source, "created_at"),
+            ready_at=wire.maybe(wire.instant, source, "ready_at"),
+            last_used_at=wire.maybe(wire.instant, source, "last_used_at"),
+            build_deadline_at=wire.maybe(wire.instant, source, "build_deadline_at"),
+            server=wire.maybe(wire.text, source, "server"),
+            build=None
+            if build is None
+            else BuildGrant.from_wire(wire.members(build, "build"), f"{name}@{fingerprint}"),
+        )
+
+    @property
+    def reference(self) -> str:
+        """``name@fingerprint``: exactly this template, whatever is registered later."""
+        return f"{self.name}@{self.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The databases cloned from one template with one isolation; `databases` counts them by state.
+
+    `refusal` says why the template cannot be leased with this isolation, if it cannot.
+    """
+
+    id: str
+    template: str
+    template_id: str
+    isolation: str
+    server: str | None
+    min_ready: int
+    max_size: int
+    idle_seconds: float
+    databases: Mapping[str, int]
+    waiting: int
+    refusal: tuple[str, ...]
+    last_error: str | None
+    last_acquired_at: datetime | None
+
+    @classmethod
+    def from_wire(cls, source: Members) -> Pool:
+        """Read the service's JSON."""
+        return cls(
+            id=wire.text(source, "id"),
+            template=wire.text(source, "template"),
+            template_id=wire.text(source, "template_id"),
+            isolation=wire.text(source, "isolation"),
+            server=wire.maybe(wire.text, source, "server"),
+            min_ready=wire.whole(source, "min_ready"),
+            max_size=wire.whole(source, "max_size"),
+            idle_seconds=wire.number(source, "idle_seconds"),
+            databases=wire.whole_map(source, "databases"),
+            waiting=wire.whole(source, "waiting"),
+            refusal=wire.texts(source, "refusal"),
+            last_error=wire.maybe(wire.text, source, "last_error"),
+            last_acquired_at=wire.maybe(wire.instant, source, "last_acquired_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the service can work, and what says otherwise."""
+
+    ok: bool
+    status: str
+    checks: Mapping[str, object]
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition, as the service published it."""
+
+    id: str | None
+    kind: str
+    data: Mapping[str, object]
+
+
+def _libpq_quoted(value: str) -> str:
+    if value and not any(character in value for character in " '\\"):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,80 @@
+"""Every operation of the client, as a flow: what to ask, when again, and what the answers mean. No I/O.
+
+``Client`` and ``AsyncClient`` take their methods from here, so that there is one list of them, with one signature
+and one docstring each.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from freshdb import wire
+from freshdb.calls import Answer, Call, Send, encode, path, read_json
+from freshdb.lease_operations import LeaseOperations
+from freshdb.models import Health, Pool
+from freshdb.template_operations import TemplateOperations
+
+if TYPE_CHECKING:
+    from freshdb.calls import Flow
+
+
+class Operations(LeaseOperations, TemplateOperations):
+    """All operations under one policy: those on leases and templates, and these on pools and the service."""
+
+    __slots__ = ()
+
+    def pools(self) -> Flow[list[Pool]]:
+        """List the pools."""
+        return (yield from self._list("/v1/pools", [], None, Pool.from_wire))
+
+    def pool(self, pool_id: str) -> Flow[Pool]:
+        """Look one pool up.
+
+        Raises:
+            PoolNotFound: there is none with this id.
+        """
+        return Pool.from_wire(
+            wire.members((yield from self._ask(Call("GET", path("/v1/pools/{}", pool_id)))))
+        )
+
+    def resize(
+        self,
+        pool_id: str,
+        *,
+        min_ready: int | None = None,
+        max_size: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> Flow[Pool]:
+        """Change what is given of a pool's sizes."""
+        sizes = {"min_ready": min_ready, "max_size": max_size, "idle_seconds": idle_seconds}
+        body = encode({key: value for key, value in sizes.items() if value is not None})
+        return Pool.from_wire(
+            wire.members((yield from self._ask(Call("PATCH", path("/v1/pools/{}", pool_id), body))))
+        )
+
+    def health(self) -> Flow[Health]:
+        """Ask whether the service can work; that it cannot is an answer, not an error.
+
+        Raises:
+            UnexpectedAnswer: somebody else answers there.
+        """
+        alive = wire.members((yield from self._ask(Call("GET", "/livez"))))
+        base = self.policy.addresses.current
+        outcome = yield Send(base, Call("GET", "/readyz"), self.policy.timeout_seconds)
+        if not isinstance(outcome, Answer):
+            return Health(
+                ok=False, status="unreachable", checks={}, version=wire.maybe(wire.text, alive, "version")
+            )
+        return _health(outcome, wire.maybe(wire.text, alive, "version"))
+
+
+def _health(answer: Answer, version: str | None) -> Health:
+    found = wire.members(read_json(answer))
+    checks = found.get("checks")
+    return Health(
+        ok=answer.status == HTTPStatus.OK,
+        status=str(found.get("status", "unknown")),
+        checks=checks if isinstance(checks, dict) else {},
+        version=version,
+    )

@@ -1,0 +1,232 @@
+"""``[tool.freshdb]`` in ``pyproject.toml``: how a project's template is made.
+
+::
+
+    [tool.freshdb]
+    template = "shop"                       # the template's name
+    inputs = ["migrations/**", "seed.sql"]  # what it is made from: globs relative to this file
+    build = "alembic upgrade head"          # run with DATABASE_URL and PG*; a list is run without a shell
+    extensions = ["vector"]                 # installed by the service
+    isolation = "database"                  # or "schema"
+    url = "http://freshdb.internal:8777"    # a shared service instead of an embedded one
+
+With ``sql = ["schema.sql", "seed.sql"]`` instead of ``build`` the service runs these files itself; with neither, the
+template must have been registered elsewhere. The fingerprint covers the inputs, the SQL, the command and the
+extensions, so a template is built again exactly when one of them changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from freshdb import fingerprints
+from freshdb.errors import ProjectInvalid, TemplateNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from typing import IO
+
+    from freshdb.client import Client
+    from freshdb.models import BuildGrant, Isolation, Template
+
+_KEYS: Final = ("template", "inputs", "build", "sql", "extensions", "isolation", "url")
+_SHOWN_CHARACTERS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project's ``[tool.freshdb]``; `root` is the directory of its ``pyproject.toml``."""
+
+    root: Path
+    template: str | None = None
+    inputs: tuple[str, ...] = ()
+    build: str | tuple[str, ...] | None = None
+    sql: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    isolation: Isolation | None = None
+    url: str | None = None
+
+    def fingerprint(self) -> str:
+        """Hash what the template is made from.
+
+        Raises:
+            ProjectInvalid: a glob matches nothing, or a file is missing.
+        """
+        if self.sql:
+            return fingerprints.of_sql(self.scripts(), self.extensions)
+        files = [path for pattern in self.inputs for path in self._matches(pattern)]
+        return fingerprints.of_inputs(self.root, files, command=self.build or "", extensions=self.extensions)
+
+    def scripts(self) -> list[str]:
+        """Read the SQL files.
+
+        Raises:
+            ProjectInvalid: one cannot be read.
+        """
+        return [self._read(name) for name in self.sql]
+
+    def ensure_template(
+        self,
+        client: Client,
+        *,
+        progress: Callable[[str], None] | None = None,
+        output: IO[str] | None = None,
+    ) -> str:
+        """Have the template ready, built if need be; gives ``name@fingerprint``.
+
+        Args:
+            client: the service to have it at.
+            progress: told when a build begins.
+            output: gets the build command's output as it comes.
+
+        Raises:
+            ProjectInvalid: no template is named, or a file is missing.
+            BuildCommandFailed: the build command failed here,
+            TemplateFailed: or at somebody else's, or the SQL did.
+            TemplateNotFound: the project does not say how to make it, and nobody else has made it.
+        """
+        if self.template is None:
+            raise self._invalid(
+                "template", "is missing: name the template that clean databases are cloned from"
+            )
+        if not self.sql and self.build is None:
+            return client.wait_template(self.template).reference
+        exact = f"{self.template}@{self.fingerprint()}"
+        if _is_ready(client, exact):
+            return exact
+        if progress is not None:
+            progress(f"making template {exact[: len(self.template) + 1 + _SHOWN_CHARACTERS]}…")
+        return self._make(client, self.template, exact.removeprefix(f"{self.template}@"), output).reference
+
+    def _make(self, client: Client, name: str, fingerprint: str, output: IO[str] | None) -> Template:
+        command = self.build
+        if command is None:
+            return client.ensure_sql(
+                name, self.scripts(), fingerprint=fingerprint, extensions=self.extensions
+            )
+
+        def builder(grant: BuildGrant) -> None:
+            from freshdb.build_command import run_build_command  # noqa: PLC0415 - most runs build nothing
+
+            run_build_command(command, grant, directory=self.root, output=output)
+
+        return client.build(name, fingerprint, builder, extensions=self.extensions)
+
+    def _matches(self, pattern: str) -> list[Path]:
+        found = fingerprints.matching_files(self.root, pattern)
+        if not found:
+            raise self._invalid("inputs", f"{pattern!r} matches no file below {self.root}")
+        return found
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.root / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._invalid("sql", f"{name!r} cannot be read: {error}") from None
+
+    def _invalid(self, key: str, what: str) -> ProjectInvalid:
+        return ProjectInvalid(f"{self.root / 'pyproject.toml'}: [tool.freshdb] {key}: {what}")
+
+
+def load_project(start: Path) -> Project | None:
+    """Read the nearest ``pyproject.toml`` at or above `start` that has ``[tool.freshdb]``.
+
+    Raises:
+        ProjectInvalid: it has an unknown key, or a value of the wrong type.
+    """
+    import tomllib  # noqa: PLC0415 - importing this module stays cheap
+
+    resolved = start.resolve()
+    for directory in (resolved, *resolved.parents):
+        path = directory / "pyproject.toml"
+        try:
+            content = path.read_text(encoding="utf-8")
+        except OSError:
+            continue
+        if "freshdb" not in content:
+            continue
+        try:
+            document = tomllib.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            message = f"{path} is no valid TOML: {error}"
+            raise ProjectInvalid(message) from None
+        tool = document.get("tool")
+        if isinstance(tool, dict) and "freshdb" in tool:
+            return _Reader(path, tool["freshdb"]).read()
+    return None
+
+
+class _Reader:
+    """Checks the table's keys and types."""
+
+    def __init__(self, path: Path, table: object) -> None:
+        self._path = path
+        if not isinstance(table, dict):
+            message = f"{path}: tool.freshdb must be a table: [tool.freshdb]"
+            raise ProjectInvalid(message)
+        self._table: Mapping[str, object] = table
+
+    def read(self) -> Project:
+        for key in self._table:
+            if key not in _KEYS:
+                raise self._wrong(key, f"is not a key that freshdb knows; those are {', '.join(_KEYS)}")
+        build = self._command("build")
+        inputs, sql = self._texts("inputs"), self._texts("sql")
+        if build is not None and sql:
+            raise self._wrong("build", "and sql exclude each other: keep the one that makes the template")
+        if build is not None and not inputs:
+            raise self._wrong(
+                "inputs",
+                'is missing: name the files that build reads, as in inputs = ["migrations/**"], '
+                "so that the template is built again when they change",
+            )
+        return Project(
+            root=self._path.parent,
+            template=self._text("template"),
+            inputs=inputs,
+            build=build,
+            sql=sql,
+            extensions=self._texts("extensions"),
+            isolation=self._isolation(),
+            url=self._text("url"),
+        )
+
+    def _text(self, key: str) -> str | None:
+        value = self._table.get(key)
+        if value is None or (isinstance(value, str) and value):
+            return value
+        raise self._wrong(key, f'must be a string, as in {key} = "…"')
+
+    def _texts(self, key: str) -> tuple[str, ...]:
+        value = self._table.get(key, [])
+        if isinstance(value, list) and all(isinstance(one, str) and one for one in value):
+            return tuple(value)
+        raise self._wrong(key, f'must be a list of strings, as in {key} = ["…"]')
+
+    def _command(self, key: str) -> str | tuple[str, ...] | None:
+        value = self._table.get(key)
+        if value is None or (isinstance(value, str) and value.strip()):
+            return value
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        raise self._wrong(
+            key, f'must be a command: a string for the shell, or a list of words, as in {key} = ["…"]'
+        )
+
+    def _isolation(self) -> Isolation | None:
+        value = self._table.get("isolation")
+        if value is None or value == "database" or value == "schema":  # noqa: PLR1714 - this is what narrows the type
+            return value
+        raise self._wrong("isolation", f'must be "database" or "schema", not {value!r}')
+
+    def _wrong(self, key: str, what: str) -> ProjectInvalid:
+        return ProjectInvalid(f"{self._path}: [tool.freshdb] {key} {what}")
+
+
+def _is_ready(client: Client, reference: str) -> bool:
+    try:
+        return client.template(reference).state == "ready"
+    except TemplateNotFound:
+        return False

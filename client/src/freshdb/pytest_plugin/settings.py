@@ -1,0 +1,155 @@
+"""The plugin's settings and where each comes from.
+
+The first source that has a value wins:
+
+1. the command line (``--freshdb-url`` and so on),
+2. the project: the ini option of pytest's own configuration (``freshdb_url``), then ``[tool.freshdb]``,
+3. the environment (``FRESHDB_URL`` and so on),
+4. the default.
+
+The token has one source, ``FRESHDB_TOKEN``: a command line shows in process lists, a project's file is
+committed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from freshdb.models import Isolation
+    from freshdb.project import Project
+
+ISOLATIONS: Final = ("database", "schema")
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_NO: Final = frozenset({"", "0", "false", "no", "off"})
+_PROJECT_KEYS: Final = ("url", "template", "isolation")
+
+
+class _Option(NamedTuple):
+    name: str
+    metavar: str
+    help: str
+
+
+_OPTIONS: Final = (
+    _Option("url", "URL", "the freshdb service (without one, an embedded service is started and left warm)"),
+    _Option("template", "NAME", "the template to clone: NAME or NAME@FINGERPRINT"),
+    _Option("isolation", "KIND", "database (a database of its own, the default) or schema"),
+    _Option("wait", "SECONDS", "how long a test waits for a database (default 30)"),
+    _Option("ttl", "SECONDS", "how long a lease outlives a run that died (default 300)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the plugin was told, whichever way."""
+
+    url: str | None
+    template: str | None
+    isolation: Isolation
+    wait_seconds: float
+    ttl_seconds: float
+    keep: bool
+    project: Project | None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the command line's options and their ini twins."""
+    group = parser.getgroup("freshdb", "clean PostgreSQL databases")
+    for option in _OPTIONS:
+        name = f"freshdb_{option.name}"
+        group.addoption(f"--freshdb-{option.name}", dest=name, metavar=option.metavar, help=option.help)
+        parser.addini(name, option.help, type="string", default=None)
+    keep = "keep the database of a failed test for an hour and print how to open it with psql"
+    group.addoption("--freshdb-keep", dest="freshdb_keep", action="store_const", const="true", help=keep)
+    parser.addini("freshdb_keep", keep, type="string", default=None)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Look every setting up.
+
+    Raises:
+        pytest.UsageError: a value is malformed, or ``[tool.freshdb]`` is. The message names the source.
+    """
+    project = _load_project(config)
+    isolation, source = _find(config, project, "isolation") or ("database", "default")
+    return Settings(
+        url=_value(_find(config, project, "url")),
+        template=_value(_find(config, project, "template")),
+        isolation=parse_isolation(isolation, source),
+        wait_seconds=_seconds(_find(config, project, "wait"), default=30.0),
+        ttl_seconds=_seconds(_find(config, project, "ttl"), default=300.0),
+        keep=_flag(_find(config, project, "keep")),
+        project=project,
+    )
+
+
+def parse_isolation(text: str, source: str) -> Isolation:
+    """Check an isolation that `source` gave.
+
+    Raises:
+        pytest.UsageError: it is neither ``database`` nor ``schema``.
+    """
+    if text not in ISOLATIONS:
+        raise pytest.UsageError(f"freshdb: {source}: {text!r} is no isolation: use 'database' or 'schema'")
+    return cast("Isolation", text)
+
+
+class _Found(NamedTuple):
+    value: str
+    source: str
+
+
+def _find(config: pytest.Config, project: Project | None, name: str) -> _Found | None:
+    given = config.getoption(f"freshdb_{name}", default=None)
+    if given is not None:
+        return _Found(str(given), f"--freshdb-{name}")
+    given = config.getini(f"freshdb_{name}")
+    if given:
+        return _Found(str(given), f"freshdb_{name} in {config.inipath or 'the ini options'}")
+    if project is not None and name in _PROJECT_KEYS:
+        value = {"url": project.url, "template": project.template, "isolation": project.isolation}[name]
+        if value is not None:
+            return _Found(value, f"[tool.freshdb] {name}")
+    variable = f"FRESHDB_{name.upper()}"
+    value = os.environ.get(variable)
+    return _Found(value, variable) if value else None
+
+
+def _value(found: _Found | None) -> str | None:
+    return None if found is None else found.value
+
+
+def _seconds(found: _Found | None, *, default: float) -> float:
+    if found is None:
+        return default
+    try:
+        seconds = float(found.value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is no number of seconds")
+    return seconds
+
+
+def _flag(found: _Found | None) -> bool:
+    text = "" if found is None else found.value.lower()
+    if text not in _YES | _NO:
+        source = "" if found is None else found.source
+        raise pytest.UsageError(f"freshdb: {source}: {text!r} is neither yes nor no")
+    return text in _YES
+
+
+def _load_project(config: pytest.Config) -> Project | None:
+    from freshdb.errors import ProjectInvalid  # noqa: PLC0415 - loaded by every pytest run: see the package
+    from freshdb.project import load_project  # noqa: PLC0415
+
+    try:
+        return load_project(config.rootpath)
+    except ProjectInvalid as error:
+        raise pytest.UsageError(f"freshdb: {error}") from error

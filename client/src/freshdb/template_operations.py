@@ -1,0 +1,223 @@
+"""Operations on templates, as flows: register, build, wait, retire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from freshdb import fingerprints, wire
+from freshdb.asking import Asking
+from freshdb.calls import Call, Pause, encode, path, query
+from freshdb.errors import TemplateBuilding, TemplateFailed, TemplateNotFound
+from freshdb.models import DEFAULT_WAIT_SECONDS, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from freshdb.calls import Flow
+
+DEFAULT_BUILD_SECONDS: Final = 60.0
+"""How long a builder may be silent: its heartbeat extends the deadline, so this is not how long a build may take."""
+DEFAULT_BUILD_WAIT_SECONDS: Final = 600.0
+
+_SHORTEST_PAUSE_SECONDS: Final = 0.25
+
+
+class TemplateOperations(Asking):
+    """All that can be done with templates."""
+
+    __slots__ = ()
+
+    def register(
+        self,
+        name: str,
+        *,
+        fingerprint: str | None = None,
+        sql: Sequence[str] | None = None,
+        extensions: Sequence[str] = (),
+        build_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> Flow[Template]:
+        """Register a template: with `sql` the service builds it; without, the first caller gets ``.build``.
+
+        Args:
+            name: of the template.
+            fingerprint: hash of what it is made from; required without `sql`.
+            sql: scripts, run in this order.
+            extensions: installed by the service before anything else.
+            build_seconds: how long a builder may be silent before the next caller gets the build.
+            wait_seconds: how long to wait for the SQL to have run.
+
+        Raises:
+            TemplateFailed: the SQL failed; ``extra`` says where.
+            TemplateConflict: the same name and fingerprint have other content.
+        """
+        body: dict[str, object] = {"name": name, "extensions": list(extensions)}
+        optional = {"fingerprint": fingerprint, "build_seconds": build_seconds, "wait_seconds": wait_seconds}
+        body |= {key: value for key, value in optional.items() if value is not None}
+        if sql is not None:
+            body["sql"] = list(sql)
+        patience = 0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
+        # a repetition without SQL would find the build granted: to an attempt whose answer nobody has
+        call = Call(
+            "POST", "/v1/templates", encode(body), patience_seconds=patience, repeatable=sql is not None
+        )
+        return Template.from_wire(wire.members((yield from self._ask(call))))
+
+    def template(self, reference: str, *, wait_seconds: float = 0.0) -> Flow[Template]:
+        """Look a template up by id, ``name`` or ``name@fingerprint``; waits at most so long while it is building.
+
+        Raises:
+            TemplateNotFound: there is none.
+        """
+        give_up_at = self.policy.clock() + wait_seconds
+        while True:
+            left = max(0.0, give_up_at - self.policy.clock())
+            template = yield from self._look(reference, min(left, self.poll_seconds))
+            left = give_up_at - self.policy.clock()
+            if template.state != "building" or left <= 0:
+                return template
+            yield Pause(min(left, _SHORTEST_PAUSE_SECONDS))  # answered early: its builder is overdue
+
+    def wait_template(
+        self, reference: str, *, wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS
+    ) -> Flow[Template]:
+        """Wait until a template is ready.
+
+        Raises:
+            TemplateFailed: it failed.
+            TemplateBuilding: it is still being built after so long.
+            TemplateNotFound: there is none, or it was retired.
+        """
+        template = yield from self.template(reference, wait_seconds=wait_seconds)
+        return _ready(template)
+
+    def templates(
+        self, *, name: str | None = None, state: str | None = None, limit: int | None = None
+    ) -> Flow[list[Template]]:
+        """List templates, those of all pages or the first `limit`."""
+        return (
+            yield from self._list(
+                "/v1/templates", [("name", name), ("state", state)], limit, Template.from_wire
+            )
+        )
+
+    def claim_build(
+        self,
+        name: str,
+        fingerprint: str,
+        *,
+        extensions: Sequence[str] = (),
+        build_seconds: float = DEFAULT_BUILD_SECONDS,
+        wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
+    ) -> Flow[Template]:
+        """Wait for a template that is ready, or for the right to build it (``.build``), whichever comes first.
+
+        Raises:
+            TemplateFailed: the builder that was waited for failed. To try again, claim again.
+            TemplateBuilding: it is still being built after `wait_seconds`.
+        """
+        give_up_at = self.policy.clock() + wait_seconds
+        while True:
+            template = yield from self.register(
+                name, fingerprint=fingerprint, extensions=extensions, build_seconds=build_seconds
+            )
+            if template.build is not None or template.state != "building":
+                return template if template.build is not None else _ready(template)
+            left = give_up_at - self.policy.clock()
+            if left <= 0:
+                return _ready(template)
+            template = yield from self._look(
+                template.id, min(left, self.poll_seconds)
+            )  # until the builder is overdue
+            if template.state != "building":
+                return _ready(template)
+            yield Pause(_SHORTEST_PAUSE_SECONDS)
+
+    def ensure_sql(
+        self,
+        name: str,
+        sql: Sequence[str],
+        *,
+        fingerprint: str | None = None,
+        extensions: Sequence[str] = (),
+        wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
+    ) -> Flow[Template]:
+        """Have a template made from SQL scripts, unless it is there already, and wait until it is ready.
+
+        Raises:
+            TemplateFailed: the SQL failed; ``extra`` says which statement and where.
+        """
+        give_up_at = self.policy.clock() + wait_seconds
+        exact = fingerprint or fingerprints.of_sql(sql, extensions)
+        try:
+            template = yield from self._look(f"{name}@{exact}", 0.0)
+        except TemplateNotFound:
+            template = None
+        if template is None or template.state != "ready":
+            template = yield from self.register(
+                name,
+                fingerprint=exact,
+                sql=sql,
+                extensions=extensions,
+                wait_seconds=min(wait_seconds, self.poll_seconds),
+            )
+        left = max(0.0, give_up_at - self.policy.clock())
+        if template.state == "building":
+            template = yield from self.template(template.id, wait_seconds=left)
+        return _ready(template)
+
+    def build_renewal(self, template_id: str, token: str) -> Call:
+        """Make the call that is a builder's heartbeat."""
+        return Call("POST", path("/v1/templates/{}/renew", template_id), encode({"token": token}))
+
+    def build_ready(self, template_id: str, token: str) -> Flow[Template]:
+        """Report that a template is filled.
+
+        Raises:
+            BuildLost: the deadline had passed, and what was built is gone.
+        """
+        call = Call(
+            "POST", path("/v1/templates/{}/ready", template_id), encode({"token": token}), patience_seconds=60
+        )
+        return Template.from_wire(wire.members((yield from self._ask(call))))
+
+    def build_failed(self, template_id: str, token: str, *, message: str | None = None) -> Flow[Template]:
+        """Report that a template could not be filled.
+
+        Raises:
+            BuildLost: the deadline had passed.
+        """
+        body = {"token": token} | ({} if message is None else {"message": message})
+        call = Call("POST", path("/v1/templates/{}/failed", template_id), encode(body))
+        return Template.from_wire(wire.members((yield from self._ask(call))))
+
+    def retire(self, template_id: str, *, force: bool = False) -> Flow[Template]:
+        """Retire a template: no new leases, and its databases are dropped.
+
+        Raises:
+            Conflict: there are active leases on it, and `force` was not given.
+        """
+        address = query(path("/v1/templates/{}", template_id), [("force", "true" if force else None)])
+        found = yield from self._ask(Call("DELETE", address))
+        return Template.from_wire(wire.members(found))
+
+    def _look(self, reference: str, wait_seconds: float) -> Flow[Template]:
+        wait = f"{wait_seconds:.3f}" if wait_seconds > 0 else None
+        address = query(path("/v1/templates/{}", reference), [("wait_seconds", wait)])
+        found = yield from self._ask(Call("GET", address, patience_seconds=wait_seconds))
+        return Template.from_wire(wire.members(found))
+
+
+def _ready(template: Template) -> Template:
+    if template.state == "ready":
+        return template
+    if template.state == "failed":
+        failed = template.error
+        members = {} if failed is None else {name: getattr(failed, name) for name in failed.__slots__}
+        why = "its build failed" if failed is None else failed.message
+        raise TemplateFailed(f"template {template.reference}: {why}", status=422, extra=members)
+    if template.state == "building":
+        message = f"template {template.reference} is still being built: wait longer, or look at its builder"
+        raise TemplateBuilding(message, status=409)
+    message = f"template {template.reference} is {template.state}: register it again"
+    raise TemplateNotFound(message, status=404)

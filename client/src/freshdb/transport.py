@@ -1,0 +1,295 @@
+"""Carries the steps of a flow out over HTTP: one transport that blocks, one that awaits; the only module with httpx.
+
+Each keeps connections alive, belongs to the process (and the event loop) that first used it, and makes itself new
+sockets after a fork, so that parent and child never talk over one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from freshdb.calls import Answer, Failure, Flow, Outcome, Pause, Send, problem
+from freshdb.clock import elapsed_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+
+@contextmanager
+def _without_command_line() -> Iterator[None]:
+    """Let httpx be imported without its command line, which would import click and rich: two thirds of the time."""
+    if "httpx" in sys.modules or "httpx._main" in sys.modules:
+        yield
+        return
+    missing: dict[str, None] = {
+        "httpx._main": None
+    }  # httpx takes this for "not installed", which it allows for
+    sys.modules.update(missing)  # type: ignore[arg-type]  # None is the documented way to say so
+    try:
+        yield
+    finally:
+        sys.modules.pop("httpx._main", None)
+
+
+with _without_command_line():
+    import httpx
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS: Final = 5.0
+_PASSING: Final = frozenset({429, 502, 503, 504})
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+class StreamBroken(Exception):
+    """A stream ended before its time, or could not be opened."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class Connection:
+    """How to reach the service: the headers of every call, and which httpx settings its addresses need."""
+
+    def __init__(self, urls: Sequence[str], token: str | None, user_agent: str) -> None:
+        self._headers = {"user-agent": user_agent, "accept": "application/json"}
+        if token:
+            self._headers["authorization"] = f"Bearer {token}"
+        parts = [urlsplit(url) for url in urls]
+        self._plain = all(one.scheme == "http" for one in parts)
+        self._loopback = all(one.hostname in _LOOPBACK for one in parts)
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return "Connection(…)"
+
+    def _verify(self) -> ssl.SSLContext | bool:
+        # reading certifi's bundle costs 0.1 s, and plain HTTP has no use for it
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else True
+
+    def open(self) -> httpx.Client:
+        """Open for blocking use."""
+        mounts: dict[str, httpx.BaseTransport | None] = dict.fromkeys(self._direct)
+        return httpx.Client(
+            headers=self._headers, verify=self._verify(), trust_env=not self._loopback, mounts=mounts
+        )
+
+    def open_async(self) -> httpx.AsyncClient:
+        """Open for use by the running event loop."""
+        mounts: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(self._direct)
+        return httpx.AsyncClient(
+            headers=self._headers, verify=self._verify(), trust_env=not self._loopback, mounts=mounts
+        )
+
+    @property
+    def _direct(self) -> list[str]:
+        # a proxy from the environment cannot reach this machine's loopback
+        return [] if self._loopback else ["all://127.0.0.1", "all://[::1]", "all://localhost"]
+
+
+class Transport:
+    """Carries steps out, blocking; thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._opened: httpx.Client | None = None
+        self._pid = os.getpid()
+        self._closed = False
+
+    def http(self) -> httpx.Client:
+        """Give this process's httpx client.
+
+        Raises:
+            RuntimeError: it was closed.
+        """
+        if self._closed:
+            message = "this freshdb client was closed"
+            raise RuntimeError(message)
+        if self._opened is None or self._pid != os.getpid():
+            self._opened, self._pid = self._connection.open(), os.getpid()
+        return self._opened
+
+    def run(self, flow: Flow[T]) -> T:
+        """Carry a whole flow out and return its result."""
+        outcome: Outcome = None
+        try:
+            while True:
+                outcome = self._perform(flow.send(outcome))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+        finally:
+            flow.close()
+
+    def send(self, step: Send) -> Answer | Failure:
+        """Carry one sending out."""
+        http = self.http()
+        sent_at = elapsed_seconds()
+        try:
+            response = http.request(
+                step.call.method,
+                step.base + step.call.path,
+                content=step.call.content,
+                headers=_headers(step),
+                timeout=_timeout(step),
+            )
+        except httpx.RequestError as error:
+            return _failed(error, sent_at)
+        return _answered(response, sent_at)
+
+    @contextmanager
+    def stream(self, step: Send) -> Iterator[Iterator[str]]:
+        """Open a stream of lines.
+
+        Raises:
+            StreamBroken: while it is open, or because it could not be opened.
+            ServiceError: it was refused.
+        """
+        sent_at = elapsed_seconds()
+        try:
+            with self.http().stream(
+                step.call.method, step.base + step.call.path, headers=_headers(step), timeout=_timeout(step)
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    _refuse(_answered(response, sent_at))
+                yield response.iter_lines()
+        except httpx.RequestError as error:
+            raise StreamBroken(_failed(error, sent_at)) from error
+
+    def close(self) -> None:
+        """Close the connections; in a forked child they are the parent's and stay open."""
+        self._closed = True
+        if self._opened is not None and self._pid == os.getpid():
+            self._opened.close()
+        self._opened = None
+
+    def _perform(self, step: Send | Pause) -> Outcome:
+        if isinstance(step, Send):
+            return self.send(step)
+        time.sleep(step.seconds)
+        return None
+
+
+class AsyncTransport:
+    """Carries steps out, awaiting; used by one event loop at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._opened: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def http(self) -> httpx.AsyncClient:
+        """Give this event loop's httpx client.
+
+        Raises:
+            RuntimeError: it was closed.
+        """
+        if self._closed:
+            message = "this freshdb client was closed"
+            raise RuntimeError(message)
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._loop is not loop:  # a fork means a new loop, too
+            self._opened, self._loop = self._connection.open_async(), loop
+        return self._opened
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Carry a whole flow out and return its result."""
+        outcome: Outcome = None
+        try:
+            while True:
+                outcome = await self._perform(flow.send(outcome))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+        finally:
+            flow.close()
+
+    async def send(self, step: Send) -> Answer | Failure:
+        """Carry one sending out."""
+        http = self.http()
+        sent_at = elapsed_seconds()
+        try:
+            response = await http.request(
+                step.call.method,
+                step.base + step.call.path,
+                content=step.call.content,
+                headers=_headers(step),
+                timeout=_timeout(step),
+            )
+        except httpx.RequestError as error:
+            return _failed(error, sent_at)
+        return _answered(response, sent_at)
+
+    @asynccontextmanager
+    async def stream(self, step: Send) -> AsyncIterator[AsyncIterator[str]]:
+        """Open a stream of lines.
+
+        Raises:
+            StreamBroken: while it is open, or because it could not be opened.
+            ServiceError: it was refused.
+        """
+        sent_at = elapsed_seconds()
+        try:
+            async with self.http().stream(
+                step.call.method, step.base + step.call.path, headers=_headers(step), timeout=_timeout(step)
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    await response.aread()
+                    _refuse(_answered(response, sent_at))
+                yield response.aiter_lines()
+        except httpx.RequestError as error:
+            raise StreamBroken(_failed(error, sent_at)) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        opened, self._opened = self._opened, None
+        if opened is not None and self._loop is asyncio.get_running_loop():
+            await opened.aclose()
+
+    async def _perform(self, step: Send | Pause) -> Outcome:
+        if isinstance(step, Send):
+            return await self.send(step)
+        await asyncio.sleep(step.seconds)
+        return None
+
+
+def _refuse(answer: Answer) -> NoReturn:
+    if answer.status in _PASSING:
+        raise StreamBroken(Failure(str(problem(answer)), delivered=True, sent_at=answer.sent_at))
+    raise problem(answer)
+
+
+def _headers(step: Send) -> dict[str, str]:
+    content_type = {} if step.call.content is None else {"content-type": "application/json"}
+    return {**content_type, **step.call.headers}
+
+
+def _timeout(step: Send) -> httpx.Timeout:
+    return httpx.Timeout(step.timeout_seconds, connect=min(_CONNECT_SECONDS, step.timeout_seconds))
+
+
+def _answered(response: httpx.Response, sent_at: float) -> Answer:
+    return Answer(response.status_code, response.headers, response.content, sent_at)
+
+
+def _failed(error: httpx.RequestError, sent_at: float) -> Failure:
+    reason = str(error) or type(error).__name__
+    return Failure(reason, delivered=not isinstance(error, _NOT_SENT), sent_at=sent_at)

@@ -1,0 +1,110 @@
+"""Reads members of JSON objects with their types; unknown members are ignored, wrong ones are an error.
+
+Raises ``UnexpectedAnswer`` throughout, naming the member: a service that answers otherwise than agreed is noticed
+at the border and not as an ``AttributeError`` an hour later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from freshdb.errors import UnexpectedAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+Members: TypeAlias = Mapping[str, object]
+
+
+def members(value: object, what: str = "the answer") -> Members:
+    """Take `value` as a JSON object."""
+    if isinstance(value, dict):
+        return value
+    message = f"{what} is no JSON object"
+    raise UnexpectedAnswer(message)
+
+
+def text(source: Members, key: str) -> str:
+    """Read a string."""
+    value = source.get(key)
+    return value if isinstance(value, str) else _wrong(source, key, "a string")
+
+
+def whole(source: Members, key: str) -> int:
+    """Read an integer."""
+    value = source.get(key)
+    return (
+        value if isinstance(value, int) and not isinstance(value, bool) else _wrong(source, key, "an integer")
+    )
+
+
+def number(source: Members, key: str) -> float:
+    """Read a number."""
+    value = source.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return _wrong(source, key, "a number")
+
+
+def instant(source: Members, key: str) -> datetime:
+    """Read an RFC 3339 time."""
+    try:
+        found = datetime.fromisoformat(text(source, key))
+    except ValueError:
+        return _wrong(source, key, "an RFC 3339 time")
+    return found if found.tzinfo is not None else _wrong(source, key, "an RFC 3339 time with an offset")
+
+
+def maybe(read: Callable[[Members, str], T], source: Members, key: str) -> T | None:
+    """Read what may be missing or null."""
+    return None if source.get(key) is None else read(source, key)
+
+
+def texts(source: Members, key: str) -> tuple[str, ...]:
+    """Read a list of strings; a missing one is empty."""
+    value = source.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    return _wrong(source, key, "a list of strings")
+
+
+def text_map(source: Members, key: str) -> Mapping[str, str]:
+    """Read an object of strings; a missing one is empty."""
+    value = source.get(key)
+    if value is None:
+        return {}
+    if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
+        return dict(value)
+    return _wrong(source, key, "an object of strings")
+
+
+def whole_map(source: Members, key: str) -> Mapping[str, int]:
+    """Read an object of integers; a missing one is empty."""
+    value = source.get(key)
+    if value is None:
+        return {}
+    if isinstance(value, dict) and all(isinstance(one, int) for one in value.values()):
+        return dict(value)
+    return _wrong(source, key, "an object of integers")
+
+
+def items(value: object) -> tuple[list[Members], str | None]:
+    """Read one page of a list: its items, and the cursor of the next page."""
+    page = members(value)
+    found = page.get("items")
+    if not isinstance(found, list):
+        _wrong(page, "items", "a list")
+    return [members(one, "an item") for one in found], maybe(text, page, "next")
+
+
+def _wrong(source: Members, key: str, expected: str) -> NoReturn:
+    found = type(source[key]).__name__ if key in source else "missing"  # the value itself may be a secret
+    message = f"the answer's {key!r} should be {expected}, but is {found}: is this a freshdb service of this version?"
+    raise UnexpectedAnswer(message)

@@ -1,0 +1,129 @@
+"""Procrastinate's job queue, each test on a clean database of its own with procrastinate's own schema."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import procrastinate
+import psycopg
+import pytest
+
+if TYPE_CHECKING:
+    from freshdb.pytest_plugin import LeasedDatabase
+
+pytestmark = pytest.mark.freshdb(template="procrastinate")
+
+blueprint = procrastinate.Blueprint()
+
+
+@blueprint.task(queue="letters")
+def send_letter(to: str) -> str:
+    return f"letter to {to}"
+
+
+@blueprint.task(queue="letters")
+def lose_letter(to: str) -> str:
+    raise LookupError(to)
+
+
+def open_app(database: LeasedDatabase) -> procrastinate.App:
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=database.url))
+    app.add_tasks_from(blueprint, namespace="post")
+    return app
+
+
+def defer(database: LeasedDatabase, *names: str, task: str = "post:send_letter") -> None:
+    async def run() -> None:
+        app = open_app(database)
+        async with app.open_async():
+            for name in names:
+                await app.configure_task(task).defer_async(to=name)
+
+    asyncio.run(run())
+
+
+def work(database: LeasedDatabase) -> None:
+    async def run() -> None:
+        app = open_app(database)
+        async with app.open_async():
+            await app.run_worker_async(wait=False, listen_notify=False, install_signal_handlers=False)
+
+    asyncio.run(run())
+
+
+def jobs(database: LeasedDatabase) -> list[tuple[int, str, str]]:
+    with psycopg.connect(database.url) as connection:
+        query = "SELECT id, args ->> 'to', status::text FROM procrastinate_jobs ORDER BY id"
+        return [(int(row[0]), str(row[1]), str(row[2])) for row in connection.execute(query)]
+
+
+def test_the_schema_is_there(freshdb: LeasedDatabase) -> None:
+    with psycopg.connect(freshdb.url) as connection:
+        rows = connection.execute("SELECT to_regclass('procrastinate_jobs')::text").fetchall()
+    assert rows == [("procrastinate_jobs",)]
+
+
+@pytest.mark.parametrize("name", ["Ada", "Grace", "Mary", "Radia"])
+def test_a_deferred_job_is_the_first_of_a_clean_database(freshdb: LeasedDatabase, name: str) -> None:
+    assert jobs(freshdb) == []
+    defer(freshdb, name)
+    assert jobs(freshdb) == [(1, name, "todo")]
+
+
+def test_a_worker_runs_the_job(freshdb: LeasedDatabase) -> None:
+    defer(freshdb, "Ada", "Grace")
+    work(freshdb)
+    assert jobs(freshdb) == [(1, "Ada", "succeeded"), (2, "Grace", "succeeded")]
+
+
+def test_a_job_that_raises_has_failed(freshdb: LeasedDatabase) -> None:
+    defer(freshdb, "Ada", task="post:lose_letter")
+    work(freshdb)
+    assert jobs(freshdb) == [(1, "Ada", "failed")]
+
+
+def test_every_step_of_a_job_is_an_event(freshdb: LeasedDatabase) -> None:
+    defer(freshdb, "Ada")
+    work(freshdb)
+    with psycopg.connect(freshdb.url) as connection:
+        rows = connection.execute("SELECT type::text FROM procrastinate_events ORDER BY id").fetchall()
+    assert rows == [("deferred",), ("started",), ("succeeded",)]
+
+
+def test_a_test_may_break_the_schema(freshdb: LeasedDatabase) -> None:
+    with psycopg.connect(freshdb.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE procrastinate_jobs CASCADE")
+        connection.execute("CREATE TABLE rubbish (id int)")
+
+
+def test_and_the_next_one_does_not_see_it(freshdb: LeasedDatabase) -> None:
+    with psycopg.connect(freshdb.url) as connection:
+        assert connection.execute("SELECT to_regclass('rubbish')").fetchone() == (None,)
+    assert jobs(freshdb) == []
+
+
+@pytest.mark.freshdb(isolation="schema")
+class TestInASchema:
+    """The same, in a schema of its own inside a shared database."""
+
+    def test_a_deferred_job_is_the_first(self, freshdb: LeasedDatabase) -> None:
+        assert freshdb.schema is not None
+        defer(freshdb, "Ada")
+        assert jobs(freshdb) == [(1, "Ada", "todo")]
+
+    def test_a_worker_runs_the_job(self, freshdb: LeasedDatabase) -> None:
+        defer(freshdb, "Ada")
+        work(freshdb)
+        assert jobs(freshdb) == [(1, "Ada", "succeeded")]
+
+
+class TestOneDatabaseForAClass:
+    """Tests that build on each other share one database."""
+
+    def test_first_a_job_is_deferred(self, freshdb_class: LeasedDatabase) -> None:
+        defer(freshdb_class, "Ada")
+        assert jobs(freshdb_class) == [(1, "Ada", "todo")]
+
+    def test_then_it_is_still_there(self, freshdb_class: LeasedDatabase) -> None:
+        assert jobs(freshdb_class) == [(1, "Ada", "todo")]

@@ -1,0 +1,58 @@
+"""What the routes work with: the use cases, put on the application by ``create_app``, taken from it by dependencies."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from freshdb_service.api.access import Principal, needs
+from freshdb_service.config import Settings
+from freshdb_service.installation import Installation
+from freshdb_service.leases import Leases
+from freshdb_service.pools import Pools
+from freshdb_service.templates import Templates
+
+
+@dataclass(slots=True)
+class Context:
+    """The use cases of one replica, and when it was last asked for something."""
+
+    at: Installation
+    leases: Leases
+    templates: Templates
+    pools: Pools
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the replica begins to stop: what never ends by itself ends now."""
+    asked_at: float = field(default_factory=monotonic)
+    """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self.at.settings
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    context.asked_at = monotonic()
+    return context
+
+
+InContext = Annotated[Context, Depends(_context)]
+Reader = Annotated[Principal, Depends(needs("read"))]
+Holder = Annotated[Principal, Depends(needs("lease"))]
+Builder = Annotated[Principal, Depends(needs("build"))]
+Admin = Annotated[Principal, Depends(needs("admin"))]
+
+
+def answer(model: BaseModel, status_code: int = 200) -> Response:
+    """A model as the answer, written once, without being validated again."""
+    return Response(
+        model.model_dump_json(by_alias=True), status_code=status_code, media_type="application/json"
+    )

@@ -1,0 +1,48 @@
+"""Probes and metrics: open to everybody, and no sign that somebody uses the service."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from freshdb_service import __version__
+from freshdb_service.api.context import Context
+from freshdb_service.errors import BackendUnavailable
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """The control plane, Redis and every managed server answer."""
+    context: Context = request.app.state.context
+    probes = {"control_plane": context.at.store.ping(), "redis": context.at.redis.ping()}
+    probes |= {f"server {name}": server.ping() for name, server in context.at.servers.items()}
+    outcomes = await asyncio.gather(*probes.values(), return_exceptions=True)
+    checks = {
+        name: "ok" if outcome is None else str(outcome)
+        for name, outcome in zip(probes, outcomes, strict=True)
+    }
+    failed = [outcome for outcome in outcomes if outcome is not None]
+    for outcome in failed:
+        if not isinstance(outcome, BackendUnavailable):
+            raise outcome
+    return JSONResponse(
+        {"status": "unavailable" if failed else "ok", "checks": checks}, 503 if failed else 200
+    )
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics of this replica."""
+    context: Context = request.app.state.context
+    return Response(context.at.metrics.text(), media_type=CONTENT_TYPE_LATEST)

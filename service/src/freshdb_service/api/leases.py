@@ -1,0 +1,223 @@
+"""Routes of leases."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response
+
+from freshdb_service.api.access import Principal
+from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
+from freshdb_service.api.pages import cursor, position
+from freshdb_service.api.problems import invalid
+from freshdb_service.api.wire import AcquireIn, BatchIn, KeepIn, LeaseOut, LeasesOut, RenewalOut, RenewIn
+from freshdb_service.config import Settings
+from freshdb_service.errors import Forbidden, LeaseNotFound
+from freshdb_service.leases import Acquire, Granted
+from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
+from freshdb_service.store.leases import LeaseFilter
+
+router = APIRouter(prefix="/leases", tags=["leases"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        max_length=255,
+        min_length=1,
+        description="the same key gets the same lease again, also after a lost answer",
+    ),
+]
+
+
+@router.post("", status_code=201, response_model=LeaseOut)
+async def acquire(
+    body: AcquireIn,
+    request: Request,
+    context: InContext,
+    principal: Holder,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Lease a clean database: at once if one is ready, else after standing in the queue for up to `wait_seconds`."""
+    [granted] = await _acquire([body], request, context, principal, idempotency_key)
+    return answer(_out(context, granted, principal), status_code=201)
+
+
+@router.post("/batch", status_code=201, response_model=LeasesOut)
+async def acquire_batch(
+    body: BatchIn,
+    request: Request,
+    context: InContext,
+    principal: Holder,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Lease several at once, all or none."""
+    most = context.settings.max_batch
+    if len(body.leases) > most:
+        field = "leases"
+        raise invalid(field, f"at most {most} at once")
+    granted = await _acquire(body.leases, request, context, principal, idempotency_key)
+    return answer(
+        LeasesOut(items=[_out(context, one, principal) for one in granted], next=None), status_code=201
+    )
+
+
+@router.get("", response_model=LeasesOut)
+async def listing(
+    request: Request,
+    context: InContext,
+    principal: Reader,
+    state: Annotated[list[LeaseState] | None, Query(description="by default those that live")] = None,
+    template: Annotated[str | None, Query(max_length=300)] = None,
+    isolation: Isolation | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+) -> Response:
+    """Leases, oldest first, without passwords. `holder.KEY=VALUE` and `label.KEY=VALUE` filter by what was given."""
+    del principal
+    wanted = LeaseFilter(
+        states=frozenset(state) if state else LEASE_LIVE,
+        template=_storable("template", template),
+        isolation=isolation,
+        holder=_pairs(request, "holder."),
+        labels=_pairs(request, "label."),
+    )
+    found = await context.leases.listing(wanted, limit=limit, after=position(after))
+    last = found[-1].lease if len(found) == limit else None
+    page = LeasesOut(
+        items=[_out(context, one, None) for one in found],
+        next=cursor(last.granted_at, last.id) if last else None,
+    )
+    return answer(page)
+
+
+@router.get("/{lease_id}", response_model=LeaseOut)
+async def show(lease_id: str, context: InContext, principal: Reader) -> Response:
+    """One lease; with its password only for who acquired it."""
+    return answer(_out(context, await context.leases.show(_lease_id(lease_id)), principal))
+
+
+@router.post("/{lease_id}/renew", response_model=RenewalOut)
+async def renew(
+    lease_id: str, context: InContext, principal: Holder, body: RenewIn | None = None
+) -> Response:
+    """Heartbeat: the lease ends so long from now. Answers with what was granted, which the longest life may cut."""
+    identifier = _lease_id(lease_id)
+    ttl = _ttl(body.ttl_seconds, context.settings) if body and body.ttl_seconds is not None else None
+    renewal = await context.leases.renew(identifier, principal=principal.name, ttl_seconds=ttl)
+    return answer(RenewalOut.of(identifier, renewal))
+
+
+@router.post("/{lease_id}/keep", response_model=LeaseOut)
+async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepIn | None = None) -> Response:
+    """Hold the database back for a look, with a TTL of its own; no heartbeat is needed."""
+    asked = body or KeepIn()
+    settings = context.settings
+    ttl = _ttl(asked.ttl_seconds, settings) if asked.ttl_seconds is not None else settings.keep_ttl_seconds
+    kept = await context.leases.keep(
+        _lease_id(lease_id), principal=principal.name, ttl_seconds=ttl, reason=asked.reason
+    )
+    return answer(_out(context, kept, principal))
+
+
+@router.delete("/{lease_id}", response_model=LeaseOut)
+async def release(
+    lease_id: str,
+    context: InContext,
+    principal: Holder,
+    *,
+    force: Annotated[
+        bool, Query(description="revoke: also somebody else's lease; needs the scope admin")
+    ] = False,
+) -> Response:
+    """Give a lease back; its database is cleaned in the background. With `force=true`, revoke it."""
+    identifier = _lease_id(lease_id)
+    if not force:
+        row = await context.leases.release(identifier, principal=principal.name)
+    elif "admin" in principal.scopes:
+        row = await context.leases.revoke(identifier, reason=f"revoked by {principal.name}")
+    else:
+        message = f"the token of {principal.name!r} lacks the scope 'admin', which force=true needs"
+        raise Forbidden(message)
+    return answer(_out(context, Granted(row, None), None))
+
+
+async def _acquire(
+    bodies: list[AcquireIn],
+    request: Request,
+    context: Context,
+    principal: Principal,
+    idempotency_key: str | None,
+) -> list[Granted]:
+    settings = context.settings
+    waits = [_wait(body.wait_seconds, settings) for body in bodies]
+    wanted = [
+        Acquire(
+            template=body.template,
+            isolation=body.isolation,
+            ttl_seconds=_ttl(body.ttl_seconds, settings),
+            holder=body.holder,
+            labels=body.labels,
+        )
+        for body in bodies
+    ]
+    return await context.leases.acquire(
+        wanted,
+        principal=principal.name,
+        wait_seconds=max(waits),
+        idempotency_key=idempotency_key,
+        abandoned=request.is_disconnected,
+    )
+
+
+def _out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
+    row = granted.lease
+    server = context.at.servers.get(row.server)
+    host, port = (server.host, server.port) if server else (row.server, 0)
+    return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)
+
+
+def _ttl(asked: float | None, settings: Settings) -> float:
+    field = "ttl_seconds"
+    if asked is None:
+        return settings.default_ttl_seconds
+    if not settings.min_ttl_seconds <= asked <= settings.max_ttl_seconds:
+        raise invalid(
+            field,
+            f"must be from {settings.min_ttl_seconds:g} to {settings.max_ttl_seconds:g} seconds, not {asked:g}",
+        )
+    return asked
+
+
+def _wait(asked: float | None, settings: Settings) -> float:
+    field = "wait_seconds"
+    if asked is None:
+        return settings.default_wait_seconds
+    if asked > settings.max_wait_seconds:
+        raise invalid(
+            field, f"must be at most {settings.max_wait_seconds:g} seconds; ask again to wait longer"
+        )
+    return asked
+
+
+def _lease_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        message = f"{text[:60]!r} is no lease id: that is the UUID in `id` of the acquired lease"
+        raise LeaseNotFound(message) from None
+
+
+def _pairs(request: Request, prefix: str) -> dict[str, str]:
+    return {
+        key.removeprefix(prefix): _storable(key, value) or ""
+        for key, value in request.query_params.items()
+        if key.startswith(prefix) and _storable("parameter", key)
+    }
+
+
+def _storable(field: str, value: str | None) -> str | None:
+    if value is not None and "\x00" in value:
+        raise invalid(field, "the character U+0000 cannot be in it")
+    return value

@@ -1,0 +1,58 @@
+"""Routes of pools."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from freshdb_service.api.context import Admin, InContext, Reader, answer
+from freshdb_service.api.problems import invalid
+from freshdb_service.api.wire import PoolOut, PoolsOut, ResizeIn
+from freshdb_service.errors import PoolNotFound
+
+router = APIRouter(prefix="/pools", tags=["pools"])
+
+
+@router.get("", response_model=PoolsOut)
+async def listing(
+    context: InContext,
+    principal: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+) -> Response:
+    """Pools and their health."""
+    del principal
+    try:
+        position = UUID(after) if after is not None else None
+    except ValueError:
+        field = "cursor"
+        raise invalid(field, "this is no cursor; take it from `next` of the page before") from None
+    found = await context.pools.listing(limit=limit, after=position)
+    following = str(found[-1].pool.id) if len(found) == limit else None
+    return answer(PoolsOut(items=[PoolOut.of(one) for one in found], next=following))
+
+
+@router.get("/{pool_id}", response_model=PoolOut)
+async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
+    """One pool and its health."""
+    del principal
+    return answer(PoolOut.of(await context.pools.show(_pool_id(pool_id))))
+
+
+@router.patch("/{pool_id}", response_model=PoolOut)
+async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Admin) -> Response:
+    """Change a pool's sizes; what is left out stays."""
+    del principal
+    sizes = body.model_dump(exclude_none=True)
+    return answer(PoolOut.of(await context.pools.resize(_pool_id(pool_id), sizes)))
+
+
+def _pool_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        message = f"{text[:60]!r} is no pool id: that is the UUID in `id` of a pool"
+        raise PoolNotFound(message) from None

@@ -1,0 +1,125 @@
+"""Errors on the wire (RFC 9457), and the one table from code to status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from freshdb_service.errors import FreshdbError, InvalidRequest
+from freshdb_service.metrics import Metrics
+
+STATUS: Final[Mapping[str, HTTPStatus]] = {
+    "invalid_request": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "idempotency_mismatch": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "isolation_unsupported": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "template_failed": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "payload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "unauthorized": HTTPStatus.UNAUTHORIZED,
+    "forbidden": HTTPStatus.FORBIDDEN,
+    "template_not_found": HTTPStatus.NOT_FOUND,
+    "lease_not_found": HTTPStatus.NOT_FOUND,
+    "pool_not_found": HTTPStatus.NOT_FOUND,
+    "not_found": HTTPStatus.NOT_FOUND,
+    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "template_conflict": HTTPStatus.CONFLICT,
+    "template_building": HTTPStatus.CONFLICT,
+    "build_lost": HTTPStatus.CONFLICT,
+    "conflict": HTTPStatus.CONFLICT,
+    "lease_ended": HTTPStatus.GONE,
+    "quota_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
+    "pool_exhausted": HTTPStatus.SERVICE_UNAVAILABLE,
+    "backend_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "shutting_down": HTTPStatus.SERVICE_UNAVAILABLE,
+    "server_refused": HTTPStatus.SERVICE_UNAVAILABLE,
+    "configuration_error": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_HTTP_CODES: Final = {
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
+}
+MEDIA_TYPE: Final = "application/problem+json"
+_RETRY_SECONDS: Final = 1
+_log = logging.getLogger(__name__)
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    retry_after_seconds: float | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> JSONResponse:
+    """The answer for an error."""
+    status = STATUS[code]
+    headers: dict[str, str] = {}
+    if (
+        status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
+        or retry_after_seconds is not None
+    ):
+        headers["Retry-After"] = str(max(_RETRY_SECONDS, round(retry_after_seconds or _RETRY_SECONDS)))
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = {
+        **(extra or {}),
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+    }
+    return JSONResponse(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI, metrics: Metrics) -> None:
+    """Translate every error that a request can end with."""
+
+    @app.exception_handler(FreshdbError)
+    async def _known(_: Request, error: FreshdbError) -> JSONResponse:
+        metrics.refusals.labels(error.code).inc()
+        return problem(
+            error.code, error.message, retry_after_seconds=error.retry_after_seconds, extra=error.extra
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        metrics.refusals.labels("invalid_request").inc()
+        errors = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in error.errors()]
+        return problem("invalid_request", _sentence(errors), extra={"errors": errors})
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(HTTPStatus(error.status_code), "invalid_request")
+        answer = problem(code, f"{request.method} {request.url.path}: {error.detail}")
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        metrics.refusals.labels("internal_error").inc()
+        return problem("internal_error", "the service made a mistake; its log says more")
+
+
+def invalid(field: str, message: str) -> InvalidRequest:
+    """The error for one field that is wrong in a way that only the settings know."""
+    return InvalidRequest(f"{field}: {message}", extra={"errors": [{"field": field, "message": message}]})
+
+
+def _field(location: Sequence[int | str]) -> str:
+    return (
+        ".".join(str(part) for part in location if part not in {"body", "query", "path", "header"}) or "body"
+    )
+
+
+def _sentence(errors: Sequence[Mapping[str, str]]) -> str:
+    return "; ".join(f"{one['field']}: {one['message']}" for one in errors[:5])

@@ -1,0 +1,144 @@
+"""Routes of templates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+
+from freshdb_service.api.context import Admin, Builder, InContext, Reader, answer
+from freshdb_service.api.pages import cursor, position
+from freshdb_service.api.problems import invalid
+from freshdb_service.api.wire import (
+    NAME,
+    DeadlineOut,
+    FailedIn,
+    RegisterIn,
+    TemplateOut,
+    TemplatesOut,
+    TokenIn,
+)
+from freshdb_service.errors import TemplateNotFound
+from freshdb_service.lifecycle import TemplateState
+from freshdb_service.templates import Register, raise_if_failed
+
+router = APIRouter(prefix="/templates", tags=["templates"])
+
+Reference = Annotated[str, Path(max_length=300, description="id, name, or `name@fingerprint`")]
+
+
+@router.post("", response_model=TemplateOut, responses={201: {"model": TemplateOut}})
+async def register(body: RegisterIn, context: InContext, principal: Builder) -> Response:
+    """Register a template: find it, or start making it.
+
+    With `sql`, the service builds it. Without, the first caller gets `build` (a URL to an empty database, a deadline and
+    a token) and fills it with any tool; everybody else sees `building`, and waits.
+    """
+    del principal
+    settings = context.settings
+    wait = settings.default_wait_seconds if body.wait_seconds is None else body.wait_seconds
+    if wait > settings.max_wait_seconds:
+        field = "wait_seconds"
+        raise invalid(
+            field, f"must be at most {settings.max_wait_seconds:g} seconds; ask again to wait longer"
+        )
+    build_seconds = settings.build_seconds if body.build_seconds is None else body.build_seconds
+    if build_seconds > settings.max_build_seconds:
+        field = "build_seconds"
+        raise invalid(
+            field, f"must be at most {settings.max_build_seconds:g} seconds; renew the build to go on longer"
+        )
+    registered = await context.templates.register(
+        Register(body.name, body.fingerprint, body.sql, body.extensions, build_seconds), wait_seconds=wait
+    )
+    raise_if_failed(registered.template)
+    return answer(TemplateOut.registered(registered), status_code=201 if registered.new else 200)
+
+
+@router.post("/{template_id}/renew", response_model=DeadlineOut)
+async def renew(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
+    """The builder's heartbeat: moves the deadline of the build."""
+    del principal
+    deadline = await context.templates.renew_build(_template_id(template_id), body.token)
+    return answer(DeadlineOut(deadline_at=deadline))
+
+
+@router.post("/{template_id}/ready", response_model=TemplateOut)
+async def ready(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
+    """The builder's verdict: complete. The build's login stops working, and the template never changes again."""
+    del principal
+    return answer(TemplateOut.of(await context.templates.finish_build(_template_id(template_id), body.token)))
+
+
+@router.post("/{template_id}/failed", response_model=TemplateOut)
+async def failed(template_id: str, body: FailedIn, context: InContext, principal: Builder) -> Response:
+    """The builder's verdict: it could not be done. The next caller who registers gets the build."""
+    del principal
+    template = await context.templates.fail_build(_template_id(template_id), body.token, body.message)
+    return answer(TemplateOut.of(template))
+
+
+@router.get("", response_model=TemplatesOut)
+async def listing(
+    context: InContext,
+    principal: Reader,
+    name: Annotated[str | None, Query(pattern=NAME)] = None,
+    state: TemplateState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+) -> Response:
+    """Templates, oldest first."""
+    del principal
+    rows = await context.templates.listing(name=name, state=state, limit=limit, after=position(after))
+    last = rows[-1] if len(rows) == limit else None
+    page = TemplatesOut(
+        items=[TemplateOut.of(row) for row in rows], next=cursor(last.created_at, last.id) if last else None
+    )
+    return answer(page)
+
+
+@router.get("/{reference:path}", response_model=TemplateOut)
+async def show(
+    reference: Reference,
+    context: InContext,
+    principal: Reader,
+    wait_seconds: Annotated[
+        float, Query(ge=0, allow_inf_nan=False, description="wait while it is being built")
+    ] = 0.0,
+) -> Response:
+    """One template, by id, name (the newest) or `name@fingerprint`."""
+    del principal
+    wait = min(wait_seconds, context.settings.max_wait_seconds)
+    return answer(TemplateOut.of(await context.templates.find(_reference(reference), wait_seconds=wait)))
+
+
+@router.delete("/{reference:path}", response_model=TemplateOut)
+async def retire(
+    reference: Reference,
+    context: InContext,
+    principal: Admin,
+    *,
+    force: Annotated[
+        bool, Query(description="also while leases live; their databases go when they end")
+    ] = False,
+) -> Response:
+    """Retire a template: no new leases; what was made from it is dropped."""
+    del principal
+    return answer(TemplateOut.of(await context.templates.retire(_reference(reference), force=force)))
+
+
+def _reference(text: str) -> str:
+    if "\x00" in text:
+        message = "there is no template with the character U+0000 in its name"
+        raise TemplateNotFound(message)
+    return text
+
+
+def _template_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        message = f"{text[:60]!r} is no template id: that is the UUID in `id` of the registered template"
+        raise TemplateNotFound(message) from None

@@ -1,0 +1,52 @@
+"""Managed PostgreSQL servers: everything that is done to them, and the only place that knows asyncpg.
+
+=================  ==================================================================================================
+``server``         one managed server, and the connections to it
+``identifiers``    names; the only place that quotes
+``ownership``      what on a server is ours: the prefix and the stamp
+``roles``          logins
+``fence``          shutting a login out
+``templates``      builds, and sealing them; ``scripts`` runs a template's SQL
+``databases``      isolation ``database``: cloning a template
+``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
+``removal``        dropping all of these
+``reset``          making a used database clean
+=================  ==================================================================================================
+"""
+
+from freshdb_service.cluster.blueprint import Blueprint
+from freshdb_service.cluster.databases import provision_database
+from freshdb_service.cluster.ownership import OwnedObject
+from freshdb_service.cluster.removal import drop_database, drop_schema, drop_shared, drop_template
+from freshdb_service.cluster.reset import Origin, RebuildEngine, ResetEngine, ResetOutcome, UsedDatabase
+from freshdb_service.cluster.roles import Login
+from freshdb_service.cluster.schemas import provision_schema
+from freshdb_service.cluster.scripts import run_sql
+from freshdb_service.cluster.server import Server, ServerOptions, ensure_control_database
+from freshdb_service.cluster.shared import prepare_shared
+from freshdb_service.cluster.templates import Sealed, create_build, seal
+
+__all__ = [
+    "Blueprint",
+    "Login",
+    "Origin",
+    "OwnedObject",
+    "RebuildEngine",
+    "ResetEngine",
+    "ResetOutcome",
+    "Sealed",
+    "Server",
+    "ServerOptions",
+    "UsedDatabase",
+    "create_build",
+    "drop_database",
+    "drop_schema",
+    "drop_shared",
+    "drop_template",
+    "ensure_control_database",
+    "prepare_shared",
+    "provision_database",
+    "provision_schema",
+    "run_sql",
+    "seal",
+]

@@ -1,0 +1,152 @@
+"""Fencing: the old login stops working, its backends are terminated and gone, its prepared transactions rolled back.
+
+In this order: the role gets ``NOLOGIN`` in a transaction that commits; then every backend of the role is terminated, again
+and again until none is left; then what it prepared for a second phase is rolled back. What remains to be said is why
+nobody slips through.
+
+*A backend that is being started* has been authenticated, but is not in ``pg_stat_activity`` yet (or, from PostgreSQL 18 on,
+is there without a user): the loop does not see it. If it looks at its role after the commit it is refused. If it looked
+before, it is inside the transaction that every start-up is, and shows a virtual transaction id in ``pg_locks`` until it
+appears in ``pg_stat_activity``, which happens before that transaction ends. So: after the commit, every process that holds
+a virtual transaction id and has no user is waited for. Each either vanishes or appears, and what appears is terminated.
+The wait is bounded, because a client that connects and never sends its password looks the same; it has its look at the
+role still before it.
+
+*And if the bound is passed:* for isolation ``database``, ``DROP DATABASE`` does not need any of this; it looks at every
+process, whether visible or not, and fails as long as one is in the database. For isolation ``schema``, each generation has a
+role of its own with rights of its own: a backend that slipped through is one whose role is dropped, and it reaches nothing;
+once the role is gone, it is terminated by the role's OID.
+
+On a server that asks for no password (``trust``) it holds for the same reasons: the old role does not exist any longer, and
+nobody but its own login may connect to the new database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.identifiers import quoted
+from freshdb_service.cluster.ownership import OwnedObject
+from freshdb_service.cluster.roles import forbid_login
+from freshdb_service.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from freshdb_service.cluster.server import Server
+
+GONE_SECONDS: Final = 15.0
+"""How long terminated backends may take to be gone."""
+STARTUP_SECONDS: Final = 1.0
+"""How long backends that are being started are waited for."""
+_POLL_SECONDS: Final = 0.004
+
+_TERMINATE = """
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE (usesysid = ANY ($1::oid[]) OR (datid = $2 AND usesysid IS NOT NULL)) AND pid <> pg_backend_pid()
+"""
+
+_STARTING = """
+SELECT DISTINCT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
+  AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.datid IS NULL))
+"""
+
+
+async def fence(connection: Connection, server: Server, roles: list[OwnedObject]) -> None:
+    """Shut these roles out: nobody is in as one of them when this returns, nor gets in any more.
+
+    Raises:
+        BackendUnavailable: a backend would not end in time.
+    """
+    if not roles:
+        return
+    for role in roles:
+        await forbid_login(connection, role)
+    await terminate(connection, server, role_oids=[role.oid for role in roles])
+    await roll_back_prepared(connection, server, owners=[str(role.name) for role in roles])
+
+
+async def fence_shared(connection: Connection, server: Server, roles: list[OwnedObject]) -> None:
+    """``fence`` where no drop of a database follows that would see what cannot be seen: backends that are being started.
+
+    Raises:
+        BackendUnavailable: a backend would not end in time.
+    """
+    if not roles:
+        return
+    for role in roles:
+        await forbid_login(connection, role)
+    await settle_starting(connection)
+    await fence(connection, server, roles)
+
+
+async def settle_starting(connection: Connection) -> None:
+    """Wait until every backend that is being started right now can be seen, or is gone. Bounded."""
+    until = monotonic() + STARTUP_SECONDS
+    waited_for: set[int] | None = None
+    while True:
+        starting = {int(row["pid"]) for row in await connection.fetch(_STARTING)}
+        waited_for = starting if waited_for is None else waited_for & starting
+        if not waited_for or monotonic() >= until:
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def terminate(
+    connection: Connection, server: Server, *, role_oids: list[int], database_oid: int | None = None
+) -> None:
+    """Terminate every backend of these roles, and every client in this database, until none is left.
+
+    Raises:
+        BackendUnavailable: one would not end in time, or may not be ended by us.
+    """
+    until = monotonic() + GONE_SECONDS
+    while True:
+        try:
+            left = await connection.fetch(_TERMINATE, role_oids, database_oid)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise BackendUnavailable(
+                f"on the server {server.name} somebody with more rights than {server.role} is connected to a database of "
+                "freshdb's; it can be cleaned when they have left",
+                retry_after_seconds=5.0,
+            ) from error
+        if not left:
+            return
+        if monotonic() >= until:
+            pids = ", ".join(str(row["pid"]) for row in left)
+            raise BackendUnavailable(f"on the server {server.name} these backends do not end: {pids}")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def roll_back_prepared(
+    connection: Connection, server: Server, *, owners: list[str], database: str | None = None
+) -> None:
+    """Roll back the transactions that these roles, or anybody in this database, prepared for a second phase.
+
+    That takes a session in the same database, as the same user or a superuser.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT database, owner, format('ROLLBACK PREPARED %L', gid) AS statement FROM pg_prepared_xacts
+        WHERE owner = ANY ($1::text[]) OR database = $2
+        """,
+        owners,
+        database,
+    )
+    by_database: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_database[row["database"]].append((row["owner"], row["statement"]))
+    for name, prepared in by_database.items():
+        async with server.inside(name) as inside:
+            for owner, statement in prepared:
+                if not server.is_superuser:
+                    await inside.execute(f"SET ROLE {quoted(owner)}")
+                with suppress(asyncpg.UndefinedObjectError):  # its owner, or another replica, was faster
+                    await inside.execute(statement)
+                await inside.execute("RESET ROLE")

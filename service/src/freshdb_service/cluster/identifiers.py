@@ -1,0 +1,121 @@
+"""Names on managed servers: how they are built, read back and quoted. The only module that quotes.
+
+Everything of ours is called ``prefix_kind_token`` or ``prefix_kind_token_counter``: the prefix is a setting, the token is
+twelve hex digits of a random id, and the counter is the attempt of a build or the generation of a database. **Physical
+names carry the counter**, so a worker that was paused and wakes up late can only ever touch objects of its own, past
+attempt or generation; no two of them share a name.
+
+==================================  ==============================================================================
+``freshdb_t_<token>_<attempt>``     a template's database, and the role that builds it
+``freshdb_d_<token>_<generation>``  a database (isolation ``database``), and its login
+``freshdb_s_<token>_<generation>``  a schema (isolation ``schema``), and its login
+``freshdb_h_<token>``               the database that one pool's schemas share, and the role that owns it and the seed
+``freshdb_r_<token>``               the role that may read a shared database's seed
+``freshdb_seed_<token>``            the seed: the schema in the shared database that new schemas are copied from
+==================================  ==============================================================================
+
+SQL is composed from three kinds of text: our own statements, identifiers through ``quoted``, and values of our own making
+through ``literal``, which takes nothing but a safe alphabet. Every other value is a parameter, or is quoted by PostgreSQL
+itself (``format('%I, %L', …)``) in the query that reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+_MAX_BYTES: Final = 63
+_TOKEN_LENGTH: Final = 12
+_PREFIX: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
+_SAFE: Final = re.compile(r"[A-Za-z0-9_:$+/=.,-]*")
+
+
+class Kind(StrEnum):
+    """What a name of ours stands for."""
+
+    TEMPLATE = "t"
+    DATABASE = "d"
+    SCHEMA = "s"
+    SHARED = "h"
+    READER = "r"
+    SEED = "seed"
+
+    @property
+    def counted(self) -> bool:
+        """Whether such names end in a counter."""
+        return self in {Kind.TEMPLATE, Kind.DATABASE, Kind.SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name of ours. ``str()`` gives it as the catalogs hold it."""
+
+    prefix: str
+    kind: Kind
+    token: str
+    counter: int | None = None
+
+    @classmethod
+    def of(cls, prefix: str, kind: Kind, identifier: UUID, counter: int | None = None) -> Name:
+        """Name the object of this kind that belongs to ``identifier``.
+
+        Raises:
+            ValueError: a counter is missing, or not wanted, for this kind; or the prefix is no prefix.
+        """
+        if _PREFIX.fullmatch(prefix) is None:
+            raise ValueError(
+                f"{prefix!r} cannot be a prefix: up to 16 lower-case letters and digits, a letter first"
+            )
+        if (counter is not None) != kind.counted or (counter is not None and counter < 0):
+            raise ValueError(f"a name of kind {kind.name} cannot have the counter {counter}")
+        return cls(prefix, kind, token_of(identifier), counter)
+
+    @classmethod
+    def parse(cls, prefix: str, text: str) -> Name | None:
+        """Read a name back; ``None`` if it is not one of ours, to the letter."""
+        match = re.fullmatch(
+            rf"{re.escape(prefix)}_([a-z]+)_([0-9a-f]{{{_TOKEN_LENGTH}}})(?:_(0|[1-9][0-9]*))?", text
+        )
+        if match is None or match[1] not in set(Kind):
+            return None
+        kind = Kind(match[1])
+        counter = int(match[3]) if match[3] is not None else None
+        return cls(prefix, kind, match[2], counter) if (counter is not None) == kind.counted else None
+
+    def __str__(self) -> str:
+        """The name itself, not quoted."""
+        counter = "" if self.counter is None else f"_{self.counter}"
+        return f"{self.prefix}_{self.kind}_{self.token}{counter}"
+
+
+def token_of(identifier: UUID) -> str:
+    """The part of a name that says whose it is: the last twelve hex digits, random in every version of UUID we use."""
+    return identifier.hex[-_TOKEN_LENGTH:]
+
+
+def quoted(name: Name | str) -> str:
+    """Quote an identifier, whatever it holds.
+
+    Raises:
+        ValueError: PostgreSQL can have no such identifier (empty, too long, a NUL).
+    """
+    text = str(name)
+    if not text or "\0" in text or len(text.encode()) > _MAX_BYTES:
+        raise ValueError(f"{text!r} is no identifier")
+    return '"' + text.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quote a value of our own making (a stamp, a password's verifier) for a statement that takes no parameters.
+
+    Raises:
+        ValueError: it holds a character outside the alphabet that is safe under every setting of the server.
+    """
+    if _SAFE.fullmatch(text) is None:
+        raise ValueError(
+            "only values of our own making are written into statements; pass others as parameters"
+        )
+    return f"'{text}'"

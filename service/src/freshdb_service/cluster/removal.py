@@ -1,0 +1,204 @@
+"""Taking away: databases, schemas and roles of ours, whatever their holders have done to them. Never fails if it is absent.
+
+Everything is looked up again right here, by name and stamp, in the moment before it is dropped. Fence first
+(``fence``), then drop; a drop that was interrupted is simply done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import asyncpg
+
+from freshdb_service.cluster import ownership
+from freshdb_service.cluster.connections import Connection, operation
+from freshdb_service.cluster.fence import GONE_SECONDS, fence, fence_shared, roll_back_prepared, terminate
+from freshdb_service.cluster.identifiers import Kind, quoted
+from freshdb_service.cluster.ownership import OwnedDatabase, OwnedObject
+from freshdb_service.cluster.roles import drop_owned_by, drop_role
+from freshdb_service.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from freshdb_service.cluster.server import Server
+
+_RETRY_SECONDS: Final = 0.02
+
+
+@operation
+async def drop_template(server: Server, template_id: UUID, *, below_attempt: int | None = None) -> None:
+    """Drop a template's databases and build roles: of all attempts, or of those below ``below_attempt``.
+
+    Raises:
+        BackendUnavailable: the server is away, or something still holds on to one.
+    """
+    await _drop_counted(server, Kind.TEMPLATE, template_id, below_attempt)
+
+
+@operation
+async def drop_database(server: Server, database_id: UUID, *, below_generation: int | None = None) -> None:
+    """Fence and drop a database with its logins: of all generations, or of those below ``below_generation``.
+
+    Raises:
+        BackendUnavailable: the server is away, or something still holds on to one.
+    """
+    await _drop_counted(server, Kind.DATABASE, database_id, below_generation)
+
+
+@operation
+async def drop_schema(
+    server: Server, database_id: UUID, shared_database: str, *, below_generation: int | None = None
+) -> None:
+    """Fence and drop a schema with its login: of all generations, or of those below ``below_generation``.
+
+    Raises:
+        BackendUnavailable: the server is away, or something still holds on to one.
+    """
+    async with server.maintenance() as connection:
+        roles = await ownership.roles(connection, server, kind=Kind.SCHEMA, identifier=database_id)
+        await _drop_schema_roles(connection, server, _below(roles, below_generation), [shared_database])
+
+
+@operation
+async def drop_shared(server: Server, pool_id: UUID) -> None:
+    """Drop a pool's shared database with every schema in it, their logins, and its own roles.
+
+    Raises:
+        BackendUnavailable: the server is away, or something still holds on to it.
+    """
+    async with server.maintenance() as connection:
+        for database in await ownership.databases(connection, server, kind=Kind.SHARED, identifier=pool_id):
+            await _drop_shared(connection, server, database)
+        for kind in (Kind.SHARED, Kind.READER):
+            for role in await ownership.roles(connection, server, kind=kind, identifier=pool_id):
+                await drop_role(connection, server, role)
+
+
+@operation
+async def drop_owned(server: Server, owned: OwnedObject) -> None:
+    """Drop one thing of the inventory, if it is still there and still ours.
+
+    Raises:
+        BackendUnavailable: the server is away, or something still holds on to it.
+    """
+
+    def same(found: OwnedObject | OwnedDatabase) -> bool:
+        return found.name == owned.name
+
+    async with server.maintenance() as connection:
+        roles = [role for role in await ownership.roles(connection, server) if same(role)]
+        if owned.kind == "role" and roles and roles[0].oid != owned.oid:
+            return  # another one by now
+        if owned.kind == "database":
+            await fence(connection, server, roles)
+            for database in await ownership.databases(connection, server):
+                if same(database) and database.oid == owned.oid:
+                    await _drop_shared(connection, server, database)
+        elif owned.name.kind is Kind.SCHEMA:
+            databases = [owned.database] if owned.database else []
+            await _drop_schema_roles(connection, server, roles, databases)
+            return
+        elif any(same(database) for database in await ownership.databases(connection, server)):
+            return  # its database goes first
+        await fence(connection, server, roles)
+        for role in roles:
+            await drop_role(connection, server, role)
+
+
+async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int | None) -> None:
+    async with server.maintenance() as connection:
+        roles = _below(await ownership.roles(connection, server, kind=kind, identifier=identifier), below)
+        await fence(connection, server, roles)
+        for database in await ownership.databases(connection, server, kind=kind, identifier=identifier):
+            if below is None or (database.name.counter or 0) < below:
+                await _drop(connection, server, database)
+        for role in roles:
+            await drop_role(connection, server, role)
+
+
+async def _drop_shared(connection: Connection, server: Server, database: OwnedDatabase) -> None:
+    """Drop a database, and with it the logins of the schemas in it, if there are any."""
+    logins = await _logins_into(connection, server, database)
+    await fence(connection, server, logins)
+    await _drop(connection, server, database)
+    for role in logins:
+        await drop_role(connection, server, role)
+
+
+async def _drop(connection: Connection, server: Server, database: OwnedDatabase) -> None:
+    """Drop one database with whoever is in it and whatever was prepared in it."""
+    name = quoted(database.name)
+    until = monotonic() + GONE_SECONDS
+    while True:
+        try:
+            if not database.invalid:
+                await _unlock(connection, database)
+                await terminate(connection, server, role_oids=[], database_oid=database.oid)
+                await roll_back_prepared(connection, server, owners=[], database=str(database.name))
+            # FORCE wants the right to end every process in there, autovacuum's workers included: a superuser's.
+            force = " WITH (FORCE)" if server.is_superuser else ""
+            await connection.execute(f"DROP DATABASE IF EXISTS {name}{force}")
+        except asyncpg.InvalidCatalogNameError:
+            return  # somebody else dropped it
+        except asyncpg.ObjectInUseError as error:
+            if monotonic() >= until:
+                raise BackendUnavailable(
+                    f"on the server {server.name} the database {database.name} is still in use: {error.detail or error}",
+                    retry_after_seconds=5.0,
+                ) from error
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _unlock(connection: Connection, database: OwnedDatabase) -> None:
+    """Undo what an owner may have set on its database that would keep it from being entered or dropped."""
+    if database.is_template:
+        await connection.execute(f"ALTER DATABASE {quoted(database.name)} IS_TEMPLATE false")
+    prepared: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1)", str(database.name)
+    )
+    if prepared and not database.open:
+        await connection.execute(f"ALTER DATABASE {quoted(database.name)} ALLOW_CONNECTIONS true")
+
+
+async def _drop_schema_roles(
+    connection: Connection, server: Server, roles: list[OwnedObject], databases: list[str]
+) -> None:
+    """Fence these logins, drop the schemas that they own (and all else of theirs), then the logins themselves."""
+    await fence_shared(connection, server, roles)
+    for database in databases if roles else []:
+        try:
+            async with server.inside(database) as inside:
+                held = {schema.name for schema in await ownership.schemas(inside, server, database)}
+                for role in roles:
+                    if role.name in held:
+                        await inside.execute(f"DROP SCHEMA IF EXISTS {quoted(role.name)} CASCADE")
+                    await drop_owned_by(inside, role)
+        except asyncpg.InvalidCatalogNameError:
+            continue  # the shared database is gone, and the schemas with it
+    for role in roles:
+        await drop_role(connection, server, role)
+    if roles:
+        # A backend that the fence could not see has lost its role by now; it can be seen by now, too.
+        await terminate(connection, server, role_oids=[role.oid for role in roles])
+
+
+async def _logins_into(connection: Connection, server: Server, database: OwnedDatabase) -> list[OwnedObject]:
+    """The logins of the schemas in a shared database: those that have something in it, or the right to enter it."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT refobjid FROM pg_shdepend
+        WHERE refclassid = 'pg_authid'::regclass
+          AND (dbid = $1 OR (dbid = 0 AND classid = 'pg_database'::regclass AND objid = $1))
+        """,
+        database.oid,
+    )
+    there = {int(row["refobjid"]) for row in rows}
+    return [role for role in await ownership.roles(connection, server, kind=Kind.SCHEMA) if role.oid in there]
+
+
+def _below(roles: list[OwnedObject], counter: int | None) -> list[OwnedObject]:
+    return [role for role in roles if counter is None or (role.name.counter or 0) < counter]

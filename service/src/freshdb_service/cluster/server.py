@@ -1,0 +1,317 @@
+"""One managed server: what it must be able to do, and the connections to it.
+
+freshdb works as a superuser, and as a plain role that may create databases and roles, as managed servers give it. A plain
+role makes itself a member of every role that it creates, and so may do what they may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from uuid import UUID
+
+import asyncpg
+
+from freshdb_service.cluster.connections import (
+    CONNECT_SECONDS,
+    SETTINGS,
+    Address,
+    Connection,
+    answering,
+    closed,
+    configured,
+)
+from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
+from freshdb_service.cluster.ownership import OwnedObject, disk_bytes, foreign_databases, inventory
+from freshdb_service.cluster.removal import drop_owned
+from freshdb_service.cluster.roles import MEMBERSHIP_OPTIONS_VERSION, Login
+from freshdb_service.errors import ServerRefused
+
+OLDEST_VERSION: Final = 15_00_00
+_TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How servers are treated. Durations in seconds.
+
+    Attributes:
+        prefix: every name of ours begins with it.
+        connection_limit: most connections of one lease.
+        pool_size: most connections of the service to one server's maintenance database.
+        command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
+        clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
+            disk), else ``wal_log``.
+        pg_dump: needed for isolation ``schema``; at least as new as the newest server.
+    """
+
+    prefix: str = "freshdb"
+    connection_limit: int = 50
+    pool_size: int = 8
+    command_timeout_seconds: float = 60.0
+    clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
+    pg_dump: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a server says of itself and of the role that the service is there."""
+
+    version: int
+    is_superuser: bool
+    role: str
+    maintenance_database: str
+    fsync: bool
+
+
+class Server:
+    """A managed server, with a pool of connections to its maintenance database (the one that the DSN names)."""
+
+    def __init__(
+        self,
+        address: Address,
+        facts: _Facts,
+        pool: asyncpg.Pool[asyncpg.Record],
+        *,
+        installation: UUID,
+        options: ServerOptions,
+    ) -> None:
+        self.name = address.name
+        self.host = address.host
+        self.port = address.port
+        self.version = facts.version
+        self.is_superuser = facts.is_superuser
+        self.role = facts.role
+        self.maintenance_database = facts.maintenance_database
+        self.installation = installation
+        self.options = options
+        self.file_copy = options.clone_strategy == "file_copy" or (
+            options.clone_strategy == "auto" and not facts.fsync
+        )
+        self._address = address
+        self._pool = pool
+
+    def __repr__(self) -> str:
+        """Name the server; its DSN may hold a password."""
+        return f"<Server {self.name} {self.host}:{self.port} PostgreSQL {self.version // 10_000}>"
+
+    @classmethod
+    async def open(
+        cls, name: str, dsn: str, *, installation: UUID, options: ServerOptions, harden: bool = False
+    ) -> Server:
+        """Connect, and see that the server can be managed.
+
+        Args:
+            name: how the server is called in messages.
+            dsn: as a role that is superuser, or may create databases and roles.
+            installation: whose stamp everything made here bears.
+            options: how the server is treated.
+            harden: the server is ours alone: let nobody but its superuser into ``postgres`` and ``template1``.
+
+        Raises:
+            ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
+            ServerRefused: PostgreSQL is too old, a standby, or the role may not create databases and roles.
+            BackendUnavailable: the server cannot be reached.
+        """
+        Name.of(
+            options.prefix, Kind.SHARED, installation
+        )  # a prefix that cannot work is found here, not at the first lease
+        address = Address.parse(name, dsn)
+        facts = await _examined(address, options)
+        with configured(name), answering(name):
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=options.pool_size,
+                timeout=CONNECT_SECONDS,
+                command_timeout=options.command_timeout_seconds,
+                server_settings=_settings(facts.version),
+            )
+        server = cls(address, facts, pool, installation=installation, options=options)
+        if harden:
+            await server._harden()
+        return server
+
+    @property
+    def stamp(self) -> str:
+        """The comment on everything of ours."""
+        return f"freshdb:{self.installation}"
+
+    @property
+    def quoted_stamp(self) -> str:
+        """The stamp, for a statement that takes no parameters."""
+        return literal(self.stamp)
+
+    async def close(self) -> None:
+        """Close every connection; ends what is under way."""
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Ask for a sign of life.
+
+        Raises:
+            BackendUnavailable: there was none.
+        """
+        async with self.maintenance() as connection:
+            await connection.execute("SELECT 1")
+
+    async def foreign_databases(self) -> list[str]:
+        """Databases that are neither ours nor PostgreSQL's own nor the one that the DSN names."""
+        return await foreign_databases(self)
+
+    async def inventory(self) -> list[OwnedObject]:
+        """Every role, database and schema of ours."""
+        return await inventory(self)
+
+    async def drop_owned(self, owned: OwnedObject) -> None:
+        """Drop one thing of the inventory, if it is still there and still ours.
+
+        Raises:
+            BackendUnavailable: the server is away, or something still holds on to it.
+        """
+        await drop_owned(self, owned)
+
+    async def disk_bytes(self) -> int:
+        """How much our databases take on the server's disk."""
+        return await disk_bytes(self)
+
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[Connection]:
+        """A connection to the maintenance database, out of the pool."""
+        with answering(self.name):
+            async with self._pool.acquire(timeout=self.options.command_timeout_seconds) as connection:
+                yield connection
+
+    def inside(
+        self, database: str, *, command_timeout_seconds: float | None = None
+    ) -> AbstractAsyncContextManager[Connection]:
+        """A connection of the service to one of our databases; gone when the block has ended."""
+        return self._address.connected(
+            database=database,
+            settings=_settings(self.version),
+            command_timeout_seconds=command_timeout_seconds or self.options.command_timeout_seconds,
+        )
+
+    def logged_in(
+        self, login: Login, *, settings: dict[str, str], command_timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Connection]:
+        """A connection as a builder or a holder.
+
+        What they wrote runs in such a session and in no other: ``SET ROLE`` in a session of the service would not hold
+        back a function that says ``RESET ROLE``.
+        """
+        return self._address.connected(
+            database=login.database,
+            user=login.user,
+            password=login.password,
+            settings={"application_name": "freshdb", **settings},
+            command_timeout_seconds=command_timeout_seconds,
+        )
+
+    def libpq(self, database: str) -> tuple[str, dict[str, str]]:
+        """The connection string and the environment for PostgreSQL's own programs; the password is in the latter alone."""
+        parts = urlsplit(self._address.dsn)
+        host = parts.netloc.rpartition("@")[2]
+        user = quote(parts.username or "", safe="%")
+        uri = urlunsplit(parts._replace(netloc=f"{user}@{host}" if user else host, path=f"/{database}"))
+        return uri, {} if parts.password is None else {"PGPASSWORD": unquote(parts.password)}
+
+    def name_of(self, kind: Kind, identifier: UUID, counter: int | None = None) -> Name:
+        """Name an object of ours on this server."""
+        return Name.of(self.options.prefix, kind, identifier, counter)
+
+    async def _harden(self) -> None:
+        async with self.maintenance() as connection:
+            for database in ("postgres", "template1"):
+                if await _open_to_all(connection, database):
+                    await connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM PUBLIC")
+
+
+async def ensure_control_database(dsn: str, name: str, *, options: ServerOptions | None = None) -> str:
+    """Make sure that the control plane's own database exists beside the managed ones, closed to everybody else.
+
+    Returns:
+        the DSN for it.
+
+    Raises:
+        ConfigurationError, ServerRefused, BackendUnavailable: as ``Server.open`` does.
+    """
+    options = options or ServerOptions()
+    parts = urlsplit(dsn)
+    address = Address.parse(f"{parts.hostname}:{parts.port or 5432}" if parts.hostname else "given", dsn)
+    facts = await _examined(address, options)
+    async with address.connected(
+        settings=_settings(facts.version), command_timeout_seconds=options.command_timeout_seconds
+    ) as connection:
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
+            with suppress(
+                asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError
+            ):  # another replica was first
+                await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
+        if await _open_to_all(connection, name):
+            await connection.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
+    return urlunsplit(parts._replace(path=f"/{quote(name)}"))
+
+
+async def _examined(address: Address, options: ServerOptions) -> _Facts:
+    """See that a server can be managed."""
+    with configured(address.name):
+        connection = await address.connect(
+            settings={"application_name": "freshdb", "search_path": SETTINGS["search_path"]},
+            command_timeout_seconds=options.command_timeout_seconds,
+        )
+    try:
+        with answering(address.name):
+            row = await connection.fetchrow(
+                """
+                SELECT current_setting('server_version_num')::int AS version, version() AS text,
+                       pg_is_in_recovery() AS standby, current_setting('fsync')::bool AS fsync,
+                       r.rolname AS role, r.rolsuper AS super, r.rolcreatedb AND r.rolcreaterole AS makes,
+                       r.rolinherit AS inherits, current_database() AS database
+                FROM pg_roles r WHERE r.rolname = current_user
+                """
+            )
+    finally:
+        await closed(connection)
+    if row is None:
+        raise ServerRefused(f"the server {address.name} does not say who we are there")
+    version: int = row["version"]
+    role: str = row["role"]
+    if version < OLDEST_VERSION:
+        raise ServerRefused(
+            f"the server {address.name} runs PostgreSQL {version // 10_000}; freshdb needs 15 or newer: upgrade it, or give "
+            "another server"
+        )
+    if row["standby"]:
+        raise ServerRefused(
+            f"the server {address.name} is a standby, where nothing can be created: give its primary"
+        )
+    if not row["super"] and not row["makes"]:
+        raise ServerRefused(
+            f"on the server {address.name} the role {role} may not create databases and roles; as a superuser, run: "
+            f"ALTER ROLE {quoted(role)} CREATEDB CREATEROLE"
+        )
+    if not row["super"] and not row["inherits"] and version < MEMBERSHIP_OPTIONS_VERSION:
+        raise ServerRefused(
+            f"on the server {address.name} the role {role} does not inherit the rights of the roles it creates; as a "
+            f"superuser, run: ALTER ROLE {quoted(role)} INHERIT"
+        )
+    return _Facts(version, bool(row["super"]), role, str(row["database"]), bool(row["fsync"]))
+
+
+async def _open_to_all(connection: Connection, database: str) -> bool:
+    """Whether PUBLIC may connect to a database that is ours to close."""
+    found: bool | None = await connection.fetchval(
+        "SELECT has_database_privilege('public', oid, 'CONNECT') AND pg_has_role(datdba, 'USAGE') "
+        "FROM pg_database WHERE datname = $1",
+        database,
+    )
+    return bool(found)
+
+
+def _settings(version: int) -> dict[str, str]:
+    return {**SETTINGS, "transaction_timeout": "0"} if version >= _TRANSACTION_TIMEOUT_VERSION else SETTINGS

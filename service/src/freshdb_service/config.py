@@ -1,0 +1,169 @@
+"""Settings: read once at the start from arguments and the environment (``FRESHDB_…``), then passed in; nothing is global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """One managed PostgreSQL server, as it was given: ``name=DSN`` or a plain DSN (the name is then ``host:port``)."""
+
+    name: str
+    dsn: str
+
+    @classmethod
+    def parse(cls, text: str) -> ServerAddress:
+        """Read one ``--postgres`` value.
+
+        Raises:
+            ValueError: if it is no PostgreSQL URL; the message never repeats a password.
+        """
+        head, separator, tail = text.partition("=")
+        named = separator and "://" not in head
+        dsn = tail if named else text
+        try:
+            parts = urlsplit(dsn)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+            parts = urlsplit("")
+        if parts.scheme not in {"postgresql", "postgres"} or not host:
+            message = "a server is given as postgresql://user:password@host:port/database, or as name=postgresql://…"
+            raise ValueError(message)
+        return cls(name=head if named else f"{host}:{port or 5432}", dsn=dsn)
+
+    def __repr__(self) -> str:
+        """Name the server; the DSN may hold a password."""
+        return f"ServerAddress({self.name!r})"
+
+
+class Token(BaseModel):
+    """A caller who may use the service: ``name:secret`` or ``name:secret:scope+scope``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    secret: SecretStr
+    scopes: frozenset[Literal["read", "lease", "build", "admin"]] = frozenset({"read", "lease", "build"})
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHDB_", extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8777, ge=0, le=65535)
+    data: Path | None = None
+    postgres: Annotated[tuple[str, ...], NoDecode] = ()
+    redis: SecretStr | None = None
+    control: SecretStr | None = None
+    """DSN of the server for the control plane's own database; by default the first managed server."""
+    adopt: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of servers that may be managed although they hold databases that freshdb did not make."""
+    tokens: Annotated[tuple[Token, ...], NoDecode] = ()
+    prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
+
+    default_ttl_seconds: Seconds = 300.0
+    min_ttl_seconds: Seconds = 1.0
+    max_ttl_seconds: Seconds = 86_400.0
+    default_wait_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    max_wait_seconds: Seconds = 300.0
+    keep_ttl_seconds: Seconds = 3_600.0
+    build_seconds: Seconds = 600.0
+    max_build_seconds: Seconds = 14_400.0
+
+    min_ready: int = Field(default=2, ge=0, le=10_000)
+    max_size: int = Field(default=50, ge=1, le=10_000)
+    idle_seconds: Seconds = 300.0
+    unused_template_seconds: Seconds = 7 * 86_400.0
+    history_seconds: Seconds = 86_400.0
+    """How long ended leases stay listed, and idempotency keys remembered."""
+
+    max_databases: int = Field(default=1_000, ge=1)
+    """Most databases (of either isolation, templates not counted) on one server."""
+    max_disk_bytes: int = Field(default=50 * 2**30, ge=2**20)
+    """No new database is made on a server where freshdb's databases take more than this."""
+    provision_concurrency: int = Field(default=4, ge=1, le=64)
+    """Most databases provisioned, reset or dropped at once, per server and replica."""
+    connection_limit: int = Field(default=50, ge=1)
+    """Most connections of one lease."""
+    clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
+    command_timeout_seconds: Seconds = 60.0
+
+    claim_seconds: Seconds = 30.0
+    """How long a worker that stopped answering keeps a row from the others."""
+    reaper_seconds: Seconds = 0.5
+    janitor_seconds: Seconds = 1.0
+    replenisher_seconds: Seconds = 1.0
+    reconciler_seconds: Seconds = 10.0
+    failed_seconds: Seconds = 10.0
+    """How long a failed database is shown, and its pool left alone, before it is dropped and made anew."""
+
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_batch: int = Field(default=50, ge=1, le=1000)
+    idle_exit_seconds: Seconds | None = None
+    """The service stops itself when nobody asked for anything and nothing was leased for so long."""
+
+    @field_validator("postgres", "adopt", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("postgres")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [ServerAddress.parse(one).name for one in value]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            message = f"servers are named once each; given twice: {', '.join(sorted(twice))}"
+            raise ValueError(message)
+        return value
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _tokens(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        tokens = []
+        for word in value.split():
+            parts = word.split(":")
+            if len(parts) not in {2, 3} or not all(parts):
+                message = (
+                    "a token is given as name:secret or name:secret:scope+scope (read, lease, build, admin)"
+                )
+                raise ValueError(message)
+            scopes = {"scopes": frozenset(parts[2].split("+"))} if len(parts) == 3 else {}  # noqa: PLR2004 - name, secret, scopes
+            tokens.append({"name": parts[0], "secret": parts[1], **scopes})
+        return tuple(tokens)
+
+    @model_validator(mode="after")
+    def _limits(self) -> Settings:
+        if self.default_ttl_seconds > self.max_ttl_seconds:
+            message = "default_ttl_seconds is longer than max_ttl_seconds"
+            raise ValueError(message)
+        if self.min_ready > self.max_size:
+            message = "min_ready is larger than max_size"
+            raise ValueError(message)
+        if self.host not in LOOPBACK and not self.tokens:
+            message = (
+                f"listening on {self.host} needs tokens (FRESHDB_TOKENS=name:secret); without, only loopback"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def servers(self) -> tuple[ServerAddress, ...]:
+        """The managed servers, in the order given."""
+        return tuple(ServerAddress.parse(one) for one in self.postgres)

@@ -1,0 +1,141 @@
+"""Everything that one replica works with, opened in order and closed in reverse.
+
+An *installation* is one control plane and the servers it manages; its id is the stamp on everything that it makes. Any
+number of replicas can serve one installation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from freshdb_service import migrations
+from freshdb_service.cluster import Server, ServerOptions, ensure_control_database
+from freshdb_service.config import Settings
+from freshdb_service.errors import BackendUnavailable, ServerRefused
+from freshdb_service.metrics import Metrics
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.deadlines import Deadlines
+from freshdb_service.redis.events import Events
+from freshdb_service.redis.queue import Queue
+from freshdb_service.redis.signals import Signals
+from freshdb_service.store import pools as store_pools
+from freshdb_service.store.session import Store
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The parts that use cases and loops share."""
+
+    id: UUID
+    settings: Settings
+    store: Store
+    servers: dict[str, Server]
+    redis: RedisConnection
+    deadlines: Deadlines
+    signals: Signals
+    queue: Queue
+    events: Events
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def server(self, name: str) -> Server:
+        """A managed server by name.
+
+        Raises:
+            BackendUnavailable: this replica was not started with it.
+        """
+        try:
+            return self.servers[name]
+        except KeyError:
+            message = f"this replica does not manage the server {name!r}; start it with --postgres {name}=postgresql://…"
+            raise BackendUnavailable(message) from None
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, options: ServerOptions, *, own_servers: bool = False
+) -> AsyncIterator[Installation]:
+    """Connect to the control plane, to Redis and to every managed server.
+
+    Args:
+        settings: with at least one server, and Redis.
+        options: how servers are treated.
+        own_servers: the servers were started for freshdb alone (embedded).
+
+    Raises:
+        ConfigurationError: a DSN or URL is wrong.
+        ServerRefused: a server must not, or cannot, be managed.
+        BackendUnavailable: something does not answer.
+    """
+    if settings.redis is None or not settings.postgres:
+        message = "an installation needs at least one PostgreSQL server and Redis"
+        raise ValueError(message)
+    async with AsyncExitStack() as stack:
+        if settings.control is not None:
+            control = settings.control.get_secret_value()
+        else:
+            control = await ensure_control_database(
+                settings.servers[0].dsn, f"{settings.prefix}_control", options=options
+            )
+        store = Store(control)
+        stack.push_async_callback(store.close)
+        await migrations.upgrade(store.engine)
+        async with store.statement() as connection:
+            installation_id = await store_pools.installation_id(connection)
+
+        redis = RedisConnection(settings.redis.get_secret_value(), installation_id)
+        stack.push_async_callback(redis.close)
+        await redis.check()
+
+        servers: dict[str, Server] = {}
+        for address in settings.servers:
+            server = await Server.open(
+                address.name, address.dsn, installation=installation_id, options=options, harden=own_servers
+            )
+            stack.push_async_callback(server.close)
+            await _enlist(store, server, settings, urlsplit(control).path.removeprefix("/"))
+            servers[address.name] = server
+
+        signals = Signals(redis)
+        yield Installation(
+            id=installation_id,
+            settings=settings,
+            store=store,
+            servers=servers,
+            redis=redis,
+            deadlines=Deadlines(redis),
+            signals=signals,
+            queue=Queue(redis, signals),
+            events=Events(redis),
+        )
+
+
+async def _enlist(store: Store, server: Server, settings: Settings, control_name: str) -> None:
+    """Enter a server in the control plane, unless it holds databases of others and nobody said that this is meant."""
+    adopted = server.name in settings.adopt
+    if not adopted:
+        async with store.statement() as connection:
+            adopted = await store_pools.adopted(connection, server.name)
+    foreign = [name for name in await server.foreign_databases() if name != control_name]
+    if foreign and not adopted:
+        some = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")  # noqa: PLR2004 - enough to recognise it
+        message = (
+            f"the server {server.name} holds databases that freshdb did not make ({some}); "
+            f"if freshdb shall manage it all the same, say so: --adopt {server.name}"
+        )
+        raise ServerRefused(message)
+    async with store.statement() as connection:
+        await store_pools.note_server(
+            connection,
+            server.name,
+            host=server.host,
+            port=server.port,
+            version=server.version,
+            adopted=server.name in settings.adopt,
+        )

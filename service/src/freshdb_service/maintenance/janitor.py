@@ -1,0 +1,34 @@
+"""Resets dirty databases: claims them, longest waiting first, and has the reset engine make them clean."""
+
+from __future__ import annotations
+
+import asyncio
+
+from freshdb_service.installation import Installation
+from freshdb_service.maintenance.rounds import Crew
+from freshdb_service.pools import Databases
+from freshdb_service.store import databases as store_databases
+
+
+class Janitor:
+    """One round: reset until nothing is dirty, a bounded number at once."""
+
+    def __init__(self, at: Installation, databases: Databases, *, wake: asyncio.Event | None = None) -> None:
+        self._at = at
+        self._databases = databases
+        self._wake = wake
+
+    async def run_once(self) -> None:
+        """Reset every dirty database on the servers of this replica."""
+        settings = self._at.settings
+        crew = Crew(settings.provision_concurrency * len(self._at.servers))
+        while True:
+            if crew.free:
+                async with self._at.store.statement() as connection:
+                    claimed = await store_databases.claim_dirty(
+                        connection, list(self._at.servers), crew.free, claim_seconds=settings.claim_seconds
+                    )
+                for row in claimed:
+                    crew.take(self._databases.reset(row))
+            if not await crew.a_hand_free(self._wake):
+                return

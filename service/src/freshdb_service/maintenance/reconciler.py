@@ -1,0 +1,173 @@
+"""Compares the control plane's rows, Redis and the servers' catalogs, and repairs what differs.
+
+The catalogs say what exists, the rows say what should. Rows are written before the things that they name are made, so the
+reconciler reads the catalog first and the rows after it: what it saw and finds no row for is left over, and is dropped.
+Only what bears this installation's prefix and stamp is ever looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
+from freshdb_service.cluster.identifiers import Kind, token_of
+from freshdb_service.errors import FreshdbError
+from freshdb_service.installation import Installation
+from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
+from freshdb_service.redis.deadlines import Deadline
+from freshdb_service.redis.signals import Work
+from freshdb_service.store import databases as store_databases
+from freshdb_service.store import leases as store_leases
+from freshdb_service.store import pools as store_pools
+from freshdb_service.store import templates as store_templates
+from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
+from freshdb_service.templates import Templates
+
+_log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """One round: rows whose worker died, deadlines that are missing, templates that are over, leftovers on servers."""
+
+    def __init__(self, at: Installation, templates: Templates) -> None:
+        self._at = at
+        self._templates = templates
+
+    async def run_once(self) -> None:
+        """Repair what differs; a server that does not answer keeps nobody from the others."""
+        await self._rows()
+        await self._deadlines()
+        await self._builds()
+        for server in self._at.servers.values():
+            try:
+                await self._server(server)
+            except FreshdbError as error:
+                _log.warning("reconciling %s: %s", server.name, error)
+        await self._retired()
+
+    async def _rows(self) -> None:
+        async with self._at.store.statement() as connection:
+            overdue = await store_databases.release_overdue_claims(connection)
+            strays = await store_databases.recover_strays(connection)
+            await store_leases.prune(connection, self._at.settings.history_seconds)
+        for row in overdue:
+            _log.warning("nobody finished with database %s: now %s", row.id, row.state)
+            self._at.events.emit(
+                f"database.{row.state}", database=row.id, pool=row.pool_id, error="its worker died"
+            )
+        if overdue or strays:
+            await self._at.signals.announce(Work.DIRTY)
+            await self._at.signals.announce(Work.DEMAND)
+
+    async def _deadlines(self) -> None:
+        """Every live lease has a deadline."""
+        async with self._at.store.statement() as connection:
+            live = await store_leases.live(connection)
+        expiry = await self._at.deadlines.expiry([one.id for one in live])
+        missing = [
+            Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds)
+            for one, when in zip(live, expiry, strict=True)
+            if when is None
+        ]
+        if missing:
+            written = await self._at.deadlines.restore(missing, run_id=None)
+            _log.warning("%d leases had no deadline and got their full TTL", written)
+
+    async def _builds(self) -> None:
+        """Builds from SQL whose replica died are done again here."""
+        while True:
+            async with self._at.store.statement() as connection:
+                template = await store_templates.take_over_sql_build(
+                    connection, claim_seconds=self._at.settings.claim_seconds
+                )
+            if template is None:
+                return
+            _log.warning("taking over the build of %s", template.label)
+            self._templates.take_over(template)
+
+    async def _server(self, server: Server) -> None:
+        there = await server.inventory()
+        async with self._at.store.statement() as connection:
+            templates = await store_templates.all_of_server(connection, server.name)
+            rows = await store_databases.listing(connection, server.name)
+            pools = await store_pools.listing(connection)
+        wanted = _Wanted(templates, rows, [pool for pool in pools if pool.server == server.name])
+        for leftover in there:
+            if not wanted.has(leftover):
+                _log.info(
+                    "dropping %s %s on %s: nothing refers to it", leftover.kind, leftover.name, server.name
+                )
+                try:
+                    await server.drop_owned(leftover)
+                except FreshdbError as error:
+                    _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
+        await self._vanished(server, {str(one.name) for one in there}, rows)
+        disk_bytes = await server.disk_bytes()
+        async with self._at.store.statement() as connection:
+            await store_pools.note_disk(connection, server.name, disk_bytes)
+
+    async def _vanished(self, server: Server, names: set[str], rows: list[DatabaseRow]) -> None:
+        """A ready database that is not there (somebody dropped it by hand) is made anew."""
+        gone = [row for row in rows if row.state is DatabaseState.READY and row.login not in names]
+        if not gone:
+            return
+        names = {str(one.name) for one in await server.inventory()}  # it may have come after the first look
+        for row in gone:
+            if row.login in names:
+                continue
+            async with self._at.store.statement() as connection:
+                if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
+                    _log.warning("database %s vanished from %s", row.database_name, server.name)
+        await self._at.signals.announce(Work.DIRTY)
+
+    async def _retired(self) -> None:
+        """What is left of templates that are over goes, once no database of theirs is left."""
+        async with self._at.store.statement() as connection:
+            for template in await store_templates.retire_unused(
+                connection, self._at.settings.unused_template_seconds
+            ):
+                self._at.events.emit("template.retired", template=template.label, reason="unused")
+            emptied = await store_templates.emptied(connection)
+            pools = await store_pools.listing(connection)
+        for template in emptied:
+            if template.server not in self._at.servers:
+                continue
+            server = self._at.server(template.server)
+            try:
+                for pool in pools:
+                    if pool.template_id == template.id and pool.isolation is Isolation.SCHEMA:
+                        await drop_shared(server, pool.id)
+                await drop_template(server, template.id)
+            except FreshdbError as error:
+                _log.warning("cannot drop the template %s yet: %s", template.label, error)
+                continue
+            async with self._at.store.statement() as connection:
+                await store_templates.forget(connection, template.id)
+
+
+class _Wanted:
+    """What the rows say should exist on a server."""
+
+    def __init__(self, templates: list[TemplateRow], rows: list[DatabaseRow], pools: list[PoolRow]) -> None:
+        self._templates = {token_of(one.id): one for one in templates}
+        self._databases = {token_of(one.id): one for one in rows}
+        self._pools = {token_of(one.id) for one in pools}
+
+    def has(self, found: OwnedObject) -> bool:
+        """Whether a row stands behind it (or may, because somebody is at work on it)."""
+        name = found.name
+        if name.kind is Kind.TEMPLATE:
+            template = self._templates.get(name.token)
+            return (
+                template is not None
+                and template.state is not TemplateState.FAILED
+                and name.counter == template.attempt
+            )
+        if name.kind not in {Kind.DATABASE, Kind.SCHEMA}:
+            return name.token in self._pools
+        row = self._databases.get(name.token)
+        if row is None:
+            return False
+        if row.state in DATABASE_CLAIMED or row.state is DatabaseState.DIRTY:
+            return True
+        return str(name) in {row.database_name, row.schema_name, row.login}

@@ -1,0 +1,146 @@
+"""Keeps pools filled: ``min_ready`` ready ahead of time, one more for every caller who waits, never more than ``max_size``.
+
+Shrinks pools that nobody asks (down to ``min_ready``), drops what is marked to be dropped, and prepares schema pools. A
+pool in which making a database has just failed is left alone while the failed one is shown (``failed_seconds``), so that a
+broken template does not keep the servers busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from freshdb_service.cluster import prepare_shared
+from freshdb_service.errors import FreshdbError, IsolationUnsupported
+from freshdb_service.installation import Installation
+from freshdb_service.leases import Leases
+from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
+from freshdb_service.maintenance.rounds import Crew
+from freshdb_service.pools import Databases
+from freshdb_service.redis.queue import Place
+from freshdb_service.store import databases as store_databases
+from freshdb_service.store import pools as store_pools
+from freshdb_service.store.rows import PoolRow
+
+_COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY)
+_RETRY_SECONDS = 5.0
+
+
+class Replenisher:
+    """One round: prepare, drop, shrink, fill."""
+
+    def __init__(
+        self, at: Installation, databases: Databases, leases: Leases, *, wake: asyncio.Event | None = None
+    ) -> None:
+        self._at = at
+        self._databases = databases
+        self._leases = leases
+        self._wake = wake
+
+    async def run_once(self) -> None:
+        """Bring every pool to the size that it should have."""
+        crew = Crew(self._at.settings.provision_concurrency * len(self._at.servers))
+        while True:
+            await self._note_demand()
+            await self._prepare()
+            await self._plan(crew)
+            await self._drop(crew)
+            if not await crew.a_hand_free(self._wake):
+                return
+
+    async def _note_demand(self) -> None:
+        asked, self._leases.asked_for = self._leases.asked_for, set()
+        if asked:
+            async with self._at.store.statement() as connection:
+                await store_pools.note_acquired(connection, list(asked))
+
+    async def _prepare(self) -> None:
+        """Make the blueprints of new schema pools, or find out why there can be none."""
+        while True:
+            async with self._at.store.statement() as connection:
+                pool = await store_pools.claim_preparation(
+                    connection, self._at.settings.command_timeout_seconds * 2
+                )
+            if pool is None or pool.template_database is None:
+                return
+            try:
+                blueprint = await prepare_shared(
+                    self._at.server(pool.server), pool.id, pool.template_database
+                )
+            except IsolationUnsupported as error:
+                async with self._at.store.statement() as connection:
+                    await store_pools.prepared(connection, pool.id, refusal=error.reasons)
+            except FreshdbError as error:
+                async with self._at.store.statement() as connection:
+                    await store_pools.prepared(
+                        connection, pool.id, error=error.message, retry_seconds=_RETRY_SECONDS
+                    )
+            else:
+                async with self._at.store.statement() as connection:
+                    await store_pools.prepared(connection, pool.id, blueprint=blueprint.to_json())
+            await self._at.queue.wake(pool.id)
+
+    async def _plan(self, crew: Crew) -> None:
+        async with self._at.store.statement() as connection:
+            pools = await store_pools.listing(connection)
+            counts = await store_databases.counts(connection)
+            load = await store_pools.load(connection)
+        self._at.metrics.databases.clear()
+        self._at.metrics.waiters.clear()
+        for pool in pools:
+            held = counts.get(pool.id, {})
+            place = await self._at.queue.place(pool.id)
+            self._report(pool, held, place)
+            if pool.template_state is not TemplateState.READY or pool.server not in self._at.servers:
+                continue
+            if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
+                continue
+            missing = _missing(pool, held, place)
+            if missing > 0 and load[pool.server][1] < self._at.settings.max_disk_bytes:
+                await self._create(pool.id, min(missing, crew.free), crew)
+            elif pool.idle and (surplus := held.get(DatabaseState.READY, 0) - pool.min_ready) > 0:
+                async with self._at.store.statement() as connection:
+                    await store_databases.shrink(connection, pool.id, surplus, idle_seconds=pool.idle_seconds)
+
+    async def _create(self, pool_id: UUID, wanted: int, crew: Crew) -> None:
+        if wanted <= 0:
+            return
+        settings = self._at.settings
+        async with self._at.store.transaction() as connection:
+            planned = await store_databases.plan(
+                connection,
+                pool_id,
+                wanted,
+                max_databases=settings.max_databases,
+                claim_seconds=settings.claim_seconds,
+            )
+        for row in planned:
+            crew.take(self._databases.provision(row))
+
+    async def _drop(self, crew: Crew) -> None:
+        if not crew.free:
+            return
+        settings = self._at.settings
+        async with self._at.store.statement() as connection:
+            claimed = await store_databases.claim_dropping(
+                connection,
+                list(self._at.servers),
+                crew.free,
+                claim_seconds=settings.claim_seconds,
+                failed_seconds=settings.failed_seconds,
+            )
+        for row in claimed:
+            crew.take(self._databases.drop(row))
+
+    def _report(self, pool: PoolRow, held: dict[DatabaseState, int], place: Place) -> None:
+        for state in DatabaseState:
+            self._at.metrics.databases.labels(pool.template, pool.isolation, state).set(held.get(state, 0))
+        self._at.metrics.waiters.labels(pool.template, pool.isolation).set(place.waiting)
+
+
+def _missing(pool: PoolRow, held: dict[DatabaseState, int], place: Place) -> int:
+    """How many databases a pool lacks: for ``min_ready``, or for those who wait."""
+    if held.get(DatabaseState.FAILED):
+        return 0
+    supply = held.get(DatabaseState.READY, 0) + sum(held.get(state, 0) for state in _COMING)
+    return max(pool.min_ready, place.wanted) - supply

@@ -1,0 +1,91 @@
+"""Runs the loops: a round whenever there is work, and at least every so often."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One loop: its round, the longest pause between two rounds, and what wakes it earlier."""
+
+    name: str
+    run_once: Callable[[], Awaitable[None]]
+    interval_seconds: float
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def run(loops: Sequence[Loop], stop: asyncio.Event, metrics: Metrics) -> None:
+    """Run the loops until ``stop`` is set; a round that has begun is finished."""
+    async with asyncio.TaskGroup() as group:
+        for loop in loops:
+            group.create_task(_run(loop, stop, metrics), name=loop.name)
+
+
+async def _run(loop: Loop, stop: asyncio.Event, metrics: Metrics) -> None:
+    while not stop.is_set():
+        loop.wake.clear()
+        try:
+            await loop.run_once()
+        except BackendUnavailable as error:
+            _log.warning("%s: %s", loop.name, error)
+            metrics.loop_errors.labels(loop.name).inc()
+        except Exception:  # noqa: BLE001 - a loop goes on whatever a round ends with
+            _log.exception("%s: a round failed", loop.name)
+            metrics.loop_errors.labels(loop.name).inc()
+        await _first_of(stop, loop.wake, timeout_seconds=loop.interval_seconds)
+
+
+async def _first_of(*events: asyncio.Event, timeout_seconds: float) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+class Crew:
+    """Works on up to ``size`` things at once, and on more as hands come free."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._at_work: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more can be taken on now."""
+        return self._size - len(self._at_work)
+
+    def take(self, work: Coroutine[object, object, None]) -> None:
+        """Begin one piece of work."""
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._done)
+
+    async def a_hand_free(self, wake: asyncio.Event | None = None) -> bool:
+        """Wait until a piece of work is done (or ``wake`` is set); ``False`` when there is none under way."""
+        if not self._at_work:
+            return False
+        waits = [asyncio.create_task(wake.wait())] if wake is not None and self.free else []
+        try:
+            await asyncio.wait({*self._at_work, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if wake is not None:
+            wake.clear()
+        return True
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("work failed", exc_info=error)

@@ -1,0 +1,106 @@
+"""One connection pool to Redis; Lua scripts by name; failures as one error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Final
+from uuid import UUID
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from freshdb_service.errors import BackendUnavailable, ConfigurationError
+
+SCRIPTS: Final = ("admit", "enter", "expire", "keep", "leave", "place", "renew", "restore", "settle", "wake")
+OLDEST: Final = (6, 2)
+
+
+class RedisConnection:
+    """A pool of connections to one Redis (or Valkey), the key prefix of this installation, and the scripts."""
+
+    def __init__(
+        self, url: str, installation: UUID, *, max_connections: int = 50, timeout_seconds: float = 5.0
+    ) -> None:
+        try:
+            parse_url(url)
+        except ValueError as error:
+            message = f"the Redis URL is wrong: {error}; it is given as redis://[user:password@]host:port/0"
+            raise ConfigurationError(message) from None
+        self.prefix = f"freshdb:{{{installation}}}:"
+        # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
+        pool: ConnectionPool[Any] = ConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+        self.client: Redis[Any] = Redis(connection_pool=pool)
+        self._scripts: dict[str, AsyncScript] = {
+            name: self.client.register_script(
+                files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+            )
+            for name in SCRIPTS
+        }
+
+    def key(self, *parts: object) -> str:
+        """The full name of a key."""
+        return self.prefix + ":".join(str(part) for part in parts)
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> object:
+        """Run a script by name.
+
+        Raises:
+            BackendUnavailable: Redis is away, or refuses.
+        """
+        async with translated():
+            return await self._scripts[script](keys=list(keys), args=list(arguments))
+
+    async def check(self) -> None:
+        """See that Redis answers and is new enough.
+
+        Raises:
+            BackendUnavailable: it does not answer.
+            ConfigurationError: it is older than 6.2.
+        """
+        async with translated():
+            info = await self.client.info("server")
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            message = f"Redis {version} is too old: 6.2 or newer is needed (or Valkey)"
+            raise ConfigurationError(message)
+
+    async def ping(self) -> None:
+        """One round trip.
+
+        Raises:
+            BackendUnavailable: Redis is away.
+        """
+        async with translated():
+            await self.client.ping()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.connection_pool.disconnect()
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn Redis's failures into one error."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeout, OSError) as error:
+        message = f"Redis does not answer: {error}"
+        raise BackendUnavailable(message, retry_after_seconds=1.0) from error
+    except RedisError as error:
+        message = f"Redis refuses: {error}"
+        raise BackendUnavailable(message, retry_after_seconds=1.0) from error

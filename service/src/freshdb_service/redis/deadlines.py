@@ -1,0 +1,183 @@
+"""When leases end. Heartbeats touch this and nothing else.
+
+A deadline is written *before* its lease is granted, so that no lease is ever without one; a deadline whose lease never
+came to be is settled by the caller, or by the reaper. Redis loses everything when it restarts empty, and may be out of
+date when it restarts from a snapshot or fails over: the *epoch* key names the run of Redis that the deadlines were written
+to, and until somebody has restored them after a change of run, no lease expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import cast
+from uuid import UUID
+
+from freshdb_service.redis.connection import RedisConnection, translated
+
+_CHUNK = 500
+_TAKEN_AGAIN_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The answer to "may I have one now?"."""
+
+    admitted: bool
+    ticket: int
+    """The instant of asking, in microseconds of Redis's clock: the place in the queue."""
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a heartbeat was granted."""
+
+    ttl_seconds: float
+    expires_at: datetime
+    max_expires_at: datetime
+
+
+class Refusal(Enum):
+    """Why a heartbeat was not granted."""
+
+    UNKNOWN = 0
+    FOREIGN = -1
+    OVER = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """What has to be written again after Redis forgot."""
+
+    lease_id: UUID
+    principal: str
+    ttl_seconds: float
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The leases that are over; or, when Redis has started anew since, the run that needs its deadlines back."""
+
+    lease_ids: list[UUID]
+    forgotten_in_run: str | None
+
+
+class Deadlines:
+    """The deadlines of all leases of this installation."""
+
+    def __init__(self, redis: RedisConnection) -> None:
+        self._redis = redis
+        self._deadlines = redis.key("deadlines")
+        self._limits = redis.key("limits")
+        self._expiring = redis.key("expiring")
+        self._epoch = redis.key("epoch")
+
+    async def admit(
+        self,
+        pool_id: UUID,
+        lease_ids: Sequence[UUID],
+        *,
+        ttl_seconds: float,
+        max_ttl_seconds: float,
+        principal: str,
+        at_head: bool = False,
+    ) -> Admission:
+        """Write the deadlines of leases that are about to be granted, unless others wait for this pool.
+
+        ``at_head`` is for the waiter whose turn it is.
+        """
+        answer = await self._redis.run(
+            "admit",
+            [
+                self._redis.key("queue", pool_id),
+                self._redis.key("presence", pool_id),
+                self._deadlines,
+                self._limits,
+            ],
+            [_ms(ttl_seconds), _ms(max_ttl_seconds), principal, int(at_head), *map(str, lease_ids)],
+        )
+        admitted, ticket, deadline = cast("list[str]", answer)
+        return Admission(bool(int(admitted)), int(ticket), _instant(deadline))
+
+    async def settle(self, lease_ids: Sequence[UUID]) -> None:
+        """Forget leases that are over, or were never granted."""
+        if lease_ids:
+            await self._redis.run(
+                "settle", [self._deadlines, self._limits, self._expiring], [str(one) for one in lease_ids]
+            )
+
+    async def renew(
+        self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
+    ) -> Renewal | Refusal:
+        """Move a deadline; never past the lease's limit, never closer."""
+        answer = await self._redis.run(
+            "renew", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds or 0), principal or ""]
+        )
+        words = cast("list[str]", answer)
+        if int(words[0]) != 1:
+            return Refusal(int(words[0]))
+        return Renewal(int(words[1]) / 1000, _instant(words[2]), _instant(words[3]))
+
+    async def prolong(self, lease_id: UUID, *, ttl_seconds: float) -> None:
+        """Give a lease that is kept for a look a deadline of its own, and a limit that admits it."""
+        await self._redis.run("keep", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds)])
+
+    async def expiry(self, lease_ids: Sequence[UUID]) -> list[datetime | None]:
+        """When these leases end, as far as is known here."""
+        if not lease_ids:
+            return []
+        async with translated():
+            scores = await self._redis.client.execute_command(  # type: ignore[no-untyped-call]
+                "ZMSCORE", self._deadlines, *map(str, lease_ids)
+            )
+        return [None if score is None else _instant(score) for score in scores]
+
+    async def due(self, most: int = 500) -> Due:
+        """Take the leases whose deadline has passed; whoever takes them ends and settles them."""
+        answer = await self._redis.run(
+            "expire", [self._deadlines, self._expiring, self._epoch], [most, _TAKEN_AGAIN_MS]
+        )
+        flag, run_id, *lease_ids = cast("list[str]", answer)
+        return Due([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
+
+    async def restore(self, entries: Iterable[Deadline], *, run_id: str | None) -> int:
+        """Give leases their full TTL again.
+
+        Args:
+            entries: the live leases.
+            run_id: the run of Redis that had forgotten them: all are written, and the run noted when all is done. With
+                ``None`` only those are written that have no deadline.
+
+        Returns:
+            How many deadlines were written.
+        """
+        everything = list(entries)
+        chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)] or [[]]
+        written = 0
+        for number, chunk in enumerate(chunks, start=1):
+            arguments: list[str | int] = [
+                run_id if run_id is not None and number == len(chunks) else "",
+                int(run_id is not None),
+            ]
+            for one in chunk:
+                arguments += [
+                    str(one.lease_id),
+                    _ms(one.ttl_seconds),
+                    _ms(one.remaining_seconds),
+                    one.principal,
+                ]
+            keys = [self._deadlines, self._limits, self._epoch, self._expiring]
+            written += int(cast("int", await self._redis.run("restore", keys, arguments)))
+        return written
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _instant(milliseconds: str | float) -> datetime:
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC)

@@ -1,0 +1,117 @@
+"""Who waits for a database of a pool, first come, first served across replicas.
+
+A waiter's *ticket* is the instant (microseconds of Redis's clock) at which it first asked. Only the waiter with the lowest
+ticket, the *head*, tries to get a database; when it leaves, with or without one, the next is woken. Whoever asks while
+somebody waits goes behind. The process that a waiter belongs to says every ``REFRESH_SECONDS`` that it is still there (in
+one call per pool); a waiter not heard of for ``PRESENCE_SECONDS`` is passed over, so that a replica that dies holds nobody
+up for longer. A waiter that Redis forgot comes back to the place that it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, cast
+from uuid import UUID, uuid4
+
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.signals import Signals
+
+PRESENCE_SECONDS: Final = 1.5
+REFRESH_SECONDS: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiter stands; ``position`` counts from 1, and is 0 for one that does not wait."""
+
+    position: int
+    waiting: int
+    wanted: int
+    """How many databases all waiters together want."""
+
+
+class Waiter:
+    """One caller in a pool's queue."""
+
+    def __init__(self, pool_id: UUID, ticket: int, wanted: int, turn: asyncio.Event, name: str) -> None:
+        self.pool_id = pool_id
+        self.ticket = ticket
+        self.wanted = wanted
+        self.name = name
+        self._turn = turn
+
+    async def turn(self, timeout_seconds: float) -> bool:
+        """Wait until this waiter is woken as the head (or should look again); ``False`` after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._turn.wait()
+        except TimeoutError:
+            return False
+        self._turn.clear()
+        return True
+
+
+class Queue:
+    """The queues of all pools, seen from one process."""
+
+    def __init__(self, redis: RedisConnection, signals: Signals) -> None:
+        self._redis = redis
+        self._signals = signals
+        self._here: defaultdict[UUID, dict[str, Waiter]] = defaultdict(dict)
+
+    def _keys(self, pool_id: UUID) -> list[str]:
+        return [self._redis.key(part, pool_id) for part in ("queue", "presence", "wanted")]
+
+    @asynccontextmanager
+    async def waiting(self, pool_id: UUID, ticket: int, *, wanted: int = 1) -> AsyncIterator[Waiter]:
+        """Stand in the queue of a pool from here to the end of the block."""
+        name = uuid4().hex
+        waiter = Waiter(pool_id, ticket, wanted, self._signals.turn_of(name), name)
+        self._here[pool_id][name] = waiter
+        try:
+            await self._enter(pool_id, [waiter])
+            yield waiter
+        finally:
+            del self._here[pool_id][name]
+            if not self._here[pool_id]:
+                del self._here[pool_id]
+            self._signals.forget(name)
+            with suppress(BackendUnavailable):  # its presence ends by itself
+                await asyncio.shield(
+                    self._redis.run("leave", self._keys(pool_id), [name, self._signals.channel])
+                )
+
+    async def wake(self, pool_id: UUID) -> int:
+        """Wake the head of a pool's queue, wherever it is; returns how many wait."""
+        return int(cast("int", await self._redis.run("wake", self._keys(pool_id), [self._signals.channel])))
+
+    async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> Place:
+        """How long the queue is, and where a waiter stands in it."""
+        answer = await self._redis.run("place", self._keys(pool_id), [waiter.name if waiter else ""])
+        position, waiting, wanted = cast("list[int]", answer)
+        return Place(int(position), int(waiting), int(wanted))
+
+    async def stay(self) -> None:
+        """Say for every waiter of this process that it is still there, for as long as the process lives."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            for pool_id, waiters in list(self._here.items()):
+                try:
+                    await self._enter(pool_id, list(waiters.values()))
+                except BackendUnavailable as error:
+                    _log.warning("cannot refresh the queue: %s", error)
+
+    async def _enter(self, pool_id: UUID, waiters: list[Waiter]) -> None:
+        arguments: list[str | int] = [round(PRESENCE_SECONDS * 1000)]
+        for waiter in waiters:
+            arguments += [waiter.name, waiter.ticket, waiter.wanted]
+        head, _ = cast("list[str]", await self._redis.run("enter", self._keys(pool_id), arguments))
+        self._signals.wake(head)

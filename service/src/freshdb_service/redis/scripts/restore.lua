@@ -1,0 +1,25 @@
+-- Write deadlines again that Redis has forgotten: a full TTL from now, within each lease's limit.
+--
+-- KEYS  1 deadlines (zset)   2 limits (hash)   3 epoch (string)   4 expiring (zset)
+-- ARGV  1 run id to note when all is written, or '' while more will come   2 "1": also where a deadline is there already
+--       3.. lease, TTL in ms, rest of its longest life in ms, principal; and so on
+-- Returns how many deadlines were written.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local written = 0
+for i = 3, #ARGV, 4 do
+  local lease = ARGV[i]
+  local known = redis.call('ZSCORE', KEYS[1], lease) or redis.call('ZSCORE', KEYS[4], lease)
+  if ARGV[2] == '1' or not known then
+    local max_at = now + math.max(0, tonumber(ARGV[i + 2]))
+    local deadline = math.min(now + tonumber(ARGV[i + 1]), max_at)
+    redis.call('ZADD', KEYS[1], string.format('%.0f', deadline), lease)
+    redis.call('ZREM', KEYS[4], lease)
+    redis.call('HSET', KEYS[2], lease, string.format('%.0f|%.0f|%s', max_at, ARGV[i + 1], ARGV[i + 3]))
+    written = written + 1
+  end
+end
+if ARGV[1] ~= '' then
+  redis.call('SET', KEYS[3], ARGV[1])
+end
+return written

@@ -1,0 +1,89 @@
+"""Wake-ups, between the tasks of one process and between replicas: a hint that there is something to do, never the fact.
+
+A lost wake-up costs the interval of the loop or waiter that it was meant for, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from enum import StrEnum
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from freshdb_service.redis.connection import RedisConnection
+
+_log = logging.getLogger(__name__)
+_RECONNECT_SECONDS: Final = 0.5
+
+
+class Work(StrEnum):
+    """What a loop can be woken for."""
+
+    DIRTY = "dirty"
+    DEMAND = "demand"
+    TEMPLATE = "template"
+
+
+class Signals:
+    """Events by name, set from here or from another replica."""
+
+    def __init__(self, redis: RedisConnection) -> None:
+        self._redis = redis
+        self.channel: Final = redis.key("wake")
+        self._turns: dict[str, asyncio.Event] = {}
+        self._work: defaultdict[Work, list[asyncio.Event]] = defaultdict(list)
+
+    def subscribe(self, work: Work) -> asyncio.Event:
+        """An event that is set whenever there is work of this kind."""
+        event = asyncio.Event()
+        self._work[work].append(event)
+        return event
+
+    def unsubscribe(self, work: Work, event: asyncio.Event) -> None:
+        """Forget an event."""
+        self._work[work].remove(event)
+
+    def nudge(self, work: Work) -> None:
+        """Wake the loops of this process."""
+        for event in self._work[work]:
+            event.set()
+
+    async def announce(self, work: Work) -> None:
+        """Wake the loops of every replica."""
+        self.nudge(work)
+        await self._redis.client.publish(self.channel, f"work {work}")
+
+    def turn_of(self, waiter: str) -> asyncio.Event:
+        """The event that says "you are first" to a waiter of this process; :meth:`forget` it."""
+        return self._turns.setdefault(waiter, asyncio.Event())
+
+    def forget(self, waiter: str) -> None:
+        """The waiter has left."""
+        self._turns.pop(waiter, None)
+
+    def wake(self, waiter: str) -> None:
+        """Tell a waiter, if it is of this process."""
+        if event := self._turns.get(waiter):
+            event.set()
+
+    async def listen(self) -> None:
+        """Pass on what other replicas announce, for as long as the process lives."""
+        while True:
+            try:
+                async with self._redis.client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(self.channel)
+                    async for message in subscription.listen():
+                        self._take(str(message["data"]))
+            except (RedisError, OSError) as error:
+                _log.warning("lost the connection that carries wake-ups: %s", error)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _take(self, message: str) -> None:
+        kind, _, name = message.partition(" ")
+        if kind == "turn":
+            self.wake(name)
+        elif kind == "work" and name in set(Work):
+            self.nudge(Work(name))

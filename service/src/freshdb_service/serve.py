@@ -1,0 +1,368 @@
+"""``freshdb serve``: one replica of the service, from its start to its orderly end.
+
+What is not given is embedded: without ``--postgres`` a PostgreSQL, without ``--redis`` a Redis of its own, both in the data
+directory. SIGINT and SIGTERM stop the granting at once, let requests, builds and the rounds of the loops that are under way
+finish, and end what was started, in reverse order. A second signal does not wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import uvicorn
+import uvloop
+from pydantic import SecretStr, ValidationError
+
+from freshdb_service import __version__
+from freshdb_service.api.app import create_app
+from freshdb_service.api.context import Context
+from freshdb_service.cluster import RebuildEngine, ServerOptions
+from freshdb_service.config import Settings
+from freshdb_service.embedded import (
+    EmbeddedError,
+    EmbeddedPostgres,
+    EmbeddedRedis,
+    default_data_directory,
+    postgres_binaries,
+)
+from freshdb_service.errors import BackendUnavailable, ConfigurationError, FreshdbError
+from freshdb_service.installation import Installation, opened
+from freshdb_service.leases import Leases
+from freshdb_service.maintenance.janitor import Janitor
+from freshdb_service.maintenance.reaper import Reaper
+from freshdb_service.maintenance.reconciler import Reconciler
+from freshdb_service.maintenance.replenisher import Replenisher
+from freshdb_service.maintenance.rounds import Loop, run
+from freshdb_service.pools import Databases, Pools
+from freshdb_service.redis.signals import Work
+from freshdb_service.store import leases as store_leases
+from freshdb_service.templates import Templates
+
+_log = logging.getLogger("freshdb")
+_DRAIN_SECONDS = 20
+EXIT_USAGE = 2
+EXIT_RUNNING = 3
+
+
+class AlreadyRunning(FreshdbError):
+    """Another process serves from this data directory."""
+
+    code = "already_running"
+
+
+@dataclass(slots=True)
+class Replica:
+    """The use cases and loops over one installation."""
+
+    at: Installation
+    leases: Leases
+    templates: Templates
+    context: Context
+    loops: list[Loop]
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def over(cls, at: Installation) -> Replica:
+        """Put use cases and loops together."""
+        settings = at.settings
+        leases, templates = Leases(at), Templates(at)
+        databases = Databases(at, RebuildEngine())
+        dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
+        loops = [
+            Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
+            Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
+            Loop(
+                "replenisher",
+                Replenisher(at, databases, leases, wake=demand).run_once,
+                settings.replenisher_seconds,
+                demand,
+            ),
+            Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
+        ]
+        return cls(at, leases, templates, Context(at, leases, templates, Pools(at)), loops)
+
+    def begin_stop(self) -> None:
+        """Grant nothing more, and let everything come to its end."""
+        self.leases.stop_granting()
+        self.context.stopping.set()
+        self.stop.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the loops and listeners during the block; afterwards, finish what is under way."""
+        listeners = [
+            asyncio.create_task(self.at.signals.listen(), name="signals"),
+            asyncio.create_task(self.at.queue.stay(), name="queue"),
+            asyncio.create_task(self.at.events.write(), name="events"),
+        ]
+        rounds = asyncio.create_task(run(self.loops, self.stop, self.at.metrics), name="loops")
+        try:
+            yield
+        finally:
+            self.begin_stop()
+            await rounds
+            await self.templates.close()
+            for listener in listeners:
+                listener.cancel()
+            await asyncio.gather(*listeners, return_exceptions=True)
+            try:
+                await self.at.events.flush()
+            except BackendUnavailable as error:
+                _log.warning("the last events were lost: %s", error)
+
+    async def stop_when_idle(self, idle_seconds: float, stop: Callable[[], None]) -> None:
+        """Call ``stop`` once nobody asked for anything, and nothing was leased, for so long."""
+        while True:
+            quiet = monotonic() - self.context.asked_at
+            if quiet >= idle_seconds:
+                async with self.at.store.statement() as connection:
+                    if await store_leases.count_live(connection) == 0:
+                        _log.info("nobody asked for anything for %.0f s: stopping", quiet)
+                        stop()
+                        return
+                self.context.asked_at = monotonic()
+            await asyncio.sleep(max(0.1, min(idle_seconds - quiet, 5.0)))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, without its own idea of what signals mean."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to :func:`serve`."""
+        yield
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until a signal comes (or nobody needs the service any more).
+
+    Args:
+        settings: what to serve, and where.
+        ready: called with the URL once requests are answered.
+
+    Raises:
+        AlreadyRunning: another process serves from this data directory.
+        ConfigurationError, ServerRefused, BackendUnavailable, EmbeddedError: it cannot start; nothing is left behind.
+    """
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_listening(settings.host, settings.port))
+        embedded = not settings.postgres or settings.redis is None
+        if embedded or settings.data is not None:
+            data = settings.data or default_data_directory()
+            _make_directory(data)
+            stack.enter_context(_locked(data))
+        else:
+            data = None
+        own_servers = not settings.postgres
+        settings = await _with_embedded(settings, data, stack) if data is not None else settings
+        options = ServerOptions(
+            prefix=settings.prefix,
+            connection_limit=settings.connection_limit,
+            pool_size=settings.provision_concurrency * 2,
+            command_timeout_seconds=settings.command_timeout_seconds,
+            clone_strategy=settings.clone_strategy,
+            pg_dump=_pg_dump(),
+        )
+        at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
+        replica = Replica.over(at)
+        server = _Server(
+            uvicorn.Config(
+                create_app(replica.context),
+                loop="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=_DRAIN_SECONDS,
+                timeout_keep_alive=75,
+                server_header=False,
+                date_header=False,
+            )
+        )
+
+        def end() -> None:
+            if replica.stop.is_set():
+                server.force_exit = True
+            replica.begin_stop()
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(one, end)
+        await stack.enter_async_context(replica.running())
+        if settings.idle_exit_seconds is not None:
+            idle = asyncio.create_task(replica.stop_when_idle(settings.idle_exit_seconds, end))
+            stack.callback(idle.cancel)
+        url = _url(listener)
+        if data is not None:
+            stack.enter_context(_announced(data, url))
+        if ready is not None:
+            ready(url)
+        await server.serve(sockets=[listener])
+
+
+async def _with_embedded(settings: Settings, data: Path, stack: AsyncExitStack) -> Settings:
+    """Start what was not given."""
+    given: dict[str, object] = {}
+    if not settings.postgres:
+        postgres = EmbeddedPostgres(data / "postgres-18")
+        stack.push_async_callback(postgres.stop)
+        given["postgres"] = (f"embedded={await postgres.start()}",)
+    if settings.redis is None:
+        redis = EmbeddedRedis(data / "redis")
+        stack.push_async_callback(redis.stop)
+        given["redis"] = SecretStr(await redis.start())
+    return settings.model_copy(update=given)
+
+
+def _pg_dump() -> Path | None:
+    """The newest ``pg_dump`` there is: it reads every older server."""
+    binaries = postgres_binaries(18)
+    return binaries / "pg_dump" if binaries is not None else None
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (0 for any that is free)"
+        raise ConfigurationError(message) from error
+    with listener:
+        yield listener
+
+
+def _make_directory(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        probe = data / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"cannot write to the data directory {data}: {error.strerror}; name another with --data"
+        raise ConfigurationError(message) from error
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """Be the only process that serves from this directory."""
+    with (data / "service.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = (
+                f"another freshdb serves from {data}{_whose(data)}; "
+                "use it, stop it (freshdb stop), or name another --data"
+            )
+            raise AlreadyRunning(message) from None
+        yield
+
+
+def _whose(data: Path) -> str:
+    try:
+        there = json.loads((data / "service.json").read_text())
+        return f" at {there['url']} (process {there['pid']})"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+@contextmanager
+def _announced(data: Path, url: str) -> Iterator[None]:
+    """Say in the data directory where the service listens, for as long as it does."""
+    path = data / "service.json"
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__, "token": None}))
+    new.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0 stopped in order, 1 could not start, 2 usage, 3 running already."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    given = {
+        name: value for name, value in vars(arguments).items() if value is not None and name != "verbose"
+    }
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for one in error.errors():
+            name = ".".join(str(part) for part in one["loc"]) or "settings"
+            print(f"freshdb serve: {name}: {one['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, ready=_say_ready))
+    except AlreadyRunning as error:
+        print(f"freshdb serve: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_RUNNING
+    except (FreshdbError, EmbeddedError) as error:
+        print(f"freshdb serve: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _say_ready(url: str) -> None:
+    _log.info("freshdb %s listens on %s", __version__, url)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="freshdb serve",
+        description="Serve clean PostgreSQL databases over HTTP. What is not given is embedded.",
+        epilog="Everything else is set by the environment, FRESHDB_…; the README lists it.",
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1); others than loopback need tokens")
+    parser.add_argument("--port", type=int, help="port to listen on (8777); 0 for any that is free")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the embedded servers keep their data")
+    parser.add_argument(
+        "--postgres",
+        action="append",
+        metavar="DSN",
+        help="a PostgreSQL server to manage, postgresql://… or name=postgresql://…; can be given several times",
+    )
+    parser.add_argument("--redis", metavar="URL", help="Redis 6.2 or newer, or Valkey: redis://…")
+    parser.add_argument(
+        "--control", metavar="DSN", help="the control plane's database (by default on the first server)"
+    )
+    parser.add_argument(
+        "--adopt",
+        action="append",
+        metavar="NAME",
+        help="manage this server although it holds databases of others",
+    )
+    parser.add_argument(
+        "--idle-exit-seconds", type=float, help="stop when nobody needed the service for so long"
+    )
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser

@@ -1,0 +1,310 @@
+"""Statements over databases: claim work, finish it, give it up. Each names the state and generation that it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.store.rows import DatabaseRow, database_row
+from freshdb_service.store.tables import databases, pools, servers, templates
+
+_COLUMNS = (
+    databases.c.id,
+    databases.c.pool_id,
+    databases.c.server,
+    databases.c.state,
+    databases.c.generation,
+    databases.c.database_name,
+    databases.c.schema_name,
+    databases.c.login,
+    databases.c.password,
+    databases.c.lease_id,
+    databases.c.error,
+)
+
+
+def _seconds(value: float) -> ColumnElement[timedelta]:
+    return func.make_interval(0, 0, 0, 0, 0, 0, value)
+
+
+async def plan(
+    connection: AsyncConnection, pool_id: UUID, wanted: int, *, max_databases: int, claim_seconds: float
+) -> list[DatabaseRow]:
+    """Enter up to ``wanted`` new databases as ``creating``, claimed, never passing the pool's or the server's limit.
+
+    Runs inside a transaction; the locks on the server's and the pool's row make the limits hold across replicas.
+    """
+    server = (
+        await connection.execute(select(pools.c.server).where(pools.c.id == pool_id))
+    ).scalar_one_or_none()
+    if server is None:
+        return []
+    await connection.execute(select(servers.c.name).where(servers.c.name == server).with_for_update())
+    row = (
+        await connection.execute(
+            select(pools.c.max_size)
+            .join(templates, templates.c.id == pools.c.template_id)
+            .where(pools.c.id == pool_id, templates.c.state == "ready")
+            .with_for_update(of=pools)
+        )
+    ).one_or_none()
+    if row is None:
+        return []
+    in_pool = select(func.count()).where(databases.c.pool_id == pool_id).scalar_subquery()
+    on_server = select(func.count()).where(databases.c.server == server).scalar_subquery()
+    have, all_here = (await connection.execute(select(in_pool, on_server))).one()
+    room = min(wanted, row.max_size - have, max_databases - all_here)
+    if room <= 0:
+        return []
+    rows = await connection.execute(
+        insert(databases)
+        .values(
+            [
+                {
+                    "id": uuid4(),
+                    "pool_id": pool_id,
+                    "server": server,
+                    "state": DatabaseState.CREATING.value,
+                    "generation": 1,
+                    "claimed_until": func.clock_timestamp() + _seconds(claim_seconds),
+                }
+                for _ in range(room)
+            ]
+        )
+        .returning(*_COLUMNS)
+    )
+    return [database_row(one) for one in rows]
+
+
+_CLAIM_DIRTY = text(
+    """
+    UPDATE databases d
+    SET state = 'resetting', generation = generation + 1, state_changed_at = now(), password = NULL,
+        claimed_until = clock_timestamp() + make_interval(secs => :claim_seconds)
+    WHERE d.id IN (
+        SELECT c.id FROM databases c
+        JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
+        WHERE c.state = 'dirty' AND t.state = 'ready' AND c.server = ANY (:servers)
+          AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+        ORDER BY c.state_changed_at
+        LIMIT :most
+        FOR UPDATE OF c SKIP LOCKED)
+    RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
+              d.lease_id, d.error
+    """
+)
+
+_CLAIM_DROPPING = text(
+    """
+    UPDATE databases d
+    SET state = 'dropping', generation = generation + 1, password = NULL,
+        claimed_until = clock_timestamp() + make_interval(secs => :claim_seconds),
+        state_changed_at = CASE WHEN d.state = 'dropping' THEN d.state_changed_at ELSE now() END
+    WHERE d.id IN (
+        SELECT c.id FROM databases c
+        JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
+        WHERE c.server = ANY (:servers)
+          AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+          AND ((c.state = 'dropping' AND (c.claimed_until IS NULL OR c.claimed_until <= clock_timestamp()))
+            OR (c.state IN ('ready', 'dirty') AND t.state <> 'ready')
+            OR (c.state = 'failed' AND c.state_changed_at <= clock_timestamp() - make_interval(secs => :failed_seconds)))
+        ORDER BY c.state_changed_at
+        LIMIT :most
+        FOR UPDATE OF c SKIP LOCKED)
+    RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
+              d.lease_id, d.error
+    """
+)
+
+
+async def claim_dirty(
+    connection: AsyncConnection, server_names: Sequence[str], most: int, *, claim_seconds: float
+) -> list[DatabaseRow]:
+    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation; longest waiting first."""
+    check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
+    rows = await connection.execute(
+        _CLAIM_DIRTY, {"servers": list(server_names), "most": most, "claim_seconds": claim_seconds}
+    )
+    return [database_row(row) for row in rows]
+
+
+async def claim_dropping(
+    connection: AsyncConnection,
+    server_names: Sequence[str],
+    most: int,
+    *,
+    claim_seconds: float,
+    failed_seconds: float,
+) -> list[DatabaseRow]:
+    """Take up to ``most`` databases that must go: marked so, failed for a while, or of a template that is retired."""
+    rows = await connection.execute(
+        _CLAIM_DROPPING,
+        {
+            "servers": list(server_names),
+            "most": most,
+            "claim_seconds": claim_seconds,
+            "failed_seconds": failed_seconds,
+        },
+    )
+    return [database_row(row) for row in rows]
+
+
+async def extend_claim(connection: AsyncConnection, row: DatabaseRow, claim_seconds: float) -> bool:
+    """Keep a claim while the work goes on; ``False`` if somebody else has the row by now."""
+    done = await connection.execute(
+        update(databases)
+        .where(*_still(row))
+        .values(claimed_until=func.clock_timestamp() + _seconds(claim_seconds))
+    )
+    return done.rowcount == 1
+
+
+async def make_ready(
+    connection: AsyncConnection,
+    row: DatabaseRow,
+    *,
+    database_name: str,
+    schema_name: str | None,
+    login: str,
+    password: str,
+) -> bool:
+    """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
+    check_database(row.state, DatabaseState.READY)
+    done = await connection.execute(
+        update(databases)
+        .where(*_still(row))
+        .values(
+            state=DatabaseState.READY.value,
+            database_name=database_name,
+            schema_name=schema_name,
+            login=login,
+            password=password,
+            error=None,
+            claimed_until=None,
+            not_before=None,
+            state_changed_at=func.clock_timestamp(),
+        )
+    )
+    return done.rowcount == 1
+
+
+async def move(
+    connection: AsyncConnection,
+    row: DatabaseRow,
+    new_state: DatabaseState,
+    *,
+    error: str | None = None,
+    backoff_seconds: float | None = None,
+) -> bool:
+    """Change the state of exactly this row, as read; ``False`` if it is no longer so."""
+    check_database(row.state, new_state)
+    done = await connection.execute(
+        update(databases)
+        .where(*_still(row))
+        .values(
+            state=new_state.value,
+            error=error,
+            claimed_until=None,
+            not_before=None
+            if backoff_seconds is None
+            else func.clock_timestamp() + _seconds(backoff_seconds),
+            state_changed_at=func.clock_timestamp(),
+        )
+    )
+    return done.rowcount == 1
+
+
+async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
+    """Delete the row of a database that has been dropped."""
+    done = await connection.execute(delete(databases).where(*_still(row)))
+    return done.rowcount == 1
+
+
+async def release_overdue_claims(connection: AsyncConnection) -> list[DatabaseRow]:
+    """Send rows whose worker stopped answering back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``."""
+    check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
+    check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
+    overdue = databases.c.claimed_until <= func.clock_timestamp()
+    moved: list[DatabaseRow] = []
+    for old, new in (
+        (DatabaseState.RESETTING, DatabaseState.DIRTY),
+        (DatabaseState.CREATING, DatabaseState.DROPPING),
+    ):
+        rows = await connection.execute(
+            update(databases)
+            .where(databases.c.state == old.value, overdue)
+            .values(
+                state=new.value, claimed_until=None, not_before=None, state_changed_at=func.clock_timestamp()
+            )
+            .returning(*_COLUMNS)
+        )
+        moved.extend(database_row(row) for row in rows)
+    return moved
+
+
+_SHRINK = text(
+    """
+    UPDATE databases d SET state = 'dropping', claimed_until = NULL, state_changed_at = now()
+    WHERE d.state = 'ready' AND d.id IN (
+        SELECT c.id FROM databases c
+        WHERE c.pool_id = :pool_id AND c.state = 'ready'
+          AND c.state_changed_at <= clock_timestamp() - make_interval(secs => :idle_seconds)
+        ORDER BY c.state_changed_at
+        LIMIT :surplus
+        FOR UPDATE SKIP LOCKED)
+    """
+).bindparams(bindparam("surplus", type_=Integer()), bindparam("pool_id"))
+
+
+async def shrink(connection: AsyncConnection, pool_id: UUID, surplus: int, *, idle_seconds: float) -> int:
+    """Mark up to ``surplus`` ready databases that nobody used for ``idle_seconds`` to be dropped; returns how many."""
+    check_database(DatabaseState.READY, DatabaseState.DROPPING)
+    done = await connection.execute(
+        _SHRINK, {"pool_id": pool_id, "surplus": surplus, "idle_seconds": idle_seconds}
+    )
+    return int(done.rowcount)
+
+
+async def counts(connection: AsyncConnection) -> dict[UUID, dict[DatabaseState, int]]:
+    """How many databases each pool has in each state."""
+    query = select(databases.c.pool_id, databases.c.state, func.count()).group_by(
+        databases.c.pool_id, databases.c.state
+    )
+    found: dict[UUID, dict[DatabaseState, int]] = {}
+    for pool_id, state, number in await connection.execute(query):
+        found.setdefault(pool_id, {})[DatabaseState(state)] = number
+    return found
+
+
+async def listing(connection: AsyncConnection, server: str) -> list[DatabaseRow]:
+    """Every database on a server."""
+    rows = await connection.execute(select(*_COLUMNS).where(databases.c.server == server))
+    return [database_row(row) for row in rows]
+
+
+_STRAYS = text(
+    """
+    UPDATE databases d SET state = 'dirty', lease_id = NULL, state_changed_at = now()
+    WHERE d.state IN ('leased', 'kept')
+      AND NOT EXISTS (SELECT FROM leases l WHERE l.id = d.lease_id AND l.state IN ('active', 'kept'))
+    RETURNING d.id
+    """
+)
+
+
+async def recover_strays(connection: AsyncConnection) -> int:
+    """Databases that say they are leased while no live lease has them become dirty; returns how many."""
+    return len((await connection.execute(_STRAYS)).all())
+
+
+def _still(row: DatabaseRow) -> tuple[ColumnElement[bool], ...]:
+    return (
+        databases.c.id == row.id,
+        databases.c.state == row.state.value,
+        databases.c.generation == row.generation,
+    )

@@ -1,0 +1,320 @@
+"""Statements over leases: grant, look up, end, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, String, Uuid, and_, bindparam, delete, func, select, text, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb_service.lifecycle import (
+    LEASE_LIVE,
+    DatabaseState,
+    Isolation,
+    LeaseState,
+    check_database,
+    check_lease,
+)
+from freshdb_service.store.rows import LeaseRow, lease_row
+from freshdb_service.store.tables import databases, leases, templates
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller asked for, checked and complete."""
+
+    principal: str
+    holder: Mapping[str, str]
+    labels: Mapping[str, str]
+    ttl_seconds: float
+    max_ttl_seconds: float
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+
+
+_GRANT = text(
+    """
+    WITH pool AS (
+        SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template
+        FROM pools p JOIN templates t ON t.id = p.template_id
+        WHERE p.id = :pool_id AND t.state = 'ready'
+          AND (:pinned OR NOT EXISTS (
+                SELECT FROM templates newer
+                WHERE newer.name = t.name AND newer.state = 'ready' AND newer.ready_at > t.ready_at))
+    ), picked AS (
+        SELECT d.id, d.generation
+        FROM databases d JOIN pool ON d.pool_id = pool.id
+        WHERE d.state = 'ready'
+        ORDER BY d.state_changed_at DESC
+        LIMIT :wanted
+        FOR UPDATE OF d SKIP LOCKED
+    ), matched AS (
+        SELECT picked.id, picked.generation, asked.lease_id, asked.nth
+        FROM (SELECT id, generation, row_number() OVER () AS nth FROM picked) picked
+        JOIN unnest(:lease_ids) WITH ORDINALITY AS asked (lease_id, nth) USING (nth)
+        WHERE (SELECT count(*) FROM picked) = :wanted
+    ), taken AS (
+        UPDATE databases d
+        SET state = 'leased', lease_id = matched.lease_id, state_changed_at = now()
+        FROM matched
+        WHERE d.id = matched.id AND d.generation = matched.generation AND d.state = 'ready'
+        RETURNING d.*, matched.nth
+    ), granted AS (
+        INSERT INTO leases (id, state, pool_id, database_id, generation, template_id, template, isolation, server,
+                            database_name, schema_name, login, principal, holder, labels, ttl_seconds, max_expires_at,
+                            idempotency_key, idempotency_index, request_hash)
+        SELECT taken.lease_id, 'active', taken.pool_id, taken.id, taken.generation, pool.template_id, pool.template,
+               pool.isolation, taken.server, taken.database_name, taken.schema_name, taken.login, :principal,
+               :holder, :labels, :ttl_seconds, now() + make_interval(secs => :max_ttl_seconds),
+               :idempotency_key, :first_index + taken.nth - 1, :request_hash
+        FROM taken, pool
+        RETURNING *
+    )
+    SELECT granted.*, taken.password FROM granted JOIN taken ON taken.lease_id = granted.id ORDER BY taken.nth
+    """
+).bindparams(
+    bindparam("holder", type_=JSONB),
+    bindparam("labels", type_=JSONB),
+    bindparam("lease_ids", type_=ARRAY(Uuid())),
+    bindparam("idempotency_key", type_=String()),
+    bindparam("request_hash", type_=String()),
+)
+
+
+async def grant(
+    connection: AsyncConnection,
+    pool_id: UUID,
+    lease_ids: Sequence[UUID],
+    terms: Terms,
+    *,
+    pinned: bool,
+    first_index: int = 0,
+) -> list[LeaseRow]:
+    """Grant as many ready databases as there are ``lease_ids``, with passwords; all or none, in one statement.
+
+    ``pinned`` says that the caller named the template's fingerprint; otherwise the pool must belong to the newest ready
+    template of its name.
+
+    Returns:
+        The leases, in the order of ``lease_ids``; empty if too few databases are ready (or the pool is out of date).
+
+    Raises:
+        ConstraintViolated: the idempotency key has a lease already; nothing was granted.
+    """
+    rows = await connection.execute(
+        _GRANT,
+        {
+            "pool_id": pool_id,
+            "pinned": pinned,
+            "wanted": len(lease_ids),
+            "lease_ids": list(lease_ids),
+            "principal": terms.principal,
+            "holder": dict(terms.holder),
+            "labels": dict(terms.labels),
+            "ttl_seconds": terms.ttl_seconds,
+            "max_ttl_seconds": terms.max_ttl_seconds,
+            "idempotency_key": terms.idempotency_key,
+            "request_hash": terms.request_hash,
+            "first_index": first_index,
+        },
+    )
+    return [lease_row(row) for row in rows]
+
+
+async def by_idempotency_key(connection: AsyncConnection, principal: str, key: str) -> list[LeaseRow]:
+    """The leases that this key has got before, with passwords where they still live."""
+    rows = await connection.execute(
+        _with_password()
+        .where(leases.c.principal == principal, leases.c.idempotency_key == key)
+        .order_by(leases.c.idempotency_index)
+    )
+    return [lease_row(row) for row in rows]
+
+
+async def get(connection: AsyncConnection, lease_id: UUID) -> LeaseRow | None:
+    """One lease, with its password while it lives."""
+    row = (await connection.execute(_with_password().where(leases.c.id == lease_id))).one_or_none()
+    return lease_row(row) if row else None
+
+
+def _with_password() -> Select[*tuple[Any, ...]]:
+    mine = and_(
+        databases.c.id == leases.c.database_id,
+        databases.c.generation == leases.c.generation,
+        databases.c.lease_id == leases.c.id,
+    )
+    return select(leases, databases.c.password).select_from(leases.outerjoin(databases, mine))
+
+
+_END = text(
+    """
+    WITH ended AS (
+        UPDATE leases SET state = :new_state, ended_at = now(), end_reason = :reason
+        WHERE id = :lease_id AND state = ANY (:from_states) AND (:principal IS NULL OR principal = :principal)
+        RETURNING *
+    ), given_back AS (
+        UPDATE databases d
+        SET state = 'dirty', lease_id = NULL, state_changed_at = now(), not_before = NULL
+        FROM ended
+        WHERE d.id = ended.database_id AND d.generation = ended.generation
+          AND d.lease_id = ended.id AND d.state IN ('leased', 'kept')
+        RETURNING d.id
+    )
+    SELECT ended.* FROM ended LEFT JOIN given_back ON true
+    """
+).bindparams(bindparam("from_states", type_=ARRAY(String())), bindparam("principal", type_=String()))
+
+
+async def end(
+    connection: AsyncConnection,
+    lease_id: UUID,
+    new_state: LeaseState,
+    *,
+    principal: str | None,
+    reason: str | None = None,
+) -> LeaseRow | None:
+    """End a live lease and hand its database to the janitor, in one statement.
+
+    Args:
+        connection: where to.
+        lease_id: which lease.
+        new_state: ``released``, ``expired`` or ``revoked``.
+        principal: who must be holding it; ``None`` for anybody.
+        reason: kept with the lease.
+
+    Returns:
+        The ended lease, or ``None`` if it was not live, or not this principal's.
+    """
+    for old in LEASE_LIVE:
+        check_lease(old, new_state)
+    check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
+    row = (
+        await connection.execute(
+            _END,
+            {
+                "lease_id": lease_id,
+                "new_state": new_state,
+                "from_states": [state.value for state in LEASE_LIVE],
+                "principal": principal,
+                "reason": reason,
+            },
+        )
+    ).one_or_none()
+    return lease_row(row) if row else None
+
+
+_KEEP = text(
+    """
+    WITH held AS (
+        UPDATE leases
+        SET state = 'kept', end_reason = :reason, ttl_seconds = :ttl_seconds,
+            max_expires_at = greatest(max_expires_at, now() + make_interval(secs => :ttl_seconds))
+        WHERE id = :lease_id AND state = 'active' AND principal = :principal
+        RETURNING *
+    ), held_back AS (
+        UPDATE databases d SET state = 'kept', state_changed_at = now()
+        FROM held
+        WHERE d.id = held.database_id AND d.generation = held.generation AND d.state = 'leased'
+        RETURNING d.id
+    )
+    SELECT held.* FROM held JOIN held_back ON true
+    """
+).bindparams(bindparam("reason", type_=String()))
+
+
+async def keep(
+    connection: AsyncConnection, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
+) -> LeaseRow | None:
+    """Hold an active lease's database back for a look; ``None`` if it was not active, or not this principal's."""
+    check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
+    row = (
+        await connection.execute(
+            _KEEP,
+            {"lease_id": lease_id, "principal": principal, "ttl_seconds": ttl_seconds, "reason": reason},
+        )
+    ).one_or_none()
+    return lease_row(row) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFilter:
+    """Which leases to list; ``None`` or empty means any."""
+
+    states: frozenset[LeaseState]
+    template: str | None = None
+    isolation: Isolation | None = None
+    holder: Mapping[str, str] | None = None
+    labels: Mapping[str, str] | None = None
+
+
+async def listing(
+    connection: AsyncConnection, wanted: LeaseFilter, *, limit: int, after: tuple[datetime, UUID] | None
+) -> list[LeaseRow]:
+    """Leases in the order in which they were granted, without passwords, from ``after`` on."""
+    query = select(leases).order_by(leases.c.granted_at, leases.c.id).limit(limit)
+    if wanted.states:
+        query = query.where(leases.c.state.in_([state.value for state in wanted.states]))
+    if wanted.template:
+        exact = "@" in wanted.template
+        query = query.where(
+            leases.c.template == wanted.template
+            if exact
+            else func.split_part(leases.c.template, "@", 1) == wanted.template
+        )
+    if wanted.isolation:
+        query = query.where(leases.c.isolation == wanted.isolation.value)
+    if wanted.holder:
+        query = query.where(leases.c.holder.contains(dict(wanted.holder)))
+    if wanted.labels:
+        query = query.where(leases.c.labels.contains(dict(wanted.labels)))
+    if after:
+        query = query.where(tuple_(leases.c.granted_at, leases.c.id) > after)
+    return [lease_row(row) for row in await connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLease:
+    """What Redis must know of a lease again after it forgot."""
+
+    id: UUID
+    principal: str
+    ttl_seconds: float
+    remaining_seconds: float
+
+
+async def live(connection: AsyncConnection, lease_id: UUID | None = None) -> list[LiveLease]:
+    """Every live lease (or the one asked for), with the time left until its ``max_expires_at``."""
+    remaining = func.extract("epoch", leases.c.max_expires_at - func.clock_timestamp())
+    query = select(leases.c.id, leases.c.principal, leases.c.ttl_seconds, remaining).where(
+        leases.c.state.in_([state.value for state in LEASE_LIVE])
+    )
+    if lease_id is not None:
+        query = query.where(leases.c.id == lease_id)
+    return [LiveLease(row[0], row[1], row[2], float(row[3])) for row in await connection.execute(query)]
+
+
+async def count_live(connection: AsyncConnection) -> int:
+    """How many leases live."""
+    query = select(func.count()).where(leases.c.state.in_([state.value for state in LEASE_LIVE]))
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
+    """Forget leases that ended longer ago than this; returns how many."""
+    age = func.make_interval(0, 0, 0, 0, 0, 0, older_than_seconds)
+    done = await connection.execute(
+        delete(leases).where(leases.c.ended_at.is_not(None), leases.c.ended_at < func.now() - age)
+    )
+    return done.rowcount
+
+
+async def touch_templates(connection: AsyncConnection, template_ids: Sequence[UUID]) -> None:
+    """Note that these templates were used just now."""
+    await connection.execute(
+        templates.update().where(templates.c.id.in_(template_ids)).values(last_used_at=func.now())
+    )

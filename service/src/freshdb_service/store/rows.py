@@ -1,0 +1,147 @@
+"""The control plane's rows as values. What leaves the store is one of these, never a driver's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
+
+Json = Mapping[str, object]
+AnyRow = Row[*tuple[Any, ...]]
+"""A driver's row: its columns are checked by nobody until it is one of the values below."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRow:
+    """A template, as the control plane knows it."""
+
+    id: UUID
+    name: str
+    fingerprint: str
+    state: TemplateState
+    server: str
+    extensions: list[str]
+    sql: list[str] | None = field(repr=False)
+    content: str | None
+    attempt: int
+    build_token: str | None = field(repr=False)
+    build_seconds: float
+    build_deadline_at: datetime | None
+    build_overdue: bool
+    database_name: str | None
+    size_bytes: int | None
+    error: Json | None
+    created_at: datetime
+    ready_at: datetime | None
+    last_used_at: datetime
+
+    @property
+    def label(self) -> str:
+        """``name@fingerprint``."""
+        return f"{self.name}@{self.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A pool with what it needs to know of its template."""
+
+    id: UUID
+    template_id: UUID
+    template: str
+    template_state: TemplateState
+    template_database: str | None
+    isolation: Isolation
+    server: str
+    min_ready: int
+    max_size: int
+    idle_seconds: float
+    blueprint: Json | None = field(repr=False)
+    refusal: list[str] | None
+    last_error: str | None
+    last_acquired_at: datetime
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseRow:
+    """A database and its current login."""
+
+    id: UUID
+    pool_id: UUID
+    server: str
+    state: DatabaseState
+    generation: int
+    database_name: str | None
+    schema_name: str | None
+    login: str | None
+    password: str | None = field(repr=False)
+    lease_id: UUID | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A lease. ``password`` is there only where a function says that it gives it."""
+
+    id: UUID
+    state: LeaseState
+    pool_id: UUID
+    database_id: UUID
+    generation: int
+    template_id: UUID
+    template: str
+    isolation: Isolation
+    server: str
+    database_name: str
+    schema_name: str | None
+    login: str
+    principal: str
+    holder: Mapping[str, str]
+    labels: Mapping[str, str]
+    ttl_seconds: float
+    granted_at: datetime
+    max_expires_at: datetime
+    ended_at: datetime | None
+    end_reason: str | None
+    idempotency_key: str | None
+    idempotency_index: int
+    request_hash: str | None
+    password: str | None = field(default=None, repr=False)
+
+
+def template_row(row: AnyRow) -> TemplateRow:
+    """Read a template."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return TemplateRow(**{**values, "state": TemplateState(values["state"])})
+
+
+def pool_row(row: AnyRow) -> PoolRow:
+    """Read a pool."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return PoolRow(
+        **{
+            **values,
+            "isolation": Isolation(values["isolation"]),
+            "template_state": TemplateState(values["template_state"]),
+        }
+    )
+
+
+def database_row(row: AnyRow) -> DatabaseRow:
+    """Read a database."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return DatabaseRow(**{**values, "state": DatabaseState(values["state"])})
+
+
+def lease_row(row: AnyRow) -> LeaseRow:
+    """Read a lease."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return LeaseRow(
+        **{**values, "state": LeaseState(values["state"]), "isolation": Isolation(values["isolation"])}
+    )

@@ -1,0 +1,87 @@
+"""Connections to the control plane's database, and what their failures mean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from freshdb_service.errors import BackendUnavailable
+
+_OUR_MISTAKE = (ProgrammingError, DataError)
+
+
+Connection = AsyncConnection
+"""What a statement runs on."""
+
+
+class ConstraintViolated(Exception):
+    """A statement would have broken a constraint of the control plane; nothing of it was done."""
+
+
+class Store:
+    """The control plane's database.
+
+    ``statement()`` gives a connection on which every statement is a transaction of its own (one round trip);
+    ``transaction()`` one for several statements, all or none.
+    """
+
+    def __init__(self, dsn: str, *, pool_size: int = 10, command_timeout_seconds: float = 30.0) -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            dsn.replace("postgres://", "postgresql://", 1).replace(
+                "postgresql://", "postgresql+asyncpg://", 1
+            ),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=10,
+            connect_args={
+                "command_timeout": command_timeout_seconds,
+                "timeout": 10,
+                "server_settings": {"application_name": "freshdb control plane", "jit": "off"},
+            },
+        )
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    async def ping(self) -> None:
+        """One round trip.
+
+        Raises:
+            BackendUnavailable: the database is away.
+        """
+        async with self.statement() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncConnection]:
+        """A connection on which each statement commits by itself."""
+        async with _translated(), self._single.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end, rolled back on any error."""
+        async with _translated(), self.engine.begin() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """Turn "the database is away" into one error; let mistakes of ours through as they are."""
+    try:
+        yield
+    except _OUR_MISTAKE:
+        raise
+    except IntegrityError as error:
+        raise ConstraintViolated(str(error.orig)) from error
+    except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        reason = str(getattr(error, "orig", None) or error) or type(error).__name__
+        message = f"the control plane's database does not answer: {reason}"
+        raise BackendUnavailable(message, retry_after_seconds=1.0) from error

@@ -1,0 +1,298 @@
+"""Statements over templates: register, take over a build, verdicts, retire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, and_, case, delete, func, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb_service.lifecycle import TemplateState, check_template
+from freshdb_service.store.rows import TemplateRow, template_row
+from freshdb_service.store.tables import databases, leases, pools, templates
+
+_OVERDUE = and_(
+    templates.c.state == TemplateState.BUILDING.value, templates.c.build_deadline_at <= func.clock_timestamp()
+)
+_COLUMNS = (
+    templates.c.id,
+    templates.c.name,
+    templates.c.fingerprint,
+    templates.c.state,
+    templates.c.server,
+    templates.c.extensions,
+    templates.c.sql,
+    templates.c.content,
+    templates.c.attempt,
+    templates.c.build_token,
+    templates.c.build_seconds,
+    templates.c.build_deadline_at,
+    func.coalesce(_OVERDUE, literal(False)).label("build_overdue"),
+    templates.c.database_name,
+    templates.c.size_bytes,
+    templates.c.error,
+    templates.c.created_at,
+    templates.c.ready_at,
+    templates.c.last_used_at,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a caller wants a template to be."""
+
+    name: str
+    fingerprint: str
+    extensions: Sequence[str]
+    sql: Sequence[str] | None
+    content: str | None
+    build_seconds: float
+    build_token: str
+    server: str
+
+
+def _deadline(seconds: float) -> ColumnElement[datetime]:
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+async def register(connection: AsyncConnection, wanted: Registration) -> tuple[TemplateRow, bool]:
+    """Enter a template, or find it; decides in the row's lock who builds. Runs inside a transaction.
+
+    Returns:
+        The template, and whether the caller got the build: it is new, its last build failed, or the deadline of the one
+        who had it has passed.
+    """
+    values = {
+        "extensions": list(wanted.extensions),
+        "sql": list(wanted.sql) if wanted.sql is not None else None,
+        "content": wanted.content,
+        "build_seconds": wanted.build_seconds,
+        "build_token": wanted.build_token,
+        "build_deadline_at": _deadline(wanted.build_seconds),
+        "state": TemplateState.BUILDING.value,
+    }
+    new = await connection.execute(
+        insert(templates)
+        .values(id=uuid4(), name=wanted.name, fingerprint=wanted.fingerprint, server=wanted.server, **values)
+        .on_conflict_do_nothing(
+            index_elements=["name", "fingerprint"],
+            index_where=text("state <> 'retired'"),  # to the letter, as the index has it
+        )
+        .returning(*_COLUMNS)
+    )
+    row = new.one_or_none()
+    if row is not None:
+        return template_row(row), True
+    live = and_(
+        templates.c.name == wanted.name,
+        templates.c.fingerprint == wanted.fingerprint,
+        templates.c.state != TemplateState.RETIRED.value,
+    )
+    there = (await connection.execute(select(*_COLUMNS).where(live).with_for_update())).one_or_none()
+    if there is None:  # retired between the two statements
+        return await register(connection, wanted)
+    template = template_row(there)
+    if template.state is not TemplateState.FAILED and not template.build_overdue:
+        return template, False
+    check_template(template.state, TemplateState.BUILDING)
+    taken = await connection.execute(
+        update(templates)
+        .where(templates.c.id == template.id)
+        .values(**values, attempt=templates.c.attempt + 1, error=None, database_name=None)
+        .returning(*_COLUMNS)
+    )
+    return template_row(taken.one()), True
+
+
+async def take_over_sql_build(connection: AsyncConnection, *, claim_seconds: float) -> TemplateRow | None:
+    """Take one build from SQL whose replica died; its SQL is in the row, so that anybody can do it again."""
+    check_template(TemplateState.BUILDING, TemplateState.BUILDING)
+    one = select(templates.c.id).where(_OVERDUE, templates.c.sql.is_not(None)).limit(1)
+    taken = await connection.execute(
+        update(templates)
+        .where(templates.c.id == one.with_for_update(skip_locked=True).scalar_subquery())
+        .values(
+            attempt=templates.c.attempt + 1, build_deadline_at=_deadline(claim_seconds), database_name=None
+        )
+        .returning(*_COLUMNS)
+    )
+    row = taken.one_or_none()
+    return template_row(row) if row else None
+
+
+async def extend(
+    connection: AsyncConnection, template_id: UUID, attempt: int, seconds: float
+) -> datetime | None:
+    """Move a build's deadline to ``seconds`` from now; ``None`` if this attempt is no longer the one that builds."""
+    done = await connection.execute(
+        update(templates)
+        .where(*_building(template_id, attempt))
+        .values(build_deadline_at=_deadline(seconds))
+        .returning(templates.c.build_deadline_at)
+    )
+    deadline: datetime | None = done.scalar_one_or_none()
+    return deadline
+
+
+async def make_ready(
+    connection: AsyncConnection, template_id: UUID, attempt: int, *, database_name: str, size_bytes: int
+) -> TemplateRow | None:
+    """``building`` → ``ready``; ``None`` if this attempt is no longer the one that builds."""
+    check_template(TemplateState.BUILDING, TemplateState.READY)
+    done = await connection.execute(
+        update(templates)
+        .where(*_building(template_id, attempt))
+        .values(
+            state=TemplateState.READY.value,
+            database_name=database_name,
+            size_bytes=size_bytes,
+            error=None,
+            build_token=None,
+            build_deadline_at=None,
+            ready_at=func.clock_timestamp(),
+            last_used_at=func.clock_timestamp(),
+        )
+        .returning(*_COLUMNS)
+    )
+    row = done.one_or_none()
+    return template_row(row) if row else None
+
+
+async def make_failed(
+    connection: AsyncConnection, template_id: UUID, attempt: int, error: Mapping[str, object]
+) -> TemplateRow | None:
+    """``building`` → ``failed`` with its error; ``None`` if this attempt is no longer the one that builds."""
+    check_template(TemplateState.BUILDING, TemplateState.FAILED)
+    done = await connection.execute(
+        update(templates)
+        .where(*_building(template_id, attempt))
+        .values(state=TemplateState.FAILED.value, error=dict(error), build_token=None, build_deadline_at=None)
+        .returning(*_COLUMNS)
+    )
+    row = done.one_or_none()
+    return template_row(row) if row else None
+
+
+async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased: bool) -> TemplateRow | None:
+    """Retire a template that is ready or failed; ``None`` if it is neither, or has live leases (unless ``even_leased``)."""
+    for old in (TemplateState.READY, TemplateState.FAILED):
+        check_template(old, TemplateState.RETIRED)
+    leased = (
+        select(leases.c.id)
+        .where(leases.c.template_id == template_id, leases.c.state.in_(["active", "kept"]))
+        .exists()
+    )
+    condition = [
+        templates.c.id == template_id,
+        templates.c.state.in_([TemplateState.READY.value, TemplateState.FAILED.value]),
+    ]
+    if not even_leased:
+        condition.append(~leased)
+    done = await connection.execute(
+        update(templates).where(*condition).values(state=TemplateState.RETIRED.value).returning(*_COLUMNS)
+    )
+    row = done.one_or_none()
+    return template_row(row) if row else None
+
+
+async def retire_unused(connection: AsyncConnection, unused_seconds: float) -> list[TemplateRow]:
+    """Retire the templates that nobody used for so long and that have no live lease."""
+    check_template(TemplateState.READY, TemplateState.RETIRED)
+    live = (
+        select(leases.c.id)
+        .where(leases.c.template_id == templates.c.id, leases.c.state.in_(["active", "kept"]))
+        .exists()
+    )
+    done = await connection.execute(
+        update(templates)
+        .where(
+            templates.c.state.in_([TemplateState.READY.value, TemplateState.FAILED.value]),
+            templates.c.last_used_at
+            <= func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, unused_seconds),
+            ~live,
+        )
+        .values(state=TemplateState.RETIRED.value)
+        .returning(*_COLUMNS)
+    )
+    return [template_row(row) for row in done]
+
+
+async def get(connection: AsyncConnection, template_id: UUID) -> TemplateRow | None:
+    """One template."""
+    row = (await connection.execute(select(*_COLUMNS).where(templates.c.id == template_id))).one_or_none()
+    return template_row(row) if row else None
+
+
+async def find(connection: AsyncConnection, name: str, fingerprint: str | None) -> TemplateRow | None:
+    """The template of this name and fingerprint; without one, the newest that is ready, else the newest of all."""
+    query = select(*_COLUMNS).where(
+        templates.c.name == name, templates.c.state != TemplateState.RETIRED.value
+    )
+    if fingerprint is not None:
+        query = query.where(templates.c.fingerprint == fingerprint)
+    newest_ready_first = (
+        case((templates.c.state == TemplateState.READY.value, 0), else_=1),
+        templates.c.ready_at.desc().nulls_last(),
+        templates.c.created_at.desc(),
+    )
+    row = (await connection.execute(query.order_by(*newest_ready_first).limit(1))).one_or_none()
+    return template_row(row) if row else None
+
+
+async def listing(
+    connection: AsyncConnection,
+    *,
+    name: str | None,
+    state: TemplateState | None,
+    limit: int,
+    after: tuple[datetime, UUID] | None,
+) -> list[TemplateRow]:
+    """Templates in the order in which they were registered, from ``after`` on."""
+    query = select(*_COLUMNS).order_by(templates.c.created_at, templates.c.id).limit(limit)
+    if name is not None:
+        query = query.where(templates.c.name == name)
+    if state is not None:
+        query = query.where(templates.c.state == state.value)
+    if after:
+        query = query.where(tuple_(templates.c.created_at, templates.c.id) > after)
+    return [template_row(row) for row in await connection.execute(query)]
+
+
+async def all_of_server(connection: AsyncConnection, server: str) -> list[TemplateRow]:
+    """Every template placed on a server, retired ones too."""
+    return [
+        template_row(row)
+        for row in await connection.execute(select(*_COLUMNS).where(templates.c.server == server))
+    ]
+
+
+async def emptied(connection: AsyncConnection) -> list[TemplateRow]:
+    """Retired templates that no database is left of: what remains on the server can go."""
+    in_use = (
+        select(databases.c.id)
+        .join(pools, pools.c.id == databases.c.pool_id)
+        .where(pools.c.template_id == templates.c.id)
+    )
+    query = select(*_COLUMNS).where(templates.c.state == TemplateState.RETIRED.value, ~in_use.exists())
+    return [template_row(row) for row in await connection.execute(query)]
+
+
+async def forget(connection: AsyncConnection, template_id: UUID) -> None:
+    """Delete a retired template's row, and its pools'."""
+    await connection.execute(
+        delete(templates).where(
+            templates.c.id == template_id, templates.c.state == TemplateState.RETIRED.value
+        )
+    )
+
+
+def _building(template_id: UUID, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        templates.c.id == template_id,
+        templates.c.attempt == attempt,
+        templates.c.state == TemplateState.BUILDING.value,
+    )

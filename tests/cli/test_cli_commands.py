@@ -1,0 +1,217 @@
+"""The other commands: results on standard output, the rest on standard error, JSON when asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from freshdb import Client, Template
+from tests.cli.conftest import COUNT_ITEMS, SCHEMA, Freshdb, unique
+
+FILL = (
+    "import os, psycopg, pathlib; c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True);"
+    " [c.execute(p.read_text()) for p in sorted(pathlib.Path('migrations').iterdir())]; c.close(); print('filled')"
+)
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    (directory / "001.sql").write_text(SCHEMA)
+    return directory
+
+
+def test_acquire_prints_the_url_alone_and_release_gives_it_back(
+    freshdb_command: Freshdb, shop: Template, client: Client
+) -> None:
+    mark = unique("mark")
+    done = freshdb_command("acquire", shop.name, "--holder", f"mark={mark}", "--label", "a=b=c")
+    url = done.stdout.strip()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (1,)
+    [lease] = client.leases(holder={"mark": mark})
+    assert lease.labels == {"a": "b=c"}
+    assert f"freshdb release {lease.id}" in done.stderr
+    renewed = freshdb_command("renew", lease.id, "--ttl", "77", "--json")
+    assert json.loads(renewed.stdout)["ttl_seconds"] == 77
+    released = freshdb_command("release", lease.id)
+    assert (released.returncode, released.stdout) == (0, "")
+    assert client.get_lease(lease.id).state == "released"
+
+
+def test_json_has_what_the_rest_interface_says(freshdb_command: Freshdb, shop: Template) -> None:
+    acquired = json.loads(freshdb_command("acquire", shop.name, "--json").stdout)
+    assert acquired["url"].startswith("postgresql://")
+    assert acquired["password"] in acquired["url"]
+    assert (acquired["state"], acquired["template"]) == ("active", shop.reference)
+    [listed] = [
+        one for one in json.loads(freshdb_command("leases", "--json").stdout) if one["id"] == acquired["id"]
+    ]
+    assert "password" not in listed
+    assert "url" not in listed
+    kept = json.loads(
+        freshdb_command("keep", acquired["id"], "--ttl", "60", "--reason", "look", "--json").stdout
+    )
+    assert kept["state"] == "kept"
+    [released] = json.loads(freshdb_command("release", acquired["id"], "--json").stdout)
+    assert released["state"] == "released"
+
+
+def test_release_tries_all_and_fails_if_one_failed(
+    freshdb_command: Freshdb, shop: Template, client: Client
+) -> None:
+    lease = client.acquire(shop.name)
+    done = freshdb_command("release", "no-such-lease", lease.id)
+    assert done.returncode == 1
+    assert "no-such-lease" in done.stderr
+    assert client.get_lease(lease.id).state == "released"
+
+
+def test_revoking_takes_force(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
+    lease = client.acquire(shop.name)
+    assert freshdb_command("release", "--force", lease.id).returncode == 0
+    assert client.get_lease(lease.id).state == "revoked"
+
+
+def test_lists_are_tables_on_standard_output(
+    freshdb_command: Freshdb, shop: Template, client: Client
+) -> None:
+    with client.lease(shop.name, holder={"name": "somebody"}) as lease:
+        leases, templates, pools = (freshdb_command(verb).stdout for verb in ("leases", "templates", "pools"))
+    assert lease.id in leases
+    assert "name=somebody" in leases
+    assert leases.splitlines()[0].split()[:2] == ["ID", "STATE"]
+    assert shop.name in templates
+    assert shop.name in pools
+    assert "leased=" in pools
+
+
+def test_an_empty_list_says_so_on_standard_error(freshdb_command: Freshdb) -> None:
+    done = freshdb_command("leases", "--template", "nothing-of-this-name")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no leases\n")
+    assert json.loads(freshdb_command("leases", "--template", "nothing-of-this-name", "--json").stdout) == []
+
+
+def test_a_template_is_built_by_a_command_once(
+    freshdb_command: Freshdb, migrations: Path, client: Client
+) -> None:
+    name = unique("cmd")
+    words = ["template", "build", name, "--inputs", "migrations/**", "--", sys.executable, "-c", FILL]
+    first = freshdb_command(*words)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip() == client.template(name).reference
+    assert "filled" in first.stderr
+    again = freshdb_command(*words)
+    assert again.stdout == first.stdout
+    assert "filled" not in again.stderr
+    done = freshdb_command("run", "--template", name, "--", sys.executable, "-c", COUNT_ITEMS)
+    assert done.stdout == "1\n"
+    (migrations / "002.sql").write_text("insert into item values (2, 'two')")
+    other = freshdb_command(*words)
+    assert other.stdout != first.stdout
+    assert "filled" in other.stderr
+
+
+def test_a_build_that_fails_is_reported_with_its_output(
+    freshdb_command: Freshdb, migrations: Path, client: Client
+) -> None:
+    (migrations / "002.sql").write_text("create tabel x ()")
+    name = unique("bad")
+    done = freshdb_command(
+        "template", "build", name, "--inputs", "migrations/**", "--", sys.executable, "-c", FILL
+    )
+    assert done.returncode == 1
+    assert "exit code 1" in done.stderr
+    failed = client.template(name)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert 'syntax error at or near "tabel"' in failed.error.message
+
+
+def test_a_template_is_made_from_sql_files(freshdb_command: Freshdb, tmp_path: Path, client: Client) -> None:
+    (tmp_path / "schema.sql").write_text(SCHEMA)
+    (tmp_path / "seed.sql").write_text("insert into item values (2, 'two')")
+    name = unique("files")
+    done = freshdb_command("template", "sql", name, "schema.sql", "seed.sql", "--json")
+    assert json.loads(done.stdout)["state"] == "ready"
+    run = freshdb_command("run", "--template", name, "--", sys.executable, "-c", COUNT_ITEMS)
+    assert run.stdout == "2\n"
+    assert freshdb_command("template", "retire", name).returncode == 0
+    assert client.template(name).state == "retired"
+
+
+def test_sql_that_fails_names_the_file_and_the_line(freshdb_command: Freshdb, tmp_path: Path) -> None:
+    (tmp_path / "good.sql").write_text(SCHEMA)
+    (tmp_path / "bad.sql").write_text("select 1;\n\ncreate tabel b ();\n")
+    done = freshdb_command("template", "sql", unique("bad"), "good.sql", "bad.sql")
+    assert done.returncode == 1
+    assert 'syntax error at or near "tabel"' in done.stderr
+    assert "bad.sql, line 3" in done.stderr
+    assert "create tabel b" in done.stderr
+
+
+def test_a_projects_template_is_built_when_it_is_needed(
+    freshdb_command: Freshdb, migrations: Path, tmp_path: Path
+) -> None:
+    name = unique("project")
+    (tmp_path / "fill.py").write_text(FILL)
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.freshdb]\ntemplate = "{name}"\ninputs = ["migrations/**"]\n'
+        f'build = ["{sys.executable}", "fill.py"]\nisolation = "schema"\n'
+    )
+    done = freshdb_command("run", "--", sys.executable, "-c", COUNT_ITEMS)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert f"making template {name}@" in done.stderr
+    (migrations / "002.sql").write_text("insert into item values (2, 'two')")
+    inner = Freshdb(migrations, freshdb_command.environment)
+    done = inner("run", "--", sys.executable, "-c", COUNT_ITEMS)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    listed = json.loads(inner("leases", "--state", "released", "--template", name, "--json").stdout)
+    assert {one["isolation"] for one in listed} == {"schema"}
+
+
+def test_a_project_that_is_wrong_is_a_usage_error_that_names_the_key(
+    freshdb_command: Freshdb, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.freshdb]\ntemplat = "x"\n')
+    done = freshdb_command("run", "--", "true")
+    assert done.returncode == 2
+    assert "[tool.freshdb] templat is not a key" in done.stderr
+
+
+def test_status_shows_where_the_service_is(freshdb_command: Freshdb, client: Client) -> None:
+    done = freshdb_command("status")
+    assert done.returncode == 0
+    assert client.url in done.stdout
+    assert json.loads(freshdb_command("status", "--json").stdout)["checks"]["redis"] == "ok"
+
+
+def test_a_service_that_is_not_there_is_said_with_the_next_step(tmp_path: Path) -> None:
+    done = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:9"})("templates", "--url", "nonsense")
+    assert done.returncode == 1
+    assert "'nonsense' is no address of a freshdb service" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(freshdb_command: Freshdb, shop: Template) -> None:
+    del shop
+    process = freshdb_command.start("templates")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    process.wait(60)
+
+
+def test_help_and_version_work_everywhere(tmp_path: Path) -> None:
+    command = Freshdb(tmp_path)
+    assert command("--version").stdout.startswith("freshdb 0.")
+    for words in (["--help"], ["run", "--help"], ["template", "--help"], ["template", "build", "--help"]):
+        done = command(*words)
+        assert done.returncode == 0
+        assert "usage: freshdb" in done.stdout

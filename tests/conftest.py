@@ -1,0 +1,108 @@
+"""Fixtures that give real servers. See ``servers``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import redis
+
+from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, wanted_majors
+from tests.services import Service, start_service
+
+_SERVERS = pytest.StashKey[Servers]()
+_ROOT = "freshdb_test_servers"
+
+
+class _Node(Protocol):
+    """The part of xdist's worker node that is used here."""
+
+    config: pytest.Config
+    workerinput: dict[str, object]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    root = getattr(config, "workerinput", {}).get(_ROOT)
+    config.stash[_SERVERS] = Servers(Path(root)) if root else Servers.of_new_run()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: _Node) -> None:
+    node.workerinput[_ROOT] = str(node.config.stash[_SERVERS].root)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and _SERVERS in config.stash:
+        config.stash[_SERVERS].remove()
+
+
+@pytest.fixture(scope="session")
+def servers(pytestconfig: pytest.Config) -> Servers:
+    return pytestconfig.stash[_SERVERS]
+
+
+@pytest.fixture(scope="session")
+def postgres_18(servers: Servers) -> PostgresServer:
+    return _server(servers, 18)
+
+
+@pytest.fixture(scope="session")
+def postgres_16(servers: Servers) -> PostgresServer:
+    return _server(servers, 16)
+
+
+@pytest.fixture(scope="session")
+def postgres_15(servers: Servers) -> PostgresServer:
+    return _server(servers, 15)
+
+
+@pytest.fixture(scope="session")
+def postgres_trust(servers: Servers) -> PostgresServer:
+    """PostgreSQL 18 that lets everybody in who names an existing user."""
+    return servers.postgres(18, "trust")
+
+
+@pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
+def postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
+    """Each version in turn."""
+    return _server(servers, request.param)
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(servers: Servers) -> str:
+    """A Redis of this test process alone."""
+    return servers.redis(os.environ.get("PYTEST_XDIST_WORKER", "main"))
+
+
+@pytest.fixture
+def redis_url(redis_server_url: str) -> str:
+    """An empty Redis."""
+    with redis.Redis.from_url(redis_server_url) as connection:
+        connection.flushall()
+    return redis_server_url
+
+
+@pytest.fixture(scope="session")
+def service_redis_url(servers: Servers) -> str:
+    """A Redis of this test process's shared service; tests that empty Redis use ``redis_url``."""
+    return servers.redis(f"service-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
+
+
+@pytest.fixture(scope="session")
+def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
+    """A running service, shared by the tests of this process: they use templates of their own."""
+    running = start_service([postgres_18.dsn], service_redis_url)
+    yield running
+    assert running.stop() == 0
+
+
+def _server(servers: Servers, major: int) -> PostgresServer:
+    try:
+        return servers.postgres(major)
+    except LookupError as error:
+        if ALL_MAJORS_REQUIRED:
+            pytest.fail(f"{error}, and CI tests every version: see .ci/run")
+        pytest.skip(str(error))

@@ -1,0 +1,336 @@
+"""Each operation of the client, against the real service."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
+
+import psycopg
+import pytest
+
+from freshdb import AsyncClient, BuildGrant, Client, Lease, LeaseLost, LeaseRequest, Template, TemplateFailed
+from tests.contract.conftest import SCHEMA, shrink, unique
+from tests.services import Service
+
+
+def _names(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [name for (name,) in connection.execute("select name from item order by id")]
+
+
+def _is_open(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def test_a_lease_gives_a_clean_database_and_takes_it_away_again(client: Client, shop: Template) -> None:
+    with client.lease(shop.name, holder={"name": "contract"}, labels={"suite": "a"}) as lease:
+        assert _names(lease.url) == ["one"]
+        with psycopg.connect(lease.dsn) as connection:
+            connection.execute("insert into item values (2, 'two')")
+        shown = client.get_lease(lease.id)
+        assert (shown.state, shown.holder, shown.labels) == ("active", {"name": "contract"}, {"suite": "a"})
+        url = lease.url
+    until = time.monotonic() + 20
+    while _is_open(url):  # the janitor fences it off in the background
+        assert time.monotonic() < until
+    over = client.get_lease(shown.id)
+    assert over.state == "released"
+    assert over.ended_at is not None
+
+
+def test_with_isolation_schema_the_same_url_works(client: Client, shop: Template) -> None:
+    with client.lease(shop.reference, isolation="schema") as lease:
+        assert (lease.isolation, lease.schema is not None) == ("schema", True)
+        assert _names(lease.url) == ["one"]
+
+
+def test_acquire_renew_and_release_by_hand(client: Client, shop: Template) -> None:
+    lease = client.acquire(shop.reference, ttl_seconds=60)
+    assert lease.template == shop.reference
+    assert lease.expires_at is not None
+    renewal = client.renew(lease.id, ttl_seconds=120)
+    assert renewal.ttl_seconds == 120
+    assert renewal.expires_at > lease.expires_at
+    assert client.release(lease.id).state == "released"
+    assert client.release(lease.id).state == "released"
+
+
+def test_the_same_key_gives_the_same_lease(client: Client, shop: Template) -> None:
+    key = unique("key")
+    first = client.acquire(shop.name, idempotency_key=key)
+    again = client.acquire(shop.name, idempotency_key=key, wait_seconds=1)
+    assert (again.id, again.url) == (first.id, first.url)
+    client.release(first.id)
+
+
+def test_a_batch_gives_as_many_databases_as_were_asked_for(client: Client, shop: Template) -> None:
+    leases = client.acquire_batch(
+        [LeaseRequest(shop.name, labels={"nr": str(number)}) for number in range(3)]
+    )
+    assert len({lease.database for lease in leases}) == 3
+    assert [lease.labels["nr"] for lease in leases] == ["0", "1", "2"]
+    for lease in leases:
+        client.release(lease.id)
+
+
+def test_leases_are_found_by_whatever_marks_them(client: Client, shop: Template) -> None:
+    mark = unique("mark")
+    with client.lease(shop.name, holder={"name": mark}, labels={"a b": "c&d"}) as lease:
+        for found in (
+            client.leases(holder={"name": mark}),
+            client.leases(labels={"a b": "c&d"}, template=shop.name, isolation="database", state="active"),
+        ):
+            assert [one.id for one in found] == [lease.id]
+            assert found[0].password is None
+    assert client.leases(holder={"name": mark}) == []
+    assert [one.id for one in client.leases(holder={"name": mark}, state="released")] == [lease.id]
+
+
+def test_a_long_list_comes_whole_or_up_to_its_limit(service: Service, shop: Template) -> None:
+    with Client(service.url, "") as client:
+        leases = client.acquire_batch([LeaseRequest(shop.name, isolation="schema") for _ in range(5)])
+        wanted = {one.id for one in leases}
+        object.__setattr__(client.operations, "poll_seconds", 1.0)
+        assert wanted <= {one.id for one in client.leases()}
+        assert len(client.leases(limit=2)) == 2
+        for lease in leases:
+            client.release(lease.id)
+
+
+def test_a_revoked_lease_is_lost_to_its_holder(client: Client, shop: Template) -> None:
+    with pytest.raises(LeaseLost, match="revoked"), client.lease(shop.name, ttl_seconds=1) as lease:
+        assert client.revoke(lease.id).state == "revoked"
+        assert lease.lost.wait(10)
+        assert lease.loss is not None
+
+
+def test_a_heartbeat_keeps_a_lease_beyond_its_ttl(client: Client, shop: Template) -> None:
+    with client.lease(shop.name, ttl_seconds=1) as lease:
+        time.sleep(2.5)  # the point: two and a half times as long as the lease lasts without renewal
+        lease.check()
+        assert client.get_lease(lease.id).state == "active"
+        assert _names(lease.url) == ["one"]
+
+
+def test_a_kept_lease_outlives_its_holder(client: Client, shop: Template) -> None:
+    with client.lease(shop.name) as lease:
+        kept = lease.keep(ttl_seconds=60, reason="failed: a test")
+    assert kept.state == "kept"
+    assert _names(kept.url) == ["one"]
+    [found] = [one for one in client.leases(state="kept") if one.id == kept.id]
+    assert found.end_reason == "failed: a test"
+    client.release(kept.id)
+
+
+def test_an_acquired_lease_can_be_held_later(client: Client, shop: Template) -> None:
+    acquired = client.acquire(shop.name, ttl_seconds=1)
+    with client.hold(acquired) as lease:
+        time.sleep(1.5)  # longer than the TTL
+        assert _names(lease.url) == ["one"]
+    assert client.get_lease(acquired.id).state == "released"
+
+
+def test_a_wait_longer_than_one_request_is_asked_for_in_slices(
+    service: Service, template: Callable[[], Template]
+) -> None:
+    own = template()
+    with Client(service.url, "", poll_seconds=0.4) as client:
+        first = client.acquire(own.name)
+        shrink(client, first.pool_id)
+        release = threading.Timer(1.5, client.release, [first.id])
+        release.start()
+        with client.lease(own.name, wait_seconds=60) as lease:
+            assert _names(lease.url) == ["one"]
+            assert lease.lease.generation > first.generation
+        release.join()
+
+
+def test_sql_becomes_a_template_once(client: Client) -> None:
+    name = unique("sql")
+    first = client.ensure_sql(name, [SCHEMA, "create table more ()"])
+    again = client.ensure_sql(name, [SCHEMA, "create table more ()"])
+    assert first.id == again.id
+    assert first.state == "ready"
+    assert first.size_bytes
+    other = client.ensure_sql(name, [SCHEMA])
+    assert other.fingerprint != first.fingerprint
+    assert {one.id for one in client.templates(name=name)} == {first.id, other.id}
+
+
+def test_a_template_is_found_by_id_name_and_reference(client: Client, shop: Template) -> None:
+    for reference in (shop.id, shop.name, shop.reference):
+        assert client.template(reference).id == shop.id
+        assert client.wait_template(reference).id == shop.id
+
+
+def test_of_many_callers_exactly_one_builds(client: Client) -> None:
+    name = unique("race")
+    built: list[str] = []
+
+    def builder(grant: BuildGrant) -> None:
+        built.append(grant.database)
+        with psycopg.connect(grant.url) as connection:
+            connection.execute(SCHEMA)
+
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(client.build, name, "f1", builder) for _ in range(8)]
+        templates = {future.result().id for future in futures}
+    assert len(built) == 1
+    assert len(templates) == 1
+    with client.lease(name) as lease:
+        assert _names(lease.url) == ["one"]
+
+
+def test_a_builder_that_dies_is_replaced(client: Client) -> None:
+    name = unique("dead")
+    died = client.register(name, fingerprint="f1", build_seconds=0.5)
+    assert died.build is not None
+
+    def builder(grant: BuildGrant) -> None:
+        assert died.build is not None
+        assert grant.user != died.build.user
+        with psycopg.connect(grant.url) as connection:
+            connection.execute(SCHEMA)
+
+    assert client.build(name, "f1", builder).state == "ready"
+
+
+def test_a_slow_builder_keeps_its_build_by_heartbeat(client: Client) -> None:
+    def builder(_: BuildGrant) -> None:
+        time.sleep(2.5)  # the point: longer than it may be silent
+
+    assert client.build(unique("slow"), "f1", builder, build_seconds=1).state == "ready"
+
+
+def test_a_builder_that_fails_leaves_its_reason_and_the_build_to_the_next(client: Client) -> None:
+    name = unique("fails")
+
+    def fail(_: BuildGrant) -> None:
+        raise RuntimeError("no such migration")
+
+    with pytest.raises(RuntimeError):
+        client.build(name, "f1", fail)
+    failed = client.template(name)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert failed.error.message == "RuntimeError: no such migration"
+    with pytest.raises(TemplateFailed, match="no such migration"):
+        client.wait_template(name)
+    assert client.build(name, "f1", lambda _: None).state == "ready"
+
+
+def test_a_retired_template_gives_no_more_leases(client: Client, template: Callable[[], Template]) -> None:
+    own = template()
+    assert client.retire(own.id).state == "retired"
+    assert own.id not in {one.id for one in client.templates(name=own.name, state="ready")}
+
+
+def test_pools_are_listed_shown_and_resized(client: Client, template: Callable[[], Template]) -> None:
+    own = template()
+    with client.lease(own.name) as lease:
+        pool = client.pool(lease.lease.pool_id)
+        assert (pool.template, pool.isolation) == (own.reference, "database")
+        assert pool.databases["leased"] == 1
+    resized = client.resize(pool.id, min_ready=0, max_size=7, idle_seconds=60)
+    assert (resized.min_ready, resized.max_size, resized.idle_seconds) == (0, 7, 60.0)
+    assert client.resize(pool.id, max_size=8).min_ready == 0
+    assert pool.id in {one.id for one in client.pools()}
+
+
+def test_health_says_what_works(client: Client) -> None:
+    health = client.health()
+    assert health.ok
+    assert health.version == "0.1.0"
+    assert health.checks["redis"] == "ok"
+
+
+def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template) -> None:
+    following = client.events()
+    seen: list[tuple[str, object]] = []
+    ids: set[str] = set()
+    with client.lease(shop.name) as warm_up:  # so that there is an event to start from
+        ids.add(warm_up.id)
+    started = threading.Event()
+
+    def follow() -> None:
+        started.set()
+        for event in following:
+            seen.append((event.kind, event.data.get("lease")))
+            if event.kind == "lease.released" and event.data.get("lease") in wanted:
+                return
+
+    wanted: set[object] = set()
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    until = time.monotonic() + 20
+    while thread.is_alive() and time.monotonic() < until:
+        with client.lease(shop.name) as lease:  # again and again: nobody knows when the stream is open
+            wanted.add(lease.id)
+        thread.join(0.3)
+    assert not thread.is_alive()
+    released = next(
+        identifier for kind, identifier in seen if kind == "lease.released" and identifier in wanted
+    )
+    assert ("lease.acquired", released) in seen or len(seen) == 1
+
+
+def test_events_of_the_past_end_by_themselves(client: Client, shop: Template) -> None:
+    with client.lease(shop.name) as lease:
+        pass
+    until = time.monotonic() + 10
+    kinds: list[str] = []
+    while "lease.released" not in kinds and time.monotonic() < until:
+        events = list(client.events(follow=False, since="0"))
+        kinds = [event.kind for event in events if event.data.get("lease") == lease.id]
+    assert kinds == ["lease.acquired", "lease.released"]
+    later = list(client.events(follow=False, since=events[-2].id))
+    assert later[0].id == events[-1].id
+
+
+def test_instants_are_aware_and_near_now(client: Client, shop: Template) -> None:
+    lease: Lease = client.acquire(shop.name)
+    assert abs((datetime.now(UTC) - lease.granted_at).total_seconds()) < 60
+    client.release(lease.id)
+
+
+async def test_the_asynchronous_client_does_the_same(service: Service, shop: Template) -> None:
+    async with AsyncClient(service.url, "") as client:
+        async with client.lease(shop.name, ttl_seconds=60) as lease:
+            connection = await psycopg.AsyncConnection.connect(lease.url)
+            async with connection:
+                cursor = await connection.execute("select count(*) from item")
+                assert await cursor.fetchone() == (1,)
+            assert (await client.renew(lease.id)).ttl_seconds == 60
+        assert (await client.get_lease(lease.id)).state == "released"
+
+        async def builder(grant: BuildGrant) -> None:
+            connection = await psycopg.AsyncConnection.connect(grant.url)
+            async with connection:
+                await connection.execute(SCHEMA)
+
+        built = await client.build(unique("async"), "f1", builder)
+        assert built.state == "ready"
+        leases = await client.acquire_batch([LeaseRequest(built.name), LeaseRequest(built.name)])
+        for one in leases:
+            await client.release(one.id)
+        assert (await client.health()).ok
+        events = [event async for event in client.events(follow=False, since="0")]
+        assert events
+        assert list(islice(events, 1))
+
+
+async def test_asynchronously_a_revoked_lease_is_lost_too(service: Service, shop: Template) -> None:
+    async with AsyncClient(service.url, "") as client:
+        with pytest.raises(LeaseLost, match="revoked"):
+            async with client.lease(shop.name, ttl_seconds=1) as lease:
+                await client.revoke(lease.id)
+                await lease.lost.wait()

@@ -1,0 +1,271 @@
+"""Every kind of bad input gets the status and code of the contract and a sentence that a person can act on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+Acquire = Callable[..., dict[str, Any]]
+
+
+def problem(answer: httpx.Response, status: int, code: str, *words: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["title"]
+    for word in words:
+        assert word in body["detail"], body["detail"]
+    return body
+
+
+def test_a_template_that_is_not_there(http: httpx.Client) -> None:
+    problem(
+        http.post("/v1/leases", json={"template": "nope"}), 404, "template_not_found", "'nope'", "register"
+    )
+    problem(http.get("/v1/templates/nope"), 404, "template_not_found", "'nope'")
+    problem(http.delete("/v1/templates/nope"), 404, "template_not_found")
+
+
+def test_a_template_that_is_still_being_built(http: httpx.Client, name: str) -> None:
+    http.post("/v1/templates", json={"name": name, "fingerprint": "1"})
+    body = problem(http.post("/v1/leases", json={"template": name}), 409, "template_building", "wait_seconds")
+    assert name in body["detail"]
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 1e6 * 365 * 86400, 0.5, True, "soon", None, [], {}])
+def test_a_ttl_out_of_range_is_refused_by_name(http: httpx.Client, shop: str, ttl: object) -> None:
+    answer = http.post("/v1/leases", json={"template": shop, "ttl_seconds": ttl, "wait_seconds": 5})
+    if ttl is None or ttl is True:  # left out; and true counts as 1, which is the shortest
+        assert answer.status_code == 201
+        http.delete(f"/v1/leases/{answer.json()['id']}")
+        return
+    body = problem(answer, 422, "invalid_request", "ttl_seconds")
+    assert body["errors"][0]["field"] == "ttl_seconds"
+
+
+@pytest.mark.parametrize("field", ["ttl_seconds", "wait_seconds"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused_by_name(
+    http: httpx.Client, shop: str, field: str, number: str
+) -> None:
+    answer = http.post(
+        "/v1/leases",
+        content=f'{{"template": "{shop}", "{field}": {number}}}',
+        headers={"content-type": "application/json"},
+    )
+    body = problem(answer, 422, "invalid_request", field)
+    assert body["errors"][0]["field"] == field
+
+
+def test_a_wait_beyond_the_limit_is_refused_by_name(http: httpx.Client, shop: str) -> None:
+    problem(
+        http.post("/v1/leases", json={"template": shop, "wait_seconds": 301}),
+        422,
+        "invalid_request",
+        "at most 300",
+    )
+    problem(
+        http.post("/v1/leases", json={"template": shop, "wait_seconds": -1}),
+        422,
+        "invalid_request",
+        "wait_seconds",
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"template": "x'; DROP TABLE leases; --"},
+        {"template": ""},
+        {"template": "a b"},
+        {"template": "a@b@c d"},
+        {"template": "x" * 500},
+        {"template": "../../etc/passwd'"},
+        {"template": "ok", "isolation": "row"},
+        {"template": "ok", "holder": "me"},
+        {"template": "ok", "labels": {"a": {"b": 1}}},
+        {"template": "ok", "labels": {"": "x"}},
+        {"template": "ok", "labels": {"x" * 200: "x"}},
+        {"template": "ok", "labels": {"a": "nul\x00"}},
+        {"template": "ok", "surprise": 1},
+        {},
+        [],
+        "text",
+        None,
+    ],
+)
+def test_a_body_that_is_none_names_what_is_wrong(http: httpx.Client, body: object) -> None:
+    answer = problem(http.post("/v1/leases", json=body), 422, "invalid_request")
+    assert answer["errors"][0]["field"]
+    assert answer["errors"][0]["message"]
+
+
+def test_a_body_that_is_no_json(http: httpx.Client) -> None:
+    answer = http.post("/v1/leases", content=b"{nope", headers={"content-type": "application/json"})
+    problem(answer, 422, "invalid_request", "JSON")
+
+
+def test_sql_in_labels_and_holder_is_just_text(acquire: Acquire) -> None:
+    evil = {"name": "Robert'); DROP TABLE leases; --", '"; $$': "\\'); SELECT pg_sleep(10); --"}
+    lease = acquire(holder=evil, labels=evil)
+    assert lease["holder"] == evil
+    assert lease["labels"] == evil
+
+
+@pytest.mark.parametrize("verb", ["renew", "keep"])
+@pytest.mark.parametrize(
+    "lease", ["not-an-id", "1", "'; DROP TABLE leases; --", "x" * 3000, str(uuid.uuid4())]
+)
+def test_a_lease_that_never_was(http: httpx.Client, verb: str, lease: str) -> None:
+    problem(http.post(f"/v1/leases/{lease}/{verb}", json={}), 404, "lease_not_found")
+    problem(http.get(f"/v1/leases/{lease}"), 404, "lease_not_found")
+    problem(http.delete(f"/v1/leases/{lease}"), 404, "lease_not_found")
+
+
+def test_a_lease_that_is_over(http: httpx.Client, acquire: Acquire) -> None:
+    lease = acquire()["id"]
+    assert http.delete(f"/v1/leases/{lease}", params={"force": "true"}).status_code == 200
+    problem(
+        http.post(f"/v1/leases/{lease}/renew", json={}), 410, "lease_ended", "revoked", "acquire a new one"
+    )
+    problem(http.post(f"/v1/leases/{lease}/keep", json={}), 410, "lease_ended", "revoked")
+    problem(http.delete(f"/v1/leases/{lease}"), 410, "lease_ended", "revoked")
+
+
+def test_nothing_came_free(http: httpx.Client, acquire: Acquire, name: str) -> None:
+    http.post("/v1/templates", json={"name": name, "sql": ["select 1"]})
+    first = acquire(template=name)
+    http.patch(f"/v1/pools/{first['pool_id']}", json={"min_ready": 0, "max_size": 1})
+    held = [first]
+    while True:  # those that were ready before the pool was cut down
+        answer = http.post("/v1/leases", json={"template": name, "wait_seconds": 0.2})
+        if answer.status_code != 201:
+            break
+        held.append(answer.json())
+    body = problem(answer, 503, "pool_exhausted", "came free in time", "wait longer")
+    assert answer.headers["retry-after"] == "1"
+    assert body["queue_position"] == 1
+    assert body["queue_length"] == 1
+    for lease in held:
+        http.delete(f"/v1/leases/{lease['id']}")
+
+
+def test_the_same_idempotency_key_with_another_body(http: httpx.Client, acquire: Acquire, shop: str) -> None:
+    del acquire
+    key = {"idempotency-key": uuid.uuid4().hex}
+    first = http.post("/v1/leases", json={"template": shop}, headers=key)
+    other = http.post("/v1/leases", json={"template": shop, "labels": {"a": "b"}}, headers=key)
+    problem(other, 422, "idempotency_mismatch", "new key")
+    http.delete(f"/v1/leases/{first.json()['id']}")
+    problem(http.post("/v1/leases", json={"template": shop}, headers=key), 410, "lease_ended", "new key")
+
+
+def test_a_body_of_50_megabytes_is_refused(http: httpx.Client) -> None:
+    body = b'{"name": "big", "sql": ["' + b"x" * 50_000_000 + b'"]}'
+    answer = http.post("/v1/templates", content=body, headers={"content-type": "application/json"})
+    problem(answer, 413, "payload_too_large", "16777216 bytes")
+
+
+def test_a_body_of_50_megabytes_sent_in_parts_is_refused(http: httpx.Client) -> None:
+    def parts() -> Any:
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    try:
+        answer = http.post("/v1/templates", content=parts(), headers={"content-type": "application/json"})
+    except httpx.WriteError:
+        return  # the connection was closed on us in the middle, as it should be
+    problem(answer, 413, "payload_too_large")
+
+
+def test_sql_that_fails_says_which_statement_and_where(http: httpx.Client, name: str) -> None:
+    sql = ["create table a (id int)", "create table b (id int);\nselect * frm a;\nselect 2"]
+    body = problem(
+        http.post("/v1/templates", json={"name": name, "sql": sql}), 422, "template_failed", "syntax error"
+    )
+    assert body["sql_index"] == 1
+    assert "frm" in body["statement"]
+    assert body["line"] == 2
+    assert body["sqlstate"] == "42601"
+    failed = http.get(f"/v1/templates/{name}").json()
+    assert failed["state"] == "failed"
+    assert failed["error"]["sqlstate"] == "42601"
+    problem(http.post("/v1/leases", json={"template": name}), 422, "template_failed", "syntax error")
+
+
+def test_sql_that_fails_when_it_runs_says_which_statement(http: httpx.Client, name: str) -> None:
+    sql = [
+        "create table a (id int primary key); insert into a values (1); insert into a values (1); select 1"
+    ]
+    body = problem(
+        http.post("/v1/templates", json={"name": name, "sql": sql}), 422, "template_failed", "duplicate key"
+    )
+    assert body["sql_index"] == 0
+    assert body["statement"] == "insert into a values (1);"
+    assert sql[0][body["position"] - 1 :].startswith("insert into a values (1); select 1")
+
+
+def test_other_sql_under_the_same_fingerprint(http: httpx.Client, name: str) -> None:
+    first = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": ["select 1"]})
+    assert first.status_code == 201
+    again = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": ["select 1"]})
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    other = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": ["select 2"]})
+    problem(other, 409, "template_conflict", "another fingerprint")
+
+
+def test_neither_sql_nor_fingerprint(http: httpx.Client, name: str) -> None:
+    problem(http.post("/v1/templates", json={"name": name}), 422, "invalid_request", "fingerprint")
+
+
+def test_an_extension_that_the_server_does_not_have(http: httpx.Client, name: str) -> None:
+    body = {"name": name, "sql": ["select 1"], "extensions": ["no_such_thing"]}
+    assert http.post("/v1/templates", json=body).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"min_ready": -1}, {"max_size": 0}, {"min_ready": 10, "max_size": 5}, {"nope": 1}]
+)
+def test_pool_sizes_that_cannot_be(http: httpx.Client, acquire: Acquire, sizes: dict[str, int]) -> None:
+    pool = acquire()["pool_id"]
+    problem(http.patch(f"/v1/pools/{pool}", json=sizes), 422, "invalid_request")
+    problem(http.patch("/v1/pools/nope", json={}), 404, "pool_not_found")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["cursor=nonsense", "cursor=MjAyNnxub3Bl", "limit=0", "limit=100000", "state=asleep", "label.a=%00"],
+)
+def test_a_list_asked_for_wrongly(http: httpx.Client, query: str) -> None:
+    problem(http.get(f"/v1/leases?{query}"), 422, "invalid_request")
+
+
+def test_a_path_or_method_that_is_none(http: httpx.Client) -> None:
+    problem(http.get("/v1/nothing"), 404, "not_found")
+    answer = http.put("/v1/leases", json={})
+    problem(answer, 405, "method_not_allowed")
+    assert "allow" in answer.headers
+
+
+def test_a_build_that_is_over(http: httpx.Client, name: str) -> None:
+    build = http.post("/v1/templates", json={"name": name, "fingerprint": "1"}).json()
+    wrong = {"token": "guessed"}
+    for verb in ("renew", "ready", "failed"):
+        problem(
+            http.post(f"/v1/templates/{build['id']}/{verb}", json=wrong), 409, "build_lost", "register again"
+        )
+    token = {"token": build["build"]["token"]}
+    assert http.post(f"/v1/templates/{build['id']}/failed", json=token).status_code == 200
+    problem(http.post(f"/v1/templates/{build['id']}/ready", json=token), 409, "build_lost")
+
+
+def test_a_batch_that_is_too_large(http: httpx.Client, shop: str) -> None:
+    body = {"leases": [{"template": shop}] * 51}
+    problem(http.post("/v1/leases/batch", json=body), 422, "invalid_request", "at most 50")
+    problem(http.post("/v1/leases/batch", json={"leases": []}), 422, "invalid_request", "leases")

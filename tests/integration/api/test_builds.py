@@ -1,0 +1,165 @@
+"""The build protocol: one builder among any number of callers, replaced when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from tests.services import Service
+
+
+def fill(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create table built (id serial primary key, who text)")
+        connection.execute("insert into built (who) values ('the builder')")
+
+
+def test_the_first_caller_builds_and_the_others_wait(http: httpx.Client, name: str) -> None:
+    first = http.post("/v1/templates", json={"name": name, "fingerprint": "abc"})
+    assert first.status_code == 201
+    build = first.json()["build"]
+    second = http.post("/v1/templates", json={"name": name, "fingerprint": "abc"})
+    assert (second.status_code, second.json()["state"], second.json()["build"]) == (200, "building", None)
+    fill(build["url"])
+    done = http.post(f"/v1/templates/{first.json()['id']}/ready", json={"token": build["token"]})
+    assert done.json()["state"] == "ready"
+    assert http.get(f"/v1/templates/{name}@abc", params={"wait_seconds": 5}).json()["state"] == "ready"
+    again = http.post(f"/v1/templates/{first.json()['id']}/ready", json={"token": build["token"]})
+    assert again.status_code == 200  # said twice, as after a lost answer
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(build["url"])
+    for isolation in ("database", "schema"):
+        lease = http.post("/v1/leases", json={"template": f"{name}@abc", "isolation": isolation}).json()
+        with psycopg.connect(lease["url"], autocommit=True) as connection:
+            assert connection.execute("select * from built").fetchall() == [(1, "the builder")]
+            assert connection.execute("insert into built (who) values ('me') returning id").fetchone() == (2,)
+            connection.execute("alter table built rename to mine")
+        http.delete(f"/v1/leases/{lease['id']}")
+
+
+async def test_among_many_contenders_exactly_one_builds_and_all_lease(service: Service, name: str) -> None:
+    built = 0
+
+    async def contend(number: int) -> None:
+        nonlocal built
+        async with httpx.AsyncClient(base_url=service.url, timeout=90) as client:
+            answer = (await client.post("/v1/templates", json={"name": name, "fingerprint": "1"})).json()
+            if answer["build"]:
+                built += 1
+                await asyncio.to_thread(fill, answer["build"]["url"])
+                token = {"token": answer["build"]["token"]}
+                assert (
+                    await client.post(f"/v1/templates/{answer['id']}/ready", json=token)
+                ).status_code == 200
+            shown = await client.get(f"/v1/templates/{answer['id']}", params={"wait_seconds": 60})
+            assert shown.json()["state"] == "ready"
+            lease: dict[str, Any] = (
+                await client.post(
+                    "/v1/leases",
+                    json={"template": f"{name}@1", "wait_seconds": 60, "holder": {"n": str(number)}},
+                )
+            ).json()
+            assert lease["state"] == "active", lease
+            await client.delete(f"/v1/leases/{lease['id']}")
+
+    await asyncio.gather(*(contend(number) for number in range(12)))
+    assert built == 1
+
+
+def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
+    http: httpx.Client, name: str
+) -> None:
+    body = {"name": name, "fingerprint": "1", "build_seconds": 0.3}
+    dead = http.post("/v1/templates", json=body).json()
+    assert http.post("/v1/templates", json=body).json()["build"] is None
+    http.get(f"/v1/templates/{name}", params={"wait_seconds": 10})  # comes back when the deadline has passed
+    heir = http.post("/v1/templates", json={**body, "build_seconds": 60}).json()
+    assert heir["id"] == dead["id"]
+    assert heir["build"]["url"] != dead["build"]["url"]
+    late = http.post(f"/v1/templates/{dead['id']}/ready", json={"token": dead["build"]["token"]})
+    assert (late.status_code, late.json()["code"]) == (409, "build_lost")
+    fill(heir["build"]["url"])
+    done = http.post(f"/v1/templates/{heir['id']}/ready", json={"token": heir["build"]["token"]})
+    assert done.json()["state"] == "ready"
+
+
+def test_a_builder_that_renews_is_not_replaced(http: httpx.Client, name: str) -> None:
+    body = {"name": name, "fingerprint": "1", "build_seconds": 1.0}
+    mine = http.post("/v1/templates", json=body).json()
+    token = {"token": mine["build"]["token"]}
+    deadline = mine["build"]["deadline_at"]
+    for _ in range(5):
+        http.get(f"/v1/templates/{name}", params={"wait_seconds": 0.3})
+        renewed = http.post(f"/v1/templates/{mine['id']}/renew", json=token).json()["deadline_at"]
+        assert renewed > deadline
+        deadline = renewed
+    assert http.post("/v1/templates", json=body).json()["build"] is None
+
+
+def test_a_build_that_failed_goes_to_the_next_caller(http: httpx.Client, name: str) -> None:
+    body = {"name": name, "fingerprint": "1"}
+    mine = http.post("/v1/templates", json=body).json()
+    failed = http.post(
+        f"/v1/templates/{mine['id']}/failed",
+        json={"token": mine["build"]["token"], "message": "migrate exited with 1"},
+    )
+    assert failed.json()["state"] == "failed"
+    assert failed.json()["error"]["message"] == "migrate exited with 1"
+    refused = http.post("/v1/leases", json={"template": name})
+    assert (refused.status_code, refused.json()["code"]) == (422, "template_failed")
+    assert "migrate exited with 1" in refused.json()["detail"]
+    assert http.post("/v1/templates", json=body).json()["build"]
+
+
+def test_sql_that_failed_can_be_registered_again(http: httpx.Client, name: str) -> None:
+    sql = {"name": name, "fingerprint": "1"}
+    assert http.post("/v1/templates", json={**sql, "sql": ["selec 1"]}).status_code == 422
+    mended = http.post("/v1/templates", json={**sql, "sql": ["select 1"]})
+    assert (mended.status_code, mended.json()["state"]) == (201, "ready")
+
+
+def test_a_name_alone_means_the_newest_that_is_ready(http: httpx.Client, name: str) -> None:
+    def lease_of(reference: str) -> str:
+        lease = http.post("/v1/leases", json={"template": reference, "wait_seconds": 60}).json()
+        http.delete(f"/v1/leases/{lease['id']}")
+        return str(lease["template"])
+
+    for fingerprint in ("1", "2"):
+        http.post("/v1/templates", json={"name": name, "fingerprint": fingerprint, "sql": ["select 1"]})
+        assert lease_of(name) == f"{name}@{fingerprint}"
+    http.post("/v1/templates", json={"name": name, "fingerprint": "3"})  # building
+    assert lease_of(name) == f"{name}@2"
+    assert lease_of(f"{name}@1") == f"{name}@1"
+
+
+def test_a_retired_template_is_gone_and_leaves_nothing(
+    http: httpx.Client, service: Service, name: str
+) -> None:
+    template = http.post("/v1/templates", json={"name": name, "sql": ["create table t (id int)"]}).json()
+    lease = http.post("/v1/leases", json={"template": name}).json()
+    refused = http.delete(f"/v1/templates/{name}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert http.delete(f"/v1/templates/{name}", params={"force": "true"}).json()["state"] == "retired"
+    assert http.post("/v1/leases", json={"template": name}).json()["code"] == "template_not_found"
+    with psycopg.connect(lease["url"]) as connection:
+        connection.execute("select * from t")
+    http.delete(f"/v1/leases/{lease['id']}")
+    _until_gone(service, template["id"])
+    while http.get(f"/v1/templates/{template['id']}").status_code != 404:
+        time.sleep(0.05)
+    assert not [
+        pool for pool in http.get("/v1/pools").json()["items"] if pool["template_id"] == template["id"]
+    ]
+
+
+def _until_gone(service: Service, template_id: str) -> None:
+    end = time.monotonic() + 40
+    with psycopg.connect(service.environment["FRESHDB_POSTGRES"], autocommit=True) as connection:
+        pattern = f"{service.prefix}_t_{template_id.replace('-', '')[:12]}%"
+        while connection.execute("select 1 from pg_database where datname like %s", (pattern,)).fetchone():
+            assert time.monotonic() < end, "the template's database is still there"
+            time.sleep(0.05)

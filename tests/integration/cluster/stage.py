@@ -1,0 +1,129 @@
+"""What the tests of managed servers share: templates, pools of either isolation, connections as a holder, dumps."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+from freshdb_service.cluster import (
+    Login,
+    Origin,
+    RebuildEngine,
+    ResetOutcome,
+    Server,
+    UsedDatabase,
+    create_build,
+    drop_database,
+    drop_schema,
+    prepare_shared,
+    provision_database,
+    provision_schema,
+    run_sql,
+    seal,
+)
+from freshdb_service.embedded import postgres_binaries
+from freshdb_service.lifecycle import Isolation
+
+EVERYTHING = Path(__file__).with_name("everything.sql").read_text(encoding="utf-8")
+
+
+def pg_dump() -> Path:
+    binaries = postgres_binaries(18)
+    assert binaries is not None
+    return binaries / "pg_dump"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    id: UUID
+    database: str
+    build: Login
+
+
+@dataclass(slots=True)
+class Pool:
+    """Databases of one isolation, made from one template."""
+
+    server: Server
+    isolation: Isolation
+    origin: Origin
+    id: UUID = field(default_factory=uuid4)
+
+    async def provision(self, database_id: UUID, generation: int = 1) -> Login:
+        if self.origin.blueprint is None:
+            return await provision_database(self.server, database_id, generation, self.origin.template_database)
+        return await provision_schema(self.server, database_id, generation, self.origin.blueprint)
+
+    async def reset(self, database_id: UUID, generation: int) -> ResetOutcome:
+        used = UsedDatabase(database_id, self.isolation)
+        return await RebuildEngine().reset(self.server, used, self.origin, generation)
+
+    async def drop(self, database_id: UUID) -> None:
+        if self.origin.blueprint is None:
+            await drop_database(self.server, database_id)
+        else:
+            await drop_schema(self.server, database_id, self.origin.blueprint.shared_database)
+
+
+async def build_template(server: Server, *sql: str, extensions: Sequence[str] = ()) -> Template:
+    template_id = uuid4()
+    build = await create_build(server, template_id, 1, extensions)
+    await run_sql(server, build, sql, timeout_seconds=60)
+    sealed = await seal(server, template_id, 1)
+    return Template(template_id, sealed.database, build)
+
+
+async def pool_of(server: Server, isolation: Isolation, template: Template) -> Pool:
+    pool_id = uuid4()
+    if isolation is Isolation.DATABASE:
+        return Pool(server, isolation, Origin(template.database, None), pool_id)
+    blueprint = await prepare_shared(server, pool_id, template.database)
+    return Pool(server, isolation, Origin(template.database, blueprint), pool_id)
+
+
+async def connect(server: Server, login: Login) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(
+        host=server.host,
+        port=server.port,
+        user=login.user,
+        password=login.password,
+        database=login.database,
+        statement_cache_size=0,
+        timeout=10,
+    )
+
+
+@asynccontextmanager
+async def connected(server: Server, login: Login) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await connect(server, login)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=5)
+
+
+async def dump(dsn: str, database: str, *options: str) -> str:
+    """What ``pg_dump`` says of a database, rows and large objects included, its own noise left out."""
+    process = await asyncio.create_subprocess_exec(
+        pg_dump(),
+        f"--dbname={dsn.rsplit('/', 1)[0]}/{database}",
+        "--no-comments" if "--no-comments" in options else "--encoding=UTF8",
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, complaint = await process.communicate()
+    assert process.returncode == 0, complaint.decode()
+    return re.sub(r"^\\(un)?restrict .*$", "", out.decode(), flags=re.MULTILINE)
+
+
+def renamed(text: str, names: dict[str, str]) -> str:
+    for old, new in names.items():
+        text = re.sub(rf"\b{re.escape(old)}\b", new, text)
+    return text

@@ -1,0 +1,43 @@
+"""Directories in which embedded servers may run, and which nothing survives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from freshdb_service.embedded import placement
+from tests.servers import Servers, end_servers_in
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
+
+
+@pytest.fixture
+def directory(servers: Servers) -> Iterator[Path]:
+    """A directory that the servers' own user can pass through; servers left in it are ended."""
+    made = Path(tempfile.mkdtemp(prefix="scratch-", dir=servers.root))
+    made.chmod(0o711)
+    yield made
+    end_servers_in(made)
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def shelter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A shelter of this test's own."""
+    monkeypatch.setattr(placement, "SHELTER", directory / "shelter")
+    yield directory / "shelter"
+    if (directory / "shelter" / "data").is_dir():
+        end_servers_in(directory / "shelter" / "data")
+
+
+@pytest.fixture
+def closed(directory: Path) -> Path:
+    """A directory that nobody but its owner can pass through."""
+    made = directory / "closed"
+    made.mkdir(mode=0o700)
+    return made

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from freshdb_service.embedded import BinaryNotFound, DataDirectoryUnusable, default_data_directory, placement
+from freshdb_service.embedded.binaries import redis_bundle
+from freshdb_service.embedded.placement import Account
+
+STRANGER = Account("stranger", uid=54_321, gid=54_321)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "allowed"),
+    [
+        (0o701, 54_321, 54_321, True),
+        (0o710, 54_321, None, True),
+        (0o710, 54_321, 54_321, False),
+        (0o100, None, 54_321, True),
+        (0o011, None, None, False),
+        (0o700, 54_321, 54_321, False),
+    ],
+)
+def test_whether_an_account_can_pass_is_decided_as_the_kernel_does(
+    directory: Path, mode: int, uid: int | None, gid: int | None, *, allowed: bool
+) -> None:
+    """``None`` stands for the owner's own."""
+    (directory / "below").mkdir()
+    directory.chmod(mode)
+    account = Account(
+        "some",
+        directory.stat().st_uid if uid is None else uid,
+        directory.stat().st_gid if gid is None else gid,
+    )
+    assert placement.passable(directory, account) is allowed
+    assert placement.passable(directory / "below", account) is allowed
+    directory.chmod(0o711)
+
+
+def test_a_program_within_reach_is_run_where_it_is(directory: Path, shelter: Path) -> None:
+    program = made(directory / "redis-server", "1")
+    assert placement.runnable(program, STRANGER, bundle=redis_bundle) == program
+    assert not shelter.exists()
+
+
+def test_a_program_out_of_reach_is_copied_once_per_version(closed: Path, shelter: Path) -> None:
+    first = placement.runnable(made(closed / "redis-server", "1"), STRANGER, bundle=redis_bundle)
+    (closed / "another").mkdir()
+    same = placement.runnable(made(closed / "another" / "redis-server", "1"), STRANGER, bundle=redis_bundle)
+    other = placement.runnable(made(closed / "redis-server", "2"), STRANGER, bundle=redis_bundle)
+    assert first == same != other
+    assert (first.read_text(), other.read_text()) == ("1", "2")
+    for copy in (first, other):
+        assert copy.is_relative_to(shelter)
+        assert placement.passable(copy.parent, STRANGER)
+        assert copy.stat().st_mode & 0o005 == 0o005
+
+
+def test_a_program_that_can_neither_be_reached_nor_copied_is_named(closed: Path, shelter: Path) -> None:
+    shelter.write_text("in the way")
+    program = made(closed / "redis-server", "1")
+    with pytest.raises(
+        BinaryNotFound, match=rf"{program} cannot be run by the user stranger, .*{shelter} failed"
+    ):
+        placement.runnable(program, STRANGER, bundle=redis_bundle)
+
+
+def test_data_stays_where_it_was_asked_for_if_the_account_can_pass(directory: Path, shelter: Path) -> None:
+    assert placement.settle(directory / "data", STRANGER) == directory / "data"
+    assert placement.settled(directory / "data", STRANGER) == directory / "data"
+    assert not shelter.exists()
+
+
+def test_sheltered_data_lasts_as_long_as_what_it_stands_for(closed: Path, shelter: Path) -> None:
+    kept = placement.settle(closed / "kept", STRANGER)
+    gone, used = placement.settle(closed / "gone", STRANGER), placement.settle(closed / "used", STRANGER)
+    assert placement.settled(closed / "kept", STRANGER) == kept
+    assert len({kept, gone, used}) == 3
+    assert all(
+        one.is_relative_to(shelter) and placement.passable(one, STRANGER) for one in (kept, gone, used)
+    )
+    (closed / "gone").rmdir()
+    (closed / "used").rmdir()
+    placement.remove_abandoned(lambda home: home == used)
+    assert [one.exists() for one in (kept, gone, used)] == [True, False, True]
+
+
+def test_a_directory_that_can_be_made_nowhere_is_named(directory: Path) -> None:
+    (directory / "file").write_text("")
+    for account in (None, STRANGER):
+        with pytest.raises(DataDirectoryUnusable, match=f"{directory}/file/data"):
+            placement.settle(directory / "file" / "data", account)
+
+
+def test_the_default_is_the_users_own_directory_and_for_root_the_systems(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert default_data_directory().is_relative_to(tmp_path)
+    assert default_data_directory().name == "freshdb"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_data_directory() == Path("/var/lib/freshdb")
+
+
+def made(program: Path, text: str) -> Path:
+    program.write_text(text)
+    program.chmod(0o700 if "closed" in program.parts else 0o755)
+    return program

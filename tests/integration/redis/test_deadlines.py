@@ -1,0 +1,180 @@
+"""Deadlines on a real Redis. Redis's clock cannot be set: where time must pass, a deadline is moved into the past."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from freshdb_service.errors import BackendUnavailable, ConfigurationError
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.deadlines import Deadline, Deadlines, Refusal, Renewal
+
+POOL = uuid4()
+
+
+@pytest.fixture
+def deadlines(redis: RedisConnection) -> Deadlines:
+    return Deadlines(redis)
+
+
+async def admit(deadlines: Deadlines, lease: UUID, *, ttl: float = 60, longest: float = 3600) -> datetime:
+    admission = await deadlines.admit(
+        POOL, [lease], ttl_seconds=ttl, max_ttl_seconds=longest, principal="ci", at_head=True
+    )
+    assert admission.admitted
+    return admission.expires_at
+
+
+async def make_due(redis: RedisConnection, lease: UUID) -> None:
+    await redis.client.zadd(redis.key("deadlines"), {str(lease): 1})
+
+
+async def run_id(deadlines: Deadlines) -> str:
+    due = await deadlines.due()
+    assert due.forgotten_in_run is not None
+    await deadlines.restore([], run_id=due.forgotten_in_run)
+    return due.forgotten_in_run
+
+
+def near(instant: datetime, seconds: float) -> bool:
+    return abs((instant - datetime.now(UTC)) - timedelta(seconds=seconds)) < timedelta(seconds=5)
+
+
+async def test_a_lease_ends_one_ttl_from_now(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    assert near(await admit(deadlines, lease, ttl=60), 60)
+    assert [near(one, 60) for one in await deadlines.expiry([lease]) if one] == [True]
+
+
+async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease, ttl=10, longest=100)
+    granted = await deadlines.renew(lease, ttl_seconds=50, principal="ci")
+    assert isinstance(granted, Renewal)
+    assert near(granted.expires_at, 50)
+    assert granted.ttl_seconds == pytest.approx(50, abs=1)
+
+
+async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease, ttl=10, longest=100)
+    granted = await deadlines.renew(lease, ttl_seconds=5000, principal="ci")
+    assert isinstance(granted, Renewal)
+    assert granted.expires_at == granted.max_expires_at
+    assert near(granted.expires_at, 100)
+
+
+async def test_a_heartbeat_never_brings_the_end_closer(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease, ttl=60)
+    granted = await deadlines.renew(lease, ttl_seconds=1, principal="ci")
+    assert isinstance(granted, Renewal)
+    assert near(granted.expires_at, 60)
+
+
+async def test_without_a_ttl_a_heartbeat_gets_the_one_of_the_lease(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease, ttl=33)
+    granted = await deadlines.renew(lease, ttl_seconds=None, principal="ci")
+    assert isinstance(granted, Renewal)
+    assert granted.ttl_seconds == pytest.approx(33, abs=0.5)
+
+
+async def test_somebody_elses_heartbeat_is_refused(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease)
+    assert await deadlines.renew(lease, ttl_seconds=60, principal="mallory") is Refusal.FOREIGN
+    assert await deadlines.renew(uuid4(), ttl_seconds=60, principal="ci") is Refusal.UNKNOWN
+
+
+async def test_a_heartbeat_after_the_end_revives_nothing(
+    redis: RedisConnection, deadlines: Deadlines
+) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease)
+    await run_id(deadlines)
+    await make_due(redis, lease)
+    assert await deadlines.renew(lease, ttl_seconds=60, principal="ci") is Refusal.OVER
+    assert (await deadlines.due()).lease_ids == [lease]
+    assert await deadlines.renew(lease, ttl_seconds=60, principal="ci") is Refusal.UNKNOWN
+
+
+async def test_a_due_lease_is_taken_by_one_reaper_and_comes_back_if_it_dies(
+    redis: RedisConnection, deadlines: Deadlines
+) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease)
+    await run_id(deadlines)
+    await make_due(redis, lease)
+    assert (await deadlines.due()).lease_ids == [lease]
+    assert (await deadlines.due()).lease_ids == []
+    await redis.client.zadd(redis.key("expiring"), {str(lease): 1})  # taken long ago, never settled
+    assert (await deadlines.due()).lease_ids == [lease]
+    await deadlines.settle([lease])
+    assert (await deadlines.due()).lease_ids == []
+
+
+async def test_nothing_expires_in_a_redis_that_has_started_anew(
+    redis: RedisConnection, deadlines: Deadlines
+) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease)
+    run = await run_id(deadlines)
+    await redis.client.set(redis.key("epoch"), "the run before")
+    await make_due(redis, lease)  # as an old snapshot would have it
+    due = await deadlines.due()
+    assert due.lease_ids == []
+    assert due.forgotten_in_run == run
+    await deadlines.restore([Deadline(lease, "ci", 60, 3600)], run_id=run)
+    assert (await deadlines.due()).lease_ids == []
+    [expires_at] = await deadlines.expiry([lease])
+    assert expires_at is not None
+    assert near(expires_at, 60)
+
+
+async def test_restoring_what_is_missing_leaves_the_rest_alone(
+    redis: RedisConnection, deadlines: Deadlines
+) -> None:
+    known, forgotten, ending = uuid4(), uuid4(), uuid4()
+    await admit(deadlines, known, ttl=1000)
+    await run_id(deadlines)
+    await admit(deadlines, ending)
+    await make_due(redis, ending)
+    await deadlines.due()
+    entries = [Deadline(one, "ci", 60, 3600) for one in (known, forgotten, ending)]
+    assert await deadlines.restore(entries, run_id=None) == 1
+    first, second, third = await deadlines.expiry([known, forgotten, ending])
+    assert first is not None
+    assert near(first, 1000)
+    assert second is not None
+    assert near(second, 60)
+    assert third is None
+
+
+async def test_many_leases_are_restored_in_parts(deadlines: Deadlines) -> None:
+    entries = [Deadline(uuid4(), "ci", 60, 3600) for _ in range(1203)]
+    assert await deadlines.restore(entries, run_id="a run") == 1203
+    assert None not in await deadlines.expiry([one.lease_id for one in entries])
+
+
+async def test_a_kept_lease_gets_a_deadline_of_its_own(deadlines: Deadlines) -> None:
+    lease = uuid4()
+    await admit(deadlines, lease, ttl=60, longest=100)
+    await deadlines.prolong(lease, ttl_seconds=5000)
+    [expires_at] = await deadlines.expiry([lease])
+    assert expires_at is not None
+    assert near(expires_at, 5000)
+
+
+async def test_a_redis_that_is_away_is_one_clear_error() -> None:
+    connection = RedisConnection("redis://127.0.0.1:1/0", uuid4())
+    with pytest.raises(BackendUnavailable, match="Redis does not answer"):
+        await connection.check()
+    await connection.close()
+
+
+def test_a_redis_url_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="redis://"):
+        RedisConnection("http://example.com", uuid4())

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from freshdb_service.redis import queue as queue_module
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.deadlines import Admission, Deadlines
+from freshdb_service.redis.queue import Queue, Waiter
+from freshdb_service.redis.signals import Signals, Work
+
+POOL = uuid4()
+
+
+class Replica:
+    """One process's view: its signals, its queue."""
+
+    def __init__(self, redis: RedisConnection) -> None:
+        self.redis = redis
+        self.signals = Signals(redis)
+        self.queue = Queue(redis, self.signals)
+        self.deadlines = Deadlines(redis)
+        self.tasks = [asyncio.create_task(self.signals.listen()), asyncio.create_task(self.queue.stay())]
+
+    async def ask(self) -> Admission:
+        return await self.deadlines.admit(POOL, [uuid4()], ttl_seconds=60, max_ttl_seconds=60, principal="ci")
+
+    async def die(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def until_subscribed(redis: RedisConnection, channel: str, number: int) -> None:
+    async with asyncio.timeout(5):
+        while dict(await redis.client.pubsub_numsub(channel)).get(channel, 0) < number:
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def replicas(redis: RedisConnection) -> AsyncIterator[tuple[Replica, Replica]]:
+    one, two = Replica(redis), Replica(redis)
+    await until_subscribed(redis, one.signals.channel, 2)
+    yield one, two
+    await one.die()
+    await two.die()
+
+
+async def test_who_asks_while_nobody_waits_goes_ahead(replicas: tuple[Replica, Replica]) -> None:
+    assert (await replicas[0].ask()).admitted
+
+
+async def test_who_asks_while_somebody_waits_goes_behind(replicas: tuple[Replica, Replica]) -> None:
+    one, two = replicas
+    async with one.queue.waiting(POOL, 1):
+        admission = await two.ask()
+        assert not admission.admitted
+        assert await two.deadlines.expiry([uuid4()]) == [None]
+    assert (await two.ask()).admitted
+
+
+async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tuple[Replica, Replica]) -> None:
+    served: list[int] = []
+    entered = asyncio.Semaphore(0)
+
+    async def stand(replica: Replica, ticket: int) -> None:
+        async with replica.queue.waiting(POOL, ticket) as waiter:
+            entered.release()
+            await go.wait()
+            assert await waiter.turn(10)
+            served.append(ticket)
+
+    go = asyncio.Event()
+    # entered in another order than that of the tickets
+    tickets = [7, 3, 9, 1, 8, 2, 6, 4, 10, 5]
+    crowd = [asyncio.create_task(stand(replicas[n % 2], ticket)) for n, ticket in enumerate(tickets)]
+    for _ in tickets:
+        await entered.acquire()
+    for replica in replicas:  # whoever was first for a moment while the others came has been told so
+        for waiter in replica.queue._here[POOL].values():
+            waiter._turn.clear()
+    go.set()
+    await replicas[0].queue.wake(POOL)
+    await asyncio.gather(*crowd)
+    assert served == sorted(tickets)
+
+
+async def test_a_place_counts_who_is_before(replicas: tuple[Replica, Replica]) -> None:
+    one, two = replicas
+    async with one.queue.waiting(POOL, 1, wanted=3), two.queue.waiting(POOL, 2) as second:
+        place = await one.queue.place(POOL, second)
+        assert (place.position, place.waiting, place.wanted) == (2, 2, 4)
+    nobody = await one.queue.place(POOL)
+    assert (nobody.position, nobody.waiting, nobody.wanted) == (0, 0, 0)
+
+
+async def test_a_replica_that_dies_holds_nobody_up(
+    replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas
+    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 0.2)
+    monkeypatch.setattr(queue_module, "REFRESH_SECONDS", 0.05)
+    dead = Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")
+    await one.queue._enter(POOL, [dead])  # and never again
+    async with two.queue.waiting(POOL, 2) as waiter:
+        assert (await two.queue.place(POOL, waiter)).position == 2
+        assert await waiter.turn(10)
+        assert (await two.queue.place(POOL, waiter)).position == 1
+
+
+async def test_a_waiter_that_redis_forgot_comes_back_to_its_place(
+    redis: RedisConnection, replicas: tuple[Replica, Replica]
+) -> None:
+    one, two = replicas
+    async with one.queue.waiting(POOL, 1) as first:
+        await redis.client.flushdb()
+        async with two.queue.waiting(POOL, 2) as second, asyncio.timeout(10):
+            while (await one.queue.place(POOL, first)).position != 1:
+                await asyncio.sleep(0.01)
+            assert (await two.queue.place(POOL, second)).position == 2
+
+
+async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
+    replicas: tuple[Replica, Replica],
+) -> None:
+    one, two = replicas
+    dirty = two.signals.subscribe(Work.DIRTY)
+    demand = two.signals.subscribe(Work.DEMAND)
+    await one.signals.announce(Work.DIRTY)
+    async with asyncio.timeout(5):
+        await dirty.wait()
+    assert not demand.is_set()
+
+
+async def test_leaving_the_queue_leaves_no_key_behind(
+    redis: RedisConnection, replicas: tuple[Replica, Replica]
+) -> None:
+    async with replicas[0].queue.waiting(POOL, 1):
+        assert await redis.client.keys(redis.key("*"))
+    assert await redis.client.keys(redis.key("*")) == []

@@ -1,0 +1,93 @@
+"""Acquire, when a database is ready, is at most three round trips to PostgreSQL and Redis together.
+
+Counted on the wire: two proxies stand before the servers, and a round trip is a message to the server after an answer from
+it. The loops are set so far apart that what is counted is the acquires' own.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+from tests.servers import PostgresServer
+from tests.services import start_service
+
+ACQUIRES = 20
+
+
+class Turns:
+    """Counts how often the talk on any connection turned from the server back to the client."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.count += 1
+
+
+@contextmanager
+def proxy(url: str, turns: Turns) -> Iterator[str]:
+    """A proxy before the server that ``url`` names; yields the URL that leads through it."""
+    parts = urlsplit(url)
+    target = (parts.hostname or "127.0.0.1", parts.port or 0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_sockets: list[socket.socket] = [listener]
+
+    def relay(inward: socket.socket, outward: socket.socket, mine: list[bool], *, to_server: bool) -> None:
+        try:
+            while data := inward.recv(65536):
+                if to_server and not mine[0]:
+                    turns.add()
+                mine[0] = to_server
+                outward.sendall(data)
+            outward.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(target)
+            open_sockets.extend((client, server))
+            mine = [False]
+            threading.Thread(
+                target=relay, args=(client, server, mine), kwargs={"to_server": True}, daemon=True
+            ).start()
+            threading.Thread(
+                target=relay, args=(server, client, mine), kwargs={"to_server": False}, daemon=True
+            ).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    host = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{listener.getsockname()[1]}"
+    yield urlunsplit(parts._replace(netloc=host))
+    for one in open_sockets:
+        one.close()
+
+
+def test_acquire_is_at_most_three_round_trips(postgres_18: PostgresServer, redis_url: str) -> None:
+    turns = Turns()
+    rarely = {f"{loop}_seconds": 3600 for loop in ("reaper", "janitor", "replenisher", "reconciler")}
+    with proxy(postgres_18.dsn, turns) as dsn, proxy(redis_url, turns) as redis:
+        service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 5})
+        try:
+            with httpx.Client(base_url=service.url, timeout=60) as http:
+                http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
+                pool = http.post("/v1/leases", json={"template": "t"}).json()["pool_id"]
+                while http.get(f"/v1/pools/{pool}").json()["databases"].get("ready", 0) < ACQUIRES:
+                    pass
+                before = turns.count
+                for _ in range(ACQUIRES):
+                    http.post("/v1/leases", json={"template": "t"}).raise_for_status()
+                per_acquire = (turns.count - before) / ACQUIRES
+        finally:
+            assert service.stop() == 0
+    assert 2 <= per_acquire <= 3

@@ -1,0 +1,196 @@
+"""``freshdb serve`` as a command: what it starts it ends, and what it cannot do it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from tests.servers import PostgresServer
+from tests.services import start_service
+
+SERVE = [sys.executable, "-m", "freshdb_service"]
+
+
+def refused(*arguments: str, code: int = 1, **environment: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
+    done = subprocess.run(
+        [*SERVE, "--port", "0", *arguments],
+        env={**clean, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
+    process = subprocess.Popen(
+        [*SERVE, "--port", "0", "--data", str(tmp_path)],
+        env=clean,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"listens on" in line:
+            break
+    url = json.loads((tmp_path / "service.json").read_text())["url"]
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    with httpx.Client(base_url=url, timeout=60) as http:
+        assert http.get("/readyz").json() == {
+            "status": "ok",
+            "checks": {"control_plane": "ok", "redis": "ok", "server embedded": "ok"},
+        }
+        http.post("/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}).raise_for_status()
+        lease = http.post("/v1/leases", json={"template": "t"}).json()
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 2
+        with psycopg.connect(lease["url"]) as connection:
+            connection.execute("select * from t")
+        process.send_signal(how)
+        assert process.wait(60) == 0
+    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "service.json").exists()
+
+
+def test_a_waiting_caller_is_told_that_the_replica_stops(postgres_18: PostgresServer, redis_url: str) -> None:
+    service = start_service([postgres_18.dsn], redis_url, settings={"min_ready": 0, "max_size": 1})
+    answers: list[httpx.Response] = []
+    with httpx.Client(base_url=service.url, timeout=90) as http:
+        http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
+        lease = http.post("/v1/leases", json={"template": "t"}).json()
+
+        def wait() -> None:
+            answers.append(
+                httpx.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+            )
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while http.get(f"/v1/pools/{lease['pool_id']}").json()["waiting"] == 0:
+            pass
+    assert service.stop() == 0
+    waiting.join(30)
+    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "shutting_down")
+    assert answers[0].headers["retry-after"] == "1"
+
+
+def test_leases_survive_a_restart(postgres_18: PostgresServer, redis_url: str) -> None:
+    first = start_service([postgres_18.dsn], redis_url)
+    httpx.post(
+        f"{first.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
+    )
+    lease = httpx.post(f"{first.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+    assert first.stop() == 0
+    second = start_service([postgres_18.dsn], redis_url, replica_of=first)
+    try:
+        assert httpx.get(f"{second.url}/v1/leases/{lease['id']}").json()["state"] == "active"
+        with psycopg.connect(lease["url"]) as connection:
+            connection.execute("select * from t")
+        assert httpx.post(f"{second.url}/v1/leases/{lease['id']}/renew").status_code == 200
+    finally:
+        assert second.stop() == 0
+
+
+def test_it_stops_itself_when_nobody_needs_it(postgres_18: PostgresServer, redis_url: str) -> None:
+    service = start_service([postgres_18.dsn], redis_url, arguments=["--idle-exit-seconds", "1"])
+    assert service.process.wait(60) == 0
+    assert "nobody asked for anything" in service.log
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = refused("--port", str(port), "--data", str(tmp_path))
+    assert f"cannot listen on 127.0.0.1:{port}" in words
+    assert "--port" in words
+
+
+def test_a_data_directory_that_cannot_be_written() -> None:
+    words = refused("--data", "/proc/nowhere")
+    assert "cannot write to the data directory /proc/nowhere" in words
+    assert "--data" in words
+
+
+def test_a_second_service_on_the_same_data(postgres_18: PostgresServer, redis_url: str) -> None:
+    service = start_service([postgres_18.dsn], redis_url)
+    try:
+        words = refused("--data", str(service.data), code=3)
+        assert f"another freshdb serves from {service.data} at {service.url}" in words
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    ("dsn", "words"),
+    [
+        ("mysql://root:hunter2@127.0.0.1/x", "postgresql://user:password@host"),
+        ("postgresql://", "postgresql://user:password@host"),
+        ("nonsense", "postgresql://user:password@host"),
+    ],
+)
+def test_a_dsn_that_is_none(dsn: str, words: str) -> None:
+    said = refused("--postgres", dsn, code=2)
+    assert words in said
+    assert "hunter2" not in said
+
+
+def test_a_dsn_that_leads_nowhere(redis_url: str) -> None:
+    said = refused("--postgres", "postgresql://u:hunter2@127.0.0.1:1/x", "--redis", redis_url)
+    assert "127.0.0.1:1" in said
+    assert "hunter2" not in said
+
+
+def test_a_dsn_with_a_wrong_password(postgres_18: PostgresServer, redis_url: str) -> None:
+    parts = urlsplit(postgres_18.dsn)
+    wrong = postgres_18.dsn.replace(f":{parts.password}@", ":hunter2@")
+    said = refused("--postgres", wrong, "--redis", redis_url)
+    assert "password" in said
+    assert "hunter2" not in said
+
+
+def test_a_redis_that_is_not_there(postgres_18: PostgresServer) -> None:
+    said = refused(
+        "--postgres", postgres_18.dsn, "--redis", "redis://127.0.0.1:1/0", FRESHDB_PREFIX="fdbnoredis"
+    )
+    assert "Redis does not answer" in said
+
+
+def test_an_address_that_is_not_loopback_without_tokens() -> None:
+    assert "needs tokens" in refused("--host", "0.0.0.0", code=2)  # noqa: S104 - that is the point
+
+
+def test_a_server_with_databases_of_others_is_managed_only_when_named(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
+        connection.execute("create database precious")
+    try:
+        arguments = ["--postgres", f"shared={postgres_18.dsn}", "--redis", redis_url]
+        said = refused(*arguments, FRESHDB_PREFIX="fdbadopt")
+        assert "precious" in said
+        assert "--adopt shared" in said
+        service = start_service([f"shared={postgres_18.dsn}"], redis_url)
+        assert service.stop() == 0
+    finally:
+        with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
+            connection.execute("drop database precious")
+            connection.execute("drop database fdbadopt_control")

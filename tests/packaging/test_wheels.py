@@ -1,0 +1,188 @@
+"""Both distributions, built, installed outside the checkout, and used there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from packaging.requirements import Requirement
+
+import freshdb
+import freshdb_service
+from freshdb_service.embedded import processes
+from tests.servers import Servers
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+DISTRIBUTIONS = {"client": "freshdb", "service": "freshdb_service"}
+
+pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
+
+LEASE = """
+import asyncio, json, sys
+import asyncpg
+from freshdb import Client
+
+async def count(url):
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval("SELECT count(*) FROM item")
+    finally:
+        await connection.close()
+
+with Client(sys.argv[1]) as client:
+    sql = ["CREATE TABLE item (id int)", "INSERT INTO item SELECT generate_series(1, 3)"]
+    for isolation in ("database", "schema"):
+        template = client.ensure_sql("shop", sql)
+        with client.lease(f"shop@{template.fingerprint}", isolation=isolation) as lease:
+            assert asyncio.run(count(lease.url)) == 3
+print("leased")
+"""
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each distribution's wheel, made from its sdist, so that both are complete."""
+    built = tmp_path_factory.mktemp("wheels")
+    for directory in DISTRIBUTIONS:
+        run(
+            sys.executable,
+            "-m",
+            "build",
+            "--no-isolation",
+            "--outdir",
+            built / directory,
+            CHECKOUT / directory,
+        )
+    return {directory: next((built / directory).glob("*.whl")) for directory in DISTRIBUTIONS}
+
+
+def test_both_distributions_have_one_version_and_the_extra_asks_for_it() -> None:
+    assert freshdb.__version__ == freshdb_service.__version__
+    project = tomllib.loads((CHECKOUT / "client" / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["service"] == [f"freshdb-service=={freshdb.__version__}"]
+
+
+@pytest.mark.parametrize("directory", DISTRIBUTIONS)
+def test_a_wheel_holds_every_file_of_its_package_and_no_other(
+    wheels: dict[str, Path], directory: str
+) -> None:
+    package = DISTRIBUTIONS[directory]
+    source = CHECKOUT / directory / "src"
+    wanted = {
+        str(path.relative_to(source))
+        for path in (source / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheels[directory]) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == wanted
+    assert f"{package}/py.typed" in held
+
+
+def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    python = environment(tmp_path, wheels["client"])
+    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
+    installed = {normal(one["name"]) for one in listed} - {"pip", "setuptools"}
+    assert installed == {"freshdb"} | needed_by("httpx")
+    said = run(python, "-c", "import freshdb; print(freshdb.Client, freshdb.AsyncClient)", cwd=tmp_path)
+    assert "freshdb.client.Client" in said.replace("freshdb.async_client", "freshdb.client")
+    assert run(python.parent / "freshdb", "--help", cwd=tmp_path)
+
+
+def test_with_the_service_extra_a_service_starts_leases_and_stops(
+    wheels: dict[str, Path], tmp_path: Path, servers: Servers
+) -> None:
+    client = f"{wheels['client']}[service]"
+    python = environment(tmp_path, client, "--find-links", wheels["service"].parent)
+    data = servers.root / "packaging"
+    with serving(python, tmp_path, data) as url:
+        assert run(python, "-c", LEASE, url, cwd=tmp_path) == "leased\n"
+        assert run(python.parent / "freshdb", "status", cwd=tmp_path, env={"FRESHDB_URL": url})
+
+
+def environment(directory: Path, *requirements: str | Path) -> Path:
+    """Make an empty virtual environment, install these (others in the versions of constraints.txt); give its Python."""
+    venv.EnvBuilder(with_pip=True, symlinks=True).create(directory / "venv")
+    python = directory / "venv" / "bin" / "python"
+    pins = re.findall(r"^\S+==[^\\\n]+", (CHECKOUT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    constraints = directory / "constraints.txt"
+    constraints.write_text("\n".join(pins))
+    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, *requirements, cwd=directory)
+    return python
+
+
+def needed_by(name: str) -> set[str]:
+    """Give this distribution and all that it needs, here, without extras."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        one = normal(todo.pop())
+        if one not in found:
+            found.add(one)
+            requirements = map(Requirement, metadata.requires(one) or ())
+            todo += [
+                each.name for each in requirements if not each.marker or each.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@contextmanager
+def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
+    """Run the installed service; see it end, with everything that it started."""
+    command: list[str | Path] = [python, "-m", "freshdb_service", "--data", data, "--port", "0"]
+    with (
+        (directory / "service.log").open("w+") as log,
+        subprocess.Popen(command, cwd=directory, env=clean_environment(), stdout=log, stderr=log) as service,
+    ):
+        try:
+            deadline = monotonic() + 60
+            while not (data / "service.json").exists():
+                ended = service.poll() is not None or monotonic() > deadline
+                assert not ended, f"no service:\n{(directory / 'service.log').read_text()}"
+                sleep(0.02)
+            yield json.loads((data / "service.json").read_text())["url"]
+        finally:
+            service.send_signal(signal.SIGTERM)
+            code = service.wait(timeout=60)
+    assert code == 0, (directory / "service.log").read_text()
+    locks = list(data.rglob(processes.RUNNING_LOCK))
+    assert len(locks) == 2, "PostgreSQL's and Redis's"
+    assert not [lock for lock in locks if processes.is_running(lock.parent)]
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what would let the checkout, or another service, in."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "FRESHDB", "PYTEST"))
+    }
+    # Where the wheel brings no Redis, the one of the development environment serves.
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
+
+
+def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=clean_environment() | (env or {}), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

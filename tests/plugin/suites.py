@@ -1,0 +1,88 @@
+"""Suites that a user could have written, run by a pytest of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass
+class Finished:
+    """A pytest that has ended."""
+
+    status: int
+    output: str
+
+    def counts(self) -> dict[str, int]:
+        """The numbers of the closing line: passed, failed, error, …; warnings and the like count, too."""
+        words = self.output.rstrip().splitlines()[-1].strip("= ").split(" in ")[0].split(", ")
+        return {
+            word.partition(" ")[2].rstrip("s"): int(word.partition(" ")[0])
+            for word in words
+            if word[:1].isdigit()
+        }
+
+
+@dataclass
+class Suite:
+    """A directory with tests, and a pytest to run them."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.directory,
+            env=_clean_environment() | self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> Finished:
+        with self.start(*arguments, **environment) as process:
+            return finish(process)
+
+
+def finish(process: subprocess.Popen[str]) -> Finished:
+    """Wait for the end."""
+    try:
+        output, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Finished(process.returncode, output)
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Wait, bounded, until `holds`."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours, without what would tell the inner pytest about the outer one, its CI or its service."""
+    ours = ("FRESHDB_", "PYTEST_", "GITHUB_", "CI_", "BUILD", "CIRCLE", "COV_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -1,0 +1,102 @@
+"""Where settings come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from freshdb import Client
+from tests.plugin.suites import Suite
+
+SHOWS_TEMPLATE = "def test_it(freshdb):\n    assert freshdb.template.startswith('{template}@')\n"
+
+
+@pytest.fixture(autouse=True)
+def templates(client: Client) -> None:
+    for name in ("by-option", "by-ini", "by-project"):
+        client.ensure_sql(name, [f"COMMENT ON SCHEMA public IS '{name}'"])
+
+
+def test_precedence_is_option_then_ini_then_project_then_environment(suite: Suite) -> None:
+    (suite.directory / "pytest.ini").unlink()
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    assert suite.run().counts() == {"passed": 1}
+
+    suite.write("pyproject.toml", '[tool.pytest.ini_options]\n[tool.freshdb]\ntemplate = "by-project"\n')
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="by-project"))
+    assert suite.run().counts() == {"passed": 1}
+
+    suite.write(
+        "pyproject.toml",
+        '[tool.pytest.ini_options]\nfreshdb_template = "by-ini"\n[tool.freshdb]\ntemplate = "by-project"\n',
+    )
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="by-ini"))
+    assert suite.run().counts() == {"passed": 1}
+
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="by-option"))
+    assert suite.run("--freshdb-template=by-option").counts() == {"passed": 1}
+
+
+def test_isolation_follows_the_same_order(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_it(freshdb):\n    assert freshdb.schema is not None\n")
+    assert suite.run(FRESHDB_ISOLATION="schema").counts() == {"passed": 1}
+    assert suite.run(FRESHDB_ISOLATION="database").counts() == {"failed": 1}
+    assert suite.run("--freshdb-isolation=schema", FRESHDB_ISOLATION="database").counts() == {"passed": 1}
+
+
+def test_a_url_on_the_command_line_beats_the_environment(suite: Suite, service_url: str) -> None:
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    nobody = "http://127.0.0.1:9"
+    assert suite.run(f"--freshdb-url={service_url}", FRESHDB_URL=nobody).counts() == {"passed": 1}
+
+
+def test_the_lease_has_the_ttl_that_was_asked_for(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_it(freshdb):\n    assert freshdb.lease.ttl_seconds == 77\n")
+    assert suite.run("--freshdb-ttl=77").counts() == {"passed": 1}
+    assert suite.run(FRESHDB_TTL="77").counts() == {"passed": 1}
+
+
+@pytest.mark.parametrize(
+    "option, complaint",
+    [
+        ("--freshdb-wait=soon", "--freshdb-wait: 'soon' is no number of seconds"),
+        ("--freshdb-ttl=nan", "--freshdb-ttl: 'nan' is no number of seconds"),
+        ("--freshdb-isolation=scheme", "--freshdb-isolation: 'scheme' is no isolation"),
+    ],
+)
+def test_a_malformed_setting_is_named_with_its_source(suite: Suite, option: str, complaint: str) -> None:
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    finished = suite.run(option)
+    assert finished.status == pytest.ExitCode.USAGE_ERROR
+    assert complaint in finished.output
+
+
+def test_a_mistake_in_the_project_is_named_with_its_key(suite: Suite) -> None:
+    (suite.directory / "pytest.ini").unlink()
+    suite.write("pyproject.toml", '[tool.pytest.ini_options]\n[tool.freshdb]\ntempalte = "shop"\n')
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    finished = suite.run()
+    assert finished.status == pytest.ExitCode.USAGE_ERROR
+    assert "tempalte" in finished.output
+
+
+def test_without_a_template_the_run_ends_with_the_ways_to_name_one(suite: Suite) -> None:
+    del suite.environment["FRESHDB_TEMPLATE"]
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    finished = suite.run()
+    assert finished.status == pytest.ExitCode.USAGE_ERROR
+    assert "[tool.freshdb]" in finished.output
+    assert "--freshdb-template" in finished.output
+
+
+def test_the_header_names_service_and_template_in_one_line(suite: Suite, service_url: str) -> None:
+    suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
+    lines = [line for line in suite.run().output.splitlines() if line.startswith("freshdb: ")]
+    assert lines == [f"freshdb: {service_url}, template shop"]
+
+
+def test_a_service_that_does_not_answer_is_one_error(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_one(freshdb):\n    pass\n\ndef test_two(freshdb):\n    pass\n")
+    finished = suite.run("--freshdb-url=http://127.0.0.1:9", "--freshdb-wait=0")
+    assert finished.status != 0
+    assert "127.0.0.1:9" in finished.output
+    assert "Traceback" not in finished.output

@@ -1,0 +1,119 @@
+"""The real servers that the tests run against: started when first asked for, one per kind for all of a run's processes.
+
+They live in one directory of the run, in memory where the system offers that. Whichever process needs a server first starts
+it, the others adopt it; the run's main process ends them all. What a run that was killed has left is ended by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis, postgres_binaries
+
+MAJORS: Final = (18, 16, 15)
+ALL_MAJORS_REQUIRED: Final = os.environ.get("CI", "").lower() in {"1", "true"}
+
+_PREFIX = "freshdb-tests-"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """A running PostgreSQL. ``dsn`` is a superuser's."""
+
+    dsn: str
+    server: EmbeddedPostgres
+    major: int
+
+
+@dataclass(slots=True)
+class Servers:
+    """The servers of one test run, below one directory."""
+
+    root: Path
+    _started: dict[str, PostgresServer] = field(default_factory=dict)
+    _handles: list[EmbeddedPostgres | EmbeddedRedis] = field(default_factory=list)
+
+    @classmethod
+    def of_new_run(cls) -> Servers:
+        """Make the run's directory; clear those of dead runs."""
+        parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())  # noqa: S108 - mkdtemp
+        for left in parent.glob(f"{_PREFIX}*"):
+            if left.stat().st_uid == os.geteuid() and not _alive(left.name.split("-")[2]):
+                cls(left).remove()
+        root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+        root.chmod(0o711)  # for the servers' own user
+        return cls(root)
+
+    def postgres(
+        self, major: int, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256"
+    ) -> PostgresServer:
+        """Start, or join, the server of this version."""
+        name = f"postgres-{major}-{auth}"
+        if name not in self._started:
+            binaries = postgres_binaries(major)
+            if binaries is None:
+                raise LookupError(f"PostgreSQL {major} is not installed")
+            server = EmbeddedPostgres(self.root / name, binaries=binaries, auth=auth)
+            self._handles.append(server)
+            self._started[name] = PostgresServer(run_sync(server.start()), server, major)
+        return self._started[name]
+
+    def redis(self, owner: str) -> str:
+        """Start a Redis for one of the run's processes; its messages would reach the others."""
+        server = EmbeddedRedis(self.root / f"redis-{owner}")
+        self._handles.append(server)
+        return run_sync(server.start())
+
+    def remove(self) -> None:
+        """End everything, and leave nothing."""
+        for directory in self.root.iterdir():
+            server = (
+                EmbeddedRedis(directory)
+                if directory.name.startswith("redis")
+                else EmbeddedPostgres(directory)
+            )
+            run_sync(server.stop())
+        shutil.rmtree(self.root)
+
+
+def wanted_majors() -> list[int]:
+    """The versions to test: all of them, or those that ``FRESHDB_TEST_POSTGRES`` names.
+
+    Where no CI demands all, a version that is not installed is left out.
+    """
+    named = os.environ.get("FRESHDB_TEST_POSTGRES")
+    if named:
+        return [int(word) for word in named.replace(",", " ").split()]
+    return [major for major in MAJORS if ALL_MAJORS_REQUIRED or postgres_binaries(major)]
+
+
+def end_servers_in(directory: Path) -> None:
+    """End the embedded servers that run in the subdirectories of this one, whoever started them."""
+    for home in directory.iterdir():
+        if (home / "redis.conf").exists():
+            run_sync(EmbeddedRedis(home).stop())
+        elif (home / "cluster").exists():
+            run_sync(EmbeddedPostgres(home).stop())
+
+
+def run_sync(awaitable: Coroutine[object, object, T]) -> T:
+    """Run it to its end in a loop of its own, also where one is running."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, awaitable).result()
+
+
+def _alive(pid: str) -> bool:
+    with suppress(ValueError, ProcessLookupError):
+        os.kill(int(pid), 0)
+        return True
+    return False

@@ -1,0 +1,237 @@
+"""When a heartbeat is due, and when a lease is lost: by the clock, which the test turns."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from freshdb.calls import Answer, Call, Failure
+from freshdb.errors import ServiceUnreachable
+from freshdb.heartbeat import LONGEST_SLEEP_SECONDS, Beat, Heart, Queue
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _answer(sent_at: float, status: int = 200) -> Answer:
+    return Answer(status, {}, b"{}", sent_at)
+
+
+def _down(sent_at: float) -> Failure:
+    return Failure("connection refused", delivered=False, sent_at=sent_at)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Case:
+    """A beat of 30 s, what its renewals grant, and what it told."""
+
+    def __init__(self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False) -> None:
+        self.told: list[str] = []
+        self.grants: float | str = 30.0
+        self.beat = Beat(
+            Call("POST", "/renew"),
+            lambda _: self.grants,
+            ttl_seconds=30.0,
+            counted_from=counted_from,
+            due_at_once=due_at_once,
+            on_lost=self.told.append,
+            clock=clock,
+            chance=lambda: 0.0,
+        )
+
+
+def test_it_is_due_after_a_third_and_never_later_by_chance(clock: Clock) -> None:
+    assert Case(clock).beat.due_at == 1010.0
+    for chance in (0.0, 0.5, 1.0):
+        beat = Beat(
+            Call("POST", "/"), lambda _: 30.0, ttl_seconds=30.0, counted_from=0.0,
+            on_lost=lambda _: None, clock=clock, chance=lambda chance=chance: chance,
+        )  # fmt: skip
+        assert 8.0 <= beat.due_at <= 10.0
+
+
+def test_time_counts_from_before_the_request_that_was_granted_was_sent(clock: Clock) -> None:
+    case = Case(clock, counted_from=990.0)
+    clock.now = 1019.9
+    assert case.beat.look() is None
+    case.beat.take(_answer(sent_at=1012.0))
+    clock.now = 1041.9
+    assert case.beat.look() is None
+    clock.now = 1042.0
+    assert case.beat.look() is not None
+
+
+def test_what_was_granted_decides_not_what_was_asked_for(clock: Clock) -> None:
+    case = Case(clock)
+    case.grants = 6.0
+    case.beat.take(_answer(sent_at=1010.0))
+    assert case.beat.due_at == 1012.0
+    clock.now = 1016.0
+    assert case.beat.look() is not None
+
+
+def test_a_grant_that_may_be_old_is_renewed_before_anything_else(clock: Clock) -> None:
+    assert Case(clock, due_at_once=True).beat.due_at <= clock.now
+
+
+def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock: Clock) -> None:
+    case = Case(clock)
+    clock.now = case.beat.due_at
+    attempts: list[float] = []
+    while case.beat.look() is None:
+        attempts.append(clock.now)
+        case.beat.take(_down(clock.now))
+        clock.now = case.beat.due_at
+    gaps = [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    assert gaps[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert max(gaps) <= 5.0
+    assert clock.now == 1030.0
+    assert len(case.told) == 1
+    assert "connection refused" in case.told[0]
+
+
+def test_an_attempt_that_gets_through_makes_up_for_those_that_failed(clock: Clock) -> None:
+    case = Case(clock)
+    clock.now = 1029.0
+    case.beat.take(_down(clock.now))
+    case.beat.take(_answer(sent_at=clock.now))
+    clock.now = 1058.9
+    assert case.beat.look() is None
+    assert case.told == []
+
+
+def test_a_problem_that_says_nothing_about_the_lease_is_retried(clock: Clock) -> None:
+    case = Case(clock)
+
+    def broken(_: Answer) -> float:
+        raise ServiceUnreachable("redis is away")
+
+    case.beat._read = broken
+    case.beat.take(_answer(clock.now, 503))
+    assert case.beat.look() is None
+    assert clock.now < case.beat.due_at < clock.now + 1
+
+
+def test_the_services_word_that_it_ended_is_final(clock: Clock) -> None:
+    case = Case(clock)
+    case.grants = "the lease is over: revoked"
+    case.beat.take(_answer(clock.now, 410))
+    case.grants = 30.0
+    case.beat.take(_answer(clock.now))
+    assert case.beat.look() == "the lease is over: revoked"
+    assert case.told == ["the lease is over: revoked"]
+    assert case.beat.over
+
+
+def test_a_machine_that_slept_too_long_has_lost_its_lease_whatever_a_late_answer_says(clock: Clock) -> None:
+    case = Case(clock)
+    clock.now += 3600
+    assert case.beat.look() is not None
+    case.beat.take(_answer(clock.now))
+    assert case.beat.look() is not None
+    assert len(case.told) == 1
+
+
+def test_what_is_ended_on_purpose_cannot_be_lost_any_more(clock: Clock) -> None:
+    case = Case(clock)
+    case.beat.stop()
+    clock.now += 3600
+    assert case.beat.look() is None
+    case.beat.abandon("anything")
+    assert case.told == []
+
+
+def test_a_loss_that_nobody_noticed_is_noticed_at_the_end(clock: Clock) -> None:
+    case = Case(clock)
+    clock.now += 31
+    case.beat.stop()
+    assert case.beat.look() is not None
+
+
+def test_an_attempt_takes_no_longer_than_what_is_left_allows(clock: Clock) -> None:
+    case = Case(clock)
+    assert case.beat.attempt("http://x").timeout_seconds == 5.0
+    clock.now = 1027.0
+    assert case.beat.attempt("http://x").timeout_seconds == pytest.approx(1.0)
+    clock.now = 1029.99
+    assert case.beat.attempt("http://x").timeout_seconds == 0.2
+
+
+def test_a_callback_that_fails_does_not_hide_the_loss(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> None:
+        raise ZeroDivisionError
+
+    beat = Beat(Call("POST", "/"), lambda _: 1.0, ttl_seconds=1, counted_from=0, on_lost=fail, clock=clock)
+    assert beat.look() is not None
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_earliest_is_first_and_what_is_over_is_forgotten(clock: Clock) -> None:
+    queue = Queue()
+    late, soon, over = (Case(clock, counted_from=at).beat for at in (1000.0, 995.0, 990.0))
+    for beat in (late, soon, over):
+        queue.put(beat)
+    over.stop()
+    assert queue.take_due(1004.0) is None
+    assert queue.sleep_seconds(1004.0) == pytest.approx(1.0)
+    assert queue.take_due(1020.0) is soon
+    assert queue.take_due(1020.0) is late
+    assert queue.take_due(1020.0) is None
+    assert queue.sleep_seconds(1020.0) is None
+
+
+def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Clock) -> None:
+    queue = Queue()
+    queue.put(
+        Beat(
+            Call("POST", "/"),
+            lambda _: 1.0,
+            ttl_seconds=9000,
+            counted_from=1000.0,
+            on_lost=print,
+            clock=clock,
+        )
+    )
+    assert queue.sleep_seconds(1000.0) == LONGEST_SLEEP_SECONDS
+
+
+def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others() -> None:
+    heart = Heart()
+    renewals = {"good": 0, "bad": 0}
+    enough = threading.Event()
+    beats = {
+        name: Beat(
+            Call("POST", name),
+            lambda _: 0.3,
+            ttl_seconds=0.3,
+            counted_from=heart._clock(),
+            on_lost=lambda _: None,
+        )
+        for name in renewals
+    }
+
+    def send(beat: Beat) -> None:
+        renewals[beat.call.path] += 1
+        if renewals["good"] >= 5 and renewals["bad"]:
+            enough.set()
+        if beat.call.path == "bad":
+            raise ZeroDivisionError
+        beat.take(_answer(heart._clock()))
+
+    before = threading.active_count()
+    for beat in beats.values():
+        heart.add(beat, send)
+    assert threading.active_count() == before + 1
+    assert enough.wait(10)
+    for beat in beats.values():
+        heart.remove(beat)

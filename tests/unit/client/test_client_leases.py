@@ -1,0 +1,332 @@
+"""Holding a lease: renewed in the background, released at the end, loud when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import traceback
+
+import pytest
+
+from freshdb import AsyncClient, Client, LeaseEnded, LeaseLost
+from freshdb.heartbeat import _process_hearts
+from tests.unit.client.scripted import (
+    LEASE,
+    PASSWORD,
+    Asked,
+    Reply,
+    Script,
+    granted,
+    lease_body,
+    methods,
+    problem,
+    released,
+    renewed,
+)
+
+RENEW = f"POST /v1/leases/{LEASE}/renew"
+RELEASE = f"DELETE /v1/leases/{LEASE}"
+GONE = problem(410, "lease_ended", "the lease is over: revoked; acquire a new one")
+
+
+class Desk:
+    """Answers by what was asked."""
+
+    def __init__(self, *, ttl_seconds: float = 300.0) -> None:
+        self.acquired = granted(ttl_seconds=ttl_seconds)
+        self.renewed: Reply = renewed(ttl_seconds)
+        self.released: Reply = released()
+
+    def __call__(self, asked: Asked) -> Reply:
+        if asked.method == "DELETE":
+            return self.released
+        if asked.path.endswith("/renew"):
+            return self.renewed
+        if asked.path.endswith("/keep"):
+            return Reply(200, lease_body(state="kept"))
+        return self.acquired
+
+
+def test_a_lease_is_released_at_the_end_of_the_block(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with client.lease("shop", holder={"name": "me"}, labels={"a": "b"}) as lease:
+        assert lease.id == LEASE
+        assert (lease.template, lease.isolation, lease.schema) == ("shop@abc", "database", None)
+        assert lease.env()["PGDATABASE"] == lease.database
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+    assert script.asked[0].body == {
+        "template": "shop", "isolation": "database", "ttl_seconds": 300.0, "wait_seconds": 30.0,
+        "holder": {"name": "me"}, "labels": {"a": "b"},
+    }  # fmt: skip
+
+
+def test_also_when_the_block_fails(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with pytest.raises(ZeroDivisionError), client.lease("shop"):
+        raise ZeroDivisionError
+    assert methods(script.asked)[-1] == RELEASE
+
+
+def test_and_when_it_is_interrupted(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with pytest.raises(KeyboardInterrupt), client.lease("shop"):
+        raise KeyboardInterrupt
+    assert methods(script.asked)[-1] == RELEASE
+
+
+def test_it_is_renewed_while_the_block_runs(client: Client, script: Script) -> None:
+    script.play(Desk(ttl_seconds=0.6))
+    with client.lease("shop") as lease:
+        script.wait_for(5)
+        lease.check()
+    assert methods(script.asked)[1:4] == [RENEW] * 3
+
+
+def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: Script) -> None:
+    desk = Desk(ttl_seconds=0.6)
+    desk.renewed = desk.released = GONE
+    script.play(desk)
+    told: list[LeaseLost] = []
+    with pytest.raises(LeaseLost, match="revoked"), client.lease("shop", on_lost=told.append) as lease:
+        assert lease.lost.wait(10)
+        assert lease.loss is not None
+        assert LEASE in str(lease.loss)
+        for use in ("url", "async_url", "dsn", "host", "password"):
+            with pytest.raises(LeaseLost):
+                getattr(lease, use)
+        with pytest.raises(LeaseLost):
+            lease.env()
+    assert [one.reason for one in told] == ["the lease is over: revoked; acquire a new one"]
+
+
+def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script) -> None:
+    desk = Desk(ttl_seconds=0.6)
+    desk.renewed = desk.released = GONE
+    script.play(desk)
+    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:
+        assert lease.lost.wait(10)
+        raise ConnectionResetError
+    assert isinstance(caught.value.__context__, ConnectionResetError)
+
+
+def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script: Script) -> None:
+    desk = Desk(ttl_seconds=0.6)
+    desk.renewed = desk.released = GONE
+    script.play(desk)
+    with pytest.raises(KeyboardInterrupt), client.lease("shop") as lease:
+        assert lease.lost.wait(10)
+        raise KeyboardInterrupt
+
+
+def test_a_loss_that_only_the_release_finds_is_raised_all_the_same(client: Client, script: Script) -> None:
+    desk = Desk()
+    desk.released = GONE
+    script.play(desk)
+    with pytest.raises(LeaseLost, match="revoked"), client.lease("shop"):
+        pass
+
+
+def test_a_service_that_went_away_is_a_lost_lease_when_the_ttl_is_over(script: Script) -> None:
+    desk = Desk(ttl_seconds=0.8)
+    desk.renewed = desk.released = Reply(hang_up=True)
+    script.play(desk)
+    with (
+        Client(script.url) as client,
+        pytest.raises(LeaseLost, match="no heartbeat"),
+        client.lease("shop") as lease,
+    ):
+        assert lease.lost.wait(10)
+
+
+def test_a_release_that_nobody_answers_is_left_to_the_ttl(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk()
+    desk.released = problem(503, "backend_unavailable")
+    script.play(desk)
+    with Client(script.url, retry_seconds=0.3) as client, client.lease("shop"):
+        pass
+    assert "ends by its TTL" in caplog.text
+
+
+def test_a_lease_can_be_released_early_and_is_no_longer_used_then(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with client.lease("shop") as lease:
+        lease.release()
+        lease.release()
+        with pytest.raises(LeaseLost, match="released here"):
+            _ = lease.url
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+
+
+def test_a_kept_lease_is_neither_renewed_nor_released(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with client.lease("shop") as lease:
+        kept = lease.keep(ttl_seconds=60, reason="failed")
+        assert kept.url == lease.url
+    assert methods(script.asked) == ["POST /v1/leases", f"POST /v1/leases/{LEASE}/keep"]
+    assert script.asked[1].body == {"ttl_seconds": 60, "reason": "failed"}
+
+
+def test_a_lease_acquired_before_can_be_held(client: Client, script: Script) -> None:
+    script.play(Desk())
+    acquired = client.acquire("shop")
+    with client.hold(acquired) as lease:
+        assert lease.url == acquired.url
+    assert methods(script.asked) == ["POST /v1/leases", RENEW, RELEASE]
+
+
+def test_one_that_is_over_cannot(client: Client, script: Script) -> None:
+    desk = Desk()
+    desk.renewed = GONE
+    script.play(desk)
+    acquired = client.acquire("shop")
+    with pytest.raises(LeaseEnded), client.hold(acquired):
+        pytest.fail("the block ran")
+
+
+def test_a_lease_that_an_earlier_attempt_may_have_got_is_renewed_at_once(
+    client: Client, script: Script
+) -> None:
+    desk = Desk()
+    script.play(Reply(hang_up=True), desk)
+    with client.lease("shop"):
+        script.wait_for(3)
+        assert methods(script.asked)[2] == RENEW
+
+
+def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
+    client: Client, script: Script
+) -> None:
+    script.play(Desk(ttl_seconds=0.6))
+    reader, writer = os.pipe()
+    with client.lease("shop") as lease:
+        script.wait_for(2)
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            try:
+                os.write(writer, f"{len(_process_hearts)} {lease.url == lease.lease.url}".encode())
+                lease.release()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 100) == b"0 True"
+        lease.check()
+        assert RELEASE not in methods(script.asked)
+        already = len(script.asked)
+        script.wait_for(already + 2)
+        lease.check()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_the_block_of_a_forked_child_ends_quietly(client: Client, script: Script) -> None:
+    script.play(Desk())
+    block = client.lease("shop")
+    block.__enter__()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            block.__exit__(None, None, None)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert RELEASE not in methods(script.asked)
+    block.__exit__(None, None, None)
+    assert methods(script.asked)[-1] == RELEASE
+
+
+def test_a_client_can_be_used_on_both_sides_of_a_fork(client: Client, script: Script) -> None:
+    script.play(Desk())
+    client.acquire("shop")
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            client.acquire("shop")
+            code = 0
+        finally:
+            os._exit(code)
+    client.acquire("shop")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(script.asked) == 3
+
+
+def test_all_blocking_leases_of_a_process_share_one_thread(script: Script) -> None:
+    script.play(Desk())
+    with Client(script.url) as one, Client(script.url) as other:
+        with one.lease("shop"):
+            before = threading.active_count()
+        with one.lease("shop"), other.lease("shop"), other.lease("shop"):
+            assert threading.active_count() <= before + 1  # the server's thread for the second connection
+
+
+def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script: Script) -> None:
+    desk = Desk(ttl_seconds=0.6)
+    desk.renewed = desk.released = GONE
+    script.play(desk)
+    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:
+        assert lease.lost.wait(10)
+        assert PASSWORD not in repr(lease)
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert PASSWORD not in shown
+    assert "s3cr3t" not in shown
+
+
+async def test_asynchronously_it_is_renewed_and_released_alike(script: Script) -> None:
+    script.play(Desk(ttl_seconds=0.6))
+    async with AsyncClient(script.url) as client:
+        async with client.lease("shop") as lease:
+            await asyncio.to_thread(script.wait_for, 4)
+            assert lease.url
+        assert methods(script.asked)[-1] == RELEASE
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "freshdb-heartbeat"] == []
+
+
+async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
+    desk = Desk(ttl_seconds=0.6)
+    desk.renewed = desk.released = GONE
+    script.play(desk)
+    async with AsyncClient(script.url) as client:
+        with pytest.raises(LeaseLost, match="revoked"):
+            async with client.lease("shop") as lease:
+                await asyncio.wait_for(lease.lost.wait(), 10)
+                with pytest.raises(LeaseLost):
+                    lease.check()
+
+
+async def test_a_cancelled_block_releases_its_lease(script: Script) -> None:
+    script.play(Desk())
+    inside = asyncio.Event()
+    async with AsyncClient(script.url) as client:
+
+        async def hold() -> None:
+            async with client.lease("shop"):
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(hold())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert methods(script.asked)[-1] == RELEASE
+
+
+async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script) -> None:
+    script.play(Desk())
+    async with AsyncClient(script.url) as client:
+        async with client.lease("shop") as lease:
+            assert (await lease.keep()).state == "kept"
+        async with client.hold(await client.acquire("shop")) as lease:
+            await lease.release()
+    assert methods(script.asked) == [
+        "POST /v1/leases",
+        f"POST /v1/leases/{LEASE}/keep",
+        "POST /v1/leases",
+        RENEW,
+        RELEASE,
+    ]

@@ -1,0 +1,266 @@
+"""What is sent again, where to, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import time
+
+import pytest
+
+from freshdb import (
+    AsyncClient,
+    BackendUnavailable,
+    Client,
+    NotConfigured,
+    PoolExhausted,
+    QuotaExceeded,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+)
+from tests.unit.client.scripted import Reply, Script, granted, methods, problem, released, template_body
+
+HANG_UP = Reply(hang_up=True)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_key_and_body(client: Client, script: Script) -> None:
+    script.play(HANG_UP, HANG_UP, granted())
+    assert client.acquire("shop").url.startswith("postgresql://")
+    keys = {one.headers["idempotency-key"] for one in script.asked}
+    assert len(script.asked) == 3
+    assert len(keys) == 1
+    assert script.asked[0].body == script.asked[1].body == script.asked[2].body
+
+
+def test_each_acquire_has_a_key_of_its_own_unless_one_is_given(client: Client, script: Script) -> None:
+    script.play(granted())
+    client.acquire("shop")
+    client.acquire("shop")
+    client.acquire("shop", idempotency_key="mine")
+    keys = [one.headers["idempotency-key"] for one in script.asked]
+    assert len(set(keys)) == 3
+    assert keys[2] == "mine"
+
+
+def test_a_batch_is_as_safe_to_repeat(client: Client, script: Script) -> None:
+    from freshdb import LeaseRequest
+
+    script.play(HANG_UP, Reply(201, {"items": [granted().body, granted().body], "next": None}))
+    assert len(client.acquire_batch([LeaseRequest("shop"), LeaseRequest("shop")])) == 2
+    assert len({one.headers["idempotency-key"] for one in script.asked}) == 1
+
+
+def test_a_release_whose_answer_was_lost_is_sent_again(client: Client, script: Script) -> None:
+    script.play(HANG_UP, released())
+    assert client.release("x").state == "released"
+
+
+def test_a_build_whose_grant_was_lost_is_not_asked_for_again(client: Client, script: Script) -> None:
+    script.play(HANG_UP, Reply(201, template_body("building")))
+    with pytest.raises(ServiceUnreachable, match="may have been carried out"):
+        client.register("shop", fingerprint="abc")
+    assert len(script.asked) == 1
+
+
+def test_a_registration_with_sql_is(client: Client, script: Script) -> None:
+    script.play(HANG_UP, Reply(201, template_body()))
+    assert client.register("shop", sql=["select 1"]).state == "ready"
+
+
+def test_what_was_refused_before_it_was_sent_goes_to_the_next_address_whatever_it_is(
+    script: Script, nobody: str
+) -> None:
+    script.play(Reply(201, template_body()))
+    with Client([nobody, script.url]) as client:
+        assert client.register("shop", fingerprint="abc").state == "ready"
+        assert client.url == script.url
+
+
+def test_addresses_come_from_the_environment_too(
+    script: Script, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRESHDB_URL", f"{nobody}, {script.url}/")
+    monkeypatch.setenv("FRESHDB_TOKEN", "from-the-environment")
+    script.play(granted())
+    with Client() as client:
+        client.acquire("shop")
+    assert script.asked[0].headers["authorization"] == "Bearer from-the-environment"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8777", "ftp://x", "http://", "http://x:99999", [], "http://[1"]
+)
+def test_an_address_that_is_none_is_refused_at_once(url: str | list[str]) -> None:
+    with pytest.raises(NotConfigured, match="8777"):
+        Client(url)
+
+
+def test_without_any_address_the_error_says_what_to_set() -> None:
+    with pytest.raises(NotConfigured, match="FRESHDB_URL"):
+        Client()
+
+
+def test_nobody_there_is_said_after_retry_seconds_and_names_the_address(nobody: str) -> None:
+    began = time.monotonic()
+    with Client(nobody, retry_seconds=0.5) as client, pytest.raises(ServiceUnreachable, match=nobody):
+        client.pools()
+    assert time.monotonic() - began < 3
+
+
+def test_a_service_without_its_backends_is_asked_again_after_what_it_says(
+    client: Client, script: Script
+) -> None:
+    script.play(problem(503, "backend_unavailable", retry_after=0.3), Reply(200, {"items": [], "next": None}))
+    began = time.monotonic()
+    assert client.pools() == []
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_service_that_wants_more_patience_than_there_is_is_an_error_at_once(
+    client: Client, script: Script
+) -> None:
+    script.play(problem(503, "backend_unavailable", retry_after=60))
+    began = time.monotonic()
+    with pytest.raises(BackendUnavailable):
+        client.pools()
+    assert time.monotonic() - began < 2
+
+
+def test_a_proxy_in_front_of_a_service_that_restarts_is_waited_out(client: Client, script: Script) -> None:
+    page = Reply(502, "<html>", content_type="text/html")
+    script.play(page, page, Reply(200, {"items": [], "next": None}))
+    assert client.pools() == []
+
+
+def test_a_proxys_error_is_not_a_reason_to_repeat_what_must_not_be(client: Client, script: Script) -> None:
+    script.play(Reply(502, "<html>", content_type="text/html"))
+    with pytest.raises(UnexpectedAnswer):
+        client.register("shop", fingerprint="abc")
+    assert len(script.asked) == 1
+
+
+def test_a_quota_is_waited_for_only_as_long_as_a_database_would_be(client: Client, script: Script) -> None:
+    script.play(problem(429, "quota_exceeded", retry_after=0.2))
+    with pytest.raises(QuotaExceeded):
+        client.acquire("shop", wait_seconds=0)
+    assert len(script.asked) == 1
+    with pytest.raises(QuotaExceeded):
+        client.acquire("shop", wait_seconds=0.5)
+    assert len(script.asked) >= 3
+
+
+def test_a_full_pool_is_an_answer_when_the_wait_is_over(client: Client, script: Script) -> None:
+    script.play(problem(503, "pool_exhausted", retry_after=1, queue_position=2, queue_length=4))
+    with pytest.raises(PoolExhausted) as caught:
+        client.acquire("shop", wait_seconds=0)
+    assert (caught.value.queue_position, len(script.asked)) == (2, 1)
+
+
+def test_a_long_wait_is_asked_for_in_slices_under_one_key(script: Script) -> None:
+    def sleep_for_its_wait(asked: object) -> Reply:
+        time.sleep(script.asked[-1].body["wait_seconds"])  # type: ignore[index]
+        return problem(503, "pool_exhausted", retry_after=1)
+
+    script.play(sleep_for_its_wait, sleep_for_its_wait, granted())
+    with Client(script.url, poll_seconds=0.2) as client:
+        client.acquire("shop", wait_seconds=30)
+    waits = [one.body["wait_seconds"] for one in script.asked]  # type: ignore[index]
+    assert waits == [0.2, 0.2, 0.2]
+    assert len({one.headers["idempotency-key"] for one in script.asked}) == 1
+
+
+def test_a_service_that_does_not_let_one_wait_is_not_asked_in_a_busy_loop(
+    client: Client, script: Script
+) -> None:
+    script.play(problem(503, "pool_exhausted"))
+    with pytest.raises(PoolExhausted):
+        client.acquire("shop", wait_seconds=1)
+    assert len(script.asked) <= 6
+
+
+def test_lists_are_read_page_by_page(client: Client, script: Script) -> None:
+    page = {"items": [granted().body] * 2, "next": "c/1"}
+    script.play(Reply(200, page), Reply(200, {**page, "next": None}))
+    assert len(client.leases(holder={"name": "a&b"}, labels={"x": "y"})) == 4
+    assert methods(script.asked)[1] == "GET /v1/leases?holder.name=a%26b&label.x=y&cursor=c%2F1"
+
+
+def test_a_list_ends_at_its_limit(client: Client, script: Script) -> None:
+    script.play(Reply(200, {"items": [granted().body] * 2, "next": "c"}))
+    assert len(client.leases(limit=3)) == 3
+    assert methods(script.asked)[1] == "GET /v1/leases?limit=1&cursor=c"
+
+
+def test_an_id_cannot_leave_its_place_in_the_path(client: Client, script: Script) -> None:
+    script.play(released())
+    for identifier in ("../templates/x?force=true", "..", "a#b"):
+        client.release(identifier)
+    with pytest.raises(ValueError, match="empty"):
+        client.release("")
+    assert [one.removeprefix("DELETE /v1/leases/") for one in methods(script.asked)] == [
+        "..%2Ftemplates%2Fx%3Fforce%3Dtrue",
+        "%2E%2E",
+        "a%23b",
+    ]
+
+
+def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent(client: Client, script: Script) -> None:
+    script.play(granted())
+    with pytest.raises(ValueError, match="finite"):
+        client.acquire("shop", ttl_seconds=float("nan"))
+    assert script.asked == []
+
+
+def test_neither_repr_nor_error_shows_the_token(client: Client, nobody: str) -> None:
+    assert "t-secret" not in repr(client) + repr(client.connection) + repr(client.policy) + repr(
+        client.operations
+    )
+    with Client(nobody, "t-secret", retry_seconds=0) as other, pytest.raises(ServiceUnreachable) as caught:
+        other.pools()
+    assert "t-secret" not in str(caught.value)
+
+
+def test_a_closed_client_says_so(script: Script) -> None:
+    client = Client(script.url)
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.pools()
+
+
+def test_proxies_of_the_environment_are_not_used_for_loopback(
+    script: Script, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", nobody)
+    monkeypatch.setenv("http_proxy", nobody)
+    script.play(Reply(200, {"items": [], "next": None}))
+    for urls in ([script.url], [script.url, "http://elsewhere.example"]):
+        with Client(urls, retry_seconds=0) as client:
+            assert client.pools() == []
+
+
+async def test_the_asynchronous_client_repeats_alike(script: Script) -> None:
+    script.play(HANG_UP, problem(503, "backend_unavailable", retry_after=0.1), granted(), HANG_UP, released())
+    async with AsyncClient(script.url) as client:
+        lease = await client.acquire("shop")
+        await client.release(lease.id)
+    keys = {one.headers["idempotency-key"] for one in script.asked[:3]}
+    assert len(keys) == 1
+    assert len(script.asked) == 5
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_asynchronous_client_can_go_from_one_event_loop_to_the_next(script: Script) -> None:
+    script.play(Reply(200, {"items": [], "next": None}))
+    client = AsyncClient(script.url)
+    for _ in range(2):
+        assert asyncio.run(client.run(client.operations.pools())) == []
+    del client
+    gc.collect()  # what the ended loops left open warns here

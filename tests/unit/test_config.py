@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from freshdb_service.config import ServerAddress, Settings
+
+
+def test_servers_are_named_by_host_and_port_or_as_given() -> None:
+    settings = Settings(postgres=("postgresql://u:p@db.example/x", "blue=postgresql://u@[::1]:6543/x"))
+    assert [one.name for one in settings.servers] == ["db.example:5432", "blue"]
+    assert settings.servers[1].dsn == "postgresql://u@[::1]:6543/x"
+
+
+def test_servers_come_from_the_environment_separated_by_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHDB_POSTGRES", "postgresql://u@a/x  postgresql://u@b/x")
+    assert [one.name for one in Settings().servers] == ["a:5432", "b:5432"]
+
+
+def test_a_dsn_that_is_none_is_refused_without_repeating_its_password() -> None:
+    with pytest.raises(ValidationError, match="postgresql://user:password@host") as caught:
+        Settings(postgres=("mysql://root:hunter2@h/x",))
+    assert "hunter2" not in caught.value.errors(include_input=False)[0]["msg"]
+
+
+def test_an_address_does_not_show_its_password() -> None:
+    assert "hunter2" not in repr(ServerAddress.parse("postgresql://u:hunter2@h/x"))
+
+
+def test_the_same_server_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="given twice: a:5432"):
+        Settings(postgres=("postgresql://u@a/x", "postgresql://v@a/y"))
+
+
+def test_tokens_are_read_from_the_environment_with_their_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHDB_TOKENS", "ci:s3cret root:t0psecret:read+admin")
+    first, second = Settings().tokens
+    assert (first.name, first.scopes) == ("ci", {"read", "lease", "build"})
+    assert (second.name, second.scopes) == ("root", {"read", "admin"})
+    assert "s3cret" not in repr(Settings())
+
+
+@pytest.mark.parametrize("text", ["onlyname", "a:b:c:d", ":secret", "a:b:nosuchscope"])
+def test_a_token_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("FRESHDB_TOKENS", text)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_another_address_than_loopback_needs_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="needs tokens"):
+        Settings(host="0.0.0.0")  # noqa: S104 - that is the point
+    monkeypatch.setenv("FRESHDB_TOKENS", "ci:secret")
+    assert Settings(host="0.0.0.0").host == "0.0.0.0"  # noqa: S104 - that is the point
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("port", 70_000),
+        ("max_ttl_seconds", float("nan")),
+        ("max_ttl_seconds", float("inf")),
+        ("claim_seconds", 0),
+        ("max_size", 0),
+        ("prefix", "Robert'); DROP"),
+        ("clone_strategy", "magic"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({field: value})
+    assert caught.value.errors()[0]["loc"] == (field,)
+
+
+def test_sizes_and_ttls_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValidationError, match="min_ready is larger"):
+        Settings(min_ready=5, max_size=4)
+    with pytest.raises(ValidationError, match="longer than max_ttl_seconds"):
+        Settings(default_ttl_seconds=10, max_ttl_seconds=5)
+
+
+def test_the_data_directory_is_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHDB_DATA", "/somewhere")
+    assert Settings().data == Path("/somewhere")

