@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DEMO: Final = Path(__file__).resolve().parent
 ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
-ROUNDS: Final = 15
+ROUNDS: Final = 10
 PROGRESS_SECONDS: Final = 1.0
 
 
@@ -126,11 +126,11 @@ def lease(client: Client, template: Template, isolation: Isolation) -> Row:
 
 
 def wait_until_ready(client: Client, template: Template, isolation: Isolation) -> None:
-    """Wait until the pool has filled up again."""
+    """Wait until the pool has one."""
     while True:
         for pool in client.pools():
             mine = pool.template_id == template.id and pool.isolation == isolation
-            if mine and pool.databases.get("ready", 0) >= pool.min_ready:
+            if mine and pool.databases.get("ready", 0) > 0:
                 return
         time.sleep(0.01)
 

@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import procrastinate
 import psycopg
 import pytest
+from procrastinate.testing import InMemoryConnector
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from procrastinate.tasks import Task
+
     from freshdb.pytest_plugin import LeasedDatabase
 
 pytestmark = pytest.mark.freshdb(template="procrastinate")
 
-blueprint = procrastinate.Blueprint()
+app = procrastinate.App(connector=InMemoryConnector())  # each test puts its own database in its place
 
 
-@blueprint.task(queue="letters")
+@app.task(queue="letters")
 def send_letter(to: str) -> str:
     return f"letter to {to}"
 
 
-@blueprint.task(queue="letters")
+@app.task(queue="letters")
 def lose_letter(to: str) -> str:
     raise LookupError(to)
 
 
-def open_app(database: LeasedDatabase) -> procrastinate.App:
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=database.url))
-    app.add_tasks_from(blueprint, namespace="post")
-    return app
+@asynccontextmanager
+async def opened(database: LeasedDatabase) -> AsyncIterator[procrastinate.App]:
+    with app.replace_connector(procrastinate.PsycopgConnector(conninfo=database.url)) as current:
+        async with current.open_async():
+            yield current
 
 
-def defer(database: LeasedDatabase, *names: str, task: str = "post:send_letter") -> None:
+def defer(database: LeasedDatabase, *names: str, task: Task[..., str, ...] = send_letter) -> None:
     async def run() -> None:
-        app = open_app(database)
-        async with app.open_async():
+        async with opened(database):
             for name in names:
-                await app.configure_task(task).defer_async(to=name)
+                await task.defer_async(to=name)
 
     asyncio.run(run())
 
 
 def work(database: LeasedDatabase) -> None:
     async def run() -> None:
-        app = open_app(database)
-        async with app.open_async():
-            await app.run_worker_async(wait=False, listen_notify=False, install_signal_handlers=False)
+        async with opened(database) as current:
+            await current.run_worker_async(wait=False, listen_notify=False, install_signal_handlers=False)
 
     asyncio.run(run())
 
@@ -78,7 +83,7 @@ def test_a_worker_runs_the_job(freshdb: LeasedDatabase) -> None:
 
 
 def test_a_job_that_raises_has_failed(freshdb: LeasedDatabase) -> None:
-    defer(freshdb, "Ada", task="post:lose_letter")
+    defer(freshdb, "Ada", task=lose_letter)
     work(freshdb)
     assert jobs(freshdb) == [(1, "Ada", "failed")]
 

@@ -150,6 +150,7 @@ def test_a_lease_that_was_lost_unnoticed_fails_a_command_that_succeeded(
     assert "revoked" in err
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, beside threads
 def test_ctrl_c_in_a_terminal_reaches_the_command_once(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:

@@ -12,7 +12,17 @@ from itertools import islice
 import psycopg
 import pytest
 
-from freshdb import AsyncClient, BuildGrant, Client, Lease, LeaseLost, LeaseRequest, Template, TemplateFailed
+from freshdb import (
+    AsyncClient,
+    BuildGrant,
+    Client,
+    Event,
+    Lease,
+    LeaseLost,
+    LeaseRequest,
+    Template,
+    TemplateFailed,
+)
 from tests.contract.conftest import SCHEMA, shrink, unique
 from tests.services import Service
 
@@ -106,7 +116,7 @@ def test_a_long_list_comes_whole_or_up_to_its_limit(service: Service, shop: Temp
 
 
 def test_a_revoked_lease_is_lost_to_its_holder(client: Client, shop: Template) -> None:
-    with pytest.raises(LeaseLost, match="revoked"), client.lease(shop.name, ttl_seconds=1) as lease:
+    with pytest.raises(LeaseLost, match="revoked"), client.lease(shop.name, ttl_seconds=1) as lease:  # noqa: PT012 - the end of the block raises
         assert client.revoke(lease.id).state == "revoked"
         assert lease.lost.wait(10)
         assert lease.loss is not None
@@ -288,6 +298,7 @@ def test_events_of_the_past_end_by_themselves(client: Client, shop: Template) ->
         pass
     until = time.monotonic() + 10
     kinds: list[str] = []
+    events: list[Event] = []
     while "lease.released" not in kinds and time.monotonic() < until:
         events = list(client.events(follow=False, since="0"))
         kinds = [event.kind for event in events if event.data.get("lease") == lease.id]
@@ -330,7 +341,7 @@ async def test_the_asynchronous_client_does_the_same(service: Service, shop: Tem
 
 async def test_asynchronously_a_revoked_lease_is_lost_too(service: Service, shop: Template) -> None:
     async with AsyncClient(service.url, "") as client:
-        with pytest.raises(LeaseLost, match="revoked"):
+        with pytest.raises(LeaseLost, match="revoked"):  # noqa: PT012 - the end of the block raises
             async with client.lease(shop.name, ttl_seconds=1) as lease:
                 await client.revoke(lease.id)
                 await lease.lost.wait()

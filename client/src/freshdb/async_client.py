@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -183,7 +183,7 @@ class AsyncClient(Configuration):
         except BuildLost:  # somebody took over, because our heartbeats did not get through
             return await self.wait_template(template.id, wait_seconds=wait_seconds)
 
-    async def events(self, *, follow: bool = True, since: str | None = None) -> AsyncIterator[Event]:
+    async def events(self, *, follow: bool = True, since: str | None = None) -> AsyncGenerator[Event, None]:
         """Follow what happens: every transition, as it comes; goes on where it was when the connection breaks.
 
         Args:

@@ -8,6 +8,7 @@ import subprocess
 from collections import deque
 from typing import IO, TYPE_CHECKING, Final
 
+from freshdb.environment import environment_with
 from freshdb.errors import BuildCommandFailed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run_build_command(
         process = subprocess.Popen(
             words,
             cwd=directory,
-            env={**os.environ, **grant.env()},
+            env=environment_with(grant, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,7 +7,7 @@ from there. Written twice is only what stays open while the caller's code runs: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -187,7 +187,7 @@ class Client(Configuration):
         except BuildLost:  # somebody took over, because our heartbeats did not get through
             return self.wait_template(template.id, wait_seconds=wait_seconds)
 
-    def events(self, *, follow: bool = True, since: str | None = None) -> Iterator[Event]:
+    def events(self, *, follow: bool = True, since: str | None = None) -> Generator[Event, None, None]:
         """Follow what happens: every transition, as it comes; goes on where it was when the connection breaks.
 
         Args:

@@ -7,6 +7,7 @@ kind and length, so that no two contents run together.
 from __future__ import annotations
 
 import hashlib
+import os
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,7 +36,7 @@ class Fingerprint:
 
     def add_file(self, root: Path, path: Path) -> None:
         """Add a file's relative path and content."""
-        self.add("path", path.relative_to(root).as_posix().encode())
+        self.add("path", Path(os.path.relpath(path, root)).as_posix().encode())
         self.add("content", path.read_bytes())
 
     def hex(self) -> str:
@@ -48,11 +49,8 @@ def matching_files(root: Path, pattern: str) -> list[Path]:
     found: set[Path] = set()
     for name in glob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - before 3.13, Path.glob("a/**") has no files
         path = root / name
-        if path.is_dir():
-            found.update(one for one in path.rglob("*") if one.is_file())
-        else:
-            found.add(path)
-    return sorted(path for path in found if not _NO_INPUT.intersection(path.relative_to(root).parts))
+        found.update(one for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
+    return sorted(path for path in found if not _NO_INPUT.intersection(path.parts))
 
 
 def of_inputs(

@@ -57,7 +57,12 @@ class Project:
         if self.sql:
             return fingerprints.of_sql(self.scripts(), self.extensions)
         files = [path for pattern in self.inputs for path in self._matches(pattern)]
-        return fingerprints.of_inputs(self.root, files, command=self.build or "", extensions=self.extensions)
+        try:
+            return fingerprints.of_inputs(
+                self.root, files, command=self.build or "", extensions=self.extensions
+            )
+        except OSError as error:
+            raise self._invalid("inputs", f"cannot be read: {error}") from None
 
     def scripts(self) -> list[str]:
         """Read the SQL files.

@@ -148,7 +148,7 @@ def _pause(outcome: Answer | Failure | None, failures: int, policy: Policy) -> f
     asked = calls.retry_after(outcome) if isinstance(outcome, Answer) else None
     rounds = min(failures - 1, 10)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**rounds) * (1 - policy.chance() / 2)
-    return pause if asked is None else max(asked, pause if asked == 0 else asked)
+    return asked * (1 + policy.chance() / 10) if asked else pause
 
 
 def _failure(outcome: object) -> Failure:

@@ -46,6 +46,8 @@ T = TypeVar("T")
 _CONNECT_SECONDS: Final = 5.0
 _PASSING: Final = frozenset({429, 502, 503, 504})
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+"""No limit: a heartbeat must not stand behind a hundred calls that wait for a database."""
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -86,14 +88,22 @@ class Connection:
         """Open for blocking use."""
         mounts: dict[str, httpx.BaseTransport | None] = dict.fromkeys(self._direct)
         return httpx.Client(
-            headers=self._headers, verify=self._verify(), trust_env=not self._loopback, mounts=mounts
+            headers=self._headers,
+            verify=self._verify(),
+            trust_env=not self._loopback,
+            mounts=mounts,
+            limits=_LIMITS,
         )
 
     def open_async(self) -> httpx.AsyncClient:
         """Open for use by the running event loop."""
         mounts: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(self._direct)
         return httpx.AsyncClient(
-            headers=self._headers, verify=self._verify(), trust_env=not self._loopback, mounts=mounts
+            headers=self._headers,
+            verify=self._verify(),
+            trust_env=not self._loopback,
+            mounts=mounts,
+            limits=_LIMITS,
         )
 
     @property
@@ -107,7 +117,7 @@ class Transport:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._opened: httpx.Client | None = None
+        self._opened = connection.open()  # now: threads that come at once must not open two
         self._pid = os.getpid()
         self._closed = False
 
@@ -120,7 +130,7 @@ class Transport:
         if self._closed:
             message = "this freshdb client was closed"
             raise RuntimeError(message)
-        if self._opened is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             self._opened, self._pid = self._connection.open(), os.getpid()
         return self._opened
 
@@ -175,9 +185,8 @@ class Transport:
     def close(self) -> None:
         """Close the connections; in a forked child they are the parent's and stay open."""
         self._closed = True
-        if self._opened is not None and self._pid == os.getpid():
+        if self._pid == os.getpid():
             self._opened.close()
-        self._opened = None
 
     def _perform(self, step: Send | Pause) -> Outcome:
         if isinstance(step, Send):

@@ -62,7 +62,7 @@ CREATE SCHEMA public
 async def test_holder_may_do_with_what_the_template_made_what_its_owner_may(any_server: Server, isolation: Isolation) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, EVERYTHING))
     login = await pool.provision(uuid4())
-    statements = STATEMENTS + (OF_A_DATABASE if isolation is Isolation.DATABASE else "")
+    statements = STATEMENTS + (OF_A_DATABASE.lstrip() if isolation is Isolation.DATABASE else "")
     async with connected(any_server, login) as connection:
         for line in statements.strip().splitlines():
             statement = line.format(schema=login.schema or "public", database=login.database)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -77,13 +78,16 @@ def test_acquire_is_at_most_three_round_trips(postgres_18: PostgresServer, redis
     turns = Turns()
     rarely = {f"{loop}_seconds": 3600 for loop in ("reaper", "janitor", "replenisher", "reconciler")}
     with proxy(postgres_18.dsn, turns) as dsn, proxy(redis_url, turns) as redis:
-        service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 5})
+        service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 10})
         try:
             with httpx.Client(base_url=service.url, timeout=60) as http:
                 http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
                 pool = http.post("/v1/leases", json={"template": "t"}).json()["pool_id"]
-                while http.get(f"/v1/pools/{pool}").json()["databases"].get("ready", 0) < ACQUIRES:
-                    pass
+                while http.get(f"/v1/pools/{pool}").json()["databases"].get("ready", 0) < ACQUIRES + 10:
+                    time.sleep(0.05)
+                http.patch(f"/v1/pools/{pool}", json={"min_ready": 0}).raise_for_status()  # no more are made
+                for _ in range(5):  # statements are prepared once per connection
+                    http.post("/v1/leases", json={"template": "t"}).raise_for_status()
                 before = turns.count
                 for _ in range(ACQUIRES):
                     http.post("/v1/leases", json={"template": "t"}).raise_for_status()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,19 +42,19 @@ def refused(*arguments: str, code: int = 1, **environment: str) -> str:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
-    process = subprocess.Popen(
-        [*SERVE, "--port", "0", "--data", str(tmp_path)],
-        env=clean,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if b"listens on" in line:
-            break
-    url = json.loads((tmp_path / "service.json").read_text())["url"]
-    threading.Thread(target=process.stderr.read, daemon=True).start()
+    data = tmp_path / "data"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*SERVE, "--port", "0", "--data", str(data)],
+            env=clean,
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    while not (data / "service.json").exists():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.01)
+    url = json.loads((data / "service.json").read_text())["url"]
     with httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/readyz").json() == {
             "status": "ok",
@@ -68,7 +69,7 @@ def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
         process.send_signal(how)
         assert process.wait(60) == 0
     assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert not (tmp_path / "service.json").exists()
+    assert not (data / "service.json").exists()
 
 
 def test_a_waiting_caller_is_told_that_the_replica_stops(postgres_18: PostgresServer, redis_url: str) -> None:
@@ -182,15 +183,15 @@ def test_a_server_with_databases_of_others_is_managed_only_when_named(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
-        connection.execute("create database precious")
+        connection.execute("create database aaa_precious")
     try:
         arguments = ["--postgres", f"shared={postgres_18.dsn}", "--redis", redis_url]
         said = refused(*arguments, FRESHDB_PREFIX="fdbadopt")
-        assert "precious" in said
+        assert "aaa_precious" in said
         assert "--adopt shared" in said
         service = start_service([f"shared={postgres_18.dsn}"], redis_url)
         assert service.stop() == 0
     finally:
         with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
-            connection.execute("drop database precious")
+            connection.execute("drop database aaa_precious")
             connection.execute("drop database fdbadopt_control")

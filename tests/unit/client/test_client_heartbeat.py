@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -35,7 +36,9 @@ def clock() -> Clock:
 class Case:
     """A beat of 30 s, what its renewals grant, and what it told."""
 
-    def __init__(self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False) -> None:
+    def __init__(
+        self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False, chance: float = 0.0
+    ) -> None:
         self.told: list[str] = []
         self.grants: float | str = 30.0
         self.beat = Beat(
@@ -46,18 +49,14 @@ class Case:
             due_at_once=due_at_once,
             on_lost=self.told.append,
             clock=clock,
-            chance=lambda: 0.0,
+            chance=lambda: chance,
         )
 
 
 def test_it_is_due_after_a_third_and_never_later_by_chance(clock: Clock) -> None:
     assert Case(clock).beat.due_at == 1010.0
     for chance in (0.0, 0.5, 1.0):
-        beat = Beat(
-            Call("POST", "/"), lambda _: 30.0, ttl_seconds=30.0, counted_from=0.0,
-            on_lost=lambda _: None, clock=clock, chance=lambda chance=chance: chance,
-        )  # fmt: skip
-        assert 8.0 <= beat.due_at <= 10.0
+        assert 8.0 <= Case(clock, counted_from=0.0, chance=chance).beat.due_at <= 10.0
 
 
 def test_time_counts_from_before_the_request_that_was_granted_was_sent(clock: Clock) -> None:
@@ -92,7 +91,7 @@ def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock:
         attempts.append(clock.now)
         case.beat.take(_down(clock.now))
         clock.now = case.beat.due_at
-    gaps = [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(attempts)]
     assert gaps[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
     assert max(gaps) <= 5.0
     assert clock.now == 1030.0

@@ -30,6 +30,9 @@ RELEASE = f"DELETE /v1/leases/{LEASE}"
 GONE = problem(410, "lease_ended", "the lease is over: revoked; acquire a new one")
 
 
+FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, beside threads
+
+
 class Desk:
     """Answers by what was asked."""
 
@@ -88,7 +91,7 @@ def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: S
     desk.renewed = desk.released = GONE
     script.play(desk)
     told: list[LeaseLost] = []
-    with pytest.raises(LeaseLost, match="revoked"), client.lease("shop", on_lost=told.append) as lease:
+    with pytest.raises(LeaseLost, match="revoked"), client.lease("shop", on_lost=told.append) as lease:  # noqa: PT012 - the end of the block raises
         assert lease.lost.wait(10)
         assert lease.loss is not None
         assert LEASE in str(lease.loss)
@@ -104,7 +107,7 @@ def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script
     desk = Desk(ttl_seconds=0.6)
     desk.renewed = desk.released = GONE
     script.play(desk)
-    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:
+    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
         assert lease.lost.wait(10)
         raise ConnectionResetError
     assert isinstance(caught.value.__context__, ConnectionResetError)
@@ -114,7 +117,7 @@ def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script
     desk = Desk(ttl_seconds=0.6)
     desk.renewed = desk.released = GONE
     script.play(desk)
-    with pytest.raises(KeyboardInterrupt), client.lease("shop") as lease:
+    with pytest.raises(KeyboardInterrupt), client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
         assert lease.lost.wait(10)
         raise KeyboardInterrupt
 
@@ -196,6 +199,7 @@ def test_a_lease_that_an_earlier_attempt_may_have_got_is_renewed_at_once(
         assert methods(script.asked)[2] == RENEW
 
 
+@FORKS
 def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
     client: Client, script: Script
 ) -> None:
@@ -221,6 +225,7 @@ def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
     os.close(writer)
 
 
+@FORKS
 def test_the_block_of_a_forked_child_ends_quietly(client: Client, script: Script) -> None:
     script.play(Desk())
     block = client.lease("shop")
@@ -239,6 +244,7 @@ def test_the_block_of_a_forked_child_ends_quietly(client: Client, script: Script
     assert methods(script.asked)[-1] == RELEASE
 
 
+@FORKS
 def test_a_client_can_be_used_on_both_sides_of_a_fork(client: Client, script: Script) -> None:
     script.play(Desk())
     client.acquire("shop")
@@ -268,7 +274,7 @@ def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script
     desk = Desk(ttl_seconds=0.6)
     desk.renewed = desk.released = GONE
     script.play(desk)
-    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:
+    with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
         assert lease.lost.wait(10)
         assert PASSWORD not in repr(lease)
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
@@ -291,7 +297,7 @@ async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
     desk.renewed = desk.released = GONE
     script.play(desk)
     async with AsyncClient(script.url) as client:
-        with pytest.raises(LeaseLost, match="revoked"):
+        with pytest.raises(LeaseLost, match="revoked"):  # noqa: PT012 - the end of the block raises
             async with client.lease("shop") as lease:
                 await asyncio.wait_for(lease.lost.wait(), 10)
                 with pytest.raises(LeaseLost):
@@ -330,3 +336,29 @@ async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script)
         RENEW,
         RELEASE,
     ]
+
+
+def test_a_heartbeat_does_not_stand_behind_calls_that_wait(client: Client, script: Script) -> None:
+    everybody_waits = threading.Event()
+    waiting: list[threading.Thread] = []
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/v1/leases" and len(script.asked) > 1:
+            everybody_waits.wait(20)
+        return Desk(ttl_seconds=2.0)(asked)
+
+    script.play(answer)
+    with client.lease("shop") as lease:
+        for _ in range(105):  # more than httpx has connections for, unless it is told otherwise
+            waiting.append(threading.Thread(target=client.acquire, args=["shop"]))
+            waiting[-1].start()
+        try:
+            script.wait_for(100)
+            heartbeats = methods(script.asked).count(RENEW)
+            while methods(script.asked).count(RENEW) < heartbeats + 2:
+                lease.check()
+                everybody_waits.wait(0.02)
+        finally:
+            everybody_waits.set()
+            for thread in waiting:
+                thread.join()

@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
 from freshdb import BuildGrant, Lease, NoCredentials, Pool, Template, UnexpectedAnswer
+from freshdb.environment import environment_with
 from freshdb.models import Credentials
 from tests.unit.client.scripted import PASSWORD, TEMPLATE, build_body, lease_body, template_body
 
@@ -119,3 +120,15 @@ def test_a_pool_is_read() -> None:
         }
     )  # fmt: skip
     assert (pool.databases, pool.refusal) == ({"ready": 2}, ("an event trigger",))
+
+
+def test_a_program_gets_our_database_whatever_its_environment_said_before() -> None:
+    given = {
+        "PATH": "/bin",
+        "PGHOST": "other",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGSERVICE": "other",
+        "PGSSLMODE": "disable",
+    }
+    environment = environment_with(_lease(), given)
+    assert environment == {"PATH": "/bin", "PGSSLMODE": "disable", **_lease().env()}

@@ -13,13 +13,23 @@ from freshdb import (
     AsyncClient,
     BackendUnavailable,
     Client,
+    LeaseRequest,
     NotConfigured,
     PoolExhausted,
     QuotaExceeded,
     ServiceUnreachable,
     UnexpectedAnswer,
 )
-from tests.unit.client.scripted import Reply, Script, granted, methods, problem, released, template_body
+from tests.unit.client.scripted import (
+    Asked,
+    Reply,
+    Script,
+    granted,
+    methods,
+    problem,
+    released,
+    template_body,
+)
 
 HANG_UP = Reply(hang_up=True)
 
@@ -51,8 +61,6 @@ def test_each_acquire_has_a_key_of_its_own_unless_one_is_given(client: Client, s
 
 
 def test_a_batch_is_as_safe_to_repeat(client: Client, script: Script) -> None:
-    from freshdb import LeaseRequest
-
     script.play(HANG_UP, Reply(201, {"items": [granted().body, granted().body], "next": None}))
     assert len(client.acquire_batch([LeaseRequest("shop"), LeaseRequest("shop")])) == 2
     assert len({one.headers["idempotency-key"] for one in script.asked}) == 1
@@ -165,8 +173,8 @@ def test_a_full_pool_is_an_answer_when_the_wait_is_over(client: Client, script: 
 
 
 def test_a_long_wait_is_asked_for_in_slices_under_one_key(script: Script) -> None:
-    def sleep_for_its_wait(asked: object) -> Reply:
-        time.sleep(script.asked[-1].body["wait_seconds"])  # type: ignore[index]
+    def sleep_for_its_wait(asked: Asked) -> Reply:
+        time.sleep(asked.body["wait_seconds"])  # type: ignore[index]
         return problem(503, "pool_exhausted", retry_after=1)
 
     script.play(sleep_for_its_wait, sleep_for_its_wait, granted())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -41,8 +42,10 @@ def test_both_clients_take_the_same_arguments_and_explain_them(name: str) -> Non
     assert awaiting.__doc__
 
 
-def _function(member: object) -> object:
-    return getattr(member, "__wrapped__", member)
+def _function(member: object) -> Callable[..., object]:
+    function = getattr(member, "__wrapped__", member)
+    assert callable(function)
+    return function
 
 
 def test_every_public_name_can_be_loaded() -> None:
@@ -54,7 +57,7 @@ def test_every_public_name_can_be_loaded() -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = freshdb.Nothing  # type: ignore[attr-defined]
+        _ = freshdb.Nothing
 
 
 def test_importing_the_package_loads_neither_httpx_nor_asyncio_nor_the_service() -> None:

@@ -55,6 +55,11 @@ def _command(words: list[str]) -> int:
     except ValueError as error:
         complain(str(error))
         return USAGE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        complain(str(error))
+        return FAILED
     sys.stdout.flush()
     return code
 

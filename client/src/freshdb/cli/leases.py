@@ -31,7 +31,7 @@ def acquire(arguments: argparse.Namespace) -> int:
             isolation=chosen_isolation(arguments),
             ttl_seconds=arguments.ttl,
             wait_seconds=arguments.wait,
-            holder=describe_holder("freshdb acquire", dict(arguments.holder)),
+            holder=describe_holder("freshdb acquire", {"pid": "", **dict(arguments.holder)}),
             labels=dict(arguments.label),
             **terms,
         )

@@ -15,6 +15,7 @@ from freshdb.cli.leases import chosen_isolation, chosen_template, wait_if_buildi
 from freshdb.cli.output import say
 from freshdb.cli.supervise import supervise
 from freshdb.cli.usage import UsageError
+from freshdb.environment import environment_with
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from freshdb.held import HeldLease
+    from freshdb.models import Lease
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def psql(arguments: argparse.Namespace) -> int:
         raise UsageError(message)
     with connect(arguments) as client:
         lease = client.get_lease(arguments.lease)
-    return supervise(command, {**os.environ, **lease.env(), "FRESHDB_LEASE_ID": lease.id}, None)
+    return supervise(command, _environment(lease), None)
 
 
 @contextmanager
@@ -64,8 +66,8 @@ def _held(arguments: argparse.Namespace, name: str) -> Iterator[HeldLease]:
             yield held
 
 
-def _environment(held: HeldLease) -> dict[str, str]:
-    return {**os.environ, **held.env(), "FRESHDB_LEASE_ID": held.id}
+def _environment(lease: HeldLease | Lease) -> dict[str, str]:
+    return {**environment_with(lease, os.environ), "FRESHDB_LEASE_ID": lease.id}
 
 
 def _leave_in_order_on_signals() -> None:
@@ -75,7 +77,8 @@ def _leave_in_order_on_signals() -> None:
         sys.exit(BY_SIGNAL + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, leave)
 
 
 def _psql_program() -> str:

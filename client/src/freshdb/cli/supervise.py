@@ -42,7 +42,10 @@ _GRACE_SECONDS: Final = 10.0
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], held: HeldLease | None) -> int:
-    """Run a command; gives the exit code to end with: its own, 128+n for signal n, 75 when the lease was lost."""
+    """Run a command; gives the exit code to end with: its own, 128+n for signal n, 75 when the lease was lost.
+
+    Why it was lost is said by whoever ends the lease's block.
+    """
     arrived: list[int] = []
     with _signals_noted(arrived):
         try:
@@ -56,7 +59,7 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], held: Held
         with _signals_waited_for():
             while child.poll() is None:
                 if held is not None and held.loss is not None:
-                    say(f"error: {held.loss}; ending {command[0]}")
+                    say(f"the lease was lost: ending {command[0]}")
                     _end(child)
                     return LEASE_LOST
                 for number in _next_signals(arrived):

@@ -73,6 +73,7 @@ _AWAY = (
     asyncpg.DiskFullError,
     asyncpg.QueryCanceledError,
     asyncpg.IdleSessionTimeoutError,
+    asyncpg.InternalClientError,  # what asyncpg makes of a backend that was ended at an unlucky moment
 )
 
 

@@ -84,25 +84,21 @@ async def drop_owned(server: Server, owned: OwnedObject) -> None:
         BackendUnavailable: the server is away, or something still holds on to it.
     """
 
-    def same(found: OwnedObject | OwnedDatabase) -> bool:
-        return found.name == owned.name
-
     async with server.maintenance() as connection:
-        roles = [role for role in await ownership.roles(connection, server) if same(role)]
-        if owned.kind == "role" and roles and roles[0].oid != owned.oid:
-            return  # another one by now
+        roles = [role for role in await ownership.roles(connection, server) if role.name == owned.name]
+        databases = [one for one in await ownership.databases(connection, server) if one.name == owned.name]
         if owned.kind == "database":
+            if not databases or databases[0].oid != owned.oid:
+                return  # gone, or another one by now
             await fence(connection, server, roles)
-            for database in await ownership.databases(connection, server):
-                if same(database) and database.oid == owned.oid:
-                    await _drop_shared(connection, server, database)
+            await _drop_shared(connection, server, databases[0])
+        elif owned.kind == "role" and (databases or not roles or roles[0].oid != owned.oid):
+            return  # its database goes first; or it is gone, or another one by now
         elif owned.name.kind is Kind.SCHEMA:
-            databases = [owned.database] if owned.database else []
-            await _drop_schema_roles(connection, server, roles, databases)
+            await _drop_schema_roles(connection, server, roles, [owned.database] if owned.database else [])
             return
-        elif any(same(database) for database in await ownership.databases(connection, server)):
-            return  # its database goes first
-        await fence(connection, server, roles)
+        else:
+            await fence(connection, server, roles)
         for role in roles:
             await drop_role(connection, server, role)
 
@@ -160,8 +156,8 @@ async def _unlock(connection: Connection, database: OwnedDatabase) -> None:
     prepared: bool = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1)", str(database.name)
     )
-    if prepared and not database.open:
-        await connection.execute(f"ALTER DATABASE {quoted(database.name)} ALLOW_CONNECTIONS true")
+    if prepared:
+        await connection.execute(f"ALTER DATABASE {quoted(database.name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1")
 
 
 async def _drop_schema_roles(

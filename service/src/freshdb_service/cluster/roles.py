@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from freshdb_service.cluster import ownership
 from freshdb_service.cluster.connections import Connection, without_conflict
-from freshdb_service.cluster.identifiers import Name, literal, quoted
+from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
 from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.errors import BackendUnavailable, Conflict
 
@@ -96,7 +97,7 @@ async def drop_role(connection: Connection, server: Server, role: OwnedObject) -
             dependent = error.detail or str(error)
         else:
             return
-        for database in await _databases_that_name(connection, role):
+        for database in await _databases_that_name(connection, server, role):
             try:
                 async with server.inside(database) as inside:
                     await drop_owned_by(inside, role)
@@ -137,16 +138,21 @@ async def _create(connection: Connection, server: Server, name: Name, options: s
         ) from error
 
 
-async def _databases_that_name(connection: Connection, role: OwnedObject) -> list[str]:
+async def _databases_that_name(connection: Connection, server: Server, role: OwnedObject) -> list[str]:
+    """Where a role is named, and can be looked for; ours are opened for that, if their owners closed them."""
     rows = await connection.fetch(
         """
         SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d
           ON d.oid = s.dbid OR (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND d.oid = s.objid)
-        WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND d.datallowconn
+        WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND d.datconnlimit <> -2
         """,
         role.oid,
     )
-    return [str(row["datname"]) for row in rows]
+    naming = {str(row["datname"]) for row in rows}
+    for one in await ownership.databases(connection, server):
+        if str(one.name) in naming and one.name.kind is Kind.DATABASE and not one.invalid:
+            await connection.execute(f"ALTER DATABASE {quoted(one.name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1")
+    return sorted(naming)
 
 
 def _scram_verifier(password: str) -> str:

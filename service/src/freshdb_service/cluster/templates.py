@@ -7,6 +7,7 @@ of it is the same. The builder's role stays, without a login, as the owner of wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
 if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
 
+_log = logging.getLogger(__name__)
 _ANALYZE_SECONDS: Final = 600.0
 
 
@@ -134,9 +136,17 @@ async def _install(server: Server, name: Name, extensions: Sequence[str]) -> Non
 
 
 async def _tidy(server: Server, name: Name) -> None:
-    """Gather statistics and freeze rows once: every clone has that then, and none is vacuumed for what it never wrote."""
+    """Gather statistics and freeze rows once: every clone has that then, and none is vacuumed for what it never wrote.
+
+    Functions in index expressions run for that (as their owner, and held back by PostgreSQL), so this can fail; a template
+    without statistics is no worse a template.
+    """
     async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
-        await connection.execute("VACUUM (FREEZE, ANALYZE)")
+        await connection.execute("SET search_path TO public")  # where the builder's functions look for each other
+        try:
+            await connection.execute("VACUUM (FREEZE, ANALYZE)")
+        except asyncpg.PostgresError as error:
+            _log.warning("no statistics for the template %s on the server %s: %s", name, server.name, error)
 
 
 async def _close(connection: Connection, server: Server, name: Name) -> None:

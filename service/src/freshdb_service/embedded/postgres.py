@@ -228,12 +228,9 @@ class EmbeddedPostgres:
             placement.hand_over(staging, account)
             password = processes.secret(home / "password")
             # initdb runs as `account`, who cannot read ours.
-            password_file = home / "password.initdb"
+            password_file = staging / "password"
             processes.write_private(password_file, password, account)
-            try:
-                self._run_initdb(binaries, staging / "cluster", password_file, major, account)
-            finally:
-                password_file.unlink()
+            self._run_initdb(binaries, staging / "cluster", password_file, major, account)
             (staging / "cluster").rename(home / "cluster")
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -38,6 +38,7 @@ class Store:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=10,
+            pool_use_lifo=True,  # the connection that was used last has the statements prepared
             connect_args={
                 "command_timeout": command_timeout_seconds,
                 "timeout": 10,

@@ -1,0 +1,244 @@
+"""An old URL reaches nothing, ever: not during the hand-over, not after it, not through a client that keeps reconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from freshdb_service.cluster import Login, Server, drop_database
+from freshdb_service.cluster.fence import settle_starting
+from freshdb_service.lifecycle import Isolation
+from tests.integration.cluster.stage import build_template, connect, connected, pool_of
+
+CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What a client of asyncpg sees when its backend is ended, depending on the moment."""
+ROUNDS = 20
+KNOCKERS = 4
+SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
+
+
+@dataclass(slots=True)
+class Knocking:
+    """Clients that open the old URL again and again, and use whatever they get."""
+
+    server: Server
+    login: Login
+    tried: int = 0
+    got_in: int = 0
+    seen: set[tuple[str, str | None]] = field(default_factory=set)
+
+    async def knock_forever(self) -> None:
+        while True:
+            self.tried += 1
+            with suppress(*CLOSED):
+                connection = await connect(self.server, self.login)
+                self.got_in += 1
+                try:
+                    while True:
+                        row = await connection.fetchrow("SELECT current_database(), current_schema()")
+                        assert row is not None
+                        self.seen.add((row[0], row[1]))
+                        await connection.execute("INSERT INTO t VALUES (0)")
+                        await asyncio.sleep(0)
+                finally:
+                    connection.terminate()
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def knocking(server: Server, login: Login) -> AsyncIterator[Knocking]:
+    state = Knocking(server, login)
+    tasks = [asyncio.create_task(state.knock_forever()) for _ in range(KNOCKERS)]
+    try:
+        yield state
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        broken = [one for one in results if isinstance(one, Exception)]
+        assert not broken, broken
+
+
+async def until_in(state: Knocking) -> None:
+    async with asyncio.timeout(20):
+        while not state.got_in:  # noqa: ASYNC110 - a bounded poll of a counter
+            await asyncio.sleep(0.001)
+
+
+async def until_tried(state: Knocking, more: int) -> None:
+    wanted = state.tried + more
+    async with asyncio.timeout(20):
+        while state.tried < wanted:  # noqa: ASYNC110 - a bounded poll of a counter
+            await asyncio.sleep(0.001)
+
+
+async def old_url_is_dead(server: Server, isolation: Isolation, rounds: int = ROUNDS) -> None:
+    pool = await pool_of(server, isolation, await build_template(server, SEED))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    for generation in range(2, rounds + 2):
+        async with knocking(server, login) as state:
+            await until_in(state)
+            outcome = await pool.reset(database_id, generation)
+            inside = state.got_in
+            async with server.maintenance() as connection:
+                assert not await connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", login.user
+                )
+            await until_tried(state, 3 * KNOCKERS)
+            assert state.got_in == inside, "the old URL got in after the reset"
+        assert state.seen <= {(login.database, login.schema or "public"), (login.database, None)}
+        if isolation is Isolation.DATABASE:
+            assert login.database != outcome.login.database
+        async with connected(server, outcome.login) as connection:
+            assert await connection.fetchval("SELECT array_agg(a) FROM t") == [1]
+        login = outcome.login
+
+
+async def test_old_url_that_keeps_reconnecting_never_gets_in(server: Server, isolation: Isolation) -> None:
+    await old_url_is_dead(server, isolation)
+
+
+async def test_old_url_never_gets_in_where_no_password_is_asked(trusting_server: Server, isolation: Isolation) -> None:
+    async with trusting_server.maintenance() as connection:
+        role = await connection.fetchval("SELECT current_user")
+    impostor = Login(trusting_server.maintenance_database, None, role, "no password is asked")
+    async with connected(trusting_server, impostor):
+        pass  # so it is: this server lets everybody in who names a role
+    await old_url_is_dead(trusting_server, isolation)
+
+
+async def test_old_url_never_gets_in_on_a_server_managed_without_special_rights(
+    plain_server: Server, isolation: Isolation
+) -> None:
+    await old_url_is_dead(plain_server, isolation, rounds=6)
+
+
+async def test_old_login_does_not_work_with_the_new_database(trusting_server: Server, isolation: Isolation) -> None:
+    pool = await pool_of(trusting_server, isolation, await build_template(trusting_server, SEED))
+    database_id = uuid4()
+    old = await pool.provision(database_id)
+    new = (await pool.reset(database_id, 2)).login
+    for database in {old.database, new.database}:
+        with pytest.raises((asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)):
+            await connect(trusting_server, Login(database, None, old.user, old.password))
+    assert (old.user, old.password) != (new.user, new.password)
+
+
+async def test_the_old_role_is_gone_and_its_number_is_not_used_again(server_18: Server, isolation: Isolation) -> None:
+    pool = await pool_of(server_18, isolation, await build_template(server_18))
+    database_id = uuid4()
+    await pool.provision(database_id)
+    before = {one.name: one.oid for one in await server_18.inventory() if one.kind == "role" and one.belongs_to(database_id)}
+    await pool.reset(database_id, 2)
+    after = {one.name: one.oid for one in await server_18.inventory() if one.kind == "role" and one.belongs_to(database_id)}
+    assert len(before) == len(after) == 1
+    assert not set(before) & set(after)
+    assert not set(before.values()) & set(after.values())
+
+
+async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: Isolation) -> None:
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    holder = await connect(any_server, login)
+    await holder.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_advisory_lock(1)")
+    busy = await connect(any_server, login)
+    waiting = asyncio.create_task(busy.execute("SELECT pg_sleep(60)"))
+    new = (await pool.reset(database_id, 2)).login
+    with pytest.raises(CLOSED):
+        await waiting
+    with pytest.raises(CLOSED):
+        await holder.execute("COMMIT")
+    async with connected(any_server, new) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM t") == 1
+
+
+async def test_reset_waits_for_a_backend_that_is_being_started(server_18: Server) -> None:
+    """Between authentication and its entry in pg_stat_activity a backend is invisible there; the fence sees its lock."""
+    reader, writer = await asyncio.open_connection(server_18.host, server_18.port)
+    user, database = b"nobody_of_this_name", b"postgres"
+    startup = b"\x00\x03\x00\x00user\x00" + user + b"\x00database\x00" + database + b"\x00\x00"
+    writer.write((len(startup) + 4).to_bytes(4) + startup)
+    await writer.drain()
+    await reader.readexactly(1)  # the server asks for a password: the backend is there, and has nobody's name yet
+    async with server_18.maintenance() as connection:
+        settling = asyncio.create_task(settle_starting(connection))
+        done, _ = await asyncio.wait({settling}, timeout=0.2)
+        assert not done, "a backend that is being started was not waited for"
+        writer.close()
+        async with asyncio.timeout(0.5):
+            await settling
+
+
+async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bounded_time(server_18: Server) -> None:
+    pool = await pool_of(server_18, Isolation.SCHEMA, await build_template(server_18, SEED))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    reader, writer = await asyncio.open_connection(server_18.host, server_18.port)
+    startup = b"\x00\x03\x00\x00user\x00" + login.user.encode() + b"\x00database\x00" + login.database.encode() + b"\x00\x00"
+    writer.write((len(startup) + 4).to_bytes(4) + startup)
+    await reader.readexactly(1)
+    async with asyncio.timeout(5):
+        await pool.reset(database_id, 2)
+    writer.close()
+
+
+async def test_what_was_prepared_for_a_second_phase_is_rolled_back(any_server: Server, isolation: Isolation) -> None:
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    gid = f"it's {uuid4()}"
+    async with connected(any_server, login) as connection:
+        quoted = gid.replace("'", "''")
+        await connection.execute(f"BEGIN; INSERT INTO t VALUES (2); LOCK TABLE t; PREPARE TRANSACTION '{quoted}'")
+    new = (await pool.reset(database_id, 2)).login
+    async with any_server.maintenance() as connection:
+        assert not await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE gid = $1", gid)
+    async with connected(any_server, new) as connection:
+        assert await connection.fetchval("SELECT array_agg(a) FROM t") == [1]
+
+
+async def test_prepared_transaction_of_a_neighbour_stays(server: Server) -> None:
+    pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, SEED))
+    mine, other = uuid4(), uuid4()
+    login, neighbour = await pool.provision(mine), await pool.provision(other)
+    gids = {one.user: f"gid {one.user}" for one in (login, neighbour)}
+    for one in (login, neighbour):
+        async with connected(server, one) as connection:
+            await connection.execute(f"BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION '{gids[one.user]}'")
+    await pool.reset(mine, 2)
+    async with connected(server, neighbour) as connection:
+        await connection.execute(f"COMMIT PREPARED '{gids[neighbour.user]}'")
+        assert await connection.fetchval("SELECT count(*) FROM t") == 2
+
+
+async def test_backends_of_neighbours_stay(any_server: Server, isolation: Isolation) -> None:
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    mine, other = uuid4(), uuid4()
+    await pool.provision(mine)
+    neighbour = await pool.provision(other)
+    async with connected(any_server, neighbour) as connection:
+        await connection.execute("BEGIN; INSERT INTO t VALUES (2)")
+        await pool.reset(mine, 2)
+        await pool.drop(mine)
+        await connection.execute("COMMIT")
+
+
+async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(any_server: Server, isolation: Isolation) -> None:
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    database_id = uuid4()
+    await pool.provision(database_id, 1)
+    current = (await pool.reset(database_id, 3)).login
+    late = (await pool.reset(database_id, 2)).login  # was paused before it began; generation 3 is leased by now
+    assert late.user != current.user
+    async with connected(any_server, current) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM t") == 1
+        if isolation is Isolation.DATABASE:
+            await drop_database(any_server, database_id, below_generation=3)
+        await connection.execute("INSERT INTO t VALUES (2)")

@@ -1,0 +1,145 @@
+"""An installation in the test's own process: the real use cases and loops over real servers, each round by hand."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psycopg
+from pydantic import SecretStr
+from tests.servers import PostgresServer
+from tests.services import with_database
+
+from freshdb_service.cluster import RebuildEngine, ServerOptions
+from freshdb_service.config import Settings
+from freshdb_service.embedded import postgres_binaries
+from freshdb_service.installation import Installation, opened
+from freshdb_service.leases import Acquire, Granted, Leases
+from freshdb_service.lifecycle import Isolation
+from freshdb_service.maintenance.janitor import Janitor
+from freshdb_service.maintenance.reaper import Reaper
+from freshdb_service.maintenance.reconciler import Reconciler
+from freshdb_service.maintenance.replenisher import Replenisher
+from freshdb_service.pools import Databases, Pools
+from freshdb_service.store.rows import TemplateRow
+from freshdb_service.templates import Register, Templates
+
+SQL = "create table item (id serial primary key, name text); insert into item (name) values ('apple')"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One replica without its loops: a test does their rounds."""
+
+    at: Installation
+    leases: Leases
+    templates: Templates
+    pools: Pools
+    reaper: Reaper
+    janitor: Janitor
+    replenisher: Replenisher
+    reconciler: Reconciler
+
+    @classmethod
+    def over(cls, at: Installation) -> Bench:
+        leases, templates = Leases(at), Templates(at)
+        databases = Databases(at, RebuildEngine())
+        return cls(
+            at=at,
+            leases=leases,
+            templates=templates,
+            pools=Pools(at),
+            reaper=Reaper(at, leases),
+            janitor=Janitor(at, databases),
+            replenisher=Replenisher(at, databases, leases),
+            reconciler=Reconciler(at, templates),
+        )
+
+    async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
+        """A template that is ready."""
+        registered = await self.templates.register(Register(name, None, [sql], [], 60), wait_seconds=60)
+        assert registered.template.error is None
+        return registered.template
+
+    async def acquire(self, template: str = "shop", isolation: Isolation = Isolation.DATABASE) -> Granted:
+        """A lease of something that is ready."""
+        [granted] = await self.leases.acquire(
+            [Acquire(template, isolation, 300)], principal="test", wait_seconds=0.5
+        )
+        return granted
+
+    async def states(self) -> dict[str, int]:
+        """How many databases are in each state."""
+        return {
+            state.value: number
+            for health in await self.pools.listing()
+            for state, number in health.databases.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where installations of one test are: their control database and prefix."""
+
+    settings: Settings
+    dsns: tuple[str, ...]
+
+    @property
+    def control(self) -> str:
+        """DSN of the control plane."""
+        assert self.settings.control is not None
+        return self.settings.control.get_secret_value()
+
+
+def site(servers: Sequence[PostgresServer], redis_url: str, **settings: object) -> Site:
+    """A new installation's settings; its control database is on the first server."""
+    prefix = f"fdb{secrets.token_hex(4)}"
+    control = with_database(servers[0].dsn, f"{prefix}_control")
+    with psycopg.connect(servers[0].dsn, autocommit=True) as connection:
+        connection.execute(f'create database "{prefix}_control"')
+    names = tuple(f"pg{one.major}" for one in servers)
+    return Site(
+        Settings.model_validate(
+            {
+                "postgres": tuple(f"{name}={one.dsn}" for name, one in zip(names, servers, strict=True)),
+                "redis": SecretStr(redis_url),
+                "control": SecretStr(control),
+                "prefix": prefix,
+                "adopt": names,
+                "data": None,
+                **settings,
+            }
+        ),
+        tuple(one.dsn for one in servers),
+    )
+
+
+@asynccontextmanager
+async def replica(of: Site) -> AsyncIterator[Bench]:
+    """One replica of an installation."""
+    binaries = postgres_binaries(18)
+    options = ServerOptions(
+        prefix=of.settings.prefix,
+        command_timeout_seconds=of.settings.command_timeout_seconds,
+        pg_dump=binaries / "pg_dump" if binaries else None,
+    )
+    async with opened(of.settings, options) as at:
+        bench = Bench.over(at)
+        yield bench
+        await bench.templates.close()
+
+
+def names_on(of: Site) -> set[str]:
+    """Every database and role of this installation on its servers, but for the control database."""
+    found: set[str] = set()
+    for dsn in of.dsns:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            rows = connection.execute(
+                "select datname from pg_database where starts_with(datname, %s) union select rolname from pg_roles "
+                "where starts_with(rolname, %s)",
+                (of.settings.prefix, of.settings.prefix),
+            ).fetchall()
+        found |= {row[0] for row in rows}
+    return found - {f"{of.settings.prefix}_control"}

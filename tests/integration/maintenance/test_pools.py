@@ -1,0 +1,161 @@
+"""The replenisher and the janitor: pools are filled, never too full, shrink, and come back after every lease."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import psycopg
+import pytest
+from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
+from tests.servers import PostgresServer
+
+from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
+from freshdb_service.leases import Acquire, Granted
+from freshdb_service.lifecycle import Isolation
+
+BOTH = pytest.mark.parametrize("isolation", list(Isolation))
+
+
+async def the_pool(bench: Bench) -> UUID:
+    [health] = await bench.pools.listing()
+    return health.pool.id
+
+
+async def filled(bench: Bench, isolation: Isolation) -> Granted:
+    """Let the first caller wait while the loops make its database."""
+    await bench.template()
+    waiting = asyncio.create_task(
+        bench.leases.acquire([Acquire("shop", isolation, 300)], principal="test", wait_seconds=60)
+    )
+    staying = asyncio.create_task(bench.at.queue.stay())
+    while not waiting.done():
+        await bench.replenisher.run_once()
+        await asyncio.sleep(0.01)
+    staying.cancel()
+    return (await waiting)[0]
+
+
+async def test_a_pool_keeps_min_ready_and_replaces_what_is_leased(bench: Bench) -> None:
+    await bench.template()
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"ready": 2}
+    await bench.acquire()
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"leased": 1, "ready": 2}
+
+
+async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None:
+    async with replica(here) as one, replica(here) as two:
+        await one.template()
+        await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 5})
+        await asyncio.gather(*(each.replenisher.run_once() for each in (one, two, one, two)))
+        assert await one.states() == {"ready": 5}
+
+
+async def test_a_server_never_holds_more_than_its_limit(postgres_18: PostgresServer, redis_url: str) -> None:
+    async with replica(site([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        assert await bench.states() == {"ready": 3}
+
+
+async def test_a_server_whose_disk_is_used_up_gets_no_more(postgres_18: PostgresServer, redis_url: str) -> None:
+    async with replica(site([postgres_18], redis_url, max_disk_bytes=2**20)) as bench:
+        await bench.template()
+        await bench.reconciler.run_once()  # measures: the template alone is larger
+        await bench.replenisher.run_once()
+        assert await bench.states() == {}
+
+
+@BOTH
+async def test_a_released_database_comes_back_clean_under_another_login(bench: Bench, isolation: Isolation) -> None:
+    used = await filled(bench, isolation)
+    await bench.leases.release(used.lease.id, principal="test")
+    assert (await bench.states())["dirty"] == 1
+    await bench.janitor.run_once()
+    assert "dirty" not in await bench.states()
+    again = await bench.acquire(isolation=isolation)
+    assert again.lease.database_id == used.lease.database_id
+    assert again.lease.generation > used.lease.generation
+    assert again.lease.login != used.lease.login
+
+
+async def test_an_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis_url: str) -> None:
+    async with replica(site([postgres_18], redis_url, min_ready=4)) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        assert await bench.states() == {"ready": 4}
+        await bench.pools.resize(await the_pool(bench), {"min_ready": 1, "idle_seconds": 300})
+        await bench.replenisher.run_once()
+        assert await bench.states() == {"ready": 4}  # asked for a moment ago
+        await bench.pools.resize(await the_pool(bench), {"idle_seconds": 1e-6})
+        await bench.replenisher.run_once()
+        assert await bench.states() == {"ready": 1}
+
+
+async def test_a_template_that_nobody_uses_is_dropped_and_leaves_nothing(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    here = site([postgres_18], redis_url, unused_template_seconds=1e-6)
+    async with replica(here) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        assert names_on(here)
+        await bench.reconciler.run_once()  # retires it
+        await bench.replenisher.run_once()  # drops its databases
+        await bench.reconciler.run_once()  # drops the template itself
+        assert names_on(here) == set()
+        with pytest.raises(TemplateNotFound):
+            await bench.templates.find("shop")
+
+
+async def test_a_template_that_is_leased_is_never_unused(postgres_18: PostgresServer, redis_url: str) -> None:
+    async with replica(site([postgres_18], redis_url, unused_template_seconds=1e-6)) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        await bench.acquire()
+        await bench.reconciler.run_once()
+        assert (await bench.templates.find("shop")).state == "ready"
+
+
+async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(bench: Bench) -> None:
+    await bench.template("two", "create schema other; create table other.t (id int); create table u (id int)")
+    waiting = asyncio.create_task(
+        bench.leases.acquire([Acquire("two", Isolation.SCHEMA, 300)], principal="test", wait_seconds=30)
+    )
+    staying = asyncio.create_task(bench.at.queue.stay())
+    while not waiting.done():
+        await bench.replenisher.run_once()
+        await asyncio.sleep(0.01)
+    staying.cancel()
+    with pytest.raises(IsolationUnsupported, match="other"):
+        await waiting
+    with pytest.raises(IsolationUnsupported, match="other"):  # and at once the second time
+        await bench.acquire("two", Isolation.SCHEMA)
+
+
+async def test_a_pool_whose_template_is_broken_says_why_and_does_not_keep_the_server_busy(
+    here: Site, bench: Bench
+) -> None:
+    await bench.template()
+    template = await bench.templates.find("shop")
+    with psycopg.connect(here.dsns[0], autocommit=True) as connection:
+        connection.execute(f'drop database "{template.database_name}"')
+    await bench.replenisher.run_once()
+    assert (await bench.states()).keys() == {"failed"}
+    failed = (await bench.states())["failed"]
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"failed": failed}
+    with pytest.raises(PoolExhausted, match=f"there is no database {template.database_name}"):
+        await bench.acquire()
+
+
+async def test_templates_are_spread_over_the_servers(
+    postgres_18: PostgresServer, postgres_16: PostgresServer, redis_url: str
+) -> None:
+    async with replica(site([postgres_18, postgres_16], redis_url)) as bench:
+        servers = {(await bench.template(f"t{n}", SQL)).server for n in range(2)}
+        assert servers == {"pg18", "pg16"}
+        await bench.replenisher.run_once()
+        assert await bench.states() == {"ready": 2}

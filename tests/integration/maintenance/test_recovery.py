@@ -1,0 +1,194 @@
+"""Whatever dies, every database finds its way back, and nothing of ours is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+from tests.integration.installations import Bench, Site, names_on, replica
+
+from freshdb_service.lifecycle import DatabaseState
+from freshdb_service.store import databases as store_databases
+from freshdb_service.templates import Register
+
+
+@asynccontextmanager
+async def raw(redis_url: str) -> AsyncIterator[Redis]:
+    connection: Redis = Redis.from_url(redis_url)
+    yield connection
+    await connection.aclose()
+
+
+def execute(dsn: str, statement: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+async def ready(bench: Bench) -> None:
+    await bench.template()
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"ready": 2}
+
+
+async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Bench, redis_url: str) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.reaper.run_once()
+    async with raw(redis_url) as redis:
+        await redis.flushall()
+    renewed = await bench.leases.renew(held.lease.id, principal="test", ttl_seconds=None)
+    assert renewed.ttl_seconds == pytest.approx(300, abs=2)
+    async with raw(redis_url) as redis:
+        await redis.flushall()
+    await bench.reaper.run_once()  # sees that Redis has forgotten, and restores
+    shown = await bench.leases.show(held.lease.id)
+    assert shown.expires_at is not None
+    assert (shown.expires_at - shown.lease.granted_at).total_seconds() >= 299
+    await bench.reaper.run_once()
+    assert (await bench.leases.get(held.lease.id)).state == "active"
+
+
+async def test_a_lease_without_a_deadline_gets_one(bench: Bench, redis_url: str) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    async with raw(redis_url) as redis:
+        await redis.delete(bench.at.redis.key("deadlines"))
+    await bench.reconciler.run_once()
+    assert (await bench.leases.show(held.lease.id)).expires_at is not None
+
+
+async def test_a_deadline_without_a_lease_is_forgotten(bench: Bench, redis_url: str) -> None:
+    await bench.reaper.run_once()
+    ghost = uuid4()
+    async with raw(redis_url) as redis:
+        await redis.zadd(bench.at.redis.key("deadlines"), {str(ghost): 1})
+        await bench.reaper.run_once()
+        assert await redis.zcard(bench.at.redis.key("deadlines")) == 0
+        assert await redis.zcard(bench.at.redis.key("expiring")) == 0
+
+
+async def test_a_reaper_that_died_between_redis_and_the_control_plane_is_replaced(
+    bench: Bench, redis_url: str
+) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.reaper.run_once()
+    async with raw(redis_url) as redis:
+        await redis.zadd(bench.at.redis.key("deadlines"), {str(held.lease.id): 1})
+        due = await bench.at.deadlines.due()  # and here the first one died
+        assert due.lease_ids == [held.lease.id]
+        await redis.zadd(bench.at.redis.key("expiring"), {str(held.lease.id): 1})  # a while ago
+    await bench.reaper.run_once()
+    assert (await bench.leases.get(held.lease.id)).state == "expired"
+    assert (await bench.states())["dirty"] == 1
+
+
+async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by_another(
+    here: Site, bench: Bench
+) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.leases.release(held.lease.id, principal="test")
+    async with bench.at.store.statement() as connection:
+        [claimed] = await store_databases.claim_dirty(connection, ["pg18"], 1, claim_seconds=60)
+    assert claimed.state is DatabaseState.RESETTING  # and here its worker died
+    await bench.reconciler.run_once()
+    assert (await bench.states())["resetting"] == 1  # it may still be at it
+    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    await bench.reconciler.run_once()
+    assert (await bench.states())["dirty"] == 1
+    await bench.janitor.run_once()
+    assert (await bench.states()).keys() == {"ready"}
+
+
+async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    [health] = await bench.pools.listing()
+    async with bench.at.store.transaction() as connection:
+        await store_databases.plan(connection, health.pool.id, 1, max_databases=10, claim_seconds=60)
+    execute(here.control, "update databases set claimed_until = now() where state = 'creating'")
+    await bench.reconciler.run_once()
+    assert (await bench.states())["dropping"] == 1
+    await bench.replenisher.run_once()
+    assert (await bench.states()).keys() == {"ready"}
+
+
+async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.leases.release(held.lease.id, principal="test")
+    async with bench.at.store.statement() as connection:
+        [paused] = await store_databases.claim_dirty(connection, ["pg18"], 1, claim_seconds=60)
+    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    await bench.reconciler.run_once()
+    await bench.janitor.run_once()  # somebody else has done it
+    async with bench.at.store.statement() as connection:
+        assert not await store_databases.make_ready(
+            connection, paused, database_name="stale", schema_name=None, login="stale", password="stale"
+        )
+        assert not await store_databases.move(connection, paused, DatabaseState.FAILED)
+        assert not await store_databases.extend_claim(connection, paused, 60)
+    again = await bench.acquire()
+    assert again.lease.login != "stale"
+
+
+async def test_what_no_row_refers_to_is_dropped_and_lookalikes_are_not(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    before = names_on(here)
+    prefix, stamp = here.settings.prefix, f"freshdb:{bench.at.id}"
+    orphan, lookalike = f"{prefix}_d_0123456789ab_1", f"{prefix}_d_ba9876543210_1"
+    execute(here.dsns[0], f"create role {orphan}")
+    execute(here.dsns[0], f"comment on role {orphan} is '{stamp}'")
+    execute(here.dsns[0], f"create database {orphan} owner {orphan}")
+    execute(here.dsns[0], f"create database {lookalike}")
+    try:
+        await bench.reconciler.run_once()
+        assert names_on(here) == before | {lookalike}
+    finally:
+        execute(here.dsns[0], f"drop database {lookalike}")
+
+
+async def test_a_ready_database_that_somebody_dropped_is_made_anew(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.leases.release(held.lease.id, principal="test")
+    await bench.janitor.run_once()
+    victims = sorted(name for name in names_on(here) if "_d_" in name)
+    execute(here.dsns[0], f"drop database {victims[0]} with (force)")
+    execute(here.dsns[0], f"drop role {victims[0]}")
+    await bench.reconciler.run_once()
+    assert (await bench.states())["dirty"] == 1
+    await bench.janitor.run_once()
+    assert (await bench.states()).keys() == {"ready"}
+
+
+async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
+    here: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(here) as dead:
+        monkeypatch.setattr(dead.templates, "_start", lambda build: build.close())  # it died before it began
+        await dead.templates.register(Register("t", None, ["create table t (id int)"], [], 60), wait_seconds=0)
+    await bench.reconciler.run_once()
+    assert (await bench.templates.find("t")).attempt == 1  # its replica may still be at it
+    execute(here.control, "update templates set build_deadline_at = now()")
+    await bench.reconciler.run_once()
+    template = await bench.templates.find("t", wait_seconds=30)
+    assert template.state == "ready"
+    assert template.attempt == 2
+
+
+async def test_a_server_that_is_away_costs_its_databases_nothing(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.leases.release(held.lease.id, principal="test")
+    server = bench.at.servers.pop("pg18")
+    await bench.janitor.run_once()
+    assert (await bench.states())["dirty"] == 1
+    bench.at.servers["pg18"] = server
+    await bench.janitor.run_once()
+    assert (await bench.states()).keys() == {"ready"}

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+from tests.servers import PostgresServer
+from tests.services import with_database
+
+from freshdb_service import migrations
+from freshdb_service.store.session import Store
+from freshdb_service.store.tables import metadata
+
+
+@pytest.fixture
+def dsn(postgres: PostgresServer) -> Iterator[str]:
+    name = f"migrated_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    yield with_database(postgres.dsn, name)
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+async def test_the_migrated_schema_equals_the_declared_one(dsn: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    store = Store(dsn)
+    await migrations.upgrade(store.engine)
+    async with store.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await store.close()
+
+
+async def test_replicas_that_start_at_once_migrate_one_after_the_other(dsn: str) -> None:
+    stores = [Store(dsn) for _ in range(5)]
+    await asyncio.gather(*(migrations.upgrade(store.engine) for store in stores))
+    for store in stores:
+        await store.ping()
+        await store.close()
+
+
+async def test_every_step_can_be_undone(dsn: str) -> None:
+    def down(connection: Connection) -> None:
+        config = migrations.alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+
+    store = Store(dsn)
+    await migrations.upgrade(store.engine)
+    async with store.engine.begin() as connection:
+        await connection.run_sync(down)
+    await migrations.upgrade(store.engine)
+    await store.close()

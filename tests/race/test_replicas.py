@@ -1,0 +1,108 @@
+"""Two replicas of one installation: nobody shares, the queue is one, and one that dies holds nobody up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg
+import pytest
+from tests.servers import PostgresServer
+from tests.services import Service, start_service
+
+
+@pytest.fixture
+def replicas(postgres_18: PostgresServer, redis_url: str) -> Iterator[list[Service]]:
+    settings = {"min_ready": 1, "max_size": 3, "claim_seconds": 3, "reconciler_seconds": 1}
+    first = start_service([postgres_18.dsn], redis_url, settings=settings)
+    both = [first, start_service([postgres_18.dsn], redis_url, settings=settings, replica_of=first)]
+    sql = ["create table mark (who text)"]
+    answer = httpx.post(f"{first.url}/v1/templates", json={"name": "t", "sql": sql}, timeout=60)
+    assert answer.status_code == 201, answer.text
+    yield both
+    for service in both:
+        if service.process.poll() is None:
+            assert service.stop() == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.01)
+
+
+def held_by_all(replicas: list[Service]) -> tuple[str, list[str]]:
+    """Lease all that the pool may hold."""
+    held = []
+    for _ in range(3):
+        answer = httpx.post(f"{replicas[0].url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        assert answer.status_code == 201, answer.text
+        held.append(answer.json())
+    return held[0]["pool_id"], [lease["id"] for lease in held]
+
+
+def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Service]) -> None:
+    def contend(number: int) -> None:
+        service = replicas[number % 2]
+        with httpx.Client(base_url=service.url, timeout=90) as client:
+            for turn in range(4):
+                got = client.post("/v1/leases", json={"template": "t", "wait_seconds": 60})
+                assert got.status_code == 201, got.text
+                with psycopg.connect(got.json()["url"], autocommit=True) as connection:
+                    assert connection.execute("select * from mark").fetchall() == []
+                    connection.execute("insert into mark values (%s)", (f"{number}-{turn}",))
+                    assert connection.execute("select * from mark").fetchall() == [(f"{number}-{turn}",)]
+                client.delete(f"/v1/leases/{got.json()['id']}")
+
+    with ThreadPoolExecutor(8) as crowd:
+        for done in [crowd.submit(contend, number) for number in range(8)]:
+            done.result()
+    [pool] = httpx.get(f"{replicas[0].url}/v1/pools").json()["items"]
+    assert sum(pool["databases"].values()) <= 3
+
+
+def test_the_queue_is_one_across_replicas(replicas: list[Service]) -> None:
+    pool, held = held_by_all(replicas)
+    served: list[int] = []
+
+    def stand(number: int) -> None:
+        url = replicas[number % 2].url
+        got = httpx.post(f"{url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        assert got.status_code == 201, got.text
+        served.append(number)
+        httpx.delete(f"{url}/v1/leases/{got.json()['id']}", timeout=60)
+
+    def waiting() -> int:
+        return int(httpx.get(f"{replicas[0].url}/v1/pools/{pool}").json()["waiting"])
+
+    with ThreadPoolExecutor(6) as crowd:
+        stands = []
+        for number in range(6):
+            stands.append(crowd.submit(stand, number))
+            until(lambda number=number: waiting() == number + 1)  # type: ignore[misc]
+        httpx.delete(f"{replicas[1].url}/v1/leases/{held[0]}")
+        for done in stands:
+            done.result()
+    assert served == list(range(6))
+
+
+def test_a_replica_that_is_killed_holds_nobody_up_and_strands_nothing(replicas: list[Service]) -> None:
+    doomed, other = replicas
+    pool, held = held_by_all(replicas)
+    with ThreadPoolExecutor(2) as crowd:
+        first = crowd.submit(httpx.post, f"{doomed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        until(lambda: httpx.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 1)
+        second = crowd.submit(httpx.post, f"{other.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        until(lambda: httpx.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 2)
+        doomed.kill()
+        with pytest.raises(httpx.TransportError):
+            first.result()
+        assert httpx.delete(f"{other.url}/v1/leases/{held[0]}", timeout=60).status_code == 200
+        got = second.result()
+    assert got.status_code == 201, got.text
+    for lease in (*held[1:], got.json()["id"]):
+        assert httpx.delete(f"{other.url}/v1/leases/{lease}", timeout=60).status_code == 200
+    until(lambda: set(httpx.get(f"{other.url}/v1/pools/{pool}").json()["databases"]) == {"ready"})

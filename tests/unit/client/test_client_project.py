@@ -1,0 +1,228 @@
+"""``[tool.freshdb]``: what it may say, what is wrong with what, and when a template is another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from freshdb import Client, Project, ProjectInvalid, load_project
+from freshdb.errors import BuildCommandFailed
+from tests.unit.client.scripted import (
+    PASSWORD,
+    Reply,
+    Script,
+    build_body,
+    methods,
+    problem,
+    template_body,
+)
+
+WHOLE = """
+[tool.freshdb]
+template = "shop"
+inputs = ["migrations/**", "seed.sql"]
+build = "alembic upgrade head"
+extensions = ["vector"]
+isolation = "schema"
+url = "http://db:8777"
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "migrations" / "versions").mkdir(parents=True)
+    (tmp_path / "migrations" / "env.py").write_text("env")
+    (tmp_path / "migrations" / "versions" / "1.py").write_text("one")
+    (tmp_path / "seed.sql").write_text("seed")
+    (tmp_path / "pyproject.toml").write_text(WHOLE)
+    return tmp_path
+
+
+def _load(root: Path, text: str) -> Project:
+    (root / "pyproject.toml").write_text(text)
+    found = load_project(root)
+    assert found is not None
+    return found
+
+
+def test_everything_is_read(root: Path) -> None:
+    assert load_project(root) == Project(
+        root=root,
+        template="shop",
+        inputs=("migrations/**", "seed.sql"),
+        build="alembic upgrade head",
+        extensions=("vector",),
+        isolation="schema",
+        url="http://db:8777",
+    )
+
+
+def test_it_is_found_from_below_past_others_that_have_no_such_table(root: Path) -> None:
+    inner = root / "package" / "sub"
+    inner.mkdir(parents=True)
+    (root / "package" / "pyproject.toml").write_text("[tool.other]\nfreshdb = 1\n")
+    found = load_project(inner)
+    assert found is not None
+    assert found.root == root
+
+
+def test_without_one_there_is_none(tmp_path: Path) -> None:
+    assert load_project(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('templat = "x"', "templat is not a key that freshdb knows; those are template, inputs"),
+        ("template = 1", 'template must be a string, as in template = "…"'),
+        ('template = ""', "template must be a string"),
+        ('inputs = "migrations"', 'inputs must be a list of strings, as in inputs = ["…"]'),
+        ("sql = [1]", "sql must be a list of strings"),
+        ('inputs = ["a"]\nbuild = 1', "build must be a command"),
+        ('inputs = ["a"]\nbuild = []', "build must be a command"),
+        ('build = "make"', "inputs is missing: name the files that build reads"),
+        ('inputs = ["a"]\nbuild = "make"\nsql = ["a.sql"]', "build and sql exclude each other"),
+        ('isolation = "table"', 'isolation must be "database" or "schema", not \'table\''),
+        ("isolation = ['schema']", "isolation must be"),
+        ('extensions = "vector"', "extensions must be a list of strings"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_mend(root: Path, table: str, says: str) -> None:
+    with pytest.raises(ProjectInvalid) as caught:
+        _load(root, f"[tool.freshdb]\n{table}\n")
+    assert says in str(caught.value)
+    assert str(root / "pyproject.toml") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[tool.freshdb\n", "[tool]\nfreshdb = 1\n"])
+def test_a_file_that_is_broken_is_named(root: Path, text: str) -> None:
+    with pytest.raises(ProjectInvalid, match=r"pyproject\.toml"):
+        _load(root, text)
+
+
+def test_the_fingerprint_follows_content_names_command_and_extensions(root: Path) -> None:
+    found = {_load(root, WHOLE).fingerprint()}
+    found.add(_load(root, WHOLE.replace("alembic", "flask db")).fingerprint())
+    found.add(_load(root, WHOLE.replace('"vector"', '"vector", "citext"')).fingerprint())
+    project = _load(root, WHOLE)
+    (root / "migrations" / "versions" / "1.py").write_text("other")
+    found.add(project.fingerprint())
+    (root / "migrations" / "versions" / "1.py").rename(root / "migrations" / "versions" / "2.py")
+    found.add(project.fingerprint())
+    (root / "migrations" / "versions" / "3.py").write_text("")
+    found.add(project.fingerprint())
+    assert len(found) == 6
+
+
+def test_the_fingerprint_does_not_follow_what_does_not_matter(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    first = _load(root, WHOLE).fingerprint()
+    (root / "migrations" / "__pycache__").mkdir()
+    (root / "migrations" / "__pycache__" / "env.pyc").write_bytes(b"x")
+    (root / "other.txt").write_text("x")
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
+    root.rename(elsewhere)
+    swapped = WHOLE.replace('["migrations/**", "seed.sql"]', '["seed.sql", "migrations"]').replace(
+        "schema", "database"
+    )
+    assert _load(elsewhere, swapped).fingerprint() == first
+
+
+def test_the_order_of_sql_files_matters(root: Path) -> None:
+    (root / "a.sql").write_text("a")
+    (root / "b.sql").write_text("b")
+    one = _load(root, '[tool.freshdb]\nsql = ["a.sql", "b.sql"]')
+    other = _load(root, '[tool.freshdb]\nsql = ["b.sql", "a.sql"]')
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_inputs_may_lie_beside_the_project(root: Path) -> None:
+    (root / "package").mkdir()
+    project = _load(root / "package", '[tool.freshdb]\ninputs = ["../seed.sql"]\nbuild = "x"\n')
+    before = project.fingerprint()
+    (root / "seed.sql").write_text("other")
+    assert project.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('inputs = ["migratoins/**"]\nbuild = "x"', "inputs: 'migratoins/**' matches no file below"),
+        ('sql = ["missing.sql"]', "sql: 'missing.sql' cannot be read"),
+    ],
+)
+def test_files_that_are_missing_are_named(root: Path, table: str, says: str) -> None:
+    with pytest.raises(ProjectInvalid) as caught:
+        _load(root, f'[tool.freshdb]\ntemplate = "x"\n{table}\n').fingerprint()
+    assert says in str(caught.value)
+
+
+def test_a_template_that_is_ready_costs_one_question(root: Path, client: Client, script: Script) -> None:
+    project = _load(root, WHOLE)
+    script.play(Reply(200, template_body("ready")))
+    told: list[str] = []
+    assert project.ensure_template(client, progress=told.append) == f"shop@{project.fingerprint()}"
+    assert methods(script.asked) == [f"GET /v1/templates/shop@{project.fingerprint()}"]
+    assert told == []
+
+
+def test_one_that_is_not_is_built_in_the_projects_directory_with_the_databases_environment(
+    root: Path, client: Client, script: Script
+) -> None:
+    project = _load(
+        root, WHOLE.replace('"alembic upgrade head"', """'echo "$PWD $PGUSER $DATABASE_URL" > built'""")
+    )
+    script.play(
+        problem(404, "template_not_found"),
+        Reply(201, template_body("building", build=build_body())),
+        Reply(200, template_body("ready")),
+    )
+    told: list[str] = []
+    project.ensure_template(client, progress=told.append)
+    directory, user, url = (root / "built").read_text().split()
+    assert (Path(directory), user) == (root, "b")
+    assert url.startswith("postgresql://b:")
+    assert told[0].startswith("making template shop@")
+
+
+def test_a_build_command_that_fails_tells_its_last_lines_without_the_password(
+    root: Path, client: Client, script: Script
+) -> None:
+    project = _load(
+        root, WHOLE.replace('"alembic upgrade head"', """'echo "using $PGPASSWORD"; echo oops >&2; exit 3'""")
+    )
+    script.play(
+        problem(404, "template_not_found"),
+        Reply(201, template_body("building", build=build_body())),
+        Reply(200, template_body("failed")),
+    )
+    with pytest.raises(BuildCommandFailed, match="exit code 3") as caught:
+        project.ensure_template(client)
+    assert caught.value.returncode == 3
+    assert caught.value.output_tail == "using ***\noops"
+    assert PASSWORD not in str(script.asked[2].body)
+
+
+def test_a_build_command_that_is_not_there_says_so(root: Path, client: Client, script: Script) -> None:
+    project = _load(root, WHOLE.replace('"alembic upgrade head"', '["no-such-program"]'))
+    script.play(
+        problem(404, "template_not_found"),
+        Reply(201, template_body("building", build=build_body())),
+        Reply(200, template_body("failed")),
+    )
+    with pytest.raises(BuildCommandFailed, match="no-such-program: No such file"):
+        project.ensure_template(client)
+
+
+def test_a_project_that_does_not_say_how_takes_what_others_have_made(
+    root: Path, client: Client, script: Script
+) -> None:
+    script.play(Reply(200, template_body("ready")))
+    assert _load(root, '[tool.freshdb]\ntemplate = "shop"').ensure_template(client) == "shop@abc"
+
+
+def test_a_project_without_a_template_cannot_have_one(root: Path, client: Client) -> None:
+    with pytest.raises(ProjectInvalid, match="template: is missing"):
+        _load(root, '[tool.freshdb]\nisolation = "schema"').ensure_template(client)
