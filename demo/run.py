@@ -181,16 +181,17 @@ def count_leases(client: Client, since: dt.datetime) -> dict[tuple[str, str], in
 
 
 def print_table(rows: Sequence[Row], leases: dict[tuple[str, str], int]) -> None:
-    form = "{:26}{:11}{:>8}{:>12}{:>12}{:>12}"
-    print("\n" + form.format("template", "isolation", "leases", "ready", "in a row", "slowest"))
+    form = "{:26}{:11}{:>8}{:>11}{:>11}{:>11}"
+    print(f"\n{'seconds per clean database':>78}")
+    print(form.format("template", "isolation", "leases", "ready", "in a row", "slowest"))
     for row in rows:
         count = leases.get((row.template, row.isolation), 0)
         print(form.format(row.template, row.isolation, count, *figures(row)))
     print(
         "\nleases: those measured here, and the example suite's"
-        "\nready, in a row, slowest: seconds for a clean database, from asking for it to the first answer of a query;"
-        f"\n  the median of {ROUNDS} when databases were ready; the median and the slowest of {ROUNDS} in a row, each"
-        "\n  returned dirty, by one caller who leaves no time to prepare the next"
+        "\nseconds: from asking for a database to the answer of its first query. ready: the median of "
+        f"{ROUNDS}, when\n  one was ready. in a row, slowest: the median and the slowest of {ROUNDS} by one caller, "
+        "each returned\n  with a new table in it, and no time left between to prepare the next"
     )
     for row in rows:
         if row.refusal:
@@ -226,4 +227,7 @@ def step(what: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (freshdb.FreshdbError, subprocess.CalledProcessError) as failure:
+        sys.exit(f"error: {failure}")

@@ -253,8 +253,9 @@ def machine() -> str:
     )
     memory_gib = psutil.virtual_memory().total / 2**30
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, {packages}; embedded PostgreSQL and Redis, defaults, data in memory; "
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.system()} "
+        f"{platform.machine()}, Python {platform.python_version()}, {packages}; "
+        "embedded PostgreSQL and Redis, defaults, data in memory; "
         f"template of {TABLES} empty tables"
     )
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import psycopg
 from pydantic import SecretStr
-from tests.servers import PostgresServer
-from tests.services import with_database
 
 from freshdb_service.cluster import RebuildEngine, ServerOptions
 from freshdb_service.config import Settings
@@ -25,6 +23,8 @@ from freshdb_service.maintenance.replenisher import Replenisher
 from freshdb_service.pools import Databases, Pools
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.templates import Register, Templates
+from tests.servers import PostgresServer
+from tests.services import with_database
 
 SQL = "create table item (id serial primary key, name text); insert into item (name) values ('apple')"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import psycopg
 import pytest
+
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -38,7 +40,9 @@ def held_by_all(replicas: list[Service]) -> tuple[str, list[str]]:
     """Lease all that the pool may hold."""
     held = []
     for _ in range(3):
-        answer = httpx.post(f"{replicas[0].url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        answer = httpx.post(
+            f"{replicas[0].url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+        )
         assert answer.status_code == 201, answer.text
         held.append(answer.json())
     return held[0]["pool_id"], [lease["id"] for lease in held]
@@ -48,7 +52,7 @@ def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Servic
     def contend(number: int) -> None:
         service = replicas[number % 2]
         with httpx.Client(base_url=service.url, timeout=90) as client:
-            for turn in range(4):
+            for turn in range(3):
                 got = client.post("/v1/leases", json={"template": "t", "wait_seconds": 60})
                 assert got.status_code == 201, got.text
                 with psycopg.connect(got.json()["url"], autocommit=True) as connection:
@@ -57,8 +61,8 @@ def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Servic
                     assert connection.execute("select * from mark").fetchall() == [(f"{number}-{turn}",)]
                 client.delete(f"/v1/leases/{got.json()['id']}")
 
-    with ThreadPoolExecutor(8) as crowd:
-        for done in [crowd.submit(contend, number) for number in range(8)]:
+    with ThreadPoolExecutor(6) as crowd:
+        for done in [crowd.submit(contend, number) for number in range(6)]:
             done.result()
     [pool] = httpx.get(f"{replicas[0].url}/v1/pools").json()["items"]
     assert sum(pool["databases"].values()) <= 3
@@ -82,7 +86,7 @@ def test_the_queue_is_one_across_replicas(replicas: list[Service]) -> None:
         stands = []
         for number in range(6):
             stands.append(crowd.submit(stand, number))
-            until(lambda number=number: waiting() == number + 1)  # type: ignore[misc]
+            until(partial(lambda number: waiting() == number + 1, number))
         httpx.delete(f"{replicas[1].url}/v1/leases/{held[0]}")
         for done in stands:
             done.result()
@@ -93,9 +97,13 @@ def test_a_replica_that_is_killed_holds_nobody_up_and_strands_nothing(replicas: 
     doomed, other = replicas
     pool, held = held_by_all(replicas)
     with ThreadPoolExecutor(2) as crowd:
-        first = crowd.submit(httpx.post, f"{doomed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        first = crowd.submit(
+            httpx.post, f"{doomed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+        )
         until(lambda: httpx.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 1)
-        second = crowd.submit(httpx.post, f"{other.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        second = crowd.submit(
+            httpx.post, f"{other.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+        )
         until(lambda: httpx.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 2)
         doomed.kill()
         with pytest.raises(httpx.TransportError):

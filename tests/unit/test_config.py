@@ -37,8 +37,8 @@ def test_the_same_server_twice_is_refused() -> None:
 def test_tokens_are_read_from_the_environment_with_their_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRESHDB_TOKENS", "ci:s3cret root:t0psecret:read+admin")
     first, second = Settings().tokens
-    assert (first.name, first.scopes) == ("ci", {"read", "lease", "build"})
-    assert (second.name, second.scopes) == ("root", {"read", "admin"})
+    assert (first.name, first.scopes) == ("ci", frozenset({"read", "lease", "build"}))
+    assert (second.name, second.scopes) == ("root", frozenset({"read", "admin"}))
     assert "s3cret" not in repr(Settings())
 
 

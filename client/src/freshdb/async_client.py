@@ -46,7 +46,7 @@ class AsyncClient(Configuration):
         token: default ``FRESHDB_TOKEN``.
         timeout_seconds: for one answer, beyond what the service was asked to wait.
         retry_seconds: how long to go on trying when nobody answers.
-        poll_seconds: longest wait per request; a longer one is asked for in slices.
+        poll_seconds: longest wait per request, at most the service's 300; a longer one is asked for in slices.
 
     Raises:
         NotConfigured: no URL was given, or one that is none.

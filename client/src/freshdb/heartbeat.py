@@ -197,6 +197,7 @@ class Heart:
         self._queue = Queue()
         self._senders: dict[Beat, Callable[[Beat], None]] = {}
         self._busy: Beat | None = None
+        self._pid = os.getpid()
         self._thread: threading.Thread | None = None
 
     def add(self, beat: Beat, send: Callable[[Beat], None]) -> None:
@@ -204,13 +205,15 @@ class Heart:
         with self._condition:
             self._senders[beat] = send
             self._queue.put(beat)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="freshdb-heartbeat", daemon=True)
                 self._thread.start()
             self._condition.notify_all()
 
     def remove(self, beat: Beat) -> None:
         """Let it rest; an attempt that is under way comes to its end first, so that its connection can be closed."""
+        if self._pid != os.getpid():
+            return  # a forked child's copy: its locks may be held by a thread that the child does not have
         beat.stop()
         with self._condition:
             self._senders.pop(beat, None)

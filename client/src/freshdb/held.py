@@ -174,7 +174,7 @@ class Holding(Connectable):
 
     def _end(self, how: str, lease: Lease | None = None) -> None:
         self._ended = how
-        if self._beat is not None:
+        if self._beat is not None and not self.inherited:
             self._beat.stop()
         if lease is not None and lease.password is not None:
             self._lease = lease

@@ -19,6 +19,8 @@ DEFAULT_BUILD_SECONDS: Final = 60.0
 """How long a builder may be silent: its heartbeat extends the deadline, so this is not how long a build may take."""
 DEFAULT_BUILD_WAIT_SECONDS: Final = 600.0
 
+_SEAL_SECONDS: Final = 300.0
+"""How long the service may take to make a filled database a template."""
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
 
 
@@ -177,7 +179,10 @@ class TemplateOperations(Asking):
             BuildLost: the deadline had passed, and what was built is gone.
         """
         call = Call(
-            "POST", path("/v1/templates/{}/ready", template_id), encode({"token": token}), patience_seconds=60
+            "POST",
+            path("/v1/templates/{}/ready", template_id),
+            encode({"token": token}),
+            patience_seconds=_SEAL_SECONDS,
         )
         return Template.from_wire(wire.members((yield from self._ask(call))))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.services import Service
 
 Answer = dict[str, Any]
@@ -31,8 +32,8 @@ def shop(http: httpx.Client) -> str:
         json={
             "name": "shop",
             "sql": [
-                "create table item (id serial primary key, name text not null, price numeric check (price >= 0));"
-                "insert into item (name, price) values ('apple', 1), ('pear', 2)"
+                "create table item (id serial primary key, name text not null, price numeric check (price >= 0));",
+                "insert into item (name, price) values ('apple', 1), ('pear', 2)",
             ],
         },
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+
 from tests.servers import PostgresServer
 from tests.services import start_service
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -173,7 +173,7 @@ def test_a_body_of_50_megabytes_is_refused(http: httpx.Client) -> None:
 
 
 def test_a_body_of_50_megabytes_sent_in_parts_is_refused(http: httpx.Client) -> None:
-    def parts() -> Any:
+    def parts() -> Iterator[bytes]:
         for _ in range(50):
             yield b" " * 1_000_000
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+
 from tests.services import Service
 
 

@@ -5,17 +5,20 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from tests.services import Service
+
 Acquire = Callable[..., dict[str, Any]]
 BOTH = pytest.mark.parametrize("isolation", ["database", "schema"])
 
 
-def one(url: str, query: str) -> Any:
+def one(url: str, query: str) -> object:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(query).fetchone()
         return row[0] if row else None
@@ -210,7 +213,7 @@ def test_the_same_idempotency_key_gets_the_same_lease(http: httpx.Client, shop: 
     http.delete(f"/v1/leases/{first.json()['id']}")
 
 
-def test_the_same_idempotency_key_at_the_same_time_gets_one_lease(service: Any, shop: str) -> None:
+def test_the_same_idempotency_key_at_the_same_time_gets_one_lease(service: Service, shop: str) -> None:
     key = {"idempotency-key": uuid.uuid4().hex}
 
     def call(_: int) -> str:
@@ -253,9 +256,12 @@ def test_a_batch_of_which_one_part_cannot_be_had_gets_nothing(
     assert [item["id"] for item in live] == [lease["id"]]
 
 
-def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Any, name: str) -> None:
+def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     served: list[int] = []
+
+    def waiting() -> int:
+        return int(http.get(f"/v1/pools/{pool}").json()["waiting"])
 
     def stand(number: int) -> None:
         body = {"template": name, "wait_seconds": 60, "holder": {"number": str(number)}}
@@ -268,8 +274,7 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Any, 
         stands = []
         for number in range(8):
             stands.append(crowd.submit(stand, number))
-            waiting = number + 1
-            until(lambda waiting=waiting: http.get(f"/v1/pools/{pool}").json()["waiting"] == waiting)
+            until(partial(lambda number: waiting() == number + 1, number))
         for one_held in held:
             http.delete(f"/v1/leases/{one_held}")
         for done in stands:
@@ -278,7 +283,7 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Any, 
     until(lambda: sum(http.get(f"/v1/pools/{pool}").json()["databases"].values()) <= len(held))
 
 
-def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Any, name: str) -> None:
+def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service.url}/v1/leases", json={"template": name, "wait_seconds": 200}, timeout=0.5)
@@ -288,7 +293,7 @@ def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: An
 
 
 def test_contenders_never_share_a_database(
-    service: Any, acquire: Acquire, http: httpx.Client, name: str
+    service: Service, acquire: Acquire, http: httpx.Client, name: str
 ) -> None:
     http.post("/v1/templates", json={"name": name, "sql": ["create table mark (who text)"]})
     pool = acquire(template=name)["pool_id"]

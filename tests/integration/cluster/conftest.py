@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import Server, ServerOptions
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import pg_dump

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
+
 from freshdb_service.cluster import (
     Login,
     Origin,
@@ -57,7 +58,9 @@ class Pool:
 
     async def provision(self, database_id: UUID, generation: int = 1) -> Login:
         if self.origin.blueprint is None:
-            return await provision_database(self.server, database_id, generation, self.origin.template_database)
+            return await provision_database(
+                self.server, database_id, generation, self.origin.template_database
+            )
         return await provision_schema(self.server, database_id, generation, self.origin.blueprint)
 
     async def reset(self, database_id: UUID, generation: int) -> ResetOutcome:

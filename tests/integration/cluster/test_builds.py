@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import (
     Login,
     Server,
@@ -47,7 +49,9 @@ async def test_error_names_the_statement_and_its_position(server: Server, build:
         "DO $$ BEGIN PERFORM 1; RAISE EXCEPTION 'no, never'; END $$",
     ],
 )
-async def test_statement_that_fails_while_running_is_found(server: Server, build: Login, failing: str) -> None:
+async def test_statement_that_fails_while_running_is_found(
+    server: Server, build: Login, failing: str
+) -> None:
     script = f"CREATE TABLE t (a integer PRIMARY KEY);\nINSERT INTO t VALUES (1);\n{failing};\nCREATE TABLE later ();"
     with pytest.raises(TemplateFailed) as failure:
         await run_sql(server, build, [script], timeout_seconds=30)
@@ -140,14 +144,16 @@ async def test_sealing_shuts_the_builder_out_and_ends_what_it_left_open(any_serv
     build = await create_build(any_server, template_id, 1, [])
     builder = await connect(any_server, build)
     await builder.execute("CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
-    await builder.execute("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'left'")
+    await builder.execute(f"BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION '{uuid4()}'")
     await builder.execute("BEGIN; INSERT INTO t VALUES (3)")
 
     sealed = await seal(any_server, template_id, 1)
 
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await builder.execute("COMMIT")
-    with pytest.raises((asyncpg.InvalidAuthorizationSpecificationError, asyncpg.ObjectNotInPrerequisiteStateError)):
+    with pytest.raises(
+        (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.ObjectNotInPrerequisiteStateError)
+    ):
         await connect(any_server, build)
     login = await provision_database(any_server, uuid4(), 1, sealed.database)
     async with connected(any_server, login) as connection:
@@ -168,10 +174,15 @@ async def test_sealing_undoes_what_the_builder_allowed_others(any_server: Server
     await run_sql(
         any_server,
         build,
-        [f"GRANT ALL ON DATABASE {name} TO PUBLIC", f"ALTER DATABASE {name} IS_TEMPLATE true CONNECTION LIMIT 1"],
+        [
+            f"GRANT ALL ON DATABASE {name} TO PUBLIC",
+            f"ALTER DATABASE {name} IS_TEMPLATE true CONNECTION LIMIT 1",
+        ],
         timeout_seconds=30,
     )
     await run_sql(any_server, build, [f"COMMENT ON DATABASE {name} IS 'mine'"], timeout_seconds=30)
+    async with connected(any_server, replace(build, database="postgres")) as connection:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     await seal(any_server, template_id, 1)
     async with any_server.maintenance() as connection:
         row = await connection.fetchrow(
@@ -238,7 +249,9 @@ async def test_unknown_extension_is_named_with_what_there_is(any_server: Server)
 
 async def available(server: Server, *wanted: str) -> list[str]:
     async with server.maintenance() as connection:
-        rows = await connection.fetch("SELECT name FROM pg_available_extensions WHERE name = ANY ($1)", list(wanted))
+        rows = await connection.fetch(
+            "SELECT name FROM pg_available_extensions WHERE name = ANY ($1)", list(wanted)
+        )
     return [row["name"] for row in rows]
 
 
@@ -253,12 +266,17 @@ async def test_extensions_are_there_for_builder_and_holder(server: Server) -> No
     login = await provision_database(server, uuid4(), 1, sealed.database)
     async with connected(server, login) as connection:
         for extension in extensions:
-            assert await connection.fetchval(
-                "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = $1", extension
-            ) == "public"
+            assert (
+                await connection.fetchval(
+                    "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = $1", extension
+                )
+                == "public"
+            )
 
 
-async def test_trusted_extension_belongs_to_its_holder_and_others_need_a_superuser(plain_server: Server) -> None:
+async def test_trusted_extension_belongs_to_its_holder_and_others_need_a_superuser(
+    plain_server: Server,
+) -> None:
     async with plain_server.maintenance() as connection:
         rows = await connection.fetch(
             "SELECT name, bool_and(trusted) AS trusted FROM pg_available_extension_versions "
@@ -284,3 +302,17 @@ async def test_parallel_builds_with_extensions_do_not_meet(server: Server) -> No
     await asyncio.gather(*(create_build(server, one, 1, extensions) for one in templates))
     sealed = await asyncio.gather(*(seal(server, one, 1) for one in templates))
     assert len({one.database for one in sealed}) == 8
+
+
+async def test_a_builder_that_closes_its_database_does_not_keep_the_seal_away(any_server: Server) -> None:
+    template_id = uuid4()
+    build = await create_build(any_server, template_id, 1, [])
+    async with connected(any_server, build) as connection:
+        await connection.execute(
+            "CREATE TABLE t (a integer); BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'build'"
+        )
+        await connection.execute(f"ALTER DATABASE {build.database} CONNECTION LIMIT 0")
+    sealed = await seal(any_server, template_id, 1)
+    login = await provision_database(any_server, uuid4(), 1, sealed.database)
+    async with connected(any_server, login) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM t") == 0

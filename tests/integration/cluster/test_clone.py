@@ -6,7 +6,16 @@ import re
 from uuid import uuid4
 
 import asyncpg
-from freshdb_service.cluster import Server, create_build, prepare_shared, provision_database, provision_schema, run_sql, seal
+
+from freshdb_service.cluster import (
+    Server,
+    create_build,
+    prepare_shared,
+    provision_database,
+    provision_schema,
+    run_sql,
+    seal,
+)
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import (
     EVERYTHING,
@@ -33,7 +42,9 @@ def without_names(text: str, *names: str) -> str:
     return renamed(text, dict.fromkeys(names, "somebody"))
 
 
-async def test_clone_equals_template_object_by_object_and_row_by_row(any_server: Server, postgres: PostgresServer) -> None:
+async def test_clone_equals_template_object_by_object_and_row_by_row(
+    any_server: Server, postgres: PostgresServer
+) -> None:
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     await run_sql(any_server, build, [EVERYTHING, OF_THE_DATABASE], timeout_seconds=60)
@@ -49,7 +60,9 @@ async def test_clone_equals_template_object_by_object_and_row_by_row(any_server:
     assert len(template) > 20_000
 
 
-async def test_schema_equals_template_object_by_object_and_row_by_row(any_server: Server, postgres: PostgresServer) -> None:
+async def test_schema_equals_template_object_by_object_and_row_by_row(
+    any_server: Server, postgres: PostgresServer
+) -> None:
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     await run_sql(any_server, build, [EVERYTHING], timeout_seconds=60)
@@ -96,7 +109,9 @@ async def test_settings_of_the_template_and_its_builder_reach_the_clone(server: 
     assert shown == ["Asia/Tokyo", '"Odd, ""schema", public', "it's; DROP", "12345ms", "999ms"]
 
 
-async def test_default_privileges_of_the_builder_work_for_the_holder(server: Server, isolation: Isolation) -> None:
+async def test_default_privileges_of_the_builder_work_for_the_holder(
+    server: Server, isolation: Isolation
+) -> None:
     template = await build_template(
         server,
         "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC; "
@@ -105,12 +120,16 @@ async def test_default_privileges_of_the_builder_work_for_the_holder(server: Ser
     pool = await pool_of(server, isolation, template)
     login = await pool.provision(uuid4())
     async with connected(server, login) as connection:
-        await connection.execute("CREATE TABLE t (); CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1'")
+        await connection.execute(
+            "CREATE TABLE t (); CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1'"
+        )
         assert await connection.fetchval("SELECT has_table_privilege('public', 't', 'SELECT')")
         assert not await connection.fetchval("SELECT has_function_privilege('public', 'f()', 'EXECUTE')")
 
 
-async def test_clones_differ_in_nothing_when_made_many_times(server: Server, postgres: PostgresServer, isolation: Isolation) -> None:
+async def test_clones_differ_in_nothing_when_made_many_times(
+    server: Server, postgres: PostgresServer, isolation: Isolation
+) -> None:
     pool = await pool_of(server, isolation, await build_template(server, EVERYTHING))
     database_id = uuid4()
     dumps = []
@@ -120,7 +139,11 @@ async def test_clones_differ_in_nothing_when_made_many_times(server: Server, pos
             if generation > 1
             else await pool.provision(database_id, generation)
         )
-        dumps.append(without_names(await dump(postgres.dsn, login.database, f"--schema={login.schema or 'public'}"), login.user))
+        dumps.append(
+            without_names(
+                await dump(postgres.dsn, login.database, f"--schema={login.schema or 'public'}"), login.user
+            )
+        )
         async with connected(server, login) as connection:
             await connection.execute(
                 "DELETE FROM event; DROP VIEW grown_up; SELECT nextval('ticket'); ALTER TABLE child ADD c text; "
@@ -131,7 +154,9 @@ async def test_clones_differ_in_nothing_when_made_many_times(server: Server, pos
 
 
 async def test_clone_has_the_statistics_of_its_template(server_18: Server) -> None:
-    template = await build_template(server_18, "CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) AS n")
+    template = await build_template(
+        server_18, "CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) AS n"
+    )
     login = await provision_database(server_18, uuid4(), 1, template.database)
     async with connected(server_18, login) as connection:
         assert await connection.fetchval("SELECT reltuples FROM pg_class WHERE relname = 't'") == 1000
@@ -147,6 +172,8 @@ async def test_a_large_seed_is_copied_whole(server_18: Server, isolation: Isolat
     pool = await pool_of(server_18, isolation, template)
     login = await pool.provision(uuid4())
     async with connected(server_18, login) as connection:
-        row = await connection.fetchrow("SELECT count(*), count(*) FILTER (WHERE c = 'green' AND n % 2 = 1) FROM t")
+        row = await connection.fetchrow(
+            "SELECT count(*), count(*) FILTER (WHERE c = 'green' AND n % 2 = 1) FROM t"
+        )
         assert isinstance(row, asyncpg.Record)
         assert tuple(row) == (50_000, 25_000)

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import Login, Server, drop_database
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
@@ -66,14 +67,14 @@ async def knocking(server: Server, login: Login) -> AsyncIterator[Knocking]:
 
 async def until_in(state: Knocking) -> None:
     async with asyncio.timeout(20):
-        while not state.got_in:  # noqa: ASYNC110 - a bounded poll of a counter
+        while not state.got_in:
             await asyncio.sleep(0.001)
 
 
 async def until_tried(state: Knocking, more: int) -> None:
     wanted = state.tried + more
     async with asyncio.timeout(20):
-        while state.tried < wanted:  # noqa: ASYNC110 - a bounded poll of a counter
+        while state.tried < wanted:
             await asyncio.sleep(0.001)
 
 
@@ -104,7 +105,9 @@ async def test_old_url_that_keeps_reconnecting_never_gets_in(server: Server, iso
     await old_url_is_dead(server, isolation)
 
 
-async def test_old_url_never_gets_in_where_no_password_is_asked(trusting_server: Server, isolation: Isolation) -> None:
+async def test_old_url_never_gets_in_where_no_password_is_asked(
+    trusting_server: Server, isolation: Isolation
+) -> None:
     async with trusting_server.maintenance() as connection:
         role = await connection.fetchval("SELECT current_user")
     impostor = Login(trusting_server.maintenance_database, None, role, "no password is asked")
@@ -119,7 +122,9 @@ async def test_old_url_never_gets_in_on_a_server_managed_without_special_rights(
     await old_url_is_dead(plain_server, isolation, rounds=6)
 
 
-async def test_old_login_does_not_work_with_the_new_database(trusting_server: Server, isolation: Isolation) -> None:
+async def test_old_login_does_not_work_with_the_new_database(
+    trusting_server: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(trusting_server, isolation, await build_template(trusting_server, SEED))
     database_id = uuid4()
     old = await pool.provision(database_id)
@@ -130,13 +135,23 @@ async def test_old_login_does_not_work_with_the_new_database(trusting_server: Se
     assert (old.user, old.password) != (new.user, new.password)
 
 
-async def test_the_old_role_is_gone_and_its_number_is_not_used_again(server_18: Server, isolation: Isolation) -> None:
+async def test_the_old_role_is_gone_and_its_number_is_not_used_again(
+    server_18: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(server_18, isolation, await build_template(server_18))
     database_id = uuid4()
     await pool.provision(database_id)
-    before = {one.name: one.oid for one in await server_18.inventory() if one.kind == "role" and one.belongs_to(database_id)}
+    before = {
+        one.name: one.oid
+        for one in await server_18.inventory()
+        if one.kind == "role" and one.belongs_to(database_id)
+    }
     await pool.reset(database_id, 2)
-    after = {one.name: one.oid for one in await server_18.inventory() if one.kind == "role" and one.belongs_to(database_id)}
+    after = {
+        one.name: one.oid
+        for one in await server_18.inventory()
+        if one.kind == "role" and one.belongs_to(database_id)
+    }
     assert len(before) == len(after) == 1
     assert not set(before) & set(after)
     assert not set(before.values()) & set(after.values())
@@ -166,7 +181,9 @@ async def test_reset_waits_for_a_backend_that_is_being_started(server_18: Server
     startup = b"\x00\x03\x00\x00user\x00" + user + b"\x00database\x00" + database + b"\x00\x00"
     writer.write((len(startup) + 4).to_bytes(4) + startup)
     await writer.drain()
-    await reader.readexactly(1)  # the server asks for a password: the backend is there, and has nobody's name yet
+    await reader.readexactly(
+        1
+    )  # the server asks for a password: the backend is there, and has nobody's name yet
     async with server_18.maintenance() as connection:
         settling = asyncio.create_task(settle_starting(connection))
         done, _ = await asyncio.wait({settling}, timeout=0.2)
@@ -176,12 +193,20 @@ async def test_reset_waits_for_a_backend_that_is_being_started(server_18: Server
             await settling
 
 
-async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bounded_time(server_18: Server) -> None:
+async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bounded_time(
+    server_18: Server,
+) -> None:
     pool = await pool_of(server_18, Isolation.SCHEMA, await build_template(server_18, SEED))
     database_id = uuid4()
     login = await pool.provision(database_id)
     reader, writer = await asyncio.open_connection(server_18.host, server_18.port)
-    startup = b"\x00\x03\x00\x00user\x00" + login.user.encode() + b"\x00database\x00" + login.database.encode() + b"\x00\x00"
+    startup = (
+        b"\x00\x03\x00\x00user\x00"
+        + login.user.encode()
+        + b"\x00database\x00"
+        + login.database.encode()
+        + b"\x00\x00"
+    )
     writer.write((len(startup) + 4).to_bytes(4) + startup)
     await reader.readexactly(1)
     async with asyncio.timeout(5):
@@ -189,14 +214,18 @@ async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bound
     writer.close()
 
 
-async def test_what_was_prepared_for_a_second_phase_is_rolled_back(any_server: Server, isolation: Isolation) -> None:
+async def test_what_was_prepared_for_a_second_phase_is_rolled_back(
+    any_server: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     database_id = uuid4()
     login = await pool.provision(database_id)
     gid = f"it's {uuid4()}"
     async with connected(any_server, login) as connection:
         quoted = gid.replace("'", "''")
-        await connection.execute(f"BEGIN; INSERT INTO t VALUES (2); LOCK TABLE t; PREPARE TRANSACTION '{quoted}'")
+        await connection.execute(
+            f"BEGIN; INSERT INTO t VALUES (2); LOCK TABLE t; PREPARE TRANSACTION '{quoted}'"
+        )
     new = (await pool.reset(database_id, 2)).login
     async with any_server.maintenance() as connection:
         assert not await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE gid = $1", gid)
@@ -211,7 +240,9 @@ async def test_prepared_transaction_of_a_neighbour_stays(server: Server) -> None
     gids = {one.user: f"gid {one.user}" for one in (login, neighbour)}
     for one in (login, neighbour):
         async with connected(server, one) as connection:
-            await connection.execute(f"BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION '{gids[one.user]}'")
+            await connection.execute(
+                f"BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION '{gids[one.user]}'"
+            )
     await pool.reset(mine, 2)
     async with connected(server, neighbour) as connection:
         await connection.execute(f"COMMIT PREPARED '{gids[neighbour.user]}'")
@@ -230,12 +261,16 @@ async def test_backends_of_neighbours_stay(any_server: Server, isolation: Isolat
         await connection.execute("COMMIT")
 
 
-async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(any_server: Server, isolation: Isolation) -> None:
+async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
+    any_server: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     database_id = uuid4()
     await pool.provision(database_id, 1)
     current = (await pool.reset(database_id, 3)).login
-    late = (await pool.reset(database_id, 2)).login  # was paused before it began; generation 3 is leased by now
+    late = (
+        await pool.reset(database_id, 2)
+    ).login  # was paused before it began; generation 3 is leased by now
     assert late.user != current.user
     async with connected(any_server, current) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t") == 1

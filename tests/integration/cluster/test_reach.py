@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import (
     Login,
     Server,
@@ -39,7 +40,9 @@ async def refused(server: Server, login: Login, database: str) -> bool:
         return True
 
 
-async def test_holder_enters_no_other_database_of_ours(any_server: Server, pools: dict[Isolation, Pool]) -> None:
+async def test_holder_enters_no_other_database_of_ours(
+    any_server: Server, pools: dict[Isolation, Pool]
+) -> None:
     mine = [await pool.provision(uuid4()) for pool in pools.values()]
     others = [await pool.provision(uuid4()) for pool in pools.values()]
     build = await create_build(any_server, uuid4(), 1, [])
@@ -77,22 +80,37 @@ async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
             "CREATE ROLE more",
             "CREATE DATABASE more",
         ):
-            with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.DuplicateObjectError, asyncpg.InvalidGrantorError)):
+            with pytest.raises(
+                (
+                    asyncpg.InsufficientPrivilegeError,
+                    asyncpg.DuplicateObjectError,
+                    asyncpg.InvalidGrantorError,
+                )
+            ):
                 await connection.execute(statement)
                 pytest.fail(f"{statement} was not refused")
         assert await connection.fetchval("SELECT a FROM t") == 1
-        await connection.execute(f"GRANT CONNECT ON DATABASE {mine.database} TO PUBLIC")  # a warning, and no effect
-        assert not await connection.fetchval("SELECT has_database_privilege('public', current_database(), 'CONNECT')")
+        await connection.execute(
+            f"GRANT CONNECT ON DATABASE {mine.database} TO PUBLIC"
+        )  # a warning, and no effect
+        assert not await connection.fetchval(
+            "SELECT has_database_privilege('public', current_database(), 'CONNECT')"
+        )
 
 
-async def test_holders_cannot_end_or_watch_each_other(any_server: Server, pools: dict[Isolation, Pool]) -> None:
+async def test_holders_cannot_end_or_watch_each_other(
+    any_server: Server, pools: dict[Isolation, Pool]
+) -> None:
     pool = pools[Isolation.SCHEMA]
     mine, other = await pool.provision(uuid4()), await pool.provision(uuid4())
     async with connected(any_server, mine) as connection, connected(any_server, other) as neighbour:
         pid = neighbour.get_server_pid()
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(f"SELECT pg_terminate_backend({pid})")
-        assert await connection.fetchval("SELECT query FROM pg_stat_activity WHERE pid = $1", pid) == "<insufficient privilege>"
+        assert (
+            await connection.fetchval("SELECT query FROM pg_stat_activity WHERE pid = $1", pid)
+            == "<insufficient privilege>"
+        )
 
 
 async def test_holder_of_a_database_cannot_change_what_is_not_inside_it(
@@ -138,7 +156,9 @@ async def test_holder_does_not_enter_the_control_plane(
         assert await refused(any_server, await pool.provision(uuid4()), control_database)
 
 
-async def test_holder_stays_out_of_a_hardened_servers_own_databases(postgres_18: PostgresServer, options: ServerOptions) -> None:
+async def test_holder_stays_out_of_a_hardened_servers_own_databases(
+    postgres_18: PostgresServer, options: ServerOptions
+) -> None:
     superuser = await asyncpg.connect(postgres_18.dsn)
     try:
         async with managed(postgres_18.dsn, options) as soft:
@@ -189,7 +209,9 @@ REFRESH MATERIALIZED VIEW m;
 """
 
 
-async def test_what_a_template_brings_never_runs_with_the_services_rights(server: Server, isolation: Isolation) -> None:
+async def test_what_a_template_brings_never_runs_with_the_services_rights(
+    server: Server, isolation: Isolation
+) -> None:
     """Checks, domains, generated columns and indexes call functions; none of them finds itself in a superuser's session."""
     role = f"evil_{uuid4().hex[:8]}"
     pool = await pool_of(server, isolation, await build_template(server, ESCALATION.replace("{role}", role)))
@@ -208,7 +230,7 @@ async def test_settings_that_a_holder_leaves_do_not_reach_the_service(any_server
     database_id = uuid4()
     login = await pool.provision(database_id)
     async with connected(any_server, login) as connection:
-        await connection.execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left'")
+        await connection.execute(f"BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{uuid4()}'")
         for setting in (
             "statement_timeout = '1ms'",
             "default_transaction_read_only = on",

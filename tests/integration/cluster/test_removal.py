@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import (
     OwnedObject,
     Server,
@@ -39,13 +40,17 @@ async def test_dropping_what_is_not_there_does_nothing(any_server: Server) -> No
     await any_server.drop_owned(OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
 
 
-async def test_everything_is_dropped_while_people_are_connected(any_server: Server, isolation: Isolation) -> None:
+async def test_everything_is_dropped_while_people_are_connected(
+    any_server: Server, isolation: Isolation
+) -> None:
     template = await build_template(any_server, EVERYTHING)
     pool = await pool_of(any_server, isolation, template)
     databases = [uuid4(), uuid4()]
     holders = [await connect(any_server, await pool.provision(one)) for one in databases]
     for holder in holders:
-        await holder.execute("BEGIN; SELECT lo_from_bytea(0, 'x'); CREATE TEMPORARY TABLE x (); LOCK TABLE person")
+        await holder.execute(
+            "BEGIN; SELECT lo_from_bytea(0, 'x'); CREATE TEMPORARY TABLE x (); LOCK TABLE person"
+        )
     await pool.drop(databases[0])
     if isolation is Isolation.SCHEMA:
         await drop_shared(any_server, pool.id)
@@ -57,7 +62,9 @@ async def test_everything_is_dropped_while_people_are_connected(any_server: Serv
         holder.terminate()
 
 
-async def test_only_generations_below_the_one_that_is_named_are_dropped(server: Server, isolation: Isolation) -> None:
+async def test_only_generations_below_the_one_that_is_named_are_dropped(
+    server: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(server, isolation, await build_template(server))
     database_id = uuid4()
     logins = {generation: await pool.provision(database_id, generation) for generation in (1, 2, 10)}
@@ -80,11 +87,13 @@ async def test_only_attempts_below_the_one_that_is_named_are_dropped(server: Ser
 
 
 async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Server) -> None:
-    pool = await pool_of(any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)"))
+    pool = await pool_of(
+        any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
+    )
     database_id = uuid4()
     login = await pool.provision(database_id)
     async with connected(any_server, login) as connection:
-        await connection.execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'mine'")
+        await connection.execute(f"BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{uuid4()}'")
         for statement in (
             "COMMENT ON DATABASE {0} IS NULL",
             "ALTER DATABASE {0} IS_TEMPLATE true",
@@ -115,7 +124,9 @@ async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server:
     login = await pool.provision(database_id)
     async with connected(any_server, login) as connection:
         await connection.execute(f"COMMENT ON SCHEMA {login.schema} IS NULL")
-        await connection.execute(f"DROP SCHEMA {login.schema} CASCADE; SELECT lo_from_bytea(0, 'left behind')")
+        await connection.execute(
+            f"DROP SCHEMA {login.schema} CASCADE; SELECT lo_from_bytea(0, 'left behind')"
+        )
     async with connected(any_server, (await pool.reset(database_id, 2)).login) as connection:
         await connection.execute("TABLE t")
         assert await connection.fetchval("SELECT count(*) FROM pg_largeobject_metadata") == 0
@@ -123,7 +134,9 @@ async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server:
 
 async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: Server) -> None:
     """A role that is named in a grant or a policy anywhere cannot be dropped: a holder must not keep another's alive."""
-    pool = await pool_of(any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)"))
+    pool = await pool_of(
+        any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
+    )
     mine, other = uuid4(), uuid4()
     login, neighbour = await pool.provision(mine), await pool.provision(other)
     async with connected(any_server, neighbour) as connection:
@@ -152,7 +165,9 @@ async def lookalikes(postgres: PostgresServer) -> AsyncIterator[tuple[UUID, set[
         await connection.execute(f"CREATE ROLE {name} LOGIN")
         await connection.execute(f"CREATE DATABASE {name} OWNER {name}")
         if stamp:
-            await connection.execute(f"COMMENT ON ROLE {name} IS '{stamp}'; COMMENT ON DATABASE {name} IS '{stamp}'")
+            await connection.execute(
+                f"COMMENT ON ROLE {name} IS '{stamp}'; COMMENT ON DATABASE {name} IS '{stamp}'"
+            )
     yield database_id, made
     for name in made:
         await connection.execute(f"DROP DATABASE {name}")
@@ -169,7 +184,9 @@ async def test_what_only_looks_like_ours_is_never_touched(
     async with any_server.maintenance() as connection:
         oids = {
             row["datname"]: row["oid"]
-            for row in await connection.fetch("SELECT oid, datname FROM pg_database WHERE datname = ANY ($1)", list(made))
+            for row in await connection.fetch(
+                "SELECT oid, datname FROM pg_database WHERE datname = ANY ($1)", list(made)
+            )
         }
     await drop_database(any_server, database_id)
     for number in (1, 2, 3, 4):
@@ -219,10 +236,16 @@ async def test_two_installations_on_one_server_do_not_see_each_other(
 async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: Server) -> None:
     """A role without its database; a database that was not stamped yet, and is told by its owner."""
     alone, unstamped = (any_server.name_of(Kind.DATABASE, uuid4(), 1) for _ in range(2))
-    member = "" if any_server.is_superuser else f"; GRANT {unstamped} TO CURRENT_USER; GRANT {alone} TO CURRENT_USER"
+    member = (
+        ""
+        if any_server.is_superuser
+        else f"; GRANT {unstamped} TO CURRENT_USER; GRANT {alone} TO CURRENT_USER"
+    )
     async with any_server.maintenance() as connection:
         for name in (alone, unstamped):
-            await connection.execute(f"CREATE ROLE {name} LOGIN; COMMENT ON ROLE {name} IS '{any_server.stamp}'")
+            await connection.execute(
+                f"CREATE ROLE {name} LOGIN; COMMENT ON ROLE {name} IS '{any_server.stamp}'"
+            )
         await connection.execute(f"SELECT 1{member}")
         await connection.execute(f"CREATE DATABASE {unstamped} OWNER {unstamped} ALLOW_CONNECTIONS false")
     found = await any_server.inventory()

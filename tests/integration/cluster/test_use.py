@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+
 from freshdb_service.cluster import Server
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import EVERYTHING, build_template, connect, connected, pool_of
@@ -59,7 +60,9 @@ CREATE SCHEMA public
 """
 
 
-async def test_holder_may_do_with_what_the_template_made_what_its_owner_may(any_server: Server, isolation: Isolation) -> None:
+async def test_holder_may_do_with_what_the_template_made_what_its_owner_may(
+    any_server: Server, isolation: Isolation
+) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, EVERYTHING))
     login = await pool.provision(uuid4())
     statements = STATEMENTS + (OF_A_DATABASE.lstrip() if isolation is Isolation.DATABASE else "")
@@ -81,7 +84,9 @@ async def test_holder_starts_in_its_own_schema(server_18: Server) -> None:
         assert await connection.fetchval("SELECT 't'::regclass::oid::regclass::text") == "t"
         await connection.execute("CREATE TABLE unqualified ()")
         assert (
-            await connection.fetchval("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'unqualified'")
+            await connection.fetchval(
+                "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'unqualified'"
+            )
             == login.schema
         )
 
@@ -96,9 +101,12 @@ async def test_holder_is_nobody_special(any_server: Server, isolation: Isolation
         )
         assert role is not None
         assert tuple(role) == (False, False, False, False, False, True, any_server.options.connection_limit)
-        assert await connection.fetchval(
-            "SELECT count(*) FROM pg_auth_members WHERE member = (SELECT oid FROM pg_roles WHERE rolname = current_user)"
-        ) == 0
+        assert (
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_auth_members WHERE member = (SELECT oid FROM pg_roles WHERE rolname = current_user)"
+            )
+            == 0
+        )
 
 
 async def test_holder_cannot_open_more_connections_than_its_limit(server_18: Server) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+
 from tests.integration.installations import Bench, Site, replica, site
 from tests.servers import PostgresServer
 

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
-from tests.servers import PostgresServer
 
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
 from freshdb_service.leases import Acquire, Granted
 from freshdb_service.lifecycle import Isolation
+from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
+from tests.servers import PostgresServer
 
 BOTH = pytest.mark.parametrize("isolation", list(Isolation))
 
@@ -60,7 +60,9 @@ async def test_a_server_never_holds_more_than_its_limit(postgres_18: PostgresSer
         assert await bench.states() == {"ready": 3}
 
 
-async def test_a_server_whose_disk_is_used_up_gets_no_more(postgres_18: PostgresServer, redis_url: str) -> None:
+async def test_a_server_whose_disk_is_used_up_gets_no_more(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
     async with replica(site([postgres_18], redis_url, max_disk_bytes=2**20)) as bench:
         await bench.template()
         await bench.reconciler.run_once()  # measures: the template alone is larger
@@ -69,7 +71,9 @@ async def test_a_server_whose_disk_is_used_up_gets_no_more(postgres_18: Postgres
 
 
 @BOTH
-async def test_a_released_database_comes_back_clean_under_another_login(bench: Bench, isolation: Isolation) -> None:
+async def test_a_released_database_comes_back_clean_under_another_login(
+    bench: Bench, isolation: Isolation
+) -> None:
     used = await filled(bench, isolation)
     await bench.leases.release(used.lease.id, principal="test")
     assert (await bench.states())["dirty"] == 1

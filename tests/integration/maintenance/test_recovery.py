@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -10,11 +9,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 from redis.asyncio import Redis
-from tests.integration.installations import Bench, Site, names_on, replica
 
 from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store import databases as store_databases
 from freshdb_service.templates import Register
+from tests.integration.installations import Bench, Site, names_on, replica
 
 
 @asynccontextmanager
@@ -172,7 +171,9 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
 ) -> None:
     async with replica(here) as dead:
         monkeypatch.setattr(dead.templates, "_start", lambda build: build.close())  # it died before it began
-        await dead.templates.register(Register("t", None, ["create table t (id int)"], [], 60), wait_seconds=0)
+        await dead.templates.register(
+            Register("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
+        )
     await bench.reconciler.run_once()
     assert (await bench.templates.find("t")).attempt == 1  # its replica may still be at it
     execute(here.control, "update templates set build_deadline_at = now()")
@@ -182,7 +183,7 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
     assert template.attempt == 2
 
 
-async def test_a_server_that_is_away_costs_its_databases_nothing(here: Site, bench: Bench) -> None:
+async def test_a_server_that_is_away_costs_its_databases_nothing(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.leases.release(held.lease.id, principal="test")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+
 from tests.servers import PostgresServer
 from tests.services import start_service
 

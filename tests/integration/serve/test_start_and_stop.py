@@ -17,6 +17,7 @@ import httpx
 import psutil
 import psycopg
 import pytest
+
 from tests.servers import PostgresServer
 from tests.services import start_service
 

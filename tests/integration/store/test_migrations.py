@@ -10,12 +10,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
-from tests.servers import PostgresServer
-from tests.services import with_database
 
 from freshdb_service import migrations
 from freshdb_service.store.session import Store
 from freshdb_service.store.tables import metadata
+from tests.servers import PostgresServer
+from tests.services import with_database
 
 
 @pytest.fixture

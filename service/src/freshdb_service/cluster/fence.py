@@ -33,7 +33,7 @@ import asyncpg
 
 from freshdb_service.cluster.connections import Connection
 from freshdb_service.cluster.identifiers import quoted
-from freshdb_service.cluster.ownership import OwnedObject
+from freshdb_service.cluster.ownership import OwnedObject, make_enterable
 from freshdb_service.cluster.roles import forbid_login
 from freshdb_service.errors import BackendUnavailable
 
@@ -142,6 +142,7 @@ async def roll_back_prepared(
     by_database: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         by_database[row["database"]].append((row["owner"], row["statement"]))
+    await make_enterable(connection, server, set(by_database))
     for name, prepared in by_database.items():
         async with server.inside(name) as inside:
             for owner, statement in prepared:

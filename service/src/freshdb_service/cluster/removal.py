@@ -83,7 +83,6 @@ async def drop_owned(server: Server, owned: OwnedObject) -> None:
     Raises:
         BackendUnavailable: the server is away, or something still holds on to it.
     """
-
     async with server.maintenance() as connection:
         roles = [role for role in await ownership.roles(connection, server) if role.name == owned.name]
         databases = [one for one in await ownership.databases(connection, server) if one.name == owned.name]
@@ -130,7 +129,8 @@ async def _drop(connection: Connection, server: Server, database: OwnedDatabase)
     while True:
         try:
             if not database.invalid:
-                await _unlock(connection, database)
+                if database.is_template:  # which its owner may have made it, and which cannot be dropped
+                    await connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE false")
                 await terminate(connection, server, role_oids=[], database_oid=database.oid)
                 await roll_back_prepared(connection, server, owners=[], database=str(database.name))
             # FORCE wants the right to end every process in there, autovacuum's workers included: a superuser's.
@@ -147,17 +147,6 @@ async def _drop(connection: Connection, server: Server, database: OwnedDatabase)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             return
-
-
-async def _unlock(connection: Connection, database: OwnedDatabase) -> None:
-    """Undo what an owner may have set on its database that would keep it from being entered or dropped."""
-    if database.is_template:
-        await connection.execute(f"ALTER DATABASE {quoted(database.name)} IS_TEMPLATE false")
-    prepared: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1)", str(database.name)
-    )
-    if prepared:
-        await connection.execute(f"ALTER DATABASE {quoted(database.name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1")
 
 
 async def _drop_schema_roles(

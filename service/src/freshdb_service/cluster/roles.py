@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from freshdb_service.cluster import ownership
 from freshdb_service.cluster.connections import Connection, without_conflict
-from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
-from freshdb_service.cluster.ownership import OwnedObject
+from freshdb_service.cluster.identifiers import Name, literal, quoted
+from freshdb_service.cluster.ownership import OwnedObject, make_enterable
 from freshdb_service.errors import BackendUnavailable, Conflict
 
 if TYPE_CHECKING:
@@ -149,9 +148,7 @@ async def _databases_that_name(connection: Connection, server: Server, role: Own
         role.oid,
     )
     naming = {str(row["datname"]) for row in rows}
-    for one in await ownership.databases(connection, server):
-        if str(one.name) in naming and one.name.kind is Kind.DATABASE and not one.invalid:
-            await connection.execute(f"ALTER DATABASE {quoted(one.name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1")
+    await make_enterable(connection, server, naming)
     return sorted(naming)
 
 

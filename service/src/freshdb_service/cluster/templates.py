@@ -85,10 +85,11 @@ async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
             raise BuildLost(
                 f"on the server {server.name} there is no database {name}: the build was given up"
             )
-        if database.open:
+        if database.owner_oid == roles[0].oid:  # who gives it up below, with the rest, in one transaction
             await fence(connection, server, roles)
             await terminate(connection, server, role_oids=[], database_oid=database.oid)
             await roll_back_prepared(connection, server, owners=[], database=str(name))
+            await ownership.make_enterable(connection, server, {str(name)})
             await _tidy(server, name)
             await _close(connection, server, name)
         # A backend that was let in just before is visible by now, or still starting; then nobody can come any more.
@@ -142,7 +143,9 @@ async def _tidy(server: Server, name: Name) -> None:
     without statistics is no worse a template.
     """
     async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
-        await connection.execute("SET search_path TO public")  # where the builder's functions look for each other
+        await connection.execute(
+            "SET search_path TO public"
+        )  # where the builder's functions look for each other
         try:
             await connection.execute("VACUUM (FREEZE, ANALYZE)")
         except asyncpg.PostgresError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -36,15 +36,17 @@ class RedisConnection:
             raise ConfigurationError(message) from None
         self.prefix = f"freshdb:{{{installation}}}:"
         # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
-        pool: ConnectionPool[Any] = ConnectionPool.from_url(
+        # A burst waits for a connection instead of failing.
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
+            timeout=timeout_seconds,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
-        self.client: Redis[Any] = Redis(connection_pool=pool)
+        self.client: Redis = Redis(connection_pool=pool)
         self._scripts: dict[str, AsyncScript] = {
             name: self.client.register_script(
                 files(__package__).joinpath("scripts", f"{name}.lua").read_text()

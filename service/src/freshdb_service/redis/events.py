@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from time import monotonic
+from typing import Final, cast
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import RedisConnection, translated
@@ -21,6 +22,10 @@ from freshdb_service.redis.connection import RedisConnection, translated
 _KEPT: Final = 10_000
 _PENDING: Final = 10_000
 _FLUSH_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.25
+
+_Entries = list[tuple[str, Mapping[str, str]]]
+_Streams = list[tuple[str, _Entries]]
 
 _log = logging.getLogger(__name__)
 
@@ -71,38 +76,37 @@ class Events:
                 _log.warning("events were lost: %s", error)
             await asyncio.sleep(_FLUSH_SECONDS)
 
-    async def read(self, since: str, *, block_seconds: float | None = None, most: int = 500) -> list[Event]:
-        """Events after ``since`` (``0`` for all that are kept, ``$`` for what is to come)."""
-        block = None if block_seconds is None else max(1, round(block_seconds * 1000))
+    async def read(self, since: str, *, most: int = 500) -> list[Event]:
+        """Events after ``since`` (``0`` for all that are kept)."""
         async with translated():
-            answer = await self._redis.client.xread({self._key: since}, count=most, block=block)
-        found: list[Event] = []
-        for _, entries in answer or []:
-            for identifier, fields in entries:
-                found.append(_event(identifier, fields))
-        return found
+            answer = cast("_Streams", await self._redis.client.xread({self._key: since}, count=most))
+        return [_event(identifier, fields) for _, entries in answer or [] for identifier, fields in entries]
 
     async def follow(
         self, since: str, *, stop: asyncio.Event, heartbeat_seconds: float = 15.0
     ) -> AsyncIterator[Event | None]:
-        """Events after ``since`` as they come, until ``stop`` is set; ``None`` when nothing came for a while."""
+        """Events after ``since`` as they come, until ``stop`` is set; ``None`` when nothing came for a while.
+
+        Looks every so often instead of blocking in Redis, where each follower would keep a connection to itself.
+        """
         position = since
         if since == "$":
             async with translated():
-                newest = await self._redis.client.xrevrange(self._key, count=1)
+                newest = cast("_Entries", await self._redis.client.xrevrange(self._key, count=1))
             position = newest[0][0] if newest else "0"
-        waited = 0.0
+        quiet_since = monotonic()
         while not stop.is_set():
-            batch = await self.read(position, block_seconds=1.0)
+            batch = await self.read(position)
             for event in batch:
                 position = event.id
-                waited = 0.0
                 yield event
-            if not batch:
-                waited += 1.0
-                if waited >= heartbeat_seconds:
-                    waited = 0.0
-                    yield None
+            if batch:
+                quiet_since = monotonic()
+                continue
+            if monotonic() - quiet_since >= heartbeat_seconds:
+                quiet_since = monotonic()
+                yield None
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _event(identifier: str, fields: Mapping[str, str]) -> Event:

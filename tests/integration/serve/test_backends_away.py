@@ -1,0 +1,102 @@
+"""PostgreSQL or Redis away: a clear answer, nothing lost, and it goes on by itself when they are back."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests.services import Service, start_service
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="freshdb-away-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def postgres_alone(directory: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(directory / "postgres")
+    yield server
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def redis_alone(directory: Path) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis(directory / "redis")
+    yield server
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Iterator[Service]:
+    dsn, url = asyncio.run(postgres_alone.start()), asyncio.run(redis_alone.start())
+    service = start_service([dsn], url)
+    answer = httpx.post(
+        f"{service.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
+    )
+    assert answer.status_code == 201, answer.text
+    yield service
+    assert service.stop() == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+def acquire(service: Service) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
+
+
+def away(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.json()["code"]) == (503, "backend_unavailable"), answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["detail"]
+
+
+def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -> None:
+    lease = acquire(alone).json()
+    asyncio.run(redis_alone.stop())
+    refused = acquire(alone)
+    away(refused)
+    assert "Redis" in refused.json()["detail"]
+    away(httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
+    ready = httpx.get(f"{alone.url}/readyz", timeout=60)
+    assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+    assert "Redis" in ready.json()["checks"]["redis"]
+    assert httpx.get(f"{alone.url}/livez").status_code == 200
+    with psycopg.connect(lease["url"]) as connection:  # the holder does not even notice
+        connection.execute("select * from t")
+    asyncio.run(redis_alone.start())
+    until(lambda: httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200)
+    until(lambda: acquire(alone).status_code == 201)
+
+
+def test_postgresql_away_and_back(alone: Service, postgres_alone: EmbeddedPostgres) -> None:
+    lease = acquire(alone).json()
+    asyncio.run(postgres_alone.stop())
+    away(acquire(alone))
+    ready = httpx.get(f"{alone.url}/readyz", timeout=60)
+    assert ready.status_code == 503
+    renewed = httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
+    assert renewed.status_code == 200  # heartbeats touch Redis alone
+    asyncio.run(postgres_alone.start())
+    until(lambda: httpx.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
+    with psycopg.connect(lease["url"]) as connection:
+        connection.execute("select * from t")
+    until(lambda: acquire(alone).status_code == 201)
+    assert httpx.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200
