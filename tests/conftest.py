@@ -94,7 +94,7 @@ def service_redis_url(servers: Servers) -> str:
 @pytest.fixture(scope="session")
 def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
     """A running service, shared by the tests of this process: they use templates of their own."""
-    running = start_service([postgres_18.dsn], service_redis_url)
+    running = start_service([postgres_18.dsn], service_redis_url, settings={"min_ready": 1})
     yield running
     assert running.stop() == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from freshdb import Client
@@ -97,6 +99,14 @@ def test_the_header_names_service_and_template_in_one_line(suite: Suite, service
 def test_a_service_that_does_not_answer_is_one_error(suite: Suite) -> None:
     suite.write("test_it.py", "def test_one(freshdb):\n    pass\n\ndef test_two(freshdb):\n    pass\n")
     finished = suite.run("--freshdb-url=http://127.0.0.1:9", "--freshdb-wait=0")
-    assert finished.status != 0
-    assert "127.0.0.1:9" in finished.output
+    assert finished.status == pytest.ExitCode.TESTS_FAILED
+    assert finished.output.count("no freshdb service answers at http://127.0.0.1:9") == 1
     assert "Traceback" not in finished.output
+
+
+def test_the_wait_also_bounds_the_search_for_the_service(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
+    finished = suite.run("--freshdb-url=http://127.0.0.1:9", "--freshdb-wait=0")
+    told = re.search(r"tried for (\d+) s", finished.output)
+    assert told is not None, finished.output
+    assert int(told.group(1)) < 20  # the client's own patience is 30 seconds

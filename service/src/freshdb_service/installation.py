@@ -6,6 +6,7 @@ number of replicas can serve one installation.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,6 +44,8 @@ class Installation:
     queue: Queue
     events: Events
     metrics: Metrics = field(default_factory=Metrics)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when this replica begins to stop: nothing new is granted or begun, and what never ends by itself ends."""
 
     def server(self, name: str) -> Server:
         """A managed server by name.

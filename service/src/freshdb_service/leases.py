@@ -45,6 +45,8 @@ from freshdb_service.store.session import Connection, ConstraintViolated
 
 _TARGET_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
+_TICKET_SECONDS = 15.0
+"""How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
 
 Abandoned = Callable[[], Awaitable[bool]]
 
@@ -126,13 +128,8 @@ class Leases:
     def __init__(self, at: Installation) -> None:
         self._at = at
         self._targets: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
-        self._stopping = False
         self.asked_for: set[UUID] = set()
         """Pools that databases were asked of; the replenisher notes it in the control plane and empties the set."""
-
-    def stop_granting(self) -> None:
-        """From now on nobody gets a lease from this replica; waiting callers are told so."""
-        self._stopping = True
 
     async def acquire(
         self,
@@ -159,7 +156,7 @@ class Leases:
             IdempotencyMismatch, LeaseEnded: the key was used for something else, or its leases are over.
             ShuttingDown: this replica is stopping.
         """
-        if self._stopping:
+        if self._at.stopping.is_set():
             raise _stopping()
         began = monotonic()
         until = began + wait_seconds
@@ -283,8 +280,9 @@ class Leases:
             for pool_id in order.pools:
                 if waiter is not None:
                     await self._until_first(order, waiter, until, abandoned)
+                ticket = await self._ticket(order, pool_id, until)
                 waiter = await stack.enter_async_context(
-                    self._at.queue.waiting(pool_id, order.ticket(pool_id), wanted=order.wanted_of(pool_id))
+                    self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
                 )
             if waiter is None:
                 message = "an order without shares"
@@ -296,6 +294,15 @@ class Leases:
                     return granted
                 await self._still_possible(order)
 
+    async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
+        """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
+        terms, ticket = order.shares[0].terms, order.ticket(pool_id)
+        if terms.idempotency_key is None:
+            return ticket
+        owner = hashlib.sha256(f"{terms.principal}\n{terms.idempotency_key}".encode()).hexdigest()[:32]
+        keep_seconds = max(0.0, until - monotonic()) + _TICKET_SECONDS
+        return await self._at.queue.ticket_again(pool_id, owner, ticket, keep_seconds)
+
     async def _until_first(self, order: _Order, waiter: Waiter, until: float, abandoned: Abandoned) -> None:
         """Wait until this waiter is at the head of its queue and something may have come free.
 
@@ -305,7 +312,7 @@ class Leases:
         """
         while True:
             left = until - monotonic()
-            if self._stopping:
+            if self._at.stopping.is_set():
                 await self._at.deadlines.settle(order.lease_ids)
                 raise _stopping()
             if left <= 0 or await abandoned():

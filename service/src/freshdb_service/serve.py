@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -72,7 +72,6 @@ class Replica:
     templates: Templates
     context: Context
     loops: list[Loop]
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def over(cls, at: Installation) -> Replica:
@@ -94,12 +93,6 @@ class Replica:
         ]
         return cls(at, leases, templates, Context(at, leases, templates, Pools(at)), loops)
 
-    def begin_stop(self) -> None:
-        """Grant nothing more, and let everything come to its end."""
-        self.leases.stop_granting()
-        self.context.stopping.set()
-        self.stop.set()
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the loops and listeners during the block; afterwards, finish what is under way."""
@@ -108,11 +101,11 @@ class Replica:
             asyncio.create_task(self.at.queue.stay(), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
         ]
-        rounds = asyncio.create_task(run(self.loops, self.stop, self.at.metrics), name="loops")
+        rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
         try:
             yield
         finally:
-            self.begin_stop()
+            self.at.stopping.set()
             await rounds
             await self.templates.close()
             for listener in listeners:
@@ -193,9 +186,9 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         )
 
         def end() -> None:
-            if replica.stop.is_set():
+            if at.stopping.is_set():
                 server.force_exit = True
-            replica.begin_stop()
+            at.stopping.set()
             server.should_exit = True
 
         loop = asyncio.get_running_loop()

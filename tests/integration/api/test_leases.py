@@ -283,6 +283,24 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Servi
     until(lambda: sum(http.get(f"/v1/pools/{pool}").json()["databases"].values()) <= len(held))
 
 
+def test_a_caller_that_asks_again_with_its_key_keeps_its_place(
+    http: httpx.Client, service: Service, name: str
+) -> None:
+    pool, held = taken_whole(http, name)
+    body, key = {"template": name, "wait_seconds": 0.3}, {"idempotency-key": uuid.uuid4().hex}
+    assert http.post("/v1/leases", json=body, headers=key).json()["queue_position"] == 1
+    with ThreadPoolExecutor(1) as crowd:
+        other = crowd.submit(
+            httpx.post, f"{service.url}/v1/leases", json={"template": name, "wait_seconds": 60}, timeout=90
+        )
+        until(lambda: http.get(f"/v1/pools/{pool}").json()["waiting"] == 1)
+        again = http.post("/v1/leases", json=body, headers=key).json()
+        assert (again["queue_position"], again["queue_length"]) == (1, 2)
+        for lease in held:
+            http.delete(f"/v1/leases/{lease}")
+        http.delete(f"/v1/leases/{other.result().json()['id']}")
+
+
 def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     with pytest.raises(httpx.ReadTimeout):

@@ -308,9 +308,8 @@ async def test_a_builder_that_closes_its_database_does_not_keep_the_seal_away(an
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     async with connected(any_server, build) as connection:
-        await connection.execute(
-            "CREATE TABLE t (a integer); BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'build'"
-        )
+        await connection.execute("CREATE TABLE t (a integer)")
+        await connection.execute(f"BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{uuid4()}'")
         await connection.execute(f"ALTER DATABASE {build.database} CONNECTION LIMIT 0")
     sealed = await seal(any_server, template_id, 1)
     login = await provision_database(any_server, uuid4(), 1, sealed.database)

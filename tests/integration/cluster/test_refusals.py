@@ -6,8 +6,14 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+
 from freshdb_service.cluster import Server, ServerOptions, drop_shared, prepare_shared, provision_schema
-from freshdb_service.errors import BackendUnavailable, ConfigurationError, IsolationUnsupported, TemplateNotFound
+from freshdb_service.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    IsolationUnsupported,
+    TemplateNotFound,
+)
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.conftest import managed
 from tests.integration.cluster.stage import build_template, connected, dump, pool_of
@@ -27,7 +33,7 @@ REFUSED = {
         'public.f() names the schema "public" in its body',
     ),
     "procedure": (
-        "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM \"public\".t; END $$",
+        'CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM "public".t; END $$',
         'public.p() names the schema "public" in its body',
     ),
     "function setting": (
@@ -50,7 +56,9 @@ async def test_template_is_refused_with_a_reason_that_names_the_object(server: S
         await prepare_shared(server, uuid4(), template.database)
     assert any(reason in one for one in refusal.value.reasons), refusal.value.reasons
     assert "use isolation database" in refusal.value.message
-    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}, "something was left behind"
+    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}, (
+        "something was left behind"
+    )
 
 
 async def test_every_reason_is_given(server: Server) -> None:
@@ -67,7 +75,9 @@ async def test_settings_of_the_builder_are_refused(server: Server) -> None:
         await prepare_shared(server, uuid4(), template.database)
 
 
-async def test_what_superusers_put_into_a_template_is_refused(server: Server, postgres: PostgresServer) -> None:
+async def test_what_superusers_put_into_a_template_is_refused(
+    server: Server, postgres: PostgresServer
+) -> None:
     template = await build_template(server, "CREATE TABLE t ()")
     async with server.maintenance() as connection:
         await connection.execute(f"ALTER DATABASE {template.database} ALLOW_CONNECTIONS true")
@@ -114,7 +124,9 @@ async def test_words_that_only_look_like_the_schema_are_no_reason(server: Server
 
 async def test_extensions_move_to_the_shared_public(server: Server) -> None:
     async with server.maintenance() as connection:
-        rows = await connection.fetch("SELECT name FROM pg_available_extensions WHERE name IN ('vector', 'citext', 'hstore')")
+        rows = await connection.fetch(
+            "SELECT name FROM pg_available_extensions WHERE name IN ('vector', 'citext', 'hstore')"
+        )
     extensions = [row["name"] for row in rows]
     column = "a vector(3)" if "vector" in extensions else "a citext, b hstore"
     value = "'[1,2,3]'" if "vector" in extensions else "'Text', 'a=>1'"
@@ -126,16 +138,25 @@ async def test_extensions_move_to_the_shared_public(server: Server) -> None:
     login = await pool.provision(uuid4())
     async with connected(server, login) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t WHERE a IS NOT NULL") == 1
-        assert await connection.fetchval("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = $1", extensions[0]) == "public"
+        assert (
+            await connection.fetchval(
+                "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = $1", extensions[0]
+            )
+            == "public"
+        )
 
 
 async def test_prepare_is_done_once_whoever_comes(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
     pool_id = uuid4()
-    first, second, third = await asyncio.gather(*(prepare_shared(server, pool_id, template.database) for _ in range(3)))
+    first, second, third = await asyncio.gather(
+        *(prepare_shared(server, pool_id, template.database) for _ in range(3))
+    )
     assert first == second == third
     login = await provision_schema(server, uuid4(), 1, first)
-    assert await prepare_shared(server, pool_id, template.database) == first  # and nothing in it was taken away
+    assert (
+        await prepare_shared(server, pool_id, template.database) == first
+    )  # and nothing in it was taken away
     async with connected(server, login) as connection:
         assert await connection.fetchval("SELECT a FROM t") == 1
 
@@ -174,7 +195,9 @@ async def test_without_pg_dump_the_mend_is_named(postgres_18: PostgresServer) ->
 
 
 async def test_schemas_made_at_the_same_time_are_all_there(any_server: Server) -> None:
-    template = await build_template(any_server, "CREATE TABLE t (a serial, b integer); INSERT INTO t (b) VALUES (1)")
+    template = await build_template(
+        any_server, "CREATE TABLE t (a serial, b integer); INSERT INTO t (b) VALUES (1)"
+    )
     pool = await pool_of(any_server, Isolation.SCHEMA, template)
     ids = [uuid4() for _ in range(8)]
     logins = await asyncio.gather(*(pool.provision(one) for one in ids))
@@ -186,7 +209,9 @@ async def test_schemas_made_at_the_same_time_are_all_there(any_server: Server) -
     await asyncio.gather(*(pool.drop(one) for one in ids))
 
 
-async def test_databases_made_at_the_same_time_are_all_there(any_server: Server, postgres: PostgresServer) -> None:
+async def test_databases_made_at_the_same_time_are_all_there(
+    any_server: Server, postgres: PostgresServer
+) -> None:
     template = await build_template(any_server, "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
     pool = await pool_of(any_server, Isolation.DATABASE, template)
     ids = [uuid4() for _ in range(8)]
@@ -198,13 +223,13 @@ async def test_databases_made_at_the_same_time_are_all_there(any_server: Server,
     await asyncio.gather(*(pool.drop(one) for one in ids))
 
 
-async def test_somebody_in_the_template_is_sent_away(server: Server) -> None:
+async def test_somebody_in_the_template_is_sent_away(server_18: Server) -> None:
     """Nobody can enter a sealed template; who opens it all the same as a superuser does not keep databases from being made."""
-    template = await build_template(server)
-    async with server.maintenance() as connection:
+    template = await build_template(server_18)
+    async with server_18.maintenance() as connection:
         await connection.execute(f"ALTER DATABASE {template.database} ALLOW_CONNECTIONS true")
         with pytest.raises(BackendUnavailable):
-            async with server.inside(template.database) as visitor:
-                pool = await pool_of(server, Isolation.DATABASE, template)
+            async with server_18.inside(template.database) as visitor:
+                pool = await pool_of(server_18, Isolation.DATABASE, template)
                 await pool.provision(uuid4())
                 await visitor.execute("SELECT 1")

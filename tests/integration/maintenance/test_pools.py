@@ -53,6 +53,17 @@ async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None
         assert await one.states() == {"ready": 5}
 
 
+async def test_a_pool_that_is_made_smaller_gets_smaller(bench: Bench) -> None:
+    await bench.template()
+    pool = await the_pool(bench)
+    await bench.pools.resize(pool, {"min_ready": 4})
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"ready": 4}
+    await bench.pools.resize(pool, {"min_ready": 1, "max_size": 2})
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"ready": 2}
+
+
 async def test_a_server_never_holds_more_than_its_limit(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(site([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
         await bench.template()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated
@@ -27,8 +26,6 @@ class Context:
     leases: Leases
     templates: Templates
     pools: Pools
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the replica begins to stop: what never ends by itself ends now."""
     asked_at: float = field(default_factory=monotonic)
     """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
 

@@ -41,7 +41,7 @@ async def _stream(context: Context, since: str, *, follow: bool) -> AsyncIterato
             yield _line(past.id, past.kind, past.data)
         return
     yield ": following\n\n"
-    async for event in context.at.events.follow(since, stop=context.stopping):
+    async for event in context.at.events.follow(since, stop=context.at.stopping):
         yield ": still here\n\n" if event is None else _line(event.id, event.kind, event.data)
 
 

@@ -31,7 +31,7 @@ WITH object (catalog, oid, description) AS (
               FROM pg_extension WHERE NOT extrelocatable AND extnamespace = to_regnamespace('public')
 )
 SELECT description || ' belongs to a whole database' FROM object
-WHERE oid >= 16384  -- the first that is not PostgreSQL's own
+WHERE (oid >= 16384 OR catalog = 'pg_largeobject'::regclass)  -- lower ones are PostgreSQL's own
   AND NOT EXISTS (
       SELECT FROM pg_depend d
       WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')  -- an extension's; a type's

@@ -21,7 +21,7 @@ class Janitor:
     async def run_once(self) -> None:
         """Reset every dirty database on the servers of this replica."""
         settings = self._at.settings
-        crew = Crew(settings.provision_concurrency * len(self._at.servers))
+        crew = Crew(settings.provision_concurrency * len(self._at.servers), self._at.stopping)
         while True:
             if crew.free:
                 async with self._at.store.statement() as connection:

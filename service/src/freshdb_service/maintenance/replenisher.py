@@ -39,7 +39,7 @@ class Replenisher:
 
     async def run_once(self) -> None:
         """Bring every pool to the size that it should have."""
-        crew = Crew(self._at.settings.provision_concurrency * len(self._at.servers))
+        crew = Crew(self._at.settings.provision_concurrency * len(self._at.servers), self._at.stopping)
         while True:
             await self._note_demand()
             await self._prepare()
@@ -56,7 +56,7 @@ class Replenisher:
 
     async def _prepare(self) -> None:
         """Make the blueprints of new schema pools, or find out why there can be none."""
-        while True:
+        while not self._at.stopping.is_set():
             async with self._at.store.statement() as connection:
                 pool = await store_pools.claim_preparation(
                     connection, self._at.settings.command_timeout_seconds * 2
@@ -94,6 +94,11 @@ class Replenisher:
             if pool.template_state is not TemplateState.READY or pool.server not in self._at.servers:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
+                continue
+            over = sum(held.values()) - pool.max_size
+            if over > 0:  # max_size was lowered
+                async with self._at.store.statement() as connection:
+                    await store_databases.shrink(connection, pool.id, over, idle_seconds=0)
                 continue
             missing = _missing(pool, held, place)
             if missing > 0 and load[pool.server][1] < self._at.settings.max_disk_bytes:

@@ -54,16 +54,17 @@ async def _first_of(*events: asyncio.Event, timeout_seconds: float) -> None:
 
 
 class Crew:
-    """Works on up to ``size`` things at once, and on more as hands come free."""
+    """Works on up to ``size`` things at once, and on more as hands come free; on nothing more once ``stopping`` is set."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, stopping: asyncio.Event) -> None:
         self._size = size
+        self._stopping = stopping
         self._at_work: set[asyncio.Task[None]] = set()
 
     @property
     def free(self) -> int:
         """How many more can be taken on now."""
-        return self._size - len(self._at_work)
+        return 0 if self._stopping.is_set() else self._size - len(self._at_work)
 
     def take(self, work: Coroutine[object, object, None]) -> None:
         """Begin one piece of work."""

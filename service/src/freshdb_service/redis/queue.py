@@ -19,7 +19,7 @@ from typing import Final, cast
 from uuid import UUID, uuid4
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.signals import Signals
 
 PRESENCE_SECONDS: Final = 1.5
@@ -88,6 +88,18 @@ class Queue:
                 await asyncio.shield(
                     self._redis.run("leave", self._keys(pool_id), [name, self._signals.channel])
                 )
+
+    async def ticket_again(self, pool_id: UUID, owner: str, ticket: int, keep_seconds: float) -> int:
+        """The ticket that this owner had in this pool before, or else this one, remembered for ``keep_seconds``.
+
+        A caller who waits in several requests, one after the other, so keeps its place.
+        """
+        key = self._redis.key("ticket", pool_id, owner)
+        async with translated():
+            before = await self._redis.client.get(key)
+            mine = int(before) if before is not None else ticket
+            await self._redis.client.set(key, mine, px=max(1, round(keep_seconds * 1000)))
+        return mine
 
     async def wake(self, pool_id: UUID) -> int:
         """Wake the head of a pool's queue, wherever it is; returns how many wait."""
