@@ -10,7 +10,7 @@ from freshdb.pytest_plugin.holder import describe_holder, run_url
 
 
 @pytest.mark.parametrize(
-    "environment, address",
+    ("environment", "address"),
     [
         ({}, None),
         ({"GITHUB_SERVER_URL": "https://github.com", "GITHUB_RUN_ID": "7"}, None),

@@ -53,7 +53,7 @@ def test_the_nearest_mark_wins_word_by_word(suite: Suite) -> None:
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["plain", "xdist"])
 @pytest.mark.parametrize(
-    "mark, complaint",
+    ("mark", "complaint"),
     [
         ('tempalte="shop"', 'takes template="…" and isolation="…"'),
         ('"shop"', 'takes template="…" and isolation="…"'),

@@ -58,7 +58,7 @@ def test_the_lease_has_the_ttl_that_was_asked_for(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize(
-    "option, complaint",
+    ("option", "complaint"),
     [
         ("--freshdb-wait=soon", "--freshdb-wait: 'soon' is no number of seconds"),
         ("--freshdb-ttl=nan", "--freshdb-ttl: 'nan' is no number of seconds"),

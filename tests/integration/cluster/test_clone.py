@@ -109,6 +109,18 @@ async def test_settings_of_the_template_and_its_builder_reach_the_clone(server: 
     assert shown == ["Asia/Tokyo", '"Odd, ""schema", public', "it's; DROP", "12345ms", "999ms"]
 
 
+async def test_settings_of_the_template_reach_its_schemas(server: Server) -> None:
+    template_id = uuid4()
+    build = await create_build(server, template_id, 1, [])
+    await run_sql(
+        server, build, [f"ALTER DATABASE {build.database} SET timezone = 'Asia/Tokyo'"], timeout_seconds=60
+    )
+    sealed = await seal(server, template_id, 1)
+    login = await provision_schema(server, uuid4(), 1, await prepare_shared(server, uuid4(), sealed.database))
+    async with connected(server, login) as connection:
+        assert await connection.fetchval("SHOW timezone") == "Asia/Tokyo"
+
+
 async def test_default_privileges_of_the_builder_work_for_the_holder(
     server: Server, isolation: Isolation
 ) -> None:
@@ -167,7 +179,8 @@ async def test_a_large_seed_is_copied_whole(server_18: Server, isolation: Isolat
     template = await build_template(
         server_18,
         "CREATE TYPE colour AS ENUM ('red', 'green'); CREATE TABLE t (n bigint PRIMARY KEY, c colour, x text); "
-        "INSERT INTO t SELECT n, (ARRAY['red', 'green'])[n % 2 + 1]::colour, md5(n::text) FROM generate_series(1, 50000) AS n",
+        "INSERT INTO t SELECT n, (ARRAY['red', 'green'])[n % 2 + 1]::colour, md5(n::text) "
+        "FROM generate_series(1, 50000) AS n",
     )
     pool = await pool_of(server_18, isolation, template)
     login = await pool.provision(uuid4())

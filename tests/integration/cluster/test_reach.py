@@ -40,6 +40,14 @@ async def refused(server: Server, login: Login, database: str) -> bool:
         return True
 
 
+async def is_denied(connection: asyncpg.Connection[asyncpg.Record], statement: str) -> bool:
+    try:
+        await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return True
+    return False
+
+
 async def test_holder_enters_no_other_database_of_ours(
     any_server: Server, pools: dict[Isolation, Pool]
 ) -> None:
@@ -70,7 +78,7 @@ async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
             f"DROP TABLE {blueprint.seed_schema}.t",
             "CREATE TABLE public.mine ()",
             "CREATE SCHEMA mine",
-            "CREATE EXTENSION plpgsql",
+            "CREATE EXTENSION plpgsql SCHEMA public",
             f"ALTER SCHEMA {mine.schema} RENAME TO mine",
             f"ALTER DATABASE {mine.database} SET timezone = 'UTC'",
             f"ALTER ROLE {other.user} PASSWORD 'mine'",
@@ -80,15 +88,7 @@ async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
             "CREATE ROLE more",
             "CREATE DATABASE more",
         ):
-            with pytest.raises(
-                (
-                    asyncpg.InsufficientPrivilegeError,
-                    asyncpg.DuplicateObjectError,
-                    asyncpg.InvalidGrantorError,
-                )
-            ):
-                await connection.execute(statement)
-                pytest.fail(f"{statement} was not refused")
+            assert await is_denied(connection, statement), f"{statement} was not refused"
         assert await connection.fetchval("SELECT a FROM t") == 1
         await connection.execute(
             f"GRANT CONNECT ON DATABASE {mine.database} TO PUBLIC"
@@ -134,9 +134,7 @@ async def test_holder_of_a_database_cannot_change_what_is_not_inside_it(
             "COPY (SELECT 1) TO PROGRAM 'true'",
             "ALTER SYSTEM SET work_mem = '1MB'",
         ):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(statement)
-                pytest.fail(f"{statement} was not refused")
+            assert await is_denied(connection, statement), f"{statement} was not refused"
 
 
 @pytest.fixture
@@ -236,6 +234,8 @@ async def test_settings_that_a_holder_leaves_do_not_reach_the_service(any_server
             "default_transaction_read_only = on",
             "search_path = evil, pg_catalog",
             "client_min_messages = error",
+            f"role = {login.user}",
+            f"session_authorization = {login.user}",
         ):
             await connection.execute(f"ALTER DATABASE {login.database} SET {setting}")
         await connection.execute("SET default_transaction_read_only = off")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from freshdb_service.cluster.identifiers import Name
 
@@ -35,9 +35,9 @@ class Blueprint:
     shared_database: str
     seed_schema: str
     build_role: str
-    before: str
-    load: str
-    after: str
+    before: str = field(repr=False)
+    load: str = field(repr=False)
+    after: str = field(repr=False)
 
     @property
     def target(self) -> str:

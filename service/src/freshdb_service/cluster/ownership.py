@@ -77,7 +77,7 @@ async def roles(
     connection: Connection, server: Server, *, kind: Kind | None = None, identifier: UUID | None = None
 ) -> list[OwnedObject]:
     """Our roles, all or those of one kind or id."""
-    rows = await connection.fetch(ROLES, f"{server.options.prefix}_", server.stamp)
+    rows = await connection.fetch(ROLES, _beginning(server, kind, identifier), server.stamp)
     found = [(Name.parse(server.options.prefix, row["name"]), int(row["oid"])) for row in rows]
     return [OwnedObject("role", name, oid) for name, oid in found if _wanted(name, kind, identifier)]
 
@@ -86,7 +86,7 @@ async def databases(
     connection: Connection, server: Server, *, kind: Kind | None = None, identifier: UUID | None = None
 ) -> list[OwnedDatabase]:
     """Our databases, all or those of one kind or id."""
-    rows = await connection.fetch(DATABASES, f"{server.options.prefix}_", server.stamp)
+    rows = await connection.fetch(DATABASES, _beginning(server, kind, identifier), server.stamp)
     return [
         OwnedDatabase(
             name=name,
@@ -113,7 +113,7 @@ async def make_enterable(connection: Connection, server: Server, names: set[str]
 
 async def schemas(connection: Connection, server: Server, database: str) -> list[OwnedObject]:
     """Our schemas in the shared database that the connection is in; not the seed, which goes with its database."""
-    rows = await connection.fetch(SCHEMAS, f"{server.options.prefix}_", server.stamp)
+    rows = await connection.fetch(SCHEMAS, _beginning(server, Kind.SCHEMA, None), server.stamp)
     found = [(Name.parse(server.options.prefix, row["name"]), int(row["oid"])) for row in rows]
     return [
         OwnedObject("schema", name, oid, database) for name, oid in found if _wanted(name, Kind.SCHEMA, None)
@@ -167,6 +167,12 @@ async def database_bytes(connection: Connection, oid: int) -> int:
     except (asyncpg.UndefinedObjectError, asyncpg.InvalidCatalogNameError, asyncpg.UndefinedFileError):
         return 0
     return size or 0
+
+
+def _beginning(server: Server, kind: Kind | None, identifier: UUID | None) -> str:
+    """What the names that are looked for begin with: the server need not look at the stamps of others."""
+    beginning = f"{server.options.prefix}_" + (f"{kind}_" if kind else "")
+    return beginning + token_of(identifier) if kind and identifier else beginning
 
 
 def _wanted(name: Name | None, kind: Kind | None, identifier: UUID | None) -> TypeGuard[Name]:
