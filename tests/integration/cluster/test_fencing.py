@@ -19,7 +19,7 @@ from tests.integration.cluster.stage import build_template, connect, connected, 
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
 ROUNDS = 20
-KNOCKERS = 4
+KNOCKERS = 3
 SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
 
 
@@ -91,7 +91,7 @@ async def old_url_is_dead(server: Server, isolation: Isolation, rounds: int = RO
                 assert not await connection.fetchval(
                     "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", login.user
                 )
-            await until_tried(state, 3 * KNOCKERS)
+            await until_tried(state, 2 * KNOCKERS)
             assert state.got_in == inside, "the old URL got in after the reset"
         assert state.seen <= {(login.database, login.schema or "public"), (login.database, None)}
         if isolation is Isolation.DATABASE:

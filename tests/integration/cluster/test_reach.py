@@ -78,7 +78,7 @@ async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
             f"DROP TABLE {blueprint.seed_schema}.t",
             "CREATE TABLE public.mine ()",
             "CREATE SCHEMA mine",
-            "CREATE EXTENSION plpgsql SCHEMA public",
+            "ALTER EXTENSION plpgsql SET SCHEMA public",
             f"ALTER SCHEMA {mine.schema} RENAME TO mine",
             f"ALTER DATABASE {mine.database} SET timezone = 'UTC'",
             f"ALTER ROLE {other.user} PASSWORD 'mine'",
