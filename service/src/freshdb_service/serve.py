@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -32,7 +33,6 @@ from freshdb_service.api.context import Context
 from freshdb_service.cluster import RebuildEngine, ServerOptions
 from freshdb_service.config import Settings
 from freshdb_service.embedded import (
-    EmbeddedError,
     EmbeddedPostgres,
     EmbeddedRedis,
     default_data_directory,
@@ -55,6 +55,7 @@ _log = logging.getLogger("freshdb")
 _DRAIN_SECONDS = 20
 EXIT_USAGE = 2
 EXIT_RUNNING = 3
+EXIT_CANCELLED = 130
 
 
 class AlreadyRunning(FreshdbError):
@@ -150,17 +151,27 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         AlreadyRunning: another process serves from this data directory.
         ConfigurationError, ServerRefused, BackendUnavailable, EmbeddedError: it cannot start; nothing is left behind.
     """
+    stop = asyncio.Event()
+    task = asyncio.current_task()
+
+    def end() -> None:
+        if stop.is_set() and task is not None:  # the second time: at once
+            task.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(one, end)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listening(settings.host, settings.port))
-        embedded = not settings.postgres or settings.redis is None
-        if embedded or settings.data is not None:
-            data = settings.data or default_data_directory()
-            _make_directory(data)
+        data = _data_directory(settings)
+        if data is not None:
             stack.enter_context(_locked(data))
-        else:
-            data = None
         own_servers = not settings.postgres
-        settings = await _with_embedded(settings, data, stack) if data is not None else settings
+        if data is not None:
+            settings = await _with_embedded(settings, data, stack)
+        if stop.is_set():
+            return
         options = ServerOptions(
             prefix=settings.prefix,
             connection_limit=settings.connection_limit,
@@ -171,29 +182,6 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         )
         at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
         replica = Replica.over(at)
-        server = _Server(
-            uvicorn.Config(
-                create_app(replica.context),
-                loop="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                timeout_graceful_shutdown=_DRAIN_SECONDS,
-                timeout_keep_alive=75,
-                server_header=False,
-                date_header=False,
-            )
-        )
-
-        def end() -> None:
-            if at.stopping.is_set():
-                server.force_exit = True
-            at.stopping.set()
-            server.should_exit = True
-
-        loop = asyncio.get_running_loop()
-        for one in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(one, end)
         await stack.enter_async_context(replica.running())
         if settings.idle_exit_seconds is not None:
             idle = asyncio.create_task(replica.stop_when_idle(settings.idle_exit_seconds, end))
@@ -201,9 +189,47 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         url = _url(listener)
         if data is not None:
             stack.enter_context(_announced(data, url))
-        if ready is not None:
+        answering = asyncio.create_task(_answer(replica.context, listener, stop))
+        if ready is not None and not stop.is_set():
             ready(url)
-        await server.serve(sockets=[listener])
+        await answering
+
+
+async def _answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Answer requests until ``stop`` is set; then let those under way finish."""
+    server = _Server(
+        uvicorn.Config(
+            create_app(context),
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+            timeout_keep_alive=75,
+            server_header=False,
+            date_header=False,
+        )
+    )
+    # What was made until now stays for good: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    context.at.stopping.set()
+    server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+def _data_directory(settings: Settings) -> Path | None:
+    """Where embedded servers and the service keep what is theirs; nowhere, if all is given from outside."""
+    if settings.data is None and settings.postgres and settings.redis is not None:
+        return None
+    data = settings.data or default_data_directory()
+    _make_directory(data)
+    return data
 
 
 async def _with_embedded(settings: Settings, data: Path, stack: AsyncExitStack) -> Settings:
@@ -295,7 +321,11 @@ def _url(listener: socket.socket) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 stopped in order, 1 could not start, 2 usage, 3 running already."""
+    """The command.
+
+    Returns:
+        0: stopped in order; 1: could not start; 2: usage; 3: running already; 130: told twice to stop.
+    """
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(
@@ -316,10 +346,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, ready=_say_ready))
+    except asyncio.CancelledError:
+        return EXIT_CANCELLED
     except AlreadyRunning as error:
         print(f"freshdb serve: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_RUNNING
-    except (FreshdbError, EmbeddedError) as error:
+    except FreshdbError as error:
         print(f"freshdb serve: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -73,6 +73,28 @@ def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
     assert not (data / "service.json").exists()
 
 
+def test_told_to_stop_while_it_starts_it_leaves_nothing_running(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
+    data = tmp_path / "data"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*SERVE, "--port", "0", "--data", str(data)], env=clean, stdin=subprocess.DEVNULL, stderr=log
+        )
+    started: list[psutil.Process] = []
+    while not started:  # initdb, at the earliest
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    left = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(one.info["cmdline"] or [])
+    ]
+    assert left == []
+    assert "listens on" not in (tmp_path / "log").read_text()
+
+
 def test_a_waiting_caller_is_told_that_the_replica_stops(postgres_18: PostgresServer, redis_url: str) -> None:
     service = start_service([postgres_18.dsn], redis_url, settings={"min_ready": 0, "max_size": 1})
     answers: list[httpx.Response] = []

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from freshdb_service.errors import FreshdbError
 
-class EmbeddedError(Exception):
+
+class EmbeddedError(FreshdbError):
     """An embedded server cannot be started."""
+
+    code = "embedded_failed"
 
 
 class BinaryNotFound(EmbeddedError):

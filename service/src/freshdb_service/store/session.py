@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
@@ -65,29 +65,44 @@ class Store:
         async with self.statement() as connection:
             await connection.execute(text("SELECT 1"))
 
-    @asynccontextmanager
-    async def statement(self) -> AsyncIterator[AsyncConnection]:
+    def statement(self) -> _Session:
         """A connection on which each statement commits by itself."""
-        async with _translated(), self._single.connect() as connection:
-            yield connection
+        return _Session(self._single.connect())
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    def transaction(self) -> _Session:
         """A transaction: committed at the end, rolled back on any error."""
-        async with _translated(), self.engine.begin() as connection:
-            yield connection
+        return _Session(self.engine.begin())
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Turn "the database is away" into one error; let mistakes of ours through as they are."""
-    try:
-        yield
-    except _OUR_MISTAKE:
-        raise
-    except IntegrityError as error:
-        raise ConstraintViolated(str(error.orig)) from error
-    except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+class _Session:
+    """One visit to the database; its failures come out as errors of ours."""
+
+    def __init__(self, visit: AbstractAsyncContextManager[AsyncConnection]) -> None:
+        self._visit = visit
+
+    async def __aenter__(self) -> AsyncConnection:
+        try:
+            return await self._visit.__aenter__()
+        except Exception as error:
+            raise _translated(error) from error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._visit.__aexit__(kind, error, traceback)
+        except Exception as failure:
+            raise _translated(failure) from failure
+        if isinstance(error, Exception) and (ours := _translated(error)) is not error:
+            raise ours from error
+
+
+def _translated(error: Exception) -> Exception:
+    """Turn "the database is away" into one error; leave mistakes of ours as they are."""
+    if isinstance(error, IntegrityError):
+        return ConstraintViolated(str(error.orig))
+    if isinstance(error, (DBAPIError, PoolTimeout, OSError)) and not isinstance(error, _OUR_MISTAKE):
         reason = str(getattr(error, "orig", None) or error) or type(error).__name__
         message = f"the control plane's database does not answer: {reason}"
-        raise BackendUnavailable(message, retry_after_seconds=1.0) from error
+        return BackendUnavailable(message, retry_after_seconds=1.0)
+    return error
