@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import psycopg
 from pydantic import SecretStr
 
+from freshdb_service.acquiring import Acquire, Acquiring, Granted
 from freshdb_service.cluster import RebuildEngine, ServerOptions
 from freshdb_service.config import Settings
 from freshdb_service.embedded import postgres_binaries
 from freshdb_service.installation import Installation, opened
-from freshdb_service.leases import Acquire, Granted, Leases
+from freshdb_service.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance.janitor import Janitor
 from freshdb_service.maintenance.reaper import Reaper
@@ -34,6 +35,7 @@ class Bench:
     """One replica without its loops: a test does their rounds."""
 
     at: Installation
+    acquiring: Acquiring
     leases: Leases
     templates: Templates
     pools: Pools
@@ -44,16 +46,17 @@ class Bench:
 
     @classmethod
     def over(cls, at: Installation) -> Bench:
-        leases, templates = Leases(at), Templates(at)
+        acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
         databases = Databases(at, RebuildEngine())
         return cls(
             at=at,
+            acquiring=acquiring,
             leases=leases,
             templates=templates,
             pools=Pools(at),
             reaper=Reaper(at, leases),
             janitor=Janitor(at, databases),
-            replenisher=Replenisher(at, databases, leases),
+            replenisher=Replenisher(at, databases, acquiring),
             reconciler=Reconciler(at, templates),
         )
 
@@ -65,7 +68,7 @@ class Bench:
 
     async def acquire(self, template: str = "shop", isolation: Isolation = Isolation.DATABASE) -> Granted:
         """A lease of something that is ready."""
-        [granted] = await self.leases.acquire(
+        [granted] = await self.acquiring.acquire(
             [Acquire(template, isolation, 300)], principal="test", wait_seconds=0.5
         )
         return granted

@@ -1,386 +1,29 @@
-"""Leases: acquire, renew, keep, release, revoke.
-
-Acquire, when a database is ready, is two round trips: one to Redis (may I go ahead of nobody; if so, here are the deadlines
-of the leases to come) and one to the control plane (the grant, one statement). The deadline is written first, so that no
-lease is ever without one. When nothing is ready the caller stands in the pool's queue (:mod:`~freshdb_service.redis.queue`);
-only the head of the queue tries again.
-
-A grant whose answer was lost is found again by its idempotency key; without a key it ends by its TTL.
-"""
+"""Leases, once they are granted (:mod:`~freshdb_service.acquiring`): renew, keep, release, revoke, show."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from datetime import datetime
-from time import monotonic
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from freshdb_service.acquiring import Granted, facts
 from freshdb_service.errors import (
     Forbidden,
-    IdempotencyMismatch,
-    IsolationUnsupported,
     LeaseEnded,
     LeaseNotFound,
-    PoolExhausted,
-    QuotaExceeded,
-    ShuttingDown,
-    TemplateBuilding,
-    TemplateFailed,
-    TemplateNotFound,
 )
 from freshdb_service.installation import Installation
-from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, TemplateState
+from freshdb_service.lifecycle import LEASE_LIVE, LeaseState
 from freshdb_service.redis.deadlines import Deadline, Refusal, Renewal
-from freshdb_service.redis.queue import Waiter
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
-from freshdb_service.store import pools as store_pools
-from freshdb_service.store import templates as store_templates
-from freshdb_service.store.rows import LeaseRow, PoolRow
-from freshdb_service.store.session import Connection, ConstraintViolated
-
-_TARGET_SECONDS = 5.0
-_LOOK_AGAIN_SECONDS = 1.0
-_TICKET_SECONDS = 15.0
-"""How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
-
-Abandoned = Callable[[], Awaitable[bool]]
-
-
-async def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Acquire:
-    """What a caller asks for; everything is within the limits of the settings."""
-
-    template: str
-    """``name`` for the newest that is ready, or ``name@fingerprint``."""
-    isolation: Isolation
-    ttl_seconds: float
-    holder: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the fingerprint was named."""
-        return "@" in self.template
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A lease, and when it ends."""
-
-    lease: LeaseRow
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The part of an order that one statement grants: ``lease_ids`` alike, from one pool."""
-
-    wanted: Acquire
-    pool_id: UUID
-    lease_ids: tuple[UUID, ...]
-    first_index: int
-    terms: store_leases.Terms
-
-
-@dataclass(slots=True)
-class _Order:
-    """Everything one call asks for, and its place in the queues."""
-
-    shares: list[_Share]
-    tickets: dict[UUID, int] = field(default_factory=dict)
-
-    @property
-    def lease_ids(self) -> list[UUID]:
-        return [one for share in self.shares for one in share.lease_ids]
-
-    @property
-    def pools(self) -> list[UUID]:
-        """In an order that is the same for everybody: nobody waits for somebody who waits for them."""
-        return sorted({share.pool_id for share in self.shares})
-
-    def wanted_of(self, pool_id: UUID) -> int:
-        return sum(len(share.lease_ids) for share in self.shares if share.pool_id == pool_id)
-
-    def ticket(self, pool_id: UUID) -> int:
-        return self.tickets.get(pool_id, min(self.tickets.values()))
-
-
-class _Lacking(Exception):
-    """A pool has too few databases ready: undo the transaction."""
-
-
-class _Moved(Exception):
-    """Another pool is the one to take from by now: a newer template is ready, say."""
+from freshdb_service.store.rows import LeaseRow
 
 
 class Leases:
-    """What callers can do with leases."""
+    """What callers can do with leases that they have."""
 
     def __init__(self, at: Installation) -> None:
         self._at = at
-        self._targets: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
-        self.asked_for: set[UUID] = set()
-        """Pools that databases were asked of; the replenisher notes it in the control plane and empties the set."""
-
-    async def acquire(
-        self,
-        wanted: Sequence[Acquire],
-        *,
-        principal: str,
-        wait_seconds: float,
-        idempotency_key: str | None = None,
-        abandoned: Abandoned = _never,
-    ) -> list[Granted]:
-        """Grant all that is wanted, or nothing.
-
-        Args:
-            wanted: one or several.
-            principal: who asks; only they can renew, keep and release.
-            wait_seconds: how long to stand in the queue when nothing is ready.
-            idempotency_key: the same key gets the same leases again.
-            abandoned: says whether the caller has gone meanwhile.
-
-        Raises:
-            TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
-            IsolationUnsupported: the template cannot be leased like this.
-            PoolExhausted: nothing came free in time.
-            IdempotencyMismatch, LeaseEnded: the key was used for something else, or its leases are over.
-            ShuttingDown: this replica is stopping.
-        """
-        if self._at.stopping.is_set():
-            raise _stopping()
-        began = monotonic()
-        until = began + wait_seconds
-        while True:
-            order = _Order(await self._shares(wanted, principal, idempotency_key))
-            try:
-                granted = (
-                    await self._try(order)
-                    or await self._replayed(order)
-                    or await self._in_turn(order, until, abandoned)
-                )
-                break
-            except _Moved:
-                continue
-        waited = monotonic() - began
-        for one in granted:
-            self._at.metrics.leases_granted.labels(one.lease.isolation).inc()
-            self._at.metrics.acquire_wait.labels(one.lease.isolation).observe(waited)
-            self._at.events.emit("lease.acquired", **_facts(one.lease))
-        return granted
-
-    async def _shares(
-        self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None
-    ) -> list[_Share]:
-        shares: list[_Share] = []
-        request_hash = _hash(wanted) if idempotency_key is not None else None
-        for index, request in enumerate(wanted):
-            same = shares[-1] if shares and shares[-1].wanted == request else None
-            terms = store_leases.Terms(
-                principal=principal,
-                holder=request.holder,
-                labels=request.labels,
-                ttl_seconds=request.ttl_seconds,
-                max_ttl_seconds=self._at.settings.max_ttl_seconds,
-                idempotency_key=idempotency_key,
-                request_hash=request_hash,
-            )
-            if same is not None:
-                shares[-1] = _Share(
-                    request, same.pool_id, (*same.lease_ids, uuid4()), same.first_index, terms
-                )
-            else:
-                pool_id = await self._target(request.template, request.isolation)
-                shares.append(_Share(request, pool_id, (uuid4(),), index, terms))
-            self.asked_for.add(shares[-1].pool_id)
-        return shares
-
-    async def _target(self, template: str, isolation: Isolation) -> UUID:
-        """The pool to take from. Remembered for a while: the grant itself refuses a pool that is out of date."""
-        known = self._targets.get((template, isolation))
-        if known is not None and known[1] > monotonic():
-            return known[0]
-        name, _, fingerprint = template.partition("@")
-        async with self._at.store.statement() as connection:
-            found = await store_templates.find(connection, name, fingerprint or None)
-            if found is None:
-                message = f"there is no template {template!r}; register it first (POST /v1/templates)"
-                raise TemplateNotFound(message)
-            if found.state is TemplateState.BUILDING:
-                message = (
-                    f"the template {found.label} is still being built; "
-                    f"wait for it (GET /v1/templates/{found.id}?wait_seconds=30)"
-                )
-                raise TemplateBuilding(message, retry_after_seconds=1.0)
-            if found.state is TemplateState.FAILED:
-                error = dict(found.error or {})
-                message = (
-                    f"the build of template {found.label} failed: {error.get('message', 'no reason given')}"
-                )
-                raise TemplateFailed(message, extra=error)
-            settings = self._at.settings
-            pool = await store_pools.ensure(
-                connection,
-                found,
-                isolation,
-                min_ready=settings.min_ready,
-                max_size=settings.max_size,
-                idle_seconds=settings.idle_seconds,
-            )
-        if pool.refusal is not None:
-            raise _unsupported(pool)
-        self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
-        return pool.id
-
-    async def _try(self, order: _Order, *, at_head: bool = False) -> list[Granted] | None:
-        """Grant what is ready; ``None`` if that is too little, or others were here before."""
-        expires_at: list[datetime] = []
-        for share in order.shares:
-            admission = await self._at.deadlines.admit(
-                share.pool_id,
-                share.lease_ids,
-                ttl_seconds=share.wanted.ttl_seconds,
-                max_ttl_seconds=self._at.settings.max_ttl_seconds,
-                principal=share.terms.principal,
-                at_head=at_head,
-            )
-            order.tickets.setdefault(share.pool_id, admission.ticket)
-            if not admission.admitted:
-                return None
-            expires_at += [admission.expires_at] * len(share.lease_ids)
-        alone = len(order.shares) == 1
-        try:
-            async with self._at.store.statement() if alone else self._at.store.transaction() as connection:
-                rows = await _grant_all(connection, order)
-        except _Lacking:
-            return None
-        except ConstraintViolated:
-            return await self._replayed(order)
-        return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
-
-    async def _in_turn(self, order: _Order, until: float, abandoned: Abandoned) -> list[Granted]:
-        """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
-
-        Raises:
-            _Moved: another pool is the one to take from by now.
-        """
-        await self._still_possible(order)
-        self._at.signals.nudge(Work.DEMAND)
-        async with AsyncExitStack() as stack:
-            waiter: Waiter | None = None
-            for pool_id in order.pools:
-                if waiter is not None:
-                    await self._until_first(order, waiter, until, abandoned)
-                ticket = await self._ticket(order, pool_id, until)
-                waiter = await stack.enter_async_context(
-                    self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
-                )
-            if waiter is None:
-                message = "an order without shares"
-                raise ValueError(message)
-            while True:
-                await self._until_first(order, waiter, until, abandoned)
-                granted = await self._try(order, at_head=True)
-                if granted is not None:
-                    return granted
-                await self._still_possible(order)
-
-    async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
-        """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
-        terms, ticket = order.shares[0].terms, order.ticket(pool_id)
-        if terms.idempotency_key is None:
-            return ticket
-        owner = hashlib.sha256(f"{terms.principal}\n{terms.idempotency_key}".encode()).hexdigest()[:32]
-        keep_seconds = max(0.0, until - monotonic()) + _TICKET_SECONDS
-        return await self._at.queue.ticket_again(pool_id, owner, ticket, keep_seconds)
-
-    async def _until_first(self, order: _Order, waiter: Waiter, until: float, abandoned: Abandoned) -> None:
-        """Wait until this waiter is at the head of its queue and something may have come free.
-
-        Raises:
-            PoolExhausted: the caller's time is over, or it has gone.
-            ShuttingDown: this replica is stopping.
-        """
-        while True:
-            left = until - monotonic()
-            if self._at.stopping.is_set():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise _stopping()
-            if left <= 0 or await abandoned():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise await self._exhausted(waiter)
-            if await waiter.turn(min(left, _LOOK_AGAIN_SECONDS)):
-                return
-
-    async def _exhausted(self, waiter: Waiter) -> PoolExhausted:
-        place = await self._at.queue.place(waiter.pool_id, waiter)
-        async with self._at.store.statement() as connection:
-            pool = await store_pools.get(connection, waiter.pool_id)
-        why = f"; making one failed: {pool.last_error}" if pool is not None and pool.last_error else ""
-        name = f"{pool.template} ({pool.isolation})" if pool is not None else "the pool"
-        most = f" of at most {pool.max_size}" if pool is not None else ""
-        message = (
-            f"no database of {name} came free in time: place {place.position} of {place.waiting} in the queue{why}; "
-            f"wait longer (wait_seconds), release leases, or raise the pool's max_size{most}"
-        )
-        return PoolExhausted(
-            message,
-            retry_after_seconds=1.0,
-            extra={"queue_position": place.position, "queue_length": place.waiting},
-        )
-
-    async def _still_possible(self, order: _Order) -> None:
-        """See that the pools that this order waits for are still those to take from, and can be leased from."""
-        for share in order.shares:
-            self._targets.pop((share.wanted.template, share.wanted.isolation), None)
-            if await self._target(share.wanted.template, share.wanted.isolation) != share.pool_id:
-                await self._at.deadlines.settle(order.lease_ids)
-                raise _Moved
-            async with self._at.store.statement() as connection:
-                pool = await store_pools.get(connection, share.pool_id)
-            if pool is None or pool.template_state is not TemplateState.READY:
-                message = (
-                    f"the template {share.wanted.template!r} was retired while waiting; register it again"
-                )
-                raise TemplateNotFound(message)
-            if pool.refusal is not None:
-                raise _unsupported(pool)
-            if len(share.lease_ids) > pool.max_size:
-                message = (
-                    f"{len(share.lease_ids)} databases at once are more than the pool of {pool.template} may hold "
-                    f"({pool.max_size}); ask for fewer, or raise its max_size"
-                )
-                raise QuotaExceeded(message)
-
-    async def _replayed(self, order: _Order) -> list[Granted] | None:
-        """The leases that this idempotency key has got before, if any."""
-        terms = order.shares[0].terms
-        if terms.idempotency_key is None:
-            return None
-        async with self._at.store.statement() as connection:
-            rows = await store_leases.by_idempotency_key(connection, terms.principal, terms.idempotency_key)
-        if not rows:
-            return None
-        await self._at.deadlines.settle(order.lease_ids)
-        if any(row.request_hash != terms.request_hash for row in rows):
-            message = (
-                "this Idempotency-Key was used before with another body; use a new key for a new request"
-            )
-            raise IdempotencyMismatch(message)
-        if any(row.state not in LEASE_LIVE for row in rows):
-            message = "the lease that this Idempotency-Key got is over; use a new key for a new lease"
-            raise LeaseEnded(message)
-        expiry = await self._at.deadlines.expiry([row.id for row in rows])
-        return [Granted(row, when) for row, when in zip(rows, expiry, strict=True)]
 
     async def renew(self, lease_id: UUID, *, principal: str, ttl_seconds: float | None) -> Renewal:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
@@ -453,7 +96,7 @@ class Leases:
 
     async def _ended(self, row: LeaseRow) -> None:
         self._at.metrics.leases_ended.labels(row.state).inc()
-        self._at.events.emit(f"lease.{row.state}", **_facts(row))
+        self._at.events.emit(f"lease.{row.state}", **facts(row))
         await self._at.signals.announce(Work.DIRTY)
 
     async def keep(
@@ -476,7 +119,7 @@ class Leases:
             run_id=None,
         )
         await self._at.deadlines.prolong(lease_id, ttl_seconds=ttl_seconds)
-        self._at.events.emit("lease.kept", **_facts(row))
+        self._at.events.emit("lease.kept", **facts(row))
         return await self.show(lease_id)
 
     async def get(self, lease_id: UUID) -> LeaseRow:
@@ -521,48 +164,6 @@ class Leases:
         return _over(there)
 
 
-async def _grant_all(connection: Connection, order: _Order) -> list[LeaseRow]:
-    """Grant every share, or undo all."""
-    rows: list[LeaseRow] = []
-    for share in order.shares:
-        part = await store_leases.grant(
-            connection,
-            share.pool_id,
-            share.lease_ids,
-            share.terms,
-            pinned=share.wanted.pinned,
-            first_index=share.first_index,
-        )
-        if not part:
-            raise _Lacking
-        rows += part
-    return rows
-
-
-def _facts(row: LeaseRow) -> dict[str, object]:
-    return {
-        "lease": row.id,
-        "template": row.template,
-        "isolation": row.isolation,
-        "database": row.database_name,
-        "generation": row.generation,
-        "principal": row.principal,
-        "holder": dict(row.holder),
-    }
-
-
-def _hash(wanted: Sequence[Acquire]) -> str:
-    """What makes two requests the same; how long the caller would wait does not."""
-    body = [
-        [one.template, one.isolation, one.ttl_seconds, dict(one.holder), dict(one.labels)] for one in wanted
-    ]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _stopping() -> ShuttingDown:
-    return ShuttingDown("this replica is stopping; ask again", retry_after_seconds=1.0)
-
-
 def _forbidden(lease_id: UUID) -> Forbidden:
     return Forbidden(f"the lease {lease_id} belongs to somebody else; only who acquired it can do this")
 
@@ -573,11 +174,3 @@ def _over(row: LeaseRow) -> LeaseEnded:
     return LeaseEnded(
         f"the lease {row.id} is over: {how}{when}; acquire a new one", extra={"state": str(how)}
     )
-
-
-def _unsupported(pool: PoolRow) -> IsolationUnsupported:
-    reasons = pool.refusal or []
-    message = (
-        f"the template {pool.template} cannot be leased with isolation {pool.isolation}: {'; '.join(reasons)}"
-    )
-    return IsolationUnsupported(message, reasons=reasons)

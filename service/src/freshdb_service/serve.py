@@ -28,6 +28,7 @@ import uvloop
 from pydantic import SecretStr, ValidationError
 
 from freshdb_service import __version__
+from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
 from freshdb_service.api.context import Context
 from freshdb_service.cluster import RebuildEngine, ServerOptions
@@ -69,7 +70,6 @@ class Replica:
     """The use cases and loops over one installation."""
 
     at: Installation
-    leases: Leases
     templates: Templates
     context: Context
     loops: list[Loop]
@@ -78,7 +78,7 @@ class Replica:
     def over(cls, at: Installation) -> Replica:
         """Put use cases and loops together."""
         settings = at.settings
-        leases, templates = Leases(at), Templates(at)
+        acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
         databases = Databases(at, RebuildEngine())
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         loops = [
@@ -86,13 +86,13 @@ class Replica:
             Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
             Loop(
                 "replenisher",
-                Replenisher(at, databases, leases, wake=demand).run_once,
+                Replenisher(at, databases, acquiring, wake=demand).run_once,
                 settings.replenisher_seconds,
                 demand,
             ),
             Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
         ]
-        return cls(at, leases, templates, Context(at, leases, templates, Pools(at)), loops)
+        return cls(at, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

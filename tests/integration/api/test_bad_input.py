@@ -120,7 +120,8 @@ def test_sql_in_labels_and_holder_is_just_text(acquire: Acquire) -> None:
 
 @pytest.mark.parametrize("verb", ["renew", "keep"])
 @pytest.mark.parametrize(
-    "lease", ["not-an-id", "1", "'; DROP TABLE leases; --", "x" * 3000, "0b0e8a3c-1f5e-4d0c-9a54-6f5d3c2b1a00"]
+    "lease",
+    ["not-an-id", "1", "'; DROP TABLE leases; --", "x" * 3000, "0b0e8a3c-1f5e-4d0c-9a54-6f5d3c2b1a00"],
 )
 def test_a_lease_that_never_was(http: httpx.Client, verb: str, lease: str) -> None:
     problem(http.post(f"/v1/leases/{lease}/{verb}", json={}), 404, "lease_not_found")

@@ -111,7 +111,7 @@ async def test_a_template_whose_schema_cannot_be_made_is_refused(server: Server)
         "DELETE FROM parent",
     )
     pool_id = uuid4()
-    with pytest.raises(IsolationUnsupported, match="a schema made from it fails"):
+    with pytest.raises(IsolationUnsupported, match="a schema made from this template fails"):
         await prepare_shared(server, pool_id, template.database)
     assert not [one for one in await server.inventory() if one.belongs_to(pool_id)]
 

@@ -21,6 +21,7 @@ from freshdb_service.cluster import (
     drop_template,
     prepare_shared,
     provision_database,
+    provision_schema,
 )
 from freshdb_service.cluster.identifiers import Kind
 from freshdb_service.lifecycle import Isolation
@@ -265,6 +266,18 @@ async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
     blueprint = await prepare_shared(server, pool_id, template.database)
     assert "CREATE TABLE" in blueprint.before
     assert await prepare_shared(server, pool_id, template.database) == blueprint
+
+
+async def test_the_trial_of_a_preparation_is_a_part_of_the_shared_database(server: Server) -> None:
+    """Whoever repairs by the inventory must not take it for a leftover while the preparation is at it."""
+    pool = await pool_of(server, Isolation.SCHEMA, await build_template(server))
+    assert pool.origin.blueprint is not None
+    before = await server.inventory()
+    login = await provision_schema(server, pool.id, 0, pool.origin.blueprint)
+    assert await server.inventory() == before
+    await drop_shared(server, pool.id)
+    async with server.maintenance() as connection:
+        assert not await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", login.user)
 
 
 async def test_an_object_that_was_replaced_since_it_was_listed_is_left_alone(server: Server) -> None:

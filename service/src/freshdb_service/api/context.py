@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.access import Principal, needs
 from freshdb_service.config import Settings
 from freshdb_service.installation import Installation
@@ -23,6 +24,7 @@ class Context:
     """The use cases of one replica, and when it was last asked for something."""
 
     at: Installation
+    acquiring: Acquiring
     leases: Leases
     templates: Templates
     pools: Pools

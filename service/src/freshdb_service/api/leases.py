@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
+from freshdb_service.acquiring import Acquire, Granted
 from freshdb_service.api.access import Principal
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
 from freshdb_service.api.pages import cursor, position
@@ -15,7 +16,6 @@ from freshdb_service.api.problems import invalid
 from freshdb_service.api.wire import AcquireIn, BatchIn, KeepIn, LeaseOut, LeasesOut, RenewalOut, RenewIn
 from freshdb_service.config import Settings
 from freshdb_service.errors import Forbidden, LeaseNotFound
-from freshdb_service.leases import Acquire, Granted
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
 from freshdb_service.store.leases import LeaseFilter
 
@@ -162,7 +162,7 @@ async def _acquire(
         )
         for body in bodies
     ]
-    return await context.leases.acquire(
+    return await context.acquiring.acquire(
         wanted,
         principal=principal.name,
         wait_seconds=max(waits),

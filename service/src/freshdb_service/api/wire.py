@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from freshdb_service.leases import Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, TemplateState
 from freshdb_service.pools import PoolHealth
 from freshdb_service.redis.deadlines import Renewal

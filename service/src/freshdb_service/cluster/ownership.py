@@ -122,7 +122,11 @@ async def schemas(connection: Connection, server: Server, database: str) -> list
 
 @operation
 async def inventory(server: Server) -> list[OwnedObject]:
-    """Everything of ours on a server, schemas in shared databases included."""
+    """Everything of ours on a server, schemas in shared databases included.
+
+    The trial that ends the preparation of a shared database (a schema with the pool's own token) is a part of that
+    database, not a thing of its own, as long as the database is there.
+    """
     async with server.maintenance() as connection:
         held = await databases(connection, server)
         objects = [OwnedObject("database", one.name, one.oid) for one in held]
@@ -134,7 +138,8 @@ async def inventory(server: Server) -> list[OwnedObject]:
                     objects += await schemas(connection, server, str(one.name))
             except (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError):
                 continue  # dropped, or closed, in the meantime
-    return objects
+    prepared = {one.name.token for one in held if one.name.kind is Kind.SHARED}
+    return [one for one in objects if one.name.kind is not Kind.SCHEMA or one.name.token not in prepared]
 
 
 @operation

@@ -71,7 +71,7 @@ async def drop_shared(server: Server, pool_id: UUID) -> None:
     async with server.maintenance() as connection:
         for database in await ownership.databases(connection, server, kind=Kind.SHARED, identifier=pool_id):
             await _drop_shared(connection, server, database)
-        for kind in (Kind.SHARED, Kind.READER):
+        for kind in (Kind.SCHEMA, Kind.SHARED, Kind.READER):  # the first: a trial of the preparation
             for role in await ownership.roles(connection, server, kind=kind, identifier=pool_id):
                 await drop_role(connection, server, role)
 

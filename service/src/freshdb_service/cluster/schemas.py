@@ -22,7 +22,7 @@ from freshdb_service.cluster.connections import SETTINGS, execute_script, operat
 from freshdb_service.cluster.identifiers import Kind, Name, quoted
 from freshdb_service.cluster.removal import drop_schema
 from freshdb_service.cluster.roles import MEMBERSHIP_OPTIONS_VERSION, Login, create_login
-from freshdb_service.errors import FreshdbError, TemplateNotFound
+from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNotFound
 
 if TYPE_CHECKING:
     from freshdb_service.cluster.connections import Connection
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _COPY_SECONDS: Final = 600.0
 """How long making one schema with its rows may take."""
+
+
+class CopyFailed(BackendUnavailable):
+    """What a template consists of could not be made again as a schema; the administration around it went well."""
 
 
 @operation
@@ -68,8 +72,15 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
             server.logged_in(login, settings=settings, command_timeout_seconds=_COPY_SECONDS) as session,
             session.transaction(),
         ):
-            for script in (before, load, after):
-                await execute_script(session, script)
+            try:
+                for script in (before, load, after):
+                    await execute_script(session, script)
+            except (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError):
+                raise  # the server's trouble, not the template's
+            except asyncpg.PostgresError as error:
+                raise CopyFailed(
+                    f"a schema made from this template fails: {error}", retry_after_seconds=5.0
+                ) from error
         await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
 
 

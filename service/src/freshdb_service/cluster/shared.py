@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
@@ -35,7 +35,7 @@ from freshdb_service.cluster.identifiers import Kind, Name, quoted
 from freshdb_service.cluster.portability import reasons_against, texts_naming_public
 from freshdb_service.cluster.removal import drop_schema, drop_shared
 from freshdb_service.cluster.roles import create_group
-from freshdb_service.cluster.schemas import provision_schema
+from freshdb_service.cluster.schemas import CopyFailed, provision_schema
 from freshdb_service.cluster.seed import load_script
 from freshdb_service.errors import BackendUnavailable, FreshdbError, IsolationUnsupported
 
@@ -93,7 +93,7 @@ async def _prepare(server: Server, pool_id: UUID, template_database: str) -> Blu
         await _open_to(connection, seed, reader)
         blueprint = Blueprint(str(shared), str(seed), str(shared), _script(first), "", _script(last))
         blueprint = replace(blueprint, load=await load_script(connection, str(seed), blueprint.target))
-        await _try(server, blueprint, wanted)
+        await _try(server, pool_id, blueprint, wanted)
         await _finish(connection, seed, blueprint)
     return blueprint
 
@@ -137,24 +137,18 @@ async def _open_to(connection: Connection, seed: Name, reader: Name) -> None:
         )
 
 
-async def _try(server: Server, blueprint: Blueprint, wanted: list[str]) -> None:
-    """Make one schema, compare it with the seed, and drop it."""
-    trial_id = uuid4()
+async def _try(server: Server, pool_id: UUID, blueprint: Blueprint, wanted: list[str]) -> None:
+    """Make one schema, compare it with the seed, and drop it. It bears the pool's own token (``ownership.inventory``)."""
     try:
-        login = await provision_schema(server, trial_id, 0, blueprint)
+        login = await provision_schema(server, pool_id, 0, blueprint)
         dumped = await asyncio.gather(
             dump_schema(server, blueprint.shared_database, login.user, "pre-data"),
             dump_schema(server, blueprint.shared_database, login.user, "post-data"),
         )
-    except BackendUnavailable as error:
-        if isinstance(error.__cause__, asyncpg.PostgresError) and not isinstance(
-            error.__cause__, asyncpg.OperatorInterventionError | asyncpg.InsufficientResourcesError
-        ):
-            _refuse_for([f"a schema made from it fails: {error.__cause__}"])
+        await drop_schema(server, pool_id, blueprint.shared_database)
+    except CopyFailed as error:
+        _refuse_for([error.message])
         raise
-    finally:
-        with suppress(BackendUnavailable):
-            await drop_schema(server, trial_id, blueprint.shared_database)
     names = {login.user: blueprint.seed_schema}
     made = {renamed(entry, names) for text in dumped for entry in entries(text, login.user)}
     # The login stands in the places of two: of the schema, and of its owner.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
+from freshdb_service.acquiring import Acquiring
 from freshdb_service.cluster import prepare_shared
 from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.installation import Installation
-from freshdb_service.leases import Leases
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.rounds import Crew
 from freshdb_service.pools import Databases
@@ -30,11 +30,16 @@ class Replenisher:
     """One round: prepare, drop, shrink, fill."""
 
     def __init__(
-        self, at: Installation, databases: Databases, leases: Leases, *, wake: asyncio.Event | None = None
+        self,
+        at: Installation,
+        databases: Databases,
+        acquiring: Acquiring,
+        *,
+        wake: asyncio.Event | None = None,
     ) -> None:
         self._at = at
         self._databases = databases
-        self._leases = leases
+        self._acquiring = acquiring
         self._wake = wake
 
     async def run_once(self) -> None:
@@ -49,7 +54,7 @@ class Replenisher:
                 return
 
     async def _note_demand(self) -> None:
-        asked, self._leases.asked_for = self._leases.asked_for, set()
+        asked, self._acquiring.asked_for = self._acquiring.asked_for, set()
         if asked:
             async with self._at.store.statement() as connection:
                 await store_pools.note_acquired(connection, list(asked))
