@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
 from uuid import UUID, uuid4
@@ -37,8 +37,9 @@ from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
+from freshdb_service.store.granting import Share, Terms, grant
 from freshdb_service.store.rows import LeaseRow, PoolRow
-from freshdb_service.store.session import Connection, ConstraintViolated
+from freshdb_service.store.session import ConstraintViolated
 
 _TARGET_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
@@ -77,22 +78,12 @@ class Granted:
     expires_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """The part of an order that one statement grants: ``lease_ids`` alike, from one pool."""
-
-    wanted: Acquire
-    pool_id: UUID
-    lease_ids: tuple[UUID, ...]
-    first_index: int
-    terms: store_leases.Terms
-
-
 @dataclass(slots=True)
 class _Order:
     """Everything one call asks for, and its place in the queues."""
 
-    shares: list[_Share]
+    wanted: list[Acquire]
+    shares: list[Share]
     tickets: dict[UUID, int] = field(default_factory=dict)
 
     @property
@@ -109,10 +100,6 @@ class _Order:
 
     def ticket(self, pool_id: UUID) -> int:
         return self.tickets.get(pool_id, min(self.tickets.values()))
-
-
-class _Lacking(Exception):
-    """A pool has too few databases ready: undo the transaction."""
 
 
 class _Moved(Exception):
@@ -158,7 +145,7 @@ class Acquiring:
         began = monotonic()
         until = began + wait_seconds
         while True:
-            order = _Order(await self._shares(wanted, principal, idempotency_key))
+            order = await self._order(wanted, principal, idempotency_key)
             try:
                 granted = (
                     await self._try(order)
@@ -175,14 +162,16 @@ class Acquiring:
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 
-    async def _shares(
-        self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None
-    ) -> list[_Share]:
-        shares: list[_Share] = []
+    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> _Order:
+        """Put requests that are alike, and follow each other, into one share."""
+        order = _Order([], [])
         request_hash = _hash(wanted) if idempotency_key is not None else None
         for index, request in enumerate(wanted):
-            same = shares[-1] if shares and shares[-1].wanted == request else None
-            terms = store_leases.Terms(
+            if order.wanted and order.wanted[-1] == request:
+                last = order.shares[-1]
+                order.shares[-1] = replace(last, lease_ids=(*last.lease_ids, uuid4()))
+                continue
+            terms = Terms(
                 principal=principal,
                 holder=request.holder,
                 labels=request.labels,
@@ -191,15 +180,11 @@ class Acquiring:
                 idempotency_key=idempotency_key,
                 request_hash=request_hash,
             )
-            if same is not None:
-                shares[-1] = _Share(
-                    request, same.pool_id, (*same.lease_ids, uuid4()), same.first_index, terms
-                )
-            else:
-                pool_id = await self._target(request.template, request.isolation)
-                shares.append(_Share(request, pool_id, (uuid4(),), index, terms))
-            self.asked_for.add(shares[-1].pool_id)
-        return shares
+            pool_id = await self._target(request.template, request.isolation)
+            order.wanted.append(request)
+            order.shares.append(Share(pool_id, (uuid4(),), request.pinned, index, terms))
+            self.asked_for.add(pool_id)
+        return order
 
     async def _target(self, template: str, isolation: Isolation) -> UUID:
         """The pool to take from. Remembered for a while: the grant itself refuses a pool that is out of date."""
@@ -245,8 +230,8 @@ class Acquiring:
             admission = await self._at.deadlines.admit(
                 share.pool_id,
                 share.lease_ids,
-                ttl_seconds=share.wanted.ttl_seconds,
-                max_ttl_seconds=self._at.settings.max_ttl_seconds,
+                ttl_seconds=share.terms.ttl_seconds,
+                max_ttl_seconds=share.terms.max_ttl_seconds,
                 principal=share.terms.principal,
                 at_head=at_head,
             )
@@ -254,14 +239,12 @@ class Acquiring:
             if not admission.admitted:
                 return None
             expires_at += [admission.expires_at] * len(share.lease_ids)
-        alone = len(order.shares) == 1
         try:
-            async with self._at.store.statement() if alone else self._at.store.transaction() as connection:
-                rows = await _grant_all(connection, order)
-        except _Lacking:
-            return None
+            rows = await grant(self._at.store, order.shares)
         except ConstraintViolated:
             return await self._replayed(order)
+        if rows is None:
+            return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
     async def _in_turn(self, order: _Order, until: float, abandoned: Abandoned) -> list[Granted]:
@@ -337,26 +320,21 @@ class Acquiring:
 
     async def _still_possible(self, order: _Order) -> None:
         """See that the pools that this order waits for are still those to take from, and can be leased from."""
-        for share in order.shares:
-            self._targets.pop((share.wanted.template, share.wanted.isolation), None)
-            if await self._target(share.wanted.template, share.wanted.isolation) != share.pool_id:
+        for share, wanted in zip(order.shares, order.wanted, strict=True):
+            self._targets.pop((wanted.template, wanted.isolation), None)
+            if await self._target(wanted.template, wanted.isolation) != share.pool_id:
                 await self._at.deadlines.settle(order.lease_ids)
                 raise _Moved
             async with self._at.store.statement() as connection:
                 pool = await store_pools.get(connection, share.pool_id)
-            if pool is None or pool.template_state is not TemplateState.READY:
-                message = (
-                    f"the template {share.wanted.template!r} was retired while waiting; register it again"
+            number = order.wanted_of(share.pool_id)
+            if pool is not None and number > pool.max_size:
+                await self._at.deadlines.settle(order.lease_ids)
+                raise QuotaExceeded(
+                    f"{number} databases at once are more than the pool of {pool.template} may hold ({pool.max_size}); "
+                    "ask for fewer, or raise its max_size",
+                    retry_after_seconds=1.0,
                 )
-                raise TemplateNotFound(message)
-            if pool.refusal is not None:
-                raise _unsupported(pool)
-            if len(share.lease_ids) > pool.max_size:
-                message = (
-                    f"{len(share.lease_ids)} databases at once are more than the pool of {pool.template} may hold "
-                    f"({pool.max_size}); ask for fewer, or raise its max_size"
-                )
-                raise QuotaExceeded(message)
 
     async def _replayed(self, order: _Order) -> list[Granted] | None:
         """The leases that this idempotency key has got before, if any."""
@@ -378,24 +356,6 @@ class Acquiring:
             raise LeaseEnded(message)
         expiry = await self._at.deadlines.expiry([row.id for row in rows])
         return [Granted(row, when) for row, when in zip(rows, expiry, strict=True)]
-
-
-async def _grant_all(connection: Connection, order: _Order) -> list[LeaseRow]:
-    """Grant every share, or undo all."""
-    rows: list[LeaseRow] = []
-    for share in order.shares:
-        part = await store_leases.grant(
-            connection,
-            share.pool_id,
-            share.lease_ids,
-            share.terms,
-            pinned=share.wanted.pinned,
-            first_index=share.first_index,
-        )
-        if not part:
-            raise _Lacking
-        rows += part
-    return rows
 
 
 def facts(row: LeaseRow) -> dict[str, object]:

@@ -104,9 +104,9 @@ class Settings(BaseSettings):
 
     claim_seconds: Seconds = 30.0
     """How long a worker that stopped answering keeps a row from the others."""
-    reaper_seconds: Seconds = 0.5
-    janitor_seconds: Seconds = 1.0
-    replenisher_seconds: Seconds = 1.0
+    reaper_seconds: Seconds = 1.0
+    janitor_seconds: Seconds = 2.0
+    replenisher_seconds: Seconds = 2.0
     reconciler_seconds: Seconds = 10.0
     failed_seconds: Seconds = 10.0
     """How long a failed database is shown, and its pool left alone, before it is dropped and made anew."""

@@ -243,15 +243,30 @@ def test_a_batch_is_granted_whole(http: httpx.Client, shop: str) -> None:
         http.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_a_batch_of_which_one_part_cannot_be_had_gets_nothing(
+def test_a_batch_of_which_one_part_cannot_be_had_gets_nothing(http: httpx.Client, name: str) -> None:
+    pool, held = taken_whole(http, name)
+    http.patch(f"/v1/pools/{pool}", json={"max_size": len(held) + 1})
+    bodies = [{"template": name, "wait_seconds": 2, "labels": {"n": str(n)}} for n in range(len(held) + 1)]
+    answer = http.post("/v1/leases/batch", json={"leases": bodies})
+    assert (answer.status_code, answer.json()["code"]) == (503, "pool_exhausted"), answer.text
+    assert {item["id"] for item in http.get("/v1/leases", params={"template": name}).json()["items"]} == set(
+        held
+    )
+    for lease in held:
+        http.delete(f"/v1/leases/{lease}")
+
+
+def test_a_batch_larger_than_its_pool_may_be_is_over_quota(
     http: httpx.Client, acquire: Acquire, name: str
 ) -> None:
     http.post("/v1/templates", json={"name": name, "sql": ["select 1"]})
     lease = acquire(template=name)
     http.patch(f"/v1/pools/{lease['pool_id']}", json={"min_ready": 0, "max_size": 2})
-    body = {"leases": [{"template": name, "wait_seconds": 0.5} for _ in range(3)]}
-    answer = http.post("/v1/leases/batch", json=body)
-    assert answer.status_code in {429, 503}, answer.text
+    bodies = [{"template": name, "wait_seconds": 5, "labels": {"n": str(n)}} for n in range(3)]
+    answer = http.post("/v1/leases/batch", json={"leases": bodies})
+    assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded"), answer.text
+    assert answer.headers["retry-after"] == "1"
+    assert "ask for fewer" in answer.json()["detail"]
     live = http.get("/v1/leases", params={"template": name}).json()["items"]
     assert [item["id"] for item in live] == [lease["id"]]
 

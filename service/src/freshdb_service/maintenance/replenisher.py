@@ -100,7 +100,7 @@ class Replenisher:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
                 continue
-            over = sum(held.values()) - pool.max_size
+            over = sum(held.values()) - held.get(DatabaseState.DROPPING, 0) - pool.max_size
             if over > 0:  # max_size was lowered
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, over, idle_seconds=0)

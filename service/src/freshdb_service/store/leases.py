@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, String, Uuid, and_, bindparam, delete, func, select, text, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import Select, String, and_, bindparam, delete, func, select, text, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import (
@@ -23,110 +23,8 @@ from freshdb_service.lifecycle import (
 from freshdb_service.store.rows import LeaseRow, lease_row
 from freshdb_service.store.tables import databases, leases, templates
 
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a caller asked for, checked and complete."""
-
-    principal: str
-    holder: Mapping[str, str]
-    labels: Mapping[str, str]
-    ttl_seconds: float
-    max_ttl_seconds: float
-    idempotency_key: str | None = None
-    request_hash: str | None = None
-
-
 _LIVE = text("state IN ('active', 'kept')")
 """To the letter what the index of live leases says: a parameter could not be matched with it."""
-
-_GRANT = text(
-    """
-    WITH pool AS (
-        SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template
-        FROM pools p JOIN templates t ON t.id = p.template_id
-        WHERE p.id = :pool_id AND t.state = 'ready'
-          AND (:pinned OR NOT EXISTS (
-                SELECT FROM templates newer
-                WHERE newer.name = t.name AND newer.state = 'ready' AND newer.ready_at > t.ready_at))
-    ), picked AS (
-        SELECT d.id, d.generation
-        FROM databases d
-        WHERE d.pool_id = :pool_id AND d.state = 'ready' AND EXISTS (SELECT FROM pool)
-        ORDER BY d.state_changed_at DESC
-        LIMIT :wanted
-        FOR UPDATE OF d SKIP LOCKED
-    ), matched AS (
-        SELECT picked.id, picked.generation, asked.lease_id, asked.nth
-        FROM (SELECT id, generation, row_number() OVER () AS nth FROM picked) picked
-        JOIN unnest(:lease_ids) WITH ORDINALITY AS asked (lease_id, nth) USING (nth)
-        WHERE (SELECT count(*) FROM picked) = :wanted
-    ), taken AS (
-        UPDATE databases d
-        SET state = 'leased', lease_id = matched.lease_id, state_changed_at = now()
-        FROM matched
-        WHERE d.id = matched.id AND d.generation = matched.generation AND d.state = 'ready'
-        RETURNING d.*, matched.nth
-    ), granted AS (
-        INSERT INTO leases (id, state, pool_id, database_id, generation, template_id, template, isolation, server,
-                            database_name, schema_name, login, principal, holder, labels, ttl_seconds, max_expires_at,
-                            idempotency_key, idempotency_index, request_hash)
-        SELECT taken.lease_id, 'active', taken.pool_id, taken.id, taken.generation, pool.template_id, pool.template,
-               pool.isolation, taken.server, taken.database_name, taken.schema_name, taken.login, :principal,
-               :holder, :labels, :ttl_seconds, now() + make_interval(secs => :max_ttl_seconds),
-               :idempotency_key, :first_index + taken.nth - 1, :request_hash
-        FROM taken, pool
-        RETURNING *
-    )
-    SELECT granted.*, taken.password FROM granted JOIN taken ON taken.lease_id = granted.id ORDER BY taken.nth
-    """
-).bindparams(
-    bindparam("holder", type_=JSONB),
-    bindparam("labels", type_=JSONB),
-    bindparam("lease_ids", type_=ARRAY(Uuid())),
-    bindparam("idempotency_key", type_=String()),
-    bindparam("request_hash", type_=String()),
-)
-
-
-async def grant(
-    connection: AsyncConnection,
-    pool_id: UUID,
-    lease_ids: Sequence[UUID],
-    terms: Terms,
-    *,
-    pinned: bool,
-    first_index: int = 0,
-) -> list[LeaseRow]:
-    """Grant as many ready databases as there are ``lease_ids``, with passwords; all or none, in one statement.
-
-    ``pinned`` says that the caller named the template's fingerprint; otherwise the pool must belong to the newest ready
-    template of its name.
-
-    Returns:
-        The leases, in the order of ``lease_ids``; empty if too few databases are ready (or the pool is out of date).
-
-    Raises:
-        ConstraintViolated: the idempotency key has a lease already; nothing was granted.
-    """
-    rows = await connection.execute(
-        _GRANT,
-        {
-            "pool_id": pool_id,
-            "pinned": pinned,
-            "wanted": len(lease_ids),
-            "lease_ids": list(lease_ids),
-            "principal": terms.principal,
-            "holder": dict(terms.holder),
-            "labels": dict(terms.labels),
-            "ttl_seconds": terms.ttl_seconds,
-            "max_ttl_seconds": terms.max_ttl_seconds,
-            "idempotency_key": terms.idempotency_key,
-            "request_hash": terms.request_hash,
-            "first_index": first_index,
-        },
-    )
-    return [lease_row(row) for row in rows]
 
 
 async def by_idempotency_key(connection: AsyncConnection, principal: str, key: str) -> list[LeaseRow]:
