@@ -34,10 +34,11 @@ from freshdb_service.redis.signals import Work
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.rows import DatabaseRow, PoolRow
-from freshdb_service.store.session import ConstraintViolated
+from freshdb_service.store.session import Connection, ConstraintViolated
 
 _log = logging.getLogger(__name__)
 _BACKOFF_SECONDS = 1.0
+_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ class Databases:
                     login = await provision_schema(server, row.id, row.generation, origin.blueprint)
                 else:
                     login = await provision_database(server, row.id, row.generation, origin.template_database)
+        except BackendUnavailable as error:
+            await self._fail(row, DatabaseState.FAILED, error, "provision", backoff_seconds=_BACKOFF_SECONDS)
+            return
         except (FreshdbError, TimeoutError) as error:
             await self._fail(row, DatabaseState.FAILED, error, "provision")
             return
@@ -137,7 +141,7 @@ class Databases:
                     row.generation,
                 )
         except BackendUnavailable as error:
-            await self._fail(row, DatabaseState.DIRTY, error, "reset")
+            await self._fail(row, DatabaseState.DIRTY, error, "reset", backoff_seconds=_BACKOFF_SECONDS)
             return
         except (FreshdbError, TimeoutError) as error:
             await self._fail(row, DatabaseState.FAILED, error, "reset")
@@ -160,13 +164,15 @@ class Databases:
         except (FreshdbError, TimeoutError) as error:
             _log.warning("cannot drop database %s: %s", row.id, error)
             self._at.metrics.failures.labels("drop").inc()
-            return  # the claim runs out, and somebody tries again
-        async with self._at.store.statement() as connection:
+            async with self._insistent() as connection:
+                await store_databases.postpone(connection, row, _BACKOFF_SECONDS)
+            return
+        async with self._insistent() as connection:
             await store_databases.forget(connection, row)
         self._at.events.emit("database.dropped", database=row.id, pool=row.pool_id)
 
     async def _ready(self, row: DatabaseRow, login: Login, how: str, **facts: object) -> None:
-        async with self._at.store.statement() as connection:
+        async with self._insistent() as connection:
             still_ours = await store_databases.make_ready(
                 connection,
                 row,
@@ -185,15 +191,40 @@ class Databases:
         )
         await self._at.queue.wake(row.pool_id)
 
-    async def _fail(self, row: DatabaseRow, state: DatabaseState, error: Exception, work: str) -> None:
+    async def _fail(
+        self,
+        row: DatabaseRow,
+        state: DatabaseState,
+        error: Exception,
+        work: str,
+        *,
+        backoff_seconds: float | None = None,
+    ) -> None:
         _log.warning("%s of database %s failed: %s", work, row.id, error)
         self._at.metrics.failures.labels(work).inc()
         reason = str(error) or type(error).__name__
-        backoff = _BACKOFF_SECONDS if state is DatabaseState.DIRTY else None
-        async with self._at.store.statement() as connection:
-            await store_databases.move(connection, row, state, error=reason, backoff_seconds=backoff)
+        async with self._insistent() as connection:
+            await store_databases.move(connection, row, state, error=reason, backoff_seconds=backoff_seconds)
             await store_pools.note_error(connection, row.pool_id, reason)
         self._at.events.emit(f"database.{state}", database=row.id, pool=row.pool_id, error=reason)
+
+    @asynccontextmanager
+    async def _insistent(self) -> AsyncIterator[Connection]:
+        """A connection to note what came of the work, tried for as long as the claim on it lasts.
+
+        Otherwise a short outage of the control plane would leave every row that was being worked on to the reconciler.
+        """
+        until = monotonic() + self._at.settings.claim_seconds
+        while True:
+            try:
+                await self._at.store.ping()
+                break
+            except BackendUnavailable:
+                if monotonic() >= until or self._at.stopping.is_set():
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
+        async with self._at.store.statement() as connection:
+            yield connection
 
     async def _pool(self, row: DatabaseRow) -> PoolRow:
         async with self._at.store.statement() as connection:

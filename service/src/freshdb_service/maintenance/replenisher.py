@@ -22,7 +22,9 @@ from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.rows import PoolRow
 
-_COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY)
+_COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY, DatabaseState.DROPPING)
+"""What makes one more database unnecessary for now. One that is being dropped makes room first: while a server is away,
+nothing can be dropped, and so nothing piles up."""
 _RETRY_SECONDS = 5.0
 
 

@@ -112,7 +112,8 @@ _CLAIM_DROPPING = text(
           AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
           AND ((c.state = 'dropping' AND (c.claimed_until IS NULL OR c.claimed_until <= clock_timestamp()))
             OR (c.state IN ('ready', 'dirty') AND t.state <> 'ready')
-            OR (c.state = 'failed' AND c.state_changed_at <= clock_timestamp() - make_interval(secs => :failed_seconds)))
+            OR (c.state = 'failed' AND (c.not_before IS NOT NULL
+                OR c.state_changed_at <= clock_timestamp() - make_interval(secs => :failed_seconds))))
         ORDER BY c.state_changed_at
         LIMIT :most
         FOR UPDATE OF c SKIP LOCKED)
@@ -215,6 +216,16 @@ async def move(
             else func.clock_timestamp() + _seconds(backoff_seconds),
             state_changed_at=func.clock_timestamp(),
         )
+    )
+    return done.rowcount == 1
+
+
+async def postpone(connection: AsyncConnection, row: DatabaseRow, seconds: float) -> bool:
+    """Give a claim up; somebody may try again in so many seconds."""
+    done = await connection.execute(
+        update(databases)
+        .where(*_still(row))
+        .values(claimed_until=None, not_before=func.clock_timestamp() + _seconds(seconds))
     )
     return done.rowcount == 1
 
