@@ -234,7 +234,7 @@ def warm_pytest() -> Row:
             pairs = [(run("test_with.py"), run("test_without.py")) for _ in range(PYTEST_RUNS)]
         finally:
             subprocess.run(
-                [sys.executable, "-m", "freshdb.cli", "stop"],
+                [sys.executable, "-m", "freshdb", "stop"],
                 env=environment,
                 check=False,
                 capture_output=True,
