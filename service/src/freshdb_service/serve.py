@@ -233,16 +233,28 @@ def _data_directory(settings: Settings) -> Path | None:
 
 
 async def _with_embedded(settings: Settings, data: Path, stack: AsyncExitStack) -> Settings:
-    """Start what was not given."""
+    """Start what was not given, at the same time."""
+
+    async def postgres() -> dict[str, object]:
+        if settings.postgres:
+            return {}
+        server = EmbeddedPostgres(data / "postgres-18")
+        stack.push_async_callback(server.stop)
+        return {"postgres": (f"embedded={await server.start()}",)}
+
+    async def redis() -> dict[str, object]:
+        if settings.redis is not None:
+            return {}
+        server = EmbeddedRedis(data / "redis")
+        stack.push_async_callback(server.stop)
+        return {"redis": SecretStr(await server.start())}
+
+    started = await asyncio.gather(postgres(), redis(), return_exceptions=True)
     given: dict[str, object] = {}
-    if not settings.postgres:
-        postgres = EmbeddedPostgres(data / "postgres-18")
-        stack.push_async_callback(postgres.stop)
-        given["postgres"] = (f"embedded={await postgres.start()}",)
-    if settings.redis is None:
-        redis = EmbeddedRedis(data / "redis")
-        stack.push_async_callback(redis.stop)
-        given["redis"] = SecretStr(await redis.start())
+    for one in started:
+        if isinstance(one, BaseException):
+            raise one
+        given |= one
     return settings.model_copy(update=given)
 
 

@@ -9,6 +9,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from freshdb_service import migrations
@@ -37,6 +38,20 @@ async def test_the_migrated_schema_equals_the_declared_one(dsn: str) -> None:
     await migrations.upgrade(store.engine)
     async with store.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+    await store.close()
+
+
+async def test_a_schema_that_is_up_to_date_is_known_without_alembic(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        ScriptDirectory.from_config(migrations.alembic_config()).get_current_head()
+        == migrations.newest_step()
+    )
+    store = Store(dsn)
+    await migrations.upgrade(store.engine)
+    monkeypatch.delattr(migrations, "_upgrade")
+    await migrations.upgrade(store.engine)
     await store.close()
 
 
