@@ -7,7 +7,7 @@ role makes itself a member of every role that it creates, and so may do what the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -33,6 +33,7 @@ from freshdb_service.errors import ServerRefused
 
 OLDEST_VERSION: Final = 15_00_00
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
+_CONTROL_LOCK: Final = 0x66726573_68646201
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +248,10 @@ async def ensure_control_database(dsn: str, name: str, *, options: ServerOptions
     async with address.connected(
         settings=_settings(facts.version), command_timeout_seconds=options.command_timeout_seconds
     ) as connection:
+        # Replicas that start at once do this one after the other; the lock ends with the session.
+        await connection.execute("SELECT pg_advisory_lock($1)", _CONTROL_LOCK)
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
-            with suppress(
-                asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError
-            ):  # another replica was first
-                await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
+            await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
         if await _open_to_all(connection, name):
             await connection.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
     return urlunsplit(parts._replace(path=f"/{quote(name)}"))
