@@ -159,6 +159,7 @@ def run_suite(url: str) -> bool:
         "pytest",
         "-n",
         "2",
+        "--dist=loadscope",  # tests of one class build on each other: they stay with one worker
         "-p",
         "no:cacheprovider",
         f"--freshdb-url={url}",
