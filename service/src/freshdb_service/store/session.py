@@ -16,6 +16,8 @@ from freshdb_service.errors import BackendUnavailable
 
 _UNIQUE_VIOLATION: Final = "23505"
 _OUR_MISTAKE = (ProgrammingError, DataError)
+_OUR_MISTAKE_CLASSES: Final = ("22", "42")
+"""The same, as classes of SQLSTATE."""
 
 
 Connection = AsyncConnection
@@ -84,9 +86,13 @@ class Store:
             try:
                 yield driver
             except Exception as error:
-                if getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
+                sqlstate: str = getattr(error, "sqlstate", None) or ""
+                if sqlstate == _UNIQUE_VIOLATION:
                     raise ConstraintViolated(str(error)) from error
-                if driver.is_closed() or isinstance(error, OSError):
+                refused = sqlstate and not sqlstate.startswith(
+                    _OUR_MISTAKE_CLASSES
+                )  # a shutdown, no memory, no disk, …
+                if refused or driver.is_closed() or isinstance(error, OSError):
                     await connection.invalidate(error)
                     raise _away(str(error) or type(error).__name__) from error
                 raise
