@@ -11,8 +11,9 @@ import psycopg
 from pydantic import SecretStr
 
 from freshdb_service.acquiring import Acquire, Acquiring, Granted
-from freshdb_service.cluster import RebuildEngine, ServerOptions
+from freshdb_service.cluster import CleaningEngine, ServerOptions
 from freshdb_service.config import Settings
+from freshdb_service.databases import Databases
 from freshdb_service.embedded import postgres_binaries
 from freshdb_service.installation import Installation, opened
 from freshdb_service.leases import Leases
@@ -21,7 +22,7 @@ from freshdb_service.maintenance.janitor import Janitor
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
-from freshdb_service.pools import Databases, Pools
+from freshdb_service.pools import Pools
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.templates import Register, Templates
 from tests.servers import PostgresServer
@@ -47,7 +48,7 @@ class Bench:
     @classmethod
     def over(cls, at: Installation) -> Bench:
         acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
-        databases = Databases(at, RebuildEngine())
+        databases = Databases(at, CleaningEngine())
         return cls(
             at=at,
             acquiring=acquiring,

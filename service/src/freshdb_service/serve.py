@@ -31,8 +31,9 @@ from freshdb_service import __version__
 from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
 from freshdb_service.api.context import Context
-from freshdb_service.cluster import RebuildEngine, ServerOptions
+from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
 from freshdb_service.config import Settings
+from freshdb_service.databases import Databases
 from freshdb_service.embedded import (
     EmbeddedPostgres,
     EmbeddedRedis,
@@ -47,7 +48,7 @@ from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
 from freshdb_service.maintenance.rounds import Loop, run
-from freshdb_service.pools import Databases, Pools
+from freshdb_service.pools import Pools
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.templates import Templates
@@ -75,11 +76,11 @@ class Replica:
     loops: list[Loop]
 
     @classmethod
-    def over(cls, at: Installation) -> Replica:
-        """Put use cases and loops together."""
+    def over(cls, at: Installation, engine: ResetEngine) -> Replica:
+        """Put use cases and loops together; ``engine`` makes used databases clean."""
         settings = at.settings
         acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
-        databases = Databases(at, RebuildEngine())
+        databases = Databases(at, engine)
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         loops = [
             Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
@@ -140,12 +141,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings, *, ready: Callable[[str], None] | None = None, engine: ResetEngine | None = None
+) -> None:
     """Serve until a signal comes (or nobody needs the service any more).
 
     Args:
         settings: what to serve, and where.
         ready: called with the URL once requests are answered.
+        engine: makes used databases clean; another one than freshdb's own is for benchmarks.
 
     Raises:
         AlreadyRunning: another process serves from this data directory.
@@ -181,7 +185,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
             pg_dump=_pg_dump(),
         )
         at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
-        replica = Replica.over(at)
+        replica = Replica.over(at, engine or CleaningEngine())
         await stack.enter_async_context(replica.running())
         if settings.idle_exit_seconds is not None:
             idle = asyncio.create_task(replica.stop_when_idle(settings.idle_exit_seconds, end))

@@ -13,11 +13,14 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from freshdb_service.cluster import (
+    CleaningEngine,
+    Known,
     Login,
     Origin,
-    RebuildEngine,
+    ResetEngine,
     ResetOutcome,
     Server,
+    Site,
     UsedDatabase,
     create_build,
     drop_database,
@@ -28,6 +31,7 @@ from freshdb_service.cluster import (
     run_sql,
     seal,
 )
+from freshdb_service.cluster.identifiers import Kind, Name
 from freshdb_service.embedded import postgres_binaries
 from freshdb_service.lifecycle import Isolation
 
@@ -55,17 +59,32 @@ class Pool:
     isolation: Isolation
     origin: Origin
     id: UUID = field(default_factory=uuid4)
+    engine: ResetEngine = field(default_factory=CleaningEngine)
+    used: dict[UUID, UsedDatabase] = field(default_factory=dict)
+    """What the control plane would know of each database."""
 
     async def provision(self, database_id: UUID, generation: int = 1) -> Login:
         if self.origin.blueprint is None:
-            return await provision_database(
+            login = await provision_database(
                 self.server, database_id, generation, self.origin.template_database
             )
-        return await provision_schema(self.server, database_id, generation, self.origin.blueprint)
+        else:
+            login = await provision_schema(self.server, database_id, generation, self.origin.blueprint)
+        self._note(database_id, login, await self.engine.note(self.server, login, self.origin))
+        return login
 
     async def reset(self, database_id: UUID, generation: int) -> ResetOutcome:
-        used = UsedDatabase(database_id, self.isolation)
-        return await RebuildEngine().reset(self.server, used, self.origin, generation)
+        outcome = await self.engine.reset(self.server, self.used[database_id], self.origin, generation)
+        self._note(database_id, outcome.login, outcome.known)
+        return outcome
+
+    def name(self, database_id: UUID, generation: int) -> Name:
+        kind = Kind.DATABASE if self.isolation is Isolation.DATABASE else Kind.SCHEMA
+        return self.server.name_of(kind, database_id, generation)
+
+    def _note(self, database_id: UUID, login: Login, known: Known | None) -> None:
+        site = Site(login.database, login.schema, login.user)
+        self.used[database_id] = UsedDatabase(database_id, self.isolation, site, known)
 
     async def drop(self, database_id: UUID) -> None:
         if self.origin.blueprint is None:

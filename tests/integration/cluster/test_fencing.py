@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from freshdb_service.cluster import Login, Server, drop_database
+from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import build_template, connect, connected, pool_of
@@ -94,8 +94,7 @@ async def old_url_is_dead(server: Server, isolation: Isolation, rounds: int = RO
             await until_tried(state, 2 * KNOCKERS)
             assert state.got_in == inside, "the old URL got in after the reset"
         assert state.seen <= {(login.database, login.schema or "public"), (login.database, None)}
-        if isolation is Isolation.DATABASE:
-            assert login.database != outcome.login.database
+        assert login.user != outcome.login.user
         async with connected(server, outcome.login) as connection:
             assert await connection.fetchval("SELECT array_agg(a) FROM t") == [1]
         login = outcome.login
@@ -135,10 +134,11 @@ async def test_old_login_does_not_work_with_the_new_database(
     assert (old.user, old.password) != (new.user, new.password)
 
 
-async def test_the_old_role_is_gone_and_its_number_is_not_used_again(
+async def test_the_old_login_is_gone_when_a_database_was_rebuilt(
     server_18: Server, isolation: Isolation
 ) -> None:
     pool = await pool_of(server_18, isolation, await build_template(server_18))
+    pool.engine = RebuildEngine()
     database_id = uuid4()
     await pool.provision(database_id)
     before = {
@@ -267,13 +267,16 @@ async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     database_id = uuid4()
     await pool.provision(database_id, 1)
+    believed = pool.used[database_id]
     current = (await pool.reset(database_id, 3)).login
-    late = (
-        await pool.reset(database_id, 2)
-    ).login  # was paused before it began; generation 3 is leased by now
-    assert late.user != current.user
     async with connected(any_server, current) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM t") == 1
+        await connection.execute("INSERT INTO t VALUES (2)")
+        pool.used[database_id] = believed
+        late = (
+            await pool.reset(database_id, 2)
+        ).login  # was paused before it began; generation 3 is leased by now
+        assert late.user != current.user
+        assert await connection.fetchval("SELECT count(*) FROM t") == 2
         if isolation is Isolation.DATABASE:
             await drop_database(any_server, database_id, below_generation=3)
         await connection.execute("INSERT INTO t VALUES (2)")

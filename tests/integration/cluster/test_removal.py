@@ -113,6 +113,7 @@ async def test_a_database_that_its_owner_dropped_is_reset_all_the_same(server: S
     pool = await pool_of(server, Isolation.DATABASE, await build_template(server, "CREATE TABLE t ()"))
     database_id = uuid4()
     login = await pool.provision(database_id)
+    await server.sessions.leave(login.database)  # as long as the service keeps one open, it cannot be dropped
     async with connected(server, replace(login, database="postgres")) as connection:
         await connection.execute(f"DROP DATABASE {login.database}")
     async with connected(server, (await pool.reset(database_id, 2)).login) as connection:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store import databases as store_databases
+from freshdb_service.store import resetting
 from freshdb_service.templates import Register
 from tests.integration.installations import Bench, Site, names_on, replica
 
@@ -93,9 +94,8 @@ async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by
     await ready(bench)
     held = await bench.acquire()
     await bench.leases.release(held.lease.id, principal="test")
-    async with bench.at.store.statement() as connection:
-        [claimed] = await store_databases.claim_dirty(connection, ["pg18"], 1, claim_seconds=60)
-    assert claimed.state is DatabaseState.RESETTING  # and here its worker died
+    [claimed] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
+    assert claimed.row.state is DatabaseState.RESETTING  # and here its worker died
     await bench.reconciler.run_once()
     assert (await bench.states())["resetting"] == 1  # it may still be at it
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
@@ -121,17 +121,15 @@ async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here:
     await ready(bench)
     held = await bench.acquire()
     await bench.leases.release(held.lease.id, principal="test")
-    async with bench.at.store.statement() as connection:
-        [paused] = await store_databases.claim_dirty(connection, ["pg18"], 1, claim_seconds=60)
+    [paused] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     await bench.janitor.run_once()  # somebody else has done it
+    stale = resetting.Clean("stale", None, "stale", "stale")
+    assert not await resetting.make_ready(bench.at.store, paused.row, stale)
     async with bench.at.store.statement() as connection:
-        assert not await store_databases.make_ready(
-            connection, paused, database_name="stale", schema_name=None, login="stale", password="stale"
-        )
-        assert not await store_databases.move(connection, paused, DatabaseState.FAILED)
-        assert not await store_databases.extend_claim(connection, paused, 60)
+        assert not await store_databases.move(connection, paused.row, DatabaseState.FAILED)
+        assert not await store_databases.extend_claim(connection, paused.row, 60)
     again = await bench.acquire()
     assert again.lease.login != "stale"
 

@@ -10,15 +10,26 @@
 ``databases``      isolation ``database``: cloning a template
 ``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
 ``removal``        dropping all of these
-``reset``          making a used database clean
+``reset``          making a used database clean: what engines do, and the one that rebuilds
+``clean``          freshdb's own engine. It looks (``baseline``), judges (``catalogs``), cleans (``cleaning``), knows its
+                   templates (``knowledge``, ``picture``), and keeps sessions open for that (``sessions``)
 =================  ==================================================================================================
 """
 
+from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
+from freshdb_service.cluster.clean import CleaningEngine
 from freshdb_service.cluster.databases import provision_database
 from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.cluster.removal import drop_database, drop_schema, drop_shared, drop_template
-from freshdb_service.cluster.reset import Origin, RebuildEngine, ResetEngine, ResetOutcome, UsedDatabase
+from freshdb_service.cluster.reset import (
+    Known,
+    Origin,
+    RebuildEngine,
+    ResetEngine,
+    ResetOutcome,
+    UsedDatabase,
+)
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.schemas import provision_schema
 from freshdb_service.cluster.scripts import run_sql
@@ -27,8 +38,13 @@ from freshdb_service.cluster.shared import prepare_shared
 from freshdb_service.cluster.templates import Sealed, create_build, seal
 
 __all__ = [
+    "Baseline",
     "Blueprint",
+    "CleaningEngine",
+    "Known",
+    "Leftovers",
     "Login",
+    "Mark",
     "Origin",
     "OwnedObject",
     "RebuildEngine",
@@ -37,6 +53,7 @@ __all__ = [
     "Sealed",
     "Server",
     "ServerOptions",
+    "Site",
     "UsedDatabase",
     "create_build",
     "drop_database",

@@ -115,8 +115,9 @@ class Address:
         password: str | None = None,
         settings: dict[str, str],
         command_timeout_seconds: float | None,
+        prepared_statements: int = 0,
     ) -> asyncpg.Connection[asyncpg.Record]:
-        """Open one connection, as the service unless told otherwise.
+        """Open one connection, as the service unless told otherwise, that keeps so many statements prepared.
 
         Raises:
             BackendUnavailable: the server does not answer.
@@ -131,7 +132,7 @@ class Address:
                 server_settings=settings,
                 timeout=CONNECT_SECONDS,
                 command_timeout=command_timeout_seconds,
-                statement_cache_size=0,
+                statement_cache_size=prepared_statements,
             )
 
     @asynccontextmanager

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.baseline import Leftovers, Unprovable
+from freshdb_service.cluster.connections import SETTINGS, Connection
 from freshdb_service.cluster.identifiers import quoted
 from freshdb_service.cluster.ownership import OwnedObject, make_enterable
 from freshdb_service.cluster.roles import forbid_login
@@ -39,6 +40,7 @@ from freshdb_service.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
+    from freshdb_service.cluster.sessions import Session
 
 GONE_SECONDS: Final = 15.0
 """How long terminated backends may take to be gone."""
@@ -55,6 +57,22 @@ _STARTING = """
 SELECT DISTINCT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
   AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.datid IS NULL))
+"""
+
+
+_SHUT_OUT = f"""
+WITH open AS MATERIALIZED (
+    SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory') AS locks
+    FROM pg_stat_activity a JOIN pg_authid r ON r.rolname = $1  -- once it has another name, nobody is ours to end
+    WHERE (a.usesysid = r.oid
+           OR ($2::bool AND a.datname = current_database() AND a.usesysid IS NOT NULL
+               AND a.application_name <> '{SETTINGS["application_name"]}'))  -- the service's own write nothing there
+      AND a.pid <> pg_backend_pid()
+)
+SELECT 'open' AS what, pid, locks, pg_terminate_backend(pid) FROM open
+UNION ALL SELECT 'prepared', 0, 0, NULL FROM pg_prepared_xacts
+          WHERE owner = $1 OR ($2::bool AND database = current_database())
+UNION ALL SELECT 'starting', starting.pid, 0, NULL FROM ({_STARTING}) starting
 """
 
 
@@ -84,6 +102,46 @@ async def fence_shared(connection: Connection, server: Server, roles: list[Owned
         await forbid_login(connection, role)
     await settle_starting(connection)
     await fence(connection, server, roles)
+
+
+async def shut_out(session: Session, login: str, *, alone: bool) -> Leftovers:
+    """Shut a login out from within its database, and see what its holder had not closed.
+
+    Args:
+        session: inside the database.
+        login: whose backends are terminated.
+        alone: nobody else has any business in the database, and whoever is in is shut out, too.
+
+    Raises:
+        Unprovable: something is prepared for a second phase; or somebody is being let in, and does not arrive.
+        BackendUnavailable: a backend would not end in time.
+    """
+    await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
+    until = monotonic() + GONE_SECONDS
+    startup_until = monotonic() + STARTUP_SECONDS
+    found: Leftovers | None = None
+    starting: set[int] | None = None
+    while True:
+        rows = await session.fetch(_SHUT_OUT, login, alone)
+        inside = [row for row in rows if row["what"] == "open"]
+        if found is None:
+            found = Leftovers(
+                connections=len(inside),
+                prepared_transactions=sum(row["what"] == "prepared" for row in rows),
+                advisory_locks=sum(row["locks"] for row in inside),
+            )
+        if found.prepared_transactions:
+            raise Unprovable("transactions were prepared for a second phase", leftovers=found)
+        now_starting = {int(row["pid"]) for row in rows if row["what"] == "starting"}
+        starting = now_starting if starting is None else starting & now_starting
+        if not inside and not starting:
+            return found
+        if not inside and monotonic() >= startup_until:
+            raise Unprovable("somebody is connecting, and cannot be seen yet", leftovers=found)
+        if monotonic() >= until:
+            pids = ", ".join(str(row["pid"]) for row in inside)
+            raise BackendUnavailable(f"these backends of {login} do not end: {pids}", retry_after_seconds=1.0)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def settle_starting(connection: Connection) -> None:

@@ -2,11 +2,16 @@
 
 Everything is looked up again right here, by name and stamp, in the moment before it is dropped. Fence first
 (``fence``), then drop; a drop that was interrupted is simply done again.
+
+A database outlives its logins: a reset that cleans it in place gives its login the next generation's name (``clean``). So it
+belongs to the generation of its *login*, and whoever wants to drop an older one takes the login first, by renaming it to
+generation 0. Of two workers that believe to have a database, only one finds the login that it looks for.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -14,7 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from freshdb_service.cluster import ownership
-from freshdb_service.cluster.connections import Connection, operation
+from freshdb_service.cluster.connections import Connection, operation, without_conflict
 from freshdb_service.cluster.fence import GONE_SECONDS, fence, fence_shared, roll_back_prepared, terminate
 from freshdb_service.cluster.identifiers import Kind, quoted
 from freshdb_service.cluster.ownership import OwnedDatabase, OwnedObject
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
 
 _RETRY_SECONDS: Final = 0.02
+_SEIZED: Final = 0
+"""The generation of logins that are being dropped; no database that is handed out has it."""
 
 
 @operation
@@ -58,7 +65,9 @@ async def drop_schema(
     """
     async with server.maintenance() as connection:
         roles = await ownership.roles(connection, server, kind=Kind.SCHEMA, identifier=database_id)
-        await _drop_schema_roles(connection, server, _below(roles, below_generation), [shared_database])
+        for role in _below(roles, below_generation):
+            if (seized := await _seize(connection, role)) is not None:
+                await _drop_schema_roles(connection, server, [seized], [shared_database])
 
 
 @operation
@@ -104,13 +113,43 @@ async def drop_owned(server: Server, owned: OwnedObject) -> None:
 
 async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int | None) -> None:
     async with server.maintenance() as connection:
-        roles = _below(await ownership.roles(connection, server, kind=kind, identifier=identifier), below)
-        await fence(connection, server, roles)
+        roles = await ownership.roles(connection, server, kind=kind, identifier=identifier)
+        for role in _below(roles, below):
+            if (seized := await _seize(connection, role)) is None:
+                continue
+            await fence(connection, server, [seized])
+            for database in await ownership.databases(connection, server, kind=kind, identifier=identifier):
+                if database.owner_oid == seized.oid:
+                    await _drop(connection, server, database)
+            await drop_role(connection, server, seized)
+        left = {
+            role.oid for role in await ownership.roles(connection, server, kind=kind, identifier=identifier)
+        }
         for database in await ownership.databases(connection, server, kind=kind, identifier=identifier):
-            if below is None or (database.name.counter or 0) < below:
+            if database.owner_oid not in left and (below is None or (database.name.counter or 0) < below):
                 await _drop(connection, server, database)
-        for role in roles:
-            await drop_role(connection, server, role)
+
+
+async def _seize(connection: Connection, role: OwnedObject) -> OwnedObject | None:
+    """Take a login, so that nobody else can clean or drop what belongs to it; ``None`` if it is somebody else's by now.
+
+    Raises:
+        BackendUnavailable: somebody else is dropping one of the same database.
+    """
+    if role.name.counter in {None, _SEIZED}:
+        return role
+    name = replace(role.name, counter=_SEIZED)
+
+    async def rename() -> None:
+        await connection.execute(f"ALTER ROLE {quoted(role.name)} RENAME TO {quoted(name)}")
+
+    try:
+        await without_conflict(connection, rename)
+    except asyncpg.UndefinedObjectError:
+        return None
+    except asyncpg.DuplicateObjectError as error:
+        raise BackendUnavailable(f"somebody else is dropping {role.name}", retry_after_seconds=1.0) from error
+    return replace(role, name=name)
 
 
 async def _drop_shared(connection: Connection, server: Server, database: OwnedDatabase) -> None:
@@ -186,4 +225,6 @@ async def _logins_into(connection: Connection, server: Server, database: OwnedDa
 
 
 def _below(roles: list[OwnedObject], counter: int | None) -> list[OwnedObject]:
-    return [role for role in roles if counter is None or (role.name.counter or 0) < counter]
+    """Those of older generations, the oldest first: one that was seized before has to go before the next can be."""
+    older = [role for role in roles if counter is None or (role.name.counter or 0) < counter]
+    return sorted(older, key=lambda role: role.name.counter or 0)

@@ -1,12 +1,16 @@
-"""Making a used database clean: the interface that every reset engine fills, and the engine that always rebuilds."""
+"""Making a used database clean: what every reset engine does, and the one that always rebuilds.
+
+``clean`` has freshdb's own engine, which cleans a database where it was touched, and rebuilds it where that is not enough.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
+from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.databases import provision_database
 from freshdb_service.cluster.removal import drop_database, drop_schema
@@ -20,11 +24,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a database since it was made, and since it was last clean."""
+
+    baseline: Baseline = field(repr=False)
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
 class UsedDatabase:
-    """A database that was leased."""
+    """A database that was leased.
+
+    Attributes:
+        database_id: which.
+        isolation: which kind.
+        site: its names, with the login that was handed out.
+        known: what it was like before; ``None`` if nobody noted it.
+    """
 
     database_id: UUID
     isolation: Isolation
+    site: Site | None = None
+    known: Known | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +58,35 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class ResetOutcome:
-    """A clean database, the path that made it so, why that one, and how long it took."""
+    """A clean database.
+
+    Attributes:
+        login: of the new generation.
+        path: the dearest thing that was done: nothing, sequences, delete, truncate, reload, rebuild.
+        reason: why that.
+        seconds: how long it took.
+        known: what the next reset will want to know.
+        leftovers: what the holder had not closed.
+    """
 
     login: Login
-    path: Literal["rebuild"]
+    path: str
     reason: str
     seconds: float
+    known: Known | None = None
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
 
 class ResetEngine(Protocol):
     """Makes a used database clean."""
+
+    async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
+        """Note what a database is like that was just provisioned, for its later resets.
+
+        Raises:
+            BackendUnavailable: the server is away, or refuses.
+        """
+        ...
 
     async def reset(
         self, server: Server, used: UsedDatabase, origin: Origin, generation: int
@@ -65,24 +105,29 @@ class ResetEngine(Protocol):
 
 
 class RebuildEngine:
-    """Drops what was used, and clones the template again: right in every case, and never the fastest."""
+    """Drops what was used, and makes it from the template again: right in every case, and never the fastest."""
+
+    async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
+        """Nothing: it does not matter what a database was like that is dropped anyway."""
+        del server, login, origin
+        return None
 
     async def reset(
         self, server: Server, used: UsedDatabase, origin: Origin, generation: int
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
-        if used.isolation is Isolation.DATABASE:
-            await drop_database(server, used.database_id, below_generation=generation)
-            login = await provision_database(server, used.database_id, generation, origin.template_database)
-        else:
-            if origin.blueprint is None:
-                raise IsolationUnsupported(
-                    "this pool has no blueprint: its template cannot be given out as a schema"
-                )
-            shared = origin.blueprint.shared_database
-            await drop_schema(server, used.database_id, shared, below_generation=generation)
-            login = await provision_schema(server, used.database_id, generation, origin.blueprint)
-        return ResetOutcome(
-            login=login, path="rebuild", reason="this engine always rebuilds", seconds=monotonic() - began
-        )
+        login = await rebuild(server, used, origin, generation)
+        return ResetOutcome(login, "rebuild", "this engine always rebuilds", monotonic() - began)
+
+
+async def rebuild(server: Server, used: UsedDatabase, origin: Origin, generation: int) -> Login:
+    """Fence and drop every older generation, and provision this one."""
+    if used.isolation is Isolation.DATABASE:
+        await drop_database(server, used.database_id, below_generation=generation)
+        return await provision_database(server, used.database_id, generation, origin.template_database)
+    if origin.blueprint is None:
+        raise IsolationUnsupported("this pool has no blueprint: its template cannot be given out as a schema")
+    shared = origin.blueprint.shared_database
+    await drop_schema(server, used.database_id, shared, below_generation=generation)
+    return await provision_schema(server, used.database_id, generation, origin.blueprint)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 MEMBERSHIP_OPTIONS_VERSION: Final = 16_00_00
 """From here on a membership says whether it inherits and whether it may be set."""
 
-_ITERATIONS: Final = 4096  # what PostgreSQL itself takes, and the least that some drivers accept
 _DROP_TRIES: Final = 5
 
 
@@ -51,11 +50,17 @@ async def create_login(connection: Connection, server: Server, name: Name) -> st
     Raises:
         Conflict: there is a role of this name.
     """
-    password = secrets.token_hex(24)
-    verifier = await asyncio.to_thread(_scram_verifier, password)
+    password, verifier = await new_password(server)
     limit = server.options.connection_limit
     await _create(connection, server, name, f"LOGIN CONNECTION LIMIT {limit:d} PASSWORD {literal(verifier)}")
     return password
+
+
+async def new_password(server: Server) -> tuple[str, str]:
+    """A random password, and what PostgreSQL stores for it."""
+    password = secrets.token_hex(24)
+    # Off the loop: hashing it is the dearest thing that a reset does in this process.
+    return password, await asyncio.to_thread(_scram_verifier, password, server.options.scram_iterations)
 
 
 async def create_group(connection: Connection, server: Server, name: Name) -> None:
@@ -152,12 +157,12 @@ async def _databases_that_name(connection: Connection, server: Server, role: Own
     return sorted(naming)
 
 
-def _scram_verifier(password: str) -> str:
+def _scram_verifier(password: str, iterations: int) -> str:
     """What PostgreSQL would have stored for this password (RFC 5803)."""
     salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     stored_key = hashlib.sha256(client_key).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
     encoded = [b64encode(part).decode() for part in (salt, stored_key, server_key)]
-    return f"SCRAM-SHA-256${_ITERATIONS}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+    return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"

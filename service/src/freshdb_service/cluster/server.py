@@ -29,6 +29,8 @@ from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
 from freshdb_service.cluster.ownership import OwnedObject, disk_bytes, foreign_databases, inventory
 from freshdb_service.cluster.removal import drop_owned
 from freshdb_service.cluster.roles import MEMBERSHIP_OPTIONS_VERSION, Login
+from freshdb_service.cluster.sessions import SETTINGS as SESSION_SETTINGS
+from freshdb_service.cluster.sessions import Session, Sessions
 from freshdb_service.errors import ServerRefused
 
 OLDEST_VERSION: Final = 15_00_00
@@ -47,6 +49,8 @@ class ServerOptions:
         command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
         clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
             disk), else ``wal_log``.
+        idle_sessions: most sessions inside databases that are kept open for the next reset (a superuser's alone).
+        scram_iterations: how often a login's password is hashed; some drivers accept no less than 4096.
         pg_dump: needed for isolation ``schema``; at least as new as the newest server.
     """
 
@@ -55,6 +59,8 @@ class ServerOptions:
     pool_size: int = 8
     command_timeout_seconds: float = 60.0
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
+    idle_sessions: int = 32
+    scram_iterations: int = 4096
     pg_dump: Path | None = None
 
 
@@ -93,6 +99,7 @@ class Server:
         self.file_copy = options.clone_strategy == "file_copy" or (
             options.clone_strategy == "auto" and not facts.fsync
         )
+        self.sessions = Sessions(address.name, self.open_session, options.idle_sessions)
         self._address = address
         self._pool = pool
 
@@ -149,6 +156,7 @@ class Server:
 
     async def close(self) -> None:
         """Close every connection; ends what is under way."""
+        await self.sessions.close()
         await self._pool.close()
 
     async def ping(self) -> None:
@@ -195,6 +203,15 @@ class Server:
             database=database,
             settings=_settings(self.version),
             command_timeout_seconds=command_timeout_seconds or self.options.command_timeout_seconds,
+        )
+
+    async def open_session(self, database: str) -> Session:
+        """A session for resets (``sessions``), which the caller closes; the service has to be a superuser."""
+        return await self._address.connect(
+            database=database,
+            settings={**_settings(self.version), **SESSION_SETTINGS},
+            command_timeout_seconds=self.options.command_timeout_seconds,
+            prepared_statements=50,
         )
 
     def logged_in(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from freshdb_service.databases import Databases
 from freshdb_service.installation import Installation
 from freshdb_service.maintenance.rounds import Crew
-from freshdb_service.pools import Databases
-from freshdb_service.store import databases as store_databases
+from freshdb_service.store import resetting
 
 
 class Janitor:
@@ -24,11 +24,13 @@ class Janitor:
         crew = Crew(settings.provision_concurrency * len(self._at.servers), self._at.stopping)
         while True:
             if crew.free:
-                async with self._at.store.statement() as connection:
-                    claimed = await store_databases.claim_dirty(
-                        connection, list(self._at.servers), crew.free, claim_seconds=settings.claim_seconds
-                    )
-                for row in claimed:
-                    crew.take(self._databases.reset(row))
+                claimed = await resetting.claim_dirty(
+                    self._at.store,
+                    list(self._at.servers),
+                    crew.free,
+                    claim_seconds=settings.claim_seconds,
+                )
+                for used in claimed:
+                    crew.take(self._databases.reset(used))
             if not await crew.a_hand_free(self._wake):
                 return

@@ -108,12 +108,16 @@ class Reconciler:
 
     async def _vanished(self, server: Server, names: set[str], rows: list[DatabaseRow]) -> None:
         """A ready database that is not there (somebody dropped it by hand) is made anew."""
-        gone = [row for row in rows if row.state is DatabaseState.READY and row.login not in names]
+
+        def there(row: DatabaseRow) -> bool:
+            return {row.database_name, row.schema_name or row.database_name, row.login} <= names
+
+        gone = [row for row in rows if row.state is DatabaseState.READY and not there(row)]
         if not gone:
             return
         names = {str(one.name) for one in await server.inventory()}  # it may have come after the first look
         for row in gone:
-            if row.login in names:
+            if there(row):
                 continue
             async with self._at.store.statement() as connection:
                 if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from freshdb_service.acquiring import Acquiring
 from freshdb_service.cluster import prepare_shared
+from freshdb_service.databases import Databases
 from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.rounds import Crew
-from freshdb_service.pools import Databases
 from freshdb_service.redis.queue import Place
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools

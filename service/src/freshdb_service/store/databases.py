@@ -1,4 +1,7 @@
-"""Statements over databases: claim work, finish it, give it up. Each names the state and generation that it expects."""
+"""Statements over databases: claim work, finish it, give it up. Each names the state and generation that it expects.
+
+Those that every turnover needs are in ``granting`` and ``resetting``.
+"""
 
 from __future__ import annotations
 
@@ -81,24 +84,6 @@ async def plan(
     return [database_row(one) for one in rows]
 
 
-_CLAIM_DIRTY = text(
-    """
-    UPDATE databases d
-    SET state = 'resetting', generation = generation + 1, state_changed_at = now(), password = NULL,
-        claimed_until = clock_timestamp() + make_interval(secs => :claim_seconds)
-    WHERE d.id IN (
-        SELECT c.id FROM databases c
-        JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
-        WHERE c.state = 'dirty' AND t.state = 'ready' AND c.server = ANY (:servers)
-          AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
-        ORDER BY c.state_changed_at
-        LIMIT :most
-        FOR UPDATE OF c SKIP LOCKED)
-    RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
-              d.lease_id, d.error
-    """
-)
-
 _CLAIM_DROPPING = text(
     """
     UPDATE databases d
@@ -121,17 +106,6 @@ _CLAIM_DROPPING = text(
               d.lease_id, d.error
     """
 )
-
-
-async def claim_dirty(
-    connection: AsyncConnection, server_names: Sequence[str], most: int, *, claim_seconds: float
-) -> list[DatabaseRow]:
-    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation; longest waiting first."""
-    check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
-    rows = await connection.execute(
-        _CLAIM_DIRTY, {"servers": list(server_names), "most": most, "claim_seconds": claim_seconds}
-    )
-    return [database_row(row) for row in rows]
 
 
 async def claim_dropping(
@@ -161,35 +135,6 @@ async def extend_claim(connection: AsyncConnection, row: DatabaseRow, claim_seco
         update(databases)
         .where(*_still(row))
         .values(claimed_until=func.clock_timestamp() + _seconds(claim_seconds))
-    )
-    return done.rowcount == 1
-
-
-async def make_ready(
-    connection: AsyncConnection,
-    row: DatabaseRow,
-    *,
-    database_name: str,
-    schema_name: str | None,
-    login: str,
-    password: str,
-) -> bool:
-    """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
-    check_database(row.state, DatabaseState.READY)
-    done = await connection.execute(
-        update(databases)
-        .where(*_still(row))
-        .values(
-            state=DatabaseState.READY.value,
-            database_name=database_name,
-            schema_name=schema_name,
-            login=login,
-            password=password,
-            error=None,
-            claimed_until=None,
-            not_before=None,
-            state_changed_at=func.clock_timestamp(),
-        )
     )
     return done.rowcount == 1
 

@@ -132,6 +132,7 @@ databases = Table(
     Column("claimed_until", INSTANT, comment="a worker is at it; after this somebody else may"),
     Column("not_before", INSTANT, comment="a failed attempt is not repeated before"),
     Column("error", Text),
+    Column("mark", JSONB(none_as_null=True), comment="when it was last clean; none if that was not noted"),
     _one_of("state", DatabaseState),
     Index(
         "ix_databases_ready",
@@ -147,6 +148,13 @@ databases = Table(
     ),
     Index("ix_databases_pool_id", "pool_id", "state"),
     postgresql_with={"fillfactor": "70"},
+)
+
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("database_id", Uuid, ForeignKey("databases.id", ondelete="CASCADE"), primary_key=True),
+    Column("baseline", JSONB, nullable=False, comment="what it was like when it was made"),
 )
 
 leases = Table(

@@ -1,0 +1,270 @@
+"""The fingerprint of catalogs: how a database's, or a schema's, definitions are compared with what they were.
+
+Every system catalog that belongs to one database is covered, with every column, because the list is read from the server's
+own catalogs: whatever kind of object a version of PostgreSQL knows, its owner, privileges, comments and options are in one
+of them. Left out are statistics (``pg_statistic``, ``pg_statistic_ext_data``), where a relation's storage lies and how full
+it is, hints that PostgreSQL clears when it pleases, and the schemas of temporary objects, which are made once and stay.
+
+Two questions are asked of a catalog, the cheap one first.
+
+1. *Has a row been written since the mark, or does the number of rows differ?* ``xmin`` answers the first part. Objects that
+   were made and dropped again, as temporary tables are, or whose transaction was rolled back, leave neither.
+2. *Is the content the same?* A hash over all rows, with the names of login and schema and the login's number replaced:
+   those change with every generation, and clones of one template differ in nothing else. A truncated table has a new row in
+   ``pg_class`` that says the same as the old one.
+
+PostgreSQL's own rows (numbers below 16384) are not hashed: a login may write few of them, and one that was written, or is
+missing, counts as a change.
+
+``age()`` decides what was written after the mark. It is exact as long as fewer than 2^31 transactions have passed since.
+Rows that were there before can look younger than they are once their own number has wrapped around; they are hashed, then.
+None ever looks older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.identifiers import quoted
+
+FIRST_OID: Final = 16384
+"""Lower numbers are PostgreSQL's own objects."""
+
+STATISTICS: Final = frozenset({"pg_statistic", "pg_statistic_ext_data"})
+
+_IGNORED: Final[Mapping[str, frozenset[str]]] = {
+    "pg_class": frozenset(
+        {
+            "relfilenode",
+            "relpages",
+            "reltuples",
+            "relallvisible",
+            "relallfrozen",
+            "relfrozenxid",
+            "relminmxid",
+            "relhasindex",
+            "relhasrules",
+            "relhastriggers",
+            "relhassubclass",
+        }
+    ),
+    "pg_index": frozenset({"indcheckxmin"}),
+    "pg_attribute": frozenset({"attcacheoff"}),
+}
+
+_NUMBER: Final[Mapping[str, str]] = {
+    "pg_aggregate": "aggfnoid",
+    "pg_attribute": "attrelid",
+    "pg_depend": "objid",
+    "pg_description": "objoid",
+    "pg_foreign_table": "ftrelid",
+    "pg_index": "indexrelid",
+    "pg_inherits": "inhrelid",
+    "pg_init_privs": "objoid",
+    "pg_largeobject": "loid",
+    "pg_partitioned_table": "partrelid",
+    "pg_range": "rngtypid",
+    "pg_seclabel": "objoid",
+    "pg_sequence": "seqrelid",
+    "pg_subscription_rel": "srsubid",
+    "pg_ts_config_map": "mapcfg",
+}
+"""The column that says which object a row is about, where it is not ``oid``."""
+
+_TEMPORARY: Final[Mapping[str, str]] = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$'"}
+
+_CLASSES = "(SELECT oid FROM pg_class WHERE relnamespace = $1)"
+_TYPES = "(SELECT oid FROM pg_type WHERE typnamespace = $1)"
+_ROUTINES = "(SELECT oid FROM pg_proc WHERE pronamespace = $1)"
+_OBJECTS = """(
+    SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relnamespace = $1
+    UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typnamespace = $1
+    UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE pronamespace = $1
+    UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE connamespace = $1
+    UNION ALL SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid IN {classes}
+    UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE ev_class IN {classes}
+    UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polrelid IN {classes}
+    UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid IN {classes}
+    UNION ALL SELECT 'pg_operator'::regclass, oid FROM pg_operator WHERE oprnamespace = $1
+    UNION ALL SELECT 'pg_opclass'::regclass, oid FROM pg_opclass WHERE opcnamespace = $1
+    UNION ALL SELECT 'pg_opfamily'::regclass, oid FROM pg_opfamily WHERE opfnamespace = $1
+    UNION ALL SELECT 'pg_collation'::regclass, oid FROM pg_collation WHERE collnamespace = $1
+    UNION ALL SELECT 'pg_conversion'::regclass, oid FROM pg_conversion WHERE connamespace = $1
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxnamespace = $1
+    UNION ALL SELECT 'pg_ts_config'::regclass, oid FROM pg_ts_config WHERE cfgnamespace = $1
+    UNION ALL SELECT 'pg_ts_dict'::regclass, oid FROM pg_ts_dict WHERE dictnamespace = $1
+    UNION ALL SELECT 'pg_namespace'::regclass, $1
+)""".replace("{classes}", _CLASSES)
+
+_OF_SCHEMA: Final[Mapping[str, str]] = {
+    "pg_aggregate": f"aggfnoid::oid IN {_ROUTINES}",
+    "pg_attrdef": f"adrelid IN {_CLASSES}",
+    "pg_attribute": f"attrelid IN {_CLASSES}",
+    "pg_cast": f"castsource IN {_TYPES} OR casttarget IN {_TYPES} OR castfunc IN {_ROUTINES}",
+    "pg_class": "relnamespace = $1",
+    "pg_collation": "collnamespace = $1",
+    "pg_constraint": "connamespace = $1",
+    "pg_conversion": "connamespace = $1",
+    "pg_default_acl": "defaclrole = $2 OR defaclnamespace = $1",
+    "pg_depend": f"(classid, objid) IN {_OBJECTS}",
+    "pg_description": f"(classoid, objoid) IN {_OBJECTS}",
+    "pg_enum": f"enumtypid IN {_TYPES}",
+    "pg_index": f"indrelid IN {_CLASSES}",
+    "pg_inherits": f"inhrelid IN {_CLASSES}",
+    "pg_largeobject_metadata": "lomowner = $2",
+    "pg_namespace": "oid = $1",
+    "pg_opclass": "opcnamespace = $1",
+    "pg_operator": "oprnamespace = $1",
+    "pg_opfamily": "opfnamespace = $1",
+    "pg_partitioned_table": f"partrelid IN {_CLASSES}",
+    "pg_policy": f"polrelid IN {_CLASSES}",
+    "pg_proc": "pronamespace = $1",
+    "pg_range": f"rngtypid IN {_TYPES}",
+    "pg_rewrite": f"ev_class IN {_CLASSES}",
+    "pg_sequence": f"seqrelid IN {_CLASSES}",
+    "pg_statistic_ext": "stxnamespace = $1",
+    "pg_trigger": f"tgrelid IN {_CLASSES}",
+    "pg_ts_config": "cfgnamespace = $1",
+    "pg_ts_config_map": "mapcfg IN (SELECT oid FROM pg_ts_config WHERE cfgnamespace = $1)",
+    "pg_ts_dict": "dictnamespace = $1",
+    "pg_type": "typnamespace = $1",
+}
+"""What of a catalog belongs to one schema (``$1``) or its login (``$2``); in the others that login can write nothing."""
+
+
+def written_since(parameter: str, alias: str | None = None) -> str:
+    """The condition that a row was written since the transaction that ``parameter`` names (``xid``)."""
+    xmin = f"{alias}.xmin" if alias else "xmin"
+    return f"age({xmin}) <= age({parameter}::text::xid)"
+
+
+def xid(full: int) -> str:
+    """A full transaction id as the value of such a parameter."""
+    return str(full % 2**32)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a catalog holds, and what: what two moments are compared by."""
+
+    own: int
+    """Rows of PostgreSQL's own objects."""
+    rows: int
+    """All other rows."""
+    content: str
+    """Hash over these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a catalog since the mark, as far as the cheap question can tell."""
+
+    own: int
+    rows: int
+    own_written: int
+    written: int
+
+
+class Catalogs:
+    """The catalogs of one version of PostgreSQL, and the queries over them.
+
+    ``schema`` limits everything to one schema and its login; their numbers are then the queries' ``$1`` and ``$2``.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[str]], *, schema: bool) -> None:
+        self._columns = columns
+        self._schema = schema
+        self.names = tuple(name for name in columns if not schema or name in _OF_SCHEMA)
+
+    @classmethod
+    async def of(cls, connection: Connection, *, schema: bool) -> Catalogs:
+        """Read which there are."""
+        rows = await connection.fetch(
+            """
+            SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) AS columns
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND NOT c.relisshared
+              AND a.attnum > 0 AND NOT a.attisdropped
+            GROUP BY c.relname ORDER BY c.relname
+            """
+        )
+        return cls(
+            {str(row["relname"]): row["columns"] for row in rows if row["relname"] not in STATISTICS},
+            schema=schema,
+        )
+
+    async def extents(
+        self,
+        connection: Connection,
+        names: Collection[str],
+        scope: Sequence[int],
+        only: Iterable[str] | None = None,
+    ) -> dict[str, Extent]:
+        """Count and hash these catalogs, or all of them.
+
+        Args:
+            connection: inside the database.
+            names: of login and schema, and the login's number; they are replaced.
+            scope: the numbers of schema and login; empty for a whole database.
+            only: which catalogs.
+        """
+        parts = [self._extent(name, len(scope) + 1) for name in (self.names if only is None else only)]
+        if not parts:
+            return {}
+        pattern = rf"\m({'|'.join(names)})\M"
+        rows = await connection.fetch(" UNION ALL ".join(parts), *scope, pattern)
+        return {
+            str(row["catalog"]): Extent(int(row["own"]), int(row["present"]), str(row["content"] or ""))
+            for row in rows
+        }
+
+    async def changes(
+        self, connection: Connection, since: int, scope: Sequence[int], names: Iterable[str]
+    ) -> dict[str, Change]:
+        """Count what these catalogs hold, and what of it was written since the transaction ``since``."""
+        parts = [self._change(name, len(scope) + 1) for name in names]
+        if not parts:
+            return {}
+        rows = await connection.fetch(" UNION ALL ".join(parts), *scope, xid(since))
+        return {
+            str(row["catalog"]): Change(
+                int(row["own"]), int(row["present"]), int(row["own_written"]), int(row["written"])
+            )
+            for row in rows
+        }
+
+    def _extent(self, name: str, pattern_at: int) -> str:
+        columns = ", ".join(
+            quoted(column) for column in self._columns[name] if column not in _IGNORED.get(name, ())
+        )
+        row = f"regexp_replace(ROW({columns})::text, ${pattern_at}::text, '\x01', 'g') COLLATE \"C\""
+        ours = self._ours(name)
+        return (
+            f"SELECT '{name}' AS catalog, count(*) FILTER (WHERE NOT {ours}) AS own, "
+            f"count(*) FILTER (WHERE {ours}) AS present, "
+            f"md5(string_agg({row}, E'\\n' ORDER BY {row}) FILTER (WHERE {ours})) AS content "
+            f"FROM {name} WHERE {self._where(name)}"
+        )
+
+    def _change(self, name: str, since_at: int) -> str:
+        ours, written = self._ours(name), written_since(f"${since_at}")
+        return (
+            f"SELECT '{name}' AS catalog, count(*) FILTER (WHERE NOT {ours}) AS own, "
+            f"count(*) FILTER (WHERE {ours}) AS present, "
+            f"count(*) FILTER (WHERE NOT {ours} AND {written}) AS own_written, "
+            f"count(*) FILTER (WHERE {ours} AND {written}) AS written "
+            f"FROM {name} WHERE {self._where(name)}"
+        )
+
+    def _ours(self, name: str) -> str:
+        """Rows that are hashed; of a schema, and of a catalog whose rows cannot be told apart, all of them."""
+        number = "oid" if "oid" in self._columns[name] else _NUMBER.get(name)
+        return "true" if self._schema or number is None else f"{number}::oid >= {FIRST_OID}"
+
+    def _where(self, name: str) -> str:
+        # Both numbers are named in every query, so that their types are known.
+        scope = f"({_OF_SCHEMA[name]}) AND $1::oid <> $2::oid" if self._schema else "true"
+        return f"({scope}) AND {_TEMPORARY.get(name, 'true')}"

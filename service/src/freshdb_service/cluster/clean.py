@@ -1,0 +1,234 @@
+"""The reset engine: a database that comes back is made clean where it was touched, proved clean, or rebuilt.
+
+1. *Fence.* The login may not log in any more (committed), its backends are terminated and gone, also those that were only
+   being started, and nothing is left prepared.
+2. *Look* (``baseline``). Counters say which tables and catalogs were written to; sequences are read; what is stored about
+   the database outside of it is hashed.
+3. *Judge.* Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be proved to be
+   as it was raises ``Unprovable``, and the database is rebuilt.
+4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password.
+5. *Mark* what is clean from here on.
+
+It takes a superuser: elsewhere every reset is a rebuild.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from freshdb_service.cluster.baseline import (
+    Leftovers,
+    Look,
+    Site,
+    Unprovable,
+    changed_outside,
+    look,
+    note,
+    set_mark,
+)
+from freshdb_service.cluster.catalogs import Catalogs, Extent, written_since, xid
+from freshdb_service.cluster.cleaning import Handover, carry_out, plan
+from freshdb_service.cluster.connections import operation
+from freshdb_service.cluster.fence import shut_out
+from freshdb_service.cluster.identifiers import Kind
+from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
+from freshdb_service.cluster.picture import Qualified
+from freshdb_service.cluster.reset import Known, Origin, ResetOutcome, UsedDatabase, rebuild
+from freshdb_service.cluster.roles import Login, new_password
+from freshdb_service.lifecycle import Isolation
+
+if TYPE_CHECKING:
+    from freshdb_service.cluster.server import Server
+    from freshdb_service.cluster.sessions import Session
+
+_DEAD_ROWS: Final = 1_000
+"""So many rows of a database's catalogs may be updated or deleted before they are vacuumed."""
+
+
+class CleaningEngine:
+    """Cleans where that is proved enough, and rebuilds everywhere else."""
+
+    def __init__(self) -> None:
+        self._knowledge = Knowledge()
+        self._dead_rows: Counter[str] = Counter()
+
+    async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
+        """See ``ResetEngine.note``."""
+        return await _note(server, self._knowledge, login, origin) if server.is_superuser else None
+
+    async def reset(
+        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+    ) -> ResetOutcome:
+        """See ``ResetEngine.reset``."""
+        began = monotonic()
+        try:
+            site, before = _known(server, used)
+            return await self._clean(server, site, used, before, origin, generation, began)
+        except Unprovable as unprovable:
+            reason, leftovers = str(unprovable), unprovable.leftovers
+        if used.site is not None and used.site.schema is None:
+            await server.sessions.leave(used.site.database)
+            self._dead_rows.pop(used.site.database, None)
+        login = await rebuild(server, used, origin, generation)
+        known = await self.note(server, login, origin)
+        return ResetOutcome(login, "rebuild", reason, monotonic() - began, known, leftovers)
+
+    async def _clean(
+        self,
+        server: Server,
+        site: Site,
+        used: UsedDatabase,
+        known: Known,
+        origin: Origin,
+        generation: int,
+        began: float,
+    ) -> ResetOutcome:
+        leftovers = Leftovers()
+        kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
+        name = str(server.name_of(kind, used.database_id, generation))
+        try:
+            template = self._knowledge.of(server, origin)
+            async with server.sessions.inside(site.database) as session:
+                leftovers = await shut_out(session, site.login, alone=site.schema is None)
+                seen = await look(session, server.version, site, template.picture)
+                rewritten = await self._judged(server, session, template, known, site, seen)
+                made = plan(template, seen, rewritten)
+                password, verifier = await new_password(server)
+                await carry_out(
+                    session,
+                    made,
+                    Handover(site.login, name, verifier),
+                    schema=site.schema,
+                    mark=known.mark,
+                    template=template,
+                )
+                mark = await set_mark(
+                    session, replace(site, login=name), [*made.counters, *seen.catalogs.values()]
+                )
+        except Unprovable as unprovable:
+            raise Unprovable(str(unprovable), leftovers=leftovers) from unprovable
+        except asyncpg.PostgresError as error:
+            raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers=leftovers) from error
+        return ResetOutcome(
+            login=Login(site.database, site.schema, name, password),
+            path=made.path,
+            reason=made.reason,
+            seconds=monotonic() - began,
+            known=Known(known.baseline, mark),
+            leftovers=leftovers,
+        )
+
+    async def _judged(
+        self,
+        server: Server,
+        session: Session,
+        template: TemplateKnowledge,
+        known: Known,
+        site: Site,
+        seen: Look,
+    ) -> frozenset[Qualified]:
+        """See that the definitions are what they were.
+
+        Returns:
+            the tables whose storage is another one, though they are defined as they were.
+
+        Raises:
+            Unprovable: something is defined in another way, or that cannot be told.
+        """
+        outside = changed_outside(known.baseline, known.mark, seen)
+        if outside is not None:
+            raise Unprovable(outside)
+        in_schema = site.schema is not None
+        if in_schema and seen.mark.catalog_writes == known.mark.catalog_writes:
+            return frozenset()
+        if not in_schema and not seen.catalogs:
+            return frozenset()
+        catalogs = await self._knowledge.catalogs(server, session, schema=in_schema)
+        expected = known.baseline.extents if in_schema else template.extents
+        names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
+        written = await _compare(session, catalogs, expected, names, known, site)
+        if not in_schema:
+            await self._vacuum_catalogs(session, site.database, seen)
+        return await _rewritten(session, site, known) if "pg_class" in written else frozenset()
+
+    async def _vacuum_catalogs(self, session: Session, database: str, seen: Look) -> None:
+        """Bound what temporary tables, for instance, leave in the catalogs."""
+        self._dead_rows[database] += seen.dead_catalog_rows
+        if self._dead_rows[database] > _DEAD_ROWS:
+            del self._dead_rows[database]
+            await session.execute(f"VACUUM {', '.join(seen.catalogs)}")
+
+
+def _known(server: Server, used: UsedDatabase) -> tuple[Site, Known]:
+    if not server.is_superuser:
+        raise Unprovable(f"{server.role} is no superuser on the server {server.name}")
+    if used.site is None or used.known is None:
+        raise Unprovable("nothing is known of what it was like")
+    return used.site, used.known
+
+
+@operation
+async def _note(server: Server, knowledge: Knowledge, login: Login, origin: Origin) -> Known:
+    site = Site(login.database, login.schema, login.user)
+    in_schema = login.schema is not None
+    async with server.sessions.inside(login.database) as session:
+        catalogs = await knowledge.catalogs(server, session, schema=in_schema)
+        baseline, mark = await note(session, site, catalogs)
+        await knowledge.learn(server, session, origin, site, baseline.numbers[0])
+    return Known(baseline, mark)
+
+
+async def _compare(
+    session: Session,
+    catalogs: Catalogs,
+    expected: Mapping[str, Extent],
+    names: Iterable[str],
+    known: Known,
+    site: Site,
+) -> set[str]:
+    """Compare catalogs with what they were.
+
+    Returns:
+        those with rows that were written anew, and say the same as before.
+
+    Raises:
+        Unprovable: one differs.
+    """
+    scope = known.baseline.scope
+    changes = await catalogs.changes(session, known.mark.transaction, scope, names)
+    written = set()
+    for name, change in changes.items():
+        then = expected.get(name)
+        if then is None or change.own != then.own or change.own_written:
+            raise Unprovable(f"PostgreSQL's own entries in {name} were changed")
+        if change.rows != then.rows:
+            raise Unprovable(f"{name} had {then.rows} entries, and has {change.rows}")
+        if change.written:
+            written.add(name)
+    number = known.baseline.numbers[0]
+    now = await catalogs.extents(session, site.names(number), scope, sorted(written))
+    for name, extent in now.items():
+        if extent.content != expected[name].content:
+            raise Unprovable(f"entries in {name} were changed")
+    return written
+
+
+async def _rewritten(session: Session, site: Site, known: Known) -> frozenset[Qualified]:
+    """Tables whose entry in ``pg_class`` was written since the mark: truncated, or stored anew."""
+    rows = await session.fetch(
+        f"""
+        SELECT CASE WHEN $2::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm') AND {written_since("$1", "c")} AND n.nspname !~ '^pg_'
+          AND ($2::text IS NULL OR n.nspname = $2::text)
+        """,
+        xid(known.mark.transaction),
+        site.schema,
+    )
+    return frozenset((str(row["schema"]), str(row["name"])) for row in rows)

@@ -1,0 +1,226 @@
+"""What to do about what a holder left in a database: the plan, which is pure, and its execution.
+
+=========================================  =========================================================================
+what was found                             what is done
+=========================================  =========================================================================
+nothing                                    nothing
+rows in a table that has none              delete them; truncate it if it has grown large and nothing seeded refers to it
+rows added to a table that has some        delete those that were written since the mark
+rows of a small table changed or deleted   delete all, and load the template's again
+sequences moved                            set them back
+dead rows pile up                          vacuum
+anything else                              the database is rebuilt (``Unprovable``)
+=========================================  =========================================================================
+
+All of it happens in one transaction, that begins with giving the login its next name and password: its old name is what
+shows that nobody else has the database by now, and its row stays locked until the end. A worker that was paused finds no
+such login any more, and has changed nothing.
+
+Rows are deleted and loaded in sessions that fire no triggers and check no foreign keys: what is put back is what was there,
+and was consistent. Tables whose triggers or rules would fire even so are left to a rebuild when they were touched; loading
+is out of the question where it would run a function that the template's author wrote, in a session of the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Final
+
+from freshdb_service.cluster.baseline import Look, Mark, Touched, Unprovable
+from freshdb_service.cluster.catalogs import written_since, xid
+from freshdb_service.cluster.identifiers import literal, quoted
+from freshdb_service.cluster.knowledge import TemplateKnowledge
+from freshdb_service.cluster.picture import Qualified, Table, full_name, sequence_states
+from freshdb_service.cluster.sessions import Session
+
+SPARE_PAGES: Final = 8
+"""So many blocks (64 KiB) may a table grow beyond what it has in the template before it is vacuumed."""
+TRUNCATED_PAGES: Final = 128
+"""From this size (1 MiB) on it is cheaper to truncate a table that should be empty."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What makes a database clean.
+
+    Attributes:
+        delete: tables to be emptied.
+        delete_new: tables to lose what was written since the mark.
+        reload: tables to be emptied and loaded from the template.
+        truncate: tables to be truncated, together.
+        vacuum: tables and catalogs to be vacuumed afterwards.
+        sequences: to be set back.
+        counters: numbers of tables and catalogs whose counters are to be reset.
+    """
+
+    delete: list[Qualified] = field(default_factory=list)
+    delete_new: list[Qualified] = field(default_factory=list)
+    reload: list[Qualified] = field(default_factory=list)
+    truncate: list[Qualified] = field(default_factory=list)
+    vacuum: list[Qualified] = field(default_factory=list)
+    sequences: list[tuple[Qualified, int, bool]] = field(default_factory=list)
+    counters: list[int] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The dearest thing that is done: how resets are told apart in metrics and events."""
+        for name, work in (
+            ("reload", self.reload),
+            ("truncate", self.truncate),
+            ("delete", [*self.delete, *self.delete_new]),
+            ("sequences", self.sequences),
+        ):
+            if work:
+                return name
+        return "nothing"
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        tables = len(self.delete) + len(self.delete_new) + len(self.reload) + len(self.truncate)
+        parts = [
+            f"{number} {what}"
+            for number, what in ((tables, "tables written to"), (len(self.sequences), "sequences moved"))
+            if number
+        ]
+        return ", ".join(parts) or "nothing was changed"
+
+
+def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified]) -> Plan:
+    """Choose the cheapest way that is sure.
+
+    Args:
+        template: what it was made from.
+        seen: what became of the database.
+        rewritten: tables whose storage is another one (truncated, or stored anew), whatever the counters say.
+
+    Raises:
+        Unprovable: nothing less than a rebuild is.
+    """
+    made, picture = Plan(), template.picture
+    for name in sorted({*seen.tables, *rewritten}):
+        table, touched = picture.tables.get(name), seen.tables.get(name)
+        if table is None:
+            raise Unprovable(f"the table {_shown(name)} is not the template's")
+        if touched is not None:
+            made.counters.append(touched.number)
+        if table.rows == 0 and touched is None:
+            continue  # truncated, and empty it should be
+        _choose(made, template, name, table, touched, was_rewritten=name in rewritten)
+        if touched is not None and touched.pages > table.pages + SPARE_PAGES and name not in made.truncate:
+            made.vacuum.append(name)
+    if seen.sequences != picture.sequences_text:
+        now = sequence_states(seen.sequences)
+        made.sequences = [
+            (name, *state) for name, state in picture.sequences.items() if now.get(name) != state
+        ]
+    made.delete = [name for name in made.delete if name not in made.truncate]
+    return made
+
+
+def _choose(
+    made: Plan,
+    template: TemplateKnowledge,
+    name: Qualified,
+    table: Table,
+    touched: Touched | None,
+    *,
+    was_rewritten: bool,
+) -> None:
+    """Enter one table into the plan."""
+    if table.materialized:
+        raise Unprovable(f"the materialized view {_shown(name)} was refreshed")
+    if table.fires_always:
+        raise Unprovable(f"the table {_shown(name)} has triggers or rules that fire always")
+    if table.rows == 0:
+        together = template.picture.closure(name)
+        large = touched is not None and touched.pages > TRUNCATED_PAGES
+        if large and all(
+            (one := template.picture.tables.get(each)) is not None and one.rows == 0 for each in together
+        ):
+            made.truncate += sorted(together - set(made.truncate))
+        else:
+            made.delete.append(name)
+    elif touched is not None and not was_rewritten and touched.updated == touched.deleted == 0:
+        made.delete_new.append(name)
+    elif name not in template.seeds:
+        raise Unprovable(
+            f"rows of the table {_shown(name)} were changed, and it is too large to be loaded again"
+        )
+    elif table.runs_code:
+        raise Unprovable(f"to load the table {_shown(name)} would run functions of the template's")
+    else:
+        made.reload.append(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """From which login to which, and the verifier of its password."""
+
+    old: str
+    new: str
+    verifier: str
+
+
+async def carry_out(
+    session: Session,
+    made: Plan,
+    handover: Handover,
+    *,
+    schema: str | None,
+    mark: Mark,
+    template: TemplateKnowledge,
+) -> None:
+    """Make the database clean, and let the next login in, in one transaction. What is vacuumed, is vacuumed after it.
+
+    Raises:
+        asyncpg.UndefinedObjectError: there is no such login: somebody else has the database by now. Nothing was changed.
+    """
+    script = "; ".join(_statements(made, handover, schema, mark))
+    if made.reload:
+        async with session.transaction():
+            await session.execute(script)
+            for name in made.reload:
+                await session.copy_to_table(
+                    name[1],
+                    source=BytesIO(template.seeds[name]),
+                    columns=template.picture.tables[name].columns,
+                    schema_name=name[0] or schema,
+                    format="text",
+                )
+    else:
+        await session.execute(script)  # one message is one transaction
+    if made.vacuum:
+        await session.execute(
+            "VACUUM (INDEX_CLEANUP ON, TRUNCATE ON) "
+            + ", ".join(full_name(name, schema) for name in made.vacuum)
+        )
+
+
+def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) -> list[str]:
+    statements = [
+        f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
+        f"ALTER ROLE {quoted(handover.new)} LOGIN PASSWORD {literal(handover.verifier)}",
+    ]
+    if made.truncate:
+        tables = ", ".join(f"ONLY {full_name(name, schema)}" for name in made.truncate)
+        statements.append(f"TRUNCATE {tables}")
+    statements += [f"DELETE FROM ONLY {full_name(name, schema)}" for name in (*made.delete, *made.reload)]
+    since = written_since(f"'{xid(mark.transaction)}'")
+    statements += [f"DELETE FROM ONLY {full_name(name, schema)} WHERE {since}" for name in made.delete_new]
+    if made.sequences:
+        calls = (
+            f"setval({_text(full_name(name, schema))}::regclass, {value:d}, {called})"
+            for name, value, called in made.sequences
+        )
+        statements.append(f"SELECT {', '.join(calls)}")
+    return statements
+
+
+def _shown(name: Qualified) -> str:
+    return ".".join(part for part in name if part)
+
+
+def _text(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"

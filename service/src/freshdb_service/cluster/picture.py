@@ -1,0 +1,194 @@
+"""What a template holds, as far as a reset must know it: its tables, which of them have rows, and its sequences.
+
+Tables and sequences are known by their names, ``(schema, name)``. With isolation ``schema`` the schema is left empty,
+because every lease has another one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final, TypeAlias
+
+from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.identifiers import quoted
+
+Qualified: TypeAlias = tuple[str, str]
+"""Schema and name."""
+
+COUNTED_PAGES: Final = 512
+"""Up to this size (4 MiB) the rows of a table are counted; a larger one has "many"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An ordinary table, a leaf of a partitioned one, or a materialized view.
+
+    Attributes:
+        rows: how many the template has; ``None`` for many.
+        pages: how large it is there, in blocks of 8 KiB.
+        materialized: it is a materialized view.
+        fires_always: it has triggers or rules that fire also for the one who cleans it.
+        runs_code: to load rows would run functions that the template's author wrote.
+        columns: those that hold values of their own.
+        referenced_by: tables with foreign keys to this one.
+    """
+
+    rows: int | None
+    pages: int
+    materialized: bool
+    fires_always: bool
+    runs_code: bool
+    columns: tuple[str, ...]
+    referenced_by: frozenset[Qualified]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a template holds."""
+
+    tables: Mapping[Qualified, Table]
+    sequences: Mapping[Qualified, tuple[int, bool]]
+    sequences_text: str
+    """All of them as ``sequences_query`` gives them: what is equal to this needs no closer look."""
+
+    def closure(self, table: Qualified) -> set[Qualified]:
+        """A table, and all that refer to it, directly or not: what a truncation would have to take along."""
+        found: set[Qualified] = set()
+        todo = {table}
+        while todo:
+            one = todo.pop()
+            found.add(one)
+            if one in self.tables:
+                todo |= set(self.tables[one].referenced_by) - found
+        return found
+
+
+async def read_picture(connection: Connection, version: int, *, schema: str | None) -> Picture:
+    """Read what a database, or one schema in it, holds."""
+    tables: dict[Qualified, Table] = {}
+    for row in await connection.fetch(_TABLES, schema):
+        name: Qualified = (row["schema"], row["name"])
+        rows: int | None = 0
+        if row["pages"]:
+            rows = None
+            if row["pages"] <= COUNTED_PAGES:
+                rows = await connection.fetchval(f"SELECT count(*) FROM ONLY {full_name(name, schema)}")
+        tables[name] = Table(
+            rows=rows,
+            pages=row["pages"],
+            materialized=row["materialized"],
+            fires_always=row["fires_always"],
+            runs_code=row["runs_code"],
+            columns=tuple(row["columns"]),
+            referenced_by=frozenset((one["schema"], one["name"]) for one in json.loads(row["referenced_by"])),
+        )
+    names = [(row["schema"], row["name"]) for row in await connection.fetch(_SEQUENCES, schema)]
+    text: str = await connection.fetchval(f"SELECT {sequences_query(version, names, schema)}")
+    return Picture(tables, sequence_states(text), text)
+
+
+def sequence_states(text: str) -> dict[Qualified, tuple[int, bool]]:
+    """Read what ``sequences_query`` gave."""
+    return {(one[0], one[1]): (int(one[2]), bool(one[3])) for one in json.loads(text)}
+
+
+async def copy_out(
+    connection: Connection, table: Qualified, columns: tuple[str, ...], schema: str | None
+) -> bytes:
+    """The rows of a table, in the text format of ``COPY``."""
+    rows = BytesIO()
+    names = ", ".join(quoted(column) for column in columns)
+    await connection.copy_from_query(
+        f"SELECT {names} FROM ONLY {full_name(table, schema)}",
+        output=rows,
+        format="text",
+    )
+    return rows.getvalue()
+
+
+def full_name(name: Qualified, schema: str | None) -> str:
+    """Quote a name for a statement; ``schema`` stands in where it was left out."""
+    return f"{quoted(name[0] or schema or '')}.{quoted(name[1])}"
+
+
+def sequences_query(version: int, names: list[Qualified], schema: str | None) -> str:
+    """An expression that gives the state of every sequence as one text: ``[[schema, name, last_value, is_called], …]``."""
+    if not names:
+        return "'[]'"
+    if version >= _SEQUENCE_FUNCTION_VERSION:
+        where = "true" if schema is None else f"n.nspname = '{schema}'"
+        said = "n.nspname" if schema is None else "''"
+        source = (
+            f"SELECT {said} AS schema, c.relname AS name, d.last_value, d.is_called "
+            "FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace, "
+            f"LATERAL pg_get_sequence_data(s.seqrelid) d WHERE {where} AND c.relpersistence <> 't'"
+        )
+    else:
+        source = " UNION ALL ".join(
+            f"SELECT {_text(name[0])} AS schema, {_text(name[1])} AS name, last_value, is_called "
+            f"FROM {full_name(name, schema)}"
+            for name in names
+        )
+    return (
+        "(SELECT coalesce(json_agg(json_build_array(schema, name, last_value, is_called) "
+        f'ORDER BY schema COLLATE "C", name COLLATE "C"), \'[]\')::text FROM ({source}) states)'
+    )
+
+
+def _text(name: str) -> str:
+    """A name as a text constant; ``standard_conforming_strings`` is on in every session of ours."""
+    return "'" + name.replace("'", "''") + "'"
+
+
+_SEQUENCE_FUNCTION_VERSION: Final = 18_00_00
+
+_SEQUENCES: Final = """
+SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'S' AND ($1::text IS NULL OR n.nspname = $1::text)
+"""
+
+_TABLES: Final = """
+WITH code AS (  -- what depends on functions or operators that the template's author made
+    SELECT d.classid, d.objid FROM pg_depend d
+    WHERE d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')
+), typed AS (  -- whether types of theirs do so: domains with checks, say
+    SELECT EXISTS (
+        SELECT FROM code WHERE classid IN ('pg_type'::regclass, 'pg_cast'::regclass)
+           OR (classid = 'pg_constraint'::regclass
+               AND objid IN (SELECT oid FROM pg_constraint WHERE contypid <> 0))) AS by_types,
+      EXISTS (
+        SELECT FROM code JOIN pg_class p ON p.oid = code.objid AND p.relkind = 'p'
+        WHERE code.classid = 'pg_class'::regclass) AS by_partitioning
+)
+SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name,
+       (pg_relation_size(c.oid) / current_setting('block_size')::int)::int AS pages,
+       c.relkind = 'm' AS materialized,
+       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled IN ('A', 'R'))
+         OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_enabled IN ('A', 'R')) AS fires_always,
+       (typed.by_types AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                                   AND NOT a.attisdropped AND a.atttypid >= 16384))
+         OR (typed.by_partitioning AND c.relispartition)
+         OR EXISTS (SELECT FROM code WHERE
+              (classid = 'pg_constraint'::regclass
+               AND objid IN (SELECT oid FROM pg_constraint WHERE conrelid = c.oid))
+              OR (classid = 'pg_attrdef'::regclass
+                  AND objid IN (SELECT f.oid FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid
+                                AND a.attnum = f.adnum WHERE f.adrelid = c.oid AND a.attgenerated <> ''))
+              OR (classid = 'pg_class'::regclass
+                  AND (objid = c.oid OR objid IN (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid)))) AS runs_code,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+             ORDER BY a.attnum) AS columns,
+       (SELECT coalesce(json_agg(DISTINCT jsonb_build_object(
+                          'schema', CASE WHEN $1::text IS NULL THEN m.nspname ELSE '' END, 'name', o.relname)), '[]')::text
+        FROM pg_constraint k JOIN pg_class o ON o.oid = k.conrelid JOIN pg_namespace m ON m.oid = o.relnamespace
+        WHERE k.contype = 'f' AND k.confrelid = c.oid) AS referenced_by
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, typed
+WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+  AND ($1::text IS NULL OR n.nspname = $1::text)
+"""

@@ -1,0 +1,247 @@
+"""The work that is done to one database at a time: provision, reset, drop.
+
+A worker claims a row (``store.databases``, ``store.resetting``), does what the row's state says, and sets the row to what
+came of it. While it works it keeps the claim; a claim that was lost means that somebody else has the row by now, and what
+this worker built belongs to a generation that nobody will ever hand out (the reconciler drops it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Final, TypeVar
+from uuid import UUID
+
+from freshdb_service.cluster import (
+    Baseline,
+    Blueprint,
+    Known,
+    Login,
+    Mark,
+    Origin,
+    ResetEngine,
+    Site,
+    UsedDatabase,
+    drop_database,
+    drop_schema,
+    provision_database,
+    provision_schema,
+)
+from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFound
+from freshdb_service.installation import Installation
+from freshdb_service.lifecycle import DatabaseState, Isolation
+from freshdb_service.store import databases as store_databases
+from freshdb_service.store import pools as store_pools
+from freshdb_service.store.resetting import Clean, Used, make_ready
+from freshdb_service.store.rows import DatabaseRow, PoolRow
+
+_log = logging.getLogger(__name__)
+_BACKOFF_SECONDS = 1.0
+_AGAIN_SECONDS = 0.5
+_MOST_ORIGINS: Final = 500
+
+T = TypeVar("T")
+
+
+class Databases:
+    """What is done to one claimed database."""
+
+    def __init__(self, at: Installation, engine: ResetEngine) -> None:
+        self._at = at
+        self._engine = engine
+        self._origins: dict[UUID, tuple[Isolation, Origin]] = {}
+
+    async def provision(self, row: DatabaseRow) -> None:
+        """``creating`` → ``ready`` (or ``failed``)."""
+        began = monotonic()
+        try:
+            async with self._claim_kept(row):
+                server = self._at.server(row.server)
+                isolation, origin = await self._origin(row.pool_id)
+                if origin.blueprint is not None:
+                    login = await provision_schema(server, row.id, row.generation, origin.blueprint)
+                else:
+                    login = await provision_database(server, row.id, row.generation, origin.template_database)
+                known = await self._engine.note(server, login, origin)
+        except BackendUnavailable as error:
+            await self._fail(row, DatabaseState.FAILED, error, "provision", backoff_seconds=_BACKOFF_SECONDS)
+            return
+        except (FreshdbError, TimeoutError) as error:
+            await self._fail(row, DatabaseState.FAILED, error, "provision")
+            return
+        self._at.metrics.provision.labels(isolation).observe(monotonic() - began)
+        await self._ready(row, login, known, "provisioned")
+
+    async def reset(self, used: Used) -> None:
+        """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done."""
+        row = used.row
+        try:
+            async with self._claim_kept(row):
+                isolation, origin = await self._origin(row.pool_id)
+                outcome = await self._engine.reset(
+                    self._at.server(row.server), _used(used, isolation), origin, row.generation
+                )
+        except BackendUnavailable as error:
+            await self._fail(row, DatabaseState.DIRTY, error, "reset", backoff_seconds=_BACKOFF_SECONDS)
+            return
+        except (FreshdbError, TimeoutError) as error:
+            await self._fail(row, DatabaseState.FAILED, error, "reset")
+            return
+        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        await self._ready(
+            row,
+            outcome.login,
+            outcome.known,
+            "reset",
+            path=outcome.path,
+            reason=outcome.reason,
+            seconds=outcome.seconds,
+            leftovers=outcome.leftovers.to_json(),
+        )
+
+    async def drop(self, row: DatabaseRow) -> None:
+        """``dropping`` → gone."""
+        pool = await self._pool(row.pool_id)
+        try:
+            async with self._claim_kept(row):
+                server = self._at.server(row.server)
+                if pool.isolation is Isolation.DATABASE:
+                    await drop_database(server, row.id)
+                elif pool.blueprint is not None:
+                    await drop_schema(server, row.id, Blueprint.from_json(pool.blueprint).shared_database)
+        except (FreshdbError, TimeoutError) as error:
+            _log.warning("cannot drop database %s: %s", row.id, error)
+            self._at.metrics.failures.labels("drop").inc()
+            await self._insistent(lambda: self._postpone(row))
+            return
+        await self._insistent(lambda: self._forget(row))
+        self._at.events.emit("database.dropped", database=row.id, pool=row.pool_id)
+
+    async def _ready(
+        self, row: DatabaseRow, login: Login, known: Known | None, how: str, **facts: object
+    ) -> None:
+        clean = Clean(
+            database_name=login.database,
+            schema_name=login.schema,
+            login=login.user,
+            password=login.password,
+            baseline=None if known is None else known.baseline.to_json(),
+            mark=None if known is None else known.mark.to_json(),
+        )
+        still_ours = await self._insistent(lambda: make_ready(self._at.store, row, clean))
+        if not still_ours:
+            _log.warning("lost the claim on database %s generation %s", row.id, row.generation)
+            return
+        self._at.events.emit(
+            "database.ready", database=row.id, pool=row.pool_id, generation=row.generation, how=how, **facts
+        )
+        await self._at.queue.wake(row.pool_id)
+
+    async def _fail(
+        self,
+        row: DatabaseRow,
+        state: DatabaseState,
+        error: Exception,
+        work: str,
+        *,
+        backoff_seconds: float | None = None,
+    ) -> None:
+        _log.warning("%s of database %s failed: %s", work, row.id, error)
+        self._at.metrics.failures.labels(work).inc()
+        reason = str(error) or type(error).__name__
+        await self._insistent(lambda: self._move(row, state, reason, backoff_seconds))
+        self._at.events.emit(f"database.{state}", database=row.id, pool=row.pool_id, error=reason)
+
+    async def _move(
+        self, row: DatabaseRow, state: DatabaseState, reason: str, backoff_seconds: float | None
+    ) -> None:
+        async with self._at.store.statement() as connection:
+            await store_databases.move(connection, row, state, error=reason, backoff_seconds=backoff_seconds)
+            await store_pools.note_error(connection, row.pool_id, reason)
+
+    async def _postpone(self, row: DatabaseRow) -> None:
+        async with self._at.store.statement() as connection:
+            await store_databases.postpone(connection, row, _BACKOFF_SECONDS)
+
+    async def _forget(self, row: DatabaseRow) -> None:
+        async with self._at.store.statement() as connection:
+            await store_databases.forget(connection, row)
+
+    async def _insistent(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Note what came of the work, tried again for as long as the claim on it lasts.
+
+        Otherwise a short outage of the control plane would leave every row that was being worked on to the reconciler.
+        """
+        until = monotonic() + self._at.settings.claim_seconds
+        while True:
+            try:
+                return await write()
+            except BackendUnavailable:
+                if monotonic() >= until or self._at.stopping.is_set():
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _origin(self, pool_id: UUID) -> tuple[Isolation, Origin]:
+        """What the databases of a pool are made from. Neither template nor blueprint ever changes: one look is enough."""
+        if pool_id not in self._origins:
+            pool = await self._pool(pool_id)
+            if len(self._origins) >= _MOST_ORIGINS:
+                self._origins.clear()
+            self._origins[pool_id] = (pool.isolation, _origin(pool))
+        return self._origins[pool_id]
+
+    async def _pool(self, pool_id: UUID) -> PoolRow:
+        async with self._at.store.statement() as connection:
+            pool = await store_pools.get(connection, pool_id)
+        if pool is None:
+            raise PoolNotFound(f"there is no pool {pool_id}")
+        return pool
+
+    @asynccontextmanager
+    async def _claim_kept(self, row: DatabaseRow) -> AsyncIterator[None]:
+        """Keep the claim on a row while the block works on it."""
+        keeper = asyncio.create_task(self._keep_claim(row))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    async def _keep_claim(self, row: DatabaseRow) -> None:
+        claim_seconds = self._at.settings.claim_seconds
+        while True:
+            await asyncio.sleep(claim_seconds / 3)
+            try:
+                async with self._at.store.statement() as connection:
+                    if not await store_databases.extend_claim(connection, row, claim_seconds):
+                        return
+            except BackendUnavailable as error:
+                _log.warning("cannot keep the claim on database %s: %s", row.id, error)
+
+
+def _origin(pool: PoolRow) -> Origin:
+    if pool.template_database is None:
+        message = f"the template {pool.template} has no database"
+        raise PoolNotFound(message)
+    if pool.isolation is Isolation.DATABASE:
+        return Origin(template_database=pool.template_database, blueprint=None)
+    if pool.blueprint is None:
+        message = f"the template {pool.template} is not prepared for isolation schema yet"
+        raise PoolNotFound(message)
+    return Origin(pool.template_database, Blueprint.from_json(pool.blueprint))
+
+
+def _used(used: Used, isolation: Isolation) -> UsedDatabase:
+    """A claimed row in the reset engine's words."""
+    row, known, place = used.row, None, None
+    if row.database_name is not None and row.login is not None:
+        place = Site(row.database_name, row.schema_name, row.login)
+    if used.baseline is not None and used.mark is not None:
+        try:
+            known = Known(Baseline.from_json(used.baseline), Mark.from_json(used.mark))
+        except (KeyError, TypeError, ValueError):
+            _log.warning("what is known of database %s was noted by another version", row.id)
+    return UsedDatabase(row.id, isolation, place, known)

@@ -1,0 +1,131 @@
+"""Claiming dirty databases, and making worked-on ones ready: the two statements of every turnover beside the grant.
+
+They run on the driver's own connection, for the reason that ``granting`` gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.store.rows import DatabaseRow, Json
+from freshdb_service.store.session import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A claimed database, and what is known of it for its reset; ``None`` if that was never noted."""
+
+    row: DatabaseRow
+    baseline: Json | None = field(repr=False)
+    mark: Json | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """What came of the work on a database.
+
+    Attributes:
+        baseline: only if it is a new one.
+        mark: only if there is a baseline.
+    """
+
+    database_name: str
+    schema_name: str | None
+    login: str
+    password: str = field(repr=False)
+    baseline: Json | None = field(default=None, repr=False)
+    mark: Json | None = None
+
+
+async def claim_dirty(
+    store: Store, server_names: Sequence[str], most: int, *, claim_seconds: float
+) -> list[Used]:
+    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation; longest waiting first."""
+    check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
+    async with store.driver() as driver:
+        rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds)
+    return [Used(_database(row), _json(row["baseline"]), _json(row["mark"])) for row in rows]
+
+
+async def make_ready(store: Store, row: DatabaseRow, clean: Clean) -> bool:
+    """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
+    check_database(row.state, DatabaseState.READY)
+    async with store.driver() as driver:
+        done: bool = await driver.fetchval(
+            _READY,
+            row.id,
+            row.state.value,
+            row.generation,
+            clean.database_name,
+            clean.schema_name,
+            clean.login,
+            clean.password,
+            None if clean.mark is None else json.dumps(clean.mark),
+            None if clean.baseline is None else json.dumps(clean.baseline),
+        )
+    return done
+
+
+def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
+    return DatabaseRow(
+        id=row["id"],
+        pool_id=row["pool_id"],
+        server=row["server"],
+        state=DatabaseState.RESETTING,
+        generation=row["generation"],
+        database_name=row["database_name"],
+        schema_name=row["schema_name"],
+        login=row["login"],
+        password=None,
+        lease_id=row["lease_id"],
+        error=row["error"],
+    )
+
+
+def _json(stored: str | None) -> Json | None:
+    if stored is None:
+        return None
+    value: Json = json.loads(stored)
+    return value
+
+
+_CLAIM: Final = """
+WITH claimed AS (
+    UPDATE databases d
+    SET state = 'resetting', generation = generation + 1, state_changed_at = now(), password = NULL,
+        claimed_until = clock_timestamp() + make_interval(secs => $3::float8)
+    WHERE d.id IN (
+        SELECT c.id FROM databases c
+        JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
+        WHERE c.state = 'dirty' AND t.state = 'ready' AND c.server = ANY ($1::text[])
+          AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+        ORDER BY c.state_changed_at
+        LIMIT $2::bigint
+        FOR UPDATE OF c SKIP LOCKED)
+    RETURNING d.*
+)
+SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.database_name, claimed.schema_name,
+       claimed.login, claimed.lease_id, claimed.error, claimed.mark::text AS mark, b.baseline::text AS baseline
+FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
+"""
+
+_READY: Final = """
+WITH done AS (
+    UPDATE databases
+    SET state = 'ready', database_name = $4::text, schema_name = $5::text, login = $6::text, password = $7::text,
+        mark = $8::jsonb, error = NULL, claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
+    WHERE id = $1::uuid AND state = $2::text AND generation = $3::int
+    RETURNING id, pool_id
+), noted AS (
+    INSERT INTO baselines (database_id, baseline)
+    SELECT id, $9::jsonb FROM done WHERE $9::jsonb IS NOT NULL
+    ON CONFLICT (database_id) DO UPDATE SET baseline = excluded.baseline
+), well AS (
+    UPDATE pools SET last_error = NULL FROM done WHERE pools.id = done.pool_id AND pools.last_error IS NOT NULL
+)
+SELECT EXISTS (SELECT FROM done)
+"""
