@@ -47,8 +47,8 @@ class Bench:
 
     @classmethod
     def over(cls, at: Installation) -> Bench:
-        acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
         databases = Databases(at, CleaningEngine())
+        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
         return cls(
             at=at,
             acquiring=acquiring,

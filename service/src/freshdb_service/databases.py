@@ -23,6 +23,7 @@ from freshdb_service.cluster import (
     Mark,
     Origin,
     ResetEngine,
+    ResetOutcome,
     Site,
     UsedDatabase,
     drop_database,
@@ -35,7 +36,7 @@ from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, Isolation
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
-from freshdb_service.store.resetting import Clean, Used, make_ready
+from freshdb_service.store.resetting import Clean, Used, give_back, make_ready
 from freshdb_service.store.rows import DatabaseRow, PoolRow
 
 _log = logging.getLogger(__name__)
@@ -79,11 +80,7 @@ class Databases:
         """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done."""
         row = used.row
         try:
-            async with self._claim_kept(row):
-                isolation, origin = await self._origin(row.pool_id)
-                outcome = await self._engine.reset(
-                    self._at.server(row.server), _used(used, isolation), origin, row.generation
-                )
+            isolation, outcome = await self._outcome(used)
         except BackendUnavailable as error:
             await self._fail(row, DatabaseState.DIRTY, error, "reset", backoff_seconds=_BACKOFF_SECONDS)
             return
@@ -91,16 +88,37 @@ class Databases:
             await self._fail(row, DatabaseState.FAILED, error, "reset")
             return
         self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
-        await self._ready(
-            row,
-            outcome.login,
-            outcome.known,
-            "reset",
-            path=outcome.path,
-            reason=outcome.reason,
-            seconds=outcome.seconds,
-            leftovers=outcome.leftovers.to_json(),
+        await self._ready(row, outcome.login, outcome.known, "reset", **_facts(outcome))
+
+    async def reset_leased(self, used: Used) -> None:
+        """Make the database of a lease clean, for the same lease; it gets it back whatever comes of this.
+
+        Raises:
+            FreshdbError: it could not be made clean now; asking again is safe.
+        """
+        row = used.row
+        try:
+            isolation, outcome = await self._outcome(used)
+        except (FreshdbError, TimeoutError) as error:
+            self._at.metrics.failures.labels("reset").inc()
+            await self._insistent(lambda: give_back(self._at.store, row, None))
+            if isinstance(error, FreshdbError):
+                raise
+            raise BackendUnavailable(f"the reset took too long: {error}", retry_after_seconds=1.0) from error
+        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        clean = _clean(outcome.login, outcome.known)
+        if not await self._insistent(lambda: give_back(self._at.store, row, clean)):
+            await self._at.queue.wake(row.pool_id)  # the lease ended meanwhile
+        self._at.events.emit(
+            "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
         )
+
+    async def _outcome(self, used: Used) -> tuple[Isolation, ResetOutcome]:
+        row = used.row
+        async with self._claim_kept(row):
+            isolation, origin = await self._origin(row.pool_id)
+            server = self._at.server(row.server)
+            return isolation, await self._engine.reset(server, _used(used, isolation), origin, row.generation)
 
     async def drop(self, row: DatabaseRow) -> None:
         """``dropping`` → gone."""
@@ -123,14 +141,7 @@ class Databases:
     async def _ready(
         self, row: DatabaseRow, login: Login, known: Known | None, how: str, **facts: object
     ) -> None:
-        clean = Clean(
-            database_name=login.database,
-            schema_name=login.schema,
-            login=login.user,
-            password=login.password,
-            baseline=None if known is None else known.baseline.to_json(),
-            mark=None if known is None else known.mark.to_json(),
-        )
+        clean = _clean(login, known)
         still_ours = await self._insistent(lambda: make_ready(self._at.store, row, clean))
         if not still_ours:
             _log.warning("lost the claim on database %s generation %s", row.id, row.generation)
@@ -232,6 +243,28 @@ def _origin(pool: PoolRow) -> Origin:
         message = f"the template {pool.template} is not prepared for isolation schema yet"
         raise PoolNotFound(message)
     return Origin(pool.template_database, Blueprint.from_json(pool.blueprint))
+
+
+def _clean(login: Login, known: Known | None) -> Clean:
+    """A clean database in the store's words."""
+    return Clean(
+        database_name=login.database,
+        schema_name=login.schema,
+        login=login.user,
+        password=login.password,
+        baseline=None if known is None else known.baseline.to_json(),
+        mark=None if known is None else known.mark.to_json(),
+    )
+
+
+def _facts(outcome: ResetOutcome) -> dict[str, object]:
+    """What events say of a reset."""
+    return {
+        "path": outcome.path,
+        "reason": outcome.reason,
+        "seconds": outcome.seconds,
+        "leftovers": outcome.leftovers.to_json(),
+    }
 
 
 def _used(used: Used, isolation: Isolation) -> UsedDatabase:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from freshdb_service.acquiring import Granted, facts
+from freshdb_service.cluster import Leftovers, close_login
+from freshdb_service.databases import Databases
 from freshdb_service.errors import (
+    BackendUnavailable,
+    Conflict,
     Forbidden,
     LeaseEnded,
     LeaseNotFound,
@@ -16,14 +23,26 @@ from freshdb_service.lifecycle import LEASE_LIVE, LeaseState
 from freshdb_service.redis.deadlines import Deadline, Refusal, Renewal
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
+from freshdb_service.store import resetting
 from freshdb_service.store.rows import LeaseRow
+
+_LOOK_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A lease that is over, and what its holder left open; ``None`` if that is not known."""
+
+    lease: LeaseRow
+    leftovers: Leftovers | None
 
 
 class Leases:
     """What callers can do with leases that they have."""
 
-    def __init__(self, at: Installation) -> None:
+    def __init__(self, at: Installation, databases: Databases) -> None:
         self._at = at
+        self._databases = databases
 
     async def renew(self, lease_id: UUID, *, principal: str, ttl_seconds: float | None) -> Renewal:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
@@ -52,8 +71,8 @@ class Leases:
             )
         raise await self._gone(lease_id, principal)
 
-    async def release(self, lease_id: UUID, *, principal: str) -> LeaseRow:
-        """Give a lease back. Releasing it again is no error.
+    async def release(self, lease_id: UUID, *, principal: str) -> Released:
+        """Give a lease back, and say what was left open. Releasing it again is no error.
 
         Raises:
             LeaseEnded: it has expired or was revoked.
@@ -61,7 +80,7 @@ class Leases:
         """
         return await self._end(lease_id, LeaseState.RELEASED, principal=principal)
 
-    async def revoke(self, lease_id: UUID, *, reason: str) -> LeaseRow:
+    async def revoke(self, lease_id: UUID, *, reason: str) -> Released:
         """Take a lease away from whoever has it.
 
         Raises:
@@ -80,7 +99,8 @@ class Leases:
 
     async def _end(
         self, lease_id: UUID, state: LeaseState, *, principal: str | None, reason: str | None = None
-    ) -> LeaseRow:
+    ) -> Released:
+        leftovers = await self._closed(lease_id, principal)
         async with self._at.store.statement() as connection:
             row = await store_leases.end(connection, lease_id, state, principal=principal, reason=reason)
         if row is None:
@@ -88,16 +108,62 @@ class Leases:
             if principal is not None and there.principal != principal:
                 raise _forbidden(lease_id)
             if there.state is LeaseState.RELEASED and state is LeaseState.RELEASED:
-                return there
+                return Released(there, None)
             raise _over(there)
         await self._at.deadlines.settle([lease_id])
-        await self._ended(row)
-        return row
+        await self._ended(row, leftovers)
+        return Released(row, leftovers)
 
-    async def _ended(self, row: LeaseRow) -> None:
+    async def _closed(self, lease_id: UUID, principal: str | None) -> Leftovers | None:
+        """Close the login of a live lease.
+
+        Returns:
+            what its holder left open; unknown if the server does not say so at once. The janitor sees to it in any case.
+        """
+        login = await store_leases.login_of(self._at.store, lease_id, principal)
+        if login is None:
+            return None
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await close_login(self._at.server(login.server), login.name)
+        except (BackendUnavailable, TimeoutError):
+            return None
+
+    async def _ended(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
         self._at.metrics.leases_ended.labels(row.state).inc()
-        self._at.events.emit(f"lease.{row.state}", **facts(row))
+        left = {} if leftovers is None else {"leftovers": leftovers.to_json()}
+        self._at.events.emit(f"lease.{row.state}", **facts(row), **left)
         await self._at.signals.announce(Work.DIRTY)
+
+    async def reset(self, lease_id: UUID, *, principal: str) -> Granted:
+        """Make the database of an active lease clean, for the same lease; whoever is connected to it is thrown out.
+
+        The lease gets a new generation with a login of its own, and, if its database had to be rebuilt, a new database.
+
+        Raises:
+            LeaseEnded, LeaseNotFound, Forbidden: as it says.
+            Conflict: it is kept for a look, or being reset at this moment.
+            BackendUnavailable: it could not be made clean; asking again is safe.
+        """
+        used = await resetting.claim_leased(
+            self._at.store, lease_id, principal, claim_seconds=self._at.settings.claim_seconds
+        )
+        if used is None:
+            there = await self.get(lease_id)
+            if there.principal == principal and there.state in LEASE_LIVE:
+                message = (
+                    f"the lease {lease_id} is kept for a look: what is in its database would be lost"
+                    if there.state is LeaseState.KEPT
+                    else f"the lease {lease_id} is being reset at this moment; ask again"
+                )
+                raise Conflict(message, retry_after_seconds=1.0)
+            raise await self._gone(lease_id, principal)
+        # Whoever asked may go away meanwhile: what was begun is done.
+        await asyncio.shield(self._databases.reset_leased(used))
+        granted = await self.show(lease_id)
+        if granted.lease.state not in LEASE_LIVE:
+            raise _over(granted.lease)
+        return granted
 
     async def keep(
         self, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None

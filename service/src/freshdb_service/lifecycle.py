@@ -63,7 +63,7 @@ class IllegalTransition(ValueError):
 DATABASE_TRANSITIONS: Final[dict[DatabaseState, frozenset[DatabaseState]]] = {
     DatabaseState.CREATING: frozenset({DatabaseState.READY, DatabaseState.FAILED, DatabaseState.DROPPING}),
     DatabaseState.READY: frozenset({DatabaseState.LEASED, DatabaseState.DIRTY, DatabaseState.DROPPING}),
-    DatabaseState.LEASED: frozenset({DatabaseState.DIRTY, DatabaseState.KEPT}),
+    DatabaseState.LEASED: frozenset({DatabaseState.DIRTY, DatabaseState.KEPT, DatabaseState.RESETTING}),
     DatabaseState.KEPT: frozenset({DatabaseState.DIRTY}),
     DatabaseState.DIRTY: frozenset({DatabaseState.RESETTING, DatabaseState.DROPPING}),
     DatabaseState.RESETTING: frozenset(

@@ -79,8 +79,8 @@ class Replica:
     def over(cls, at: Installation, engine: ResetEngine) -> Replica:
         """Put use cases and loops together; ``engine`` makes used databases clean."""
         settings = at.settings
-        acquiring, leases, templates = Acquiring(at), Leases(at), Templates(at)
         databases = Databases(at, engine)
+        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         loops = [
             Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),

@@ -105,6 +105,37 @@ async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by
     assert (await bench.states()).keys() == {"ready"}
 
 
+async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset_again(
+    here: Site, bench: Bench
+) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    claimed = await resetting.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
+    assert claimed is not None  # and here its worker died
+    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    await bench.reconciler.run_once()
+    assert (await bench.states())["leased"] == 1
+    again = await bench.leases.reset(held.lease.id, principal="test")
+    assert again.lease.generation == held.lease.generation + 2
+    assert again.lease.password is not None
+    await bench.leases.release(held.lease.id, principal="test")
+    await bench.janitor.run_once()
+    assert (await bench.states()).keys() == {"ready"}
+
+
+async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    for clean, state in ((None, "dirty"), (resetting.Clean("d", None, "l", "p"), "ready")):
+        claimed = await resetting.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
+        assert claimed is not None
+        await bench.leases.release(held.lease.id, principal="test")
+        assert not await resetting.give_back(bench.at.store, claimed.row, clean)
+        assert (await bench.states())[state] >= 1
+        await bench.janitor.run_once()
+        held = await bench.acquire()
+
+
 async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Site, bench: Bench) -> None:
     await ready(bench)
     [health] = await bench.pools.listing()
@@ -157,7 +188,7 @@ async def test_a_ready_database_that_somebody_dropped_is_made_anew(here: Site, b
     await bench.janitor.run_once()
     victims = sorted(name for name in names_on(here) if "_d_" in name)
     execute(here.dsns[0], f"drop database {victims[0]} with (force)")
-    execute(here.dsns[0], f"drop role {victims[0]}")
+    execute(here.dsns[0], f"drop role if exists {victims[0]}")
     await bench.reconciler.run_once()
     assert (await bench.states())["dirty"] == 1
     await bench.janitor.run_once()

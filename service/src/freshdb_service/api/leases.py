@@ -13,7 +13,16 @@ from freshdb_service.api.access import Principal
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
 from freshdb_service.api.pages import cursor, position
 from freshdb_service.api.problems import invalid
-from freshdb_service.api.wire import AcquireIn, BatchIn, KeepIn, LeaseOut, LeasesOut, RenewalOut, RenewIn
+from freshdb_service.api.wire import (
+    AcquireIn,
+    BatchIn,
+    KeepIn,
+    LeaseOut,
+    LeasesOut,
+    ReleasedOut,
+    RenewalOut,
+    RenewIn,
+)
 from freshdb_service.config import Settings
 from freshdb_service.errors import Forbidden, LeaseNotFound
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
@@ -109,6 +118,13 @@ async def renew(
     return answer(RenewalOut.of(identifier, renewal))
 
 
+@router.post("/{lease_id}/reset", response_model=LeaseOut)
+async def reset(lease_id: str, context: InContext, principal: Holder) -> Response:
+    """Make the database clean, for the same lease. Open connections end; the answer has the new user and password."""
+    granted = await context.leases.reset(_lease_id(lease_id), principal=principal.name)
+    return answer(_out(context, granted, principal))
+
+
 @router.post("/{lease_id}/keep", response_model=LeaseOut)
 async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepIn | None = None) -> Response:
     """Hold the database back for a look, with a TTL of its own; no heartbeat is needed."""
@@ -121,7 +137,7 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
     return answer(_out(context, kept, principal))
 
 
-@router.delete("/{lease_id}", response_model=LeaseOut)
+@router.delete("/{lease_id}", response_model=ReleasedOut)
 async def release(
     lease_id: str,
     context: InContext,
@@ -131,16 +147,20 @@ async def release(
         bool, Query(description="revoke: also somebody else's lease; needs the scope admin")
     ] = False,
 ) -> Response:
-    """Give a lease back; its database is cleaned in the background. With `force=true`, revoke it."""
+    """Give a lease back; its database is cleaned in the background. With `force=true`, revoke it.
+
+    `leftovers` counts what was still open: connections, prepared transactions, advisory locks.
+    """
     identifier = _lease_id(lease_id)
     if not force:
-        row = await context.leases.release(identifier, principal=principal.name)
+        released = await context.leases.release(identifier, principal=principal.name)
     elif "admin" in principal.scopes:
-        row = await context.leases.revoke(identifier, reason=f"revoked by {principal.name}")
+        released = await context.leases.revoke(identifier, reason=f"revoked by {principal.name}")
     else:
         message = f"the token of {principal.name!r} lacks the scope 'admin', which force=true needs"
         raise Forbidden(message)
-    return answer(_out(context, Granted(row, None), None))
+    lease = _out(context, Granted(released.lease, None), None)
+    return answer(ReleasedOut.after(lease, released.leftovers))
 
 
 async def _acquire(

@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from freshdb_service.acquiring import Granted
+from freshdb_service.cluster import Leftovers
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, TemplateState
 from freshdb_service.pools import PoolHealth
 from freshdb_service.redis.deadlines import Renewal
@@ -253,6 +254,32 @@ class LeaseOut(BaseModel):
             ended_at=row.ended_at,
             end_reason=row.end_reason,
         )
+
+
+class LeftoversOut(BaseModel):
+    """What a holder had not closed when it gave its database back."""
+
+    connections: int
+    prepared_transactions: int
+    advisory_locks: int
+
+
+class ReleasedOut(LeaseOut):
+    """A lease that is over. ``leftovers`` is null where it is not known, as when it had been released before."""
+
+    leftovers: LeftoversOut | None
+
+    @classmethod
+    def after(cls, lease: LeaseOut, leftovers: Leftovers | None) -> ReleasedOut:
+        """With what was left open."""
+        left = None
+        if leftovers is not None:
+            left = LeftoversOut(
+                connections=leftovers.connections,
+                prepared_transactions=leftovers.prepared_transactions,
+                advisory_locks=leftovers.advisory_locks,
+            )
+        return cls.model_construct(**dict(lease), leftovers=left)
 
 
 class RenewalOut(BaseModel):

@@ -10,6 +10,7 @@
 ``databases``      isolation ``database``: cloning a template
 ``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
 ``removal``        dropping all of these
+``leftovers``      closing a login at once, and what its holder left open
 ``reset``          making a used database clean: what engines do, and the one that rebuilds
 ``clean``          freshdb's own engine. It looks (``baseline``), judges (``catalogs``), cleans (``cleaning``), knows its
                    templates (``knowledge``, ``picture``), and keeps sessions open for that (``sessions``)
@@ -20,6 +21,7 @@ from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.clean import CleaningEngine
 from freshdb_service.cluster.databases import provision_database
+from freshdb_service.cluster.leftovers import close_login
 from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.cluster.removal import drop_database, drop_schema, drop_shared, drop_template
 from freshdb_service.cluster.reset import (
@@ -55,6 +57,7 @@ __all__ = [
     "ServerOptions",
     "Site",
     "UsedDatabase",
+    "close_login",
     "create_build",
     "drop_database",
     "drop_schema",

@@ -116,7 +116,8 @@ async def shut_out(session: Session, login: str, *, alone: bool) -> Leftovers:
         Unprovable: something is prepared for a second phase; or somebody is being let in, and does not arrive.
         BackendUnavailable: a backend would not end in time.
     """
-    await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
+    if await session.fetchval("SELECT rolcanlogin FROM pg_authid WHERE rolname = $1", login) is not False:
+        await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
     until = monotonic() + GONE_SECONDS
     startup_until = monotonic() + STARTUP_SECONDS
     found: Leftovers | None = None

@@ -182,11 +182,17 @@ async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
 
 
 async def release_overdue_claims(connection: AsyncConnection) -> list[DatabaseRow]:
-    """Send rows whose worker stopped answering back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``."""
+    """Send rows whose worker stopped answering back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
+
+    A database that was being reset for its lease goes back to it.
+    """
     check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
     check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
     overdue = databases.c.claimed_until <= func.clock_timestamp()
-    moved: list[DatabaseRow] = []
+    check_database(DatabaseState.RESETTING, DatabaseState.LEASED)
+    # The holder of a lease whose reset was interrupted can ask for it again.
+    rows = await connection.execute(_INTERRUPTED)
+    moved = [database_row(row) for row in rows]
     for old, new in (
         (DatabaseState.RESETTING, DatabaseState.DIRTY),
         (DatabaseState.CREATING, DatabaseState.DROPPING),
@@ -202,6 +208,23 @@ async def release_overdue_claims(connection: AsyncConnection) -> list[DatabaseRo
         moved.extend(database_row(row) for row in rows)
     return moved
 
+
+_INTERRUPTED = text(
+    """
+    WITH back AS (
+        UPDATE databases d
+        SET state = 'leased', claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
+        FROM leases l
+        WHERE d.state = 'resetting' AND d.claimed_until <= clock_timestamp()
+          AND l.id = d.lease_id AND l.state IN ('active', 'kept')
+        RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
+                  d.lease_id, d.error
+    ), told AS (
+        UPDATE leases l SET generation = back.generation FROM back WHERE l.id = back.lease_id
+    )
+    SELECT * FROM back
+    """
+)
 
 _SHRINK = text(
     """

@@ -21,6 +21,7 @@ from freshdb_service.lifecycle import (
     check_lease,
 )
 from freshdb_service.store.rows import LeaseRow, lease_row
+from freshdb_service.store.session import Store
 from freshdb_service.store.tables import databases, leases, templates
 
 _LIVE = text("state IN ('active', 'kept')")
@@ -107,6 +108,26 @@ async def end(
         )
     ).one_or_none()
     return lease_row(row) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOf:
+    """The login of a lease, and the server that it is on."""
+
+    server: str
+    name: str
+
+
+async def login_of(store: Store, lease_id: UUID, principal: str | None) -> LoginOf | None:
+    """The login of a live lease of this principal (``None`` for anybody)."""
+    async with store.driver() as driver:
+        row = await driver.fetchrow(
+            "SELECT server, login FROM leases WHERE id = $1::uuid AND state IN ('active', 'kept') "
+            "AND ($2::text IS NULL OR principal = $2::text)",
+            lease_id,
+            principal,
+        )
+    return None if row is None else LoginOf(row["server"], row["login"])
 
 
 _KEEP = text(

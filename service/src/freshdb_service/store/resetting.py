@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import UUID
 
 from freshdb_service.lifecycle import DatabaseState, check_database
 from freshdb_service.store.rows import DatabaseRow, Json
@@ -60,14 +61,55 @@ async def make_ready(store: Store, row: DatabaseRow, clean: Clean) -> bool:
             row.id,
             row.state.value,
             row.generation,
-            clean.database_name,
-            clean.schema_name,
-            clean.login,
-            clean.password,
-            None if clean.mark is None else json.dumps(clean.mark),
-            None if clean.baseline is None else json.dumps(clean.baseline),
+            *_columns(clean),
         )
     return done
+
+
+async def claim_leased(store: Store, lease_id: UUID, principal: str, *, claim_seconds: float) -> Used | None:
+    """Take the database of an active lease into ``resetting``, with its next generation; it stays the lease's.
+
+    Returns:
+        ``None`` if the lease is not active, not this principal's, or is being reset.
+    """
+    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
+    async with store.driver() as driver:
+        row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds)
+    return None if row is None else Used(_database(row), _json(row["baseline"]), _json(row["mark"]))
+
+
+async def give_back(store: Store, row: DatabaseRow, clean: Clean | None) -> bool:
+    """``resetting`` → ``leased`` again, with its next login if it is clean; without, it can be tried again.
+
+    A lease that ended meanwhile does not get it back: then it is ``ready``, or ``dirty``.
+
+    Returns:
+        whether the lease has it.
+    """
+    for state in (DatabaseState.LEASED, DatabaseState.READY, DatabaseState.DIRTY):
+        check_database(DatabaseState.RESETTING, state)
+    async with store.driver() as driver:
+        leased: bool = await driver.fetchval(
+            _GIVE_BACK,
+            row.id,
+            row.generation,
+            row.lease_id,
+            clean is not None,
+            *(() if clean is None else _columns(clean)),
+            *((None,) * 6 if clean is None else ()),
+        )
+    return leased
+
+
+def _columns(clean: Clean) -> tuple[str | None, ...]:
+    return (
+        clean.database_name,
+        clean.schema_name,
+        clean.login,
+        clean.password,
+        None if clean.mark is None else json.dumps(clean.mark),
+        None if clean.baseline is None else json.dumps(clean.baseline),
+    )
 
 
 def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
@@ -111,6 +153,47 @@ WITH claimed AS (
 SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.database_name, claimed.schema_name,
        claimed.login, claimed.lease_id, claimed.error, claimed.mark::text AS mark, b.baseline::text AS baseline
 FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
+"""
+
+_CLAIM_LEASED: Final = """
+WITH claimed AS (
+    UPDATE databases d
+    SET state = 'resetting', generation = d.generation + 1, state_changed_at = now(), password = NULL,
+        claimed_until = clock_timestamp() + make_interval(secs => $3::float8)
+    FROM leases l
+    WHERE l.id = $1::uuid AND l.state = 'active' AND l.principal = $2::text
+      AND d.id = l.database_id AND d.lease_id = l.id AND d.state = 'leased'
+    RETURNING d.*
+)
+SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.database_name, claimed.schema_name,
+       claimed.login, claimed.lease_id, claimed.error, claimed.mark::text AS mark, b.baseline::text AS baseline
+FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
+"""
+
+_GIVE_BACK: Final = """
+WITH holding AS (
+    SELECT id FROM leases WHERE id = $3::uuid AND state IN ('active', 'kept') FOR UPDATE
+), done AS (
+    UPDATE databases
+    SET state = CASE WHEN EXISTS (SELECT FROM holding) THEN 'leased' WHEN $4::bool THEN 'ready' ELSE 'dirty' END,
+        lease_id = (SELECT id FROM holding),
+        database_name = coalesce($5::text, database_name), schema_name = coalesce($6::text, schema_name),
+        login = coalesce($7::text, login), password = $8::text, mark = CASE WHEN $4::bool THEN $9::jsonb ELSE mark END,
+        claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
+    WHERE id = $1::uuid AND state = 'resetting' AND generation = $2::int
+    RETURNING *
+), noted AS (
+    INSERT INTO baselines (database_id, baseline)
+    SELECT id, $10::jsonb FROM done WHERE $10::jsonb IS NOT NULL
+    ON CONFLICT (database_id) DO UPDATE SET baseline = excluded.baseline
+), told AS (
+    UPDATE leases l
+    SET generation = done.generation, database_name = done.database_name, schema_name = done.schema_name,
+        login = done.login
+    FROM done WHERE l.id = done.lease_id
+    RETURNING l.id
+)
+SELECT EXISTS (SELECT FROM told)
 """
 
 _READY: Final = """
