@@ -91,8 +91,7 @@ class Leases:
 
     async def expire(self, lease_id: UUID) -> None:
         """End a lease whose deadline has passed; nothing happens if it is over already."""
-        async with self._at.store.statement() as connection:
-            row = await store_leases.end(connection, lease_id, LeaseState.EXPIRED, principal=None)
+        row = await store_leases.end(self._at.store, lease_id, LeaseState.EXPIRED, principal=None)
         await self._at.deadlines.settle([lease_id])
         if row is not None:
             await self._ended(row)
@@ -101,8 +100,7 @@ class Leases:
         self, lease_id: UUID, state: LeaseState, *, principal: str | None, reason: str | None = None
     ) -> Released:
         leftovers = await self._closed(lease_id, principal)
-        async with self._at.store.statement() as connection:
-            row = await store_leases.end(connection, lease_id, state, principal=principal, reason=reason)
+        row = await store_leases.end(self._at.store, lease_id, state, principal=principal, reason=reason)
         if row is None:
             there = await self.get(lease_id)
             if principal is not None and there.principal != principal:

@@ -182,6 +182,8 @@ async def serve(
             pool_size=settings.provision_concurrency * 2,
             command_timeout_seconds=settings.command_timeout_seconds,
             clone_strategy=settings.clone_strategy,
+            idle_sessions=settings.idle_sessions,
+            scram_iterations=settings.scram_iterations,
             pg_dump=_pg_dump(),
         )
         at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))

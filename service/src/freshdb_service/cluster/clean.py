@@ -14,6 +14,7 @@ It takes a superuser: elsewhere every reset is a rebuild.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -92,14 +93,16 @@ class CleaningEngine:
         leftovers = Leftovers()
         kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
         name = str(server.name_of(kind, used.database_id, generation))
+        template = self._knowledge.of(server, origin)
+        # Hashed on another core, while the server says what became of the database.
+        hashing = asyncio.create_task(new_password(server))
         try:
-            template = self._knowledge.of(server, origin)
             async with server.sessions.inside(site.database) as session:
                 leftovers = await shut_out(session, site.login, alone=site.schema is None)
                 seen = await look(session, server.version, site, template.picture)
                 rewritten = await self._judged(server, session, template, known, site, seen)
                 made = plan(template, seen, rewritten)
-                password, verifier = await new_password(server)
+                password, verifier = await hashing
                 await carry_out(
                     session,
                     made,
@@ -108,13 +111,14 @@ class CleaningEngine:
                     mark=known.mark,
                     template=template,
                 )
-                mark = await set_mark(
-                    session, replace(site, login=name), [*made.counters, *seen.catalogs.values()]
-                )
+                site = replace(site, login=name)
+                mark = await set_mark(session, site, [*made.counters, *seen.catalogs.values()])
         except Unprovable as unprovable:
             raise Unprovable(str(unprovable), leftovers=leftovers) from unprovable
         except asyncpg.PostgresError as error:
             raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers=leftovers) from error
+        finally:
+            hashing.cancel()
         return ResetOutcome(
             login=Login(site.database, site.schema, name, password),
             path=made.path,

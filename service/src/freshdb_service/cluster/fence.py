@@ -60,6 +60,15 @@ WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
 """
 
 
+def _left(rows: list[asyncpg.Record]) -> Leftovers:
+    inside = [row for row in rows if row["what"] == "open"]
+    return Leftovers(
+        connections=len(inside),
+        prepared_transactions=sum(row["what"] == "prepared" for row in rows),
+        advisory_locks=sum(row["locks"] for row in inside),
+    )
+
+
 _SHUT_OUT = f"""
 WITH open AS MATERIALIZED (
     SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory') AS locks
@@ -72,6 +81,7 @@ WITH open AS MATERIALIZED (
 SELECT 'open' AS what, pid, locks, pg_terminate_backend(pid) FROM open
 UNION ALL SELECT 'prepared', 0, 0, NULL FROM pg_prepared_xacts
           WHERE owner = $1 OR ($2::bool AND database = current_database())
+UNION ALL SELECT 'login', 0, 0, NULL FROM pg_authid WHERE rolname = $1 AND rolcanlogin
 UNION ALL SELECT 'starting', starting.pid, 0, NULL FROM ({_STARTING}) starting
 """
 
@@ -116,21 +126,18 @@ async def shut_out(session: Session, login: str, *, alone: bool) -> Leftovers:
         Unprovable: something is prepared for a second phase; or somebody is being let in, and does not arrive.
         BackendUnavailable: a backend would not end in time.
     """
-    if await session.fetchval("SELECT rolcanlogin FROM pg_authid WHERE rolname = $1", login) is not False:
-        await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
     until = monotonic() + GONE_SECONDS
     startup_until = monotonic() + STARTUP_SECONDS
     found: Leftovers | None = None
     starting: set[int] | None = None
     while True:
         rows = await session.fetch(_SHUT_OUT, login, alone)
+        if any(row["what"] == "login" for row in rows):  # it was not closed when its lease ended
+            await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
+            found = found or _left(rows)
+            continue
         inside = [row for row in rows if row["what"] == "open"]
-        if found is None:
-            found = Leftovers(
-                connections=len(inside),
-                prepared_transactions=sum(row["what"] == "prepared" for row in rows),
-                advisory_locks=sum(row["locks"] for row in inside),
-            )
+        found = found or _left(rows)
         if found.prepared_transactions:
             raise Unprovable("transactions were prepared for a second phase", leftovers=found)
         now_starting = {int(row["pid"]) for row in rows if row["what"] == "starting"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Select, String, and_, bindparam, delete, func, select, text, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import (
@@ -53,37 +53,18 @@ def _with_password() -> Select[*tuple[Any, ...]]:
     return select(leases, databases.c.password).select_from(leases.outerjoin(databases, mine))
 
 
-_END = text(
-    """
-    WITH ended AS (
-        UPDATE leases SET state = :new_state, ended_at = now(), end_reason = :reason
-        WHERE id = :lease_id AND state = ANY (:from_states) AND (:principal IS NULL OR principal = :principal)
-        RETURNING *
-    ), given_back AS (
-        UPDATE databases d
-        SET state = 'dirty', lease_id = NULL, state_changed_at = now(), not_before = NULL
-        FROM ended
-        WHERE d.id = ended.database_id AND d.generation = ended.generation
-          AND d.lease_id = ended.id AND d.state IN ('leased', 'kept')
-        RETURNING d.id
-    )
-    SELECT ended.* FROM ended LEFT JOIN given_back ON true
-    """
-).bindparams(bindparam("from_states", type_=ARRAY(String())), bindparam("principal", type_=String()))
-
-
 async def end(
-    connection: AsyncConnection,
+    store: Store,
     lease_id: UUID,
     new_state: LeaseState,
     *,
     principal: str | None,
     reason: str | None = None,
 ) -> LeaseRow | None:
-    """End a live lease and hand its database to the janitor, in one statement.
+    """End a live lease and hand its database to the janitor, in one statement, on the driver's own connection.
 
     Args:
-        connection: where to.
+        store: where to.
         lease_id: which lease.
         new_state: ``released``, ``expired`` or ``revoked``.
         principal: who must be holding it; ``None`` for anybody.
@@ -95,19 +76,38 @@ async def end(
     for old in LEASE_LIVE:
         check_lease(old, new_state)
     check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
-    row = (
-        await connection.execute(
-            _END,
-            {
-                "lease_id": lease_id,
-                "new_state": new_state,
-                "from_states": [state.value for state in LEASE_LIVE],
-                "principal": principal,
-                "reason": reason,
-            },
-        )
-    ).one_or_none()
-    return lease_row(row) if row else None
+    async with store.driver() as driver:
+        row = await driver.fetchrow(_END, lease_id, new_state.value, principal, reason)
+    if row is None:
+        return None
+    return LeaseRow(
+        **{
+            **row,
+            "state": LeaseState(row["state"]),
+            "isolation": Isolation(row["isolation"]),
+            "holder": json.loads(row["holder"]),
+            "labels": json.loads(row["labels"]),
+        }
+    )
+
+
+_END: Final = f"""
+WITH ended AS (
+    UPDATE leases SET state = $2::text, ended_at = now(), end_reason = $4::text
+    WHERE id = $1::uuid AND state IN ('active', 'kept') AND ($3::text IS NULL OR principal = $3::text)
+    RETURNING *
+), given_back AS (
+    UPDATE databases d
+    SET state = 'dirty', lease_id = NULL, state_changed_at = now(), not_before = NULL
+    FROM ended
+    WHERE d.id = ended.database_id AND d.generation = ended.generation
+      AND d.lease_id = ended.id AND d.state IN ('leased', 'kept')
+    RETURNING d.id
+)
+SELECT {", ".join(f"ended.{column.name}" for column in leases.columns if column.name not in {"holder", "labels"})},
+       ended.holder::text AS holder, ended.labels::text AS labels
+FROM ended LEFT JOIN given_back ON true
+"""  # noqa: S608 - the names of our own columns
 
 
 @dataclass(frozen=True, slots=True)
