@@ -3,6 +3,9 @@
 What is not given is embedded: without ``--postgres`` a PostgreSQL, without ``--redis`` a Redis of its own, both in the data
 directory. SIGINT and SIGTERM stop the granting at once, let requests, builds and the rounds of the loops that are under way
 finish, and end what was started, in reverse order. A second signal does not wait.
+
+This module loads little: what it takes to start the embedded servers. The rest (``replica``) is loaded while they start,
+which is most of what a warm start takes.
 """
 
 from __future__ import annotations
@@ -10,51 +13,35 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
-import gc
 import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
 from pydantic import SecretStr, ValidationError
 
 from freshdb_service import __version__
-from freshdb_service.acquiring import Acquiring
-from freshdb_service.api.app import create_app
-from freshdb_service.api.context import Context
-from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
 from freshdb_service.config import Settings
-from freshdb_service.databases import Databases
 from freshdb_service.embedded import (
     EmbeddedPostgres,
     EmbeddedRedis,
     default_data_directory,
     postgres_binaries,
 )
-from freshdb_service.errors import BackendUnavailable, ConfigurationError, FreshdbError
-from freshdb_service.installation import Installation, opened
-from freshdb_service.leases import Leases
-from freshdb_service.maintenance.janitor import Janitor
-from freshdb_service.maintenance.reaper import Reaper
-from freshdb_service.maintenance.reconciler import Reconciler
-from freshdb_service.maintenance.replenisher import Replenisher
-from freshdb_service.maintenance.rounds import Loop, run
-from freshdb_service.pools import Pools
-from freshdb_service.redis.signals import Work
-from freshdb_service.store import leases as store_leases
-from freshdb_service.templates import Templates
+from freshdb_service.errors import ConfigurationError, FreshdbError
+
+if TYPE_CHECKING:
+    from freshdb_service.cluster import ResetEngine
 
 _log = logging.getLogger("freshdb")
-_DRAIN_SECONDS = 20
 EXIT_USAGE = 2
 EXIT_RUNNING = 3
 EXIT_CANCELLED = 130
@@ -64,81 +51,6 @@ class AlreadyRunning(FreshdbError):
     """Another process serves from this data directory."""
 
     code = "already_running"
-
-
-@dataclass(slots=True)
-class Replica:
-    """The use cases and loops over one installation."""
-
-    at: Installation
-    templates: Templates
-    context: Context
-    loops: list[Loop]
-
-    @classmethod
-    def over(cls, at: Installation, engine: ResetEngine) -> Replica:
-        """Put use cases and loops together; ``engine`` makes used databases clean."""
-        settings = at.settings
-        databases = Databases(at, engine)
-        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
-        dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
-        loops = [
-            Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
-            Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
-            Loop(
-                "replenisher",
-                Replenisher(at, databases, acquiring, wake=demand).run_once,
-                settings.replenisher_seconds,
-                demand,
-            ),
-            Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
-        ]
-        return cls(at, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run the loops and listeners during the block; afterwards, finish what is under way."""
-        listeners = [
-            asyncio.create_task(self.at.signals.listen(), name="signals"),
-            asyncio.create_task(self.at.queue.stay(), name="queue"),
-            asyncio.create_task(self.at.events.write(), name="events"),
-        ]
-        rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
-        try:
-            yield
-        finally:
-            self.at.stopping.set()
-            await rounds
-            await self.templates.close()
-            for listener in listeners:
-                listener.cancel()
-            await asyncio.gather(*listeners, return_exceptions=True)
-            try:
-                await self.at.events.flush()
-            except BackendUnavailable as error:
-                _log.warning("the last events were lost: %s", error)
-
-    async def stop_when_idle(self, idle_seconds: float, stop: Callable[[], None]) -> None:
-        """Call ``stop`` once nobody asked for anything, and nothing was leased, for so long."""
-        while True:
-            quiet = monotonic() - self.context.asked_at
-            if quiet >= idle_seconds:
-                async with self.at.store.statement() as connection:
-                    if await store_leases.count_live(connection) == 0:
-                        _log.info("nobody asked for anything for %.0f s: stopping", quiet)
-                        stop()
-                        return
-                self.context.asked_at = monotonic()
-            await asyncio.sleep(max(0.1, min(idle_seconds - quiet, 5.0)))
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, without its own idea of what signals mean."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to :func:`serve`."""
-        yield
 
 
 async def serve(
@@ -172,61 +84,28 @@ async def serve(
         if data is not None:
             stack.enter_context(_locked(data))
         own_servers = not settings.postgres
+        loading = asyncio.create_task(asyncio.to_thread(import_module, "freshdb_service.replica"))
         if data is not None:
             settings = await _with_embedded(settings, data, stack)
         if stop.is_set():
             return
-        options = ServerOptions(
-            prefix=settings.prefix,
-            connection_limit=settings.connection_limit,
-            pool_size=settings.provision_concurrency * 2,
-            command_timeout_seconds=settings.command_timeout_seconds,
-            clone_strategy=settings.clone_strategy,
-            idle_sessions=settings.idle_sessions,
-            scram_iterations=settings.scram_iterations,
-            pg_dump=_pg_dump(),
+        await loading
+        # It is loaded by now.
+        from freshdb_service.replica import answer, replica_of  # noqa: PLC0415
+
+        replica = await stack.enter_async_context(
+            replica_of(settings, own_servers=own_servers, pg_dump=_pg_dump(), engine=engine)
         )
-        at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
-        replica = Replica.over(at, engine or CleaningEngine())
-        await stack.enter_async_context(replica.running())
         if settings.idle_exit_seconds is not None:
             idle = asyncio.create_task(replica.stop_when_idle(settings.idle_exit_seconds, end))
             stack.callback(idle.cancel)
         url = _url(listener)
         if data is not None:
             stack.enter_context(_announced(data, url))
-        answering = asyncio.create_task(_answer(replica.context, listener, stop))
+        answering = asyncio.create_task(answer(replica.context, listener, stop))
         if ready is not None and not stop.is_set():
             ready(url)
         await answering
-
-
-async def _answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
-    """Answer requests until ``stop`` is set; then let those under way finish."""
-    server = _Server(
-        uvicorn.Config(
-            create_app(context),
-            loop="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-            timeout_keep_alive=75,
-            server_header=False,
-            date_header=False,
-        )
-    )
-    # What was made until now stays for good: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    context.at.stopping.set()
-    server.should_exit = True
-    stopping.cancel()
-    await serving
 
 
 def _data_directory(settings: Settings) -> Path | None:

@@ -1,0 +1,175 @@
+"""One replica of the service: the use cases and loops over an installation, and the server that answers requests.
+
+``serve`` loads this module, and with it most of the libraries that freshdb stands on, while the embedded servers start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import uvicorn
+
+from freshdb_service.acquiring import Acquiring
+from freshdb_service.api.app import create_app
+from freshdb_service.api.context import Context
+from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
+from freshdb_service.config import Settings
+from freshdb_service.databases import Databases
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.installation import Installation, opened
+from freshdb_service.leases import Leases
+from freshdb_service.maintenance.janitor import Janitor
+from freshdb_service.maintenance.reaper import Reaper
+from freshdb_service.maintenance.reconciler import Reconciler
+from freshdb_service.maintenance.replenisher import Replenisher
+from freshdb_service.maintenance.rounds import Loop, run
+from freshdb_service.pools import Pools
+from freshdb_service.redis.signals import Work
+from freshdb_service.store import leases as store_leases
+from freshdb_service.templates import Templates
+
+_log = logging.getLogger("freshdb")
+_DRAIN_SECONDS = 20
+
+
+@dataclass(slots=True)
+class Replica:
+    """The use cases and loops over one installation."""
+
+    at: Installation
+    templates: Templates
+    context: Context
+    loops: list[Loop]
+
+    @classmethod
+    def over(cls, at: Installation, engine: ResetEngine) -> Replica:
+        """Put use cases and loops together; ``engine`` makes used databases clean."""
+        settings = at.settings
+        databases = Databases(at, engine)
+        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
+        dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
+        loops = [
+            Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
+            Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
+            Loop(
+                "replenisher",
+                Replenisher(at, databases, acquiring, wake=demand).run_once,
+                settings.replenisher_seconds,
+                demand,
+            ),
+            Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
+        ]
+        return cls(at, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the loops and listeners during the block; afterwards, finish what is under way."""
+        listeners = [
+            asyncio.create_task(self.at.signals.listen(), name="signals"),
+            asyncio.create_task(self.at.queue.stay(), name="queue"),
+            asyncio.create_task(self.at.events.write(), name="events"),
+        ]
+        rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
+        try:
+            yield
+        finally:
+            self.at.stopping.set()
+            await rounds
+            await self.templates.close()
+            for listener in listeners:
+                listener.cancel()
+            await asyncio.gather(*listeners, return_exceptions=True)
+            try:
+                await self.at.events.flush()
+            except BackendUnavailable as error:
+                _log.warning("the last events were lost: %s", error)
+
+    async def stop_when_idle(self, idle_seconds: float, stop: Callable[[], None]) -> None:
+        """Call ``stop`` once nobody asked for anything, and nothing was leased, for so long."""
+        while True:
+            quiet = monotonic() - self.context.asked_at
+            if quiet >= idle_seconds:
+                async with self.at.store.statement() as connection:
+                    if await store_leases.count_live(connection) == 0:
+                        _log.info("nobody asked for anything for %.0f s: stopping", quiet)
+                        stop()
+                        return
+                self.context.asked_at = monotonic()
+            await asyncio.sleep(max(0.1, min(idle_seconds - quiet, 5.0)))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, without its own idea of what signals mean."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to :func:`serve`."""
+        yield
+
+
+@asynccontextmanager
+async def replica_of(
+    settings: Settings, *, own_servers: bool, pg_dump: Path | None, engine: ResetEngine | None = None
+) -> AsyncIterator[Replica]:
+    """A replica with its loops running, over servers that are there.
+
+    Args:
+        settings: with at least one server, and Redis.
+        own_servers: they were started for freshdb alone (embedded).
+        pg_dump: needed for isolation ``schema``.
+        engine: makes used databases clean; by default freshdb's own.
+
+    Raises:
+        ConfigurationError, ServerRefused, BackendUnavailable: it cannot start.
+    """
+    options = ServerOptions(
+        prefix=settings.prefix,
+        connection_limit=settings.connection_limit,
+        pool_size=settings.provision_concurrency * 2,
+        command_timeout_seconds=settings.command_timeout_seconds,
+        clone_strategy=settings.clone_strategy,
+        idle_sessions=settings.idle_sessions,
+        scram_iterations=settings.scram_iterations,
+        pg_dump=pg_dump,
+    )
+    async with AsyncExitStack() as stack:
+        at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
+        replica = Replica.over(at, engine or CleaningEngine())
+        await stack.enter_async_context(replica.running())
+        yield replica
+
+
+async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Answer requests until ``stop`` is set; then let those under way finish."""
+    server = _Server(
+        uvicorn.Config(
+            create_app(context),
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+            timeout_keep_alive=75,
+            server_header=False,
+            date_header=False,
+        )
+    )
+    # What was made until now stays for good: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    context.at.stopping.set()
+    server.should_exit = True
+    stopping.cancel()
+    await serving
