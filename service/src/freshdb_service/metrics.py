@@ -60,6 +60,12 @@ class Metrics:
             ["template", "isolation"],
             registry=self.registry,
         )
+        self.ready_target = Gauge(
+            "freshdb_ready_target",
+            "How many databases a pool means to have ready, by pool.",
+            ["template", "isolation"],
+            registry=self.registry,
+        )
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""

@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from freshdb import AsyncClient, Client, LeaseEnded, LeaseLost
+from freshdb import AsyncClient, Client, Conflict, InternalError, LeaseEnded, LeaseLost, Leftovers
 from freshdb.heartbeat import _process_hearts
 from tests.unit.client.scripted import (
     LEASE,
@@ -40,6 +40,7 @@ class Desk:
         self.acquired = granted(ttl_seconds=ttl_seconds)
         self.renewed: Reply = renewed(ttl_seconds)
         self.released: Reply = released()
+        self.reset: Reply = Reply(200, lease_body(generation=4, user="u_2", password="new"))
 
     def __call__(self, asked: Asked) -> Reply:
         if asked.method == "DELETE":
@@ -48,6 +49,8 @@ class Desk:
             return self.renewed
         if asked.path.endswith("/keep"):
             return Reply(200, lease_body(state="kept"))
+        if asked.path.endswith("/reset"):
+            return self.reset
         return self.acquired
 
 
@@ -161,6 +164,146 @@ def test_a_lease_can_be_released_early_and_is_no_longer_used_then(client: Client
         with pytest.raises(LeaseLost, match="released here"):
             _ = lease.url
     assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+
+
+def test_a_release_tells_what_was_left_open(client: Client, script: Script) -> None:
+    desk = Desk()
+    desk.released = Reply(200, {"id": LEASE, "leftovers": {"connections": 2, "cursors": ["new"]}})
+    script.play(desk)
+    with client.lease("shop") as lease:
+        assert lease.release() == Leftovers(connections=2, prepared_transactions=0, advisory_locks=0)
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+
+
+@pytest.mark.parametrize("reply", [Reply(204, ""), released()], ids=["no content", "the lease"])
+def test_or_says_nothing_of_it(client: Client, script: Script, reply: Reply) -> None:
+    desk = Desk()
+    desk.released = reply
+    script.play(desk)
+    with client.lease("shop") as lease:
+        assert lease.release() is None
+    with client.lease("shop"):
+        pass
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE] * 2
+
+
+def test_the_operation_gives_the_lease_whatever_the_release_answers(client: Client, script: Script) -> None:
+    over = released()
+    script.play(
+        Reply(200, lease_body(state="released", password=None, leftovers={"advisory_locks": 1})),
+        Reply(200, {"id": LEASE, "leftovers": {"connections": 2}}),
+        over,
+        Reply(204, ""),
+        over,
+    )
+    found = [client.release(LEASE) for _ in range(3)]
+    assert {one.state for one in found} == {"released"}
+    assert [one.leftovers for one in found] == [Leftovers(advisory_locks=1), Leftovers(connections=2), None]
+
+
+def test_a_reset_lease_is_the_same_lease_with_another_login(client: Client, script: Script) -> None:
+    script.play(Desk(ttl_seconds=0.6))
+    with client.lease("shop") as lease:
+        before = lease.url
+        clean = lease.reset()
+        assert (lease.id, lease.user, lease.lease.generation) == (LEASE, "u_2", 4)
+        assert lease.url == clean.url != before
+        script.wait_for(len(script.asked) + 2)  # its heartbeat goes on
+        assert lease.env()["PGUSER"] == "u_2"
+    assert methods(script.asked)[1] == f"POST /v1/leases/{LEASE}/reset"
+    assert methods(script.asked)[-1] == RELEASE
+
+
+def test_a_reset_whose_answer_was_lost_is_asked_for_again(client: Client, script: Script) -> None:
+    script.play(Reply(hang_up=True), Desk().reset)
+    assert client.reset(LEASE).user == "u_2"
+    assert methods(script.asked) == [f"POST /v1/leases/{LEASE}/reset"] * 2
+
+
+def test_also_while_the_lost_one_is_still_being_carried_out(client: Client, script: Script) -> None:
+    busy = problem(409, "conflict", "it is being reset at this moment", retry_after=0.05)
+    script.play(Reply(hang_up=True), busy, busy, Desk().reset)
+    assert client.reset(LEASE).user == "u_2"
+    assert len(script.asked) == 4
+
+
+def test_a_conflict_with_somebody_elses_reset_is_told_at_once(client: Client, script: Script) -> None:
+    script.play(problem(409, "conflict", "it is being reset at this moment", retry_after=0.05))
+    with pytest.raises(Conflict):
+        client.reset(LEASE)
+    assert len(script.asked) == 1
+
+
+def test_a_lease_that_turns_out_to_be_over_at_its_reset_is_lost(client: Client, script: Script) -> None:
+    desk = Desk()
+    desk.reset = desk.released = GONE
+    script.play(desk)
+    told: list[LeaseLost] = []
+    with pytest.raises(LeaseLost, match="revoked"), client.lease("shop", on_lost=told.append) as lease:  # noqa: PT012 - the end of the block raises
+        with pytest.raises(LeaseLost, match="revoked"):
+            lease.reset()
+        assert lease.lost.is_set()
+        with pytest.raises(LeaseLost):
+            _ = lease.url
+    assert len(told) == 1
+
+
+def test_a_reset_that_failed_leaves_the_lease_as_it_was(client: Client, script: Script) -> None:
+    desk = Desk()
+    desk.reset = problem(500, "internal_error")
+    script.play(desk)
+    with client.lease("shop") as lease:
+        with pytest.raises(InternalError):
+            lease.reset()
+        assert lease.user == "u_1"
+        lease.check()
+
+
+def test_a_released_lease_cannot_be_reset(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with client.lease("shop") as lease:
+        lease.release()
+        with pytest.raises(LeaseLost, match="released here"):
+            lease.reset()
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+
+
+@FORKS
+def test_a_forked_child_cannot_reset_its_parents_lease(client: Client, script: Script) -> None:
+    script.play(Desk())
+    with client.lease("shop") as lease:
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            code = 1
+            try:
+                lease.reset()
+            except RuntimeError:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert methods(script.asked) == ["POST /v1/leases", RELEASE]
+
+
+async def test_asynchronously_a_lease_is_reset_and_tells_what_was_left_open(script: Script) -> None:
+    desk = Desk()
+    desk.released = Reply(200, {"id": LEASE, "leftovers": {"prepared_transactions": 1}})
+    script.play(desk)
+    async with AsyncClient(script.url) as client, client.lease("shop") as lease:
+        before = lease.url
+        assert (await lease.reset()).url == lease.url != before
+        assert await lease.release() == Leftovers(prepared_transactions=1)
+    assert methods(script.asked) == ["POST /v1/leases", f"POST /v1/leases/{LEASE}/reset", RELEASE]
+
+
+async def test_asynchronously_a_lease_that_is_over_at_its_reset_is_lost(script: Script) -> None:
+    desk = Desk()
+    desk.reset = desk.released = GONE
+    script.play(desk)
+    async with AsyncClient(script.url) as client:
+        with pytest.raises(LeaseLost, match="revoked"):
+            async with client.lease("shop") as lease:
+                await lease.reset()
 
 
 def test_a_kept_lease_is_neither_renewed_nor_released(client: Client, script: Script) -> None:

@@ -26,6 +26,7 @@ build = "alembic upgrade head"
 extensions = ["vector"]
 isolation = "schema"
 url = "http://db:8777"
+prefetch = 2
 """
 
 
@@ -55,6 +56,7 @@ def test_everything_is_read(root: Path) -> None:
         extensions=("vector",),
         isolation="schema",
         url="http://db:8777",
+        prefetch=2,
     )
 
 
@@ -83,6 +85,9 @@ def test_without_one_there_is_none(tmp_path: Path) -> None:
         ('inputs = ["a"]\nbuild = []', "build must be a command"),
         ('build = "make"', "inputs is missing: name the files that build reads"),
         ('inputs = ["a"]\nbuild = "make"\nsql = ["a.sql"]', "build and sql exclude each other"),
+        ("prefetch = -1", "prefetch must be a whole number, 0 or more, not -1"),
+        ("prefetch = true", "prefetch must be a whole number"),
+        ('prefetch = "1"', "prefetch must be a whole number"),
         ('isolation = "table"', 'isolation must be "database" or "schema", not \'table\''),
         ("isolation = ['schema']", "isolation must be"),
         ('extensions = "vector"', "extensions must be a list of strings"),

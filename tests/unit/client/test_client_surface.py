@@ -16,8 +16,8 @@ from freshdb.client import Client
 
 NAMES = {
     "acquire", "acquire_batch", "build", "build_failed", "build_ready", "claim_build", "close", "ensure_sql", "events",
-    "get_lease", "health", "hold", "keep", "lease", "leases", "pool", "pools", "register", "release", "renew", "resize",
-    "retire", "revoke", "run", "template", "templates", "url", "wait_template",
+    "get_lease", "health", "hold", "keep", "lease", "leases", "pool", "pools", "register", "release", "renew", "reset",
+    "resize", "retire", "revoke", "run", "template", "templates", "url", "wait_template",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Keeps pools filled: ``min_ready`` ready ahead of time, one more for every caller who waits, never more than ``max_size``.
+"""Keeps pools filled: as many ready ahead of time as they lately lacked (``headroom``), never more than ``max_size``.
 
-Shrinks pools that nobody asks (down to ``min_ready``), drops what is marked to be dropped, and prepares schema pools. A
+Shrinks pools by what nobody used for a while, drops what is marked to be dropped, and prepares schema pools. A
 pool in which making a database has just failed is left alone while the failed one is shown (``failed_seconds``), so that a
 broken template does not keep the servers busy.
 """
@@ -8,6 +8,7 @@ broken template does not keep the servers busy.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from uuid import UUID
 
 from freshdb_service.acquiring import Acquiring
@@ -16,6 +17,7 @@ from freshdb_service.databases import Databases
 from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
+from freshdb_service.maintenance.headroom import Headroom
 from freshdb_service.maintenance.rounds import Crew
 from freshdb_service.redis.queue import Place
 from freshdb_service.store import databases as store_databases
@@ -43,6 +45,7 @@ class Replenisher:
         self._databases = databases
         self._acquiring = acquiring
         self._wake = wake
+        self._headroom = Headroom()
 
     async def run_once(self) -> None:
         """Bring every pool to the size that it should have."""
@@ -94,10 +97,19 @@ class Replenisher:
             load = await store_pools.load(connection)
         self._at.metrics.databases.clear()
         self._at.metrics.waiters.clear()
+        self._at.metrics.ready_target.clear()
+        self._headroom.forget({pool.id for pool in pools})
         for pool in pools:
             held = counts.get(pool.id, {})
             place = await self._at.queue.place(pool.id)
-            self._report(pool, held, place)
+            target = self._headroom.target(
+                pool.id,
+                min_ready=pool.min_ready,
+                max_size=pool.max_size,
+                waiting=place.wanted,
+                now=monotonic(),
+            )
+            self._report(pool, held, place, target)
             if pool.template_state is not TemplateState.READY or pool.server not in self._at.servers:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
@@ -107,10 +119,10 @@ class Replenisher:
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, over, idle_seconds=0)
                 continue
-            missing = _missing(pool, held, place)
+            missing = _missing(held, place, target)
             if missing > 0 and load[pool.server][1] < self._at.settings.max_disk_bytes:
                 await self._create(pool.id, min(missing, crew.free), crew)
-            elif pool.idle and (surplus := held.get(DatabaseState.READY, 0) - pool.min_ready) > 0:
+            elif (surplus := held.get(DatabaseState.READY, 0) - target) > 0:
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, surplus, idle_seconds=pool.idle_seconds)
 
@@ -144,15 +156,16 @@ class Replenisher:
         for row in claimed:
             crew.take(self._databases.drop(row))
 
-    def _report(self, pool: PoolRow, held: dict[DatabaseState, int], place: Place) -> None:
+    def _report(self, pool: PoolRow, held: dict[DatabaseState, int], place: Place, target: int) -> None:
+        self._at.metrics.ready_target.labels(pool.template, pool.isolation).set(target)
         for state in DatabaseState:
             self._at.metrics.databases.labels(pool.template, pool.isolation, state).set(held.get(state, 0))
         self._at.metrics.waiters.labels(pool.template, pool.isolation).set(place.waiting)
 
 
-def _missing(pool: PoolRow, held: dict[DatabaseState, int], place: Place) -> int:
-    """How many databases a pool lacks: for ``min_ready``, or for those who wait."""
+def _missing(held: dict[DatabaseState, int], place: Place, target: int) -> int:
+    """How many databases a pool lacks: to have its target ready, or for those who wait."""
     if held.get(DatabaseState.FAILED):
         return 0
     supply = held.get(DatabaseState.READY, 0) + sum(held.get(state, 0) for state in _COMING)
-    return max(pool.min_ready, place.wanted) - supply
+    return max(target, place.wanted) - supply
