@@ -201,7 +201,9 @@ async def carry_out(
 def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) -> list[str]:
     statements = [
         f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
-        f"ALTER ROLE {quoted(handover.new)} LOGIN PASSWORD {literal(handover.verifier)}",
+        # Not ``ALTER ROLE … PASSWORD``: it hashes the empty password, to see that this is not it, and takes 3 ms for that.
+        f"UPDATE pg_authid SET rolcanlogin = true, rolpassword = {literal(handover.verifier)} "
+        f"WHERE rolname = {literal(handover.new)}",
     ]
     if made.truncate:
         tables = ", ".join(f"ONLY {full_name(name, schema)}" for name in made.truncate)
