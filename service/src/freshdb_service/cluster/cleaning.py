@@ -202,8 +202,10 @@ def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) 
     statements = [
         f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
         # Not ``ALTER ROLE … PASSWORD``: it hashes the empty password, to see that this is not it, and takes 3 ms for that.
-        f"UPDATE pg_authid SET rolcanlogin = true, rolpassword = {literal(handover.verifier)} "
-        f"WHERE rolname = {literal(handover.new)}",
+        (
+            f"UPDATE pg_authid SET rolcanlogin = true, rolpassword = {literal(handover.verifier)} "
+            f"WHERE rolname = {literal(handover.new)}"
+        ),
     ]
     if made.truncate:
         tables = ", ".join(f"ONLY {full_name(name, schema)}" for name in made.truncate)
