@@ -36,8 +36,8 @@ format: install ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure, and write docs/benchmarks.md
-	$(BIN)/python tests/benchmarks/run.py
+bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
+	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
 
 docs: install ## the examples in README.md, which are tests
 	$(BIN)/python -m pytest tests/readme

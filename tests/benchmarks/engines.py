@@ -1,0 +1,143 @@
+"""What freshdb is compared with: the same service, pool, API and loops, with another way to make a database clean.
+
+None of these fences or changes the login: each database keeps the one that its first reset made, and a release leaves it
+open, so that what they are charged with is what their way costs, and nothing of freshdb's guarantees.
+
+===============  ======================================================================================================
+``nothing``      cleans nothing: what the service could do if resetting were free (the ceiling)
+``recreate``     drops the database and creates it again from the template, both bare
+``truncate``     connects, and truncates all tables of the database in one statement
+===============  ======================================================================================================
+
+``python -m tests.benchmarks.engines NAME --data DIR --port PORT`` serves with one of them; settings by the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from pathlib import Path
+from time import monotonic
+from unittest.mock import patch
+from uuid import UUID
+
+import uvloop
+
+from freshdb_service.cluster import (
+    Login,
+    Origin,
+    ResetEngine,
+    ResetOutcome,
+    Server,
+    UsedDatabase,
+    drop_database,
+    provision_database,
+)
+from freshdb_service.cluster.reset import Known
+from freshdb_service.config import Settings
+from freshdb_service.leases import Leases
+from freshdb_service.serve import serve
+
+
+class Nothing:
+    """Gives the same login again, at once."""
+
+    def __init__(self) -> None:
+        self._logins: dict[UUID, Login] = {}
+
+    async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
+        """Nothing is noted of new databases."""
+        del server, login, origin
+        return None
+
+    async def reset(
+        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+    ) -> ResetOutcome:
+        """The first time rebuild, and remember the login; from then on ``clean``."""
+        began = monotonic()
+        login = self._logins.get(used.database_id)
+        if login is None:
+            await drop_database(server, used.database_id, below_generation=generation)
+            login = await provision_database(server, used.database_id, generation, origin.template_database)
+            await self.prepare(server, login, origin)
+            self._logins[used.database_id] = login
+        else:
+            await self.clean(server, login, origin)
+        return ResetOutcome(login=login, path="rebuild", reason="a benchmark", seconds=monotonic() - began)
+
+    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+        """Do what is needed once."""
+
+    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+        """Do what is needed each time."""
+
+
+class Recreate(Nothing):
+    """Drops and creates."""
+
+    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+        """Let the login use what the template's builder owns, also in copies that nobody hands over to it."""
+        async with server.maintenance() as connection:
+            await connection.execute(f'GRANT "{origin.template_database}" TO "{login.user}"')
+
+    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+        """Two statements, on a connection that is there."""
+        strategy = "FILE_COPY" if server.file_copy else "WAL_LOG"
+        async with server.maintenance() as connection:
+            await connection.execute(f'DROP DATABASE "{login.database}" WITH (FORCE)')
+            await connection.execute(
+                f'CREATE DATABASE "{login.database}" OWNER "{login.user}" TEMPLATE "{origin.template_database}" '
+                f"STRATEGY {strategy}"
+            )
+
+
+class Truncate(Nothing):
+    """Truncates all tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tables: dict[str, str] = {}
+
+    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+        """See which tables there are."""
+        del origin
+        async with server.inside(login.database) as connection:
+            self._tables[login.database] = await connection.fetchval(
+                "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables WHERE "
+                "schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+
+    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+        """One statement, on a new connection."""
+        del origin
+        async with server.inside(login.database) as connection:
+            await connection.execute(f"TRUNCATE {self._tables[login.database]} RESTART IDENTITY CASCADE")
+
+
+ENGINES: dict[str, type[ResetEngine]] = {"nothing": Nothing, "recreate": Recreate, "truncate": Truncate}
+
+
+async def left_open(leases: Leases, lease_id: UUID, principal: str | None) -> None:
+    """What a release does here about the login: nothing."""
+    del leases, lease_id, principal
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with (
+        patch.object(Leases, "_closed", left_open),  # an error if there is none any more
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        settings = Settings(data=arguments.data, port=arguments.port)
+        runner.run(serve(settings, engine=ENGINES[arguments.engine]()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Section ``floor``: what a reset takes, against the bare statements that it cannot do without.
+
+The service keeps sessions inside databases open for the next reset (``cluster.sessions``), and most resets find one. So
+there are two floors, and each is compared with the resets that have what it has:
+
+*kept*  a session that is there already, and has done this before
+*new*   a connection is opened first; the service's own session is ended before the release, so that it must, too
+
+A floor is nothing that a reset could go below. If one does, the floor was measured wrongly or the reset does some of its
+work where its clock does not run; the section says so then, instead of showing it as a success.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Self
+
+import asyncpg
+import uvloop
+
+from freshdb_service.embedded import EmbeddedPostgres
+from tests.benchmarks.resets import Reset, Resets
+from tests.benchmarks.results import Findings, Run, Table, milliseconds, ratio
+from tests.benchmarks.running import (
+    TABLES,
+    acquire,
+    data_directory,
+    open_pool,
+    register,
+    release,
+    resize,
+    serving,
+    wait_until_ready,
+)
+from tests.benchmarks.running import schema as schema_of
+from tests.benchmarks.turning import TOUCHED
+
+GOAL = 1.5
+TEMPLATE = "floor"
+_SIDES = ("floor", "reset")
+_NOT_COUNTED = 3
+
+READ = """
+SELECT relname, pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid), pg_stat_get_tuples_deleted(oid),
+       CASE relkind WHEN 'S' THEN pg_sequence_last_value(oid) END, relfilenode
+FROM pg_class
+WHERE pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid) > 0
+   OR relkind = 'S' AND pg_sequence_last_value(oid) IS NOT NULL
+"""
+"""What was touched: one statement, evaluated in the server, that answers with what is not as it was and nothing else."""
+
+SETTINGS = {"track_counts": "off", "session_replication_role": "replica", "stats_fetch_consistency": "none"}
+FORGET = """
+SELECT pg_stat_reset_single_table_counters(oid) FROM pg_class
+WHERE pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid) > 0
+"""
+END_SERVICE_SESSIONS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = $1 AND application_name = 'freshdb' AND pid <> pg_backend_pid()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int = 12
+    pairs: int = 25
+
+
+QUICK = Effort(rounds=2, pairs=4)
+
+
+@dataclass(slots=True)
+class Stage:
+    """A database that is touched by its holder and cleaned by hand, over and over."""
+
+    inside: str
+    url: str
+    user: str
+    verifier: str
+    kept: asyncpg.Connection[asyncpg.Record]
+    steps: dict[str, list[float]]
+
+    @classmethod
+    async def of(cls, superuser: str, lease: dict[str, str]) -> Self:
+        """On a lease's database, which stays leased."""
+        inside = superuser.rpartition("/")[0] + "/" + lease["database"]
+        kept = await asyncpg.connect(inside, ssl=False, server_settings=SETTINGS)
+        verifier = await kept.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", lease["user"])
+        return cls(inside, lease["url"], lease["user"], verifier, kept, defaultdict(list))
+
+    async def touch(self, touched: list[int]) -> None:
+        """What a test does; its backend is gone and what it wrote is counted when this returns."""
+        await _touch(self.url, touched)
+        query = "SELECT FROM pg_stat_activity WHERE usename = $1"
+        while await self.kept.fetchrow(query, self.user) is not None:
+            pass
+
+    async def clean_kept(self, touched: list[int]) -> float:
+        """Clean it in the session that is there; the seconds."""
+        taken = await self._clean("kept", self.kept, touched)
+        await self.kept.execute(FORGET)
+        return taken
+
+    async def clean_new(self, touched: list[int]) -> float:
+        """Clean it in a session that has to be opened; closing it is not counted."""
+        with _timed(self.steps["new: connect"]) as connecting:
+            connection = await asyncpg.connect(self.inside, ssl=False, server_settings=SETTINGS)
+        taken = connecting[-1] + await self._clean("new", connection, touched)
+        await connection.close()
+        await self.kept.execute(FORGET)
+        return taken
+
+    async def _clean(
+        self, kind: str, connection: asyncpg.Connection[asyncpg.Record], touched: list[int]
+    ) -> float:
+        with _timed(self.steps[f"{kind}: read what was touched"]) as reading:
+            found = await connection.fetch(READ)
+        missed = {f"t{n}" for n in touched} - {row["relname"] for row in found}
+        if missed:
+            raise RuntimeError(f"the floor did not see that these were touched: {missed}")
+        with _timed(self.steps[f"{kind}: delete, set sequences, store a password"]) as writing:
+            await connection.execute(
+                "".join(f"DELETE FROM public.t{n}; " for n in touched)
+                + "".join(f"SELECT setval('public.t{n}_id_seq', 1, false); " for n in touched)
+                + f"UPDATE pg_authid SET rolpassword = '{self.verifier}' WHERE rolname = '{self.user}'"
+            )
+        return reading[-1] + writing[-1]
+
+
+def measure(run: Run) -> Findings:
+    """A reset and its floor, in turns, on the same server."""
+    return uvloop.run(_measure(run, QUICK if run.quick else Effort()))
+
+
+async def _measure(run: Run, effort: Effort) -> Findings:
+    with data_directory() as data:
+        server = EmbeddedPostgres(data / "floor")
+        superuser = await server.start()
+        try:
+            return await _measured(run, effort, data, superuser)
+        finally:
+            await server.stop()
+
+
+async def _measured(run: Run, effort: Effort, data: Path, superuser: str) -> Findings:
+    choose = random.Random(3)  # noqa: S311 - which tables, nothing secret
+    seen: list[Reset] = []
+    releases: list[float] = []
+    rounds: dict[str, list[float]] = defaultdict(list)
+    with serving(data, postgres=superuser) as served, served.client() as client:
+        register(client, TEMPLATE, schema_of())
+        pool = open_pool(client, TEMPLATE)
+        resize(client, pool, 2)
+        wait_until_ready(client, pool, 2)
+        stage = await Stage.of(superuser, acquire(client, TEMPLATE))
+        events = Resets(client)
+
+        async def reset(touched: list[int], *, new: bool) -> float:
+            lease = acquire(client, TEMPLATE)
+            await _touch(lease["url"], touched)
+            if new:
+                await stage.kept.execute("SELECT 1")  # the session from which the others are ended is awake
+                await stage.kept.fetch(END_SERVICE_SESSIONS, lease["database"])
+            events.skip()
+            began = perf_counter()
+            release(client, lease["id"])
+            releases.append(perf_counter() - began)
+            seen.append(events.of(lease["database_id"]))
+            return seen[-1].seconds
+
+        async def turn() -> dict[str, float]:
+            touched = choose.sample(range(TABLES), TOUCHED)
+            await stage.touch(touched)
+            floor_kept = await stage.clean_kept(touched)
+            await stage.touch(touched)
+            floor_new = await stage.clean_new(touched)
+            return {
+                "floor, kept": floor_kept,
+                "reset, kept": await reset(touched, new=False),
+                "floor, new": floor_new,
+                "reset, new": await reset(touched, new=True),
+            }
+
+        for _ in range(_NOT_COUNTED):
+            await turn()
+        for one in (*stage.steps.values(), releases):
+            one.clear()
+        seen.clear()
+        for number in range(effort.rounds):
+            turns = [await turn() for _ in range(effort.pairs)]
+            for what in turns[0]:
+                rounds[what].append(median(one[what] for one in turns))
+            run.say(
+                f"round {number + 1}: " + ", ".join(f"{k} {v[-1] * 1e3:.2f} ms" for k, v in rounds.items())
+            )
+            run.calibrate()
+        await stage.kept.close()
+    return _findings(effort, stage.steps, rounds, seen, releases)
+
+
+def _findings(
+    effort: Effort,
+    steps: dict[str, list[float]],
+    rounds: dict[str, list[float]],
+    seen: list[Reset],
+    releases: list[float],
+) -> Findings:
+    paths = Counter(reset.path for reset in seen)
+    figures = {f"{what}.seconds": median(taken) for what, taken in rounds.items()}
+    figures |= {f"paths.{path}": float(number) for path, number in paths.items()}
+    figures["release.seconds"] = median(releases)
+    rows = [[what, milliseconds(median(taken)), ""] for what, taken in steps.items()]
+    below = []
+    for kind in ("kept", "new"):
+        over, text = ratio(rounds[f"reset, {kind}"], rounds[f"floor, {kind}"])
+        figures[f"reset/floor, {kind}"] = over
+        rows += [
+            *(
+                [f"**{what}, {kind}**", milliseconds(figures[f"{what}, {kind}.seconds"]), ""]
+                for what in _SIDES
+            ),
+            [f"**reset / floor, {kind}**", text, f"≤ {GOAL}"],
+        ]
+        if over < 1:
+            below.append(kind)
+    rows.append(["release, as its caller sees it", milliseconds(figures["release.seconds"]), ""])
+    warning = [
+        (
+            f"**Not to be relied on: a reset below its floor ({', '.join(below)}).** Nothing can be; either the floor "
+            "does more than is needed, or the reset does some of its work outside of the seconds that it says."
+        )
+    ]
+    return Findings(
+        settings=[
+            *(warning if below else []),
+            (
+                f"{effort.rounds} rounds of {effort.pairs} turns. In each, a database of {TABLES} tables gets a "
+                f"row in {TOUCHED} of them by its holder, who leaves, and is cleaned by hand; another gets the "
+                "same, is returned, and is cleaned by the service; each once in a session that is there (kept), "
+                "and once in one that has to be opened (new)."
+            ),
+            (
+                "The floor: one statement that reads what was touched; one message with the deletes, the "
+                "sequences and the stored password, whose hash is made beforehand; for new, a connection "
+                "(asyncpg, TCP, SCRAM) before that. No fence, no proof. It begins when the holder's backend is gone."
+            ),
+            (
+                "The reset: the seconds that the service's own event of each reset says. **They do not hold all of the "
+                "fencing**: the login is closed by the release, before it is answered; how long a release takes "
+                "stands beside it and is in no ratio."
+            ),
+            f"Paths taken: {', '.join(f'{path} {number}' for path, number in paths.items())}.",
+        ],
+        tables=[Table(caption="", head=["what", "median ms, or ratio", "goal"], rows=rows)],
+        figures=figures,
+    )
+
+
+async def _touch(url: str, touched: list[int]) -> None:
+    """What a test does."""
+    connection = await asyncpg.connect(url, ssl=False, statement_cache_size=0)
+    await connection.execute("; ".join(f"INSERT INTO t{n} (name) VALUES ('one')" for n in touched))
+    await connection.close()
+
+
+@contextmanager
+def _timed(into: list[float]) -> Iterator[list[float]]:
+    began = perf_counter()
+    yield into
+    into.append(perf_counter() - began)

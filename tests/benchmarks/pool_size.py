@@ -1,0 +1,343 @@
+"""Section ``pool_size``: acquire with few and with many databases, memory, and fairness with few and with many waiters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import httpx
+import psutil
+import uvloop
+
+from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile, ratio
+from tests.benchmarks.running import (
+    Plain,
+    Served,
+    acquire,
+    data_directory,
+    open_pool,
+    register,
+    release,
+    resize,
+    schema,
+    serving,
+    wait_until_ready,
+)
+from tests.benchmarks.turning import Http
+
+TEMPLATE = "pool"
+TABLES = 3
+GOAL = 1.5
+_LEFT_FREE_BYTES = 2 * 2**30
+"""A pool is filled no further when no more memory than this is free: databases in memory need about 8 MiB each."""
+_SETTLE_SECONDS = 300.0
+_WAIT_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    databases: tuple[int, ...] = (10, 100, 2_000)
+    schemas: tuple[int, ...] = (10, 1_000, 10_000)
+    fill_seconds: float = 150.0
+    rounds: int = 7
+    acquires: int = 50
+    at_once: int = 5
+    waiters: tuple[int, ...] = (1, 10, 100, 1_000)
+    waiter_rounds: int = 2
+
+
+QUICK = Effort(
+    databases=(10, 20),
+    schemas=(10, 20),
+    fill_seconds=30,
+    rounds=1,
+    acquires=10,
+    waiters=(1, 30),
+    waiter_rounds=1,
+)
+
+
+@dataclass(slots=True)
+class Crowd:
+    """A service with a pool of some size, and what was seen of it."""
+
+    isolation: str
+    wanted: int
+    served: Served
+    client: httpx.Client
+    pool_id: str
+    size: int = 0
+    fill_seconds: float = 0.0
+    cut_short: str = ""
+    memory_bytes: int = 0
+    rounds: list[list[float]] = field(default_factory=list)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Go on for the length of the block."""
+        self.served.resume()
+        try:
+            yield
+        finally:
+            self.served.pause()
+
+    def fill(self, seconds: float) -> None:
+        """Make the pool as large as wanted, or as can be made in this time."""
+        began = time.monotonic()
+        resize(self.client, self.pool_id, self.wanted)
+        while True:
+            there = wait_until_ready(self.client, self.pool_id, self.wanted, at_most_seconds=1.0)
+            self.fill_seconds = time.monotonic() - began
+            if psutil.virtual_memory().available < _LEFT_FREE_BYTES:
+                self.cut_short = "the memory was used up"
+            elif self.fill_seconds > seconds:
+                self.cut_short = "the time was over"
+            if there >= self.wanted or self.cut_short:
+                break
+        self.size = max(1, min(there, self.wanted))
+        resize(self.client, self.pool_id, self.size)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing is under way."""
+        until = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            held = self.client.get(f"/v1/pools/{self.pool_id}").json()["databases"]
+            if held.get("ready", 0) >= self.size and sum(held.values()) == held["ready"]:
+                return
+            if time.monotonic() > until:
+                raise RuntimeError(f"the pool does not come to rest: {held}")
+            time.sleep(0.05)
+
+    def round(self, effort: Effort) -> None:
+        """Acquire a few at a time, while nothing else is going on."""
+        taken: list[float] = []
+        caller = Plain(self.served.url, TEMPLATE, self.isolation)
+        while len(taken) < effort.acquires:
+            self.settle()
+            held = []
+            for _ in range(min(effort.at_once, self.size)):
+                began = time.perf_counter()
+                held.append(caller.acquire())
+                taken.append(time.perf_counter() - began)
+            for one in held:
+                release(self.client, one)
+        caller.close()
+        self.settle()
+        self.rounds.append(taken)
+        self.memory_bytes = self.served.memory_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """How so many waiters fared."""
+
+    waits: list[float]
+    overtaken: int
+    """Most waiters who came after one and were served before."""
+    errors: int
+
+
+def measure(run: Run) -> Findings:
+    """Pools of each size in turns; then waiters, on the smallest."""
+    effort = QUICK if run.quick else Effort()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket per waiter, here and in the service
+    waited: dict[int, list[Waited]] = {}
+    with ExitStack() as stack:
+        crowds = [
+            _crowd(run, stack, isolation, size, effort)
+            for isolation, sizes in (("schema", effort.schemas), ("database", effort.databases))
+            for size in sorted(sizes)
+        ]
+        crowds.sort(key=lambda one: (one.isolation, one.wanted))  # made in the order of the memory they need
+        for number in range(effort.rounds):
+            first = number % len(crowds)
+            for crowd in crowds[first:] + crowds[:first]:
+                with crowd.awake():
+                    crowd.round(effort)
+                run.say(
+                    f"round {number + 1}: {crowd.size} ({crowd.isolation}): p50 "
+                    f"{percentile(crowd.rounds[-1], 50) * 1e3:.2f} ms"
+                )
+            run.calibrate()
+        for number in effort.waiters:
+            with crowds[0].awake():
+                waited[number] = [_waiters(crowds[0], number) for _ in range(effort.waiter_rounds)]
+            run.say(f"{number} waiters: {sum(one.errors for one in waited[number])} errors")
+        run.calibrate()
+    return _findings(effort, crowds, waited)
+
+
+def _crowd(run: Run, stack: ExitStack, isolation: str, size: int, effort: Effort) -> Crowd:
+    data: Path = stack.enter_context(data_directory())
+    served = stack.enter_context(serving(data, max_databases=100_000, max_disk_bytes=2**50))
+    client = stack.enter_context(served.client())
+    register(client, TEMPLATE, schema(TABLES))
+    crowd = Crowd(isolation, size, served, client, open_pool(client, TEMPLATE, isolation))
+    crowd.fill(effort.fill_seconds)
+    run.say(f"{crowd.size} of {size} ({isolation}) in {crowd.fill_seconds:.0f} s")
+    served.pause()
+    return crowd
+
+
+def _waiters(crowd: Crowd, number: int) -> Waited:
+    """Let so many wait for the databases of a pool that are all leased; then return those."""
+    crowd.settle()
+    held = [acquire(crowd.client, TEMPLATE, crowd.isolation)["id"] for _ in range(crowd.size)]
+    return uvloop.run(_wait_in_line(crowd, number, held))
+
+
+async def _wait_in_line(crowd: Crowd, number: int, held: list[str]) -> Waited:
+    body = json.dumps(
+        {"template": TEMPLATE, "isolation": crowd.isolation, "wait_seconds": _WAIT_SECONDS}
+    ).encode()
+    line = [await Http.to(crowd.served.url) for _ in range(number)]
+    answered: dict[int, float] = {}
+    granted: dict[int, str] = {}
+    errors = 0
+
+    async def one(place: int) -> None:
+        nonlocal errors
+        status, answer = await line[place].answer()
+        answered[place] = time.perf_counter()
+        if status != 201:
+            errors += 1
+            return
+        lease = json.loads(answer)
+        granted[place] = lease["granted_at"]
+        status, _ = await line[place].ask("DELETE", f"/v1/leases/{lease['id']}")
+        errors += status >= 300
+
+    async with (
+        httpx.AsyncClient(base_url=crowd.served.url, timeout=60) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for place in range(number):
+            line[place].send("POST", "/v1/leases", body)
+            group.create_task(one(place))
+            # The next one comes when this one stands in line: who came first is the same here and there.
+            while (await client.get(f"/v1/pools/{crowd.pool_id}")).json()["waiting"] <= place:
+                await asyncio.sleep(0)
+        began = time.perf_counter()
+        for lease in held:
+            (await client.delete(f"/v1/leases/{lease}")).raise_for_status()
+    for http in line:
+        await http.close()
+    overtaken = 0
+    before: list[int] = []
+    for place in sorted(granted, key=lambda place: granted[place]):
+        overtaken = max(overtaken, sum(earlier > place for earlier in before))
+        before.append(place)
+    return Waited([at - began for at in answered.values()], overtaken, errors)
+
+
+def _findings(effort: Effort, crowds: list[Crowd], waited: dict[int, list[Waited]]) -> Findings:
+    figures: dict[str, float] = {}
+    sizes, lines = [], []
+    smallest: dict[str, Crowd] = {}
+    for crowd in crowds:
+        key = f"{crowd.isolation}.{crowd.wanted}"
+        all_taken = [taken for taken_round in crowd.rounds for taken in taken_round]
+        base = smallest.setdefault(crowd.isolation, crowd)
+        flat, text = ratio([median(one) for one in crowd.rounds], [median(one) for one in base.rounds])
+        figures |= {
+            f"{key}.size": crowd.size,
+            f"{key}.acquire_p50_seconds": percentile(all_taken, 50),
+            f"{key}.acquire_p99_seconds": percentile(all_taken, 99),
+            f"{key}.acquire_p50/smallest": flat,
+            f"{key}.memory_bytes": crowd.memory_bytes,
+        }
+        short = "" if crowd.size == crowd.wanted else f" (of {crowd.wanted:,}: {crowd.cut_short})"
+        sizes.append(
+            [
+                f"{crowd.size:,}{short}",
+                crowd.isolation,
+                milliseconds(percentile(all_taken, 50)),
+                milliseconds(percentile(all_taken, 99)),
+                "" if crowd is base else text,
+                "" if crowd is base else f"≤ {GOAL}",
+                f"{crowd.memory_bytes / 2**20:.0f}",
+                f"{crowd.size / crowd.fill_seconds:.0f}",
+            ]
+        )
+    for number, rounds in waited.items():
+        waits = [wait for one in rounds for wait in one.waits]
+        errors, overtaken = sum(one.errors for one in rounds), max(one.overtaken for one in rounds)
+        per_second = median(number / max(one.waits) for one in rounds)
+        figures |= {
+            f"waiters.{number}.errors": errors,
+            f"waiters.{number}.overtaken": overtaken,
+            f"waiters.{number}.longest_seconds": max(waits),
+            f"waiters.{number}.grants_per_second": per_second,
+        }
+        lines.append(
+            [
+                f"{number:,}",
+                milliseconds(percentile(waits, 50)),
+                milliseconds(percentile(waits, 99)),
+                milliseconds(max(waits)),
+                f"{per_second:.0f}",
+                f"{overtaken}",
+                f"{errors}",
+            ]
+        )
+    return Findings(
+        settings=[
+            (
+                "Sizes: a service with servers of its own for each, paused while another is measured; a "
+                f"template of {TABLES} empty tables; {effort.rounds} rounds of {effort.acquires} acquires by "
+                f"one caller (http.client), {effort.at_once} at a time, all else at rest."
+            ),
+            f"A pool gets {effort.fill_seconds:.0f} s to fill; what is there then is measured.",
+            (
+                f"Waiters: on the pool of {crowds[0].size}, all leased; when everybody stands in line, those "
+                f"leases are returned. Everybody returns what they get at once. {effort.waiter_rounds} "
+                "rounds; waits count from the first return."
+            ),
+            (
+                "Each waiter comes when the one before stands in line. Overtaken by: the most waiters who "
+                "came after somebody and whose lease was granted before (by the service's own "
+                "`granted_at`)."
+            ),
+        ],
+        tables=[
+            Table(
+                caption="Size",
+                head=[
+                    "databases",
+                    "isolation",
+                    "acquire p50, ms",
+                    "p99, ms",
+                    "p50 to that of the smallest",
+                    "goal",
+                    "memory of the service, MiB",
+                    "made per second",
+                ],
+                rows=sizes,
+            ),
+            Table(
+                caption="Waiters",
+                head=[
+                    "waiters",
+                    "wait p50, ms",
+                    "p99, ms",
+                    "longest, ms",
+                    "served/s",
+                    "overtaken by",
+                    "errors",
+                ],
+                rows=lines,
+            ),
+        ],
+        figures=figures,
+    )

@@ -1,0 +1,17 @@
+"""freshdb: a clean database for each test, an engine each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy.orm import Session
+
+from freshdb.pytest_plugin import LeasedDatabase
+from tests.benchmarks.suites.places import session_of
+
+
+@pytest.fixture
+def session(freshdb: LeasedDatabase) -> Iterator[Session]:
+    with session_of(freshdb.sqlalchemy_url("psycopg")) as session:
+        yield session

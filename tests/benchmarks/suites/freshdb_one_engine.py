@@ -1,0 +1,39 @@
+"""freshdb: a clean database for each test; one engine per worker, which connects to the database of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.orm import Session
+
+from freshdb.pytest_plugin import LeasedDatabase
+
+
+@dataclass(slots=True)
+class Where:
+    """The database of the test that runs."""
+
+    url: str = ""
+
+
+@pytest.fixture(scope="session")
+def where() -> Where:
+    return Where()
+
+
+@pytest.fixture(scope="session")
+def engine(where: Where) -> Engine:
+    return create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(where.url), poolclass=NullPool
+    )
+
+
+@pytest.fixture
+def session(freshdb: LeasedDatabase, engine: Engine, where: Where) -> Iterator[Session]:
+    where.url = freshdb.url
+    with engine.connect() as connection, Session(connection) as session:
+        yield session

@@ -1,0 +1,137 @@
+"""The clients of ``turnover``, in a process of their own; each loops {acquire, connect, insert, close, release}.
+
+They are as cheap as Python allows, because they share the processors with what is measured: plain HTTP over one kept-alive
+connection per client, and asyncpg (whose login costs less than libpq's) with one message for the three inserts.
+
+They first work until ``--warm-up-leases`` are done and two seconds are over (so that the stock that was ready at the start
+is used up, if it ever is, and they live on what is made clean meanwhile); then they print ``began``, work for ``--seconds``,
+print ``ended``, and, when the last lease is returned, what they saw, in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit
+
+import asyncpg
+import uvloop
+
+from tests.benchmarks.running import TABLES
+
+TOUCHED = 3
+_WARM_UP_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Http:
+    """One kept-alive connection; requests and answers as short as the service's API has them."""
+
+    host: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def to(cls, url: str) -> Self:
+        """Connect."""
+        where = urlsplit(url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        return cls(where.netloc, reader, writer)
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """One request; status and body of the answer."""
+        self.send(method, path, body)
+        return await self.answer()
+
+    def send(self, method: str, path: str, body: bytes = b"") -> None:
+        """Only ask."""
+        kind = "content-type: application/json\r\n" if body else ""
+        head = f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n{kind}content-length: {len(body)}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Status and body of what was asked for."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+        length = 0
+        if (at := head.find(b"content-length:")) >= 0:
+            length = int(head[at + 15 : head.index(b"\r\n", at)])
+        return int(head[9:12]), await self.reader.readexactly(length)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@dataclass(slots=True)
+class Turns:
+    """What the clients have done so far."""
+
+    stop: bool = False
+    done: int = 0
+    acquires: list[tuple[float, float]] = field(default_factory=list)
+    """When each began, and how long it took."""
+
+
+async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
+    """One client, until told to stop."""
+    choose = random.Random(seed)  # noqa: S311 - which tables, nothing secret
+    body = json.dumps({"template": template, "wait_seconds": 60}).encode()
+    http = await Http.to(url)
+    while not turns.stop:
+        began = time.perf_counter()
+        status, answer = await http.ask("POST", "/v1/leases", body)
+        taken = time.perf_counter() - began
+        if status != 201:
+            raise RuntimeError(f"acquire: {status} {answer!r}")
+        lease = json.loads(answer)
+        connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
+        tables = choose.sample(range(TABLES), TOUCHED)
+        await connection.execute("; ".join(f"insert into t{n} (name) values ('one')" for n in tables))
+        await connection.close()
+        status, answer = await http.ask("DELETE", f"/v1/leases/{lease['id']}")
+        if status >= 300:
+            raise RuntimeError(f"release: {status} {answer!r}")
+        turns.acquires.append((began, taken))
+        turns.done += 1
+    await http.close()
+
+
+async def work(url: str, template: str, concurrency: int, warm_up_leases: int, seconds: float) -> None:
+    """All clients."""
+    turns = Turns()
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(concurrency):
+            group.create_task(turn(url, template, number, turns))
+        while turns.done < warm_up_leases or time.perf_counter() - began < _WARM_UP_SECONDS:
+            await asyncio.sleep(0.01)
+        print("began", flush=True)  # noqa: T201 - the parent reads it
+        window, cpu, done = time.perf_counter(), time.process_time(), turns.done
+        await asyncio.sleep(seconds)
+        taken, cpu, done = time.perf_counter() - window, time.process_time() - cpu, turns.done - done
+        print("ended", flush=True)  # noqa: T201 - likewise
+        turns.stop = True
+    acquires = [one for at, one in turns.acquires if window <= at < window + taken]
+    print(json.dumps({"leases": done, "seconds": taken, "cpu_seconds": cpu, "acquires": acquires}))  # noqa: T201
+
+
+def main() -> None:
+    """Read the arguments, work."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("template")
+    parser.add_argument("--concurrency", type=int, required=True)
+    parser.add_argument("--warm-up-leases", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    given = parser.parse_args()
+    uvloop.run(work(given.url, given.template, given.concurrency, given.warm_up_leases, given.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Section ``turnover``: how many leases a second, against other ways to make databases clean behind the same service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+import httpx
+import psycopg
+from pydantic import BaseModel
+
+from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile, ratio
+from tests.benchmarks.running import (
+    DATA_ARE,
+    ROOT,
+    TABLES,
+    Cpu,
+    Served,
+    acquire,
+    break_in,
+    data_directory,
+    open_pool,
+    register,
+    release,
+    resize,
+    schema,
+    serving,
+    wait_until_ready,
+)
+from tests.benchmarks.turning import TOUCHED
+
+TEMPLATE = "turnover"
+_VERIFIED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to make databases clean."""
+
+    name: str
+    label: str
+    engine: str | None = None
+    clone_strategy: str = "auto"
+    leaves_rows: bool = False
+
+
+FRESHDB = Variant("freshdb", "freshdb")
+VARIANTS = (
+    FRESHDB,
+    Variant("nothing", "(a) cleans nothing: the ceiling", "nothing", leaves_rows=True),
+    Variant("recreate_wal_log", "(b) drop and create, `wal_log`", "recreate", "wal_log"),
+    Variant("recreate_file_copy", "(b2) drop and create, `file_copy`", "recreate", "file_copy"),
+    Variant("truncate", f"(c) truncate all {TABLES} tables", "truncate"),
+)
+GOALS = {  # of the ratio at concurrency 8
+    "nothing": "≥ 0.75",
+    "recreate_wal_log": "≥ 4",
+    "recreate_file_copy": "≥ 2",
+}
+GOAL_AT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    concurrencies: tuple[int, ...] = (1, 2, 8, 32)
+    rounds: int = 5
+    seconds: float = 4.0
+
+    @staticmethod
+    def pool_size(concurrency: int) -> int:
+        """How many databases there are: as many as are held, as many again, and a few."""
+        return 2 * concurrency + 8
+
+
+QUICK = Effort(concurrencies=(1, 8), rounds=1, seconds=1.5)
+
+
+class Seen(BaseModel):
+    """What the clients say of one round."""
+
+    leases: int
+    seconds: float
+    cpu_seconds: float
+    acquires: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of one variant."""
+
+    seen: Seen
+    cpu: Cpu
+
+    @property
+    def leases_per_second(self) -> float:
+        """The turnover."""
+        return self.seen.leases / self.seen.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A variant's service and its pool."""
+
+    variant: Variant
+    served: Served
+    client: httpx.Client
+    pool_id: str
+
+    def grow(self, size: int) -> None:
+        """Make the pool as large as that, every database used once, and pause."""
+        self.served.resume()
+        resize(self.client, self.pool_id, size)
+        wait_until_ready(self.client, self.pool_id, size)
+        break_in(self.client, self.pool_id, TEMPLATE, size)
+        self.served.pause()
+
+    def verify(self) -> None:
+        """See that what is handed out is clean, unless this variant is the one that cleans nothing.
+
+        Raises:
+            RuntimeError: it is not: the variant has not done the work that it is measured by.
+        """
+        self.served.resume()
+        leases = [acquire(self.client, TEMPLATE) for _ in range(_VERIFIED)]
+        found = set()
+        for lease in leases:
+            with psycopg.connect(lease["url"], autocommit=True) as connection:
+                found |= {n for n in range(TABLES) if connection.execute(f"TABLE t{n}".encode()).fetchone()}
+        if bool(found) != self.variant.leaves_rows:
+            raise RuntimeError(f"{self.variant.name}: rows in {sorted(found) or 'no table'}")
+        for lease in leases:
+            release(self.client, lease["id"])
+        self.served.pause()
+
+    def round(self, concurrency: int, size: int, seconds: float) -> Round:
+        """Let the clients loop."""
+        self.served.resume()
+        try:
+            wait_until_ready(self.client, self.pool_id, size)
+            command = [
+                *(sys.executable, "-m", "tests.benchmarks.turning", self.served.url, TEMPLATE),
+                *(f"--concurrency={concurrency}", f"--warm-up-leases={2 * size}", f"--seconds={seconds}"),
+            ]
+            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
+                assert clients.stdout is not None
+                _expect(clients.stdout.readline(), "began")
+                before = self.served.cpu()
+                _expect(clients.stdout.readline(), "ended")
+                used = self.served.cpu() - before
+                seen = Seen.model_validate_json(clients.stdout.read())
+            wait_until_ready(self.client, self.pool_id, size)
+            return Round(seen, used)
+        finally:
+            self.served.pause()
+
+
+def measure(run: Run) -> Findings:
+    """Run every variant in turns."""
+    effort = QUICK if run.quick else Effort()
+    rounds: dict[int, dict[str, list[Round]]] = {one: defaultdict(list) for one in effort.concurrencies}
+    with ExitStack() as stack:
+        contenders = [_contender(stack, variant) for variant in VARIANTS]
+        for concurrency in effort.concurrencies:
+            size = effort.pool_size(concurrency)
+            for contender in contenders:
+                contender.grow(size)
+            for number in range(effort.rounds):
+                # Another one begins each time: whoever follows the same neighbour would always find the same machine.
+                first = number % len(contenders)
+                for contender in contenders[first:] + contenders[:first]:
+                    one = contender.round(concurrency, size, effort.seconds)
+                    rounds[concurrency][contender.variant.name].append(one)
+                    run.say(
+                        f"concurrency {concurrency}, round {number + 1}: {contender.variant.name} "
+                        f"{one.leases_per_second:.0f}/s"
+                    )
+                run.calibrate()
+            for contender in contenders:
+                contender.verify()
+    return _findings(effort, rounds)
+
+
+def _contender(stack: ExitStack, variant: Variant) -> Contender:
+    data = stack.enter_context(data_directory())
+    served = stack.enter_context(serving(data, variant.engine, clone_strategy=variant.clone_strategy))
+    client = stack.enter_context(served.client())
+    register(client, TEMPLATE, schema())
+    contender = Contender(variant, served, client, open_pool(client, TEMPLATE))
+    served.pause()
+    return contender
+
+
+def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Findings:
+    figures: dict[str, float] = {}
+    turnover, ratios = [], []
+    for concurrency, by_name in rounds.items():
+        ours = [one.leases_per_second for one in by_name[FRESHDB.name]]
+        for variant in VARIANTS:
+            key = f"{variant.name}.{concurrency}"
+            turnover.append([str(concurrency), *_row(variant, by_name[variant.name], figures, key)])
+            if variant is not FRESHDB:
+                theirs = [one.leases_per_second for one in by_name[variant.name]]
+                figures[f"freshdb/{key}"], text = ratio(ours, theirs)
+                goal = GOALS.get(variant.name, "") if concurrency == GOAL_AT else ""
+                ratios.append([str(concurrency), f"freshdb / {variant.label}", text, goal])
+    return Findings(
+        settings=[
+            (
+                f"Each client loops {{acquire, connect, insert a row into {TOUCHED} of {TABLES} tables, "
+                "close, release}; plain HTTP over a kept-alive connection, asyncpg, all clients in one "
+                "process on the same machine."
+            ),
+            (
+                f"{effort.rounds} rounds of {effort.seconds:g} s per variant, in turns; each begins after two "
+                "seconds and twice as many leases as there are databases, not counted, so that all live on "
+                "what is made clean meanwhile and not on a stock. Each variant is a service of its own with "
+                "servers of its own, paused while another is measured."
+            ),
+            (
+                "Pool: 8 databases and two per client, the same for all, each reset once before. Embedded "
+                f"PostgreSQL and Redis, default settings (4 resets or creations at once), {DATA_ARE}."
+            ),
+            (
+                "The others neither fence nor change the login, nor close it at the release: each database "
+                "keeps the first it got. (a) does nothing else; (b) and (b2) are DROP DATABASE and CREATE "
+                "DATABASE … TEMPLATE alone; (c) connects and truncates."
+            ),
+            "Processor time: of each process while it was measured, by lease.",
+        ],
+        tables=[
+            Table(
+                caption="Turnover",
+                head=[
+                    "clients",
+                    "cleaned by",
+                    "leases/s",
+                    "acquire p50",
+                    "p95",
+                    "p99, ms",
+                    "CPU ms/lease: service",
+                    "PostgreSQL",
+                    "Redis",
+                    "client process",
+                ],
+                rows=turnover,
+            ),
+            Table(
+                caption="Ratios of leases per second", head=["clients", "of", "ratio", "goal"], rows=ratios
+            ),
+        ],
+        figures=figures,
+    )
+
+
+def _row(variant: Variant, rounds: list[Round], figures: dict[str, float], key: str) -> list[str]:
+    leases = sum(one.seen.leases for one in rounds)
+    acquires = [taken for one in rounds for taken in one.seen.acquires]
+    found = {
+        "leases_per_second": median(one.leases_per_second for one in rounds),
+        **{f"acquire_p{percent}_seconds": percentile(acquires, percent) for percent in (50, 95, 99)},
+        "service_cpu_seconds": sum(one.cpu.service for one in rounds) / leases,
+        "postgres_cpu_seconds": sum(one.cpu.postgres for one in rounds) / leases,
+        "redis_cpu_seconds": sum(one.cpu.redis for one in rounds) / leases,
+        "client_cpu_seconds": sum(one.seen.cpu_seconds for one in rounds) / leases,
+    }
+    figures |= {f"{key}.{name}": number for name, number in found.items()}
+    first, *others = found.values()
+    return [variant.label, f"{first:.0f}", *(milliseconds(one) for one in others)]
+
+
+def _expect(line: str, word: str) -> None:
+    if line.strip() != word:
+        raise RuntimeError(f"the clients said {json.dumps(line)} instead of {word}: see above")
