@@ -19,7 +19,7 @@ CREATE TABLE fruit (id serial PRIMARY KEY, name text UNIQUE, price numeric,
                     label text GENERATED ALWAYS AS (upper(name)) STORED);
 INSERT INTO fruit (name, price) VALUES ('apple', 1), ('pear', 2.50), (E'tab\\tand\\nline', NULL);
 CREATE TABLE many (id integer PRIMARY KEY);
-INSERT INTO many SELECT generate_series(1, 6000);
+INSERT INTO many SELECT generate_series(1, 12000);
 CREATE FUNCTION odd (integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 2 = 1';
 CREATE TABLE checked (a integer CHECK (odd (a)));
 INSERT INTO checked VALUES (1), (3);
@@ -44,7 +44,7 @@ PATHS = {
     ),
     "rows that were rolled back": ("BEGIN; INSERT INTO customer (name) VALUES ('ann'); ROLLBACK", "delete"),
     "rows added to a seeded table": ("INSERT INTO fruit (name) VALUES ('fig')", "delete"),
-    "rows added to a large table": ("INSERT INTO many VALUES (0), (7000)", "delete"),
+    "rows added to a large table": ("INSERT INTO many VALUES (0), (20000)", "delete"),
     "a row of a seeded table, changed": ("UPDATE fruit SET price = 3 WHERE name = 'pear'", "reload"),
     "a row of a seeded table, deleted": ("DELETE FROM fruit WHERE name = 'pear'", "reload"),
     "a seeded table, truncated": ("TRUNCATE fruit", "reload"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
     from freshdb_service.cluster.sessions import Session
 
-SEED_ROWS: Final = 5_000
+SEED_ROWS: Final = 10_000
 """A seeded table with at most so many rows can be loaded again."""
 _MOST_SEED_BYTES: Final = 2**25
 """Most bytes of rows that are kept, of all templates together."""
