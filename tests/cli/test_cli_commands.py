@@ -11,6 +11,7 @@ import pytest
 
 from freshdb import Client, Template
 from tests.cli.conftest import COUNT_ITEMS, SCHEMA, Freshdb, unique
+from tests.unit.client.scripted import LEASE, Reply, lease_body, methods, scripted_service
 
 FILL = (
     "import os, psycopg, pathlib; c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True);"
@@ -76,6 +77,30 @@ def test_revoking_takes_force(freshdb_command: Freshdb, shop: Template, client: 
     lease = client.acquire(shop.name)
     assert freshdb_command("release", "--force", lease.id).returncode == 0
     assert client.get_lease(lease.id).state == "revoked"
+
+
+def test_reset_prints_the_new_url_alone(tmp_path: Path) -> None:
+    with scripted_service() as script:
+        script.play(Reply(200, lease_body(user="u_2")))
+        command = Freshdb(tmp_path, {"FRESHDB_URL": script.url})
+        done = command("reset", LEASE)
+        as_json = json.loads(command("reset", LEASE, "--json").stdout)
+    assert methods(script.asked) == [f"POST /v1/leases/{LEASE}/reset"] * 2
+    assert done.returncode == 0
+    assert done.stdout.startswith("postgresql://u_2:")
+    assert len(done.stdout.splitlines()) == 1
+    assert as_json["url"] == done.stdout.strip()
+
+
+def test_release_tells_what_was_left_open(tmp_path: Path) -> None:
+    left = {"connections": 2, "advisory_locks": 1}
+    with scripted_service() as script:
+        script.play(Reply(200, lease_body(state="released", password=None, leftovers=left)))
+        command = Freshdb(tmp_path, {"FRESHDB_URL": script.url})
+        done = command("release", LEASE)
+        [as_json] = json.loads(command("release", LEASE, "--json").stdout)
+    assert done.stderr == f"released {LEASE} (left open: connections: 2, advisory locks: 1)\n"
+    assert as_json["leftovers"] == {**left, "prepared_transactions": 0}
 
 
 def test_lists_are_tables_on_standard_output(

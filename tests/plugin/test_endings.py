@@ -38,7 +38,7 @@ def start_hanging(suite: Suite, workers: int) -> subprocess.Popen[str]:
 @WORKERS
 def test_ctrl_c_releases_every_lease(suite: Suite, active: Callable[[], list[Lease]], workers: int) -> None:
     with start_hanging(suite, workers) as process:
-        assert len(active()) == 2 * (workers or 1)
+        assert len(active()) >= 2 * (workers or 1)  # the next tests' are at hand, too
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         finished = finish(process)
     assert finished.status == pytest.ExitCode.INTERRUPTED

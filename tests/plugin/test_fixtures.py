@@ -64,6 +64,32 @@ def test_second(freshdb_module):
     assert suite.run().counts() == {"passed": 4}
 
 
+def test_a_shared_one_can_be_made_clean_between_two_tests(suite: Suite) -> None:
+    suite.write(
+        "test_shop.py",
+        PREAMBLE
+        + """
+@pytest.fixture
+def shop(freshdb_module):
+    yield freshdb_module
+    freshdb_module.reset()
+
+@pytest.mark.parametrize("name", ["ink", "cup"])
+def test_is_clean(shop, name, freshdb_module):
+    assert items(shop) == ["pen"]
+    add(shop, name)
+
+def test_is_the_same_lease_with_another_login(freshdb_module):
+    lease, url = freshdb_module.lease.id, freshdb_module.url
+    freshdb_module.reset()
+    assert freshdb_module.lease.id == lease
+    assert freshdb_module.url != url
+    assert items(freshdb_module) == ["pen"]
+""",
+    )
+    assert suite.run().counts() == {"passed": 3}
+
+
 def test_a_session_shares_one_beside_the_tests_own(suite: Suite) -> None:
     body = """
 def test_it(freshdb_session, freshdb):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from freshdb.calls import Flow
     from freshdb.lease_operations import Granted
-    from freshdb.models import BuildGrant, Event, Isolation, Lease, Template
+    from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
 
 T = TypeVar("T")
 
@@ -76,6 +76,7 @@ class AsyncClient(Configuration):
     release = Awaiting(Operations.release)
     revoke = Awaiting(Operations.revoke)
     keep = Awaiting(Operations.keep)
+    reset = Awaiting(Operations.reset)
     get_lease = Awaiting(Operations.get_lease)
     leases = Awaiting(Operations.leases)
     register = Awaiting(Operations.register)
@@ -211,7 +212,7 @@ class AsyncClient(Configuration):
     async def _holding(
         self, granted: Granted, on_lost: Callable[[LeaseLost], None] | None
     ) -> AsyncIterator[AsyncHeldLease]:
-        held = AsyncHeldLease(granted.lease, on_lost, self.release, self.keep)
+        held = AsyncHeldLease(granted.lease, on_lost, self._give_back, self.keep, self.reset)
         try:
             async with self._beating(lease_beat(self.operations, granted, held)):
                 yield held
@@ -220,12 +221,15 @@ class AsyncClient(Configuration):
             raise
         await self._end(held, None)
 
+    async def _give_back(self, lease_id: str) -> Leftovers | None:
+        return await self.run(self.operations.give_back(lease_id))
+
     async def _end(self, held: AsyncHeldLease, raised: BaseException | None) -> None:
         if held.ended or held.inherited:
             return
         loss = held.loss
         try:
-            await self.run(brief(self.operations, lost=loss is not None).release(held.id))
+            await self.run(brief(self.operations, lost=loss is not None).give_back(held.id))
         except (LeaseEnded, LeaseNotFound) as over:
             loss = loss or LeaseLost(held.id, str(over))
         except FreshdbError as error:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from freshdb.calls import Flow
     from freshdb.lease_operations import Granted
-    from freshdb.models import BuildGrant, Event, Isolation, Lease, Template
+    from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ class Client(Configuration):
     release = Blocking(Operations.release)
     revoke = Blocking(Operations.revoke)
     keep = Blocking(Operations.keep)
+    reset = Blocking(Operations.reset)
     get_lease = Blocking(Operations.get_lease)
     leases = Blocking(Operations.leases)
     register = Blocking(Operations.register)
@@ -213,7 +214,7 @@ class Client(Configuration):
 
     @contextmanager
     def _holding(self, granted: Granted, on_lost: Callable[[LeaseLost], None] | None) -> Iterator[HeldLease]:
-        held = HeldLease(granted.lease, on_lost, self.release, self.keep)
+        held = HeldLease(granted.lease, on_lost, self._give_back, self.keep, self.reset)
         try:
             with self._beating(lease_beat(self.operations, granted, held)):
                 yield held
@@ -222,12 +223,15 @@ class Client(Configuration):
             raise
         self._end(held, None)
 
+    def _give_back(self, lease_id: str) -> Leftovers | None:
+        return self.run(self.operations.give_back(lease_id))
+
     def _end(self, held: HeldLease, raised: BaseException | None) -> None:
         if held.ended or held.inherited:
             return
         loss = held.loss
         try:
-            self.run(brief(self.operations, lost=loss is not None).release(held.id))
+            self.run(brief(self.operations, lost=loss is not None).give_back(held.id))
         except (LeaseEnded, LeaseNotFound) as over:
             loss = loss or LeaseLost(held.id, str(over))
         except FreshdbError as error:

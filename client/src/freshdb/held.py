@@ -11,19 +11,20 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from freshdb.errors import LeaseLost
-from freshdb.models import DEFAULT_KEEP_SECONDS, Connectable, Credentials, Lease
+from freshdb.errors import LeaseEnded, LeaseLost, LeaseNotFound
+from freshdb.models import DEFAULT_KEEP_SECONDS, Connectable, Credentials, Lease, Leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from freshdb.errors import ServiceError
     from freshdb.heartbeat import Beat
 
 
 class Release(Protocol):
     """Gives a database back."""
 
-    def __call__(self, lease_id: str) -> object:
+    def __call__(self, lease_id: str) -> Leftovers | None:
         """Do it."""
 
 
@@ -34,10 +35,17 @@ class Keep(Protocol):
         """Do it."""
 
 
+class Reset(Protocol):
+    """Makes a database clean in place."""
+
+    def __call__(self, lease_id: str) -> Lease:
+        """Do it."""
+
+
 class AsyncRelease(Protocol):
     """Gives a database back."""
 
-    def __call__(self, lease_id: str) -> Awaitable[object]:
+    def __call__(self, lease_id: str) -> Awaitable[Leftovers | None]:
         """Do it."""
 
 
@@ -45,6 +53,13 @@ class AsyncKeep(Protocol):
     """Holds a database back for a look."""
 
     def __call__(self, lease_id: str, *, ttl_seconds: float, reason: str | None) -> Awaitable[Lease]:
+        """Do it."""
+
+
+class AsyncReset(Protocol):
+    """Makes a database clean in place."""
+
+    def __call__(self, lease_id: str) -> Awaitable[Lease]:
         """Do it."""
 
 
@@ -64,7 +79,7 @@ class Holding(Connectable):
 
     @property
     def lease(self) -> Lease:
-        """The record, as of when it was acquired."""
+        """The record, as of when it was acquired, or last reset."""
         return self._lease
 
     @property
@@ -172,7 +187,23 @@ class Holding(Connectable):
     def _set_lost(self) -> None:
         raise NotImplementedError
 
-    def _end(self, how: str, lease: Lease | None = None) -> None:
+    def _may_reset(self) -> None:
+        if self.inherited:
+            message = "only the process that acquired a lease can reset it: its login would change under the other's feet"
+            raise RuntimeError(message)
+        self.check()
+
+    def _renamed(self, lease: Lease) -> Lease:
+        self._lease = lease
+        return lease
+
+    def _over(self, error: ServiceError) -> LeaseLost:
+        if self._beat is not None:
+            self._beat.abandon(str(error))
+        return self.loss or LeaseLost(self.id, str(error))
+
+    def end(self, how: str, lease: Lease | None = None) -> None:
+        """Take note that it was released or kept: no heartbeat any more, and leaving the context does nothing."""
         self._ended = how
         if self._beat is not None and not self.inherited:
             self._beat.stop()
@@ -193,23 +224,41 @@ class HeldLease(Holding):
         on_lost: Callable[[LeaseLost], None] | None,
         release: Release,
         keep: Keep,
+        reset: Reset,
     ) -> None:
         super().__init__(lease, on_lost)
         self.lost = threading.Event()
         self._release = release
         self._keep = keep
+        self._reset = reset
 
-    def release(self) -> None:
+    def release(self) -> Leftovers | None:
         """Give the database back now; leaving the context does nothing more.
+
+        Returns what was left open in it, if the service says so.
 
         Raises:
             LeaseLost: it was lost before.
         """
         if self.ended or self.inherited:
-            return
+            return None
         self.check()
-        self._end("released")
-        self._release(self.id)
+        self.end("released")
+        return self._release(self.id)
+
+    def reset(self) -> Lease:
+        """Have the database made clean again, in place; from now on it has another login, and so another ``url``.
+
+        Connections of the old login are ended. When this fails for another reason than a loss, ask again, or release.
+
+        Raises:
+            LeaseLost: it was lost.
+        """
+        self._may_reset()
+        try:
+            return self._renamed(self._reset(self.id))
+        except (LeaseEnded, LeaseNotFound) as over:
+            raise self._over(over) from over
 
     def keep(self, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None) -> Lease:
         """Hold it back for a look: no heartbeat and no release from here on.
@@ -219,7 +268,7 @@ class HeldLease(Holding):
         """
         self.check()
         kept = self._keep(self.id, ttl_seconds=ttl_seconds, reason=reason)
-        self._end("kept")
+        self.end("kept")
         return kept
 
     def _set_lost(self) -> None:
@@ -239,23 +288,41 @@ class AsyncHeldLease(Holding):
         on_lost: Callable[[LeaseLost], None] | None,
         release: AsyncRelease,
         keep: AsyncKeep,
+        reset: AsyncReset,
     ) -> None:
         super().__init__(lease, on_lost)
         self.lost = asyncio.Event()
         self._release = release
         self._keep = keep
+        self._reset = reset
 
-    async def release(self) -> None:
+    async def release(self) -> Leftovers | None:
         """Give the database back now; leaving the context does nothing more.
+
+        Returns what was left open in it, if the service says so.
 
         Raises:
             LeaseLost: it was lost before.
         """
         if self.ended or self.inherited:
-            return
+            return None
         self.check()
-        self._end("released")
-        await self._release(self.id)
+        self.end("released")
+        return await self._release(self.id)
+
+    async def reset(self) -> Lease:
+        """Have the database made clean again, in place; from now on it has another login, and so another ``url``.
+
+        Connections of the old login are ended. When this fails for another reason than a loss, ask again, or release.
+
+        Raises:
+            LeaseLost: it was lost.
+        """
+        self._may_reset()
+        try:
+            return self._renamed(await self._reset(self.id))
+        except (LeaseEnded, LeaseNotFound) as over:
+            raise self._over(over) from over
 
     async def keep(self, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None) -> Lease:
         """Hold it back for a look: no heartbeat and no release from here on.
@@ -265,7 +332,7 @@ class AsyncHeldLease(Holding):
         """
         self.check()
         kept = await self._keep(self.id, ttl_seconds=ttl_seconds, reason=reason)
-        self._end("kept")
+        self.end("kept")
         return kept
 
     def _set_lost(self) -> None:

@@ -7,14 +7,14 @@ Waiting is long polling in slices of `poll_seconds`, shorter than the timeout of
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from freshdb import wire
 from freshdb.asking import Asking
 from freshdb.calls import Call, Pause, decode, encode, path, problem
-from freshdb.errors import PoolExhausted
+from freshdb.errors import Conflict, PoolExhausted
 from freshdb.models import (
     DEFAULT_KEEP_SECONDS,
     DEFAULT_TTL_SECONDS,
@@ -22,6 +22,7 @@ from freshdb.models import (
     Isolation,
     Lease,
     LeaseRequest,
+    Leftovers,
     Renewal,
 )
 from freshdb.retry import Exchange, exchange
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from freshdb.calls import Flow
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
+_RESET_SECONDS: Final = 60.0
+"""How long the service may take to make a database clean: it may have to be made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,46 @@ class LeaseOperations(Asking):
         Raises:
             LeaseEnded: it had expired or was revoked before.
         """
-        found = yield from self._ask(Call("DELETE", path("/v1/leases/{}", lease_id)))
-        return Lease.from_wire(wire.members(found))
+        found = yield from self._give_back(lease_id)
+        if "state" in found:
+            return Lease.from_wire(found)
+        lease = yield from self.get_lease(lease_id)  # an answer that says no more than what was left behind
+        return replace(lease, leftovers=Leftovers.of(found))
+
+    def give_back(self, lease_id: str) -> Flow[Leftovers | None]:
+        """Release, and ask no more than what was left behind, as far as the service says.
+
+        Raises:
+            LeaseEnded: it had expired or was revoked before.
+        """
+        return Leftovers.of((yield from self._give_back(lease_id)))
+
+    def _give_back(self, lease_id: str) -> Flow[wire.Members]:
+        done = yield from exchange(Call("DELETE", path("/v1/leases/{}", lease_id)), self.policy)
+        return {} if done.answer.status == HTTPStatus.NO_CONTENT else wire.members(decode(done.answer))
+
+    def reset(self, lease_id: str) -> Flow[Lease]:
+        """Have a leased database made clean again, in place: the same lease, with a new login and so a new URL.
+
+        The old login's connections are ended. When it fails, the old login may be out all the same: ask again, which
+        does no harm, or release.
+
+        Raises:
+            LeaseEnded: it is over.
+            Conflict: it is kept for a look, or being reset at this moment.
+        """
+        call = Call("POST", path("/v1/leases/{}/reset", lease_id), patience_seconds=_RESET_SECONDS)
+        began_at = self.policy.clock()
+        repeated = False
+        while True:
+            done = yield from exchange(call, self.policy)
+            repeated = repeated or done.repeated
+            error = None if done.answer.status == HTTPStatus.OK else problem(done.answer)
+            pause = error.retry_after_seconds if isinstance(error, Conflict) else None
+            elapsed = self.policy.clock() - began_at
+            if pause is None or not repeated or elapsed + pause > self.policy.retry_seconds:
+                return Lease.from_wire(wire.members(decode(done.answer)))
+            yield Pause(pause)  # the attempt whose answer was lost is still being carried out
 
     def revoke(self, lease_id: str) -> Flow[Lease]:
         """End anybody's lease.

@@ -7,7 +7,7 @@ aware ``datetime`` objects by the *service's* clock, to be shown to people: no d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -72,13 +72,8 @@ class Connectable(ABC):
     def dsn(self) -> str:
         """Libpq's key words: ``host=… port=… dbname=… user=… password=…``."""
         found = self.credentials()
-        words = {
-            "host": found.host,
-            "port": str(found.port),
-            "dbname": found.database,
-            "user": found.user,
-            "password": found.password,
-        }
+        words = {"host": found.host, "port": str(found.port), "dbname": found.database}
+        words |= {"user": found.user, "password": found.password}
         return " ".join(f"{key}={_libpq_quoted(value)}" for key, value in words.items())
 
     def sqlalchemy_url(self, driver: str = "psycopg") -> str:
@@ -96,6 +91,23 @@ class Connectable(ABC):
             "PGPASSWORD": found.password,
             "PGDATABASE": found.database,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What a holder had not closed when it gave its database back."""
+
+    connections: int = 0
+    prepared_transactions: int = 0
+    advisory_locks: int = 0
+
+    @classmethod
+    def of(cls, answer: Members) -> Leftovers | None:
+        """Read the member `leftovers`, if there is one; what is missing in it is none."""
+        if answer.get("leftovers") is None:
+            return None
+        found = wire.members(answer["leftovers"], "'leftovers'")
+        return cls(**{one.name: wire.maybe(wire.whole, found, one.name) or 0 for one in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,7 @@ class Lease(Connectable):
     max_expires_at: datetime | None
     ended_at: datetime | None
     end_reason: str | None
+    leftovers: Leftovers | None = None
 
     @classmethod
     def from_wire(cls, source: Members) -> Lease:
@@ -153,6 +166,7 @@ class Lease(Connectable):
             max_expires_at=wire.maybe(wire.instant, source, "max_expires_at"),
             ended_at=wire.maybe(wire.instant, source, "ended_at"),
             end_reason=wire.maybe(wire.text, source, "end_reason"),
+            leftovers=Leftovers.of(source),
         )
 
     def credentials(self) -> Credentials:
@@ -378,7 +392,5 @@ class Event:
 
 
 def _libpq_quoted(value: str) -> str:
-    if value and not any(character in value for character in " '\\"):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    plain = value and not any(character in value for character in " '\\")
+    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -9,6 +9,7 @@
     extensions = ["vector"]                 # installed by the service
     isolation = "database"                  # or "schema"
     url = "http://freshdb.internal:8777"    # a shared service instead of an embedded one
+    prefetch = 1                            # leases that the pytest plugin acquires ahead
 
 With ``sql = ["schema.sql", "seed.sql"]`` instead of ``build`` the service runs these files itself; with neither, the
 template must have been registered elsewhere. The fingerprint covers the inputs, the SQL, the command and the
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from freshdb.client import Client
     from freshdb.models import BuildGrant, Isolation, Template
 
-_KEYS: Final = ("template", "inputs", "build", "sql", "extensions", "isolation", "url")
+_KEYS: Final = ("template", "inputs", "build", "sql", "extensions", "isolation", "url", "prefetch")
 _SHOWN_CHARACTERS: Final = 12
 
 
@@ -47,6 +48,7 @@ class Project:
     extensions: tuple[str, ...] = ()
     isolation: Isolation | None = None
     url: str | None = None
+    prefetch: int | None = None
 
     def fingerprint(self) -> str:
         """Hash what the template is made from.
@@ -196,6 +198,7 @@ class _Reader:
             extensions=self._texts("extensions"),
             isolation=self._isolation(),
             url=self._text("url"),
+            prefetch=self._count("prefetch"),
         )
 
     def _text(self, key: str) -> str | None:
@@ -225,6 +228,12 @@ class _Reader:
         if value is None or value == "database" or value == "schema":  # noqa: PLR1714 - this is what narrows the type
             return value
         raise self._wrong("isolation", f'must be "database" or "schema", not {value!r}')
+
+    def _count(self, key: str) -> int | None:
+        value = self._table.get(key)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            return value
+        raise self._wrong(key, f"must be a whole number, 0 or more, not {value!r}")
 
     def _wrong(self, key: str, what: str) -> ProjectInvalid:
         return ProjectInvalid(f"{self._path}: [tool.freshdb] {key} {what}")

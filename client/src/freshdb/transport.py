@@ -118,6 +118,7 @@ class Transport:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._opened = connection.open()  # now: threads that come at once must not open two
+        self._inherited: httpx.Client | None = None
         self._pid = os.getpid()
         self._closed = False
 
@@ -131,6 +132,9 @@ class Transport:
             message = "this freshdb client was closed"
             raise RuntimeError(message)
         if self._pid != os.getpid():
+            self._inherited = (
+                self._opened
+            )  # the parent's sockets: neither to be used here, nor to be called unclosed
             self._opened, self._pid = self._connection.open(), os.getpid()
         return self._opened
 

@@ -116,6 +116,10 @@ def _add_leases(commands: _Commands) -> None:
     renew.add_argument(
         "--ttl", type=_seconds, metavar="SECONDS", help="how long from now (default: as acquired)"
     )
+    reset = commands.add(
+        "reset", "make a leased database clean in place and print its new URL", "freshdb.cli.leases:reset"
+    )
+    reset.add_argument("lease", metavar="ID")
     release = commands.add("release", "give leased databases back", "freshdb.cli.leases:release")
     release.add_argument("leases", metavar="ID", nargs="+")
     release.add_argument("--force", action="store_true", help="revoke: also somebody else's")

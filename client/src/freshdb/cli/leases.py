@@ -1,9 +1,9 @@
-"""``acquire``, ``renew``, ``release``, ``keep``, ``leases``."""
+"""``acquire``, ``renew``, ``reset``, ``release``, ``keep``, ``leases``."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from freshdb.cli.connect import connect, describe_holder, project
@@ -55,6 +55,18 @@ def renew(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def reset(arguments: argparse.Namespace) -> int:
+    """Make a leased database clean in place and print its new URL."""
+    with connect(arguments) as client:
+        lease = client.reset(arguments.lease)
+    if arguments.json:
+        print_json(_with_url(lease))
+        return 0
+    result(lease.url)
+    say(f"lease {lease.id} is clean again; the login before is out")
+    return 0
+
+
 def release(arguments: argparse.Namespace) -> int:
     """Release or revoke leases; all are tried."""
     released: list[Lease] = []
@@ -70,7 +82,7 @@ def release(arguments: argparse.Namespace) -> int:
         print_json([_without_password(one) for one in released])
     else:
         for one in released:
-            say(f"{one.state} {one.id}")
+            say(f"{one.state} {one.id}{_left_open(one)}")
     return FAILED if failed else 0
 
 
@@ -148,6 +160,12 @@ def wait_if_building(client: Client, template: str, wait_seconds: float) -> None
     if client.template(template).state == "building":
         say(f"waiting for the build of {template}…")
         client.wait_template(template, wait_seconds=wait_seconds)
+
+
+def _left_open(lease: Lease) -> str:
+    found = {} if lease.leftovers is None else asdict(lease.leftovers)
+    words = [f"{name.replace('_', ' ')}: {number}" for name, number in found.items() if number]
+    return f" (left open: {', '.join(words)})" if words else ""
 
 
 def _without_password(lease: Lease) -> dict[str, object]:

@@ -19,18 +19,21 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pytest
 
-from freshdb.pytest_plugin.settings import add_options, parse_isolation, read_settings
+from freshdb.pytest_plugin.remarks import Teller
+from freshdb.pytest_plugin.settings import add_options, read_settings
+from freshdb.pytest_plugin.wanted import coming, wanted_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from freshdb.pytest_plugin.database import LeasedDatabase
     from freshdb.pytest_plugin.exchange import Exchange
-    from freshdb.pytest_plugin.run import Run, Wanted
+    from freshdb.pytest_plugin.remarks import Remarks
+    from freshdb.pytest_plugin.run import Run
 
 __all__ = ["LeasedDatabase"]
 
@@ -46,6 +49,7 @@ _MARKER: Final = (
     "freshdb(template=None, isolation=None): the template and the isolation ('database' or 'schema') "
     "of the databases that the freshdb fixtures give to this test, class or module"
 )
+_TELLER: Final = "freshdb_teller"
 _PATIENCE_SECONDS: Final = 1.0
 
 
@@ -54,6 +58,12 @@ class _WorkerNode(Protocol):
 
     config: pytest.Config
     workerinput: dict[str, object]
+
+
+class _WorkerConfig(Protocol):
+    """What xdist adds to a worker's config: what is in it when the worker ends goes to the controller."""
+
+    workeroutput: dict[str, object]
 
 
 def __getattr__(name: str) -> object:
@@ -94,7 +104,7 @@ def freshdb_session(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
 def _lease(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
     try:
         run = _run(request.config)
-        wanted = _wanted(request.node, run)
+        wanted = wanted_by(request.node, run.settings)
     except pytest.UsageError as mistake:
         pytest.fail(str(mistake), pytrace=False)
     with run.lease(request, wanted) as database:
@@ -111,7 +121,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if _worker(config) is None:
-        config.pluginmanager.register(_KeptDatabases(), "freshdb_kept_databases")
+        config.pluginmanager.register(Teller(config), _TELLER)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -161,16 +171,38 @@ def pytest_xdist_node_collection_finished(node: _WorkerNode) -> None:
     _prepare(config, needs.templates)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """In a plain run: prepare what the collected tests want."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """In a plain run: prepare what the collected tests want. After the tests: wait for what is done beside them."""
     config = session.config
     broken = session.testsfailed and not config.option.continue_on_collection_errors
     if _worker(config) is None and not config.option.collectonly and not broken:
         _prepare(config, _needed_templates(session))
+    try:
+        return (yield)
+    finally:
+        _settle(config)
 
 
 # During and after the tests
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    run = item.config.stash.get(_RUN, None)
+    if run is not None:
+        run.expect(coming(item.session, nextitem, run))
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Only now that the test has its own databases: have those of the next ones acquired beside it."""
+    run = item.config.stash.get(_RUN, None)
+    if run is not None:
+        run.look_ahead()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -195,10 +227,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if run is not None:
         if report.failed:
             run.mark_failed(item)
-        if run.kept:
-            report.freshdb_kept = run.kept[:]  # type: ignore[attr-defined] # travels to xdist's controller
-            run.kept.clear()
+        remarks = run.remarks()
+        if remarks is not None:
+            report.freshdb = remarks  # type: ignore[attr-defined] # travels to xdist's controller
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: _WorkerNode) -> None:
+    """In xdist's controller: hear what came out at a worker's end."""
+    output: Mapping[str, Remarks] = getattr(node, "workeroutput", {})  # missing, if it has crashed
+    _tell(node.config, output.get("freshdb"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -207,23 +246,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         run.close()
 
 
-class _KeptDatabases:
-    """Gathers from the reports, xdist workers' included, which databases were kept, and tells at the end."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._lines += getattr(report, "freshdb_kept", ())
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._lines:
-            terminalreporter.section("databases of failed tests, kept for an hour")
-            for line in self._lines:
-                terminalreporter.write_line(line)
-
-
 # Details
+
+
+def _settle(config: pytest.Config) -> None:
+    run = config.stash.get(_RUN, None)
+    remarks = None if run is None else run.remarks(settle=True)
+    if remarks is None:
+        return
+    if _worker(config) is None:
+        _tell(config, remarks)
+    else:
+        cast("_WorkerConfig", config).workeroutput["freshdb"] = remarks
+
+
+def _tell(config: pytest.Config, remarks: Remarks | None) -> None:
+    teller: Teller | None = config.pluginmanager.get_plugin(_TELLER)
+    if teller is not None:
+        teller.take(remarks)
 
 
 def _run(config: pytest.Config) -> Run:
@@ -292,35 +332,8 @@ def _needed_templates(session: pytest.Session) -> frozenset[str]:
     for item, fixture in _users(session):
         node = item.getparent(_SCOPES[fixture]) or item
         if node not in wanted:
-            wanted[node] = _wanted(node, _run(session.config)).template
+            wanted[node] = wanted_by(node, _run(session.config).settings).template
     return frozenset(wanted.values())
-
-
-def _wanted(node: pytest.Item | pytest.Collector, run: Run) -> Wanted:
-    """What the marks say, the nearest first, then the settings.
-
-    Raises:
-        pytest.UsageError: a mark has something else than a template and an isolation, or no template is set.
-    """
-    from freshdb.pytest_plugin.run import Wanted  # noqa: PLC0415
-
-    marked: dict[str, object] = {}
-    for mark in node.iter_markers("freshdb"):
-        strange = mark.kwargs.keys() - {"template", "isolation"}
-        if mark.args or strange or not all(isinstance(value, str) for value in mark.kwargs.values()):
-            raise pytest.UsageError(
-                f'freshdb: {node.nodeid}: the mark takes template="…" and isolation="…", not {mark}'
-            )
-        marked = {**mark.kwargs, **marked}
-    template = marked.get("template", run.settings.template)
-    if template is None:
-        raise pytest.UsageError(
-            f"freshdb: {node.nodeid or 'the session'} wants a clean database, but of which template? "
-            'Name one: `template = "…"` in [tool.freshdb] of pyproject.toml, --freshdb-template, '
-            'FRESHDB_TEMPLATE, or @pytest.mark.freshdb(template="…").'
-        )
-    isolation = str(marked.get("isolation", run.settings.isolation))
-    return Wanted(str(template), parse_isolation(isolation, f"the mark of {node.nodeid}"))
 
 
 def _worker(config: pytest.Config) -> str | None:

@@ -27,6 +27,11 @@ def describe_holder(node_id: str, worker: str | None, environment: Mapping[str, 
     return {key: value[:_MAX_CHARACTERS] for key, value in holder.items() if value}
 
 
+def in_name_of(node_id: str, holder: Mapping[str, str]) -> dict[str, str]:
+    """The same holder, for another test."""
+    return {**holder, "test": node_id[:_MAX_CHARACTERS]}
+
+
 def run_url(environment: Mapping[str, str]) -> str | None:
     """Address of the CI run (GitHub, GitLab, Jenkins, CircleCI, Buildkite), if this is one."""
     keys = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")

@@ -2,7 +2,8 @@
 
 How a lease ends:
 
-- the fixture's scope ends: released; or kept, when a test that used it failed under ``--freshdb-keep``;
+- the fixture's scope ends: released (a single test's beside the tests that follow, see `errands`); or kept, when a
+  test that used it failed under ``--freshdb-keep``;
 - Ctrl-C, ``-x``, ``--maxfail``: pytest tears its fixtures down, which is the case above;
 - SIGTERM: turned into a regular end of the session (only while leases may be held, and only if nobody else
   handles the signal), which is the case above;
@@ -32,30 +33,26 @@ from freshdb.errors import (
     TemplateNotFound,
 )
 from freshdb.pytest_plugin.database import LeasedDatabase
+from freshdb.pytest_plugin.errands import Errands, Found, InHand, Order
 from freshdb.pytest_plugin.exchange import Exchange, Prepared
-from freshdb.pytest_plugin.holder import describe_holder
+from freshdb.pytest_plugin.holder import describe_holder, in_name_of
+from freshdb.pytest_plugin.remarks import Remarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
     from freshdb.held import HeldLease
-    from freshdb.models import Isolation
     from freshdb.pytest_plugin.settings import Settings
+    from freshdb.pytest_plugin.wanted import Wanted
 
+_PER_TEST: Final = "freshdb"
+_ERRAND_SECONDS: Final = 5.0
 _SIGTERM_EXIT: Final = 128 + signal.SIGTERM
 
 
 class PreparationError(Exception):
     """The service could not be started, or the template not be built: no test of this run gets a database."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a test wants cloned, and how."""
-
-    template: str
-    isolation: Isolation
 
 
 @dataclass(slots=True, eq=False)
@@ -64,10 +61,13 @@ class _Use:
 
     node: pytest.Item | pytest.Collector
     fixture: str
-    held: HeldLease
-    ending: ExitStack
+    in_hand: InHand
     failed: bool = False
     reported: bool = False
+
+    @property
+    def held(self) -> HeldLease:
+        return self.in_hand.held
 
     def serves(self, item: pytest.Item) -> bool:
         return self.node is item or (self.fixture in _fixture_names(item) and self.node in item.listchain())
@@ -80,10 +80,16 @@ class Run:
     settings: Settings
     worker: str | None
     exchange: Exchange | None
-    kept: list[str] = field(default_factory=list)
+    position: int = 0
+    """Where in the list of tests we are, if more than the next one is looked for."""
+    _kept: list[str] = field(default_factory=list)
+    _orders: list[Order] = field(default_factory=list)
     _process: int = field(default_factory=os.getpid)
     _prepared: Prepared | None = None
     _client: Client | None = None
+    _helper: Client | None = None
+    _errands: Errands | None = None
+    _holder: dict[str, str] | None = None
     _uses: list[_Use] = field(default_factory=list)
 
     def prepare(self, templates: frozenset[str], say: Callable[[str], None]) -> Prepared:
@@ -135,7 +141,7 @@ class Run:
             loss = use.held.loss
             if loss is not None and use.node is not item and use.serves(item):
                 use.reported = True
-                _fail(_loss_message(use, loss))
+                _fail(_loss(use, loss))
 
     def close(self) -> None:
         """Release what is still held, quietly. In a forked child: nothing, the leases are its parent's."""
@@ -144,18 +150,66 @@ class Run:
             return
         while self._uses:
             try:
-                self._uses.pop().ending.close()
+                self._uses.pop().in_hand.ending.close()
             except FreshdbError:  # the run is over: the TTL ends what cannot be released
                 continue
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._errands is not None:
+            self._errands.close()
+        for client in (self._client, self._helper):
+            if client is not None:
+                client.close()
+        self._client = self._helper = self._errands = None
+
+    def expect(self, coming: list[tuple[str, Wanted]]) -> None:
+        """Hear of the tests to come, by node id, before a test's fixtures change the world that a client starts in."""
+        known = self._known()
+        self._orders = [
+            Order(name, known.templates[wanted.template], wanted.isolation)
+            for name, wanted in coming
+            if known is not None and wanted.template in known.templates
+        ]
+        if known is not None and self._orders:
+            self._connect(known.url)
+            end_session_on_sigterm()
+
+    def look_ahead(self) -> None:
+        """Have their leases acquired, beside the test that begins now and after its own."""
+        if self._errands is not None and os.getpid() == self._process:
+            self._errands.look_ahead(self._orders)
+
+    def remarks(self, *, settle: bool = False) -> Remarks | None:
+        """What there is to tell since the last time; `settle` waits until everything beside the tests is done."""
+        found = Found()
+        if self._errands is not None and os.getpid() == self._process:
+            found = self._errands.settle() if settle else self._errands.found()
+        kept, self._kept = self._kept, []
+        if not (kept or found.losses or found.unreleased):
+            return None
+        lost = [[one.test, _loss_message(one.lease_id, one.database, one.reason)] for one in found.losses]
+        return Remarks(kept=kept, lost=lost, unreleased=found.unreleased)
 
     def _connect(self, url: str) -> Client:
         if self._client is None:
             self._client = Client(_addresses(url), retry_seconds=self.settings.wait_seconds)
+            if self.settings.prefetch:
+                patience = min(_ERRAND_SECONDS, self.settings.wait_seconds)
+                self._describe("")
+                self._helper = Client(_addresses(url), retry_seconds=patience)
+                self._errands = Errands(self._helper, self._describe, ttl_seconds=self.settings.ttl_seconds)
             atexit.register(self.close)
         return self._client
+
+    def _describe(self, name: str) -> dict[str, str]:
+        if os.getpid() != self._process:
+            return describe_holder(name, self.worker, os.environ)
+        if self._holder is None:  # once, by the tests' thread: a test may change the environment
+            self._holder = describe_holder(name, self.worker, os.environ)
+        return in_name_of(name, self._holder)
+
+    def _known(self) -> Prepared | None:
+        if self._prepared is None and self.exchange is not None:
+            self._prepared = self.exchange.read_prepared()
+        return self._prepared
 
     def _ensure(self, client: Client, template: str, say: Callable[[str], None]) -> str:
         """The exact template that this run clones, whatever is registered under the same name meanwhile."""
@@ -168,12 +222,17 @@ class Run:
             return template
 
     def _acquire(self, node: pytest.Item | pytest.Collector, fixture: str, wanted: Wanted, name: str) -> _Use:
-        if self._prepared is None and self.exchange is not None:
-            self._prepared = self.exchange.read_prepared()
+        self._known()
         prepared = self.prepare(frozenset({wanted.template}), _say_nothing)
         client = self._connect(prepared.url)
         template = prepared.templates[wanted.template]
         end_session_on_sigterm()
+        errands = self._errands if os.getpid() == self._process else None
+        if errands is not None:
+            spare = errands.take(Order(name, template, wanted.isolation)) if fixture == _PER_TEST else None
+            if spare is not None:
+                return _Use(node, fixture, spare)
+            errands.recall()
         ending = ExitStack()
         for _ in range(2):
             context = client.lease(
@@ -181,10 +240,10 @@ class Run:
                 isolation=wanted.isolation,
                 ttl_seconds=self.settings.ttl_seconds,
                 wait_seconds=self.settings.wait_seconds,
-                holder=describe_holder(name, self.worker, os.environ),
+                holder=self._describe(name),
             )
             try:
-                return _Use(node, fixture, ending.enter_context(context), ending)
+                return _Use(node, fixture, InHand(ending.enter_context(context), ending))
             except TemplateBuilding:
                 client.wait_template(template)
         raise PreparationError(f"template {template!r} is being built again and again")
@@ -196,13 +255,24 @@ class Run:
         try:
             if use.failed and self.settings.keep:
                 use.held.keep(reason=f"failed: {name}"[:255])
-                self.kept.append(self._describe_kept(use, name))
-            use.ending.close()
+                self._kept.append(self._describe_kept(use, name))
+            elif self._beside(use):
+                return
+            use.in_hand.ending.close()
         except (LeaseLost, LeaseEnded) as loss:
             if not use.reported:
-                _fail(_loss_message(use, loss))
+                _fail(_loss(use, loss))
         except FreshdbError as error:
             _fail(f"freshdb: the lease of {name} could not be given back: {error}")
+
+    def _beside(self, use: _Use) -> bool:
+        """Have a test's own lease released beside the tests to come; not if it is lost, which the test must tell."""
+        errands = self._errands
+        mine = os.getpid() == self._process and not use.held.inherited
+        if errands is None or not mine or use.fixture != _PER_TEST or use.held.loss is not None:
+            return False
+        errands.give_back(use.in_hand, use.node.nodeid)
+        return True
 
     def _describe_kept(self, use: _Use, name: str) -> str:
         place = f"FRESHDB_URL={self.settings.url} " if self.settings.url else ""
@@ -229,11 +299,14 @@ def _fixture_names(item: pytest.Item) -> list[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
-def _loss_message(use: _Use, loss: LeaseLost | LeaseEnded) -> str:
-    lease = use.held.lease
-    reason = (loss.reason if isinstance(loss, LeaseLost) else str(loss)).rstrip(".")
+def _loss(use: _Use, loss: LeaseLost | LeaseEnded) -> str:
+    reason = loss.reason if isinstance(loss, LeaseLost) else str(loss)
+    return _loss_message(use.held.id, use.held.lease.database, reason)
+
+
+def _loss_message(lease_id: str, database: str, reason: str) -> str:
     return (
-        f"freshdb: the lease {lease.id} of {lease.database!r} was lost while the test held it: {reason}. "
+        f"freshdb: the lease {lease_id} of {database!r} was lost while the test held it: {reason.rstrip('.')}. "
         "What the test saw since then proves nothing."
     )
 

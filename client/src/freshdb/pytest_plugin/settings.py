@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ISOLATIONS: Final = ("database", "schema")
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
-_PROJECT_KEYS: Final = ("url", "template", "isolation")
+_PROJECT_KEYS: Final = ("url", "template", "isolation", "prefetch")
 
 
 class _Option(NamedTuple):
@@ -42,6 +42,11 @@ _OPTIONS: Final = (
     _Option("isolation", "KIND", "database (a database of its own, the default) or schema"),
     _Option("wait", "SECONDS", "how long a test waits for a database (default 30)"),
     _Option("ttl", "SECONDS", "how long a lease outlives a run that died (default 300)"),
+    _Option(
+        "prefetch",
+        "NUMBER",
+        "how many leases to acquire ahead of their tests (default 1); 0: acquire and release while the test waits",
+    ),
 )
 
 
@@ -55,6 +60,7 @@ class Settings:
     wait_seconds: float
     ttl_seconds: float
     keep: bool
+    prefetch: int
     project: Project | None
 
 
@@ -85,6 +91,7 @@ def read_settings(config: pytest.Config) -> Settings:
         wait_seconds=_seconds(_find(config, project, "wait"), default=30.0),
         ttl_seconds=_seconds(_find(config, project, "ttl"), default=300.0),
         keep=_flag(_find(config, project, "keep")),
+        prefetch=_count(_find(config, project, "prefetch"), default=1),
         project=project,
     )
 
@@ -113,12 +120,12 @@ def _find(config: pytest.Config, project: Project | None, name: str) -> _Found |
     if given:
         return _Found(str(given), f"freshdb_{name} in {config.inipath or 'the ini options'}")
     if project is not None and name in _PROJECT_KEYS:
-        value = {"url": project.url, "template": project.template, "isolation": project.isolation}[name]
+        value: object = getattr(project, name)
         if value is not None:
-            return _Found(value, f"[tool.freshdb] {name}")
+            return _Found(str(value), f"[tool.freshdb] {name}")
     variable = f"FRESHDB_{name.upper()}"
-    value = os.environ.get(variable)
-    return _Found(value, variable) if value else None
+    text = os.environ.get(variable)
+    return _Found(text, variable) if text else None
 
 
 def _value(found: _Found | None) -> str | None:
@@ -135,6 +142,14 @@ def _seconds(found: _Found | None, *, default: float) -> float:
     if not 0 <= seconds < math.inf:
         raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is no number of seconds")
     return seconds
+
+
+def _count(found: _Found | None, *, default: int) -> int:
+    if found is None:
+        return default
+    if not found.value.isdecimal():
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is no whole number, 0 or more")
+    return int(found.value)
 
 
 def _flag(found: _Found | None) -> bool:

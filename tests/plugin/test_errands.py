@@ -1,0 +1,270 @@
+"""The errands beside the tests, against a service that plays a script: who waits for whom, and what is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from freshdb import Client
+from freshdb.pytest_plugin.errands import Errands, InHand, Order
+from tests.plugin.suites import eventually
+from tests.unit.client.scripted import (
+    LEASE,
+    TEMPLATE,
+    Asked,
+    Reply,
+    Script,
+    granted,
+    lease_body,
+    methods,
+    problem,
+    released,
+    renewed,
+    scripted_service,
+)
+
+ACQUIRE = "POST /v1/leases"
+RELEASE = f"DELETE /v1/leases/{LEASE}"
+LOOK = f"GET /v1/pools/{TEMPLATE}"
+FIRST, SECOND = Order("test_first", "shop@abc", "database"), Order("test_second", "shop@abc", "database")
+EXHAUSTED = problem(503, "pool_exhausted", retry_after=1)
+
+
+class Desk:
+    """Answers by what was asked."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.acquired: Callable[[], Reply] = granted
+        self.released = released()
+
+    def __call__(self, asked: Asked) -> Reply:
+        if asked.method == "DELETE":
+            return self.released
+        if asked.method == "GET":
+            return Reply(200, _pool(self.waiting))
+        return renewed() if asked.path.endswith("/renew") else self.acquired()
+
+
+def _pool(waiting: int) -> dict[str, object]:
+    return {
+        "id": TEMPLATE, "template": "shop@abc", "template_id": TEMPLATE, "isolation": "database", "server": "one",
+        "min_ready": 1, "max_size": 2, "idle_seconds": 1.0, "databases": {}, "waiting": waiting, "refusal": [],
+        "last_error": None, "last_acquired_at": None,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def script(desk: Desk) -> Iterator[Script]:
+    with scripted_service() as script:
+        script.play(desk)
+        yield script
+
+
+@pytest.fixture
+def client(script: Script) -> Iterator[Client]:
+    with Client(script.url, retry_seconds=0.1) as client:
+        yield client
+
+
+@pytest.fixture
+def errands(client: Client) -> Iterator[Errands]:
+    errands = Errands(client, lambda test: {"test": test}, ttl_seconds=60.0)
+    try:
+        yield errands
+    finally:
+        errands.close()
+
+
+def hold(client: Client) -> InHand:
+    ending = ExitStack()
+    return InHand(ending.enter_context(client.lease("shop")), ending)
+
+
+def test_a_spare_is_acquired_without_a_wait_and_taken_without_a_word(
+    errands: Errands, script: Script
+) -> None:
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    spare = errands.take(FIRST)
+    assert spare is not None
+    assert spare.held.url
+    assert methods(script.asked) == [ACQUIRE]
+    body = script.asked[0].body
+    assert isinstance(body, dict)
+    assert (body["wait_seconds"], body["holder"], body["ttl_seconds"]) == (0.0, {"test": "test_first"}, 60.0)
+    assert errands.take(FIRST) is None
+
+
+def test_who_asks_while_a_spare_is_being_acquired_gets_it(
+    errands: Errands, script: Script, desk: Desk
+) -> None:
+    hold_back = threading.Event()
+
+    def slowly() -> Reply:
+        hold_back.wait(20)
+        return granted()
+
+    desk.acquired = slowly
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    threading.Timer(0.1, hold_back.set).start()
+    spare = errands.take(FIRST)
+    assert spare is not None
+    assert methods(script.asked) == [ACQUIRE]
+
+
+def test_a_spare_that_comes_after_it_was_recalled_goes_back_at_once(
+    errands: Errands, script: Script, desk: Desk
+) -> None:
+    hold_back = threading.Event()
+
+    def slowly() -> Reply:
+        hold_back.wait(20)
+        return granted()
+
+    desk.acquired = slowly
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    errands.recall()
+    assert errands.take(FIRST) is None  # at once: nobody waits for what was recalled
+    hold_back.set()
+    script.wait_for(2)
+    assert methods(script.asked) == [ACQUIRE, RELEASE]
+
+
+def test_what_is_given_back_goes_before_what_is_acquired(
+    errands: Errands, script: Script, client: Client, desk: Desk
+) -> None:
+    in_hand = hold(client)
+    busy, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Reply:
+        busy.set()
+        go_on.wait(20)
+        return EXHAUSTED
+
+    desk.acquired = slowly
+    errands.look_ahead([FIRST])
+    assert busy.wait(20)
+    errands.look_ahead([SECOND])
+    errands.give_back(in_hand, "test_before")
+    go_on.set()
+    script.wait_for(4)
+    assert methods(script.asked)[:4] == [ACQUIRE, ACQUIRE, RELEASE, ACQUIRE]
+
+
+def test_an_address_that_was_given_back_cannot_be_had_any_more(errands: Errands, client: Client) -> None:
+    in_hand = hold(client)
+    errands.give_back(in_hand, "test_before")
+    assert in_hand.held.ended
+    assert in_hand.held.loss is None
+
+
+def test_an_exhausted_pool_is_asked_again_a_few_times(errands: Errands, script: Script, desk: Desk) -> None:
+    replies = iter([EXHAUSTED, EXHAUSTED, granted()])
+    desk.acquired = lambda: next(replies)
+    errands.look_ahead([FIRST])
+    script.wait_for(3)
+    spare = errands.take(FIRST)
+    assert spare is not None
+    assert methods(script.asked) == [ACQUIRE] * 3
+
+
+def test_any_other_refusal_is_nobodys_business(errands: Errands, script: Script, desk: Desk) -> None:
+    desk.acquired = lambda: problem(404, "template_not_found")
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    assert errands.take(FIRST) is None
+    assert errands.settle().losses == []
+    assert methods(script.asked) == [ACQUIRE]
+
+
+def test_a_spare_goes_back_when_somebody_waits_and_none_is_acquired_for_a_while(
+    errands: Errands, script: Script, desk: Desk
+) -> None:
+    errands.look_ahead([FIRST])
+    script.wait_for(2)
+    assert methods(script.asked) == [ACQUIRE, LOOK]
+    desk.waiting = 1
+    eventually(lambda: RELEASE in methods(script.asked), "it is given back")
+    assert methods(script.asked).count(LOOK) < 4  # before it was too old anyway
+    errands.look_ahead([SECOND])
+    errands.settle()
+    assert methods(script.asked).count(ACQUIRE) == 1
+
+
+def test_a_spare_that_nobody_takes_for_long_goes_back(errands: Errands, script: Script) -> None:
+    errands.look_ahead([FIRST])
+    eventually(lambda: RELEASE in methods(script.asked), "it is given back")
+    assert methods(script.asked) == [ACQUIRE, LOOK, LOOK, LOOK, LOOK, RELEASE]
+    assert errands.take(FIRST) is None
+    errands.look_ahead([SECOND])
+    script.wait_for(7)
+    assert errands.take(SECOND) is not None
+
+
+def test_after_a_spare_that_was_not_wanted_none_is_acquired_until_a_test_asks(
+    errands: Errands, script: Script
+) -> None:
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    eventually(lambda: bool(errands._spares), "the spare is there")
+    errands.look_ahead([SECOND])
+    script.wait_for(2)
+    assert methods(script.asked) == [ACQUIRE, RELEASE]
+    assert errands.take(SECOND) is None
+    errands.look_ahead([FIRST])
+    script.wait_for(3)
+    assert errands.take(FIRST) is not None
+
+
+def test_a_loss_is_told_once_with_its_test(
+    errands: Errands, client: Client, script: Script, desk: Desk
+) -> None:
+    in_hand = hold(client)
+    desk.released = problem(410, "lease_ended", "the lease is over: revoked")
+    errands.give_back(in_hand, "test_before")
+    found = errands.settle()
+    assert [(one.test, one.lease_id, one.reason) for one in found.losses] == [
+        ("test_before", LEASE, "the lease is over: revoked")
+    ]
+    assert errands.settle().losses == []
+    assert methods(script.asked) == [ACQUIRE, RELEASE]
+
+
+def test_the_loss_of_a_spare_is_nobodys_loss(errands: Errands, script: Script, desk: Desk) -> None:
+    desk.released = problem(410, "lease_ended", "the lease is over: revoked")
+    errands.look_ahead([FIRST])
+    script.wait_for(1)
+    assert errands.settle().losses == []
+
+
+def test_a_release_that_failed_is_tried_again_at_the_end(
+    errands: Errands, client: Client, script: Script, desk: Desk
+) -> None:
+    in_hand = hold(client)
+    desk.released = problem(503, "backend_unavailable")
+    errands.give_back(in_hand, "test_before")
+    script.wait_for(2)
+    eventually(lambda: bool(errands._again), "it has failed")
+    desk.released = Reply(200, lease_body(state="released"))
+    found = errands.settle()
+    assert (found.losses, found.unreleased) == ([], [])
+    assert methods(script.asked)[-1] == RELEASE
+
+
+def test_and_told_when_it_fails_again(errands: Errands, client: Client, desk: Desk) -> None:
+    in_hand = hold(client)
+    desk.released = problem(503, "backend_unavailable")
+    errands.give_back(in_hand, "test_before")
+    assert errands.settle().unreleased == [LEASE]
+    assert errands.settle().unreleased == []

@@ -1,0 +1,559 @@
+"""The next test's lease is at hand before the test asks, in its name, and nobody has to wait for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from freshdb import Client, Lease, ensure_service, stop_service
+from freshdb.models import Isolation
+from tests.plugin.suites import Suite, eventually, finish
+
+PREAMBLE = """
+import os, pathlib, time
+import pytest
+import freshdb as package
+
+def spares(own):
+    with package.Client() as client:
+        return [one for one in client.leases(state="active") if one.id != own.lease.id]
+
+def spare(own):
+    deadline = time.monotonic() + 20
+    while not (found := spares(own)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(found) == 1
+    return found[0]
+
+def note(name, text):
+    pathlib.Path(name).write_text(text)
+
+def noted(name):
+    return pathlib.Path(name).read_text()
+"""
+ONLY_RECALL = """
+from freshdb.pytest_plugin import errands
+
+errands._LOOK_SECONDS = ()  # nobody looks whether somebody waits
+errands._KEEP_SECONDS = 600.0
+"""
+BOTH = pytest.mark.parametrize("workers", ["0", "1"], ids=["plain", "xdist"])
+
+
+def by_test(leases: list[Lease]) -> dict[str, list[Lease]]:
+    found: dict[str, list[Lease]] = {}
+    for lease in leases:
+        found.setdefault(lease.holder["test"].rpartition("::")[2], []).append(lease)
+    return found
+
+
+@pytest.fixture
+def template(client: Client) -> str:
+    """A template of this test's own, so that its pool is, too."""
+    name = f"own-{secrets.token_hex(4)}"
+    client.ensure_sql(name, [f"CREATE TABLE item (name text); COMMENT ON TABLE item IS '{name}'"])
+    return name
+
+
+@pytest.fixture
+def suite(suite: Suite, template: str) -> Suite:
+    suite.environment["FRESHDB_TEMPLATE"] = template
+    return suite
+
+
+@pytest.fixture
+def leases(client: Client, template: str) -> Callable[[], dict[str, list[Lease]]]:
+    """All leases of the suite that have ended, by the name of the test that they were acquired for."""
+    return lambda: by_test(client.leases(template=template, state="released"))
+
+
+def limit(client: Client, template: str, most: int) -> None:
+    """Make the template's pool, with room for so many databases, and wait until all are ready."""
+    lease = client.acquire(template)
+    client.resize(lease.pool_id, min_ready=0, max_size=most, idle_seconds=0.01)
+    client.release(lease.id)
+    eventually(lambda: sum(_databases(client, lease).values()) <= most, "the pool shrinks to its size")
+    client.resize(lease.pool_id, min_ready=most, idle_seconds=300)
+    eventually(lambda: _databases(client, lease) == {"ready": most}, "its databases are ready")
+
+
+def warm(client: Client, template: str, ready: int, isolation: Isolation = "database") -> None:
+    """Make a pool, and wait until so many of its databases are ready."""
+    lease = client.acquire(template, isolation=isolation)
+    client.resize(lease.pool_id, min_ready=ready)
+    client.release(lease.id)
+    eventually(lambda: _databases(client, lease).get("ready", 0) >= ready, "databases are ready")
+
+
+def _databases(client: Client, lease: Lease) -> dict[str, int]:
+    return {state: number for state, number in client.pool(lease.pool_id).databases.items() if number}
+
+
+@BOTH
+def test_the_next_tests_lease_is_acquired_in_its_name_while_this_one_runs(suite: Suite, workers: str) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first(freshdb):
+    found = spare(freshdb)
+    assert found.holder["test"] == "test_it.py::test_second"
+    note("second", found.id)
+
+def test_second(freshdb):
+    assert freshdb.lease.id == noted("second")
+    assert freshdb.lease.holder["test"] == "test_it.py::test_second"
+""",
+    )
+    assert suite.run("-n", workers).counts() == {"passed": 2}
+
+
+@pytest.mark.parametrize("way", ["--freshdb-prefetch=0", "environment", "project"])
+def test_with_prefetch_0_each_test_acquires_and_releases_by_itself(
+    suite: Suite, leases: Callable[[], dict[str, list[Lease]]], way: str
+) -> None:
+    suite.write("test_it.py", "def test_first(freshdb):\n    pass\n\ndef test_second(freshdb):\n    pass\n")
+    if way == "project":
+        (suite.directory / "pytest.ini").unlink()
+        suite.write("pyproject.toml", "[tool.pytest.ini_options]\n[tool.freshdb]\nprefetch = 0\n")
+    environment = {"FRESHDB_PREFETCH": "0"} if way == "environment" else {}
+    arguments = [way] if way.startswith("--") else []
+    assert suite.run(*arguments, **environment).counts() == {"passed": 2}
+    ended = leases()
+    [first], [second] = ended["test_first"], ended["test_second"]
+    assert first.ended_at is not None
+    assert first.ended_at <= second.granted_at
+
+
+def test_more_than_one_can_be_acquired_ahead(suite: Suite, client: Client, template: str) -> None:
+    warm(client, template, 3)
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first(freshdb):
+    deadline = time.monotonic() + 20
+    while len(found := spares(freshdb)) < 2:
+        assert time.monotonic() < deadline
+    names = {one.holder["test"].rpartition("::")[2]: one.id for one in found}
+    assert names.keys() == {"test_second", "test_third"}
+    note("second", names["test_second"])
+    note("third", names["test_third"])
+
+def test_second(freshdb):
+    assert freshdb.lease.id == noted("second")
+
+def test_third(freshdb):
+    assert freshdb.lease.id == noted("third")
+""",
+    )
+    assert suite.run("--freshdb-prefetch=2").counts() == {"passed": 3}
+
+
+def test_a_lease_is_acquired_ahead_of_what_the_next_test_wants(suite: Suite, client: Client) -> None:
+    warm(client, "shop", 2, "schema")
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first():
+    pass
+
+def test_second(freshdb):
+    found = spare(freshdb)
+    assert found.template.startswith("shop@") and found.isolation == "schema"
+    note("third", found.id)
+
+@pytest.mark.freshdb(template="shop", isolation="schema")
+def test_third(freshdb):
+    assert freshdb.lease.id == noted("third")
+    assert freshdb.schema is not None
+
+def test_fourth():
+    pass
+""",
+    )
+    assert suite.run().counts() == {"passed": 4}
+
+
+def test_a_spare_that_its_test_did_not_want_is_given_back_and_the_others_names_stay_right(
+    suite: Suite, leases: Callable[[], dict[str, list[Lease]]], active: Callable[[], list[Lease]]
+) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+@pytest.fixture
+def unwilling():
+    pytest.skip("not today")
+
+def test_first(freshdb):
+    spare(freshdb)
+
+def test_skipped(unwilling, freshdb):
+    pass
+
+def test_third(freshdb):
+    deadline = time.monotonic() + 20
+    while "skipped" in str(spares(freshdb)):
+        assert time.monotonic() < deadline
+    assert freshdb.lease.holder["test"] == "test_it.py::test_third"
+
+@pytest.mark.skip
+def test_marked(freshdb):
+    pass
+
+def test_fifth(freshdb):
+    assert freshdb.lease.holder["test"] == "test_it.py::test_fifth"
+""",
+    )
+    assert suite.run().counts() == {"passed": 3, "skipped": 2}
+    assert active() == []
+    ended = leases()
+    assert ended.keys() == {"test_first", "test_skipped", "test_third", "test_fifth"}
+
+
+def test_a_spare_that_was_lost_is_replaced(suite: Suite) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+from freshdb.pytest_plugin import _RUN
+
+def test_first(freshdb, pytestconfig):
+    found = spare(freshdb)
+    [waiting] = pytestconfig.stash[_RUN]._errands._spares.values()
+    with package.Client() as client:
+        client.revoke(found.id)
+    assert waiting.in_hand.held.lost.wait(20)  # its heartbeat notices
+    note("lost", found.id)
+
+def test_second(freshdb):
+    assert freshdb.url
+    assert freshdb.lease.id != noted("lost")
+""",
+    )
+    assert suite.run("--freshdb-ttl=1").counts() == {"passed": 2}
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["plain", "xdist"])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_run_gives_its_spares_back(
+    suite: Suite,
+    client: Client,
+    template: str,
+    active: Callable[[], list[Lease]],
+    workers: int,
+    ending: signal.Signals,
+) -> None:
+    warm(client, template, 4)
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+@pytest.mark.parametrize("number", range(8))
+def test_it(freshdb, number):
+    pathlib.Path(f"ready-{number}").touch()
+    time.sleep(60)
+""",
+    )
+    with suite.start("-n", str(workers), "--freshdb-ttl=3600") as process:
+        eventually(lambda: len(active()) == 2 * (workers or 1), "each worker has a spare")
+        os.killpg(process.pid, ending)
+        finish(process)
+    eventually(lambda: active() == [], "the leases are released")
+
+
+def test_stopping_at_the_first_failure_gives_the_spare_back(
+    suite: Suite, active: Callable[[], list[Lease]]
+) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE + "\ndef test_first(freshdb):\n    spare(freshdb)\n    raise ValueError\n"
+        "\ndef test_second(freshdb):\n    pass\n",
+    )
+    assert suite.run("-x").counts() == {"failed": 1}
+    assert active() == []
+
+
+def test_who_waits_gets_the_spare_while_the_test_before_it_still_runs(
+    suite: Suite, client: Client, template: str
+) -> None:
+    limit(client, template, 2)
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first(freshdb):
+    spare(freshdb)
+    note("ready", "")
+    deadline = time.monotonic() + 30
+    while not pathlib.Path("served").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+def test_second(freshdb):
+    assert freshdb.url
+""",
+    )
+    with suite.start() as process:
+        eventually((suite.directory / "ready").exists, "the test has its database, and there is a spare")
+        lease = client.acquire(template, wait_seconds=20)
+        (suite.directory / "served").touch()
+        client.release(lease.id)
+        assert finish(process).counts() == {"passed": 2}
+
+
+def test_a_pool_of_one_serves_two_workers(suite: Suite, client: Client, template: str) -> None:
+    limit(client, template, 1)
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + "\n@pytest.mark.parametrize('number', range(8))\ndef test_it(freshdb, number):\n    pass\n",
+    )
+    assert suite.run("-n", "2", "--freshdb-wait=20").counts() == {"passed": 8}
+
+
+def test_a_spare_does_not_stand_in_the_way_of_a_modules_own_database(
+    suite: Suite, client: Client, template: str
+) -> None:
+    limit(client, template, 2)
+    body = (
+        PREAMBLE
+        + """
+def test_first(freshdb, freshdb_module):
+    assert freshdb.database != freshdb_module.database
+
+def test_second(freshdb):
+    pass
+
+def test_third(freshdb, freshdb_module):
+    assert freshdb.database != freshdb_module.database
+"""
+    )
+    for name in ("one", "other", "third"):
+        suite.write(f"test_{name}.py", body)
+    assert suite.run("--freshdb-wait=10").counts() == {"passed": 9}
+
+
+@pytest.mark.parametrize("fixture", ["freshdb", "freshdb_class"])
+def test_a_test_that_asks_late_is_not_kept_waiting_by_the_next_ones_spare(
+    suite: Suite, client: Client, template: str, fixture: str
+) -> None:
+    suite.write("conftest.py", ONLY_RECALL)
+    limit(client, template, 1)
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + f"""
+class TestFirst:
+    def test_first(self, request):
+        from freshdb.pytest_plugin import _RUN
+        deadline = time.monotonic() + 20
+        while not request.config.stash[_RUN]._errands._spares:
+            assert time.monotonic() < deadline
+        assert request.getfixturevalue("{fixture}").url
+
+def test_second(freshdb):
+    assert freshdb.url
+""",
+    )
+    assert suite.run("--freshdb-wait=10").counts() == {"passed": 2}
+
+
+@BOTH
+def test_a_failed_tests_database_is_kept_although_the_next_ones_is_at_hand(
+    suite: Suite, client: Client, template: str, active: Callable[[], list[Lease]], workers: str
+) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first(freshdb):
+    spare(freshdb)
+    raise ValueError
+
+def test_second(freshdb):
+    assert freshdb.lease.holder["test"] == "test_it.py::test_second"
+""",
+    )
+    finished = suite.run("--freshdb-keep", "-n", workers)
+    assert finished.counts() == {"failed": 1, "passed": 1}
+    [kept] = client.leases(state="kept", template=template)
+    assert kept.id in finished.output
+    assert active() == []
+    client.revoke(kept.id)
+
+
+@BOTH
+def test_a_loss_that_the_release_finds_is_an_error_of_the_test_that_held_the_lease(
+    suite: Suite, workers: str
+) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+class TestShop:
+    def test_loses(self, freshdb):
+        with package.Client() as client:
+            client.revoke(freshdb.lease.id)
+
+def test_next(freshdb):
+    assert freshdb.url
+""",
+    )
+    finished = suite.run("-n", workers)
+    assert finished.counts() == {"passed": 2, "error": 1}
+    assert finished.status == pytest.ExitCode.TESTS_FAILED
+    assert "ERROR at teardown of TestShop.test_loses" in finished.output
+    assert "ERROR test_it.py::TestShop::test_loses" in finished.output
+    assert "was lost while the test held it: " in finished.output
+    assert "Traceback" not in finished.output
+
+
+@BOTH
+def test_the_last_tests_loss_is_told_too(suite: Suite, workers: str) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_loses(freshdb):
+    with package.Client() as client:
+        client.revoke(freshdb.lease.id)
+""",
+    )
+    finished = suite.run("-n", workers)
+    assert finished.counts() == {"passed": 1, "error": 1}
+    assert finished.status == pytest.ExitCode.TESTS_FAILED
+
+
+@contextmanager
+def service_of_its_own(suite: Suite) -> Iterator[None]:
+    data = suite.directory / "data"
+    suite.environment |= {
+        "FRESHDB_URL": ensure_service(data),
+        "FRESHDB_DATA": str(data),
+        "FRESHDB_TEMPLATE": "shop",
+    }
+    try:
+        with Client(suite.environment["FRESHDB_URL"]) as client:
+            client.ensure_sql("shop", ["CREATE TABLE item (name text)"])
+        yield
+    finally:
+        stop_service(data)
+
+
+@BOTH
+def test_leases_that_could_not_be_given_back_are_told_at_the_end(suite: Suite, workers: str) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_it(freshdb):
+    note("lease", freshdb.lease.id)
+    assert package.stop_service(pathlib.Path(os.environ["FRESHDB_DATA"]))
+""",
+    )
+    with service_of_its_own(suite):
+        finished = suite.run("-n", workers, "--freshdb-wait=1")
+    assert finished.counts() == {"passed": 1}
+    assert "could not be given back" in finished.output
+    assert (suite.directory / "lease").read_text() in finished.output
+
+
+def test_a_suite_that_replaces_httpxs_transport_gets_and_returns_its_databases(
+    suite: Suite, active: Callable[[], list[Lease]]
+) -> None:
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+import httpx
+
+@pytest.fixture
+def no_network(freshdb, monkeypatch):
+    def refuse(*arguments):
+        note("tried", "")
+        raise RuntimeError("no network in this test")
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", refuse)
+
+@pytest.mark.parametrize("number", range(3))
+def test_it(no_network, freshdb, number):
+    deadline = time.monotonic() + 20
+    while number < 2 and not pathlib.Path("tried").exists():
+        assert time.monotonic() < deadline
+    assert freshdb.url
+""",
+    )
+    finished = suite.run()
+    assert finished.counts() == {"passed": 3}
+    assert "could not be given back" not in finished.output
+    assert active() == []
+
+
+def test_a_forked_test_does_without_its_parents_spares(
+    suite: Suite, active: Callable[[], list[Lease]]
+) -> None:
+    """As with pytest-forked: each test, its fixtures included, in a child."""
+    suite.write(
+        "conftest.py",
+        """
+        import os, warnings
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            if "forked" not in item.name:
+                return None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+                    code = 0 if all(one.passed for one in reports) else 2
+                finally:
+                    os._exit(code)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            report = pytest.TestReport(item.nodeid, item.location, {}, "failed" if code else "passed", None, "call")
+            item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """,
+    )
+    suite.write(
+        "test_it.py",
+        PREAMBLE
+        + """
+def test_first(freshdb):
+    note("spare", spare(freshdb).id)
+
+@pytest.mark.parametrize("number", range(3))
+def test_forked(freshdb, number):
+    import psycopg
+    assert freshdb.lease.id != noted("spare")
+    with psycopg.connect(freshdb.url) as connection:
+        connection.execute("INSERT INTO item (name) VALUES ('ink')")
+
+def test_last(freshdb):
+    assert freshdb.url
+""",
+    )
+    with suite.start() as process:
+        finished = finish(process)
+    assert finished.counts() == {"passed": 5}, finished.output
+    assert active() == []
+
+
+def test_a_malformed_number_is_named_with_its_source(suite: Suite) -> None:
+    suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
+    finished = suite.run("--freshdb-prefetch=-1")
+    assert finished.status == pytest.ExitCode.USAGE_ERROR
+    assert "--freshdb-prefetch: '-1' is no whole number" in finished.output
