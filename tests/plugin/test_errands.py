@@ -40,9 +40,11 @@ class Desk:
         self.waiting = 0
         self.acquired: Callable[[], Reply] = granted
         self.released = released()
+        self.before_release: Callable[[], object] = lambda: None
 
     def __call__(self, asked: Asked) -> Reply:
         if asked.method == "DELETE":
+            self.before_release()
             return self.released
         if asked.method == "GET":
             return Reply(200, _pool(self.waiting))
@@ -141,7 +143,7 @@ def test_a_spare_that_comes_after_it_was_recalled_goes_back_at_once(
     assert methods(script.asked) == [ACQUIRE, RELEASE]
 
 
-def test_what_is_given_back_goes_before_what_is_acquired(
+def test_what_is_given_back_does_not_wait_for_what_is_acquired(
     errands: Errands, script: Script, client: Client, desk: Desk
 ) -> None:
     in_hand = hold(client)
@@ -150,16 +152,56 @@ def test_what_is_given_back_goes_before_what_is_acquired(
     def slowly() -> Reply:
         busy.set()
         go_on.wait(20)
-        return EXHAUSTED
+        return granted()
 
     desk.acquired = slowly
     errands.look_ahead([FIRST])
     assert busy.wait(20)
-    errands.look_ahead([SECOND])
     errands.give_back(in_hand, "test_before")
+    script.wait_for(3)
     go_on.set()
-    script.wait_for(4)
-    assert methods(script.asked)[:4] == [ACQUIRE, ACQUIRE, RELEASE, ACQUIRE]
+    assert methods(script.asked)[:3] == [ACQUIRE, ACQUIRE, RELEASE]
+
+
+def test_what_is_acquired_does_not_wait_for_what_is_given_back(
+    errands: Errands, script: Script, client: Client, desk: Desk
+) -> None:
+    in_hand = hold(client)
+    go_on = threading.Event()
+    desk.before_release = lambda: go_on.wait(20)
+    errands.give_back(in_hand, "test_before")
+    script.wait_for(2)
+    errands.look_ahead([FIRST])
+    script.wait_for(3)
+    spare = errands.take(FIRST)
+    assert spare is not None
+    assert not go_on.is_set()
+    go_on.set()
+
+
+def test_leases_are_given_back_in_order_and_no_more_than_a_few_are_left_to_be(
+    errands: Errands, script: Script, client: Client, desk: Desk
+) -> None:
+    numbers = iter(range(10))
+    desk.acquired = lambda: granted(id=f"lease-{next(numbers)}")
+    all_in_hand = [hold(client) for _ in range(7)]
+    go_on, given_back = threading.Event(), threading.Semaphore(0)
+    desk.before_release = lambda: go_on.wait(20)
+
+    def finish_tests() -> None:
+        for number, in_hand in enumerate(all_in_hand):
+            errands.give_back(in_hand, f"test_{number}")
+            given_back.release()
+
+    tests = threading.Thread(target=finish_tests)
+    tests.start()
+    for _ in range(5):  # one is on its way, four are to be
+        assert given_back.acquire(timeout=20)
+    assert not given_back.acquire(timeout=0.2)
+    go_on.set()
+    tests.join()
+    errands.settle()
+    assert methods(script.asked)[7:] == [f"DELETE /v1/leases/lease-{number}" for number in range(7)]
 
 
 def test_an_address_that_was_given_back_cannot_be_had_any_more(errands: Errands, client: Client) -> None:

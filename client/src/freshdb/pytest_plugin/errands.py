@@ -1,8 +1,9 @@
 """What is done beside the tests of one process: the next test's lease is acquired, the last one's is given back.
 
-One daemon thread, one errand at a time. What tests have finished with is given back first, in the order in which they
-finished; then the leases of the tests to come are acquired, as *spares*. A test takes the spare that was acquired in
-its name, and no other: the holder in the list of leases is right.
+Two daemon threads, so that neither waits for the other. One gives back what tests have finished with, in the order in
+which they finished; a test that finds several still to be given back waits for them. The other acquires the leases of the
+tests to come, as *spares*. A test takes the spare that was acquired in its name, and no other: the holder in the list
+of leases is right.
 
 A spare does no harm:
 
@@ -18,7 +19,7 @@ A spare does no harm:
 
 A lease that turns out to be lost when it is given back is a `Loss`, to be reported as an error of the test that held it.
 A lease that could not be given back is tried again at the end of the run, and told about if that fails, too: its TTL
-ends it. A forked child has no such thread: it must leave its parent's errands alone.
+ends it. A forked child has no such threads: it must leave its parent's errands alone.
 """
 
 from __future__ import annotations
@@ -41,11 +42,15 @@ if TYPE_CHECKING:
     from freshdb.held import HeldLease
     from freshdb.models import Isolation
 
+    _Step = tuple[Callable[[], None] | None, float | None]
+    """The next errand; or how long there is none, ``None`` for until further notice."""
+
 _ASK_AGAIN_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 _LOOK_SECONDS: Final = (0.1, 0.3, 0.7, 1.5)
 _KEEP_SECONDS: Final = 2.0
 _CONTENDED_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 60.0
+_MOST_RETURNS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +117,10 @@ class Found:
 
 
 class Errands:
-    """Acquires ahead and gives back, in a thread of its own.
+    """Acquires ahead and gives back, in threads of its own.
 
     Args:
-        client: used by that thread alone; impatient, since the tests may come to wait for an errand.
+        client: used by those threads alone; impatient, since the tests may come to wait for an errand.
         describe: who holds a lease, by the test's node id.
         ttl_seconds: of the leases.
     """
@@ -131,14 +136,14 @@ class Errands:
         self._returns: deque[_Return] = deque()
         self._orders: dict[Order, _Asking] = {}
         self._spares: dict[Order, _Spare] = {}
-        self._busy = False
+        self._busy = 0
         self._under_way: Order | None = None
         self._again: list[_Return] = []
         self._found = Found()
         self._idle_until = 0.0
         self._unwanted = False
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     # For the tests' thread
 
@@ -176,6 +181,7 @@ class Errands:
     def give_back(self, in_hand: InHand, test: str) -> None:
         """Release what `test` has finished with; from now on its address can no longer be had."""
         with self._changed:
+            self._changed.wait_for(lambda: len(self._returns) < _MOST_RETURNS, _SETTLE_SECONDS)
             self._returns.append(_return(in_hand, test))
             self._wake()
 
@@ -205,13 +211,13 @@ class Errands:
             return found
 
     def close(self) -> None:
-        """Give everything back, and end the thread."""
+        """Give everything back, and end the threads."""
         self.settle()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(_SETTLE_SECONDS)
+        for thread in self._threads:
+            thread.join(_SETTLE_SECONDS)
 
     # With the lock
 
@@ -226,50 +232,50 @@ class Errands:
             self._drop(order)
 
     def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="freshdb-errands", daemon=True)
-            self._thread.start()
+        if not self._threads:
+            for name, step in (("returns", self._next_return), ("spares", self._next_spare)):
+                self._threads.append(
+                    threading.Thread(target=self._run, args=[step], name=f"freshdb-{name}", daemon=True)
+                )
+                self._threads[-1].start()
         self._changed.notify_all()
 
     def _wait_until_idle(self) -> None:
         self._changed.wait_for(lambda: not (self._returns or self._busy), _SETTLE_SECONDS)
 
-    def _next(self) -> Callable[[], None] | None:
-        """The next errand; ``None`` when there is none now."""
-        if self._returns:
-            done = self._returns.popleft()
-            return partial(self._release, done)
+    def _next_return(self) -> _Step:
+        return (partial(self._release, self._returns.popleft()), None) if self._returns else (None, None)
+
+    def _next_spare(self) -> _Step:
         now = self._clock()
         for order, asking in self._orders.items():
             if asking.due_at <= now:
                 del self._orders[order]
                 self._under_way = order
-                return partial(self._acquire, order, asking)
+                return partial(self._acquire, order, asking), None
         for order, spare in self._spares.items():
             if spare.due_at <= now:
-                return partial(self._look_after, order, spare)
-        return None
-
-    def _sleep_seconds(self) -> float | None:
+                return partial(self._look_after, order, spare), None
         due = [one.due_at for one in self._orders.values()] + [one.due_at for one in self._spares.values()]
-        return max(0.0, min(due) - self._clock()) if due else None
+        return None, (max(0.0, min(due) - now) if due else None)
 
-    # In the thread
+    # In the threads
 
-    def _run(self) -> None:
+    def _run(self, step: Callable[[], _Step]) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
         while True:
             with self._changed:
-                self._busy = False
-                errand = self._next()
+                errand, sleep_seconds = step()
                 if errand is None:
-                    self._changed.notify_all()
                     if self._closing:
                         return
-                    self._changed.wait(self._sleep_seconds())
+                    self._changed.wait(sleep_seconds)
                     continue
-                self._busy = True
+                self._busy += 1
             errand()
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
 
     def _release(self, done: _Return) -> None:
         try:
