@@ -1,0 +1,30 @@
+"""Prints the catalogue: ``python -m tests.hygiene``."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.hygiene.catalogue import CATALOGUE, Place, Reach, places_of, plan
+from tests.hygiene.change import Change
+from tests.servers import MAJORS
+
+
+def main() -> None:
+    """Write how many kinds there are in each place, then their names."""
+    out = sys.stdout
+    out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL, with FRESHDB_HYGIENE=\n")
+    out.write(f"{'':>14}" + "".join(f"{reach:>14}" for reach in Reach) + "\n")
+    plans = [plan(MAJORS, reach) for reach in Reach]
+    for place in places_of(MAJORS):
+        out.write(f"{place!s:>14}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
+    out.writelines(f"{change}\n" for change in CATALOGUE)
+
+
+def _cell(place: Place, made: list[tuple[Place, Change]]) -> str:
+    changes = [change for where, change in made if where == place]
+    refused = sum(place.isolation in change.refused for change in changes)
+    return f"{len(changes) - refused} + {refused}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Where the matrix happens: a real service, and in it a pool of one database that is leased again and again.
+
+The lease in which a test finds its database clean is the one in which the next test makes its change. After a test that
+failed, the next one begins with a pool of its own, so that no failure has another for its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import httpx
+
+from freshdb_service.embedded import postgres_binaries
+from tests.hygiene.change import Isolation
+from tests.hygiene.judge import Judge, Subject
+from tests.services import Service
+
+WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What the service answered."""
+
+    id: str
+    pool_id: str
+    database_id: str
+    generation: int
+    subject: Subject
+
+
+def newest_judge() -> Judge:
+    binaries = postgres_binaries(18)
+    assert binaries is not None
+    return Judge(binaries / "pg_dump")
+
+
+@dataclass(slots=True)
+class Ground:
+    """One pool of at most one database, and the judge of it."""
+
+    http: httpx.Client
+    superuser: str
+    template: str
+    isolation: Isolation
+    judge: Judge = field(default_factory=newest_judge)
+
+    @classmethod
+    def of(
+        cls, service: Service, superuser: str, isolation: Isolation, template: str, sql: str, *extensions: str
+    ) -> Ground:
+        """Register the template."""
+        http = httpx.Client(base_url=service.url, timeout=2 * WAIT_SECONDS)
+        answer = http.post(
+            "/v1/templates", json={"name": template, "sql": [sql], "extensions": list(extensions)}
+        )
+        assert answer.json().get("state") == "ready", answer.text
+        return cls(http, superuser, template, isolation)
+
+    def acquire(self) -> Lease:
+        """Wait until the database is ready, and lease it."""
+        return self.granted(self.ask())
+
+    def ask(self) -> httpx.Response:
+        """Ask for a lease."""
+        body = {
+            "template": self.template,
+            "isolation": self.isolation,
+            "wait_seconds": WAIT_SECONDS,
+            "ttl_seconds": 3600,
+            "holder": {"name": "hygiene"},
+        }
+        return self.http.post("/v1/leases", json=body)
+
+    def granted(self, answer: httpx.Response) -> Lease:
+        """The lease that was answered with."""
+        assert answer.status_code == 201, answer.text
+        said = answer.json()
+        subject = Subject(
+            superuser=self.superuser,
+            url=said["url"],
+            database=said["database"],
+            user=said["user"],
+            schema=said["schema"],
+        )
+        return Lease(said["id"], said["pool_id"], said["database_id"], said["generation"], subject)
+
+    def release(self, lease: Lease) -> None:
+        """Give it back."""
+        answer = self.http.delete(f"/v1/leases/{lease.id}")
+        assert answer.status_code == 200, answer.text
+
+    def is_being_reset(self, lease: Lease) -> bool:
+        """Whether the pool's one database is at it."""
+        databases: dict[str, int] = self.http.get(f"/v1/pools/{lease.pool_id}").json()["databases"]
+        return databases.get("resetting") == 1
+
+    def next_of(self, lease: Lease) -> Lease:
+        """Give it back, and lease the same database again."""
+        self.release(lease)
+        again = self.acquire()
+        assert (again.database_id, again.generation) == (lease.database_id, lease.generation + 1)
+        return again
+
+    def close(self) -> None:
+        """Retire the template, and its pool with it."""
+        for one in self.http.get("/v1/templates").json()["items"]:
+            if one["name"] == self.template:
+                self.http.delete(f"/v1/templates/{one['id']}")
+        self.http.close()

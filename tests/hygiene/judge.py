@@ -1,0 +1,196 @@
+"""The judge: what can be told of a database, from outside, by means that are not freshdb's.
+
+A *picture* is a flat mapping from what is looked at to what was seen. Two halves:
+
+* SQL: through a superuser's connection, rows of every table, sequences, large objects, PostgreSQL's own catalogs row
+  by row (what refers to numbers of objects is left to the dump), roles and their memberships and settings, sessions, locks,
+  prepared transactions; and, through the holder's own URL, what it is let into, and with which settings.
+* a dump: the newest ``pg_dump``'s schema dump, with owners, privileges, comments and the database's own properties, taken
+  apart into one entry per object.
+
+The names of the lease (its database, schema and login, each new in every generation) are replaced by a placeholder. Names of
+*earlier* generations are not: where one is still to be seen, the pictures differ.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+
+from tests.hygiene import looks
+from tests.services import with_database
+
+Picture = Mapping[str, str]
+
+_HEADING = re.compile(r"^--\n-- Name: (.*); Type: (.*); Schema: (.*); Owner: (.*)\n--\n", re.MULTILINE)
+_NOISE = re.compile(r"^\\(?:un)?restrict \w+\n|^-- Dumped .*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The database that is looked at.
+
+    Attributes:
+        superuser: DSN of a superuser; any database of the server.
+        url: the holder's own.
+        database: its name.
+        user: the lease's login.
+        schema: of the lease, where it is one.
+    """
+
+    superuser: str
+    url: str = field(repr=False)
+    database: str
+    user: str
+    schema: str | None
+
+    @property
+    def inside(self) -> str:
+        """DSN of a superuser, in this database."""
+        return with_database(self.superuser, self.database)
+
+    @property
+    def family(self) -> str:
+        """What the names of all generations of this login begin with."""
+        return self.user.rpartition("_")[0] + "_"
+
+    def anonymous(self, text: str) -> str:
+        """Replace the lease's own names."""
+        names = {self.user: "{lease}", self.database: "{shared}" if self.schema else "{lease}"}
+        if self.schema:
+            names[self.schema] = "{lease}"
+        pattern = "|".join(re.escape(name) for name in names)
+        return re.sub(rf"\b(?:{pattern})\b", lambda match: names[match[0]], text)
+
+
+@dataclass(slots=True)
+class Judge:
+    """Takes pictures. ``pg_dump`` is the program."""
+
+    pg_dump: Path
+    _catalog_queries: dict[int, str] = field(default_factory=dict)
+
+    def picture(self, subject: Subject) -> Picture:
+        """Everything."""
+        return {key: value for _, part in self.parts(subject) for key, value in part.items()}
+
+    def parts(self, subject: Subject) -> Iterator[tuple[str, Picture]]:
+        """The picture part by part, cheapest first: what the part's keys begin with, and the part."""
+        try:
+            with psycopg.connect(subject.inside, autocommit=True) as connection:
+                connection.execute(
+                    "SET search_path = pg_catalog; SET timezone = 'UTC'; SET extra_float_digits = 3"
+                )
+                names = {"family": subject.family, "user": subject.user}
+                yield _part(subject, "around", connection.execute(_literal(looks.CLUSTER), names))
+                tables = ";".join(row[0] for row in connection.execute(_literal(looks.CONTENTS)))
+                yield _part(subject, "content", _all_of(connection, tables))
+                yield _part(subject, "catalogs", _all_of(connection, self._catalogs(connection)))
+        except psycopg.OperationalError as error:
+            yield _part(subject, "around", [("superuser is refused", _reason(error))])
+        yield _part(subject, "holder", _as_holder(subject))
+        yield "dump", self.dump(subject)
+
+    def sees_difference(self, wanted: Picture, subject: Subject) -> bool:
+        """Whether there is any; it stops looking at the first."""
+        return any(
+            {key: value for key, value in wanted.items() if key.startswith(f"{name}: ")} != found
+            for name, found in self.parts(subject)
+        )
+
+    def dump(self, subject: Subject) -> Picture:
+        """What pg_dump tells."""
+        done = subprocess.run(
+            [
+                *(self.pg_dump, f"--dbname={subject.inside}", "--schema-only", "--create"),
+                *("--exclude-schema=*_seed_*", "--exclude-schema=pg_temp*"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return _part(subject, "dump", [("failed", done.stderr)])[1]
+        text = _NOISE.sub("", done.stdout)
+        headings = list(_HEADING.finditer(text))
+        ends = [heading.start() for heading in headings[1:]] + [len(text)]
+        entries = (
+            (f"{heading[2]} {heading[1]}", f"owner {heading[4]}: {text[heading.end() : end].strip()}")
+            for heading, end in zip(headings, ends, strict=False)
+        )
+        return _part(subject, "dump", entries)[1]
+
+    def _catalogs(self, connection: psycopg.Connection) -> str:
+        version = connection.info.server_version
+        if version not in self._catalog_queries:
+            columns: dict[str, list[str]] = {}
+            for catalog, column in connection.execute(
+                looks.COLUMNS, [list(looks.CATALOGS), list(looks.IGNORED)]
+            ):
+                columns.setdefault(catalog, []).append(column)
+            self._catalog_queries[version] = looks.catalogs(columns)
+        return self._catalog_queries[version]
+
+
+def differences(wanted: Picture, found: Picture) -> list[str]:
+    """What differs, one line each; nothing, if the pictures are equal."""
+    said = []
+    for key in sorted({*wanted, *found}):
+        if key not in found:
+            said.append(f"missing: {key}: {_cut(wanted[key])}")
+        elif key not in wanted:
+            said.append(f"too much: {key}: {_cut(found[key])}")
+        elif wanted[key] != found[key]:
+            said.append(f"changed: {key}: {_cut(wanted[key])}  became  {_cut(found[key])}")
+    return said
+
+
+def _as_holder(subject: Subject) -> list[tuple[str, str]]:
+    try:
+        with psycopg.connect(subject.url, autocommit=True) as connection:
+            return connection.execute(looks.AS_HOLDER).fetchall()
+    except psycopg.OperationalError as error:
+        return [("refused", _reason(error))]
+
+
+def _all_of(connection: psycopg.Connection, queries: str) -> list[tuple[str, str | None]]:
+    """Run queries in one round trip. (One query that unites them all would take longer to plan than these to run.)"""
+    if not queries:
+        return []
+    cursor = connection.execute(_literal(queries))
+    seen: list[tuple[str, str | None]] = cursor.fetchall()
+    while cursor.nextset():
+        seen += cursor.fetchall()
+    return seen
+
+
+def _part(subject: Subject, name: str, seen: Iterable[tuple[str, str | None]]) -> tuple[str, dict[str, str]]:
+    """Under names that are no lease's; the second of two of one name gets a number."""
+    text = "\0".join(f"{what}\1{value or ''}" for what, value in seen)
+    part: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for pair in sorted(subject.anonymous(text).split("\0")) if text else []:
+        what, _, value = pair.partition("\1")
+        times[what] += 1
+        part[f"{name}: {what}" if times[what] == 1 else f"{name}: {what} ({times[what]})"] = value
+    return name, part
+
+
+def _reason(error: psycopg.Error) -> str:
+    return str(error).rpartition("FATAL:")[2].strip()
+
+
+def _cut(text: str, most: int = 600) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def _literal(sql: str) -> LiteralString:
+    """For the driver's types: the text is composed of constants and of names that the server has quoted."""
+    return sql  # type: ignore[return-value, unused-ignore]

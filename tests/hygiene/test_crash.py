@@ -1,0 +1,211 @@
+"""The server crashes in the middle of a lease, or of a reset: the next holder finds the template all the same.
+
+PostgreSQL's counters of use do not survive a crash, so nothing that was noted before can be relied upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
+from tests.hygiene.catalogue import REACH, Reach
+from tests.hygiene.change import ISOLATIONS, Holder
+from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
+from tests.hygiene.ground import Ground, Lease
+from tests.hygiene.judge import differences
+from tests.servers import wanted_majors
+from tests.services import Service, start_service
+
+CHANGES = (
+    "INSERT INTO note (body) VALUES ('committed')",
+    "DELETE FROM pair",
+    "UPDATE person SET code = 'x'",
+    "SELECT nextval('ticket')",
+    "CREATE TABLE mine (a integer)",
+)
+# A crash empties unlogged tables, those of the template itself among them.
+LOGGED_TEMPLATE = TEMPLATE.replace("INSERT INTO scratch VALUES (1);", "")
+UNFINISHED = ("BEGIN", "INSERT INTO note (body) VALUES ('unfinished')", "DROP TABLE kept")
+AFTERWARDS = ("INSERT INTO audit (happened) VALUES ('after')", "DELETE FROM preference")
+MOMENTS_SECONDS = (0.0,) if REACH is Reach.USUAL else (0.0, 0.003, 0.01, 0.03)
+# A row that was claimed in the moment of a crash comes back when the claim has expired.
+IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
+VERSIONS = [
+    pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
+    for major in wanted_majors()
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A service over a server that may be crashed."""
+
+    home: Path
+    server: EmbeddedPostgres
+    superuser: str
+    service: Service
+    http: httpx.Client
+
+    @property
+    def postmaster(self) -> psutil.Process:
+        return psutil.Process(int((self.home / "cluster" / "postmaster.pid").read_text().split()[0]))
+
+    def crash(self, *, also: Sequence[int] = ()) -> None:
+        """As ``pg_ctl stop -m immediate`` does. ``also`` are backends that are past hearing of it."""
+        postmaster = self.postmaster
+        postmaster.send_signal(signal.SIGQUIT)
+        for backend in also:
+            os.kill(backend, signal.SIGKILL)
+        until(lambda: not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE)
+
+    def start(self) -> None:
+        """After a crash, and until the service has noticed."""
+        assert asyncio.run(self.server.start()) == self.superuser
+        until(lambda: self.http.get("/readyz").status_code == 200)
+
+    @contextmanager
+    def stands(self) -> Iterator[list[Stand]]:
+        """A pool of each isolation, with its first lease, and what clean looks like."""
+        name = f"crash-{time.monotonic_ns()}"
+        opened = [
+            Ground.of(self.service, self.superuser, isolation, name, LOGGED_TEMPLATE)
+            for isolation in ISOLATIONS
+        ]
+        try:
+            leases = [ground.acquire() for ground in opened]
+            yield [
+                Stand(ground, lease, ground.judge.picture(lease.subject))
+                for ground, lease in zip(opened, leases, strict=True)
+            ]
+        finally:
+            for ground in opened:
+                ground.close()
+
+
+@pytest.fixture(scope="module")
+def site(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[Site]:
+    directory = Path(tempfile.mkdtemp(prefix="freshdb-crash-"))
+    directory.chmod(0o711)
+    home = directory / "postgres"
+    # What was committed is to survive, the control plane's rows too.
+    server = EmbeddedPostgres(
+        home, binaries=postgres_binaries(request.param), settings={"synchronous_commit": "on"}
+    )
+    superuser = asyncio.run(server.start())
+    service = start_service([superuser], service_redis_url, settings=IMPATIENT)
+    try:
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            yield Site(home, server, superuser, service, http)
+        assert service.stop() == 0
+    finally:
+        asyncio.run(server.stop())
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("site", VERSIONS, indirect=True)
+def test_a_crash_in_the_middle_of_a_lease(site: Site) -> None:
+    """What was done before and after it is found, in spite of counters that begin anew in between."""
+    with site.stands() as stands, ExitStack() as held:
+        for stand in stands:
+            holder = held.enter_context(Holder(stand.clean.subject))
+            holder.run(*CHANGES)
+            holder.run_in(holder.connect(), *UNFINISHED)
+        site.crash()
+        site.start()
+        for stand in stands:
+            assert stand.ground.judge.sees_difference(stand.baseline, stand.clean.subject)
+            Holder(stand.clean.subject).run(*AFTERWARDS)
+            _release(stand)
+            _next_is_clean(stand)
+
+
+@pytest.mark.parametrize("site", VERSIONS, indirect=True)
+def test_rows_written_only_after_a_crash(site: Site) -> None:
+    with site.stands() as stands:
+        site.crash()
+        site.start()
+        for stand in stands:
+            Holder(stand.clean.subject).run(*AFTERWARDS)
+            _release(stand)
+            _next_is_clean(stand)
+
+
+@pytest.mark.parametrize("site", VERSIONS, indirect=True)
+def test_a_crash_in_the_middle_of_a_reset(site: Site) -> None:
+    """A backend that was stopped does not end when it is told to; so the reset is still at it when the server crashes."""
+    with site.stands() as stands, ExitStack() as held:
+        stopped = []
+        for stand in stands:
+            holder = held.enter_context(Holder(stand.clean.subject))
+            holder.run(*CHANGES)
+            connection = holder.connect()
+            holder.run_in(connection, *UNFINISHED)
+            stopped.append(connection.info.backend_pid)
+            os.kill(stopped[-1], signal.SIGSTOP)
+        try:
+            for stand in stands:
+                stand.ground.release(stand.clean)
+            for stand in stands:
+                until(lambda: stand.ground.is_being_reset(stand.clean))  # noqa: B023 - called at once
+        finally:
+            site.crash(also=stopped)
+            site.start()
+        for stand in stands:
+            _next_is_clean(stand)
+
+
+@pytest.mark.parametrize("site", VERSIONS, indirect=True)
+def test_a_crash_right_after_a_release(site: Site) -> None:
+    with site.stands() as stands:
+        for seconds in MOMENTS_SECONDS:
+            for stand in stands:
+                Holder(stand.clean.subject).run(*CHANGES)
+                stand.ground.release(stand.clean)
+            time.sleep(seconds)  # the moment is what differs
+            site.crash()
+            site.start()
+            for stand in stands:
+                _next_is_clean(stand)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+def _release(stand: Stand) -> None:
+    """As soon as the service can: it may still be finding out that connections of its own are gone."""
+    until(lambda: stand.ground.http.delete(f"/v1/leases/{stand.clean.id}").status_code == httpx.codes.OK)
+
+
+def _next_is_clean(stand: Stand) -> None:
+    before = stand.clean.subject.user
+    stand.clean = _acquired(stand.ground)
+    assert stand.clean.subject.user != before
+    found = differences(stand.baseline, stand.ground.judge.picture(stand.clean.subject))
+    assert not found, "\n".join(found)
+
+
+def _acquired(ground: Ground) -> Lease:
+    """As clients do: an answer that says to come again is no refusal."""
+    end = time.monotonic() + 60
+    while True:
+        answer = ground.ask()
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > end:
+            return ground.granted(answer)
+        time.sleep(0.1)

@@ -1,0 +1,92 @@
+"""The judge has to see what there is to be seen, with each of its means; and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hygiene.change import Holder
+from tests.hygiene.conftest import Grounds
+from tests.hygiene.judge import Subject, differences
+from tests.servers import wanted_majors
+
+MAJOR = wanted_majors()[0]
+SEEN = {
+    "INSERT INTO pair VALUES (7, 'x')": ["changed: content: rows of public.pair"],
+    "UPDATE person SET ratio = 0 WHERE mail = 'zero@example.org'": ["changed: content: rows of public.person"],
+    "UPDATE big SET filler = 'x' WHERE id = 2999": ["changed: content: rows of public.big"],
+    "SELECT setval('moved', 42, true)": ["changed: content: sequence public.moved"],
+    "REFRESH MATERIALIZED VIEW by_kind": ["changed: content: rows of public.by_kind"],
+    "SELECT lo_create(4711)": ["too much: around: large object: 4711"],
+    "CREATE VIEW mine AS SELECT 1 AS one": ["too much: catalogs: pg_class public.mine", "too much: dump: VIEW mine"],
+    "CREATE OR REPLACE VIEW calm_people AS SELECT id, mail, mood FROM person": ["changed: dump: VIEW calm_people"],
+    "ALTER TABLE note ALTER COLUMN body SET DEFAULT 'x'": ["too much: catalogs: pg_attrdef public.note 2"],
+    "ALTER TABLE purchase_line DROP CONSTRAINT purchase_line_amount_check":
+        ["missing: catalogs: pg_constraint public.purchase_line"],
+    "ALTER TABLE booking ADD COLUMN b int; ALTER TABLE booking DROP COLUMN b":
+        ["too much: catalogs: pg_attribute public.booking 3"],
+    "ALTER TABLE category ENABLE TRIGGER category_changed": ["changed: dump: TRIGGER category category_changed"],
+    "ALTER POLICY own ON secret USING (true)": ["changed: dump: POLICY secret own"],
+    "GRANT DELETE ON team TO PUBLIC": ["changed: catalogs: pg_class public.team", "too much: dump: ACL TABLE team"],
+    "ALTER DEFAULT PRIVILEGES GRANT DELETE ON TABLES TO PUBLIC":
+        ["changed: dump: DEFAULT ACL DEFAULT PRIVILEGES FOR TABLES"],
+    "COMMENT ON TABLE person IS NULL": ["missing: dump: COMMENT TABLE person"],
+    "COMMENT ON DATABASE @database@ IS 'mine'": ["changed: around: database: comment"],
+    "ALTER DATABASE @database@ SET work_mem = '1MB'": ["too much: around: setting: everybody in {lease}"],
+    "ALTER ROLE CURRENT_USER SET work_mem = '1MB'": ["too much: holder: setting work_mem"],
+    "GRANT CREATE ON DATABASE @database@ TO PUBLIC": ["changed: around: database: privileges"],
+    "BEGIN; SELECT pg_advisory_xact_lock(5); PREPARE TRANSACTION '@login@'":
+        ["too much: around: prepared transaction: {lease}"],
+}  # fmt: skip
+"""What is done, all of it one after the other, and what the judge has to say of each."""
+
+
+@pytest.mark.xdist_group(f"hygiene-{MAJOR}")
+def test_each_of_its_means_sees_what_it_is_for(grounds: Grounds) -> None:
+    stand = grounds.stand(MAJOR, "database")
+    judge = stand.ground.judge
+    assert differences(stand.baseline, judge.picture(stand.clean.subject)) == []
+    with Holder(stand.clean.subject) as holder:
+        holder.run(*SEEN)
+        holder.run_in(holder.connect(), "LISTEN nothing")
+        holder.connect_elsewhere("postgres")
+        said = differences(stand.baseline, judge.picture(stand.clean.subject))
+        stand.clean = stand.ground.next_of(stand.clean)
+    expected = [
+        *(line for lines in SEEN.values() for line in lines),
+        "too much: around: session: {lease} (2)",
+    ]
+    assert [line for line in expected if not any(one.startswith(line) for one in said)] == []
+    assert differences(stand.baseline, judge.picture(stand.clean.subject)) == []
+
+
+@pytest.mark.xdist_group(f"hygiene-{MAJOR}")
+def test_a_database_that_cannot_be_looked_at_is_different(grounds: Grounds) -> None:
+    stand = grounds.stand(MAJOR, "database")
+    gone = Subject(
+        superuser=stand.clean.subject.superuser,
+        url=stand.clean.subject.url.replace("_d_", "_x_"),
+        database="gone",
+        user=stand.clean.subject.user,
+        schema=None,
+    )
+    assert stand.ground.judge.sees_difference(stand.baseline, gone)
+    keys = set(stand.ground.judge.picture(gone))
+    assert keys == {"around: superuser is refused", "holder: refused", "dump: failed"}
+
+
+def test_only_the_leases_own_names_are_replaced() -> None:
+    subject = Subject("postgresql://x/postgres", "", "f_d_abc_1", "f_d_abc_1", None)
+    assert subject.anonymous("f_d_abc_1.t f_d_abc_10 f_d_abc_0 xf_d_abc_1") == (
+        "{lease}.t f_d_abc_10 f_d_abc_0 xf_d_abc_1"
+    )
+    shared = Subject("postgresql://x/postgres", "", "f_h_abc", "f_s_abc_2", "f_s_abc_2")
+    assert shared.anonymous("f_h_abc, f_s_abc_2, f_s_abc_1") == "{shared}, {lease}, f_s_abc_1"
+    assert shared.family == "f_s_abc_"
+
+
+def test_every_sort_of_difference_is_said() -> None:
+    said = differences({"a": "1", "b": "2", "c": "3"}, {"b": "2", "c": "x" * 700, "d": "4"})
+    assert said[0] == "missing: a: 1"
+    assert said[1].startswith("changed: c: 3  became  xxx")
+    assert said[1].endswith("… (700 characters)")
+    assert said[2:] == ["too much: d: 4"]

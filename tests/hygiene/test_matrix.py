@@ -1,0 +1,82 @@
+"""The hygiene matrix: whatever a holder leaves behind, the next one finds the template."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, Reach, places_of, plan
+from tests.hygiene.change import EVERYWHERE, Change, Holder
+from tests.hygiene.conftest import Grounds, Stand
+from tests.hygiene.judge import differences
+from tests.servers import MAJORS, wanted_majors
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        pytest.param(
+            place, change, id=f"{place}-{change}", marks=pytest.mark.xdist_group(f"hygiene-{place.major}")
+        )
+        for place, change in plan(wanted_majors())
+    ],
+)
+def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
+    stand = grounds.stand(place.major, place.isolation)
+    holder = Holder(stand.clean.subject)
+    try:
+        if place.isolation in change.refused:
+            _is_refused(change, holder)
+            if len(change.sql) == 1:
+                return
+        else:
+            change.make(holder)
+            seen = stand.ground.judge.sees_difference(stand.baseline, stand.clean.subject)
+            assert seen == (place.isolation not in change.unseen)
+        _is_clean_again(stand)
+    except BaseException:
+        grounds.abandon(place.isolation)
+        raise
+    finally:
+        holder.leave()
+
+
+def _is_refused(change: Change, holder: Holder) -> None:
+    with pytest.raises(psycopg.Error) as refusal:
+        change.make(holder)
+    assert refusal.value.sqlstate == change.refusal, refusal.value
+
+
+def _is_clean_again(stand: Stand) -> None:
+    stand.clean = stand.ground.next_of(stand.clean)
+    found = differences(stand.baseline, stand.ground.judge.picture(stand.clean.subject))
+    assert not found, "\n".join(found)
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    names = [change.name for change in CATALOGUE]
+    assert len(set(names)) == len(names)
+    assert set(names) >= EVERYWHERE_KINDS
+
+
+def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
+    chosen = plan(MAJORS, Reach.USUAL)
+    for place in places_of(MAJORS):
+        cleaned = [
+            change for where, change in chosen if where == place and place.isolation not in change.refused
+        ]
+        assert len(cleaned) >= 75, place
+
+
+def test_what_only_a_whole_database_allows_is_refused_with_every_schema() -> None:
+    changes = {change.name: change for change in CATALOGUE}
+    chosen = set(plan(MAJORS, Reach.USUAL))
+    for name in EVERYWHERE_KINDS:
+        assert all((place, changes[name]) in chosen for place in places_of(MAJORS)), name
+
+
+def test_every_kind_has_its_turn() -> None:
+    made = {change for place, change in plan(MAJORS, Reach.TURNS) if place.isolation not in change.refused}
+    assert made == {change for change in CATALOGUE if change.refused != EVERYWHERE}
+    tried = {change for place, change in plan(MAJORS, Reach.USUAL) if place.isolation in change.refused}
+    assert tried == {change for change in CATALOGUE if change.refused}
