@@ -4,8 +4,8 @@ PostgreSQL counts, per table and per system catalog, the rows that were ever ins
 what it did before it disappears from ``pg_stat_activity``, also when it was terminated, and whether its transaction was
 committed or not. So once nobody is in a database any more, these counters say exactly what was written to. In a clean
 database of freshdb's they are **zero**: whatever was cleaned has its counters reset, and the service's own sessions do not
-count (``sessions``). In a shared database the catalogs' counters belong to all schemas; there their sum is remembered, and
-one that has grown says only that somebody defined something.
+count (``sessions``). In a shared database nothing is reset, and the counters of a schema's tables are remembered; the
+catalogs' counters belong to all its schemas there, and a sum that has grown says only that somebody defined something.
 
 A ``Baseline`` is noted once, when a database has been made from its template. The fingerprint of the catalogs is the same
 for all clones of a template, and is taken from one of them; schemas made from one differ in all numbers, and each has its
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import asyncpg
@@ -76,14 +76,16 @@ class Mark:
     Attributes:
         transaction: full id of the first transaction after.
         statistics_at: since when the server's statistics exist.
-        reset_at: when a counter of this database was last reset; isolation ``database`` only.
+        reset_at: when a counter of this database was last reset.
         catalog_writes: sum of the catalogs' counters; isolation ``schema`` only.
+        counters: of tables, by number: rows inserted, updated, deleted; where there is none, all are zero.
     """
 
     transaction: int
     statistics_at: str
     reset_at: str | None
     catalog_writes: int | None
+    counters: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """As JSON values."""
@@ -96,12 +98,13 @@ class Mark:
         Raises:
             KeyError: a part is missing.
         """
-        reset_at, writes = stored["reset_at"], stored["catalog_writes"]
+        reset_at, writes, counters = stored["reset_at"], stored["catalog_writes"], stored.get("counters")
         return cls(
             transaction=int(str(stored["transaction"])),
             statistics_at=str(stored["statistics_at"]),
             reset_at=None if reset_at is None else str(reset_at),
             catalog_writes=None if writes is None else int(str(writes)),
+            counters=_counters(counters) if isinstance(counters, dict) else {},
         )
 
 
@@ -190,7 +193,7 @@ class Look:
     sequences: str
 
 
-async def look(connection: Connection, version: int, site: Site, picture: Picture) -> Look:
+async def look(connection: Connection, version: int, site: Site, picture: Picture, mark: Mark) -> Look:
     """Read what became of a database since its mark; nobody may be in it as its login.
 
     Raises:
@@ -206,15 +209,20 @@ async def look(connection: Connection, version: int, site: Site, picture: Pictur
         raise Unprovable("its login is gone")
     tables: dict[Qualified, Touched] = {}
     catalogs: dict[str, int] = {}
+    counters: dict[int, tuple[int, int, int]] = {}
     dead = 0
     for number, schema, name, inserted, updated, deleted, pages in json.loads(row["touched"]):
         if schema is None:
             catalogs[name] = number
             dead += updated + deleted
         else:
-            tables[schema, name] = Touched(number, inserted, updated, deleted, pages)
+            counters[number] = (inserted, updated, deleted)
+            before = mark.counters.get(number, (0, 0, 0))
+            since = [now - then for now, then in zip(counters[number], before, strict=True)]
+            if any(since):
+                tables[schema, name] = Touched(number, since[0], since[1], since[2], pages)
     return Look(
-        mark=_mark(row),
+        mark=replace(_mark(row), counters=counters),
         numbers=(row["login"], row["database"], row["schema"]),
         surroundings=row["surroundings"],
         tables=tables,
@@ -237,8 +245,11 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
         baseline = replace(baseline, extents=extents)
-    written: list[int] = [one["oid"] for one in await connection.fetch(_WRITTEN, site.schema)]
-    return baseline, await set_mark(connection, site, written)
+    written = await connection.fetch(_WRITTEN, site.schema)
+    if site.schema is None:
+        return baseline, await set_mark(connection, site, [one["oid"] for one in written])
+    counters = {one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written}
+    return baseline, replace(await set_mark(connection, site, []), counters=counters)
 
 
 async def set_mark(connection: Connection, site: Site, tables: Sequence[int]) -> Mark:
@@ -270,6 +281,10 @@ def changed_outside(baseline: Baseline, mark: Mark, seen: Look) -> str | None:
     return None
 
 
+def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, tuple[int, int, int]]:
+    return {int(number): (one[0], one[1], one[2]) for number, one in stored.items()}
+
+
 def _mark(row: asyncpg.Record) -> Mark:
     return Mark.from_json(dict(row))
 
@@ -279,7 +294,7 @@ _STATISTICS: Final = "', '".join(sorted(STATISTICS))
 _MARK: Final = """
        pg_snapshot_xmax(pg_current_snapshot())::text AS transaction,
        pg_stat_get_bgwriter_stat_reset_time()::text AS statistics_at,
-       CASE WHEN $2::text IS NULL THEN pg_stat_get_db_stat_reset_time(d.oid)::text END AS reset_at,
+       pg_stat_get_db_stat_reset_time(d.oid)::text AS reset_at,
        CASE WHEN $2::text IS NOT NULL THEN (
          SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid)
                     + pg_stat_get_tuples_deleted(c.oid))

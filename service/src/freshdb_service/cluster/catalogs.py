@@ -104,7 +104,7 @@ _OF_SCHEMA: Final[Mapping[str, str]] = {
     "pg_attrdef": f"adrelid IN {_CLASSES}",
     "pg_attribute": f"attrelid IN {_CLASSES}",
     "pg_cast": f"castsource IN {_TYPES} OR casttarget IN {_TYPES} OR castfunc IN {_ROUTINES}",
-    "pg_class": "relnamespace = $1",
+    "pg_class": "relnamespace = $1 OR oid IN (SELECT reltoastrelid FROM pg_class WHERE relnamespace = $1)",
     "pg_collation": "collnamespace = $1",
     "pg_constraint": "connamespace = $1",
     "pg_conversion": "connamespace = $1",

@@ -99,7 +99,7 @@ class CleaningEngine:
         try:
             async with server.sessions.inside(site.database) as session:
                 leftovers = await shut_out(session, site.login, alone=site.schema is None)
-                seen = await look(session, server.version, site, template.picture)
+                seen = await look(session, server.version, site, template.picture, known.mark)
                 rewritten = await self._judged(server, session, template, known, site, seen)
                 made = plan(template, seen, rewritten)
                 password, verifier = await hashing
@@ -112,7 +112,10 @@ class CleaningEngine:
                     template=template,
                 )
                 site = replace(site, login=name)
-                mark = await set_mark(session, site, [*made.counters, *seen.catalogs.values()])
+                if site.schema is None:
+                    mark = await set_mark(session, site, [*made.counters, *seen.catalogs.values()])
+                else:
+                    mark = replace(await set_mark(session, site, []), counters=seen.mark.counters)
         except Unprovable as unprovable:
             raise Unprovable(str(unprovable), leftovers=leftovers) from unprovable
         except asyncpg.PostgresError as error:
