@@ -87,13 +87,13 @@ def test_each_worker_has_a_session_database_of_its_own(suite: Suite) -> None:
         @pytest.mark.parametrize("number", range(20))
         def test_it(freshdb_session, worker_id, number):
             with pathlib.Path("seen").open("a") as seen:
-                seen.write(f"{worker_id} {freshdb_session.database}\\n")
+                seen.write(f"{worker_id} {freshdb_session.lease.id}\\n")
         """,
     )
     assert suite.run("-n", "2", "--dist=each").counts() == {"passed": 40}
     pairs = {tuple(line.split()) for line in (suite.directory / "seen").read_text().splitlines()}
     assert {worker for worker, _ in pairs} == {"gw0", "gw1"}
-    assert len(pairs) == len({database for _, database in pairs}) == 2
+    assert len(pairs) == len({lease for _, lease in pairs}) == 2
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["plain", "xdist"])

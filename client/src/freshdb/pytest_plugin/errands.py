@@ -272,6 +272,7 @@ class Errands:
                     self._changed.wait(sleep_seconds)
                     continue
                 self._busy += 1
+                self._changed.notify_all()  # there is one less to be done
             errand()
             with self._changed:
                 self._busy -= 1
