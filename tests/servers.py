@@ -97,6 +97,12 @@ def wanted_majors() -> list[int]:
     return [major for major in MAJORS if ALL_MAJORS_REQUIRED or postgres_binaries(major)]
 
 
+def matrix_majors() -> list[int]:
+    """The versions for what has hundreds of cases: the newest alone, unless CI demands all or some are named."""
+    wanted = wanted_majors()
+    return wanted if ALL_MAJORS_REQUIRED or "FRESHDB_TEST_POSTGRES" in os.environ else wanted[:1]
+
+
 def end_servers_in(directory: Path) -> None:
     """End the embedded servers that run in the subdirectories of this one, whoever started them."""
     for home in directory.iterdir():

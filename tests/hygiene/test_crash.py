@@ -26,7 +26,7 @@ from tests.hygiene.change import ISOLATIONS, Holder
 from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
 from tests.hygiene.ground import Ground, Lease
 from tests.hygiene.judge import differences
-from tests.servers import wanted_majors
+from tests.servers import matrix_majors
 from tests.services import Service, start_service
 
 CHANGES = (
@@ -45,7 +45,7 @@ MOMENTS_SECONDS = (0.0,) if REACH is Reach.USUAL else (0.0, 0.003, 0.01, 0.03)
 IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
 VERSIONS = [
     pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
-    for major in wanted_majors()
+    for major in matrix_majors()
 ]
 
 

@@ -9,7 +9,7 @@ from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, Reach, p
 from tests.hygiene.change import EVERYWHERE, Change, Holder
 from tests.hygiene.conftest import Grounds, Stand
 from tests.hygiene.judge import differences
-from tests.servers import MAJORS, wanted_majors
+from tests.servers import MAJORS, matrix_majors
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from tests.servers import MAJORS, wanted_majors
         pytest.param(
             place, change, id=f"{place}-{change}", marks=pytest.mark.xdist_group(f"hygiene-{place.major}")
         )
-        for place, change in plan(wanted_majors())
+        for place, change in plan(matrix_majors())
     ],
 )
 def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
