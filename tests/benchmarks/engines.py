@@ -25,6 +25,8 @@ from uuid import UUID
 import uvloop
 
 from freshdb_service.cluster import (
+    Fenced,
+    Leftovers,
     Login,
     Origin,
     ResetEngine,
@@ -33,10 +35,10 @@ from freshdb_service.cluster import (
     UsedDatabase,
     drop_database,
     provision_database,
+    untold,
 )
 from freshdb_service.cluster.reset import Known
 from freshdb_service.config import Settings
-from freshdb_service.leases import Leases
 from freshdb_service.serve import serve
 
 
@@ -52,10 +54,16 @@ class Nothing:
         return None
 
     async def reset(
-        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: Origin,
+        generation: int,
+        fenced: Fenced = untold,
     ) -> ResetOutcome:
-        """The first time rebuild, and remember the login; from then on ``clean``."""
+        """The first time rebuild, and remember the login; from then on ``clean``. A release does not wait for it."""
         began = monotonic()
+        fenced(Leftovers())
         login = self._logins.get(used.database_id)
         if login is None:
             await drop_database(server, used.database_id, below_generation=generation)
@@ -118,9 +126,10 @@ class Truncate(Nothing):
 ENGINES: dict[str, type[ResetEngine]] = {"nothing": Nothing, "recreate": Recreate, "truncate": Truncate}
 
 
-async def left_open(leases: Leases, lease_id: UUID, principal: str | None) -> None:
+async def left_open(server: Server, login: str) -> Leftovers:
     """What a release does here about the login: nothing."""
-    del leases, lease_id, principal
+    del server, login
+    return Leftovers()
 
 
 def main() -> None:
@@ -132,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (
-        patch.object(Leases, "_closed", left_open),  # an error if there is none any more
+        patch("freshdb_service.leases.close_login", left_open),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         settings = Settings(data=arguments.data, port=arguments.port)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -37,6 +37,7 @@ class Bench:
 
     at: Installation
     acquiring: Acquiring
+    databases: Databases
     leases: Leases
     templates: Templates
     pools: Pools
@@ -52,6 +53,7 @@ class Bench:
         return cls(
             at=at,
             acquiring=acquiring,
+            databases=databases,
             leases=leases,
             templates=templates,
             pools=Pools(at),
@@ -60,6 +62,19 @@ class Bench:
             replenisher=Replenisher(at, databases, acquiring),
             reconciler=Reconciler(at, templates),
         )
+
+    @contextmanager
+    def hands_full(self) -> Iterator[None]:
+        """As if as many resets were under way as there may be: databases that come back stay dirty."""
+        with ExitStack() as promises:
+            while self.databases.resets.free:
+                promises.enter_context(self.databases.resets.promised())
+            yield
+
+    async def given_back(self, held: Granted) -> None:
+        """Release a lease, and leave its database to the janitor."""
+        with self.hands_full():
+            await self.leases.release(held.lease.id, principal="test")
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
         """A template that is ready."""

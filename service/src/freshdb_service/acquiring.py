@@ -37,7 +37,7 @@ from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
-from freshdb_service.store.granting import Share, Terms, grant
+from freshdb_service.store.granting import Lack, Share, Terms, grant
 from freshdb_service.store.rows import LeaseRow, PoolRow
 from freshdb_service.store.session import ConstraintViolated
 
@@ -102,6 +102,15 @@ class _Order:
         return self.tickets.get(pool_id, min(self.tickets.values()))
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The pool to take from, and until when (of the monotonic clock) that is remembered."""
+
+    pool_id: UUID
+    max_size: int
+    until: float
+
+
 class _Moved(Exception):
     """Another pool is the one to take from by now: a newer template is ready, say."""
 
@@ -111,7 +120,7 @@ class Acquiring:
 
     def __init__(self, at: Installation) -> None:
         self._at = at
-        self._targets: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
+        self._targets: dict[tuple[str, Isolation], _Target] = {}
         self.asked_for: set[UUID] = set()
         """Pools that databases were asked of; the replenisher notes it in the control plane and empties the set."""
 
@@ -144,7 +153,8 @@ class Acquiring:
             raise _stopping()
         began = monotonic()
         until = began + wait_seconds
-        while True:
+        granted: list[Granted] | None = None
+        while granted is None:
             order = await self._order(wanted, principal, idempotency_key)
             try:
                 granted = (
@@ -152,9 +162,10 @@ class Acquiring:
                     or await self._replayed(order)
                     or await self._in_turn(order, until, abandoned)
                 )
-                break
             except _Moved:
-                continue
+                await self._at.deadlines.settle(order.lease_ids)
+                for request in wanted:
+                    self._targets.pop((request.template, request.isolation), None)
         waited = monotonic() - began
         for one in granted:
             self._at.metrics.leases_granted.labels(one.lease.isolation).inc()
@@ -180,17 +191,23 @@ class Acquiring:
                 idempotency_key=idempotency_key,
                 request_hash=request_hash,
             )
-            pool_id = await self._target(request.template, request.isolation)
+            target = await self._target(request.template, request.isolation)
             order.wanted.append(request)
-            order.shares.append(Share(pool_id, (uuid4(),), request.pinned, index, terms))
-            self.asked_for.add(pool_id)
+            order.shares.append(Share(target.pool_id, (uuid4(),), request.pinned, index, terms))
+            self.asked_for.add(target.pool_id)
+        for request, share in zip(order.wanted, order.shares, strict=True):
+            number = order.wanted_of(share.pool_id)
+            if number > (await self._target(request.template, request.isolation)).max_size:
+                self._targets.pop((request.template, request.isolation), None)  # it may be larger by now
+                target = await self._target(request.template, request.isolation)
+                _check_size(request.template, number, target.max_size)
         return order
 
-    async def _target(self, template: str, isolation: Isolation) -> UUID:
+    async def _target(self, template: str, isolation: Isolation) -> _Target:
         """The pool to take from. Remembered for a while: the grant itself refuses a pool that is out of date."""
         known = self._targets.get((template, isolation))
-        if known is not None and known[1] > monotonic():
-            return known[0]
+        if known is not None and known.until > monotonic():
+            return known
         name, _, fingerprint = template.partition("@")
         async with self._at.store.statement() as connection:
             found = await store_templates.find(connection, name, fingerprint or None)
@@ -220,11 +237,17 @@ class Acquiring:
             )
         if pool.refusal is not None:
             raise _unsupported(pool)
-        self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
-        return pool.id
+        target = _Target(pool.id, pool.max_size, monotonic() + _TARGET_SECONDS)
+        self._targets[template, isolation] = target
+        return target
 
     async def _try(self, order: _Order, *, at_head: bool = False) -> list[Granted] | None:
-        """Grant what is ready; ``None`` if that is too little, or others were here before."""
+        """Grant what is ready; ``None`` if that is too little, or others were here before.
+
+        Raises:
+            _Moved: another pool is the one to take from by now.
+            QuotaExceeded: there can never be enough.
+        """
         expires_at: list[datetime] = []
         for share in order.shares:
             admission = await self._at.deadlines.admit(
@@ -243,7 +266,13 @@ class Acquiring:
             rows = await grant(self._at.store, order.shares)
         except ConstraintViolated:
             return await self._replayed(order)
-        if rows is None:
+        if isinstance(rows, Lack):
+            if rows.max_size is None:
+                raise _Moved
+            number = order.wanted_of(rows.pool_id)
+            if number > rows.max_size:
+                await self._at.deadlines.settle(order.lease_ids)
+                _check_size(order.wanted[0].template, number, rows.max_size)
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
@@ -253,7 +282,6 @@ class Acquiring:
         Raises:
             _Moved: another pool is the one to take from by now.
         """
-        await self._still_possible(order)
         self._at.signals.nudge(Work.DEMAND)
         async with AsyncExitStack() as stack:
             waiter: Waiter | None = None
@@ -272,7 +300,6 @@ class Acquiring:
                 granted = await self._try(order, at_head=True)
                 if granted is not None:
                     return granted
-                await self._still_possible(order)
 
     async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
         """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
@@ -318,24 +345,6 @@ class Acquiring:
             extra={"queue_position": place.position, "queue_length": place.waiting},
         )
 
-    async def _still_possible(self, order: _Order) -> None:
-        """See that the pools that this order waits for are still those to take from, and can be leased from."""
-        for share, wanted in zip(order.shares, order.wanted, strict=True):
-            self._targets.pop((wanted.template, wanted.isolation), None)
-            if await self._target(wanted.template, wanted.isolation) != share.pool_id:
-                await self._at.deadlines.settle(order.lease_ids)
-                raise _Moved
-            async with self._at.store.statement() as connection:
-                pool = await store_pools.get(connection, share.pool_id)
-            number = order.wanted_of(share.pool_id)
-            if pool is not None and number > pool.max_size:
-                await self._at.deadlines.settle(order.lease_ids)
-                raise QuotaExceeded(
-                    f"{number} databases at once are more than the pool of {pool.template} may hold ({pool.max_size}); "
-                    "ask for fewer, or raise its max_size",
-                    retry_after_seconds=1.0,
-                )
-
     async def _replayed(self, order: _Order) -> list[Granted] | None:
         """The leases that this idempotency key has got before, if any."""
         terms = order.shares[0].terms
@@ -369,6 +378,15 @@ def facts(row: LeaseRow) -> dict[str, object]:
         "principal": row.principal,
         "holder": dict(row.holder),
     }
+
+
+def _check_size(template: str, number: int, max_size: int) -> None:
+    if number > max_size:
+        raise QuotaExceeded(
+            f"{number} databases at once are more than the pool of {template} may hold ({max_size}); "
+            "ask for fewer, or raise its max_size",
+            retry_after_seconds=1.0,
+        )
 
 
 def _hash(wanted: Sequence[Acquire]) -> str:

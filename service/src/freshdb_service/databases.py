@@ -18,7 +18,9 @@ from uuid import UUID
 from freshdb_service.cluster import (
     Baseline,
     Blueprint,
+    Fenced,
     Known,
+    Leftovers,
     Login,
     Mark,
     Origin,
@@ -30,7 +32,9 @@ from freshdb_service.cluster import (
     drop_schema,
     provision_database,
     provision_schema,
+    untold,
 )
+from freshdb_service.crew import Crew
 from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFound
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, Isolation
@@ -43,6 +47,8 @@ _log = logging.getLogger(__name__)
 _BACKOFF_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5
 _MOST_ORIGINS: Final = 500
+_RESETS: Final = 4
+"""So many resets may be under way where one database may be made: cleaning is mostly waiting for short answers."""
 
 T = TypeVar("T")
 
@@ -53,6 +59,8 @@ class Databases:
     def __init__(self, at: Installation, engine: ResetEngine) -> None:
         self._at = at
         self._engine = engine
+        self.resets: Final = Crew(_RESETS * at.settings.provision_concurrency * len(at.servers), at.stopping)
+        """Resets of databases that are nobody's any more; at most so many at once that the servers keep busy."""
         self._origins: dict[UUID, tuple[Isolation, Origin]] = {}
 
     async def provision(self, row: DatabaseRow) -> None:
@@ -76,11 +84,35 @@ class Databases:
         self._at.metrics.provision.labels(isolation).observe(monotonic() - began)
         await self._ready(row, login, known, "provisioned")
 
-    async def reset(self, used: Used) -> None:
-        """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done."""
+    def begin_reset(self, used: Used) -> asyncio.Future[Leftovers | None]:
+        """Begin to reset a claimed database, in the background.
+
+        Returns:
+            what its holder had left open, once the old login is closed; ``None`` if that is not known.
+        """
+        told: asyncio.Future[Leftovers | None] = asyncio.get_running_loop().create_future()
+
+        def tell(leftovers: Leftovers | None) -> None:
+            if not told.done():
+                told.set_result(leftovers)
+
+        async def work() -> None:
+            try:
+                await self.reset(used, fenced=tell)
+            finally:
+                tell(None)
+
+        self.resets.take(work())
+        return told
+
+    async def reset(self, used: Used, *, fenced: Fenced = untold) -> None:
+        """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done.
+
+        ``fenced`` is called when the old login is closed.
+        """
         row = used.row
         try:
-            isolation, outcome = await self._outcome(used)
+            isolation, outcome = await self._outcome(used, fenced)
         except BackendUnavailable as error:
             await self._fail(row, DatabaseState.DIRTY, error, "reset", backoff_seconds=_BACKOFF_SECONDS)
             return
@@ -98,7 +130,7 @@ class Databases:
         """
         row = used.row
         try:
-            isolation, outcome = await self._outcome(used)
+            isolation, outcome = await self._outcome(used, untold)
         except (FreshdbError, TimeoutError) as error:
             self._at.metrics.failures.labels("reset").inc()
             await self._insistent(lambda: give_back(self._at.store, row, None))
@@ -113,12 +145,14 @@ class Databases:
             "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
         )
 
-    async def _outcome(self, used: Used) -> tuple[Isolation, ResetOutcome]:
+    async def _outcome(self, used: Used, fenced: Fenced) -> tuple[Isolation, ResetOutcome]:
         row = used.row
         async with self._claim_kept(row):
             isolation, origin = await self._origin(row.pool_id)
             server = self._at.server(row.server)
-            return isolation, await self._engine.reset(server, _used(used, isolation), origin, row.generation)
+            return isolation, await self._engine.reset(
+                server, _used(used, isolation), origin, row.generation, fenced
+            )
 
     async def drop(self, row: DatabaseRow) -> None:
         """``dropping`` → gone."""
@@ -269,12 +303,12 @@ def _facts(outcome: ResetOutcome) -> dict[str, object]:
 
 def _used(used: Used, isolation: Isolation) -> UsedDatabase:
     """A claimed row in the reset engine's words."""
-    row, known, place = used.row, None, None
+    row, known, site = used.row, None, None
     if row.database_name is not None and row.login is not None:
-        place = Site(row.database_name, row.schema_name, row.login)
+        site = Site(row.database_name, row.schema_name, row.login)
     if used.baseline is not None and used.mark is not None:
         try:
             known = Known(Baseline.from_json(used.baseline), Mark.from_json(used.mark))
         except (KeyError, TypeError, ValueError):
             _log.warning("what is known of database %s was noted by another version", row.id)
-    return UsedDatabase(row.id, isolation, place, known)
+    return UsedDatabase(row.id, isolation, site, known)

@@ -15,6 +15,7 @@ from freshdb_service.errors import (
     BackendUnavailable,
     Conflict,
     Forbidden,
+    FreshdbError,
     LeaseEnded,
     LeaseNotFound,
 )
@@ -35,6 +36,14 @@ class Released:
 
     lease: LeaseRow
     leftovers: Leftovers | None
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenBack:
+    """A lease that has ended; and what was left open, if the reset of its database has begun. Otherwise that is dirty."""
+
+    lease: LeaseRow
+    left: asyncio.Future[Leftovers | None] | None
 
 
 class Leases:
@@ -69,7 +78,8 @@ class Leases:
                 [Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live],
                 run_id=None,
             )
-        raise await self._gone(lease_id, principal)
+        there = await self.get(lease_id)
+        raise _over(there) if there.principal == principal else _forbidden(lease_id)
 
     async def release(self, lease_id: UUID, *, principal: str) -> Released:
         """Give a lease back, and say what was left open. Releasing it again is no error.
@@ -91,17 +101,18 @@ class Leases:
 
     async def expire(self, lease_id: UUID) -> None:
         """End a lease whose deadline has passed; nothing happens if it is over already."""
-        row = await store_leases.end(self._at.store, lease_id, LeaseState.EXPIRED, principal=None)
+        given_back = await self._give_back(lease_id, LeaseState.EXPIRED)
         await self._at.deadlines.settle([lease_id])
-        if row is not None:
-            await self._ended(row)
+        if given_back is not None:
+            self._ended(given_back.lease)
+            if given_back.left is None:
+                await self._at.signals.announce(Work.DIRTY)
 
     async def _end(
         self, lease_id: UUID, state: LeaseState, *, principal: str | None, reason: str | None = None
     ) -> Released:
-        leftovers = await self._closed(lease_id, principal)
-        row = await store_leases.end(self._at.store, lease_id, state, principal=principal, reason=reason)
-        if row is None:
+        given_back = await self._give_back(lease_id, state, principal=principal, reason=reason)
+        if given_back is None:
             there = await self.get(lease_id)
             if principal is not None and there.principal != principal:
                 raise _forbidden(lease_id)
@@ -109,29 +120,51 @@ class Leases:
                 return Released(there, None)
             raise _over(there)
         await self._at.deadlines.settle([lease_id])
-        await self._ended(row, leftovers)
-        return Released(row, leftovers)
+        leftovers = await self._closed(given_back)
+        self._ended(given_back.lease, leftovers)
+        return Released(given_back.lease, leftovers)
 
-    async def _closed(self, lease_id: UUID, principal: str | None) -> Leftovers | None:
-        """Close the login of a live lease.
+    async def _give_back(
+        self, lease_id: UUID, state: LeaseState, *, principal: str | None = None, reason: str | None = None
+    ) -> _GivenBack | None:
+        """End a live lease; and begin to reset its database, unless this replica has its hands full."""
+        with self._databases.resets.promised() as promised:
+            claim = store_leases.Claim(self._at.settings.claim_seconds, list(self._at.servers))
+            ended = await store_leases.end(
+                self._at.store,
+                lease_id,
+                state,
+                principal=principal,
+                reason=reason,
+                claim=claim if promised else None,
+            )
+            if ended is None:
+                return None
+            left = None if ended.used is None else self._databases.begin_reset(ended.used)
+            return _GivenBack(ended.lease, left)
+
+    async def _closed(self, given_back: _GivenBack) -> Leftovers | None:
+        """See that the login of a lease that has ended is closed.
 
         Returns:
-            what its holder left open; unknown if the server does not say so at once. The janitor sees to it in any case.
+            what its holder left open; ``None`` if the server does not say so at once. The reset sees to it in any case.
         """
-        login = await store_leases.login_of(self._at.store, lease_id, principal)
-        if login is None:
-            return None
+        lease = given_back.lease
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
-                return await close_login(self._at.server(login.server), login.name)
+                if given_back.left is not None:
+                    return await asyncio.shield(given_back.left)
+                return await close_login(self._at.server(lease.server), lease.login)
         except (BackendUnavailable, TimeoutError):
             return None
+        finally:
+            if given_back.left is None:
+                await self._at.signals.announce(Work.DIRTY)
 
-    async def _ended(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
+    def _ended(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
         self._at.metrics.leases_ended.labels(row.state).inc()
         left = {} if leftovers is None else {"leftovers": leftovers.to_json()}
         self._at.events.emit(f"lease.{row.state}", **facts(row), **left)
-        await self._at.signals.announce(Work.DIRTY)
 
     async def reset(self, lease_id: UUID, *, principal: str) -> Granted:
         """Make the database of an active lease clean, for the same lease; whoever is connected to it is thrown out.
@@ -148,14 +181,10 @@ class Leases:
         )
         if used is None:
             there = await self.get(lease_id)
-            if there.principal == principal and there.state in LEASE_LIVE:
-                message = (
-                    f"the lease {lease_id} is kept for a look: what is in its database would be lost"
-                    if there.state is LeaseState.KEPT
-                    else f"the lease {lease_id} is being reset at this moment; ask again"
-                )
-                raise Conflict(message, retry_after_seconds=1.0)
-            raise await self._gone(lease_id, principal)
+            if there.principal == principal and there.state is LeaseState.KEPT:
+                message = f"the lease {lease_id} is kept for a look: what is in its database would be lost"
+                raise Conflict(message)
+            raise _refused(there, principal)
         # Whoever asked may go away meanwhile: what was begun is done.
         await asyncio.shield(self._databases.reset_leased(used))
         granted = await self.show(lease_id)
@@ -166,10 +195,11 @@ class Leases:
     async def keep(
         self, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
     ) -> Granted:
-        """Hold a lease's database back for a look, for ``ttl_seconds`` from now.
+        """Hold a lease's database back for a look, for ``ttl_seconds`` from now. It can be kept again, for longer.
 
         Raises:
             LeaseEnded, LeaseNotFound, Forbidden: as it says.
+            Conflict: it is being reset at this moment.
         """
         async with self._at.store.statement() as connection:
             row = await store_leases.keep(
@@ -177,7 +207,7 @@ class Leases:
             )
             live = await store_leases.live(connection, lease_id) if row is not None else []
         if row is None:
-            raise await self._gone(lease_id, principal)
+            raise _refused(await self.get(lease_id), principal)
         await self._at.deadlines.restore(
             [Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live],
             run_id=None,
@@ -221,15 +251,19 @@ class Leases:
             for row, when in zip(rows, expiry, strict=True)
         ]
 
-    async def _gone(self, lease_id: UUID, principal: str) -> LeaseEnded | Forbidden:
-        there = await self.get(lease_id)
-        if there.principal != principal:
-            return _forbidden(lease_id)
-        return _over(there)
-
 
 def _forbidden(lease_id: UUID) -> Forbidden:
     return Forbidden(f"the lease {lease_id} belongs to somebody else; only who acquired it can do this")
+
+
+def _refused(row: LeaseRow, principal: str) -> FreshdbError:
+    """Why nothing can be done to a lease's database now."""
+    if row.principal != principal:
+        return _forbidden(row.id)
+    if row.state not in LEASE_LIVE:
+        return _over(row)
+    message = f"the lease {row.id} is being reset at this moment; ask again"
+    return Conflict(message, retry_after_seconds=1.0)
 
 
 def _over(row: LeaseRow) -> LeaseEnded:

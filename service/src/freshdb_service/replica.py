@@ -45,6 +45,7 @@ class Replica:
     """The use cases and loops over one installation."""
 
     at: Installation
+    databases: Databases
     templates: Templates
     context: Context
     loops: list[Loop]
@@ -67,7 +68,7 @@ class Replica:
             ),
             Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
         ]
-        return cls(at, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
+        return cls(at, databases, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -83,6 +84,7 @@ class Replica:
         finally:
             self.at.stopping.set()
             await rounds
+            await self.databases.resets.finish()
             await self.templates.close()
             for listener in listeners:
                 listener.cancel()

@@ -357,6 +357,9 @@ def test_a_kept_lease_stays_for_a_look(http: httpx.Client, acquire: Acquire) -> 
     assert kept.json()["state"] == "kept"
     left = datetime.fromisoformat(kept.json()["expires_at"]) - datetime.fromisoformat(lease["granted_at"])
     assert left.total_seconds() == pytest.approx(600, abs=10)
+    longer = http.post(f"/v1/leases/{lease['id']}/keep", json={"ttl_seconds": 1200})
+    assert longer.status_code == 200, longer.text
+    assert longer.json()["expires_at"] > kept.json()["expires_at"]
     assert one(lease["url"], "select count(*) from item") == 2
     pool = http.get(f"/v1/pools/{lease['pool_id']}").json()
     assert pool["databases"]["kept"] == 1

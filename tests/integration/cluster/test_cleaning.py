@@ -23,7 +23,8 @@ INSERT INTO many SELECT generate_series(1, 12000);
 CREATE FUNCTION odd (integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 2 = 1';
 CREATE TABLE checked (a integer CHECK (odd (a)));
 INSERT INTO checked VALUES (1), (3);
-CREATE TABLE watched (a integer);
+CREATE TABLE bulky (id bigserial PRIMARY KEY, note text);
+CREATE TABLE watched (a integer, bulky_id bigint REFERENCES bulky);
 CREATE FUNCTION nothing () RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
 CREATE TRIGGER watch BEFORE DELETE ON watched FOR EACH ROW EXECUTE FUNCTION nothing ();
 ALTER TABLE watched ENABLE ALWAYS TRIGGER watch;
@@ -56,6 +57,10 @@ PATHS = {
     "many rows of an empty table": (
         "INSERT INTO customer (name) SELECT repeat('x', 100) FROM generate_series(1, 20000)",
         "truncate",
+    ),
+    "many rows of a table that one with a trigger refers to": (
+        "INSERT INTO bulky (note) SELECT repeat('x', 100) FROM generate_series(1, 20000)",
+        "delete",
     ),
     "a temporary table": (
         "CREATE TEMP TABLE mine (id serial PRIMARY KEY); INSERT INTO mine DEFAULT VALUES",

@@ -82,13 +82,18 @@ async def test_a_server_whose_disk_is_used_up_gets_no_more(
 
 
 @BOTH
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "by the janitor"])
 async def test_a_released_database_comes_back_clean_under_another_login(
-    bench: Bench, isolation: Isolation
+    bench: Bench, isolation: Isolation, *, at_once: bool
 ) -> None:
     used = await filled(bench, isolation)
-    await bench.leases.release(used.lease.id, principal="test")
-    assert (await bench.states())["dirty"] == 1
-    await bench.janitor.run_once()
+    if at_once:
+        await bench.leases.release(used.lease.id, principal="test")
+        await bench.databases.resets.finish()
+    else:
+        await bench.given_back(used)
+        assert (await bench.states())["dirty"] == 1
+        await bench.janitor.run_once()
     assert "dirty" not in await bench.states()
     again = await bench.acquire(isolation=isolation)
     assert again.lease.database_id == used.lease.database_id

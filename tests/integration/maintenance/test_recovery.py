@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
+from freshdb_service.errors import Conflict
 from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import resetting
@@ -85,7 +86,8 @@ async def test_a_reaper_that_died_between_redis_and_the_control_plane_is_replace
         await redis.zadd(bench.at.redis.key("expiring"), {str(held.lease.id): 1})  # a while ago
     await bench.reaper.run_once()
     assert (await bench.leases.get(held.lease.id)).state == "expired"
-    assert (await bench.states())["dirty"] == 1
+    await bench.janitor.run_once()
+    assert await bench.states() == {"ready": 2}
 
 
 async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by_another(
@@ -93,7 +95,7 @@ async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.leases.release(held.lease.id, principal="test")
+    await bench.given_back(held)
     [claimed] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     assert claimed.row.state is DatabaseState.RESETTING  # and here its worker died
     await bench.reconciler.run_once()
@@ -112,6 +114,11 @@ async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset
     held = await bench.acquire()
     claimed = await resetting.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
     assert claimed is not None  # and here its worker died
+    with pytest.raises(Conflict, match="being reset"):
+        await bench.leases.reset(held.lease.id, principal="test")
+    with pytest.raises(Conflict, match="being reset"):
+        await bench.leases.keep(held.lease.id, principal="test", ttl_seconds=60, reason=None)
+    assert (await bench.leases.get(held.lease.id)).state == "active"
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     assert (await bench.states())["leased"] == 1
@@ -151,7 +158,7 @@ async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Sit
 async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here: Site, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.leases.release(held.lease.id, principal="test")
+    await bench.given_back(held)
     [paused] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
@@ -215,7 +222,7 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
 async def test_a_server_that_is_away_costs_its_databases_nothing(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.leases.release(held.lease.id, principal="test")
+    await bench.given_back(held)
     server = bench.at.servers.pop("pg18")
     await bench.janitor.run_once()
     assert (await bench.states())["dirty"] == 1

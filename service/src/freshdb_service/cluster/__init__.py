@@ -25,12 +25,14 @@ from freshdb_service.cluster.leftovers import close_login
 from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.cluster.removal import drop_database, drop_schema, drop_shared, drop_template
 from freshdb_service.cluster.reset import (
+    Fenced,
     Known,
     Origin,
     RebuildEngine,
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
+    untold,
 )
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.schemas import provision_schema
@@ -43,6 +45,7 @@ __all__ = [
     "Baseline",
     "Blueprint",
     "CleaningEngine",
+    "Fenced",
     "Known",
     "Leftovers",
     "Login",
@@ -69,4 +72,5 @@ __all__ = [
     "provision_schema",
     "run_sql",
     "seal",
+    "untold",
 ]

@@ -2,30 +2,26 @@
 
 PostgreSQL counts, per table and per system catalog, the rows that were ever inserted, updated and deleted. A backend adds
 what it did before it disappears from ``pg_stat_activity``, also when it was terminated, and whether its transaction was
-committed or not. So once nobody is in a database any more, these counters say exactly what was written to. In a clean
-database of freshdb's they are **zero**: whatever was cleaned has its counters reset, and the service's own sessions do not
-count (``sessions``). In a shared database nothing is reset, and the counters of a schema's tables are remembered; the
-catalogs' counters belong to all its schemas there, and a sum that has grown says only that somebody defined something.
+committed or not. So once nobody is in a database any more, what was written to is what has another counter than it had
+when it was clean; the service's own sessions do not count (``sessions``). Nothing is ever reset. Where catalogs belong to
+several (those of a shared database to all its schemas; those of roles, databases and settings to the whole server), one sum
+is remembered, and if that has grown, it says only that somebody defined something: then it is read what.
 
 A ``Baseline`` is noted once, when a database has been made from its template. The fingerprint of the catalogs is the same
 for all clones of a template, and is taken from one of them; schemas made from one differ in all numbers, and each has its
-own. A ``Mark`` is set each time that it is clean:
-the transaction before which everything was as it should be, and which set of statistics the counters belong to. Statistics
-are lost when a server crashes, and can be reset by a superuser; either changes the mark's instants, and then nothing is
-known and the database is rebuilt.
+own. A ``Mark`` is set each time that it is clean: the transaction before which everything was as it should be, and which
+set of statistics the counters belong to. Statistics are lost when a server crashes, and can be reset by a superuser; either
+changes the mark's instants, and then nothing is known and the database is rebuilt.
 
-Counters do not see everything. Sequences are read. What is stored about a database and its login outside of it (settings,
-privileges, memberships, comments, attributes) is hashed. Prepared transactions are looked for by the fence.
+Sequences have no such counters, but whoever changes one reads a block of it, and that is counted. Prepared transactions are
+looked for by the fence.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
-
-import asyncpg
+from typing import Any, Final, TypeAlias
 
 from freshdb_service.cluster.catalogs import STATISTICS, Catalogs, Extent
 from freshdb_service.cluster.connections import Connection
@@ -53,7 +49,7 @@ class Unprovable(Exception):
 
     def __init__(self, reason: str, leftovers: Leftovers | None = None) -> None:
         super().__init__(reason)
-        self.leftovers = leftovers or Leftovers()
+        self.leftovers = leftovers
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,10 @@ class Site:
         return (self.login, self.schema or self.login, str(number))
 
 
+Counts: TypeAlias = tuple[int, int, int]
+"""Rows ever inserted, updated, deleted; of a sequence, how often it was read, and twice nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """When a database was last clean.
@@ -78,18 +78,28 @@ class Mark:
         statistics_at: since when the server's statistics exist.
         reset_at: when a counter of this database was last reset.
         catalog_writes: sum of the catalogs' counters; isolation ``schema`` only.
-        counters: of tables, by number: rows inserted, updated, deleted; where there is none, all are zero.
+        shared_writes: sum of the counters of the catalogs that belong to the whole server.
+        counters: of tables, sequences and, with isolation ``database``, catalogs, by number; where there is none, all are
+            zero.
     """
 
     transaction: int
     statistics_at: str
     reset_at: str | None
     catalog_writes: int | None
-    counters: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    shared_writes: int
+    counters: Mapping[int, Counts] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
-        return asdict(self)
+        """As JSON values. Written with every reset, and so by hand: ``asdict`` copies every counter."""
+        return {
+            "transaction": self.transaction,
+            "statistics_at": self.statistics_at,
+            "reset_at": self.reset_at,
+            "catalog_writes": self.catalog_writes,
+            "shared_writes": self.shared_writes,
+            "counters": self.counters,
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Mark:
@@ -104,6 +114,7 @@ class Mark:
             statistics_at=str(stored["statistics_at"]),
             reset_at=None if reset_at is None else str(reset_at),
             catalog_writes=None if writes is None else int(str(writes)),
+            shared_writes=int(str(stored["shared_writes"])),
             counters=_counters(counters) if isinstance(counters, dict) else {},
         )
 
@@ -163,7 +174,6 @@ class Baseline:
 class Touched:
     """A table that was written to: how often, and how large it is now, in blocks of 8 KiB."""
 
-    number: int
     inserted: int
     updated: int
     deleted: int
@@ -177,59 +187,70 @@ class Look:
     Attributes:
         mark: as it would be set now.
         numbers: of login, database and schema; ``None`` where one is gone.
-        surroundings: hash over what is stored about it outside of it.
         tables: what was written to, of the template's tables and of others.
-        catalogs: which catalogs were written to, by number; in a shared database, all of them or none.
+        catalogs: which catalogs were written to; none in a shared database, where the mark's sum tells.
         dead_catalog_rows: how many rows of the catalogs were replaced or deleted.
-        sequences: their state, as ``sequences_query`` gives it.
+        sequences: the state (``last_value``, ``is_called``) of those that were read or changed.
     """
 
     mark: Mark
-    numbers: tuple[int | None, int, int | None]
-    surroundings: str
+    numbers: tuple[int, int, int | None]
     tables: Mapping[Qualified, Touched]
-    catalogs: Mapping[str, int]
+    catalogs: frozenset[str]
     dead_catalog_rows: int
-    sequences: str
+    sequences: Mapping[Qualified, tuple[int, bool]]
 
 
-async def look(connection: Connection, version: int, site: Site, picture: Picture, mark: Mark) -> Look:
-    """Read what became of a database since its mark; nobody may be in it as its login.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask a used database: a query for one row, of which ``answered`` makes a ``Look``.
 
-    Raises:
-        Unprovable: something is missing that should be there.
+    Its parameters are the login ($1), the schema or null ($2), and ``values`` ($3, $4).
     """
-    sequences = sequences_query(version, list(picture.sequences), site.schema)
-    query = _LOOK.replace("{sequences}", sequences)
-    try:
-        row = await connection.fetchrow(query, site.login, site.schema)
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise Unprovable(f"a sequence is gone: {error}") from error
-    if row is None:
-        raise Unprovable("its login is gone")
-    tables: dict[Qualified, Touched] = {}
-    catalogs: dict[str, int] = {}
-    counters: dict[int, tuple[int, int, int]] = {}
-    dead = 0
-    for number, schema, name, inserted, updated, deleted, pages in json.loads(row["touched"]):
-        if schema is None:
-            catalogs[name] = number
-            dead += updated + deleted
-        else:
+
+    query: str
+    mark: Mark
+
+    @classmethod
+    def about(cls, version: int, site: Site, picture: Picture, mark: Mark) -> Question:
+        """What became of a database since its mark?"""
+        sequences = sequences_query(version, picture.sequences, site.schema, used=True)
+        look = _LOOK if site.schema is None else _LOOK_AT_SCHEMA
+        return cls(look.replace("{sequences}", sequences), mark)
+
+    @property
+    def values(self) -> tuple[list[int], list[int]]:
+        """Numbers of what has counters, and the sum of each one's."""
+        counters = self.mark.counters
+        return list(counters), [sum(counts) for counts in counters.values()]
+
+    def answered(self, row: Mapping[str, Any]) -> Look:
+        """Read the answer; it holds if nobody was in the database as its login when it was given."""
+        tables: dict[Qualified, Touched] = {}
+        catalogs: set[str] = set()
+        counters = dict(self.mark.counters)
+        dead = 0
+        for number, schema, name, inserted, updated, deleted, pages in row["touched"]:
+            before = counters.get(number, (0, 0, 0))
             counters[number] = (inserted, updated, deleted)
-            before = mark.counters.get(number, (0, 0, 0))
             since = [now - then for now, then in zip(counters[number], before, strict=True)]
-            if any(since):
-                tables[schema, name] = Touched(number, since[0], since[1], since[2], pages)
-    return Look(
-        mark=replace(_mark(row), counters=counters),
-        numbers=(row["login"], row["database"], row["schema"]),
-        surroundings=row["surroundings"],
-        tables=tables,
-        catalogs=catalogs,
-        dead_catalog_rows=dead,
-        sequences=row["sequences"],
-    )
+            if schema is None:
+                catalogs.add(name)
+                dead += since[1] + since[2]
+            else:
+                tables[schema, name] = Touched(since[0], since[1], since[2], pages)
+        sequences: dict[Qualified, tuple[int, bool]] = {}
+        for number, fetched, schema, name, last_value, is_called in row["sequences"]:
+            counters[number] = (fetched, 0, 0)
+            sequences[schema, name] = (last_value, is_called)
+        return Look(
+            mark=replace(Mark.from_json(row), counters=counters),
+            numbers=(row["login"], row["database"], row["schema"]),
+            tables=tables,
+            catalogs=frozenset(catalogs),
+            dead_catalog_rows=dead,
+            sequences=sequences,
+        )
 
 
 async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[Baseline, Mark]:
@@ -238,7 +259,7 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
     Raises:
         Unprovable: it is not there.
     """
-    row = await connection.fetchrow(_SURROUNDINGS, site.login, site.schema)
+    row = await connection.fetchrow(_NOTE, site.login, site.schema)
     if row is None:
         raise Unprovable("its login is gone")
     baseline = Baseline(site, (row["login"], row["database"], row["schema"] or 0), row["surroundings"], {})
@@ -246,29 +267,29 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
         baseline = replace(baseline, extents=extents)
     written = await connection.fetch(_WRITTEN, site.schema)
-    if site.schema is None:
-        return baseline, await set_mark(connection, site, [one["oid"] for one in written])
-    counters = {one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written}
-    return baseline, replace(await set_mark(connection, site, []), counters=counters)
+    used = await connection.fetch(_USED_SEQUENCES, site.schema)
+    counters = {one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written} | {
+        one["oid"]: (one["fetched"], 0, 0) for one in used
+    }
+    return baseline, replace(await mark_now(connection, site), counters=counters)
 
 
-async def set_mark(connection: Connection, site: Site, tables: Sequence[int]) -> Mark:
-    """Reset the counters of these tables and catalogs, and say that everything is clean from here on.
-
-    Nothing is reset unless there is a login of this name: a worker that was paused must not make others' writes look
-    undone. Of a whole database one counter is reset at least, so that there is an instant by which lost statistics are
-    noticed.
+async def mark_now(connection: Connection, site: Site) -> Mark:
+    """What to remember of a database that is clean at this moment, but for the counters.
 
     Raises:
-        Unprovable: there is no such login; somebody else has the database by now.
+        Unprovable: its login is gone; somebody else has the database by now.
     """
-    row = await connection.fetchrow(_SET_MARK, tables, site.schema, site.login)
+    what = _MARK if site.schema is None else _MARK_OF_SCHEMA
+    row = await connection.fetchrow(f"SELECT {what} {_FROM}", site.login, site.schema)
     if row is None:
         raise Unprovable("its login is gone")
-    return _mark(row)
+    return Mark.from_json(dict(row))
 
 
-def changed_outside(baseline: Baseline, mark: Mark, seen: Look) -> str | None:
+async def changed_outside(
+    connection: Connection, site: Site, baseline: Baseline, mark: Mark, seen: Look
+) -> str | None:
     """Why counters and numbers say nothing; or what changed outside of the database itself."""
     if seen.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
         return "its login, database or schema is another one"
@@ -276,35 +297,54 @@ def changed_outside(baseline: Baseline, mark: Mark, seen: Look) -> str | None:
         return "the server lost its statistics (a crash, or a reset by a superuser)"
     if seen.mark.transaction - mark.transaction > _HORIZON:
         return "it was leased for more transactions than can be told apart"
-    if seen.surroundings != baseline.surroundings:
-        return "settings, privileges, comments or attributes of the database or its login changed"
+    if seen.mark.shared_writes != mark.shared_writes:
+        row = await connection.fetchrow(_NOTE, site.login, site.schema)
+        if row is None or row["surroundings"] != baseline.surroundings:
+            return "settings, privileges, comments or attributes of the database or its login changed"
     return None
 
 
-def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, tuple[int, int, int]]:
+def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, Counts]:
     return {int(number): (one[0], one[1], one[2]) for number, one in stored.items()}
-
-
-def _mark(row: asyncpg.Record) -> Mark:
-    return Mark.from_json(dict(row))
 
 
 _STATISTICS: Final = "', '".join(sorted(STATISTICS))
 
-_MARK: Final = """
+_WRITES: Final = "pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)"
+
+_ABOUT_DATABASES: Final = (
+    "pg_authid",
+    "pg_auth_members",
+    "pg_database",
+    "pg_db_role_setting",
+    "pg_shdepend",
+    "pg_shdescription",
+    "pg_shseclabel",
+)
+"""The server's catalogs that ``_SURROUNDINGS`` reads."""
+
+_SHARED: Final = (
+    f"(SELECT sum({_WRITES}) FROM unnest('{{{', '.join(_ABOUT_DATABASES)}}}'::regclass[]) AS c (oid))::bigint"
+)
+
+_MARK: Final = f"""
        pg_snapshot_xmax(pg_current_snapshot())::text AS transaction,
        pg_stat_get_bgwriter_stat_reset_time()::text AS statistics_at,
        pg_stat_get_db_stat_reset_time(d.oid)::text AS reset_at,
-       CASE WHEN $2::text IS NOT NULL THEN (
-         SELECT sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid)
-                    + pg_stat_get_tuples_deleted(c.oid))
-         FROM pg_class c
-         WHERE c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{statistics}')
-       )::bigint END AS catalog_writes
-""".replace("{statistics}", _STATISTICS)
+       NULL::bigint AS catalog_writes, {_SHARED} AS shared_writes
+"""
 
-_ABOUT: Final = """
-       r.oid AS login, d.oid AS database, n.oid AS schema,
+_MARK_OF_SCHEMA: Final = _MARK.replace(
+    "NULL::bigint",
+    f"""(
+         SELECT sum({_WRITES}) FROM pg_class c
+         WHERE c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{_STATISTICS}')
+       )::bigint""",
+)
+
+_NUMBERS: Final = "r.oid::bigint AS login, d.oid::bigint AS database, n.oid::bigint AS schema"
+
+_SURROUNDINGS: Final = """
        md5(concat_ws(E'\\n',
          ROW(r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolbypassrls, r.rolconnlimit,
              r.rolvaliduntil, shobj_description(r.oid, 'pg_authid'))::text,
@@ -331,7 +371,7 @@ _ABOUT: Final = """
           FROM pg_shseclabel l
           WHERE (l.objoid = r.oid AND l.classoid = 'pg_authid'::regclass)
              OR ($2::text IS NULL AND l.objoid = d.oid AND l.classoid = 'pg_database'::regclass))
-       )) AS surroundings
+       ))
 """
 
 _FROM: Final = """
@@ -339,7 +379,7 @@ FROM pg_database d JOIN pg_authid r ON r.rolname = $1::text LEFT JOIN pg_namespa
 WHERE d.datname = current_database()
 """
 
-_SURROUNDINGS: Final = f"SELECT {_ABOUT} {_FROM}"
+_NOTE: Final = f"SELECT {_NUMBERS}, {_SURROUNDINGS} AS surroundings {_FROM}"
 
 _COUNTED: Final = """
   SELECT c.oid, c.relname, c.relnamespace, pg_stat_get_tuples_inserted(c.oid) AS inserted,
@@ -348,30 +388,31 @@ _COUNTED: Final = """
   WHERE c.relkind IN ('r', 'm') AND NOT c.relisshared
     AND CASE WHEN $2::text IS NULL THEN c.oid >= 16384 OR c.relname NOT IN ('{statistics}')
              ELSE c.relnamespace = to_regnamespace(quote_ident($2::text)) END
-    AND pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) > 0
-""".replace("{statistics}", _STATISTICS)
+    AND {writes} > 0
+""".replace("{statistics}", _STATISTICS).replace("{writes}", _WRITES)
 
 _WRITTEN: Final = _COUNTED.replace("$2", "$1")
 
+_USED_SEQUENCES: Final = """
+  SELECT c.oid, pg_stat_get_blocks_fetched(c.oid) AS fetched FROM pg_class c
+  WHERE c.relkind = 'S' AND ($1::text IS NULL OR c.relnamespace = to_regnamespace(quote_ident($1::text)))
+    AND pg_stat_get_blocks_fetched(c.oid) > 0
+"""
+
 _LOOK: Final = f"""
-SELECT {_MARK}, {_ABOUT}, {{sequences}} AS sequences,
+WITH known AS MATERIALIZED (SELECT * FROM unnest($3::oid[], $4::bigint[]) AS k (oid, writes))
+SELECT {_NUMBERS}, {_MARK},
+       (SELECT coalesce(json_agg(json_build_array(number, fetched, schema, name, last_value, is_called)), '[]')
+        FROM ({{sequences}}) s) AS sequences,
        (SELECT coalesce(json_agg(json_build_array(
                  c.oid::bigint,
                  CASE WHEN c.oid < 16384 THEN NULL WHEN $2::text IS NULL THEN s.nspname ELSE '' END,
                  c.relname, c.inserted, c.updated, c.deleted,
                  CASE WHEN c.oid < 16384 THEN 0
-                      ELSE pg_relation_size(c.oid) / current_setting('block_size')::int END)), '[]')::text
-        FROM ({_COUNTED}) c JOIN pg_namespace s ON s.oid = c.relnamespace) AS touched
+                      ELSE pg_relation_size(c.oid) / current_setting('block_size')::int END)), '[]')
+        FROM ({_COUNTED}) c JOIN pg_namespace s ON s.oid = c.relnamespace LEFT JOIN known ON known.oid = c.oid
+        WHERE c.inserted + c.updated + c.deleted IS DISTINCT FROM known.writes) AS touched
 {_FROM}
 """
 
-_SET_MARK: Final = f"""
-SELECT {_MARK}
-FROM (SELECT count(pg_stat_reset_single_table_counters(t.number)) AS times
-      FROM pg_authid r,
-           unnest(CASE WHEN $2::text IS NULL AND cardinality($1::oid[]) = 0 THEN ARRAY['pg_class'::regclass::oid]
-                       ELSE $1::oid[] END) AS t (number)
-      WHERE r.rolname = $3::text) done
-     JOIN pg_database d ON d.datname = current_database() AND done.times >= 0
-     JOIN pg_authid r ON r.rolname = $3::text
-"""
+_LOOK_AT_SCHEMA: Final = _LOOK.replace(_MARK, _MARK_OF_SCHEMA)

@@ -2,12 +2,12 @@
 
 1. *Fence.* The login may not log in any more (committed), its backends are terminated and gone, also those that were only
    being started, and nothing is left prepared.
-2. *Look* (``baseline``). Counters say which tables and catalogs were written to; sequences are read; what is stored about
-   the database outside of it is hashed.
+2. *Look* (``baseline``), in the same statement that finds nobody left. Counters say which tables and catalogs were written
+   to; sequences are read.
 3. *Judge.* Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be proved to be
    as it was raises ``Unprovable``, and the database is rebuilt.
-4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password.
-5. *Mark* what is clean from here on.
+4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password. What was seen is the next
+   mark.
 
 It takes a superuser: elsewhere every reset is a rebuild.
 """
@@ -26,12 +26,12 @@ import asyncpg
 from freshdb_service.cluster.baseline import (
     Leftovers,
     Look,
+    Question,
     Site,
     Unprovable,
     changed_outside,
-    look,
+    mark_now,
     note,
-    set_mark,
 )
 from freshdb_service.cluster.catalogs import Catalogs, Extent, written_since, xid
 from freshdb_service.cluster.cleaning import Handover, carry_out, plan
@@ -40,8 +40,18 @@ from freshdb_service.cluster.fence import shut_out
 from freshdb_service.cluster.identifiers import Kind
 from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
 from freshdb_service.cluster.picture import Qualified
-from freshdb_service.cluster.reset import Known, Origin, ResetOutcome, UsedDatabase, rebuild
+from freshdb_service.cluster.reset import (
+    Fenced,
+    Known,
+    Origin,
+    ResetOutcome,
+    UsedDatabase,
+    fence_old,
+    rebuild,
+    untold,
+)
 from freshdb_service.cluster.roles import Login, new_password
+from freshdb_service.errors import Conflict
 from freshdb_service.lifecycle import Isolation
 
 if TYPE_CHECKING:
@@ -61,18 +71,32 @@ class CleaningEngine:
 
     async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
         """See ``ResetEngine.note``."""
-        return await _note(server, self._knowledge, login, origin) if server.is_superuser else None
+        if not server.is_superuser:
+            return None
+        try:
+            return await _note(server, self._knowledge, login, origin)
+        except Unprovable as unprovable:
+            message = f"the database {login.database} cannot be handed out: {unprovable}"
+            raise Conflict(message) from unprovable
 
     async def reset(
-        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: Origin,
+        generation: int,
+        fenced: Fenced = untold,
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
         try:
             site, before = _known(server, used)
-            return await self._clean(server, site, used, before, origin, generation, began)
+            return await self._clean(server, site, used, before, origin, generation, began, fenced)
         except Unprovable as unprovable:
             reason, leftovers = str(unprovable), unprovable.leftovers
+        if leftovers is None:  # it did not come so far
+            leftovers = await fence_old(server, used)
+            fenced(leftovers)
         if used.site is not None and used.site.schema is None:
             await server.sessions.leave(used.site.database)
             self._dead_rows.pop(used.site.database, None)
@@ -89,8 +113,9 @@ class CleaningEngine:
         origin: Origin,
         generation: int,
         began: float,
+        fenced: Fenced,
     ) -> ResetOutcome:
-        leftovers = Leftovers()
+        leftovers: Leftovers | None = None
         kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
         name = str(server.name_of(kind, used.database_id, generation))
         template = self._knowledge.of(server, origin)
@@ -98,8 +123,8 @@ class CleaningEngine:
         hashing = asyncio.create_task(new_password(server))
         try:
             async with server.sessions.inside(site.database) as session:
-                leftovers = await shut_out(session, site.login, alone=site.schema is None)
-                seen = await look(session, server.version, site, template.picture, known.mark)
+                question = Question.about(server.version, site, template.picture, known.mark)
+                leftovers, seen = await shut_out(session, site, question, fenced)
                 rewritten = await self._judged(server, session, template, known, site, seen)
                 made = plan(template, seen, rewritten)
                 password, verifier = await hashing
@@ -111,13 +136,12 @@ class CleaningEngine:
                     mark=known.mark,
                     template=template,
                 )
-                site = replace(site, login=name)
-                if site.schema is None:
-                    mark = await set_mark(session, site, [*made.counters, *seen.catalogs.values()])
-                else:
-                    mark = replace(await set_mark(session, site, []), counters=seen.mark.counters)
+                mark = seen.mark
+                if made.writes:  # what is written since the mark is not the template's
+                    now = await mark_now(session, replace(site, login=name))
+                    mark = replace(mark, transaction=now.transaction)
         except Unprovable as unprovable:
-            raise Unprovable(str(unprovable), leftovers=leftovers) from unprovable
+            raise Unprovable(str(unprovable), leftovers=unprovable.leftovers or leftovers) from unprovable
         except asyncpg.PostgresError as error:
             raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers=leftovers) from error
         finally:
@@ -148,7 +172,7 @@ class CleaningEngine:
         Raises:
             Unprovable: something is defined in another way, or that cannot be told.
         """
-        outside = changed_outside(known.baseline, known.mark, seen)
+        outside = await changed_outside(session, site, known.baseline, known.mark, seen)
         if outside is not None:
             raise Unprovable(outside)
         in_schema = site.schema is not None

@@ -29,9 +29,9 @@ from typing import Final
 
 from freshdb_service.cluster.baseline import Look, Mark, Touched, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
-from freshdb_service.cluster.identifiers import literal, quoted
+from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
-from freshdb_service.cluster.picture import Qualified, Table, full_name, sequence_states
+from freshdb_service.cluster.picture import Qualified, Table, full_name
 from freshdb_service.cluster.sessions import Session
 
 SPARE_PAGES: Final = 8
@@ -51,7 +51,6 @@ class Plan:
         truncate: tables to be truncated, together.
         vacuum: tables and catalogs to be vacuumed afterwards.
         sequences: to be set back.
-        counters: numbers of tables and catalogs whose counters are to be reset.
     """
 
     delete: list[Qualified] = field(default_factory=list)
@@ -60,7 +59,6 @@ class Plan:
     truncate: list[Qualified] = field(default_factory=list)
     vacuum: list[Qualified] = field(default_factory=list)
     sequences: list[tuple[Qualified, int, bool]] = field(default_factory=list)
-    counters: list[int] = field(default_factory=list)
 
     @property
     def path(self) -> str:
@@ -74,6 +72,11 @@ class Plan:
             if work:
                 return name
         return "nothing"
+
+    @property
+    def writes(self) -> bool:
+        """Whether rows, of tables or catalogs, are written, and not only removed."""
+        return bool(self.reload or self.truncate)
 
     @property
     def reason(self) -> str:
@@ -103,18 +106,16 @@ def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified
         table, touched = picture.tables.get(name), seen.tables.get(name)
         if table is None:
             raise Unprovable(f"the table {_shown(name)} is not the template's")
-        if touched is not None:
-            made.counters.append(touched.number)
         if table.rows == 0 and touched is None:
             continue  # truncated, and empty it should be
         _choose(made, template, name, table, touched, was_rewritten=name in rewritten)
         if touched is not None and touched.pages > table.pages + SPARE_PAGES and name not in made.truncate:
             made.vacuum.append(name)
-    if seen.sequences != picture.sequences_text:
-        now = sequence_states(seen.sequences)
-        made.sequences = [
-            (name, *state) for name, state in picture.sequences.items() if now.get(name) != state
-        ]
+    for name, state in seen.sequences.items():
+        if name not in picture.sequences:
+            raise Unprovable(f"the sequence {_shown(name)} is not the template's")
+        if state != picture.sequences[name]:
+            made.sequences.append((name, *picture.sequences[name]))
     made.delete = [name for name in made.delete if name not in made.truncate]
     return made
 
@@ -137,7 +138,8 @@ def _choose(
         together = template.picture.closure(name)
         large = touched is not None and touched.pages > TRUNCATED_PAGES
         if large and all(
-            (one := template.picture.tables.get(each)) is not None and one.rows == 0 for each in together
+            (one := template.picture.tables.get(each)) is not None and one.rows == 0 and not one.fires_always
+            for each in together
         ):
             made.truncate += sorted(together - set(made.truncate))
         else:
@@ -215,7 +217,7 @@ def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) 
     statements += [f"DELETE FROM ONLY {full_name(name, schema)} WHERE {since}" for name in made.delete_new]
     if made.sequences:
         calls = (
-            f"setval({_text(full_name(name, schema))}::regclass, {value:d}, {called})"
+            f"setval({constant(full_name(name, schema))}::regclass, {value:d}, {called})"
             for name, value, called in made.sequences
         )
         statements.append(f"SELECT {', '.join(calls)}")
@@ -224,7 +226,3 @@ def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) 
 
 def _shown(name: Qualified) -> str:
     return ".".join(part for part in name if part)
-
-
-def _text(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"

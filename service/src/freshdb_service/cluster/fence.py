@@ -24,18 +24,21 @@ nobody but its own login may connect to the new database.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from freshdb_service.cluster.baseline import Leftovers, Unprovable
+from freshdb_service.cluster.baseline import Leftovers, Look, Question, Site, Unprovable
 from freshdb_service.cluster.connections import SETTINGS, Connection
 from freshdb_service.cluster.identifiers import quoted
+from freshdb_service.cluster.leftovers import CLOSING_SECONDS
 from freshdb_service.cluster.ownership import OwnedObject, make_enterable
-from freshdb_service.cluster.roles import forbid_login
+from freshdb_service.cluster.roles import close, forbid_login
 from freshdb_service.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -59,30 +62,39 @@ WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
   AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.datid IS NULL))
 """
 
+_STARTING_IS_VISIBLE: Final = 18
+"""From this version on ``pg_stat_activity`` shows backends from before they are authenticated."""
 
-def _left(rows: list[asyncpg.Record]) -> Leftovers:
-    inside = [row for row in rows if row["what"] == "open"]
-    return Leftovers(
-        connections=len(inside),
-        prepared_transactions=sum(row["what"] == "prepared" for row in rows),
-        advisory_locks=sum(row["locks"] for row in inside),
-    )
+_STARTING_IF_ANY = f"""{_STARTING}
+  AND EXISTS (  -- to look at all locks takes longer than all the rest
+    SELECT FROM pg_stat_get_activity(NULL) s WHERE s.usesysid IS NULL AND s.backend_type = 'client backend')
+"""
 
-
-_SHUT_OUT = f"""
-WITH open AS MATERIALIZED (
-    SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory') AS locks
-    FROM pg_stat_activity a JOIN pg_authid r ON r.rolname = $1  -- once it has another name, nobody is ours to end
-    WHERE (a.usesysid = r.oid
-           OR ($2::bool AND a.datname = current_database() AND a.usesysid IS NOT NULL
-               AND a.application_name <> '{SETTINGS["application_name"]}'))  -- the service's own write nothing there
+_SHUT_OUT = """
+WITH me AS MATERIALIZED (  -- once the login has another name, nobody is ours to end
+    SELECT r.oid AS role, d.oid AS database FROM pg_authid r, pg_database d
+    WHERE r.rolname = $1::text AND d.datname = current_database()
+), open AS MATERIALIZED (
+    SELECT a.pid FROM me, pg_stat_get_activity(NULL) a
+    WHERE (a.usesysid = me.role OR ($2::text IS NULL AND a.datid = me.database AND a.usesysid IS NOT NULL
+                                    AND a.application_name <> '{ours}'))  -- the service's own write nothing there
       AND a.pid <> pg_backend_pid()
-)
-SELECT 'open' AS what, pid, locks, pg_terminate_backend(pid) FROM open
-UNION ALL SELECT 'prepared', 0, 0, NULL FROM pg_prepared_xacts
-          WHERE owner = $1 OR ($2::bool AND database = current_database())
-UNION ALL SELECT 'login', 0, 0, NULL FROM pg_authid WHERE rolname = $1 AND rolcanlogin
-UNION ALL SELECT 'starting', starting.pid, 0, NULL FROM ({_STARTING}) starting
+), starting AS MATERIALIZED ({starting})
+SELECT ARRAY(SELECT pid FROM open) AS inside,
+       (SELECT count(*) FROM me, pg_prepared_xact() p
+        WHERE p.ownerid = me.role OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
+       ARRAY(SELECT pid FROM starting) AS starting,
+       -- Evaluated in this order, so that what is seen is what those have left who are gone.
+       CASE WHEN NOT EXISTS (SELECT FROM open)
+             AND NOT EXISTS (SELECT FROM starting WHERE $5::int[] IS NULL OR pid = ANY ($5::int[]))
+            THEN (SELECT to_json(look)::text FROM ({look}) look) END AS seen
+""".replace("{ours}", SETTINGS["application_name"])
+
+_THROW_OUT = """
+SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')::int AS locks,
+       pg_terminate_backend(a.pid)
+FROM pg_stat_activity a JOIN pg_authid r ON r.rolname = $1  -- as above
+WHERE a.pid = ANY ($2::int[]) AND (a.usesysid = r.oid OR ($3::bool AND a.datname = current_database()))
 """
 
 
@@ -114,42 +126,69 @@ async def fence_shared(connection: Connection, server: Server, roles: list[Owned
     await fence(connection, server, roles)
 
 
-async def shut_out(session: Session, login: str, *, alone: bool) -> Leftovers:
-    """Shut a login out from within its database, and see what its holder had not closed.
+async def shut_out(
+    session: Session, site: Site, question: Question, fenced: Callable[[Leftovers], None]
+) -> tuple[Leftovers, Look]:
+    """Shut a login out from within its database, and look at what it has left behind there.
 
     Args:
-        session: inside the database.
-        login: whose backends are terminated.
-        alone: nobody else has any business in the database, and whoever is in is shut out, too.
+        session: inside the database. Unless that is shared, nobody else has any business there, and is shut out, too.
+        site: whose backends are terminated.
+        question: asked as soon as nobody is in.
+        fenced: is called when the login is closed and its backends are told to go, before they are gone.
+
+    Returns:
+        what its holder had not closed, and the answer.
 
     Raises:
-        Unprovable: something is prepared for a second phase; or somebody is being let in, and does not arrive.
+        Unprovable: something is prepared for a second phase; somebody is being let in, and does not arrive; or login or
+            schema are gone.
         BackendUnavailable: a backend would not end in time.
     """
-    until = monotonic() + GONE_SECONDS
-    startup_until = monotonic() + STARTUP_SECONDS
+    if not await close(session, site.login):
+        raise Unprovable("its login is gone")
+    visible = session.get_server_version().major >= _STARTING_IS_VISIBLE
+    starting_ones = _STARTING_IF_ANY if visible else _STARTING
+    query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
+    began = monotonic()
     found: Leftovers | None = None
     starting: set[int] | None = None
     while True:
-        rows = await session.fetch(_SHUT_OUT, login, alone)
-        if any(row["what"] == "login" for row in rows):  # it was not closed when its lease ended
-            await session.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
-            found = found or _left(rows)
-            continue
-        inside = [row for row in rows if row["what"] == "open"]
-        found = found or _left(rows)
-        if found.prepared_transactions:
-            raise Unprovable("transactions were prepared for a second phase", leftovers=found)
-        now_starting = {int(row["pid"]) for row in rows if row["what"] == "starting"}
+        waited = monotonic() - began
+        awaited = None if starting is None else list(starting)
+        try:
+            [row] = await session.fetch(query, site.login, site.schema, *question.values, awaited)
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            raise Unprovable(f"a sequence is gone: {error}", leftovers=found) from error
+        ended: list[int] = []
+        if row["inside"] and waited >= CLOSING_SECONDS:
+            ended = await _throw_out(session, site, row["inside"])
+        if found is None and (ended or not row["inside"]):
+            found = Leftovers(len(ended), row["prepared"], sum(ended))
+            fenced(found)
+            if found.prepared_transactions:
+                raise Unprovable("transactions were prepared for a second phase", leftovers=found)
+        now_starting = set(row["starting"])
         starting = now_starting if starting is None else starting & now_starting
-        if not inside and not starting:
-            return found
-        if not inside and monotonic() >= startup_until:
-            raise Unprovable("somebody is connecting, and cannot be seen yet", leftovers=found)
-        if monotonic() >= until:
-            pids = ", ".join(str(row["pid"]) for row in inside)
-            raise BackendUnavailable(f"these backends of {login} do not end: {pids}", retry_after_seconds=1.0)
+        if found is not None and not row["inside"] and not starting:
+            if row["seen"] is None:
+                raise Unprovable("its login is gone", leftovers=found)
+            return found, question.answered(json.loads(row["seen"]))
+        if waited >= (GONE_SECONDS if row["inside"] else STARTUP_SECONDS):
+            raise _too_long(site, row["inside"], found)
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _too_long(site: Site, pids: list[int], found: Leftovers | None) -> Exception:
+    if not pids:
+        return Unprovable("somebody is connecting, and cannot be seen yet", leftovers=found)
+    named = ", ".join(map(str, pids))
+    return BackendUnavailable(f"these backends of {site.login} do not end: {named}", retry_after_seconds=1.0)
+
+
+async def _throw_out(session: Session, site: Site, pids: list[int]) -> list[int]:
+    """Terminate these backends; how many advisory locks each had."""
+    return [one["locks"] for one in await session.fetch(_THROW_OUT, site.login, pids, site.schema is None)]
 
 
 async def settle_starting(connection: Connection) -> None:

@@ -14,9 +14,9 @@ attempt or generation; no two of them share a name.
 ``freshdb_seed_<token>``            the seed: the schema in the shared database that new schemas are copied from
 ==================================  ==============================================================================
 
-SQL is composed from three kinds of text: our own statements, identifiers through ``quoted``, and values of our own making
-through ``literal``, which takes nothing but a safe alphabet. Every other value is a parameter, or is quoted by PostgreSQL
-itself (``format('%I, %L', …)``) in the query that reads it.
+SQL is composed from four kinds of text: our own statements, identifiers through ``quoted``, names as values through
+``constant``, and values of our own making through ``literal``, which takes nothing but a safe alphabet. Every other value
+is a parameter, or is quoted by PostgreSQL itself (``format('%I, %L', …)``) in the query that reads it.
 """
 
 from __future__ import annotations
@@ -106,6 +106,17 @@ def quoted(name: Name | str) -> str:
     if not text or "\0" in text or len(text.encode()) > _MAX_BYTES:
         raise ValueError(f"{text!r} is no identifier")
     return '"' + text.replace('"', '""') + '"'
+
+
+def constant(name: str) -> str:
+    """Quote a name as a text constant, for sessions with ``standard_conforming_strings`` on, as all of ours are.
+
+    Raises:
+        ValueError: PostgreSQL can have no such name.
+    """
+    if "\0" in name:
+        raise ValueError(f"{name!r} is no name")
+    return "'" + name.replace("'", "''") + "'"
 
 
 def literal(text: str) -> str:

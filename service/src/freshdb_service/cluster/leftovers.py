@@ -1,50 +1,46 @@
 """Closing a login at the moment that its lease is given back, and counting what its holder left open.
 
-When a release is answered, nobody gets in with the old URL any more, and whoever was in is about to be thrown out. That
-everybody is gone is seen to by the reset, which shuts the login out again whatever happened here (``fence``).
+When a release is answered, nobody gets in with the old URL any more, and whoever was in is about to be thrown out. Where
+the reset begins at once, it sees to that itself (``fence.shut_out``), and that they are gone; this is for when it does not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-import asyncpg
-
 from freshdb_service.cluster.baseline import Leftovers
 from freshdb_service.cluster.connections import operation
-from freshdb_service.cluster.identifiers import quoted
+from freshdb_service.cluster.roles import close
 
 if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
 
-_CLOSING_SECONDS: Final = 0.05
+CLOSING_SECONDS: Final = 0.05
 """So long may a backend take to disappear whose client has closed its connection."""
 _POLL_SECONDS: Final = 0.003
 
 
 @operation
 async def close_login(server: Server, login: str) -> Leftovers:
-    """Count what a login has open, let nobody in as it any more, and begin to throw out who is in.
+    """Let nobody in as a login any more, count what it has open, and begin to throw out who is in.
 
     Raises:
         BackendUnavailable: the server does not answer.
     """
-    until = monotonic() + _CLOSING_SECONDS
     async with server.maintenance() as connection:
+        if not await close(connection, login):
+            return Leftovers()  # the janitor was faster
+        until = monotonic() + CLOSING_SECONDS
         while True:
-            row = await connection.fetchrow(_LEFT_OPEN, login)
-            found = Leftovers(**dict(row)) if row is not None else Leftovers()
-            if not found.connections or monotonic() >= until:
-                break
-            await asyncio.sleep(_POLL_SECONDS)
-        with suppress(asyncpg.UndefinedObjectError):  # the janitor was faster
-            await connection.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
-            if found.connections:
+            found = Leftovers(**dict(await connection.fetchrow(_LEFT_OPEN, login) or {}))
+            if not found.connections:
+                return found
+            if monotonic() >= until:
                 await connection.execute(_TERMINATE, login)
-        return found
+                return found
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 _TERMINATE: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"

@@ -7,13 +7,13 @@ because every lease has another one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, TypeAlias
 
 from freshdb_service.cluster.connections import Connection
-from freshdb_service.cluster.identifiers import quoted
+from freshdb_service.cluster.identifiers import constant, quoted
 
 Qualified: TypeAlias = tuple[str, str]
 """Schema and name."""
@@ -51,8 +51,6 @@ class Picture:
 
     tables: Mapping[Qualified, Table]
     sequences: Mapping[Qualified, tuple[int, bool]]
-    sequences_text: str
-    """All of them as ``sequences_query`` gives them: what is equal to this needs no closer look."""
 
     def closure(self, table: Qualified) -> set[Qualified]:
         """A table, and all that refer to it, directly or not: what a truncation would have to take along."""
@@ -86,13 +84,8 @@ async def read_picture(connection: Connection, version: int, *, schema: str | No
             referenced_by=frozenset((one["schema"], one["name"]) for one in json.loads(row["referenced_by"])),
         )
     names = [(row["schema"], row["name"]) for row in await connection.fetch(_SEQUENCES, schema)]
-    text: str = await connection.fetchval(f"SELECT {sequences_query(version, names, schema)}")
-    return Picture(tables, sequence_states(text), text)
-
-
-def sequence_states(text: str) -> dict[Qualified, tuple[int, bool]]:
-    """Read what ``sequences_query`` gave."""
-    return {(one[0], one[1]): (int(one[2]), bool(one[3])) for one in json.loads(text)}
+    states = await connection.fetch(sequences_query(version, names, schema))
+    return Picture(tables, {(one[2], one[3]): (one[4], one[5]) for one in states})
 
 
 async def copy_out(
@@ -114,33 +107,54 @@ def full_name(name: Qualified, schema: str | None) -> str:
     return f"{quoted(name[0] or schema or '')}.{quoted(name[1])}"
 
 
-def sequences_query(version: int, names: list[Qualified], schema: str | None) -> str:
-    """An expression that gives the state of every sequence as one text: ``[[schema, name, last_value, is_called], …]``."""
-    if not names:
-        return "'[]'"
+def sequences_query(
+    version: int, names: Collection[Qualified], schema: str | None, *, used: bool = False
+) -> str:
+    """A query for ``number``, ``fetched``, ``schema``, ``name``, ``last_value`` and ``is_called`` of sequences.
+
+    ``fetched`` is how often a block of the sequence was read, which whoever changes it has to do; a counter like those of
+    rows.
+
+    Args:
+        version: of the server.
+        names: of all sequences.
+        schema: the one that they are in; ``None`` for a whole database.
+        used: only those whose ``fetched`` is another one than ``writes`` in the relation ``known (oid, writes)``.
+    """
     if version >= _SEQUENCE_FUNCTION_VERSION:
-        where = "true" if schema is None else f"n.nspname = '{schema}'"
+        where = "true" if schema is None else f"n.nspname = {constant(schema)}"
         said = "n.nspname" if schema is None else "''"
-        source = (
-            f"SELECT {said} AS schema, c.relname AS name, d.last_value, d.is_called "
-            "FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace, "
+        unless = (
+            "LEFT JOIN known ON known.oid = seqrelid "
+            "WHERE pg_stat_get_blocks_fetched(seqrelid) <> coalesce(known.writes, 0)"
+            if used
+            else ""
+        )
+        return (
+            f"WITH s AS MATERIALIZED (SELECT seqrelid FROM pg_sequence {unless}) "
+            f"SELECT s.seqrelid::bigint AS number, pg_stat_get_blocks_fetched(s.seqrelid) AS fetched, {said} AS schema, "
+            "c.relname AS name, d.last_value, d.is_called "
+            "FROM s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace, "
             f"LATERAL pg_get_sequence_data(s.seqrelid) d WHERE {where} AND c.relpersistence <> 't'"
         )
-    else:
-        source = " UNION ALL ".join(
-            f"SELECT {_text(name[0])} AS schema, {_text(name[1])} AS name, last_value, is_called "
-            f"FROM {full_name(name, schema)}"
-            for name in names
+    queries = []
+    for name in names:
+        one = f"{constant(full_name(name, schema))}::regclass"
+        unless = (
+            f"pg_stat_get_blocks_fetched({one}) <> coalesce((SELECT writes FROM known WHERE oid = {one}), 0)"
+            if used
+            else "true"
         )
-    return (
-        "(SELECT coalesce(json_agg(json_build_array(schema, name, last_value, is_called) "
-        f'ORDER BY schema COLLATE "C", name COLLATE "C"), \'[]\')::text FROM ({source}) states)'
+        queries.append(
+            f"SELECT {one}::oid::bigint AS number, pg_stat_get_blocks_fetched({one}) AS fetched, "
+            f"{constant(name[0])} AS schema, {constant(name[1])} AS name, last_value, is_called "
+            f"FROM {full_name(name, schema)} WHERE {unless}"
+        )
+    nothing = (
+        "SELECT 0::bigint AS number, 0::bigint AS fetched, '' AS schema, '' AS name, "
+        "0::bigint AS last_value, false AS is_called WHERE false"
     )
-
-
-def _text(name: str) -> str:
-    """A name as a text constant; ``standard_conforming_strings`` is on in every session of ours."""
-    return "'" + name.replace("'", "''") + "'"
+    return " UNION ALL ".join(queries) or nothing
 
 
 _SEQUENCE_FUNCTION_VERSION: Final = 18_00_00

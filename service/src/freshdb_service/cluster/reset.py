@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from uuid import UUID
 
 from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.databases import provision_database
+from freshdb_service.cluster.leftovers import close_login
 from freshdb_service.cluster.removal import drop_database, drop_schema
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.schemas import provision_schema
@@ -77,6 +79,15 @@ class ResetOutcome:
     leftovers: Leftovers = field(default_factory=Leftovers)
 
 
+Fenced: TypeAlias = "Callable[[Leftovers], None]"
+"""What is called once the old login is closed and its backends are told to go, with what they had left open."""
+
+
+def untold(leftovers: Leftovers) -> None:
+    """For resets that nobody waits for."""
+    del leftovers
+
+
 class ResetEngine(Protocol):
     """Makes a used database clean."""
 
@@ -84,17 +95,24 @@ class ResetEngine(Protocol):
         """Note what a database is like that was just provisioned, for its later resets.
 
         Raises:
+            Conflict: its login is gone: somebody else is at it.
             BackendUnavailable: the server is away, or refuses.
         """
         ...
 
     async def reset(
-        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: Origin,
+        generation: int,
+        fenced: Fenced = untold,
     ) -> ResetOutcome:
         """Fence every generation below ``generation``, and give a clean database of ``generation``.
 
         When this returns, no older login can reach anything, and the new one reaches a database that cannot be told from
-        its template. When it raises, no older login can reach the next generation's either.
+        its template. When it raises, no older login can reach the next generation's either. ``fenced`` is called at most
+        once, as early as possible.
 
         Raises:
             Conflict: this generation exists: somebody else is at it.
@@ -113,12 +131,25 @@ class RebuildEngine:
         return None
 
     async def reset(
-        self, server: Server, used: UsedDatabase, origin: Origin, generation: int
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: Origin,
+        generation: int,
+        fenced: Fenced = untold,
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
+        leftovers = await fence_old(server, used)
+        fenced(leftovers)
         login = await rebuild(server, used, origin, generation)
-        return ResetOutcome(login, "rebuild", "this engine always rebuilds", monotonic() - began)
+        seconds = monotonic() - began
+        return ResetOutcome(login, "rebuild", "this engine always rebuilds", seconds, leftovers=leftovers)
+
+
+async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:
+    """Close the login that was handed out, if it is known, and see what was left open. The rest is for ``rebuild``."""
+    return Leftovers() if used.site is None else await close_login(server, used.site.login)
 
 
 async def rebuild(server: Server, used: UsedDatabase, origin: Origin, generation: int) -> Login:

@@ -82,6 +82,22 @@ async def forbid_login(connection: Connection, role: OwnedObject) -> None:
         await without_conflict(connection, change)
 
 
+async def close(connection: Connection, login: str) -> bool:
+    """``forbid_login`` by name, outside of transactions, in one round trip; ``False`` if there is no such login."""
+
+    async def change() -> None:
+        await connection.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
+
+    try:
+        try:
+            await change()
+        except asyncpg.InternalServerError:  # somebody else is about to change it, too
+            await without_conflict(connection, change)
+    except asyncpg.UndefinedObjectError:
+        return False
+    return True
+
+
 async def drop_role(connection: Connection, server: Server, role: OwnedObject) -> None:
     """Drop a role of ours, with every privilege it was ever given.
 

@@ -27,6 +27,7 @@ SETTINGS: Final = {
     "session_replication_role": "replica",
     "stats_fetch_consistency": "none",
     "plan_cache_mode": "force_generic_plan",
+    "max_parallel_workers_per_gather": "0",
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
     "extra_float_digits": "1",

@@ -1,4 +1,8 @@
-"""Resets dirty databases: claims them, longest waiting first, and has the reset engine make them clean."""
+"""Resets dirty databases: claims them, longest waiting first, and has the reset engine make them clean.
+
+Most databases are never dirty: the replica that ends a lease begins with the reset at once, if it has a hand free
+(``databases``). What is left are those of a moment when it had none, and those of replicas that died.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import asyncio
 
 from freshdb_service.databases import Databases
 from freshdb_service.installation import Installation
-from freshdb_service.maintenance.rounds import Crew
 from freshdb_service.store import resetting
 
 
@@ -19,17 +22,21 @@ class Janitor:
         self._wake = wake
 
     async def run_once(self) -> None:
-        """Reset every dirty database on the servers of this replica."""
-        settings = self._at.settings
-        crew = Crew(settings.provision_concurrency * len(self._at.servers), self._at.stopping)
+        """Reset every dirty database on the servers of this replica; return when no reset is under way."""
+        crew = self._databases.resets
+        more = True
         while True:
-            if crew.free:
+            more |= self._wake is not None and self._wake.is_set()
+            if more and (free := crew.free):
+                if self._wake is not None:
+                    self._wake.clear()
                 claimed = await resetting.claim_dirty(
                     self._at.store,
                     list(self._at.servers),
-                    crew.free,
-                    claim_seconds=settings.claim_seconds,
+                    free,
+                    claim_seconds=self._at.settings.claim_seconds,
                 )
+                more = len(claimed) == free
                 for used in claimed:
                     crew.take(self._databases.reset(used))
             if not await crew.a_hand_free(self._wake):

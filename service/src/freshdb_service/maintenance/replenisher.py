@@ -13,12 +13,12 @@ from uuid import UUID
 
 from freshdb_service.acquiring import Acquiring
 from freshdb_service.cluster import prepare_shared
+from freshdb_service.crew import Crew
 from freshdb_service.databases import Databases
 from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.headroom import Headroom
-from freshdb_service.maintenance.rounds import Crew
 from freshdb_service.redis.queue import Place
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
@@ -28,6 +28,7 @@ _COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY,
 """What makes one more database unnecessary for now. One that is being dropped makes room first: while a server is away,
 nothing can be dropped, and so nothing piles up."""
 _RETRY_SECONDS = 5.0
+_REST_SECONDS = 0.05
 
 
 class Replenisher:
@@ -46,17 +47,26 @@ class Replenisher:
         self._acquiring = acquiring
         self._wake = wake
         self._headroom = Headroom()
+        self._looked_at = -_REST_SECONDS
 
     async def run_once(self) -> None:
         """Bring every pool to the size that it should have."""
         crew = Crew(self._at.settings.provision_concurrency * len(self._at.servers), self._at.stopping)
         while True:
+            await self._rest()
             await self._note_demand()
             await self._prepare()
             await self._plan(crew)
             await self._drop(crew)
             if not await crew.a_hand_free(self._wake):
                 return
+
+    async def _rest(self) -> None:
+        """Let some time pass between two looks at all pools, however many callers ask for one."""
+        await asyncio.sleep(max(0.0, self._looked_at + _REST_SECONDS - monotonic()))
+        self._looked_at = monotonic()
+        if self._wake is not None:
+            self._wake.clear()
 
     async def _note_demand(self) -> None:
         asked, self._acquiring.asked_for = self._acquiring.asked_for, set()
@@ -114,12 +124,12 @@ class Replenisher:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
                 continue
-            over = sum(held.values()) - held.get(DatabaseState.DROPPING, 0) - pool.max_size
-            if over > 0:  # max_size was lowered
+            room = pool.max_size - sum(held.values()) + held.get(DatabaseState.DROPPING, 0)
+            if room < 0:  # max_size was lowered
                 async with self._at.store.statement() as connection:
-                    await store_databases.shrink(connection, pool.id, over, idle_seconds=0)
+                    await store_databases.shrink(connection, pool.id, -room, idle_seconds=0)
                 continue
-            missing = _missing(held, place, target)
+            missing = min(_missing(held, place, target), room)
             if missing > 0 and load[pool.server][1] < self._at.settings.max_disk_bytes:
                 await self._create(pool.id, min(missing, crew.free), crew)
             elif (surplus := held.get(DatabaseState.READY, 0) - target) > 0:

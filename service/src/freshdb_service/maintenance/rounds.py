@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from freshdb_service.errors import BackendUnavailable
@@ -51,42 +51,3 @@ async def _first_of(*events: asyncio.Event, timeout_seconds: float) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-class Crew:
-    """Works on up to ``size`` things at once, and on more as hands come free; on nothing more once ``stopping`` is set."""
-
-    def __init__(self, size: int, stopping: asyncio.Event) -> None:
-        self._size = size
-        self._stopping = stopping
-        self._at_work: set[asyncio.Task[None]] = set()
-
-    @property
-    def free(self) -> int:
-        """How many more can be taken on now."""
-        return 0 if self._stopping.is_set() else self._size - len(self._at_work)
-
-    def take(self, work: Coroutine[object, object, None]) -> None:
-        """Begin one piece of work."""
-        task = asyncio.create_task(work)
-        self._at_work.add(task)
-        task.add_done_callback(self._done)
-
-    async def a_hand_free(self, wake: asyncio.Event | None = None) -> bool:
-        """Wait until a piece of work is done (or ``wake`` is set); ``False`` when there is none under way."""
-        if not self._at_work:
-            return False
-        waits = [asyncio.create_task(wake.wait())] if wake is not None and self.free else []
-        try:
-            await asyncio.wait({*self._at_work, *waits}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if wake is not None:
-            wake.clear()
-        return True
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._at_work.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("work failed", exc_info=error)

@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from enum import StrEnum
 from typing import Final
+from uuid import uuid4
 
 from redis.exceptions import RedisError
 
@@ -32,6 +33,7 @@ class Signals:
 
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
+        self._name = uuid4().hex
         self.channel: Final = redis.key("wake")
         self._turns: dict[str, asyncio.Event] = {}
         self._work: defaultdict[Work, list[asyncio.Event]] = defaultdict(list)
@@ -52,9 +54,12 @@ class Signals:
             event.set()
 
     async def announce(self, work: Work) -> None:
-        """Wake the loops of every replica."""
+        """Wake the loops of every replica; if Redis is away, only those of this one."""
         self.nudge(work)
-        await self._redis.client.publish(self.channel, f"work {work}")
+        try:
+            await self._redis.client.publish(self.channel, f"work {work} {self._name}")
+        except (RedisError, OSError) as error:
+            _log.warning("cannot wake other replicas: %s", error)
 
     def turn_of(self, waiter: str) -> asyncio.Event:
         """The event that says "you are first" to a waiter of this process; :meth:`forget` it."""
@@ -85,5 +90,7 @@ class Signals:
         kind, _, name = message.partition(" ")
         if kind == "turn":
             self.wake(name)
-        elif kind == "work" and name in set(Work):
-            self.nudge(Work(name))
+            return
+        work, _, sender = name.partition(" ")
+        if kind == "work" and sender != self._name and work in set(Work):
+            self.nudge(Work(work))

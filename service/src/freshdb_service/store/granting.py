@@ -51,15 +51,32 @@ class Share:
     terms: Terms
 
 
-class _TooFew(Exception):
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why nothing was granted: too few are ready in this pool; or it is out of date.
+
+    Attributes:
+        pool_id: which pool.
+        max_size: how many databases it may hold; ``None`` if it is not the one to take from any longer.
+    """
+
+    pool_id: UUID
+    max_size: int | None
+
+
+class _Lacking(Exception):
     """Undo what was granted before."""
 
+    def __init__(self, lack: Lack) -> None:
+        super().__init__(lack)
+        self.lack = lack
 
-async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
+
+async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | Lack:
     """Grant every share, with passwords, or nothing; one round trip when there is one share.
 
     Returns:
-        The leases in the order of the shares; ``None`` if too few databases are ready, or a pool is out of date.
+        The leases in the order of the shares; or why there are none.
 
     Raises:
         ConstraintViolated: the idempotency key has a lease already; nothing was granted.
@@ -67,26 +84,16 @@ async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
     """
     check_database(DatabaseState.READY, DatabaseState.LEASED)
     async with store.driver() as driver:
-        if len(shares) == 1:
-            return await _grant(driver, shares[0]) or None
-        rows: list[LeaseRow] = []
         try:
+            if len(shares) == 1:
+                return await _grant(driver, shares[0])
             async with driver.transaction():
-                for share in shares:
-                    rows += await _grant_or_undo(driver, share)
-        except _TooFew:
-            return None
-        return rows
+                return [row for share in shares for row in await _grant(driver, share)]
+        except _Lacking as lacking:
+            return lacking.lack
 
 
-async def _grant_or_undo(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
-    rows = await _grant(driver, share)
-    if not rows:
-        raise _TooFew
-    return rows
-
-
-async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 - as above
+async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
     terms = share.terms
     rows = await driver.fetch(
         _GRANT,
@@ -103,6 +110,8 @@ async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 -
         share.first_index,
         terms.request_hash,
     )
+    if rows[0]["lease_id"] is None:
+        raise _Lacking(Lack(share.pool_id, rows[0]["max_size"]))
     return [_lease(row, share, nth) for nth, row in enumerate(rows)]
 
 
@@ -138,9 +147,9 @@ def _lease(row: Mapping[str, Any], share: Share, nth: int) -> LeaseRow:
 
 _GRANT: Final = """
 WITH pool AS (
-    SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template
+    SELECT p.id, p.isolation, p.max_size, p.template_id, t.name || '@' || t.fingerprint AS template
     FROM pools p JOIN templates t ON t.id = p.template_id
-    WHERE p.id = $1::uuid AND t.state = 'ready'
+    WHERE p.id = $1::uuid AND p.refusal IS NULL AND t.state = 'ready'
       AND ($2::bool OR NOT EXISTS (
             SELECT FROM templates newer
             WHERE newer.name = t.name AND newer.state = 'ready' AND newer.ready_at > t.ready_at))
@@ -175,5 +184,7 @@ WITH pool AS (
 )
 SELECT granted.id AS lease_id, granted.granted_at, granted.max_expires_at, granted.template_id, granted.template,
        granted.isolation, taken.id AS database_id, taken.generation, taken.server, taken.database_name, taken.schema_name,
-       taken.login, taken.password FROM granted JOIN taken ON taken.lease_id = granted.id ORDER BY taken.nth
+       taken.login, taken.password, pool.max_size
+FROM (SELECT) always LEFT JOIN pool ON true LEFT JOIN (granted JOIN taken ON taken.lease_id = granted.id) ON true
+ORDER BY taken.nth
 """

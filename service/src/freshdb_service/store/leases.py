@@ -20,7 +20,8 @@ from freshdb_service.lifecycle import (
     check_database,
     check_lease,
 )
-from freshdb_service.store.rows import LeaseRow, lease_row
+from freshdb_service.store.resetting import Used, from_json
+from freshdb_service.store.rows import DatabaseRow, LeaseRow, lease_row
 from freshdb_service.store.session import Store
 from freshdb_service.store.tables import databases, leases, templates
 
@@ -53,6 +54,22 @@ def _with_password() -> Select[*tuple[Any, ...]]:
     return select(leases, databases.c.password).select_from(leases.outerjoin(databases, mine))
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lease that has ended, and its database if it was claimed for its reset."""
+
+    lease: LeaseRow
+    used: Used | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who would reset a database at once: for how long it is theirs, and which servers they know."""
+
+    seconds: float
+    servers: Sequence[str]
+
+
 async def end(
     store: Store,
     lease_id: UUID,
@@ -60,8 +77,9 @@ async def end(
     *,
     principal: str | None,
     reason: str | None = None,
-) -> LeaseRow | None:
-    """End a live lease and hand its database to the janitor, in one statement, on the driver's own connection.
+    claim: Claim | None = None,
+) -> Ended | None:
+    """End a live lease and give its database back, in one statement, on the driver's own connection.
 
     Args:
         store: where to.
@@ -69,79 +87,101 @@ async def end(
         new_state: ``released``, ``expired`` or ``revoked``.
         principal: who must be holding it; ``None`` for anybody.
         reason: kept with the lease.
+        claim: the database goes from ``leased`` into ``resetting`` with its next generation; without, and where it was
+            kept or its template is retired, into ``dirty``, for the janitor.
 
     Returns:
-        The ended lease, or ``None`` if it was not live, or not this principal's.
+        ``None`` if the lease was not live, or not this principal's.
     """
     for old in LEASE_LIVE:
         check_lease(old, new_state)
     check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
+    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver() as driver:
-        row = await driver.fetchrow(_END, lease_id, new_state.value, principal, reason)
+        row = await driver.fetchrow(
+            _END,
+            lease_id,
+            new_state.value,
+            principal,
+            reason,
+            None if claim is None else claim.seconds,
+            [] if claim is None else list(claim.servers),
+        )
     if row is None:
         return None
-    return LeaseRow(
-        **{
-            **row,
-            "state": LeaseState(row["state"]),
-            "isolation": Isolation(row["isolation"]),
-            "holder": json.loads(row["holder"]),
-            "labels": json.loads(row["labels"]),
-        }
+    lease = LeaseRow(
+        **{name: row[name] for name in _LEASE_COLUMNS},
+        state=LeaseState(row["state"]),
+        isolation=Isolation(row["isolation"]),
+        holder=json.loads(row["holder"]),
+        labels=json.loads(row["labels"]),
     )
+    return Ended(lease, None if row["claimed_generation"] is None else _used(lease, row))
 
+
+def _used(lease: LeaseRow, row: Any) -> Used:  # noqa: ANN401 - the driver's row
+    database = DatabaseRow(
+        id=lease.database_id,
+        pool_id=lease.pool_id,
+        server=lease.server,
+        state=DatabaseState.RESETTING,
+        generation=row["claimed_generation"],
+        database_name=lease.database_name,
+        schema_name=lease.schema_name,
+        login=lease.login,
+        password=None,
+        lease_id=None,
+        error=None,
+    )
+    return Used(database, from_json(row["baseline"]), from_json(row["mark"]))
+
+
+_PLAIN: Final = [column.name for column in leases.columns if column.name not in {"holder", "labels"}]
+_LEASE_COLUMNS: Final = [name for name in _PLAIN if name not in {"state", "isolation"}]
 
 _END: Final = f"""
 WITH ended AS (
     UPDATE leases SET state = $2::text, ended_at = now(), end_reason = $4::text
     WHERE id = $1::uuid AND state IN ('active', 'kept') AND ($3::text IS NULL OR principal = $3::text)
     RETURNING *
+), claim AS (
+    SELECT ended.id FROM ended JOIN templates t ON t.id = ended.template_id
+    WHERE t.state = 'ready' AND $5::float8 IS NOT NULL AND ended.server = ANY ($6::text[])
 ), given_back AS (
     UPDATE databases d
-    SET state = 'dirty', lease_id = NULL, state_changed_at = now(), not_before = NULL
+    SET lease_id = NULL, state_changed_at = now(), not_before = NULL,
+        (state, generation, password, claimed_until) = (
+            SELECT CASE WHEN claimed THEN 'resetting' ELSE 'dirty' END, d.generation + claimed::int,
+                   CASE WHEN NOT claimed THEN d.password END,
+                   CASE WHEN claimed THEN clock_timestamp() + make_interval(secs => $5::float8) END
+            FROM (SELECT d.state = 'leased' AND EXISTS (SELECT FROM claim) AS claimed) so)
     FROM ended
     WHERE d.id = ended.database_id AND d.generation = ended.generation
       AND d.lease_id = ended.id AND d.state IN ('leased', 'kept')
-    RETURNING d.id
+    RETURNING d.id, d.state, d.generation, d.mark
 )
-SELECT {", ".join(f"ended.{column.name}" for column in leases.columns if column.name not in {"holder", "labels"})},
-       ended.holder::text AS holder, ended.labels::text AS labels
-FROM ended LEFT JOIN given_back ON true
+SELECT {", ".join(f"ended.{name}" for name in _PLAIN)}, ended.holder::text AS holder, ended.labels::text AS labels,
+       CASE WHEN g.state = 'resetting' THEN g.generation END AS claimed_generation, g.mark::text AS mark,
+       b.baseline::text AS baseline
+FROM ended LEFT JOIN given_back g ON true LEFT JOIN baselines b ON b.database_id = g.id
 """  # noqa: S608 - the names of our own columns
-
-
-@dataclass(frozen=True, slots=True)
-class LoginOf:
-    """The login of a lease, and the server that it is on."""
-
-    server: str
-    name: str
-
-
-async def login_of(store: Store, lease_id: UUID, principal: str | None) -> LoginOf | None:
-    """The login of a live lease of this principal (``None`` for anybody)."""
-    async with store.driver() as driver:
-        row = await driver.fetchrow(
-            "SELECT server, login FROM leases WHERE id = $1::uuid AND state IN ('active', 'kept') "
-            "AND ($2::text IS NULL OR principal = $2::text)",
-            lease_id,
-            principal,
-        )
-    return None if row is None else LoginOf(row["server"], row["login"])
 
 
 _KEEP = text(
     """
-    WITH held AS (
+    WITH mine AS (  -- locked first: a reset in place may be about to take it
+        SELECT id FROM databases WHERE lease_id = :lease_id AND state IN ('leased', 'kept') FOR UPDATE
+    ), held AS (
         UPDATE leases
         SET state = 'kept', end_reason = :reason, ttl_seconds = :ttl_seconds,
             max_expires_at = greatest(max_expires_at, now() + make_interval(secs => :ttl_seconds))
-        WHERE id = :lease_id AND state = 'active' AND principal = :principal
+        WHERE id = (SELECT l.id FROM leases l, mine
+                    WHERE l.id = :lease_id AND l.state IN ('active', 'kept') AND l.principal = :principal)
         RETURNING *
     ), held_back AS (
         UPDATE databases d SET state = 'kept', state_changed_at = now()
         FROM held
-        WHERE d.id = held.database_id AND d.generation = held.generation AND d.state = 'leased'
+        WHERE d.id = held.database_id
         RETURNING d.id
     )
     SELECT held.* FROM held JOIN held_back ON true
@@ -152,7 +192,11 @@ _KEEP = text(
 async def keep(
     connection: AsyncConnection, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
 ) -> LeaseRow | None:
-    """Hold an active lease's database back for a look; ``None`` if it was not active, or not this principal's."""
+    """Hold a live lease's database back for a look.
+
+    Returns:
+        ``None`` if the lease is over, not this principal's, or being reset; then nothing has changed.
+    """
     check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
     row = (
         await connection.execute(

@@ -49,7 +49,7 @@ async def claim_dirty(
     check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
     async with store.driver() as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds)
-    return [Used(_database(row), _json(row["baseline"]), _json(row["mark"])) for row in rows]
+    return [Used(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
 
 
 async def make_ready(store: Store, row: DatabaseRow, clean: Clean) -> bool:
@@ -75,7 +75,7 @@ async def claim_leased(store: Store, lease_id: UUID, principal: str, *, claim_se
     check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver() as driver:
         row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds)
-    return None if row is None else Used(_database(row), _json(row["baseline"]), _json(row["mark"]))
+    return None if row is None else Used(_database(row), from_json(row["baseline"]), from_json(row["mark"]))
 
 
 async def give_back(store: Store, row: DatabaseRow, clean: Clean | None) -> bool:
@@ -128,7 +128,8 @@ def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
     )
 
 
-def _json(stored: str | None) -> Json | None:
+def from_json(stored: str | None) -> Json | None:
+    """A column of JSON, as the driver gives it."""
     if stored is None:
         return None
     value: Json = json.loads(stored)

@@ -81,21 +81,26 @@ class Store:
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Any]:
         """The driver's own connection, each statement committing by itself; for where every microsecond counts."""
-        async with self.statement() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            try:
-                yield driver
-            except Exception as error:
-                sqlstate: str = getattr(error, "sqlstate", None) or ""
-                if sqlstate == _UNIQUE_VIOLATION:
-                    raise ConstraintViolated(str(error)) from error
-                refused = sqlstate and not sqlstate.startswith(
-                    _OUR_MISTAKE_CLASSES
-                )  # a shutdown, no memory, no disk, …
-                if refused or driver.is_closed() or isinstance(error, OSError):
-                    await connection.invalidate(error)
-                    raise _away(str(error) or type(error).__name__) from error
-                raise
+        try:
+            pooled = await self.engine.raw_connection()
+        except Exception as error:
+            raise _translated(error) from error
+        driver: Any = pooled.driver_connection
+        try:
+            yield driver
+        except Exception as error:
+            sqlstate: str = getattr(error, "sqlstate", None) or ""
+            if sqlstate == _UNIQUE_VIOLATION:
+                raise ConstraintViolated(str(error)) from error
+            refused = sqlstate and not sqlstate.startswith(
+                _OUR_MISTAKE_CLASSES
+            )  # a shutdown, no memory, no disk, …
+            if refused or driver.is_closed() or isinstance(error, OSError):
+                pooled.invalidate(error)
+                raise _away(str(error) or type(error).__name__) from error
+            raise
+        finally:
+            pooled.close()
 
 
 class _Session:
