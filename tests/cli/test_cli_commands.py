@@ -93,13 +93,15 @@ def test_reset_prints_the_new_url_alone(tmp_path: Path) -> None:
 
 
 def test_release_tells_what_was_left_open(tmp_path: Path) -> None:
-    left = {"connections": 2, "advisory_locks": 1}
+    left = {"connections": 2, "advisory_locks": 1, "objects": ["table mine", "type mood"]}
     with scripted_service() as script:
         script.play(Reply(200, lease_body(state="released", password=None, leftovers=left)))
         command = Freshdb(tmp_path, {"FRESHDB_URL": script.url})
         done = command("release", LEASE)
         [as_json] = json.loads(command("release", LEASE, "--json").stdout)
-    assert done.stderr == f"released {LEASE} (left open: connections: 2, advisory locks: 1)\n"
+    assert done.stderr == (
+        f"released {LEASE} (left open: connections: 2, advisory locks: 1) (left defined: table mine, type mood)\n"
+    )
     assert as_json["leftovers"] == {**left, "prepared_transactions": 0}
 
 

@@ -48,7 +48,7 @@ class Bench:
 
     @classmethod
     def over(cls, at: Installation) -> Bench:
-        databases = Databases(at, CleaningEngine())
+        databases = Databases(at, CleaningEngine(audit_every=at.settings.audit_every))
         acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
         return cls(
             at=at,

@@ -7,7 +7,7 @@ aware ``datetime`` objects by the *service's* clock, to be shown to people: no d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -95,11 +95,16 @@ class Connectable(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a holder had not closed when it gave its database back."""
+    """What a holder left behind when it gave its database back.
+
+    `objects` names some of those that were created or defined in another way; for them the database has to be made anew,
+    which takes longer than cleaning it.
+    """
 
     connections: int = 0
     prepared_transactions: int = 0
     advisory_locks: int = 0
+    objects: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, answer: Members) -> Leftovers | None:
@@ -107,7 +112,12 @@ class Leftovers:
         if answer.get("leftovers") is None:
             return None
         found = wire.members(answer["leftovers"], "'leftovers'")
-        return cls(**{one.name: wire.maybe(wire.whole, found, one.name) or 0 for one in fields(cls)})
+        return cls(
+            connections=wire.maybe(wire.whole, found, "connections") or 0,
+            prepared_transactions=wire.maybe(wire.whole, found, "prepared_transactions") or 0,
+            advisory_locks=wire.maybe(wire.whole, found, "advisory_locks") or 0,
+            objects=wire.maybe(wire.texts, found, "objects") or (),
+        )
 
 
 @dataclass(frozen=True, slots=True)

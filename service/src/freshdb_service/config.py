@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     max_disk_bytes: int = Field(default=50 * 2**30, ge=2**20)
     """No new database is made on a server where freshdb's databases take more than this."""
     provision_concurrency: int = Field(default=4, ge=1, le=64)
-    """Most databases provisioned, reset or dropped at once, per server and replica."""
+    """Most databases made or dropped at once, per server and replica; of those that are only cleaned, four times as many."""
     connection_limit: int = Field(default=50, ge=1)
     """Most connections of one lease."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """Most sessions inside databases that are kept open for the next reset, per server and replica."""
     scram_iterations: int = Field(default=4096, ge=1, le=1_000_000)
     """How often a lease's password is hashed. It is random, and needs none of it; but some drivers accept no less."""
+    audit_every: int = Field(default=1000, ge=0)
+    """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
     command_timeout_seconds: Seconds = 60.0
 
     claim_seconds: Seconds = 30.0

@@ -119,7 +119,7 @@ class Databases:
         except (FreshdbError, TimeoutError) as error:
             await self._fail(row, DatabaseState.FAILED, error, "reset")
             return
-        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        self._note(row, isolation, outcome)
         await self._ready(row, outcome.login, outcome.known, "reset", **_facts(outcome))
 
     async def reset_leased(self, used: Used) -> None:
@@ -137,13 +137,28 @@ class Databases:
             if isinstance(error, FreshdbError):
                 raise
             raise BackendUnavailable(f"the reset took too long: {error}", retry_after_seconds=1.0) from error
-        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        self._note(row, isolation, outcome)
         clean = _clean(outcome.login, outcome.known)
         if not await self._insistent(lambda: give_back(self._at.store, row, clean)):
             await self._at.queue.wake(row.pool_id)  # the lease ended meanwhile
         self._at.events.emit(
             "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
         )
+
+    def _note(self, row: DatabaseRow, isolation: Isolation, outcome: ResetOutcome) -> None:
+        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        if outcome.audit is None:
+            return
+        same = not outcome.audit
+        self._at.metrics.audits.labels("same" if same else "different", isolation).inc()
+        self._at.events.emit(
+            "database.audited", database=row.id, pool=row.pool_id, same=same, differences=outcome.audit
+        )
+        if not same:
+            _log.error(
+                "an audit of database %s (%s) found: %s; it was made anew",
+                *(row.id, row.database_name, "; ".join(outcome.audit)),
+            )
 
     async def _outcome(self, used: Used, fenced: Fenced) -> tuple[Isolation, ResetOutcome]:
         row = used.row

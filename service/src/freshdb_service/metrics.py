@@ -35,6 +35,12 @@ class Metrics:
             buckets=_QUICK,
             registry=self.registry,
         )
+        self.audits = Counter(
+            "freshdb_audits_total",
+            "Cleaned databases that were compared in full with their template: the same, or different.",
+            ["result", "isolation"],
+            registry=self.registry,
+        )
         self.provision = Histogram(
             "freshdb_provision_seconds",
             "Making a new database.",

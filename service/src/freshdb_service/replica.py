@@ -136,6 +136,7 @@ async def replica_of(
         prefix=settings.prefix,
         connection_limit=settings.connection_limit,
         pool_size=settings.provision_concurrency * 2,
+        rebuilds=settings.provision_concurrency,
         command_timeout_seconds=settings.command_timeout_seconds,
         clone_strategy=settings.clone_strategy,
         idle_sessions=settings.idle_sessions,
@@ -144,7 +145,7 @@ async def replica_of(
     )
     async with AsyncExitStack() as stack:
         at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
-        replica = Replica.over(at, engine or CleaningEngine())
+        replica = Replica.over(at, engine or CleaningEngine(audit_every=settings.audit_every))
         await stack.enter_async_context(replica.running())
         yield replica
 

@@ -273,7 +273,7 @@ def test_a_batch_larger_than_its_pool_may_be_is_over_quota(
 
 def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
-    served: list[int] = []
+    served: list[tuple[str, int]] = []
 
     def waiting() -> int:
         return int(http.get(f"/v1/pools/{pool}").json()["waiting"])
@@ -282,8 +282,9 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Servi
         body = {"template": name, "wait_seconds": 60, "holder": {"number": str(number)}}
         got = httpx.post(f"{service.url}/v1/leases", json=body, timeout=90)
         assert got.status_code == 201, got.text
-        served.append(number)
-        httpx.delete(f"{service.url}/v1/leases/{got.json()['id']}")
+        lease = got.json()
+        served.append((lease["granted_at"], number))
+        httpx.delete(f"{service.url}/v1/leases/{lease['id']}")
 
     with ThreadPoolExecutor(8) as crowd:
         stands = []
@@ -294,7 +295,7 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Servi
             http.delete(f"/v1/leases/{one_held}")
         for done in stands:
             done.result()
-    assert served == list(range(8))
+    assert [number for _, number in sorted(served)] == list(range(8))
     until(lambda: sum(http.get(f"/v1/pools/{pool}").json()["databases"].values()) <= len(held))
 
 

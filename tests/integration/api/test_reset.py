@@ -115,7 +115,7 @@ def test_a_lease_that_is_over_or_never_was_is_not_reset(http: httpx.Client, acqu
 def test_a_release_says_what_was_left_open(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
     tidy = acquire(isolation=isolation)
     names(tidy["url"])
-    nothing = {"connections": 0, "prepared_transactions": 0, "advisory_locks": 0}
+    nothing = {"connections": 0, "prepared_transactions": 0, "advisory_locks": 0, "objects": []}
     assert http.delete(f"/v1/leases/{tidy['id']}").json()["leftovers"] == nothing
     untidy = acquire(isolation=isolation)
     with closing(psycopg.connect(untidy["url"])) as one, closing(psycopg.connect(untidy["url"])) as two:
@@ -126,5 +126,19 @@ def test_a_release_says_what_was_left_open(http: httpx.Client, acquire: Acquire,
             f"begin; insert into item (name) values ('fig'); prepare transaction '{uuid.uuid4()}'",
         )
         left = http.delete(f"/v1/leases/{untidy['id']}").json()["leftovers"]
-    assert left == {"connections": 2, "prepared_transactions": 1, "advisory_locks": 2}
+    assert left == {"connections": 2, "prepared_transactions": 1, "advisory_locks": 2, "objects": []}
     assert http.delete(f"/v1/leases/{untidy['id']}").json()["leftovers"] is None
+
+
+@BOTH
+def test_a_release_names_what_was_left_defined(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
+    lease = acquire(isolation=isolation)
+    execute(
+        lease["url"],
+        "create table mine (id serial primary key); create index on mine (id); alter table item add colour text; "
+        "create function one () returns int language sql as 'select 1'; create type mood as enum ('sad')",
+    )
+    left = http.delete(f"/v1/leases/{lease['id']}").json()["leftovers"]
+    objects = [one.replace(f"{lease['schema']}.", "").replace("public.", "") for one in left["objects"]]
+    assert {"table mine", "sequence mine_id_seq", "table item", "function one()", "type mood"} <= set(objects)
+    assert objects[:3] == ["sequence mine_id_seq", "table item", "table mine"]

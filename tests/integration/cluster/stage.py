@@ -62,6 +62,7 @@ class Pool:
     engine: ResetEngine = field(default_factory=CleaningEngine)
     used: dict[UUID, UsedDatabase] = field(default_factory=dict)
     """What the control plane would know of each database."""
+    logins: dict[UUID, Login] = field(default_factory=dict)
 
     async def provision(self, database_id: UUID, generation: int = 1) -> Login:
         if self.origin.blueprint is None:
@@ -84,6 +85,7 @@ class Pool:
 
     def _note(self, database_id: UUID, login: Login, known: Known | None) -> None:
         site = Site(login.database, login.schema, login.user)
+        self.logins[database_id] = login
         self.used[database_id] = UsedDatabase(database_id, self.isolation, site, known)
 
     async def drop(self, database_id: UUID) -> None:

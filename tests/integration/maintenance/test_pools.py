@@ -179,3 +179,35 @@ async def test_templates_are_spread_over_the_servers(
         assert servers == {"pg18", "pg16"}
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 2}
+
+
+@BOTH
+async def test_what_an_audit_finds_is_counted_and_reported(
+    postgres_18: PostgresServer, redis_url: str, isolation: Isolation
+) -> None:
+    async with replica(site([postgres_18], redis_url, audit_every=1, min_ready=1, max_size=1)) as bench:
+        first = await filled(bench, isolation)
+        await bench.leases.release(
+            first.lease.id, principal="test"
+        )  # made anew, to have something to compare with
+        await bench.databases.resets.finish()
+        [server] = bench.at.servers.values()
+        for secret, found in (
+            ("SELECT 1", ()),
+            ("INSERT INTO {}.item (name) VALUES ('fig')", ("has 2 rows instead of 1",)),
+        ):
+            held = await bench.acquire(isolation=isolation)
+            async with server.sessions.inside(
+                held.lease.database_name
+            ) as session:  # what it does is not counted
+                await session.execute(secret.format(held.lease.schema_name or "public"))
+            await bench.leases.release(held.lease.id, principal="test")
+            await bench.databases.resets.finish()
+            await bench.at.events.flush()
+            told = [one.data for one in await bench.at.events.read("0") if one.kind == "database.audited"][-1]
+            assert told["same"] is not bool(found)
+            assert all(words in str(told["differences"]) for words in found)
+        metrics = bench.at.metrics.text().decode()
+        for result in ("same", "different"):
+            assert f'freshdb_audits_total{{isolation="{isolation}",result="{result}"}} 1.0' in metrics
+        assert await bench.states() == {"ready": 1}

@@ -82,7 +82,7 @@ def release(arguments: argparse.Namespace) -> int:
         print_json([_without_password(one) for one in released])
     else:
         for one in released:
-            say(f"{one.state} {one.id}{_left_open(one)}")
+            say(f"{one.state} {one.id}{_left_behind(one)}")
     return FAILED if failed else 0
 
 
@@ -162,10 +162,12 @@ def wait_if_building(client: Client, template: str, wait_seconds: float) -> None
         client.wait_template(template, wait_seconds=wait_seconds)
 
 
-def _left_open(lease: Lease) -> str:
+def _left_behind(lease: Lease) -> str:
     found = {} if lease.leftovers is None else asdict(lease.leftovers)
+    objects = ", ".join(found.pop("objects", ()))
     words = [f"{name.replace('_', ' ')}: {number}" for name, number in found.items() if number]
-    return f" (left open: {', '.join(words)})" if words else ""
+    opened = f" (left open: {', '.join(words)})" if words else ""
+    return opened + (f" (left defined: {objects})" if objects else "")
 
 
 def _without_password(lease: Lease) -> dict[str, object]:

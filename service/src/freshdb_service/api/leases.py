@@ -149,7 +149,8 @@ async def release(
 ) -> Response:
     """Give a lease back; its database is cleaned in the background. With `force=true`, revoke it.
 
-    `leftovers` counts what was still open: connections, prepared transactions, advisory locks.
+    `leftovers` says what was still open (connections, prepared transactions, advisory locks), and names some of the objects
+    that were created or defined in another way, for which the database has to be made anew.
     """
     identifier = _lease_id(lease_id)
     if not force:

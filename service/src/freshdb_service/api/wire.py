@@ -257,11 +257,12 @@ class LeaseOut(BaseModel):
 
 
 class LeftoversOut(BaseModel):
-    """What a holder had not closed when it gave its database back."""
+    """What a holder left behind. ``objects`` were created or defined in another way: the database is made anew for them."""
 
     connections: int
     prepared_transactions: int
     advisory_locks: int
+    objects: list[str]
 
 
 class ReleasedOut(LeaseOut):
@@ -278,6 +279,7 @@ class ReleasedOut(LeaseOut):
                 connections=leftovers.connections,
                 prepared_transactions=leftovers.prepared_transactions,
                 advisory_locks=leftovers.advisory_locks,
+                objects=list(leftovers.objects),
             )
         return cls.model_construct(**dict(lease), leftovers=left)
 

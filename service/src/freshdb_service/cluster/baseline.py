@@ -33,23 +33,46 @@ _HORIZON: Final = 2**31 - 2**20
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a holder had not closed."""
+    """What a holder left behind.
+
+    Attributes:
+        connections: that were still open.
+        prepared_transactions: that nobody had committed or rolled back.
+        advisory_locks: that those connections held.
+        objects: some of those that were created, or defined in another way, as far as they can be named.
+    """
 
     connections: int = 0
     prepared_transactions: int = 0
     advisory_locks: int = 0
+    objects: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, object]:
         """Those that there were."""
-        return {name: number for name, number in asdict(self).items() if number}
+        return {name: left for name, left in asdict(self).items() if left}
 
 
 class Unprovable(Exception):
-    """It cannot be proved that cleaning would be enough; the text is the reason, and the remedy is to rebuild."""
+    """It cannot be proved that cleaning would be enough; the text is the reason, and the remedy is to rebuild.
 
-    def __init__(self, reason: str, leftovers: Leftovers | None = None) -> None:
+    Attributes:
+        leftovers: if it had come so far.
+        objects: those that are defined in another way.
+        audit: what an audit found.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        leftovers: Leftovers | None = None,
+        *,
+        objects: Sequence[str] = (),
+        audit: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(reason)
         self.leftovers = leftovers
+        self.objects = tuple(objects)
+        self.audit = audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,21 +310,21 @@ async def mark_now(connection: Connection, site: Site) -> Mark:
     return Mark.from_json(dict(row))
 
 
-async def changed_outside(
-    connection: Connection, site: Site, baseline: Baseline, mark: Mark, seen: Look
-) -> str | None:
-    """Why counters and numbers say nothing; or what changed outside of the database itself."""
+def unreliable(baseline: Baseline, mark: Mark, seen: Look) -> str | None:
+    """Why counters and numbers say nothing, if they do not."""
     if seen.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
         return "its login, database or schema is another one"
     if seen.mark.statistics_at != mark.statistics_at or seen.mark.reset_at != mark.reset_at:
         return "the server lost its statistics (a crash, or a reset by a superuser)"
     if seen.mark.transaction - mark.transaction > _HORIZON:
         return "it was leased for more transactions than can be told apart"
-    if seen.mark.shared_writes != mark.shared_writes:
-        row = await connection.fetchrow(_NOTE, site.login, site.schema)
-        if row is None or row["surroundings"] != baseline.surroundings:
-            return "settings, privileges, comments or attributes of the database or its login changed"
     return None
+
+
+async def changed_outside(connection: Connection, site: Site, baseline: Baseline) -> bool:
+    """Whether what is stored about a database and its login outside of it is another than it was."""
+    row = await connection.fetchrow(_NOTE, site.login, site.schema)
+    return row is None or row["surroundings"] != baseline.surroundings
 
 
 def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, Counts]:

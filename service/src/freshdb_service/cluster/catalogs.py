@@ -76,6 +76,23 @@ _NUMBER: Final[Mapping[str, str]] = {
 
 _TEMPORARY: Final[Mapping[str, str]] = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$'"}
 
+_NAMED: Final[Mapping[str, str]] = {
+    "pg_class": "relkind NOT IN ('t', 'i', 'I')",
+    "pg_type": "typtype <> 'c' AND typcategory <> 'A'",
+    "pg_rewrite": "rulename <> '_RETURN'",
+} | dict.fromkeys(
+    (
+        *("pg_cast", "pg_collation", "pg_constraint", "pg_conversion", "pg_default_acl", "pg_event_trigger"),
+        *("pg_extension", "pg_foreign_data_wrapper", "pg_foreign_server", "pg_language", "pg_namespace"),
+        *("pg_opclass", "pg_operator", "pg_opfamily", "pg_policy", "pg_proc", "pg_publication"),
+        *("pg_statistic_ext", "pg_transform", "pg_trigger", "pg_ts_config", "pg_ts_dict", "pg_user_mapping"),
+    ),
+    "true",
+)
+"""Catalogs whose entries a person would name, and which of them: others are there because of these."""
+
+_MOST_DESCRIBED: Final = 20
+
 _CLASSES = "(SELECT oid FROM pg_class WHERE relnamespace = $1)"
 _TYPES = "(SELECT oid FROM pg_type WHERE typnamespace = $1)"
 _ROUTINES = "(SELECT oid FROM pg_proc WHERE pronamespace = $1)"
@@ -235,6 +252,26 @@ class Catalogs:
             )
             for row in rows
         }
+
+    async def described(
+        self, connection: Connection, since: int, scope: Sequence[int], names: Iterable[str]
+    ) -> list[str]:
+        """What was defined since a transaction, in PostgreSQL's words; at most ``_MOST_DESCRIBED``, tables first.
+
+        What was dropped has left no name.
+        """
+        parts = [self._described(name, len(scope) + 1) for name in names if name in _NAMED]
+        if not parts:
+            return []
+        query = f"SELECT what FROM ({' UNION ALL '.join(parts)}) found ORDER BY rank, what LIMIT {_MOST_DESCRIBED}"
+        return [str(row["what"]) for row in await connection.fetch(query, *scope, xid(since))]
+
+    def _described(self, name: str, since_at: int) -> str:
+        return (
+            f"SELECT {int(name != 'pg_class')} AS rank, pg_describe_object('{name}'::regclass, oid, 0) AS what "
+            f"FROM {name} WHERE {self._where(name)} AND {self._ours(name)} AND {written_since(f'${since_at}')} "
+            f"AND {_NAMED[name]}"
+        )
 
     def _extent(self, name: str, pattern_at: int) -> str:
         columns = ", ".join(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from freshdb_service.cluster.audit import differences, differences_of_catalogs, read_digest
 from freshdb_service.cluster.baseline import (
     Leftovers,
     Look,
@@ -32,12 +33,13 @@ from freshdb_service.cluster.baseline import (
     changed_outside,
     mark_now,
     note,
+    unreliable,
 )
-from freshdb_service.cluster.catalogs import Catalogs, Extent, written_since, xid
+from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_since, xid
 from freshdb_service.cluster.cleaning import Handover, carry_out, plan
 from freshdb_service.cluster.connections import operation
 from freshdb_service.cluster.fence import shut_out
-from freshdb_service.cluster.identifiers import Kind
+from freshdb_service.cluster.identifiers import Kind, quoted
 from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
 from freshdb_service.cluster.picture import Qualified
 from freshdb_service.cluster.reset import (
@@ -63,11 +65,17 @@ _DEAD_ROWS: Final = 1_000
 
 
 class CleaningEngine:
-    """Cleans where that is proved enough, and rebuilds everywhere else."""
+    """Cleans where that is proved enough, and rebuilds everywhere else.
 
-    def __init__(self) -> None:
+    Args:
+        audit_every: one in so many cleaned databases is audited; 0 for none.
+    """
+
+    def __init__(self, *, audit_every: int = 0) -> None:
         self._knowledge = Knowledge()
         self._dead_rows: Counter[str] = Counter()
+        self._audit_every = audit_every
+        self._cleaned = 0
 
     async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
         """See ``ResetEngine.note``."""
@@ -92,17 +100,24 @@ class CleaningEngine:
         try:
             site, before = _known(server, used)
             return await self._clean(server, site, used, before, origin, generation, began, fenced)
-        except Unprovable as unprovable:
-            reason, leftovers = str(unprovable), unprovable.leftovers
-        if leftovers is None:  # it did not come so far
-            leftovers = await fence_old(server, used)
-            fenced(leftovers)
+        except Unprovable as error:
+            unprovable = error
+        leftovers = unprovable.leftovers or await fence_old(server, used)
+        fenced(leftovers)
         if used.site is not None and used.site.schema is None:
             await server.sessions.leave(used.site.database)
             self._dead_rows.pop(used.site.database, None)
         login = await rebuild(server, used, origin, generation)
         known = await self.note(server, login, origin)
-        return ResetOutcome(login, "rebuild", reason, monotonic() - began, known, leftovers)
+        return ResetOutcome(
+            login,
+            "rebuild",
+            str(unprovable),
+            monotonic() - began,
+            known,
+            leftovers,
+            None if unprovable.audit is None else tuple(unprovable.audit),
+        )
 
     async def _clean(
         self,
@@ -124,8 +139,9 @@ class CleaningEngine:
         try:
             async with server.sessions.inside(site.database) as session:
                 question = Question.about(server.version, site, template.picture, known.mark)
-                leftovers, seen = await shut_out(session, site, question, fenced)
+                leftovers, seen = await shut_out(session, site, question)
                 rewritten = await self._judged(server, session, template, known, site, seen)
+                fenced(leftovers)
                 made = plan(template, seen, rewritten)
                 password, verifier = await hashing
                 await carry_out(
@@ -136,14 +152,22 @@ class CleaningEngine:
                     mark=known.mark,
                     template=template,
                 )
+                old_login, site = site.login, replace(site, login=name)
                 mark = seen.mark
                 if made.writes:  # what is written since the mark is not the template's
-                    now = await mark_now(session, replace(site, login=name))
-                    mark = replace(mark, transaction=now.transaction)
+                    mark = replace(mark, transaction=(await mark_now(session, site)).transaction)
+                try:
+                    audit = await self._audited(server, session, template, origin, known, site)
+                except Unprovable:
+                    await _undo_handover(session, before=old_login, after=name)
+                    raise
         except Unprovable as unprovable:
-            raise Unprovable(str(unprovable), leftovers=unprovable.leftovers or leftovers) from unprovable
+            found = unprovable.leftovers or leftovers
+            if found is not None:
+                found = replace(found, objects=unprovable.objects)
+            raise Unprovable(str(unprovable), found, audit=unprovable.audit) from unprovable
         except asyncpg.PostgresError as error:
-            raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers=leftovers) from error
+            raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers) from error
         finally:
             hashing.cancel()
         return ResetOutcome(
@@ -153,7 +177,40 @@ class CleaningEngine:
             seconds=monotonic() - began,
             known=Known(known.baseline, mark),
             leftovers=leftovers,
+            audit=audit,
         )
+
+    async def _audited(
+        self,
+        server: Server,
+        session: Session,
+        template: TemplateKnowledge,
+        origin: Origin,
+        known: Known,
+        site: Site,
+    ) -> tuple[str, ...] | None:
+        """Audit a clean database, if it is this one's turn.
+
+        Raises:
+            Unprovable: it is not what its template is; or a fresh copy is needed, to compare with.
+        """
+        self._cleaned += 1
+        if not self._audit_every or self._cleaned % self._audit_every:
+            return None
+        expected = self._knowledge.digest(server, origin)
+        if expected is None:
+            raise Unprovable("a fresh copy is needed, for audits to compare with")
+        catalogs = await self._knowledge.catalogs(server, session, schema=site.schema is not None)
+        scope, login_number = known.baseline.scope, known.baseline.numbers[0]
+        extents = await catalogs.extents(session, site.names(login_number), scope)
+        digest = await read_digest(session, server.version, template.picture, schema=site.schema)
+        found = [
+            *differences(expected, digest),
+            *differences_of_catalogs(known.baseline.extents if scope else template.extents, extents),
+        ]
+        if found:
+            raise Unprovable(f"an audit found that {found[0]}", audit=found)
+        return ()
 
     async def _judged(
         self,
@@ -164,7 +221,7 @@ class CleaningEngine:
         site: Site,
         seen: Look,
     ) -> frozenset[Qualified]:
-        """See that the definitions are what they were.
+        """See that everything but rows and sequences is what it was.
 
         Returns:
             the tables whose storage is another one, though they are defined as they were.
@@ -172,9 +229,27 @@ class CleaningEngine:
         Raises:
             Unprovable: something is defined in another way, or that cannot be told.
         """
-        outside = await changed_outside(session, site, known.baseline, known.mark, seen)
-        if outside is not None:
-            raise Unprovable(outside)
+        lost = unreliable(known.baseline, known.mark, seen)
+        if lost is not None:
+            raise Unprovable(lost)
+        rewritten = await self._defined_as_before(server, session, template, known, site, seen)
+        written_outside = seen.mark.shared_writes != known.mark.shared_writes
+        if written_outside and await changed_outside(session, site, known.baseline):
+            raise Unprovable(
+                "settings, privileges, comments or attributes of the database or its login changed"
+            )
+        return rewritten
+
+    async def _defined_as_before(
+        self,
+        server: Server,
+        session: Session,
+        template: TemplateKnowledge,
+        known: Known,
+        site: Site,
+        seen: Look,
+    ) -> frozenset[Qualified]:
+        """The same, of the catalogs."""
         in_schema = site.schema is not None
         if in_schema and seen.mark.catalog_writes == known.mark.catalog_writes:
             return frozenset()
@@ -194,6 +269,13 @@ class CleaningEngine:
         if self._dead_rows[database] > _DEAD_ROWS:
             del self._dead_rows[database]
             await session.execute(f"VACUUM {', '.join(seen.catalogs)}")
+
+
+async def _undo_handover(session: Session, before: str, after: str) -> None:
+    """Give a login its old name again and close it, so that the database can be made anew for its next one."""
+    await session.execute(
+        f"ALTER ROLE {quoted(after)} RENAME TO {quoted(before)}; ALTER ROLE {quoted(before)} NOLOGIN"
+    )
 
 
 def _known(server: Server, used: UsedDatabase) -> tuple[Site, Known]:
@@ -231,23 +313,31 @@ async def _compare(
     Raises:
         Unprovable: one differs.
     """
-    scope = known.baseline.scope
-    changes = await catalogs.changes(session, known.mark.transaction, scope, names)
-    written = set()
+    scope, since = known.baseline.scope, known.mark.transaction
+    changes = await catalogs.changes(session, since, scope, names)
+    written, reason = _written(changes, expected)
+    if reason is None:
+        number = known.baseline.numbers[0]
+        now = await catalogs.extents(session, site.names(number), scope, sorted(written))
+        other = [name for name, extent in now.items() if extent.content != expected[name].content]
+        reason = f"entries in {', '.join(other)} were changed" if other else None
+    if reason is not None:
+        raise Unprovable(reason, objects=await catalogs.described(session, since, scope, changes))
+    return written
+
+
+def _written(changes: Mapping[str, Change], expected: Mapping[str, Extent]) -> tuple[set[str], str | None]:
+    """The catalogs with rows that were written anew; and why that is more than it may be, if it is."""
+    written: set[str] = set()
     for name, change in changes.items():
         then = expected.get(name)
         if then is None or change.own != then.own or change.own_written:
-            raise Unprovable(f"PostgreSQL's own entries in {name} were changed")
+            return written, f"PostgreSQL's own entries in {name} were changed"
         if change.rows != then.rows:
-            raise Unprovable(f"{name} had {then.rows} entries, and has {change.rows}")
+            return written, f"{name} had {then.rows} entries, and has {change.rows}"
         if change.written:
             written.add(name)
-    number = known.baseline.numbers[0]
-    now = await catalogs.extents(session, site.names(number), scope, sorted(written))
-    for name, extent in now.items():
-        if extent.content != expected[name].content:
-            raise Unprovable(f"entries in {name} were changed")
-    return written
+    return written, None
 
 
 async def _rewritten(session: Session, site: Site, known: Known) -> frozenset[Qualified]:

@@ -31,7 +31,7 @@ from freshdb_service.cluster.baseline import Look, Mark, Touched, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
 from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
-from freshdb_service.cluster.picture import Qualified, Table, full_name
+from freshdb_service.cluster.picture import Qualified, Table, full_name, shown
 from freshdb_service.cluster.sessions import Session
 
 SPARE_PAGES: Final = 8
@@ -105,7 +105,7 @@ def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified
     for name in sorted({*seen.tables, *rewritten}):
         table, touched = picture.tables.get(name), seen.tables.get(name)
         if table is None:
-            raise Unprovable(f"the table {_shown(name)} is not the template's")
+            raise Unprovable(f"the table {shown(name)} is not the template's")
         if table.rows == 0 and touched is None:
             continue  # truncated, and empty it should be
         _choose(made, template, name, table, touched, was_rewritten=name in rewritten)
@@ -113,7 +113,7 @@ def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified
             made.vacuum.append(name)
     for name, state in seen.sequences.items():
         if name not in picture.sequences:
-            raise Unprovable(f"the sequence {_shown(name)} is not the template's")
+            raise Unprovable(f"the sequence {shown(name)} is not the template's")
         if state != picture.sequences[name]:
             made.sequences.append((name, *picture.sequences[name]))
     made.delete = [name for name in made.delete if name not in made.truncate]
@@ -131,9 +131,9 @@ def _choose(
 ) -> None:
     """Enter one table into the plan."""
     if table.materialized:
-        raise Unprovable(f"the materialized view {_shown(name)} was refreshed")
+        raise Unprovable(f"the materialized view {shown(name)} was refreshed")
     if table.fires_always:
-        raise Unprovable(f"the table {_shown(name)} has triggers or rules that fire always")
+        raise Unprovable(f"the table {shown(name)} has triggers or rules that fire always")
     if table.rows == 0:
         together = template.picture.closure(name)
         large = touched is not None and touched.pages > TRUNCATED_PAGES
@@ -148,10 +148,10 @@ def _choose(
         made.delete_new.append(name)
     elif name not in template.seeds:
         raise Unprovable(
-            f"rows of the table {_shown(name)} were changed, and it is too large to be loaded again"
+            f"rows of the table {shown(name)} were changed, and it is too large to be loaded again"
         )
     elif table.runs_code:
-        raise Unprovable(f"to load the table {_shown(name)} would run functions of the template's")
+        raise Unprovable(f"to load the table {shown(name)} would run functions of the template's")
     else:
         made.reload.append(name)
 
@@ -222,7 +222,3 @@ def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) 
         )
         statements.append(f"SELECT {', '.join(calls)}")
     return statements
-
-
-def _shown(name: Qualified) -> str:
-    return ".".join(part for part in name if part)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -126,16 +125,13 @@ async def fence_shared(connection: Connection, server: Server, roles: list[Owned
     await fence(connection, server, roles)
 
 
-async def shut_out(
-    session: Session, site: Site, question: Question, fenced: Callable[[Leftovers], None]
-) -> tuple[Leftovers, Look]:
+async def shut_out(session: Session, site: Site, question: Question) -> tuple[Leftovers, Look]:
     """Shut a login out from within its database, and look at what it has left behind there.
 
     Args:
         session: inside the database. Unless that is shared, nobody else has any business there, and is shut out, too.
         site: whose backends are terminated.
         question: asked as soon as nobody is in.
-        fenced: is called when the login is closed and its backends are told to go, before they are gone.
 
     Returns:
         what its holder had not closed, and the answer.
@@ -165,7 +161,6 @@ async def shut_out(
             ended = await _throw_out(session, site, row["inside"])
         if found is None and (ended or not row["inside"]):
             found = Leftovers(len(ended), row["prepared"], sum(ended))
-            fenced(found)
             if found.prepared_transactions:
                 raise Unprovable("transactions were prepared for a second phase", leftovers=found)
         now_starting = set(row["starting"])

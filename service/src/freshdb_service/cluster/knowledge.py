@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from freshdb_service.cluster.audit import Digest, read_digest
 from freshdb_service.cluster.baseline import Site, Unprovable
 from freshdb_service.cluster.catalogs import Catalogs, Extent
 from freshdb_service.cluster.picture import Picture, Qualified, copy_out, read_picture
@@ -49,6 +50,7 @@ class Knowledge:
     def __init__(self) -> None:
         self._templates: OrderedDict[tuple[str, str], TemplateKnowledge] = OrderedDict()
         self._catalogs: dict[tuple[str, bool], Catalogs] = {}
+        self._digests: dict[tuple[str, str], Digest | None] = {}
 
     def of(self, server: Server, origin: Origin) -> TemplateKnowledge:
         """What is known of a template.
@@ -62,11 +64,22 @@ class Knowledge:
         self._templates.move_to_end(key)
         return self._templates[key]
 
+    def digest(self, server: Server, origin: Origin) -> Digest | None:
+        """What audits compare with; if there is nothing yet, it is read from the next fresh copy."""
+        return self._digests.setdefault(_key(server, origin), None)
+
     async def learn(self, server: Server, session: Session, origin: Origin, site: Site, login: int) -> None:
         """Read what there is to know of a template from a fresh copy of it, unless it is known."""
         key = _key(server, origin)
-        if key in self._templates:
-            return
+        if key not in self._templates:
+            await self._learn(key, server, session, site, login)
+        if key in self._digests and self._digests[key] is None:
+            picture = self._templates[key].picture
+            self._digests[key] = await read_digest(session, server.version, picture, schema=site.schema)
+
+    async def _learn(
+        self, key: tuple[str, str], server: Server, session: Session, site: Site, login: int
+    ) -> None:
         picture = await read_picture(session, server.version, schema=site.schema)
         seeds: dict[Qualified, bytes] = {}
         for name, table in picture.tables.items():
@@ -82,7 +95,8 @@ class Knowledge:
             extents = await catalogs.extents(session, site.names(login), ())
         self._templates[key] = TemplateKnowledge(picture, seeds, extents)
         while len(self._templates) > _MOST_TEMPLATES or self._bytes() > _MOST_SEED_BYTES:
-            self._templates.popitem(last=False)
+            forgotten, _ = self._templates.popitem(last=False)
+            self._digests.pop(forgotten, None)
 
     async def catalogs(self, server: Server, session: Session, *, schema: bool) -> Catalogs:
         """The system catalogs of a server."""

@@ -107,6 +107,11 @@ def full_name(name: Qualified, schema: str | None) -> str:
     return f"{quoted(name[0] or schema or '')}.{quoted(name[1])}"
 
 
+def shown(name: Qualified) -> str:
+    """A name for people."""
+    return ".".join(part for part in name if part)
+
+
 def sequences_query(
     version: int, names: Collection[Qualified], schema: str | None, *, used: bool = False
 ) -> str:

@@ -68,7 +68,8 @@ class ResetOutcome:
         reason: why that.
         seconds: how long it took.
         known: what the next reset will want to know.
-        leftovers: what the holder had not closed.
+        leftovers: what the holder left behind.
+        audit: differences that an audit found; ``None`` if there was no audit.
     """
 
     login: Login
@@ -77,10 +78,12 @@ class ResetOutcome:
     seconds: float
     known: Known | None = None
     leftovers: Leftovers = field(default_factory=Leftovers)
+    audit: tuple[str, ...] | None = None
 
 
 Fenced: TypeAlias = "Callable[[Leftovers], None]"
-"""What is called once the old login is closed and its backends are told to go, with what they had left open."""
+"""What is called with what the holder left behind, once the old login is closed and its backends are gone, or as good as
+gone. If it is called again, that adds nothing."""
 
 
 def untold(leftovers: Leftovers) -> None:
@@ -111,8 +114,8 @@ class ResetEngine(Protocol):
         """Fence every generation below ``generation``, and give a clean database of ``generation``.
 
         When this returns, no older login can reach anything, and the new one reaches a database that cannot be told from
-        its template. When it raises, no older login can reach the next generation's either. ``fenced`` is called at most
-        once, as early as possible.
+        its template. When it raises, no older login can reach the next generation's either. ``fenced`` is called
+        as early as possible.
 
         Raises:
             Conflict: this generation exists: somebody else is at it.
@@ -153,7 +156,12 @@ async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:
 
 
 async def rebuild(server: Server, used: UsedDatabase, origin: Origin, generation: int) -> Login:
-    """Fence and drop every older generation, and provision this one."""
+    """Fence and drop every older generation, and provision this one; a few at once."""
+    async with server.rebuilds:
+        return await _rebuild(server, used, origin, generation)
+
+
+async def _rebuild(server: Server, used: UsedDatabase, origin: Origin, generation: int) -> Login:
     if used.isolation is Isolation.DATABASE:
         await drop_database(server, used.database_id, below_generation=generation)
         return await provision_database(server, used.database_id, generation, origin.template_database)

@@ -6,6 +6,7 @@ role makes itself a member of every role that it creates, and so may do what the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class ServerOptions:
         prefix: every name of ours begins with it.
         connection_limit: most connections of one lease.
         pool_size: most connections of the service to one server's maintenance database.
+        rebuilds: most used databases that are made anew at once.
         command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
         clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
             disk), else ``wal_log``.
@@ -57,6 +59,7 @@ class ServerOptions:
     prefix: str = "freshdb"
     connection_limit: int = 50
     pool_size: int = 8
+    rebuilds: int = 4
     command_timeout_seconds: float = 60.0
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
     idle_sessions: int = 32
@@ -99,6 +102,7 @@ class Server:
         self.file_copy = options.clone_strategy == "file_copy" or (
             options.clone_strategy == "auto" and not facts.fsync
         )
+        self.rebuilds = asyncio.Semaphore(options.rebuilds)
         self.sessions = Sessions(address.name, self.open_session, options.idle_sessions)
         self._address = address
         self._pool = pool
