@@ -45,7 +45,17 @@ class Resets:
 
     def skip(self) -> None:
         """Forget what has happened until now."""
-        self._read()
+        self.all()
+
+    def all(self) -> list[Reset]:
+        """All that happened since the last time."""
+        time.sleep(2 * _LOOK_SECONDS)  # events are written behind the work
+        found: list[Reset] = []
+        since = ""
+        while since != self._since:  # an answer holds only so many events
+            since = self._since
+            found += self._read()
+        return found
 
     def _read(self) -> list[Reset]:
         answer = self.client.get("/v1/events", params={"follow": "false", "since": self._since})

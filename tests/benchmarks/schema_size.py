@@ -131,8 +131,7 @@ def measure(run: Run) -> Findings:
             ),
             (
                 "With two databases the service has a session open in each, unless it was rebuilt just before: these "
-                "are resets in sessions that are there. The login is closed by the release, which is not in the "
-                "seconds (section floor)."
+                "are resets in sessions that are there. They begin when the holder's backend is gone."
             ),
             (
                 "Insert: one row into each; update: one row of the seed in each (where as many tables are "
@@ -197,7 +196,7 @@ def _measured(
     rows = []
     for case in cases(effort, isolation, shape):
         by_path: dict[str, list[float]] = defaultdict(list)
-        for reset in [_reset(client, events, case) for _ in range(effort.repeats + 2)][2:]:
+        for reset in [_reset(client, dsn, events, case) for _ in range(effort.repeats + 2)][2:]:
             by_path[reset.path].append(reset.seconds)
         for path, seconds in sorted(by_path.items()):
             key = f"{isolation}.{shape.tables}.{shape.seed}.{case.touched}.{case.change}.{path}"
@@ -221,10 +220,13 @@ def _measured(
     return rows
 
 
-def _reset(client: httpx.Client, events: Resets, case: Case) -> Reset:
+def _reset(client: httpx.Client, dsn: str, events: Resets, case: Case) -> Reset:
     lease = acquire(client, case.shape.name, case.isolation)
     with psycopg.connect(lease["url"], autocommit=True) as connection:
         connection.execute(case.sql().encode())
+    with psycopg.connect(dsn, autocommit=True) as watching:
+        while watching.execute("SELECT FROM pg_stat_activity WHERE usename = %s", [lease["user"]]).fetchone():
+            pass
     events.skip()
     release(client, lease["id"])
     return events.of(lease["database_id"])

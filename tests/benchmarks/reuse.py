@@ -1,0 +1,216 @@
+"""Section ``reuse``: one database, cleaned again and again: does it grow, does it get slower?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import asyncpg
+import httpx
+import uvloop
+
+from freshdb_service.embedded import EmbeddedPostgres
+from tests.benchmarks.resets import Resets
+from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile
+from tests.benchmarks.running import (
+    TABLES,
+    acquire,
+    data_directory,
+    open_pool,
+    register,
+    release,
+    resize,
+    schema,
+    serving,
+    wait_until_ready,
+)
+from tests.benchmarks.turning import TOUCHED
+
+GOAL = 1.2
+TEMPLATE = "reuse"
+ISOLATIONS = ("database", "schema")
+SEED = "insert into t0 (name) select 'row ' || i from generate_series(1, 100) i"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    turns: int = 10_000
+    window: int = 500
+    """Turns between two looks at the sizes."""
+
+
+QUICK = Effort(turns=60, window=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was seen over some turns, and how large things were at their end, in KiB."""
+
+    turns: int
+    seconds: list[float]
+    database: int
+    """The database; for a schema, its tables, indexes and sequences."""
+    catalogs: int
+    """PostgreSQL's own tables in it."""
+    roles: int
+    """``pg_authid``, which all databases of the server share."""
+    rebuilds: int
+
+    @property
+    def kibibytes(self) -> int:
+        """All that a reuse could leave something in."""
+        return self.database + self.catalogs + self.roles
+
+
+SIZES = """
+SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE NOT c.relisshared AND c.oid >= 16384
+                AND ($1::text IS NULL OR n.nspname = $1)), 0)::bigint / 1024 AS database,
+       sum(pg_total_relation_size(c.oid)) FILTER (WHERE NOT c.relisshared AND c.oid < 16384)::bigint / 1024 AS catalogs,
+       pg_total_relation_size('pg_authid') / 1024 AS roles
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'S', 'm')
+"""
+
+
+def measure(run: Run) -> Findings:
+    """One isolation after the other."""
+    effort = QUICK if run.quick else Effort()
+    with data_directory() as data:
+        server = EmbeddedPostgres(data / "reused")
+        superuser = asyncio.run(server.start())
+        try:
+            with serving(data, postgres=superuser) as served, served.client() as client:
+                register(client, TEMPLATE, schema(), SEED)
+                found = {
+                    isolation: uvloop.run(_reused(run, effort, client, superuser, isolation))
+                    for isolation in ISOLATIONS
+                }
+        finally:
+            asyncio.run(server.stop())
+    return _findings(effort, found)
+
+
+async def _reused(
+    run: Run, effort: Effort, client: httpx.Client, superuser: str, isolation: str
+) -> list[Window]:
+    pool = open_pool(client, TEMPLATE, isolation)
+    resize(client, pool, 1)
+    wait_until_ready(client, pool, 1)
+    choose = random.Random(4)  # noqa: S311 - which tables, nothing secret
+    events = Resets(client)
+    events.skip()
+    windows = []
+    lease: dict[str, Any] = {}
+    for number in range(1, effort.turns + 1):
+        lease = acquire(client, TEMPLATE, isolation)
+        connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
+        for statement in _work(choose, number):
+            await connection.execute(statement)
+        await connection.close()
+        release(client, lease["id"])
+        if number % effort.window == 0:
+            wait_until_ready(client, pool, 1)
+            windows.append(await _window(number, events, superuser, lease))
+            one = windows[-1]
+            run.say(
+                f"{isolation}: {number} turns, reset {median(one.seconds) * 1e3:.2f} ms, "
+                f"{one.database} + {one.catalogs} + {one.roles} KiB, {one.rebuilds} rebuilt"
+            )
+            run.calibrate()
+    return windows
+
+
+def _work(choose: random.Random, number: int) -> Iterator[str]:
+    """What a test does: rows in some tables always, the seed now and then, definitions that do not stay more seldom."""
+    yield "; ".join(
+        f"insert into t{n} (name) values ('one')" for n in choose.sample(range(1, TABLES), TOUCHED)
+    )
+    if number % 5 == 0:
+        yield "update t0 set name = 'changed' where id <= 10"
+    if number % 10 == 0:
+        yield "create temp table mine (id serial primary key, name text); insert into mine (name) values ('one')"
+    if number % 20 == 0:
+        yield "begin; create table mine_too (id serial primary key); rollback"
+    if number % 100 == 0:
+        yield "insert into t1 (name) select repeat('x', 100) from generate_series(1, 2000)"
+
+
+async def _window(number: int, events: Resets, superuser: str, lease: dict[str, str]) -> Window:
+    resets = events.all()
+    server, _, _ = superuser.rpartition("/")
+    connection = await asyncpg.connect(f"{server}/{lease['database']}", ssl=False)
+    row = await connection.fetchrow(SIZES, lease.get("schema"))
+    await connection.close()
+    assert row is not None
+    return Window(
+        number,
+        [one.seconds for one in resets],
+        row["database"],
+        row["catalogs"],
+        row["roles"],
+        sum(one.path == "rebuild" for one in resets),
+    )
+
+
+def _findings(effort: Effort, found: dict[str, list[Window]]) -> Findings:
+    figures: dict[str, float] = {}
+    rows: list[list[str]] = []
+    ratios: list[list[str]] = []
+    for isolation, windows in found.items():
+        # The second window is the start: by then every table has been touched and vacuumed once.
+        start, end = windows[1], windows[-1]
+        shown = sorted({0, 1, len(windows) // 4, len(windows) // 2, 3 * len(windows) // 4, len(windows) - 1})
+        rows += [
+            [
+                isolation,
+                f"{one.turns:,}",
+                milliseconds(median(one.seconds)),
+                milliseconds(percentile(one.seconds, 95)),
+                *(f"{size:,}" for size in (one.database, one.catalogs, one.roles)),
+                str(one.rebuilds),
+            ]
+            for one in (windows[number] for number in shown)
+        ]
+        for what, first, last in (
+            ("reset", median(start.seconds), median(end.seconds)),
+            ("size", start.kibibytes, end.kibibytes),
+        ):
+            figures[f"{isolation}.{what}.end/start"] = last / first
+            ratios.append([isolation, what, f"{last / first:.2f}", f"≤ {GOAL}"])
+        figures[f"{isolation}.rebuilds"] = float(sum(one.rebuilds for one in windows))
+    return Findings(
+        settings=[
+            (
+                f"One database (one schema), leased and returned {effort.turns:,} times by one caller. Each time rows in "
+                f"{TOUCHED} of {TABLES} tables; every 5th time, rows of the seed are changed; every 10th, a temporary "
+                "table; every 20th, a table whose creation is rolled back; every 100th, 2,000 rows in one table."
+            ),
+            (
+                f"Seconds of a reset as the service's events say them, over {effort.window} turns each; they hold the wait "
+                "for the holder's backend to end. Sizes at the end of these. The start, for the ratios, is the second row."
+            ),
+        ],
+        tables=[
+            Table(
+                caption="While it is reused",
+                head=[
+                    "isolation",
+                    "turns",
+                    "reset p50",
+                    "p95, ms",
+                    "tables, KiB",
+                    "catalogs, KiB",
+                    "pg_authid, KiB",
+                    "rebuilt",
+                ],
+                rows=rows,
+            ),
+            Table(caption="The end over the start", head=["isolation", "what", "ratio", "goal"], rows=ratios),
+        ],
+        figures=figures,
+    )
