@@ -49,7 +49,13 @@ class Leftovers:
 
     def to_json(self) -> dict[str, object]:
         """Those that there were."""
-        return {name: left for name, left in asdict(self).items() if left}
+        found = {
+            "connections": self.connections,
+            "prepared_transactions": self.prepared_transactions,
+            "advisory_locks": self.advisory_locks,
+            "objects": self.objects,
+        }
+        return {name: left for name, left in found.items() if left}
 
 
 class Unprovable(Exception):

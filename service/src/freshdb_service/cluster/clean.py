@@ -27,6 +27,7 @@ from freshdb_service.cluster.audit import differences, differences_of_catalogs, 
 from freshdb_service.cluster.baseline import (
     Leftovers,
     Look,
+    Mark,
     Question,
     Site,
     Unprovable,
@@ -61,7 +62,11 @@ if TYPE_CHECKING:
     from freshdb_service.cluster.sessions import Session
 
 _DEAD_ROWS: Final = 1_000
-"""So many rows of a database's catalogs may be updated or deleted before they are vacuumed."""
+"""So many rows of a database's catalogs may be updated or deleted before they are vacuumed; and so many logins of a server
+may be renamed. PostgreSQL itself does not notice: what these sessions do is not counted."""
+
+_SHARED_WRITES: Final = 10_000
+"""So many rows of a shared database's catalogs may be written, by all its schemas together, before they are vacuumed."""
 
 
 class CleaningEngine:
@@ -74,6 +79,8 @@ class CleaningEngine:
     def __init__(self, *, audit_every: int = 0) -> None:
         self._knowledge = Knowledge()
         self._dead_rows: Counter[str] = Counter()
+        self._renamed: Counter[str] = Counter()
+        self._vacuumed_at: dict[str, int] = {}
         self._audit_every = audit_every
         self._cleaned = 0
 
@@ -154,11 +161,12 @@ class CleaningEngine:
                 )
                 old_login, site = site.login, replace(site, login=name)
                 mark = seen.mark
-                if made.writes:  # what is written since the mark is not the template's
-                    mark = replace(mark, transaction=(await mark_now(session, site)).transaction)
                 try:
+                    if made.writes:  # what is written since the mark is not the template's
+                        mark = replace(mark, transaction=(await mark_now(session, site)).transaction)
+                    await self._vacuum_logins(session, server)
                     audit = await self._audited(server, session, template, origin, known, site)
-                except Unprovable:
+                except (Unprovable, asyncpg.PostgresError):
                     await _undo_handover(session, before=old_login, after=name)
                     raise
         except Unprovable as unprovable:
@@ -259,9 +267,18 @@ class CleaningEngine:
         expected = known.baseline.extents if in_schema else template.extents
         names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
         written = await _compare(session, catalogs, expected, names, known, site)
-        if not in_schema:
+        if in_schema:
+            await self._vacuum_shared_catalogs(session, site.database, catalogs, seen.mark)
+        else:
             await self._vacuum_catalogs(session, site.database, seen)
         return await _rewritten(session, site, known) if "pg_class" in written else frozenset()
+
+    async def _vacuum_logins(self, session: Session, server: Server) -> None:
+        """Bound what handing over logins leaves in the server's catalog of roles."""
+        self._renamed[server.name] += 1
+        if self._renamed[server.name] > _DEAD_ROWS:
+            del self._renamed[server.name]
+            await session.execute("VACUUM (SKIP_LOCKED) pg_authid")
 
     async def _vacuum_catalogs(self, session: Session, database: str, seen: Look) -> None:
         """Bound what temporary tables, for instance, leave in the catalogs."""
@@ -269,6 +286,15 @@ class CleaningEngine:
         if self._dead_rows[database] > _DEAD_ROWS:
             del self._dead_rows[database]
             await session.execute(f"VACUUM {', '.join(seen.catalogs)}")
+
+    async def _vacuum_shared_catalogs(
+        self, session: Session, database: str, catalogs: Catalogs, mark: Mark
+    ) -> None:
+        """The same of a shared database, whose catalogs many write to."""
+        writes = mark.catalog_writes or 0
+        if writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
+            self._vacuumed_at[database] = writes
+            await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
 
 
 async def _undo_handover(session: Session, before: str, after: str) -> None:
