@@ -59,7 +59,10 @@ class Databases:
     def __init__(self, at: Installation, engine: ResetEngine) -> None:
         self._at = at
         self._engine = engine
-        self.resets: Final = Crew(_RESETS * at.settings.provision_concurrency * len(at.servers), at.stopping)
+        hands = _RESETS * at.settings.provision_concurrency * len(at.servers)
+        self.in_place: Final = asyncio.Semaphore(hands)
+        """Resets of databases that stay their lease's: so many at once, and who asks waits."""
+        self.resets: Final = Crew(hands, at.stopping)
         """Resets of databases that are nobody's any more; at most so many at once that the servers keep busy."""
         self._origins: dict[UUID, tuple[Isolation, Origin]] = {}
 

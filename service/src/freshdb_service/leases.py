@@ -152,9 +152,8 @@ class Leases:
         lease = given_back.lease
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
-                if given_back.left is not None:
-                    return await asyncio.shield(given_back.left)
-                return await close_login(self._at.server(lease.server), lease.login)
+                left = None if given_back.left is None else await asyncio.shield(given_back.left)
+                return left or await close_login(self._at.server(lease.server), lease.login)
         except (BackendUnavailable, TimeoutError):
             return None
         finally:
@@ -176,21 +175,30 @@ class Leases:
             Conflict: it is kept for a look, or being reset at this moment.
             BackendUnavailable: it could not be made clean; asking again is safe.
         """
-        used = await resetting.claim_leased(
-            self._at.store, lease_id, principal, claim_seconds=self._at.settings.claim_seconds
-        )
-        if used is None:
+        await self._databases.in_place.acquire()
+        # Whoever asked may go away meanwhile: what was begun is done.
+        if not await asyncio.shield(self._reset_in_place(lease_id, principal)):
             there = await self.get(lease_id)
             if there.principal == principal and there.state is LeaseState.KEPT:
                 message = f"the lease {lease_id} is kept for a look: what is in its database would be lost"
                 raise Conflict(message)
             raise _refused(there, principal)
-        # Whoever asked may go away meanwhile: what was begun is done.
-        await asyncio.shield(self._databases.reset_leased(used))
         granted = await self.show(lease_id)
         if granted.lease.state not in LEASE_LIVE:
             raise _over(granted.lease)
         return granted
+
+    async def _reset_in_place(self, lease_id: UUID, principal: str) -> bool:
+        """With one of the hands for it, which is free again afterwards; ``False`` if it is not there to be reset."""
+        try:
+            used = await resetting.claim_leased(
+                self._at.store, lease_id, principal, claim_seconds=self._at.settings.claim_seconds
+            )
+            if used is not None:
+                await self._databases.reset_leased(used)
+            return used is not None
+        finally:
+            self._databases.in_place.release()
 
     async def keep(
         self, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -10,12 +11,16 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from freshdb_service.errors import Conflict
+from freshdb_service.cluster import CleaningEngine, Leftovers, ResetOutcome
+from freshdb_service.databases import Databases
+from freshdb_service.errors import BackendUnavailable, Conflict
+from freshdb_service.leases import Leases
 from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import resetting
 from freshdb_service.templates import Register
-from tests.integration.installations import Bench, Site, names_on, replica
+from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.servers import PostgresServer
 
 
 @asynccontextmanager
@@ -128,6 +133,52 @@ async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset
     await bench.leases.release(held.lease.id, principal="test")
     await bench.janitor.run_once()
     assert (await bench.states()).keys() == {"ready"}
+
+
+class NotNow(CleaningEngine):
+    """Finds the server away whenever it is to reset something."""
+
+    async def reset(self, *_: object) -> ResetOutcome:
+        raise BackendUnavailable("not now")
+
+
+async def test_a_release_closes_the_login_also_when_the_reset_cannot_begin(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    databases = Databases(bench.at, NotNow())
+    released = await Leases(bench.at, databases).release(held.lease.id, principal="test")
+    assert released.leftovers == Leftovers()
+    with psycopg.connect(here.dsns[0]) as superuser:
+        query = "select rolcanlogin from pg_roles where rolname = %s"
+        assert superuser.execute(query, [held.lease.login]).fetchone() == (False,)
+    await databases.resets.finish()
+    assert (await bench.states())["dirty"] == 1
+    execute(here.control, "update databases set not_before = null")
+    await bench.janitor.run_once()
+    assert await bench.states() == {"ready": 2}
+
+
+async def test_more_resets_in_place_than_there_are_hands_wait_for_their_turn(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    async with replica(
+        site([postgres_18], redis_url, provision_concurrency=1, min_ready=6, idle_sessions=0)
+    ) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        held = [await bench.acquire() for _ in range(6)]
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, (await bench.states()).get("resetting", 0))
+
+        watching = asyncio.create_task(watch())
+        again = await asyncio.gather(*(bench.leases.reset(one.lease.id, principal="test") for one in held))
+        watching.cancel()
+        assert [one.lease.generation for one in again] == [one.lease.generation + 1 for one in held]
+        assert 1 <= most <= 4
 
 
 async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench: Bench) -> None:
