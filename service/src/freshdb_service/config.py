@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     connection_limit: int = Field(default=50, ge=1)
     """Most connections of one lease."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    idle_sessions: int = Field(default=32, ge=0)
+    idle_sessions: int = Field(default=64, ge=0)
     """Most sessions inside databases that are kept open for the next reset, per server and replica."""
     scram_iterations: int = Field(default=4096, ge=1, le=1_000_000)
     """How often a lease's password is hashed. It is random, and needs none of it; but some drivers accept no less."""

@@ -161,8 +161,8 @@ async def shut_out(session: Session, site: Site, question: Question) -> tuple[Le
             ended = await _throw_out(session, site, row["inside"])
         if found is None and (ended or not row["inside"]):
             found = Leftovers(len(ended), row["prepared"], sum(ended))
-            if found.prepared_transactions:
-                raise Unprovable("transactions were prepared for a second phase", leftovers=found)
+        if found is not None and row["prepared"]:
+            raise Unprovable("transactions were prepared for a second phase", leftovers=found)
         now_starting = set(row["starting"])
         starting = now_starting if starting is None else starting & now_starting
         if found is not None and not row["inside"] and not starting:

@@ -62,7 +62,7 @@ class ServerOptions:
     rebuilds: int = 4
     command_timeout_seconds: float = 60.0
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    idle_sessions: int = 32
+    idle_sessions: int = 64
     scram_iterations: int = 4096
     pg_dump: Path | None = None
 

@@ -1,0 +1,98 @@
+"""Scripts run on connections that are kept: what happens when one is closed, or forgotten, or left in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import uuid4
+
+import pytest
+
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.redis.connection import RedisConnection
+
+
+async def length(redis: RedisConnection) -> int:
+    """Run some script."""
+    keys = [redis.key(part) for part in ("queue", "presence", "wanted")]
+    answer = await redis.run("wake", keys, ["nobody"])
+    assert isinstance(answer, int)
+    return answer
+
+
+@asynccontextmanager
+async def paused(redis: RedisConnection, milliseconds: int) -> AsyncIterator[None]:
+    """Redis runs no script that may write, for a while."""
+    await redis.client.client_pause(milliseconds, all=False)
+    try:
+        yield
+    finally:
+        await redis.client.client_unpause()
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_made_anew(redis: RedisConnection) -> None:
+    assert await length(redis) == 0
+    await redis.client.client_kill_filter(_type="normal", skipme=True)
+    assert await length(redis) == 0
+
+
+async def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(redis: RedisConnection) -> None:
+    for _ in range(2):
+        await redis.client.script_flush()
+        assert await length(redis) == 0
+
+
+async def test_a_script_that_fails_is_one_error_and_costs_no_connection(redis: RedisConnection) -> None:
+    assert await length(redis) == 0
+    before = len(await redis.client.client_list())
+    await redis.client.set(redis.key("queue"), "not a queue")
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable, match="WRONGTYPE"):
+            await length(redis)
+    await redis.client.delete(redis.key("queue"))
+    assert await length(redis) == 0
+    assert len(await redis.client.client_list()) == before
+
+
+async def test_an_answer_that_nobody_waits_for_is_nobody_elses(redis: RedisConnection) -> None:
+    queue = redis.key("queue")
+    await redis.client.zadd(queue, {"somebody": 1})
+    await redis.client.zadd(redis.key("presence"), {"somebody": 2**53})
+    assert await length(redis) == 1
+    async with paused(redis, 10_000):
+        left = asyncio.create_task(length(redis))
+        while not await blocked(redis):
+            await asyncio.sleep(0)
+        left.cancel()
+        with suppress(asyncio.CancelledError):
+            await left
+    await redis.client.delete(queue)
+    assert [await length(redis) for _ in range(5)] == [0] * 5
+
+
+async def blocked(redis: RedisConnection) -> bool:
+    """Whether somebody waits for a Redis that is paused."""
+    info = await redis.client.info("clients")
+    return int(info["blocked_clients"]) > 0
+
+
+async def test_a_burst_waits_for_its_turn(redis_url: str) -> None:
+    redis = RedisConnection(redis_url, uuid4(), max_connections=2)
+    try:
+        others = len(await redis.client.client_list())
+        assert await asyncio.gather(*(length(redis) for _ in range(200))) == [0] * 200
+        assert len(await redis.client.client_list()) <= others + 2
+    finally:
+        await redis.close()
+
+
+async def test_but_not_for_ever(redis_url: str) -> None:
+    redis = RedisConnection(redis_url, uuid4(), max_connections=1, timeout_seconds=0.2)
+    try:
+        assert await length(redis) == 0
+        async with paused(redis, 10_000):
+            answers = await asyncio.gather(*(length(redis) for _ in range(20)), return_exceptions=True)
+            assert {type(one) for one in answers} == {BackendUnavailable}
+    finally:
+        await redis.close()
