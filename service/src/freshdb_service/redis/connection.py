@@ -1,26 +1,20 @@
-"""Connections to Redis; Lua scripts by name; failures as one error.
-
-Scripts run on connections of their own. Most of what the library's client does around a command (its pool, its retries, its
-observability) costs more than the command.
-"""
+"""One connection pool to Redis; Lua scripts by name; failures as one error."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final
 from uuid import UUID
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
@@ -53,11 +47,12 @@ class RedisConnection:
             decode_responses=True,
         )
         self.client: Redis = Redis(connection_pool=pool)
-        self._scripts: dict[str, _Script] = {name: _Script.read(name) for name in SCRIPTS}
-        self._pool = pool
-        self._free: list[AbstractConnection] = []
-        self._hands = asyncio.Semaphore(max_connections)
-        self._timeout_seconds = timeout_seconds
+        self._scripts: dict[str, AsyncScript] = {
+            name: self.client.register_script(
+                files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+            )
+            for name in SCRIPTS
+        }
 
     def key(self, *parts: object) -> str:
         """The full name of a key."""
@@ -70,34 +65,7 @@ class RedisConnection:
             BackendUnavailable: Redis is away, or refuses.
         """
         async with translated():
-            if self._hands.locked():  # a burst waits for its turn, but not for ever
-                async with asyncio.timeout(self._timeout_seconds):
-                    await self._hands.acquire()
-            else:
-                await self._hands.acquire()
-            try:
-                return await self._run(self._scripts[script], [str(len(keys)), *keys, *arguments])
-            finally:
-                self._hands.release()
-
-    async def _run(self, script: _Script, arguments: Sequence[str | int | float]) -> object:
-        connection = self._free.pop() if self._free else self._pool.make_connection()
-        try:
-            await self._pool.ensure_connection(connection)  # also when the other side has closed it meanwhile
-            try:
-                await connection.send_command("EVALSHA", script.digest, *arguments)
-                answer: object = await connection.read_response()
-            except NoScriptError:  # Redis has started anew
-                await connection.send_command("EVAL", script.text, *arguments)
-                answer = await connection.read_response()
-        except ResponseError:
-            self._free.append(connection)  # it has answered
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)  # the next caller must not get this one's answer
-            raise
-        self._free.append(connection)
-        return answer
+            return await self._scripts[script](keys=list(keys), args=list(arguments))
 
     async def check(self) -> None:
         """See that Redis answers and is new enough.
@@ -124,22 +92,7 @@ class RedisConnection:
 
     async def close(self) -> None:
         """Close every connection."""
-        while self._free:
-            await self._free.pop().disconnect()
         await self.client.connection_pool.disconnect()
-
-
-@dataclass(frozen=True, slots=True)
-class _Script:
-    """A Lua script, and the name that Redis knows it by."""
-
-    text: str
-    digest: str
-
-    @classmethod
-    def read(cls, name: str) -> _Script:
-        text = files(__package__).joinpath("scripts", f"{name}.lua").read_text()
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 @asynccontextmanager
