@@ -225,7 +225,7 @@ def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Find
             ),
             (
                 "Pool: 8 databases and two per client, the same for all, each reset once before. Embedded "
-                f"PostgreSQL and Redis, default settings (4 resets or creations at once), {DATA_ARE}."
+                f"PostgreSQL and Redis, default settings (16 resets at once), {DATA_ARE}."
             ),
             (
                 "The others neither fence nor change the login, nor close it at the release: each database "

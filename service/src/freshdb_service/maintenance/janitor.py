@@ -1,4 +1,4 @@
-"""Resets dirty databases: claims them, longest waiting first, and has the reset engine make them clean.
+"""Resets dirty databases: claims them, the last to become dirty first, and has the reset engine make them clean.
 
 Most databases are never dirty: the replica that ends a lease begins with the reset at once, if it has a hand free
 (``databases``). What is left are those of a moment when it had none, and those of replicas that died.

@@ -45,12 +45,12 @@ class Events:
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
         self._key = redis.key("events")
-        self._pending: deque[tuple[str, str]] = deque(maxlen=_PENDING)
+        self._pending: deque[tuple[str, dict[str, object]]] = deque(maxlen=_PENDING)
         self._some = asyncio.Event()
 
     def emit(self, kind: str, **data: object) -> None:
         """Note that something happened; returns at once."""
-        self._pending.append((kind, json.dumps(data, default=str)))
+        self._pending.append((kind, data))
         self._some.set()
 
     async def flush(self) -> None:
@@ -62,7 +62,8 @@ class Events:
         async with translated():
             pipeline = self._redis.client.pipeline(transaction=False)
             for kind, data in batch:
-                pipeline.xadd(self._key, {"kind": kind, "data": data}, maxlen=_KEPT, approximate=True)
+                written = json.dumps(data, default=str)
+                pipeline.xadd(self._key, {"kind": kind, "data": written}, maxlen=_KEPT, approximate=True)
             await pipeline.execute()
 
     async def write(self) -> None:

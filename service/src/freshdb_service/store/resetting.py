@@ -45,7 +45,11 @@ class Clean:
 async def claim_dirty(
     store: Store, server_names: Sequence[str], most: int, *, claim_seconds: float
 ) -> list[Used]:
-    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation; longest waiting first."""
+    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation.
+
+    The last to become dirty come first: the service most likely still has a session open in those. It does not matter to
+    anybody which one is ready next.
+    """
     check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
     async with store.driver() as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds)
@@ -146,7 +150,7 @@ WITH claimed AS (
         JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
         WHERE c.state = 'dirty' AND t.state = 'ready' AND c.server = ANY ($1::text[])
           AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
-        ORDER BY c.state_changed_at
+        ORDER BY c.state_changed_at DESC
         LIMIT $2::bigint
         FOR UPDATE OF c SKIP LOCKED)
     RETURNING d.*
