@@ -37,7 +37,7 @@ from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
-from freshdb_service.store.granting import Lack, Share, Terms, grant
+from freshdb_service.store.granting import OutOfDate, Share, Terms, grant
 from freshdb_service.store.rows import LeaseRow, PoolRow
 from freshdb_service.store.session import ConstraintViolated
 
@@ -102,25 +102,12 @@ class _Order:
         return self.tickets.get(pool_id, min(self.tickets.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """The pool to take from, and until when (of the monotonic clock) that is remembered."""
-
-    pool_id: UUID
-    max_size: int
-    until: float
-
-
-class _Moved(Exception):
-    """Another pool is the one to take from by now: a newer template is ready, say."""
-
-
 class Acquiring:
     """Grants leases to whoever asks."""
 
     def __init__(self, at: Installation) -> None:
         self._at = at
-        self._targets: dict[tuple[str, Isolation], _Target] = {}
+        self._targets: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
         self.asked_for: set[UUID] = set()
         """Pools that databases were asked of; the replenisher notes it in the control plane and empties the set."""
 
@@ -162,7 +149,7 @@ class Acquiring:
                     or await self._replayed(order)
                     or await self._in_turn(order, until, abandoned)
                 )
-            except _Moved:
+            except OutOfDate:
                 await self._at.deadlines.settle(order.lease_ids)
                 for request in wanted:
                     self._targets.pop((request.template, request.isolation), None)
@@ -191,23 +178,17 @@ class Acquiring:
                 idempotency_key=idempotency_key,
                 request_hash=request_hash,
             )
-            target = await self._target(request.template, request.isolation)
+            pool_id = await self._target(request.template, request.isolation)
             order.wanted.append(request)
-            order.shares.append(Share(target.pool_id, (uuid4(),), request.pinned, index, terms))
-            self.asked_for.add(target.pool_id)
-        for request, share in zip(order.wanted, order.shares, strict=True):
-            number = order.wanted_of(share.pool_id)
-            if number > (await self._target(request.template, request.isolation)).max_size:
-                self._targets.pop((request.template, request.isolation), None)  # it may be larger by now
-                target = await self._target(request.template, request.isolation)
-                _check_size(request.template, number, target.max_size)
+            order.shares.append(Share(pool_id, (uuid4(),), request.pinned, index, terms))
+            self.asked_for.add(pool_id)
         return order
 
-    async def _target(self, template: str, isolation: Isolation) -> _Target:
+    async def _target(self, template: str, isolation: Isolation) -> UUID:
         """The pool to take from. Remembered for a while: the grant itself refuses a pool that is out of date."""
         known = self._targets.get((template, isolation))
-        if known is not None and known.until > monotonic():
-            return known
+        if known is not None and known[1] > monotonic():
+            return known[0]
         name, _, fingerprint = template.partition("@")
         async with self._at.store.statement() as connection:
             found = await store_templates.find(connection, name, fingerprint or None)
@@ -237,16 +218,14 @@ class Acquiring:
             )
         if pool.refusal is not None:
             raise _unsupported(pool)
-        target = _Target(pool.id, pool.max_size, monotonic() + _TARGET_SECONDS)
-        self._targets[template, isolation] = target
-        return target
+        self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
+        return pool.id
 
     async def _try(self, order: _Order, *, at_head: bool = False) -> list[Granted] | None:
         """Grant what is ready; ``None`` if that is too little, or others were here before.
 
         Raises:
-            _Moved: another pool is the one to take from by now.
-            QuotaExceeded: there can never be enough.
+            OutOfDate: another pool is the one to take from by now.
         """
         expires_at: list[datetime] = []
         for share in order.shares:
@@ -266,13 +245,7 @@ class Acquiring:
             rows = await grant(self._at.store, order.shares)
         except ConstraintViolated:
             return await self._replayed(order)
-        if isinstance(rows, Lack):
-            if rows.max_size is None:
-                raise _Moved
-            number = order.wanted_of(rows.pool_id)
-            if number > rows.max_size:
-                await self._at.deadlines.settle(order.lease_ids)
-                _check_size(order.wanted[0].template, number, rows.max_size)
+        if rows is None:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
@@ -280,8 +253,9 @@ class Acquiring:
         """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
 
         Raises:
-            _Moved: another pool is the one to take from by now.
+            OutOfDate: another pool is the one to take from by now.
         """
+        await self._check_sizes(order)
         self._at.signals.nudge(Work.DEMAND)
         async with AsyncExitStack() as stack:
             waiter: Waiter | None = None
@@ -300,6 +274,26 @@ class Acquiring:
                 granted = await self._try(order, at_head=True)
                 if granted is not None:
                     return granted
+                await self._check_sizes(order)
+
+    async def _check_sizes(self, order: _Order) -> None:
+        """See that what one call wants of a pool at once can ever be there. One database always can.
+
+        Raises:
+            QuotaExceeded: it cannot.
+        """
+        for pool_id in order.pools:
+            if (number := order.wanted_of(pool_id)) == 1:
+                continue
+            async with self._at.store.statement() as connection:
+                pool = await store_pools.get(connection, pool_id)
+            if pool is not None and number > pool.max_size:
+                await self._at.deadlines.settle(order.lease_ids)
+                raise QuotaExceeded(
+                    f"{number} databases at once are more than the pool of {pool.template} may hold ({pool.max_size}); "
+                    "ask for fewer, or raise its max_size",
+                    retry_after_seconds=1.0,
+                )
 
     async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
         """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
@@ -378,15 +372,6 @@ def facts(row: LeaseRow) -> dict[str, object]:
         "principal": row.principal,
         "holder": dict(row.holder),
     }
-
-
-def _check_size(template: str, number: int, max_size: int) -> None:
-    if number > max_size:
-        raise QuotaExceeded(
-            f"{number} databases at once are more than the pool of {template} may hold ({max_size}); "
-            "ask for fewer, or raise its max_size",
-            retry_after_seconds=1.0,
-        )
 
 
 def _hash(wanted: Sequence[Acquire]) -> str:

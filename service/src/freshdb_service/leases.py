@@ -114,6 +114,8 @@ class Leases:
         given_back = await self._give_back(lease_id, state, principal=principal, reason=reason)
         if given_back is None:
             there = await self.get(lease_id)
+            if there.state not in LEASE_LIVE:
+                await self._at.deadlines.settle([lease_id])  # whoever ended it may have died before this
             if principal is not None and there.principal != principal:
                 raise _forbidden(lease_id)
             if there.state is LeaseState.RELEASED and state is LeaseState.RELEASED:
@@ -209,7 +211,7 @@ class Leases:
             LeaseEnded, LeaseNotFound, Forbidden: as it says.
             Conflict: it is being reset at this moment.
         """
-        async with self._at.store.statement() as connection:
+        async with self._at.store.transaction() as connection:
             row = await store_leases.keep(
                 connection, lease_id, principal=principal, ttl_seconds=ttl_seconds, reason=reason
             )

@@ -64,6 +64,33 @@ async def test_a_pool_that_is_made_smaller_gets_smaller(bench: Bench) -> None:
     assert await bench.states() == {"ready": 2}
 
 
+async def test_the_janitor_finds_what_nobody_told_it_of_while_other_resets_are_under_way(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    async with replica(site([postgres_18], redis_url, janitor_seconds=0.001)) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        held = await bench.acquire()
+        short, long = asyncio.Event(), asyncio.Event()
+        for other in (short, long):
+            bench.databases.resets.take(_until(other))
+        round_of_it = asyncio.create_task(bench.janitor.run_once())
+        await asyncio.sleep(0)
+        await bench.given_back(held)
+        assert await bench.states() == {"ready": 1, "dirty": 1}
+        short.set()
+        async with asyncio.timeout(30):
+            while await bench.states() != {"ready": 2}:
+                await asyncio.sleep(0.01)
+        assert not round_of_it.done()
+        long.set()
+        await round_of_it
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
 async def test_a_server_never_holds_more_than_its_limit(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(site([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
         await bench.template()

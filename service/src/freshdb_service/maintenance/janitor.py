@@ -7,6 +7,7 @@ Most databases are never dirty: the replica that ends a lease begins with the re
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from freshdb_service.databases import Databases
 from freshdb_service.installation import Installation
@@ -24,10 +25,10 @@ class Janitor:
     async def run_once(self) -> None:
         """Reset every dirty database on the servers of this replica; return when no reset is under way."""
         crew = self._databases.resets
-        more = True
+        look_at = 0.0
         while True:
-            more |= self._wake is not None and self._wake.is_set()
-            if more and (free := crew.free):
+            woken = self._wake is not None and self._wake.is_set()
+            if (woken or monotonic() >= look_at) and (free := crew.free):
                 if self._wake is not None:
                     self._wake.clear()
                 claimed = await resetting.claim_dirty(
@@ -37,6 +38,7 @@ class Janitor:
                     claim_seconds=self._at.settings.claim_seconds,
                 )
                 more = len(claimed) == free
+                look_at = 0.0 if more else monotonic() + self._at.settings.janitor_seconds
                 for used in claimed:
                     crew.take(self._databases.reset(used))
             if not await crew.a_hand_free(self._wake):

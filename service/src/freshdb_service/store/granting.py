@@ -51,34 +51,22 @@ class Share:
     terms: Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """Why nothing was granted: too few are ready in this pool; or it is out of date.
-
-    Attributes:
-        pool_id: which pool.
-        max_size: how many databases it may hold; ``None`` if it is not the one to take from any longer.
-    """
-
-    pool_id: UUID
-    max_size: int | None
+class OutOfDate(Exception):
+    """The pool is not the one to take from any longer: a newer template is ready, say, or this one was retired."""
 
 
-class _Lacking(Exception):
+class _TooFew(Exception):
     """Undo what was granted before."""
 
-    def __init__(self, lack: Lack) -> None:
-        super().__init__(lack)
-        self.lack = lack
 
-
-async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | Lack:
+async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
     """Grant every share, with passwords, or nothing; one round trip when there is one share.
 
     Returns:
-        The leases in the order of the shares; or why there are none.
+        The leases in the order of the shares; ``None`` if too few databases are ready.
 
     Raises:
+        OutOfDate: somebody should look which pool to take from; nothing was granted.
         ConstraintViolated: the idempotency key has a lease already; nothing was granted.
         BackendUnavailable: the control plane is away; whether it was granted is not known.
     """
@@ -89,8 +77,8 @@ async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | Lack:
                 return await _grant(driver, shares[0])
             async with driver.transaction():
                 return [row for share in shares for row in await _grant(driver, share)]
-        except _Lacking as lacking:
-            return lacking.lack
+        except _TooFew:
+            return None
 
 
 async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
@@ -111,7 +99,7 @@ async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 -
         terms.request_hash,
     )
     if rows[0]["lease_id"] is None:
-        raise _Lacking(Lack(share.pool_id, rows[0]["max_size"]))
+        raise _TooFew if rows[0]["pool_id"] is not None else OutOfDate
     return [_lease(row, share, nth) for nth, row in enumerate(rows)]
 
 
@@ -147,7 +135,7 @@ def _lease(row: Mapping[str, Any], share: Share, nth: int) -> LeaseRow:
 
 _GRANT: Final = """
 WITH pool AS (
-    SELECT p.id, p.isolation, p.max_size, p.template_id, t.name || '@' || t.fingerprint AS template
+    SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template
     FROM pools p JOIN templates t ON t.id = p.template_id
     WHERE p.id = $1::uuid AND p.refusal IS NULL AND t.state = 'ready'
       AND ($2::bool OR NOT EXISTS (
@@ -184,7 +172,7 @@ WITH pool AS (
 )
 SELECT granted.id AS lease_id, granted.granted_at, granted.max_expires_at, granted.template_id, granted.template,
        granted.isolation, taken.id AS database_id, taken.generation, taken.server, taken.database_name, taken.schema_name,
-       taken.login, taken.password, pool.max_size
+       taken.login, taken.password, pool.id AS pool_id
 FROM (SELECT) always LEFT JOIN pool ON true LEFT JOIN (granted JOIN taken ON taken.lease_id = granted.id) ON true
 ORDER BY taken.nth
 """

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, String, and_, bindparam, delete, func, select, text, tuple_
+from sqlalchemy import Select, and_, delete, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import (
@@ -167,44 +167,51 @@ FROM ended LEFT JOIN given_back g ON true LEFT JOIN baselines b ON b.database_id
 """  # noqa: S608 - the names of our own columns
 
 
-_KEEP = text(
-    """
-    WITH mine AS (  -- locked first: a reset in place may be about to take it
-        SELECT id FROM databases WHERE lease_id = :lease_id AND state IN ('leased', 'kept') FOR UPDATE
-    ), held AS (
-        UPDATE leases
-        SET state = 'kept', end_reason = :reason, ttl_seconds = :ttl_seconds,
-            max_expires_at = greatest(max_expires_at, now() + make_interval(secs => :ttl_seconds))
-        WHERE id = (SELECT l.id FROM leases l, mine
-                    WHERE l.id = :lease_id AND l.state IN ('active', 'kept') AND l.principal = :principal)
-        RETURNING *
-    ), held_back AS (
-        UPDATE databases d SET state = 'kept', state_changed_at = now()
-        FROM held
-        WHERE d.id = held.database_id
-        RETURNING d.id
-    )
-    SELECT held.* FROM held JOIN held_back ON true
-    """
-).bindparams(bindparam("reason", type_=String()))
-
-
 async def keep(
     connection: AsyncConnection, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
 ) -> LeaseRow | None:
-    """Hold a live lease's database back for a look.
+    """Hold a live lease's database back for a look. Runs inside a transaction.
+
+    The lease is locked before its database, as by everything else that changes both.
 
     Returns:
         ``None`` if the lease is over, not this principal's, or being reset; then nothing has changed.
     """
     check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
-    row = (
+    check_database(DatabaseState.LEASED, DatabaseState.KEPT)
+    mine = and_(leases.c.id == lease_id, leases.c.principal == principal, _LIVE)
+    held = (
         await connection.execute(
-            _KEEP,
-            {"lease_id": lease_id, "principal": principal, "ttl_seconds": ttl_seconds, "reason": reason},
+            select(leases.c.database_id, leases.c.generation).where(mine).with_for_update()
         )
     ).one_or_none()
-    return lease_row(row) if row else None
+    if held is None:
+        return None
+    held_back = await connection.execute(
+        databases.update()
+        .where(
+            databases.c.id == held.database_id,
+            databases.c.generation == held.generation,
+            databases.c.lease_id == lease_id,
+            databases.c.state.in_([DatabaseState.LEASED.value, DatabaseState.KEPT.value]),
+        )
+        .values(state=DatabaseState.KEPT.value, state_changed_at=func.now())
+    )
+    if not held_back.rowcount:
+        return None
+    until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, ttl_seconds)
+    row = await connection.execute(
+        leases.update()
+        .where(mine)
+        .values(
+            state=LeaseState.KEPT.value,
+            end_reason=reason,
+            ttl_seconds=ttl_seconds,
+            max_expires_at=func.greatest(leases.c.max_expires_at, until),
+        )
+        .returning(leases)
+    )
+    return lease_row(row.one())
 
 
 @dataclass(frozen=True, slots=True)

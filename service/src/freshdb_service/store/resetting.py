@@ -15,6 +15,8 @@ from freshdb_service.lifecycle import DatabaseState, check_database
 from freshdb_service.store.rows import DatabaseRow, Json
 from freshdb_service.store.session import Store
 
+_LONG_SECONDS: Final = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Used:
@@ -47,12 +49,12 @@ async def claim_dirty(
 ) -> list[Used]:
     """Take up to ``most`` dirty databases into ``resetting``, each with its next generation.
 
-    The last to become dirty come first: the service most likely still has a session open in those. It does not matter to
-    anybody which one is ready next.
+    The last to become dirty come first: the service most likely still has a session open in those. But none waits for
+    longer than ``_LONG_SECONDS`` behind others.
     """
     check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
     async with store.driver() as driver:
-        rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds)
+        rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds, _LONG_SECONDS)
     return [Used(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
 
 
@@ -150,7 +152,7 @@ WITH claimed AS (
         JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
         WHERE c.state = 'dirty' AND t.state = 'ready' AND c.server = ANY ($1::text[])
           AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
-        ORDER BY c.state_changed_at DESC
+        ORDER BY c.state_changed_at < clock_timestamp() - make_interval(secs => $4::float8) DESC, c.state_changed_at DESC
         LIMIT $2::bigint
         FOR UPDATE OF c SKIP LOCKED)
     RETURNING d.*
@@ -161,13 +163,15 @@ FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
 """
 
 _CLAIM_LEASED: Final = """
-WITH claimed AS (
+WITH holding AS (  -- first the lease, then its database, as everywhere
+    SELECT id, database_id FROM leases
+    WHERE id = $1::uuid AND state = 'active' AND principal = $2::text FOR UPDATE
+), claimed AS (
     UPDATE databases d
     SET state = 'resetting', generation = d.generation + 1, state_changed_at = now(), password = NULL,
         claimed_until = clock_timestamp() + make_interval(secs => $3::float8)
-    FROM leases l
-    WHERE l.id = $1::uuid AND l.state = 'active' AND l.principal = $2::text
-      AND d.id = l.database_id AND d.lease_id = l.id AND d.state = 'leased'
+    FROM holding
+    WHERE d.id = holding.database_id AND d.lease_id = holding.id AND d.state = 'leased'
     RETURNING d.*
 )
 SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.database_name, claimed.schema_name,
