@@ -13,10 +13,10 @@ def main() -> None:
     """Write how many kinds there are in each place, then their names."""
     out = sys.stdout
     out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL, with FRESHDB_HYGIENE=\n")
-    out.write(f"{'':>14}" + "".join(f"{reach:>14}" for reach in Reach) + "\n")
+    out.write(f"{'':>18}" + "".join(f"{reach:>14}" for reach in Reach) + "\n")
     plans = [plan(MAJORS, reach) for reach in Reach]
-    for place in places_of(MAJORS):
-        out.write(f"{place!s:>14}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
+    for place in (*places_of(MAJORS), *places_of(MAJORS, plain=True)):
+        out.write(f"{place!s:>18}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
     out.writelines(f"{change}\n" for change in CATALOGUE)
 
 

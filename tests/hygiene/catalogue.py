@@ -1,8 +1,9 @@
 """Every kind of change, and where it is made.
 
-A *place* is a version and an isolation. A default run makes the kinds in ``EVERYWHERE_KINDS`` in every place, and tries each
-of those that PostgreSQL refuses in one. ``FRESHDB_HYGIENE=turns`` makes each of the others in one place, too: they take
-turns. ``FRESHDB_HYGIENE=all`` makes every kind in every place.
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A default run makes the
+kinds in ``EVERYWHERE_KINDS`` in every place, but in those of plain roles by turns, and tries each of those that PostgreSQL
+refuses in one. ``FRESHDB_HYGIENE=turns`` makes each of the others in one place, too: they take turns.
+``FRESHDB_HYGIENE=all`` makes every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
@@ -141,25 +142,51 @@ class Place:
 
     major: int
     isolation: Isolation
+    plain: bool = False
 
     def __str__(self) -> str:
         """As it stands in the tests' names."""
-        return f"{self.major}-{self.isolation}"
+        return f"{self.major}-{self.isolation}{'-plain' if self.plain else ''}"
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """What the template has: the newer versions' bundle has none that whoever owns a database could create or drop.
+
+        A plain role cannot move one into a schema.
+        """
+        return ("citext",) if self.major == 15 and not (self.plain and self.isolation == "schema") else ()
+
+    def allows(self, change: Change) -> bool:
+        """Whether there is what it changes."""
+        in_vain = "EXTENSION citext" in " ".join(change.sql) and not self.extensions
+        return change.concerns(self.major) and not in_vain
 
 
-def places_of(majors: Sequence[int]) -> list[Place]:
+def places_of(majors: Sequence[int], *, plain: bool = False) -> list[Place]:
     """Every version in both isolations."""
-    return [Place(major, isolation) for major in majors for isolation in ISOLATIONS]
+    return [Place(major, isolation, plain) for major in majors for isolation in ISOLATIONS]
 
 
 def plan(majors: Sequence[int], reach: Reach = REACH) -> list[tuple[Place, Change]]:
     """What is made where, place by place."""
-    places = places_of(majors)
-    chosen: dict[Place, list[Change]] = {place: [] for place in places}
+    places, plain = places_of(majors), places_of(majors, plain=True)
+    chosen: dict[Place, list[Change]] = {place: [] for place in (*places, *plain)}
     for turn, change in enumerate(CATALOGUE):
-        for place in _places_for(change, turn, [one for one in places if change.concerns(one.major)], reach):
+        for place in _places_for(change, turn, [one for one in places if one.allows(change)], reach):
             chosen[place].append(change)
-    return [(place, change) for place in places for change in chosen[place]]
+        for place in _plain_places_for(change, [one for one in plain if one.allows(change)], reach):
+            chosen[place].append(change)
+    return [(place, change) for place in chosen for change in chosen[place]]
+
+
+def _plain_places_for(change: Change, places: list[Place], reach: Reach) -> list[Place]:
+    if reach is Reach.ALL:
+        return places
+    allowed = [place for place in places if place.isolation not in change.refused]
+    if change.name not in EVERYWHERE_KINDS or not allowed:
+        return []
+    turn = sorted(EVERYWHERE_KINDS).index(change.name)
+    return [allowed[turn % len(allowed)]]
 
 
 def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) -> set[Place]:

@@ -59,6 +59,7 @@ class Table:
     key: str
     columns: tuple[tuple[str, bool], ...]
     refers: int | None
+    action: str
     partitioned: bool
     seeds: int
     trigger: bool
@@ -90,7 +91,7 @@ class Table:
         for place, (kind, nullable) in enumerate(self.columns):
             columns.append(f"c{place} {kind}{'' if nullable else ' NOT NULL'}")
         if self.refers is not None:
-            columns.append(f"parent integer REFERENCES t{self.refers} ON DELETE CASCADE DEFERRABLE")
+            columns.append(f"parent integer REFERENCES t{self.refers} {self.action}")
         parts = " PARTITION BY RANGE (id)" if self.partitioned else ""
         made = [f"CREATE TABLE {self.name} ({', '.join(columns)}){parts}"]
         if self.partitioned:
@@ -100,6 +101,8 @@ class Table:
             ]
         if self.seeds:
             made.append(self.insert(1, self.seeds))
+        if self.seeds and self.refers is not None:
+            made.append(f"UPDATE {self.name} SET parent = (SELECT min(id) FROM t{self.refers})")
         if self.trigger:
             made.append(
                 f"CREATE TRIGGER watch AFTER INSERT OR DELETE ON {self.name} FOR EACH ROW EXECUTE FUNCTION watched()"
@@ -122,7 +125,19 @@ class Schema:
         return ";\n".join([*TYPES_SQL, watched, *(line for table in self.tables for line in table.sql())])
 
 
+ACTIONS: Final = (
+    "ON DELETE CASCADE DEFERRABLE",
+    "ON DELETE CASCADE ON UPDATE CASCADE",
+    "ON DELETE SET NULL",
+    "ON DELETE RESTRICT",
+    "DEFERRABLE INITIALLY DEFERRED",
+    "",
+)
+
 ON_A_TABLE: Final = (
+    "UPDATE {table} SET parent = (SELECT max(id) FROM t0)",
+    "UPDATE {table} SET parent = (SELECT max(id) FROM t1)",
+    "UPDATE {table} SET id = id + 1000",
     "UPDATE {table} SET {column} = DEFAULT",
     "UPDATE {table} SET {column} = {column}",
     "DELETE FROM {table}",
@@ -174,13 +189,15 @@ ELSEWHERE: Final = (
 def _tables(draw: st.DrawFn, number: int, keyed: list[int]) -> Table:
     partitioned = draw(st.booleans()) and draw(st.booleans())
     key = draw(st.sampled_from(KEYS))
-    refers = draw(st.sampled_from([None, *keyed])) if keyed else None
+    own = [number] if not partitioned and "PRIMARY KEY" in key else []
+    refers = draw(st.sampled_from([None, *keyed, *own])) if [*keyed, *own] else None
     column = st.tuples(st.sampled_from(sorted(TYPES)), st.booleans())
     return Table(
         number=number,
         key=key,
         columns=tuple(draw(st.lists(column, min_size=1, max_size=5))),
         refers=refers,
+        action=draw(st.sampled_from(ACTIONS)),
         partitioned=partitioned,
         seeds=draw(st.sampled_from([0, 0, 1, 5, 40])),
         trigger=draw(st.booleans()),

@@ -22,7 +22,7 @@ from tests.servers import MAJORS, matrix_majors
     ],
 )
 def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
-    stand = grounds.stand(place.major, place.isolation)
+    stand = grounds.stand(place.major, place.isolation, plain=place.plain)
     holder = Holder(stand.clean.subject)
     try:
         if place.isolation in change.refused:
@@ -34,7 +34,8 @@ def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, chan
             seen = stand.ground.judge.sees_difference(stand.baseline, stand.clean.subject)
             assert seen == (place.isolation not in change.unseen)
         _is_clean_again(stand)
-    except BaseException:
+    except BaseException as error:
+        error.add_note(grounds.last_words())
         grounds.abandon(place.isolation)
         raise
     finally:

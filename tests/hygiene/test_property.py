@@ -24,6 +24,7 @@ EXAMPLES = int(ASKED) if ASKED else 8
 
 @pytest.mark.xdist_group(f"hygiene-{matrix_majors()[0]}")
 @pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("plain", [False, True], ids=["superuser", "plain"])
 @settings(
     max_examples=EXAMPLES,
     derandomize=ASKED is None,
@@ -34,9 +35,9 @@ EXAMPLES = int(ASKED) if ASKED else 8
 )
 @given(story=stories())
 def test_whatever_is_done_to_a_template_the_next_holder_finds_it_as_it_was(
-    grounds: Grounds, isolation: Isolation, story: Story
+    grounds: Grounds, isolation: Isolation, story: Story, *, plain: bool
 ) -> None:
-    stand = grounds.open(matrix_majors()[0], isolation, story.schema.sql, "property")
+    stand = grounds.open(matrix_majors()[0], isolation, story.schema.sql, "property", plain=plain)
     try:
         for statements in story.holders:
             _lease_and_judge(stand, statements, left_open=story.left_open)

@@ -11,7 +11,7 @@ from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import Pool, build_template, connected, pool_of
 
 TEMPLATE = """
-CREATE TABLE fruit (id serial PRIMARY KEY, name text);
+CREATE TABLE fruit (id serial PRIMARY KEY, name text, t int);  -- t: a column that is called like an alias in a query
 INSERT INTO fruit (name) VALUES ('apple'), ('pear');
 CREATE TABLE basket (id serial PRIMARY KEY);
 """

@@ -5,11 +5,13 @@ from __future__ import annotations
 from uuid import uuid4
 
 import asyncpg
+import psycopg
 import pytest
 
 from freshdb_service.cluster import Login, Server
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import Pool, build_template, connected, pool_of
+from tests.servers import PostgresServer
 
 TEMPLATE = """
 CREATE TABLE customer (id bigserial PRIMARY KEY, name text NOT NULL);
@@ -27,7 +29,9 @@ CREATE TABLE bulky (id bigserial PRIMARY KEY, note text);
 CREATE TABLE watched (a integer, bulky_id bigint REFERENCES bulky);
 CREATE FUNCTION nothing () RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
 CREATE TRIGGER watch BEFORE DELETE ON watched FOR EACH ROW EXECUTE FUNCTION nothing ();
+CREATE TRIGGER watch_all BEFORE TRUNCATE ON watched EXECUTE FUNCTION nothing ();
 ALTER TABLE watched ENABLE ALWAYS TRIGGER watch;
+ALTER TABLE watched ENABLE ALWAYS TRIGGER watch_all;
 CREATE MATERIALIZED VIEW prices AS SELECT sum(price) AS total FROM fruit;
 CREATE SEQUENCE ticket START 100;
 SELECT setval('ticket', 500);
@@ -122,8 +126,9 @@ async def pool(server: Server, isolation: Isolation) -> Pool:
 
 
 async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
-    server: Server, isolation: Isolation
+    any_server: Server, isolation: Isolation
 ) -> None:
+    server = any_server
     here = await pool(server, isolation)
     database_id = uuid4()
     login = await here.provision(database_id)
@@ -145,8 +150,9 @@ async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
 
 
 async def test_the_janitors_own_cleaning_is_not_taken_for_the_next_holders_work(
-    server: Server, isolation: Isolation
+    any_server: Server, isolation: Isolation
 ) -> None:
+    server = any_server
     here = await pool(server, isolation)
     database_id = uuid4()
     login = await here.provision(database_id)
@@ -157,3 +163,21 @@ async def test_the_janitors_own_cleaning_is_not_taken_for_the_next_holders_work(
         outcome = await here.reset(database_id, generation)
         assert (outcome.path, outcome.reason) == ("reload", "2 tables written to, 1 sequences moved")
         login = outcome.login
+
+
+async def test_a_kept_session_that_somebody_has_ended_fails_no_reset(
+    server: Server, postgres: PostgresServer, isolation: Isolation
+) -> None:
+    here = await pool(server, isolation)
+    database_id = uuid4()
+    login = await here.provision(database_id)
+    await used(server, login, "INSERT INTO customer (name) VALUES ('ann')")
+    assert server.sessions.keeps(login.database)
+    with psycopg.connect(postgres.dsn) as superuser:  # and our loop has not had the time to notice
+        ended = superuser.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+            (login.database,),
+        ).fetchall()
+    assert ended
+    assert server.sessions.keeps(login.database)
+    assert (await here.reset(database_id, 2)).path == "delete"

@@ -15,6 +15,8 @@ from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import build_template, connect, connected, pool_of
+from tests.servers import PostgresServer
+from tests.services import with_database
 
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
@@ -280,3 +282,21 @@ async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
         if isolation is Isolation.DATABASE:
             await drop_database(any_server, database_id, below_generation=3)
         await connection.execute("INSERT INTO t VALUES (2)")
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["cleaned", "rebuilt"])
+async def test_a_visitor_with_more_rights_is_waited_for(
+    plain_server: Server, postgres: PostgresServer, isolation: Isolation, *, changed: bool
+) -> None:
+    pool = await pool_of(plain_server, isolation, await build_template(plain_server, SEED))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    async with connected(plain_server, login) as holder:
+        await holder.execute("CREATE TABLE mine ()" if changed else "SELECT 1")
+    visitor = await asyncpg.connect(with_database(postgres.dsn, login.database))
+    reset = asyncio.create_task(pool.reset(database_id, 2))
+    closed = "SELECT NOT rolcanlogin FROM pg_roles WHERE rolname = $1"
+    while not reset.done() and not await visitor.fetchval(closed, login.user):
+        await asyncio.sleep(0)
+    await visitor.close()
+    assert (await reset).path == ("rebuild" if changed else "nothing")

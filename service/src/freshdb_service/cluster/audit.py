@@ -13,7 +13,7 @@ from typing import Final
 
 from freshdb_service.cluster.catalogs import Extent
 from freshdb_service.cluster.connections import Connection
-from freshdb_service.cluster.picture import Picture, Qualified, full_name, sequences_query, shown
+from freshdb_service.cluster.picture import Picture, Qualified, full_name, sequences_query, shown, states_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,7 @@ async def read_digest(
         [row] = await connection.fetch(_ROWS.replace("{table}", full_name(name, schema)))
         tables[name] = (row["rows"], row["content"])
     states = await connection.fetch(sequences_query(version, picture.sequences, schema))
-    return Digest(
-        tables, {(one["schema"], one["name"]): (one["last_value"], one["is_called"]) for one in states}
-    )
+    return Digest(tables, states_of(states))
 
 
 def differences(expected: Digest, found: Digest) -> Iterator[str]:
@@ -88,6 +86,6 @@ WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND
 """
 
 _ROWS: Final = """
-SELECT count(*) AS rows, coalesce(sum(hashtextextended(t::text COLLATE "C", 0)::numeric), 0)::text AS content
+SELECT count(*) AS rows, coalesce(sum(hashtextextended((t.*)::text COLLATE "C", 0)::numeric), 0)::text AS content
 FROM ONLY {table} t
 """

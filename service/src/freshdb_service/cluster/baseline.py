@@ -215,7 +215,7 @@ class Look:
 
     Attributes:
         mark: as it would be set now.
-        numbers: of login, database and schema; ``None`` where one is gone.
+        numbers: of login, database and schema; ``None`` if there is no schema.
         tables: what was written to, of the template's tables and of others.
         catalogs: which catalogs were written to; none in a shared database, where the mark's sum tells.
         dead_catalog_rows: how many rows of the catalogs were replaced or deleted.
@@ -295,16 +295,25 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
         baseline = replace(baseline, extents=extents)
+    return baseline, await counted_now(connection, site)
+
+
+async def counted_now(connection: Connection, site: Site) -> Mark:
+    """What to remember of a database that is clean at this moment, and that nobody is in.
+
+    Raises:
+        Unprovable: its login is gone; somebody else has the database by now.
+    """
     written = await connection.fetch(_WRITTEN, site.schema)
     used = await connection.fetch(_USED_SEQUENCES, site.schema)
     counters = {one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written} | {
         one["oid"]: (one["fetched"], 0, 0) for one in used
     }
-    return baseline, replace(await mark_now(connection, site), counters=counters)
+    return replace(await mark_now(connection, site), counters=counters)
 
 
 async def mark_now(connection: Connection, site: Site) -> Mark:
-    """What to remember of a database that is clean at this moment, but for the counters.
+    """``counted_now``, but for the counters.
 
     Raises:
         Unprovable: its login is gone; somebody else has the database by now.
@@ -404,7 +413,7 @@ _SURROUNDINGS: Final = """
 """
 
 _FROM: Final = """
-FROM pg_database d JOIN pg_authid r ON r.rolname = $1::text LEFT JOIN pg_namespace n ON n.nspname = $2::text
+FROM pg_database d JOIN pg_roles r ON r.rolname = $1::text LEFT JOIN pg_namespace n ON n.nspname = $2::text
 WHERE d.datname = current_database()
 """
 

@@ -186,7 +186,7 @@ class Change:
 
 
 class Catalogs:
-    """The catalogs of one version of PostgreSQL, and the queries over them.
+    """The catalogs of one version of PostgreSQL, as far as our role may read them, and the queries over them.
 
     ``schema`` limits everything to one schema and its login; their numbers are then the queries' ``$1`` and ``$2``.
     """
@@ -204,7 +204,7 @@ class Catalogs:
             SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) AS columns
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND NOT c.relisshared
-              AND a.attnum > 0 AND NOT a.attisdropped
+              AND has_table_privilege(c.oid, 'SELECT') AND a.attnum > 0 AND NOT a.attisdropped
             GROUP BY c.relname ORDER BY c.relname
             """
         )

@@ -9,7 +9,9 @@
 4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password. What was seen is the next
    mark.
 
-It takes a superuser: elsewhere every reset is a rebuild.
+A superuser's sessions write nothing that is counted, fire no triggers and check no foreign keys, and let the next login in
+with the transaction that cleans. A plain role's (``Server``) clean in an order that foreign keys agree with, read the
+counters once more when they have cleaned, and only then let anybody in.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -32,12 +35,13 @@ from freshdb_service.cluster.baseline import (
     Site,
     Unprovable,
     changed_outside,
+    counted_now,
     mark_now,
     note,
     unreliable,
 )
 from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_since, xid
-from freshdb_service.cluster.cleaning import Handover, carry_out, plan
+from freshdb_service.cluster.cleaning import Handover, Plan, carry_out, let_in, plan
 from freshdb_service.cluster.connections import operation
 from freshdb_service.cluster.fence import shut_out
 from freshdb_service.cluster.identifiers import Kind, quoted
@@ -54,7 +58,7 @@ from freshdb_service.cluster.reset import (
     untold,
 )
 from freshdb_service.cluster.roles import Login, new_password
-from freshdb_service.errors import Conflict
+from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.lifecycle import Isolation
 
 if TYPE_CHECKING:
@@ -67,6 +71,22 @@ may be renamed. PostgreSQL itself does not notice: what these sessions do is not
 
 _SHARED_WRITES: Final = 10_000
 """So many rows of a shared database's catalogs may be written, by all its schemas together, before they are vacuumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A used database, and what it should be like."""
+
+    server: Server
+    site: Site
+    known: Known
+    origin: Origin
+    template: TemplateKnowledge
+
+    @property
+    def expected_extents(self) -> Mapping[str, Extent]:
+        """The fingerprint of the catalogs."""
+        return self.template.extents if self.site.schema is None else self.known.baseline.extents
 
 
 class CleaningEngine:
@@ -86,8 +106,6 @@ class CleaningEngine:
 
     async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
         """See ``ResetEngine.note``."""
-        if not server.is_superuser:
-            return None
         try:
             return await _note(server, self._knowledge, login, origin)
         except Unprovable as unprovable:
@@ -105,8 +123,8 @@ class CleaningEngine:
         """See ``ResetEngine.reset``."""
         began = monotonic()
         try:
-            site, before = _known(server, used)
-            return await self._clean(server, site, used, before, origin, generation, began, fenced)
+            work = self._work(server, used, origin)
+            return await self._clean(work, used, generation, began, fenced)
         except Unprovable as error:
             unprovable = error
         leftovers = unprovable.leftovers or await fence_old(server, used)
@@ -126,48 +144,35 @@ class CleaningEngine:
             None if unprovable.audit is None else tuple(unprovable.audit),
         )
 
+    def _work(self, server: Server, used: UsedDatabase, origin: Origin) -> _Work:
+        if used.site is None or used.known is None:
+            raise Unprovable("nothing is known of what it was like")
+        return _Work(server, used.site, used.known, origin, self._knowledge.of(server, origin))
+
     async def _clean(
-        self,
-        server: Server,
-        site: Site,
-        used: UsedDatabase,
-        known: Known,
-        origin: Origin,
-        generation: int,
-        began: float,
-        fenced: Fenced,
+        self, work: _Work, used: UsedDatabase, generation: int, began: float, fenced: Fenced
     ) -> ResetOutcome:
-        leftovers: Leftovers | None = None
+        server, site, known = work.server, work.site, work.known
         kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
         name = str(server.name_of(kind, used.database_id, generation))
-        template = self._knowledge.of(server, origin)
+        leftovers: Leftovers | None = None
         # Hashed on another core, while the server says what became of the database.
         hashing = asyncio.create_task(new_password(server))
         try:
-            async with server.sessions.inside(site.database) as session:
-                question = Question.about(server.version, site, template.picture, known.mark)
-                leftovers, seen = await shut_out(session, site, question)
-                rewritten = await self._judged(server, session, template, known, site, seen)
+            async with AsyncExitStack() as visit:
+                session, leftovers, seen = await _shut_out(visit, work)
+                rewritten = await self._judged(session, work, seen)
                 fenced(leftovers)
-                made = plan(template, seen, rewritten)
+                made = plan(work.template, seen, rewritten, in_order=not server.may_be_replica)
                 password, verifier = await hashing
-                await carry_out(
-                    session,
-                    made,
-                    Handover(site.login, name, verifier),
-                    schema=site.schema,
-                    mark=known.mark,
-                    template=template,
-                )
-                old_login, site = site.login, replace(site, login=name)
-                mark = seen.mark
+                handover = Handover(site.login, name, verifier)
+                mark = await self._carried_out(session, work, made, handover, seen)
+                site = replace(site, login=name)
                 try:
-                    if made.writes:  # what is written since the mark is not the template's
-                        mark = replace(mark, transaction=(await mark_now(session, site)).transaction)
                     await self._vacuum_logins(session, server)
-                    audit = await self._audited(server, session, template, origin, known, site)
+                    audit = await self._audited(session, replace(work, site=site))
                 except (Unprovable, asyncpg.PostgresError):
-                    await _undo_handover(session, before=old_login, after=name)
+                    await _undo(session, handover)
                     raise
         except Unprovable as unprovable:
             found = unprovable.leftovers or leftovers
@@ -188,15 +193,34 @@ class CleaningEngine:
             audit=audit,
         )
 
-    async def _audited(
-        self,
-        server: Server,
-        session: Session,
-        template: TemplateKnowledge,
-        origin: Origin,
-        known: Known,
-        site: Site,
-    ) -> tuple[str, ...] | None:
+    async def _carried_out(
+        self, session: Session, work: _Work, made: Plan, handover: Handover, seen: Look
+    ) -> Mark:
+        """Clean, and let the next login in; the mark that was set in between."""
+        at_once = work.server.is_superuser
+        await carry_out(
+            session,
+            made,
+            handover,
+            schema=work.site.schema,
+            mark=work.known.mark,
+            template=work.template,
+            at_once=at_once,
+        )
+        site = replace(work.site, login=handover.new)
+        try:
+            if not at_once:  # what we wrote was counted, and is not the next holder's
+                mark = await counted_now(session, site)
+                await let_in(session, handover)
+                return mark
+            if made.writes:  # what is written since the mark is not the template's
+                return replace(seen.mark, transaction=(await mark_now(session, site)).transaction)
+        except (Unprovable, asyncpg.PostgresError):
+            await _undo(session, handover)
+            raise
+        return seen.mark
+
+    async def _audited(self, session: Session, work: _Work) -> tuple[str, ...] | None:
         """Audit a clean database, if it is this one's turn.
 
         Raises:
@@ -205,30 +229,22 @@ class CleaningEngine:
         self._cleaned += 1
         if not self._audit_every or self._cleaned % self._audit_every:
             return None
-        expected = self._knowledge.digest(server, origin)
+        server, site, baseline, template = work.server, work.site, work.known.baseline, work.template
+        expected = self._knowledge.digest(server, work.origin)
         if expected is None:
             raise Unprovable("a fresh copy is needed, for audits to compare with")
         catalogs = await self._knowledge.catalogs(server, session, schema=site.schema is not None)
-        scope, login_number = known.baseline.scope, known.baseline.numbers[0]
-        extents = await catalogs.extents(session, site.names(login_number), scope)
+        extents = await catalogs.extents(session, site.names(baseline.numbers[0]), baseline.scope)
         digest = await read_digest(session, server.version, template.picture, schema=site.schema)
         found = [
             *differences(expected, digest),
-            *differences_of_catalogs(known.baseline.extents if scope else template.extents, extents),
+            *differences_of_catalogs(work.expected_extents, extents),
         ]
         if found:
             raise Unprovable(f"an audit found that {found[0]}", audit=found)
         return ()
 
-    async def _judged(
-        self,
-        server: Server,
-        session: Session,
-        template: TemplateKnowledge,
-        known: Known,
-        site: Site,
-        seen: Look,
-    ) -> frozenset[Qualified]:
+    async def _judged(self, session: Session, work: _Work, seen: Look) -> frozenset[Qualified]:
         """See that everything but rows and sequences is what it was.
 
         Returns:
@@ -237,44 +253,47 @@ class CleaningEngine:
         Raises:
             Unprovable: something is defined in another way, or that cannot be told.
         """
+        known = work.known
         lost = unreliable(known.baseline, known.mark, seen)
         if lost is not None:
             raise Unprovable(lost)
-        rewritten = await self._defined_as_before(server, session, template, known, site, seen)
+        rewritten = await self._defined_as_before(session, work, seen)
         written_outside = seen.mark.shared_writes != known.mark.shared_writes
-        if written_outside and await changed_outside(session, site, known.baseline):
+        if written_outside and await changed_outside(session, work.site, known.baseline):
             raise Unprovable(
                 "settings, privileges, comments or attributes of the database or its login changed"
             )
         return rewritten
 
-    async def _defined_as_before(
-        self,
-        server: Server,
-        session: Session,
-        template: TemplateKnowledge,
-        known: Known,
-        site: Site,
-        seen: Look,
-    ) -> frozenset[Qualified]:
+    async def _defined_as_before(self, session: Session, work: _Work, seen: Look) -> frozenset[Qualified]:
         """The same, of the catalogs."""
+        site, mark = work.site, work.known.mark
         in_schema = site.schema is not None
-        if in_schema and seen.mark.catalog_writes == known.mark.catalog_writes:
+        if in_schema and seen.mark.catalog_writes == mark.catalog_writes:
             return frozenset()
         if not in_schema and not seen.catalogs:
             return frozenset()
-        catalogs = await self._knowledge.catalogs(server, session, schema=in_schema)
-        expected = known.baseline.extents if in_schema else template.extents
+        catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
+        unreadable = seen.catalogs.difference(catalogs.names)
+        if unreadable:
+            raise Unprovable(
+                f"{', '.join(sorted(unreadable))} was written to, which {work.server.role} may not read"
+            )
         names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
-        written = await _compare(session, catalogs, expected, names, known, site)
+        written = await _compare(session, catalogs, work, names)
         if in_schema:
             await self._vacuum_shared_catalogs(session, site.database, catalogs, seen.mark)
         else:
             await self._vacuum_catalogs(session, site.database, seen)
-        return await _rewritten(session, site, known) if "pg_class" in written else frozenset()
+        return await _rewritten(session, site, work.known) if "pg_class" in written else frozenset()
 
     async def _vacuum_logins(self, session: Session, server: Server) -> None:
-        """Bound what handing over logins leaves in the server's catalog of roles."""
+        """Bound what handing over logins leaves in the server's catalog of roles.
+
+        A plain role may not vacuum it; what it does there is counted, and so autovacuum does.
+        """
+        if not server.is_superuser:
+            return
         self._renamed[server.name] += 1
         if self._renamed[server.name] > _DEAD_ROWS:
             del self._renamed[server.name]
@@ -297,40 +316,48 @@ class CleaningEngine:
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
 
 
-async def _undo_handover(session: Session, before: str, after: str) -> None:
+async def _shut_out(visit: AsyncExitStack, work: _Work) -> tuple[Session, Leftovers, Look]:
+    """Enter the database, and shut everybody else out.
+
+    A session that was kept may be gone, and nobody has noticed: the server was restarted, say. Then a new one is opened.
+    Up to here everything can be done twice.
+    """
+    server, site = work.server, work.site
+    question = Question.about(server.version, site, work.template.picture, work.known.mark)
+    while True:
+        kept, session = server.sessions.keeps(site.database), None
+        try:
+            async with AsyncExitStack() as attempt:
+                session = await attempt.enter_async_context(server.sessions.inside(site.database))
+                leftovers, seen = await shut_out(session, site, question, sees_all=server.is_superuser)
+                await visit.enter_async_context(attempt.pop_all())
+                return session, leftovers, seen
+        except BackendUnavailable:
+            if not (kept and session is not None and session.is_closed()):
+                raise
+
+
+async def _undo(session: Session, handover: Handover) -> None:
     """Give a login its old name again and close it, so that the database can be made anew for its next one."""
-    await session.execute(
-        f"ALTER ROLE {quoted(after)} RENAME TO {quoted(before)}; ALTER ROLE {quoted(before)} NOLOGIN"
-    )
-
-
-def _known(server: Server, used: UsedDatabase) -> tuple[Site, Known]:
-    if not server.is_superuser:
-        raise Unprovable(f"{server.role} is no superuser on the server {server.name}")
-    if used.site is None or used.known is None:
-        raise Unprovable("nothing is known of what it was like")
-    return used.site, used.known
+    old, new = quoted(handover.old), quoted(handover.new)
+    await session.execute(f"ALTER ROLE {new} RENAME TO {old}; ALTER ROLE {old} NOLOGIN")
 
 
 @operation
-async def _note(server: Server, knowledge: Knowledge, login: Login, origin: Origin) -> Known:
+async def _note(server: Server, knowledge: Knowledge, login: Login, origin: Origin) -> Known | None:
     site = Site(login.database, login.schema, login.user)
     in_schema = login.schema is not None
-    async with server.sessions.inside(login.database) as session:
-        catalogs = await knowledge.catalogs(server, session, schema=in_schema)
-        baseline, mark = await note(session, site, catalogs)
-        await knowledge.learn(server, session, origin, site, baseline.numbers[0])
+    try:
+        async with server.sessions.inside(login.database) as session:
+            catalogs = await knowledge.catalogs(server, session, schema=in_schema)
+            baseline, mark = await note(session, site, catalogs)
+            await knowledge.learn(server, session, origin, site, baseline.numbers[0])
+    except asyncpg.InsufficientPrivilegeError:
+        return None  # something in it is not for our role to read: it will be rebuilt each time
     return Known(baseline, mark)
 
 
-async def _compare(
-    session: Session,
-    catalogs: Catalogs,
-    expected: Mapping[str, Extent],
-    names: Iterable[str],
-    known: Known,
-    site: Site,
-) -> set[str]:
+async def _compare(session: Session, catalogs: Catalogs, work: _Work, names: Iterable[str]) -> set[str]:
     """Compare catalogs with what they were.
 
     Returns:
@@ -339,12 +366,12 @@ async def _compare(
     Raises:
         Unprovable: one differs.
     """
-    scope, since = known.baseline.scope, known.mark.transaction
+    baseline, since, expected = work.known.baseline, work.known.mark.transaction, work.expected_extents
+    scope = baseline.scope
     changes = await catalogs.changes(session, since, scope, names)
     written, reason = _written(changes, expected)
     if reason is None:
-        number = known.baseline.numbers[0]
-        now = await catalogs.extents(session, site.names(number), scope, sorted(written))
+        now = await catalogs.extents(session, work.site.names(baseline.numbers[0]), scope, sorted(written))
         other = [name for name, extent in now.items() if extent.content != expected[name].content]
         reason = f"entries in {', '.join(other)} were changed" if other else None
     if reason is not None:

@@ -16,9 +16,11 @@ All of it happens in one transaction, that begins with giving the login its next
 shows that nobody else has the database by now, and its row stays locked until the end. A worker that was paused finds no
 such login any more, and has changed nothing.
 
-Rows are deleted and loaded in sessions that fire no triggers and check no foreign keys: what is put back is what was there,
-and was consistent. Tables whose triggers or rules would fire even so are left to a rebuild when they were touched; loading
-is out of the question where it would run a function that the template's author wrote, in a session of the service.
+Where the server grants it, rows are deleted and loaded in sessions that fire no triggers and check no foreign keys: what is
+put back is what was there, and was consistent. Elsewhere it is done in an order that every foreign key agrees with
+(``ordering``), and a table that others refer to is loaded together with those. Tables whose triggers or rules would fire
+even so are left to a rebuild when they were touched; loading is out of the question where it would run a function that the
+template's author wrote, in a session of the service.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from freshdb_service.cluster.baseline import Look, Mark, Touched, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
 from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
+from freshdb_service.cluster.ordering import Entangled, Order, affected, order
 from freshdb_service.cluster.picture import Qualified, Table, full_name, shown
 from freshdb_service.cluster.sessions import Session
 
@@ -51,6 +54,7 @@ class Plan:
         truncate: tables to be truncated, together.
         vacuum: tables and catalogs to be vacuumed afterwards.
         sequences: to be set back.
+        order: of what is done to tables, if it matters.
     """
 
     delete: list[Qualified] = field(default_factory=list)
@@ -59,6 +63,7 @@ class Plan:
     truncate: list[Qualified] = field(default_factory=list)
     vacuum: list[Qualified] = field(default_factory=list)
     sequences: list[tuple[Qualified, int, bool]] = field(default_factory=list)
+    order: Order | None = None
 
     @property
     def path(self) -> str:
@@ -90,13 +95,16 @@ class Plan:
         return ", ".join(parts) or "nothing was changed"
 
 
-def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified]) -> Plan:
+def plan(
+    template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified], *, in_order: bool = False
+) -> Plan:
     """Choose the cheapest way that is sure.
 
     Args:
         template: what it was made from.
         seen: what became of the database.
         rewritten: tables whose storage is another one (truncated, or stored anew), whatever the counters say.
+        in_order: whether foreign keys will be checked.
 
     Raises:
         Unprovable: nothing less than a rebuild is.
@@ -117,7 +125,24 @@ def plan(template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified
         if state != picture.sequences[name]:
             made.sequences.append((name, *picture.sequences[name]))
     made.delete = [name for name in made.delete if name not in made.truncate]
+    if in_order:
+        _put_in_order(made, template)
     return made
+
+
+def _put_in_order(made: Plan, template: TemplateKnowledge) -> None:
+    picture = template.picture
+    for name in sorted(affected(picture, made.reload)):
+        if name in made.delete_new:
+            made.delete_new.remove(name)
+        _choose_reload(made, template, name, picture.tables[name])
+    try:
+        made.order = order(
+            picture, empty=[*made.delete, *made.reload], thin=made.delete_new, load=made.reload
+        )
+    except Entangled as entangled:
+        raise Unprovable(f"the tables {entangled}") from entangled
+    made.truncate += [name for name in made.order.truncate if name not in made.truncate]
 
 
 def _choose(
@@ -132,28 +157,41 @@ def _choose(
     """Enter one table into the plan."""
     if table.materialized:
         raise Unprovable(f"the materialized view {shown(name)} was refreshed")
-    if table.fires_always:
-        raise Unprovable(f"the table {shown(name)} has triggers or rules that fire always")
     if table.rows == 0:
         together = template.picture.closure(name)
         large = touched is not None and touched.pages > TRUNCATED_PAGES
         if large and all(
-            (one := template.picture.tables.get(each)) is not None and one.rows == 0 and not one.fires_always
+            (one := template.picture.tables.get(each)) is not None
+            and one.rows == 0
+            and "truncate" not in one.fires
             for each in together
         ):
             made.truncate += sorted(together - set(made.truncate))
         else:
+            _see_that_nothing_fires(name, table, "delete")
             made.delete.append(name)
     elif touched is not None and not was_rewritten and touched.updated == touched.deleted == 0:
+        _see_that_nothing_fires(name, table, "delete")
         made.delete_new.append(name)
-    elif name not in template.seeds:
+    else:
+        _choose_reload(made, template, name, table)
+
+
+def _choose_reload(made: Plan, template: TemplateKnowledge, name: Qualified, table: Table) -> None:
+    if name not in template.seeds:
         raise Unprovable(
             f"rows of the table {shown(name)} were changed, and it is too large to be loaded again"
         )
-    elif table.runs_code:
+    if table.runs_code:
         raise Unprovable(f"to load the table {shown(name)} would run functions of the template's")
-    else:
-        made.reload.append(name)
+    _see_that_nothing_fires(name, table, "delete", "insert")
+    made.reload.append(name)
+
+
+def _see_that_nothing_fires(name: Qualified, table: Table, *events: str) -> None:
+    firing = [event for event in events if event in table.fires]
+    if firing:
+        raise Unprovable(f"the table {shown(name)} has triggers or rules that fire when we {firing[0]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +211,22 @@ async def carry_out(
     schema: str | None,
     mark: Mark,
     template: TemplateKnowledge,
+    at_once: bool,
 ) -> None:
     """Make the database clean, and let the next login in, in one transaction. What is vacuumed, is vacuumed after it.
+
+    ``at_once`` takes a superuser. Otherwise the login has only got its next name by the end, and waits for ``let_in``;
+    and what this session wrote has been counted.
 
     Raises:
         asyncpg.UndefinedObjectError: there is no such login: somebody else has the database by now. Nothing was changed.
     """
-    script = "; ".join(_statements(made, handover, schema, mark))
+    in_order = made.order or Order(delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload)
+    script = "; ".join(_statements(made, in_order, handover, schema, mark, at_once=at_once))
     if made.reload:
         async with session.transaction():
             await session.execute(script)
-            for name in made.reload:
+            for name in in_order.load:
                 await session.copy_to_table(
                     name[1],
                     source=BytesIO(template.seeds[name]),
@@ -200,21 +243,36 @@ async def carry_out(
         )
 
 
-def _statements(made: Plan, handover: Handover, schema: str | None, mark: Mark) -> list[str]:
-    statements = [
-        f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
+async def let_in(session: Session, handover: Handover) -> None:
+    """Let the next login in, as a plain role does."""
+    await session.execute(f"ALTER ROLE {quoted(handover.new)} LOGIN PASSWORD {literal(handover.verifier)}")
+
+
+def _statements(
+    made: Plan, in_order: Order, handover: Handover, schema: str | None, mark: Mark, *, at_once: bool
+) -> list[str]:
+    statements = [f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}"]
+    if at_once:
         # Not ``ALTER ROLE … PASSWORD``: it hashes the empty password, to see that this is not it, and takes 3 ms for that.
-        (
+        statements.append(
             f"UPDATE pg_authid SET rolcanlogin = true, rolpassword = {literal(handover.verifier)} "
             f"WHERE rolname = {literal(handover.new)}"
-        ),
-    ]
+        )
+    else:
+        statements.append("SELECT pg_stat_force_next_flush()")
+    if in_order.deferred:
+        statements.append("SET CONSTRAINTS ALL DEFERRED")
     if made.truncate:
         tables = ", ".join(f"ONLY {full_name(name, schema)}" for name in made.truncate)
         statements.append(f"TRUNCATE {tables}")
-    statements += [f"DELETE FROM ONLY {full_name(name, schema)}" for name in (*made.delete, *made.reload)]
-    since = written_since(f"'{xid(mark.transaction)}'")
-    statements += [f"DELETE FROM ONLY {full_name(name, schema)} WHERE {since}" for name in made.delete_new]
+    new = written_since(f"'{xid(mark.transaction)}'")
+    for name, columns in in_order.unset:
+        unset = ", ".join(f"{quoted(column)} = NULL" for column in columns)
+        where = f" WHERE {new}" if name in made.delete_new else ""
+        statements.append(f"UPDATE ONLY {full_name(name, schema)} SET {unset}{where}")
+    for name in in_order.delete:
+        where = f" WHERE {new}" if name in made.delete_new else ""
+        statements.append(f"DELETE FROM ONLY {full_name(name, schema)}{where}")
     if made.sequences:
         calls = (
             f"setval({constant(full_name(name, schema))}::regclass, {value:d}, {called})"

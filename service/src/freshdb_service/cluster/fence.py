@@ -48,6 +48,8 @@ GONE_SECONDS: Final = 15.0
 """How long terminated backends may take to be gone."""
 STARTUP_SECONDS: Final = 1.0
 """How long backends that are being started are waited for."""
+PRIVILEGED_SECONDS: Final = 2.0
+"""How long sessions that are not ours to end (a superuser's, say, who has a look) are waited for."""
 _POLL_SECONDS: Final = 0.004
 
 _TERMINATE = """
@@ -71,12 +73,13 @@ _STARTING_IF_ANY = f"""{_STARTING}
 
 _SHUT_OUT = """
 WITH me AS MATERIALIZED (  -- once the login has another name, nobody is ours to end
-    SELECT r.oid AS role, d.oid AS database FROM pg_authid r, pg_database d
+    SELECT r.oid AS role, d.oid AS database FROM pg_roles r, pg_database d
     WHERE r.rolname = $1::text AND d.datname = current_database()
 ), open AS MATERIALIZED (
     SELECT a.pid FROM me, pg_stat_get_activity(NULL) a
     WHERE (a.usesysid = me.role OR ($2::text IS NULL AND a.datid = me.database AND a.usesysid IS NOT NULL
-                                    AND a.application_name <> '{ours}'))  -- the service's own write nothing there
+                                    -- The service's own write nothing there. What may not be known is not ours.
+                                    AND a.application_name IS DISTINCT FROM '{ours}'))
       AND a.pid <> pg_backend_pid()
 ), starting AS MATERIALIZED ({starting})
 SELECT ARRAY(SELECT pid FROM open) AS inside,
@@ -92,7 +95,7 @@ SELECT ARRAY(SELECT pid FROM open) AS inside,
 _THROW_OUT = """
 SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')::int AS locks,
        pg_terminate_backend(a.pid)
-FROM pg_stat_activity a JOIN pg_authid r ON r.rolname = $1  -- as above
+FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = $1  -- as above
 WHERE a.pid = ANY ($2::int[]) AND (a.usesysid = r.oid OR ($3::bool AND a.datname = current_database()))
 """
 
@@ -125,13 +128,16 @@ async def fence_shared(connection: Connection, server: Server, roles: list[Owned
     await fence(connection, server, roles)
 
 
-async def shut_out(session: Session, site: Site, question: Question) -> tuple[Leftovers, Look]:
+async def shut_out(
+    session: Session, site: Site, question: Question, *, sees_all: bool = True
+) -> tuple[Leftovers, Look]:
     """Shut a login out from within its database, and look at what it has left behind there.
 
     Args:
         session: inside the database. Unless that is shared, nobody else has any business there, and is shut out, too.
         site: whose backends are terminated.
         question: asked as soon as nobody is in.
+        sees_all: whether the session's role may see all of ``pg_stat_activity``.
 
     Returns:
         what its holder had not closed, and the answer.
@@ -143,7 +149,7 @@ async def shut_out(session: Session, site: Site, question: Question) -> tuple[Le
     """
     if not await close(session, site.login):
         raise Unprovable("its login is gone")
-    visible = session.get_server_version().major >= _STARTING_IS_VISIBLE
+    visible = sees_all and session.get_server_version().major >= _STARTING_IS_VISIBLE
     starting_ones = _STARTING_IF_ANY if visible else _STARTING
     query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
     began = monotonic()
@@ -158,7 +164,7 @@ async def shut_out(session: Session, site: Site, question: Question) -> tuple[Le
             raise Unprovable(f"a sequence is gone: {error}", leftovers=found) from error
         ended: list[int] = []
         if row["inside"] and waited >= CLOSING_SECONDS:
-            ended = await _throw_out(session, site, row["inside"])
+            ended = await _throw_out(session, site, row["inside"], waited)
         if found is None and (ended or not row["inside"]):
             found = Leftovers(len(ended), row["prepared"], sum(ended))
         if found is not None and row["prepared"]:
@@ -181,9 +187,15 @@ def _too_long(site: Site, pids: list[int], found: Leftovers | None) -> Exception
     return BackendUnavailable(f"these backends of {site.login} do not end: {named}", retry_after_seconds=1.0)
 
 
-async def _throw_out(session: Session, site: Site, pids: list[int]) -> list[int]:
+async def _throw_out(session: Session, site: Site, pids: list[int], waited: float) -> list[int]:
     """Terminate these backends; how many advisory locks each had."""
-    return [one["locks"] for one in await session.fetch(_THROW_OUT, site.login, pids, site.schema is None)]
+    try:
+        rows = await session.fetch(_THROW_OUT, site.login, pids, site.schema is None)
+    except asyncpg.InsufficientPrivilegeError as error:
+        if waited >= PRIVILEGED_SECONDS:
+            raise Unprovable("somebody with more rights is in it") from error
+        return []
+    return [one["locks"] for one in rows]
 
 
 async def settle_starting(connection: Connection) -> None:
@@ -206,11 +218,14 @@ async def terminate(
     Raises:
         BackendUnavailable: one would not end in time, or may not be ended by us.
     """
-    until = monotonic() + GONE_SECONDS
+    began = monotonic()
     while True:
         try:
             left = await connection.fetch(_TERMINATE, role_oids, database_oid)
         except asyncpg.InsufficientPrivilegeError as error:
+            if monotonic() - began < PRIVILEGED_SECONDS:
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
             raise BackendUnavailable(
                 f"on the server {server.name} somebody with more rights than {server.role} is connected to a database of "
                 "freshdb's; it can be cleaned when they have left",
@@ -218,7 +233,7 @@ async def terminate(
             ) from error
         if not left:
             return
-        if monotonic() >= until:
+        if monotonic() - began >= GONE_SECONDS:
             pids = ", ".join(str(row["pid"]) for row in left)
             raise BackendUnavailable(f"on the server {server.name} these backends do not end: {pids}")
         await asyncio.sleep(_POLL_SECONDS)

@@ -80,7 +80,9 @@ class Knowledge:
     async def _learn(
         self, key: tuple[str, str], server: Server, session: Session, site: Site, login: int
     ) -> None:
-        picture = await read_picture(session, server.version, schema=site.schema)
+        picture = await read_picture(
+            session, server.version, schema=site.schema, as_replica=server.may_be_replica
+        )
         seeds: dict[Qualified, bytes] = {}
         for name, table in picture.tables.items():
             if table.rows is None or not 0 < table.rows <= SEED_ROWS or table.materialized:

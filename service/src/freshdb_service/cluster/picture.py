@@ -7,10 +7,10 @@ because every lease has another one.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from freshdb_service.cluster.connections import Connection
 from freshdb_service.cluster.identifiers import constant, quoted
@@ -23,6 +23,25 @@ COUNTED_PAGES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key.
+
+    Attributes:
+        of: the table that has it; a partitioned one as a whole.
+        to: the table that it refers to, likewise.
+        blocks: as long as it refers to a row, that row cannot be deleted.
+        deferrable: it may be checked at the end of the transaction, if it only blocks.
+        unset: columns that may be set to null, so that it refers to nothing; none if there are none.
+    """
+
+    of: Qualified
+    to: Qualified
+    blocks: bool
+    deferrable: bool
+    unset: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """An ordinary table, a leaf of a partitioned one, or a materialized view.
 
@@ -30,7 +49,8 @@ class Table:
         rows: how many the template has; ``None`` for many.
         pages: how large it is there, in blocks of 8 KiB.
         materialized: it is a materialized view.
-        fires_always: it has triggers or rules that fire also for the one who cleans it.
+        family: the partitioned table that it is a part of; otherwise itself.
+        fires: what makes triggers or rules fire also for the one who cleans: insert, update, delete, truncate.
         runs_code: to load rows would run functions that the template's author wrote.
         columns: those that hold values of their own.
         referenced_by: tables with foreign keys to this one.
@@ -39,7 +59,8 @@ class Table:
     rows: int | None
     pages: int
     materialized: bool
-    fires_always: bool
+    family: Qualified
+    fires: frozenset[str]
     runs_code: bool
     columns: tuple[str, ...]
     referenced_by: frozenset[Qualified]
@@ -51,6 +72,7 @@ class Picture:
 
     tables: Mapping[Qualified, Table]
     sequences: Mapping[Qualified, tuple[int, bool]]
+    references: tuple[Reference, ...] = field(default=(), repr=False)
 
     def closure(self, table: Qualified) -> set[Qualified]:
         """A table, and all that refer to it, directly or not: what a truncation would have to take along."""
@@ -64,10 +86,19 @@ class Picture:
         return found
 
 
-async def read_picture(connection: Connection, version: int, *, schema: str | None) -> Picture:
-    """Read what a database, or one schema in it, holds."""
+async def read_picture(
+    connection: Connection, version: int, *, schema: str | None, as_replica: bool = True
+) -> Picture:
+    """Read what a database, or one schema in it, holds.
+
+    Args:
+        connection: inside the database.
+        version: of the server.
+        schema: which one.
+        as_replica: whether those who clean it have ``session_replication_role = replica``, and so fire few triggers.
+    """
     tables: dict[Qualified, Table] = {}
-    for row in await connection.fetch(_TABLES, schema):
+    for row in await connection.fetch(_TABLES, schema, ["A", "R" if as_replica else "O"], as_replica):
         name: Qualified = (row["schema"], row["name"])
         rows: int | None = 0
         if row["pages"]:
@@ -78,14 +109,30 @@ async def read_picture(connection: Connection, version: int, *, schema: str | No
             rows=rows,
             pages=row["pages"],
             materialized=row["materialized"],
-            fires_always=row["fires_always"],
+            family=(row["family_schema"], row["family"]),
+            fires=frozenset(row["fires"]),
             runs_code=row["runs_code"],
             columns=tuple(row["columns"]),
             referenced_by=frozenset((one["schema"], one["name"]) for one in json.loads(row["referenced_by"])),
         )
     names = [(row["schema"], row["name"]) for row in await connection.fetch(_SEQUENCES, schema)]
     states = await connection.fetch(sequences_query(version, names, schema))
-    return Picture(tables, {(one[2], one[3]): (one[4], one[5]) for one in states})
+    references = [
+        Reference(
+            of=(row["of_schema"], row["of_table"]),
+            to=(row["to_schema"], row["to_table"]),
+            blocks=row["blocks"],
+            deferrable=row["deferrable"],
+            unset=tuple(row["unset"]),
+        )
+        for row in await connection.fetch(_REFERENCES, schema)
+    ]
+    return Picture(tables, states_of(states), tuple(references))
+
+
+def states_of(rows: Iterable[Any]) -> dict[Qualified, tuple[int, bool]]:
+    """The answer of ``sequences_query``: ``last_value`` and ``is_called`` of each."""
+    return {(row["schema"], row["name"]): (row["last_value"], row["is_called"]) for row in rows}
 
 
 async def copy_out(
@@ -187,8 +234,15 @@ WITH code AS (  -- what depends on functions or operators that the template's au
 SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name,
        (pg_relation_size(c.oid) / current_setting('block_size')::int)::int AS pages,
        c.relkind = 'm' AS materialized,
-       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled IN ('A', 'R'))
-         OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_enabled IN ('A', 'R')) AS fires_always,
+       CASE WHEN $1::text IS NULL THEN (SELECT nspname FROM pg_namespace WHERE oid = family.relnamespace)
+            ELSE '' END AS family_schema,
+       family.relname AS family,
+       ARRAY(SELECT event FROM (VALUES (4, '3', 'insert'), (8, '4', 'delete'), (16, '2', 'update'), (32, '', 'truncate'))
+                                 AS e (bit, rule, event)
+             WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled::text = ANY ($2::text[])
+                             AND ($3::bool OR NOT t.tgisinternal) AND t.tgtype & e.bit <> 0)
+                OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_enabled::text = ANY ($2::text[])
+                             AND r.ev_type::text = e.rule)) AS fires,
        (typed.by_types AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
                                    AND NOT a.attisdropped AND a.atttypid >= 16384))
          OR (typed.by_partitioning AND c.relispartition)
@@ -207,7 +261,28 @@ SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relnam
                           'schema', CASE WHEN $1::text IS NULL THEN m.nspname ELSE '' END, 'name', o.relname)), '[]')::text
         FROM pg_constraint k JOIN pg_class o ON o.oid = k.conrelid JOIN pg_namespace m ON m.oid = o.relnamespace
         WHERE k.contype = 'f' AND k.confrelid = c.oid) AS referenced_by
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, typed
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_class family ON family.oid = coalesce(pg_partition_root(c.oid), c.oid), typed
 WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
   AND ($1::text IS NULL OR n.nspname = $1::text)
+"""
+
+_REFERENCES: Final = """
+SELECT CASE WHEN $1::text IS NULL THEN f.nspname ELSE '' END AS of_schema, f.relname AS of_table,
+       CASE WHEN $1::text IS NULL THEN t.nspname ELSE '' END AS to_schema, t.relname AS to_table,
+       k.confdeltype IN ('a', 'r') AS blocks, k.condeferrable AND k.confdeltype <> 'r' AS deferrable,
+       -- All columns where all or none have to be null; else one will do.
+       CASE WHEN k.confmatchtype <> 'f' THEN nullable.columns[1:1]
+            WHEN cardinality(nullable.columns) = cardinality(k.conkey) THEN nullable.columns
+            ELSE '{}' END AS unset
+FROM pg_constraint k
+     CROSS JOIN LATERAL (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE c.oid = coalesce(pg_partition_root(k.conrelid), k.conrelid)) f
+     CROSS JOIN LATERAL (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE c.oid = coalesce(pg_partition_root(k.confrelid), k.confrelid)) t
+     CROSS JOIN LATERAL (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') AS columns FROM pg_attribute a
+                         WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND NOT a.attnotnull
+                           AND a.attgenerated = '') nullable
+WHERE k.contype = 'f' AND k.conparentid = 0 AND ($1::text IS NULL OR f.nspname = $1::text)
+ORDER BY 1, 2, 3, 4, k.conname
 """

@@ -4,8 +4,8 @@ To open one costs more than everything that a reset usually does in it, and the 
 that is handed out next. So a bounded number stays open, those used last; the rest is closed. An idle session of ours in a
 leased database holds nothing: no lock, no snapshot. Its holder can neither use nor end it.
 
-What these sessions do is not counted in the statistics that resets go by (``track_counts``), and fires no triggers and
-checks no foreign keys (``session_replication_role``); both take a superuser.
+What these sessions do is not counted in the statistics that resets go by (``track_counts``, which takes a superuser), and
+fires no triggers and checks no foreign keys (``session_replication_role``, which can be granted).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from freshdb_service.cluster.connections import answering, closed
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+UNCOUNTED: Final = {"track_counts": "off"}
+AS_REPLICA: Final = {"session_replication_role": "replica"}
 SETTINGS: Final = {
-    "track_counts": "off",
-    "session_replication_role": "replica",
+    "row_security": "off",
     "stats_fetch_consistency": "none",
     "plan_cache_mode": "force_generic_plan",
     "max_parallel_workers_per_gather": "0",
@@ -72,6 +73,10 @@ class Sessions:
         while len(self._idle) > self._most:
             oldest, _ = self._idle.popitem(last=False)
             self._discard(oldest)
+
+    def keeps(self, database: str) -> bool:
+        """Whether a session inside a database is idle, and looks alive."""
+        return any(where == database and not one.is_closed() for one, where in self._idle.items())
 
     async def leave(self, database: str) -> None:
         """Close every idle session inside a database."""
