@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3.14 pyth
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench docs lock clean
+.PHONY: help install demo serve test check format bench crash docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ format: install ## let ruff format and mend what it can
 
 bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
+
+crash: install ## a replica dies at every step of everything it does; half an hour; writes docs/crash.md
+	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
 
 docs: install ## the examples in README.md, which are tests
 	$(BIN)/python -m pytest tests/readme

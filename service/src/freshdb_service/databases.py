@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
@@ -37,6 +37,7 @@ from freshdb_service.cluster import (
 from freshdb_service.crew import Crew
 from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFound
 from freshdb_service.installation import Installation
+from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import DatabaseState, Isolation
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
@@ -263,26 +264,15 @@ class Databases:
             raise PoolNotFound(f"there is no pool {pool_id}")
         return pool
 
-    @asynccontextmanager
-    async def _claim_kept(self, row: DatabaseRow) -> AsyncIterator[None]:
+    def _claim_kept(self, row: DatabaseRow) -> AbstractAsyncContextManager[None]:
         """Keep the claim on a row while the block works on it."""
-        keeper = asyncio.create_task(self._keep_claim(row))
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
 
-    async def _keep_claim(self, row: DatabaseRow) -> None:
+        async def extend() -> bool:
+            async with self._at.store.statement() as connection:
+                return await store_databases.extend_claim(connection, row, claim_seconds)
+
         claim_seconds = self._at.settings.claim_seconds
-        while True:
-            await asyncio.sleep(claim_seconds / 3)
-            try:
-                async with self._at.store.statement() as connection:
-                    if not await store_databases.extend_claim(connection, row, claim_seconds):
-                        return
-            except BackendUnavailable as error:
-                _log.warning("cannot keep the claim on database %s: %s", row.id, error)
+        return kept(f"database {row.id}", extend, claim_seconds=claim_seconds)
 
 
 def _origin(pool: PoolRow) -> Origin:

@@ -17,8 +17,8 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -36,6 +36,7 @@ from freshdb_service.errors import (
     TemplateNotFound,
 )
 from freshdb_service.installation import Installation
+from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import Isolation, TemplateState
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import pools as store_pools
@@ -366,25 +367,18 @@ class Templates:
             raise _lost(template)
         return template
 
-    @asynccontextmanager
-    async def _deadline_kept(self, template: TemplateRow) -> AsyncIterator[None]:
+    def _deadline_kept(self, template: TemplateRow) -> AbstractAsyncContextManager[None]:
         """Keep a build's deadline ahead while this replica works on it."""
-        keeper = asyncio.create_task(self._keep_deadline(template))
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
 
-    async def _keep_deadline(self, template: TemplateRow) -> None:
-        seconds = self._at.settings.claim_seconds
-        while True:
-            try:
-                async with self._at.store.statement() as connection:
-                    await store_templates.extend(connection, template.id, template.attempt, seconds)
-            except BackendUnavailable as error:
-                _log.warning("cannot keep the deadline of the build of %s: %s", template.label, error)
-            await asyncio.sleep(seconds / 3)
+        async def extend() -> bool:
+            async with self._at.store.statement() as connection:
+                extended = await store_templates.extend(
+                    connection, template.id, template.attempt, claim_seconds
+                )
+            return extended is not None
+
+        claim_seconds = self._at.settings.claim_seconds
+        return kept(f"the build of {template.label}", extend, claim_seconds=claim_seconds, at_once=True)
 
     def _start(self, build: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(build)

@@ -15,8 +15,9 @@ from freshdb_service.cluster import CleaningEngine, Leftovers, ResetOutcome
 from freshdb_service.databases import Databases
 from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.leases import Leases
-from freshdb_service.lifecycle import DatabaseState
+from freshdb_service.lifecycle import DatabaseState, LeaseState
 from freshdb_service.store import databases as store_databases
+from freshdb_service.store import leases as store_leases
 from freshdb_service.store import resetting
 from freshdb_service.templates import Register
 from tests.integration.installations import Bench, Site, names_on, replica, site
@@ -57,6 +58,46 @@ async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Ben
     assert (shown.expires_at - shown.lease.granted_at).total_seconds() >= 299
     await bench.reaper.run_once()
     assert (await bench.leases.get(held.lease.id)).state == "active"
+
+
+async def test_a_deadline_without_a_lease_goes(bench: Bench, redis_url: str) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.at.deadlines.admit(  # by somebody who died before it was granted
+        held.lease.pool_id, [uuid4()], ttl_seconds=300, max_ttl_seconds=300, principal="test"
+    )
+    await bench.reconciler.run_once()
+    assert len(await bench.at.deadlines.noted()) == 2  # it may be about to be granted
+    await bench.reconciler.run_once()
+    assert await bench.at.deadlines.noted() == {held.lease.id}
+    async with raw(redis_url) as redis:
+        assert await redis.zcard(bench.at.redis.key("deadlines")) == 1
+
+
+async def test_a_release_that_was_not_settled_is_settled_when_it_is_asked_for_again(bench: Bench) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await store_leases.end(bench.at.store, held.lease.id, LeaseState.RELEASED, principal="test")
+    assert await bench.at.deadlines.noted() == {held.lease.id}
+    await bench.leases.release(held.lease.id, principal="test")
+    assert await bench.at.deadlines.noted() == set()
+
+
+async def test_a_database_that_was_dropped_by_hand_is_made_anew_though_its_login_is_there(
+    bench: Bench,
+) -> None:
+    await ready(bench)
+    with psycopg.connect(bench.at.settings.servers[0].dsn, autocommit=True) as superuser:
+        async with bench.at.store.statement() as connection:
+            [one, _] = await store_databases.listing(connection, bench.at.settings.servers[0].name)
+        assert one.database_name == one.login
+        superuser.execute(f'drop database "{one.database_name}" with (force)')
+    await bench.reconciler.run_once()
+    assert await bench.states() == {"ready": 1, "dirty": 1}
+    await bench.janitor.run_once()
+    for held in (await bench.acquire(), await bench.acquire()):
+        async with bench.at.server(held.lease.server).inside(held.lease.database_name) as inside:
+            assert await inside.fetchval("select count(*) from public.item") == 1
 
 
 async def test_a_lease_without_a_deadline_gets_one(bench: Bench, redis_url: str) -> None:

@@ -8,6 +8,7 @@ Only what bears this installation's prefix and stamp is ever looked at.
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
 from freshdb_service.cluster.identifiers import Kind, token_of
@@ -32,6 +33,8 @@ class Reconciler:
     def __init__(self, at: Installation, templates: Templates) -> None:
         self._at = at
         self._templates = templates
+        self._strays: set[UUID] = set()
+        """Leases that Redis knew of in the round before, and the control plane did not."""
 
     async def run_once(self) -> None:
         """Repair what differs; a server that does not answer keeps nobody from the others."""
@@ -60,7 +63,11 @@ class Reconciler:
             await self._at.signals.announce(Work.DEMAND)
 
     async def _deadlines(self) -> None:
-        """Every live lease has a deadline."""
+        """Every live lease has a deadline, and nothing else has one.
+
+        What is settled has been a stray for a whole round: a lease that is being granted has its deadline first.
+        """
+        noted = await self._at.deadlines.noted()
         async with self._at.store.statement() as connection:
             live = await store_leases.live(connection)
         expiry = await self._at.deadlines.expiry([one.id for one in live])
@@ -72,6 +79,9 @@ class Reconciler:
         if missing:
             written = await self._at.deadlines.restore(missing, run_id=None)
             _log.warning("%d leases had no deadline and got their full TTL", written)
+        strays = noted - {one.id for one in live}
+        await self._at.deadlines.settle(list(strays & self._strays))
+        self._strays = strays
 
     async def _builds(self) -> None:
         """Builds from SQL whose replica died are done again here."""
@@ -101,23 +111,20 @@ class Reconciler:
                     await server.drop_owned(leftover)
                 except FreshdbError as error:
                     _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
-        await self._vanished(server, {str(one.name) for one in there}, rows)
+        await self._vanished(server, there, rows)
         disk_bytes = await server.disk_bytes()
         async with self._at.store.statement() as connection:
             await store_pools.note_disk(connection, server.name, disk_bytes)
 
-    async def _vanished(self, server: Server, names: set[str], rows: list[DatabaseRow]) -> None:
+    async def _vanished(self, server: Server, there: list[OwnedObject], rows: list[DatabaseRow]) -> None:
         """A ready database that is not there (somebody dropped it by hand) is made anew."""
-
-        def there(row: DatabaseRow) -> bool:
-            return {row.database_name, row.schema_name or row.database_name, row.login} <= names
-
-        gone = [row for row in rows if row.state is DatabaseState.READY and not there(row)]
+        ready = [row for row in rows if row.state is DatabaseState.READY]
+        gone = [row for row in ready if not _is_whole(row, there)]
         if not gone:
             return
-        names = {str(one.name) for one in await server.inventory()}  # it may have come after the first look
+        there = await server.inventory()  # it may have come after the first look
         for row in gone:
-            if there(row):
+            if _is_whole(row, there):
                 continue
             async with self._at.store.statement() as connection:
                 if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
@@ -147,6 +154,13 @@ class Reconciler:
                 continue
             async with self._at.store.statement() as connection:
                 await store_templates.forget(connection, template.id)
+
+
+def _is_whole(row: DatabaseRow, there: list[OwnedObject]) -> bool:
+    """Whether a database, its schema if it has one, and its login are on the server; they may have the same name."""
+    found = {(one.kind, str(one.name)) for one in there}
+    wanted = {("database", row.database_name), ("role", row.login)}
+    return wanted | ({("schema", row.schema_name)} if row.schema_name else set()) <= found
 
 
 class _Wanted:

@@ -8,6 +8,7 @@ broken template does not keep the servers busy.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from freshdb_service.crew import Crew
 from freshdb_service.databases import Databases
 from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.installation import Installation
+from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.headroom import Headroom
 from freshdb_service.redis.queue import Place
@@ -78,15 +80,14 @@ class Replenisher:
         """Make the blueprints of new schema pools, or find out why there can be none."""
         while not self._at.stopping.is_set():
             async with self._at.store.statement() as connection:
-                pool = await store_pools.claim_preparation(
-                    connection, self._at.settings.command_timeout_seconds * 2
-                )
+                pool = await store_pools.claim_preparation(connection, self._at.settings.claim_seconds)
             if pool is None or pool.template_database is None:
                 return
             try:
-                blueprint = await prepare_shared(
-                    self._at.server(pool.server), pool.id, pool.template_database
-                )
+                async with self._claim_kept(pool):
+                    blueprint = await prepare_shared(
+                        self._at.server(pool.server), pool.id, pool.template_database
+                    )
             except IsolationUnsupported as error:
                 async with self._at.store.statement() as connection:
                     await store_pools.prepared(connection, pool.id, refusal=error.reasons)
@@ -99,6 +100,14 @@ class Replenisher:
                 async with self._at.store.statement() as connection:
                     await store_pools.prepared(connection, pool.id, blueprint=blueprint.to_json())
             await self._at.queue.wake(pool.id)
+
+    def _claim_kept(self, pool: PoolRow) -> AbstractAsyncContextManager[None]:
+        async def extend() -> bool:
+            async with self._at.store.statement() as connection:
+                return await store_pools.extend_preparation(connection, pool.id, claim_seconds)
+
+        claim_seconds = self._at.settings.claim_seconds
+        return kept(f"the preparation of pool {pool.id}", extend, claim_seconds=claim_seconds)
 
     async def _plan(self, crew: Crew) -> None:
         async with self._at.store.statement() as connection:

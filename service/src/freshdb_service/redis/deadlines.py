@@ -136,6 +136,11 @@ class Deadlines:
             )
         return [None if score is None else _instant(score) for score in scores]
 
+    async def noted(self) -> set[UUID]:
+        """Every lease that anything is known of here."""
+        async with translated():
+            return {UUID(str(one)) for one in await self._redis.client.hkeys(self._limits)}
+
     async def due(self, most: int = 500) -> Due:
         """Take the leases whose deadline has passed; whoever takes them ends and settles them."""
         answer = await self._redis.run(

@@ -131,6 +131,17 @@ async def claim_preparation(connection: AsyncConnection, claim_seconds: float) -
     return await get(connection, taken) if taken else None
 
 
+async def extend_preparation(connection: AsyncConnection, pool_id: UUID, claim_seconds: float) -> bool:
+    """Keep the claim on a pool that is being prepared; ``False`` if that is over."""
+    until = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, claim_seconds)
+    extended = await connection.execute(
+        update(pools)
+        .where(pools.c.id == pool_id, pools.c.blueprint.is_(None), pools.c.refusal.is_(None))
+        .values(claimed_until=until)
+    )
+    return bool(extended.rowcount)
+
+
 async def prepared(
     connection: AsyncConnection,
     pool_id: UUID,

@@ -1,0 +1,59 @@
+"""Counts what a process sends to PostgreSQL and Redis, and ends the process instead of one of these.
+
+A *step* is one write to one of their sockets: a statement, a script, a commit, the first message of a connection. Ended
+before step ``n``, a process has had every answer to the steps before it, and the servers know nothing of ``n``. To end it
+after ``n`` was sent and before its answer was read leaves the same behind as before ``n + 1``, because the servers carry out
+what they were sent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from asyncio import selector_events
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class Steps:
+    """Of this process, from now on. It takes an event loop of asyncio's own."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._counting = False
+        self._last: int | None = None
+        self._writing = False
+
+    def count(self, last: int | None) -> None:
+        """Begin to count; the process is gone instead of taking step ``last``."""
+        self._counting, self._last = True, last
+
+    def stop(self) -> None:
+        """Count no more: what comes now is not part of it."""
+        self._counting = False
+
+    def watch(self) -> None:
+        """Be told of every write."""
+        transport: Any = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+        for name in ("write", "writelines"):
+            setattr(transport, name, self._counted(getattr(transport, name)))
+
+    def _counted(self, write: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def counted(transport: object, data: bytes | Iterable[bytes]) -> None:
+            outermost = not self._writing  # one of the two calls the other
+            if outermost:
+                self._step()
+                self._writing = True
+            try:
+                write(transport, data)
+            finally:
+                self._writing = not outermost
+
+        return counted
+
+    def _step(self) -> None:
+        if not self._counting:
+            return
+        self.taken += 1
+        if self.taken == self._last:
+            os.kill(os.getpid(), signal.SIGKILL)

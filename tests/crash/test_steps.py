@@ -1,0 +1,50 @@
+"""A replica that is gone at any step of anything loses nothing, strands nothing and leaves nothing behind.
+
+By default one step of each story is tried with each isolation. ``make crash`` (``FRESHDB_CRASH=all``) tries every step.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from freshdb_service.lifecycle import Isolation
+from tests.crash.stories import STORIES
+from tests.crash.world import live_through
+from tests.servers import PostgresServer
+
+ALL = os.environ.get("FRESHDB_CRASH") == "all"
+COUNTED = os.environ.get("FRESHDB_CRASH_COUNTED")
+"""A file to which how many steps were tried is written."""
+EARLY = 14
+
+
+@pytest.mark.parametrize("isolation", list(Isolation), ids=str)
+@pytest.mark.parametrize("story", list(STORIES))
+async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(
+    postgres_18: PostgresServer, redis_url: str, story: str, isolation: Isolation
+) -> None:
+    for last in await _chosen(postgres_18, redis_url, story, isolation):
+        try:
+            await live_through(postgres_18, redis_url, story, isolation, last=last)
+        except BaseException as error:
+            error.add_note(f"{story}, isolation {isolation}: gone at step {last}")
+            raise
+
+
+async def _chosen(postgres_18: PostgresServer, redis_url: str, story: str, isolation: Isolation) -> list[int]:
+    """All, or one of the first, the same in every run."""
+    if not ALL:
+        return [1 + sum(f"{story} {isolation}".encode()) % EARLY]
+    steps = await live_through(postgres_18, redis_url, story, isolation, last=None)
+    assert steps
+    _count(story, isolation, steps)
+    return list(range(1, steps + 1))
+
+
+def _count(story: str, isolation: Isolation, steps: int) -> None:
+    if COUNTED is not None:
+        with Path(COUNTED).open("a") as out:
+            out.write(f"| {story} | {isolation} | {steps} |\n")
