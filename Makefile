@@ -3,9 +3,10 @@
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3.14 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
+MINUTES ?= 5
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash docs lock clean
+.PHONY: help install demo serve test check format bench crash soak docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +39,9 @@ format: install ## let ruff format and mend what it can
 
 bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
+
+soak: install ## holders at work while replicas, Redis and PostgreSQL fail at random (MINUTES=5 SEED=…)
+	$(BIN)/python -m tests.soak $(MINUTES) $(SEED)
 
 crash: install ## a replica dies at every step of everything it does; half an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash

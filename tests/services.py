@@ -68,6 +68,7 @@ def start_service(
     settings: Mapping[str, object] | None = None,
     arguments: Sequence[str] = (),
     replica_of: Service | None = None,
+    control: str | None = None,
 ) -> Service:
     """Start a replica and wait until it answers.
 
@@ -77,12 +78,14 @@ def start_service(
         settings: further settings, by the name of the field.
         arguments: further arguments of the command.
         replica_of: serve the same installation as this one.
+        control: the server of the control plane's database; by default the first one.
     """
     data = Path(tempfile.mkdtemp(prefix="freshdb-service-"))
     prefix = replica_of.prefix if replica_of else f"fdb{secrets.token_hex(4)}"
-    control = replica_of.control_dsn if replica_of else with_database(_dsn(postgres[0]), f"{prefix}_control")
+    where = control or _dsn(postgres[0])
+    control = replica_of.control_dsn if replica_of else with_database(where, f"{prefix}_control")
     if replica_of is None:
-        with psycopg.connect(_dsn(postgres[0]), autocommit=True) as connection:
+        with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(f'create database "{prefix}_control"')
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},

@@ -110,6 +110,7 @@ class Story:
     resume: Callable[[Here], Awaitable[object]]
     from_the_start: bool = False
     """Count the replica's own start, too."""
+    isolations: tuple[Isolation, ...] = tuple(Isolation)
 
 
 MARKED: Final = "INSERT INTO item (name) VALUES ('marker'); SELECT nextval('item_id_seq')"
@@ -364,9 +365,15 @@ async def reconciles(here: Here) -> None:
 STORIES: Final = {
     story.name: story
     for story in (
-        Story("start, and register", nothing, registers, registered_at_last, from_the_start=True),
-        Story("register", nothing, registers, registered_at_last),
-        Story("build", nothing, builds, built_at_last),
+        Story(
+            "start, and register",
+            nothing,
+            registers,
+            registered_at_last,
+            from_the_start=True,
+            isolations=(Isolation.DATABASE,),
+        ),
+        Story("build", nothing, builds, built_at_last, isolations=(Isolation.DATABASE,)),
         Story("provision", a_new_pool, provisions, nothing),
         Story("acquire", a_template, acquires, acquired_at_last),
         Story("acquire two that are still to be made", a_template, acquires_two, acquired_two_at_last),

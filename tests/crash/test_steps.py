@@ -21,8 +21,15 @@ COUNTED = os.environ.get("FRESHDB_CRASH_COUNTED")
 EARLY = 14
 
 
-@pytest.mark.parametrize("isolation", list(Isolation), ids=str)
-@pytest.mark.parametrize("story", list(STORIES))
+@pytest.mark.timeout(3600 if ALL else 300)
+@pytest.mark.parametrize(
+    ("story", "isolation"),
+    [
+        pytest.param(name, isolation, id=f"{name}-{isolation}")
+        for name, story in STORIES.items()
+        for isolation in story.isolations
+    ],
+)
 async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(
     postgres_18: PostgresServer, redis_url: str, story: str, isolation: Isolation
 ) -> None:

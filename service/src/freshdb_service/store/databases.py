@@ -184,43 +184,32 @@ async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
 async def release_overdue_claims(connection: AsyncConnection) -> list[DatabaseRow]:
     """Send rows whose worker stopped answering back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
 
-    A database that was being reset for its lease goes back to it.
+    A database that was being reset for its lease goes back to it; its holder can ask for the reset again.
     """
     check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
-    check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
-    overdue = databases.c.claimed_until <= func.clock_timestamp()
     check_database(DatabaseState.RESETTING, DatabaseState.LEASED)
-    # The holder of a lease whose reset was interrupted can ask for it again.
-    rows = await connection.execute(_INTERRUPTED)
-    moved = [database_row(row) for row in rows]
-    for old, new in (
-        (DatabaseState.RESETTING, DatabaseState.DIRTY),
-        (DatabaseState.CREATING, DatabaseState.DROPPING),
-    ):
-        rows = await connection.execute(
-            update(databases)
-            .where(databases.c.state == old.value, overdue)
-            .values(
-                state=new.value, claimed_until=None, not_before=None, state_changed_at=func.clock_timestamp()
-            )
-            .returning(*_COLUMNS)
-        )
-        moved.extend(database_row(row) for row in rows)
-    return moved
+    check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
+    return [database_row(row) for row in await connection.execute(_RELEASE_OVERDUE)]
 
 
-_INTERRUPTED = text(
+# All of it at one instant: between two, a claim may become overdue. Leases are locked before their databases, as everywhere.
+_RELEASE_OVERDUE = text(
     """
-    WITH back AS (
+    WITH held AS (
+        SELECT l.id FROM leases l JOIN databases d ON d.lease_id = l.id
+        WHERE d.state = 'resetting' AND d.claimed_until <= statement_timestamp() AND l.state IN ('active', 'kept')
+        ORDER BY l.id
+        FOR UPDATE OF l
+    ), back AS (
         UPDATE databases d
-        SET state = 'leased', claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
-        FROM leases l
-        WHERE d.state = 'resetting' AND d.claimed_until <= clock_timestamp()
-          AND l.id = d.lease_id AND l.state IN ('active', 'kept')
+        SET state = CASE WHEN d.state = 'creating' THEN 'dropping'
+                         WHEN d.lease_id IN (SELECT id FROM held) THEN 'leased' ELSE 'dirty' END,
+            claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
+        WHERE d.state IN ('creating', 'resetting') AND d.claimed_until <= statement_timestamp()
         RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
                   d.lease_id, d.error
     ), told AS (
-        UPDATE leases l SET generation = back.generation FROM back WHERE l.id = back.lease_id
+        UPDATE leases l SET generation = back.generation FROM back WHERE l.id = back.lease_id AND back.state = 'leased'
     )
     SELECT * FROM back
     """

@@ -35,13 +35,13 @@ class Store:
     ``transaction()`` one for several statements, all or none.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int = 10, command_timeout_seconds: float = 30.0) -> None:
+    def __init__(self, dsn: str, *, pool_size: int = 20, command_timeout_seconds: float = 30.0) -> None:
         self.engine: AsyncEngine = create_async_engine(
             dsn.replace("postgres://", "postgresql://", 1).replace(
                 "postgresql://", "postgresql+asyncpg://", 1
             ),
             pool_size=pool_size,
-            max_overflow=pool_size,
+            max_overflow=0,  # a connection that overflows is closed by whoever gives it back, which ``driver`` cannot
             pool_timeout=10,
             pool_use_lifo=True,  # the connection that was used last has the statements prepared
             connect_args={

@@ -1,0 +1,151 @@
+"""Judges a history: what freshdb guarantees, from the outside.
+
+A lease is *certainly held* from the answer to its acquire until its holder begins to release it, or until the end that was
+last acknowledged. What happens within that time must be as if the holder were alone in the world. Outside of it, hardly
+anything can be said.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.soak.history import Fault, History, Kind, Op
+
+OVER = {"lease_ended", "lease_not_found"}
+DEAD_SECONDS = 15.0
+"""After so long the URL of a lease that was given back reaches nothing, whoever has died meanwhile."""
+QUEUE_SECONDS = 1.0
+"""Who comes so much later than another is behind them in the queue; who leaves it so much earlier was served before."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """One lease, as its holder knows it."""
+
+    id: str
+    granted: Op
+    ops: list[Op] = field(default_factory=list)
+
+    @property
+    def held_until(self) -> float:
+        """The end of the time that it was certainly held."""
+        return min([self.acknowledged_until, *(op.began for op in self.ops if op.kind is Kind.RELEASE)])
+
+    @property
+    def acknowledged_until(self) -> float:
+        """The end that was last acknowledged."""
+        return max(op.until for op in (self.granted, *self.ops))
+
+    @property
+    def given_back_at(self) -> float | None:
+        """When a release was answered."""
+        return min((op.ended for op in self.ops if op.kind is Kind.RELEASE and op.ok), default=None)
+
+
+def judge(history: History) -> list[str]:
+    """Everything that is wrong with a history."""
+    leases = leases_of(history)
+    return [
+        *_shared(leases),
+        *(line for lease in leases for line in _visits(lease, history.faults)),
+        *(line for lease in leases for line in _lost(lease)),
+        *(line for lease in leases for line in _haunted(lease)),
+        *_overtaken(history),
+    ]
+
+
+def leases_of(history: History) -> list[Lease]:
+    """Every lease that was granted to somebody who heard of it."""
+    found: dict[str, Lease] = {}
+    for op in history.ops:
+        if op.kind is Kind.ACQUIRE and op.ok:
+            found[op.lease] = Lease(op.lease, op)
+    for op in history.ops:
+        if op.kind is not Kind.ACQUIRE and op.lease in found:
+            found[op.lease].ops.append(op)
+    for lease in found.values():
+        lease.ops.sort(key=lambda op: op.began)
+    return list(found.values())
+
+
+def _shared(leases: list[Lease]) -> Iterator[str]:
+    """Mutual exclusion."""
+    by_place: dict[str, list[Lease]] = defaultdict(list)
+    for lease in leases:
+        by_place[lease.granted.place].append(lease)
+    for place, holders in by_place.items():
+        holders.sort(key=lambda lease: lease.granted.ended)
+        latest = None
+        for lease in holders:
+            if latest is not None and lease.granted.ended < latest.held_until:
+                yield (
+                    f"{place} was held by {latest.id} until {latest.held_until:.3f}, and given to {lease.id} at "
+                    f"{lease.granted.ended:.3f}"
+                )
+            if latest is None or lease.held_until > latest.held_until:
+                latest = lease
+
+
+def _visits(lease: Lease, faults: list[Fault]) -> Iterator[str]:
+    """Reachable, clean when it came, and nobody else's since."""
+    expected: tuple[str, ...] = ()
+    for visit in lease.ops:
+        if visit.kind is not Kind.VISIT or visit.ended > lease.held_until:
+            continue
+        if visit.ok:
+            if visit.seen != expected:
+                yield f"{lease.id} found {list(visit.seen)} in {lease.granted.place} instead of {list(expected)}"
+            expected = (*visit.seen, visit.wrote)
+        elif any(one.unreachable and one.began <= visit.ended and visit.began <= one.ended for one in faults):
+            return  # what it wrote may be there, or not
+        else:
+            yield f"{lease.id} could not reach {lease.granted.place}, which it held: {visit.outcome}"
+
+
+def _lost(lease: Lease) -> Iterator[str]:
+    """An acknowledged lease lives until its acknowledged end."""
+    for op in lease.ops:
+        if op.kind is Kind.RENEW and op.outcome in OVER and op.ended <= lease.held_until:
+            yield f"{lease.id} was over at {op.ended:.3f}, and acknowledged until {lease.held_until:.3f}"
+    released = [op for op in lease.ops if op.kind is Kind.RELEASE]
+    if released and released[0].outcome in OVER and released[0].ended <= lease.acknowledged_until:
+        yield (
+            f"{lease.id} was over when it was released at {released[0].ended:.3f}, and acknowledged until "
+            f"{lease.acknowledged_until:.3f}"
+        )
+
+
+def _haunted(lease: Lease) -> Iterator[str]:
+    """A lease that was given back reaches nothing."""
+    given_back = lease.given_back_at
+    for op in lease.ops:
+        late = given_back is not None and op.began > given_back + DEAD_SECONDS
+        if op.kind is Kind.KNOCK and op.ok and late:
+            yield f"the URL of {lease.id}, given back at {given_back:.3f}, let somebody in at {op.began:.3f}"
+
+
+def _overtaken(history: History) -> Iterator[str]:
+    """First come, first served; where no fault threw anybody out of the queue."""
+    by_pool: dict[str, list[Op]] = defaultdict(list)
+    for op in history.ops:
+        if op.kind is Kind.ACQUIRE and op.ok:
+            by_pool[op.pool].append(op)
+    for ops in by_pool.values():
+        ops.sort(key=lambda op: op.began)
+        began = [op.began for op in ops]
+        first_served: list[Op] = list(ops)  # of this and all later ones, the one that was answered first
+        for i in range(len(ops) - 2, -1, -1):
+            first_served[i] = min(ops[i], first_served[i + 1], key=lambda op: op.ended)
+        for op in ops:
+            later = bisect_right(began, op.began + QUEUE_SECONDS)
+            if later == len(ops) or first_served[later].ended >= op.ended - QUEUE_SECONDS:
+                continue
+            if not any(one.began <= op.ended and op.began <= one.ended for one in history.faults):
+                other = first_served[later]
+                yield (
+                    f"{op.lease} waited from {op.began:.3f} to {op.ended:.3f}; {other.lease}, who came at "
+                    f"{other.began:.3f}, was served at {other.ended:.3f}"
+                )

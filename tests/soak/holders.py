@@ -1,0 +1,188 @@
+"""Holders: what a CI fleet does all day, written down as it happens. Seeded, so that a run can be had again.
+
+Each acquires, writes who it is into its database, reads it back, and releases; some hold on for long and renew, some vanish
+and let their lease run out, some leave a transaction open, some try their URL again when they have given it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Final, Literal, TypeVar
+from uuid import uuid4
+
+import asyncpg
+
+from freshdb import AsyncClient, FreshdbError, Lease
+from tests.soak.history import OK, History, Kind, Op
+
+TEMPLATE_SQL: Final = (
+    "CREATE TABLE mark (id serial PRIMARY KEY, who text NOT NULL); "
+    "CREATE TABLE child (id serial PRIMARY KEY, mark_id integer REFERENCES mark); "
+    "CREATE TABLE fruit (name text PRIMARY KEY); INSERT INTO fruit VALUES ('apple'), ('pear')"
+)
+TTL_SECONDS: Final = 6.0
+WAIT_SECONDS: Final = 60.0
+VISIT_SECONDS: Final = 5.0
+
+Isolation = Literal["database", "schema"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What is asked for."""
+
+    template: str
+    isolation: Isolation
+
+    def __str__(self) -> str:
+        return f"{self.template}/{self.isolation}"
+
+
+@dataclass(slots=True)
+class Holder:
+    """One of them."""
+
+    number: int
+    client: AsyncClient
+    history: History
+    choose: random.Random
+    pools: Sequence[Pool]
+    stopping: asyncio.Event
+    left_open: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
+    returned: int = 0
+
+    async def work(self) -> None:
+        """Lease after lease, until it is time to stop."""
+        while not self.stopping.is_set():
+            lease = await self._acquire(self.choose.choice(self.pools))
+            if lease is None:
+                await asyncio.sleep(0.1)
+                continue
+            await self._hold(lease)
+        for connection in self.left_open:
+            connection.terminate()
+
+    async def _acquire(self, pool: Pool) -> Lease | None:
+        answer, op = await self._asked(
+            lambda: self.client.acquire(
+                pool.template,
+                isolation=pool.isolation,
+                ttl_seconds=TTL_SECONDS,
+                wait_seconds=WAIT_SECONDS,
+                holder={"name": f"holder {self.number}"},
+                idempotency_key=str(uuid4()),
+            ),
+        )
+        if answer is None:
+            self.history.ops.append(Op(Kind.ACQUIRE, "", *op, pool=str(pool)))
+            return None
+        place = f"{answer.server}/{answer.credentials().database}/{answer.schema or ''}"
+        self.history.ops.append(
+            Op(Kind.ACQUIRE, answer.id, *op, place=place, pool=str(pool), until=_until(answer.expires_at))
+        )
+        return answer
+
+    async def _hold(self, lease: Lease) -> None:
+        await self._visit(lease, 1)
+        way = self.choose.random()
+        if 0.1 < way < 0.14:  # for longer than the TTL
+            until = monotonic() + TTL_SECONDS * 1.5
+            visit = 1
+            while monotonic() < until and not self.stopping.is_set():
+                await asyncio.sleep(TTL_SECONDS / 3)
+                await self._renew(lease)
+                await self._visit(lease, visit := visit + 1)
+        elif way > 0.98:  # vanishes
+            return
+        elif way < 0.02:
+            await self._leave_open(lease)
+        elif way < 0.5:
+            await asyncio.sleep(self.choose.uniform(0, 0.05))
+            await self._visit(lease, 2)
+        _, op = await self._asked(lambda: self.client.release(lease.id))
+        self.history.ops.append(Op(Kind.RELEASE, lease.id, *op))
+        self.returned += 1
+        if self.choose.random() < 0.05:
+            await self._knock(lease)
+
+    async def _renew(self, lease: Lease) -> None:
+        answer, op = await self._asked(lambda: self.client.renew(lease.id, ttl_seconds=TTL_SECONDS))
+        until = 0.0 if answer is None else _until(answer.expires_at)
+        self.history.ops.append(Op(Kind.RENEW, lease.id, *op, until=until))
+
+    async def _visit(self, lease: Lease, number: int) -> None:
+        who = f"{lease.id} {number}"
+        seen: tuple[str, ...] = ()
+
+        async def there() -> tuple[str, ...]:
+            connection = await asyncpg.connect(
+                lease.url, timeout=VISIT_SECONDS, command_timeout=VISIT_SECONDS, statement_cache_size=0
+            )
+            try:
+                found = tuple(
+                    row["who"] for row in await connection.fetch("SELECT who FROM mark ORDER BY id")
+                )
+                await self._write(connection, who)
+            finally:
+                await connection.close(timeout=VISIT_SECONDS)
+            return found
+
+        answer, op = await self._asked(there)
+        if answer is not None:
+            seen = answer
+        self.history.ops.append(Op(Kind.VISIT, lease.id, *op, seen=seen, wrote=who))
+
+    async def _write(self, connection: asyncpg.Connection[asyncpg.Record], who: str) -> None:
+        await connection.execute("INSERT INTO mark (who) VALUES ($1)", who)
+        way = self.choose.random()
+        if way < 0.3:
+            await connection.execute("INSERT INTO child (mark_id) SELECT max(id) FROM mark")
+        elif way < 0.4:
+            await connection.execute("UPDATE fruit SET name = upper(name)")
+        elif way < 0.43:
+            await connection.execute("CREATE TABLE IF NOT EXISTS mine (a integer)")
+
+    async def _leave_open(self, lease: Lease) -> None:
+        """A transaction, with a lock."""
+        with suppress(asyncpg.PostgresError, OSError, TimeoutError):
+            connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
+            self.left_open.append(connection)
+            await connection.execute("BEGIN; INSERT INTO mark (who) VALUES ('uncommitted'); LOCK TABLE mark")
+
+    async def _knock(self, lease: Lease) -> None:
+        async def enter() -> bool:
+            connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
+            await connection.close(timeout=VISIT_SECONDS)
+            return True
+
+        _, op = await self._asked(enter)
+        self.history.ops.append(Op(Kind.KNOCK, lease.id, *op))
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, tuple[float, float, str]]:
+        """The answer; and when it was asked, when it was there, and the outcome."""
+        began = monotonic()
+        try:
+            answer: T | None = await ask()
+            outcome = OK
+        except (FreshdbError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            answer, outcome = None, code_of(error)
+        return answer, (began, monotonic(), outcome)
+
+
+def _until(expires_at: datetime | None) -> float:
+    """An instant of the service's clock, which is this machine's, on the clock of the history."""
+    left = 0.0 if expires_at is None else (expires_at - datetime.now(UTC)).total_seconds()
+    return monotonic() + left
+
+
+def code_of(error: Exception) -> str:
+    """What kind of error it is."""
+    said: Any = getattr(error, "code", None) or getattr(error, "sqlstate", None)
+    return str(said or type(error).__name__)

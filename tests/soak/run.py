@@ -1,0 +1,158 @@
+"""One soak: holders at work, faults at random, and a judgement of everything that was seen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+import httpx
+import psycopg
+import redis
+
+from freshdb import AsyncClient
+from tests.soak.checker import DEAD_SECONDS, judge
+from tests.soak.faults import Faults, Site
+from tests.soak.history import History, Kind
+from tests.soak.holders import TEMPLATE_SQL, Holder, Isolation, Pool
+
+HOLDERS: Final = 16
+_ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
+_POOLS: Final = [Pool(name, isolation) for name in ("red", "blue") for isolation in _ISOLATIONS]
+_THERE_FOR_GOOD: Final = {"events", "epoch"}
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it."""
+
+    seed: int
+    seconds: float
+    wrong: list[str]
+    counts: dict[str, int]
+    outcomes: dict[str, int]
+    faults: dict[str, int]
+    waits_seconds: dict[str, float]
+    left: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [
+            f"seed {self.seed}, {self.seconds:.0f} s",
+            f"operations: {self.counts}",
+            f"outcomes: {self.outcomes}",
+            f"faults: {self.faults}",
+            f"acquire: {', '.join(f'{name} {value * 1e3:.0f} ms' for name, value in self.waits_seconds.items())}",
+            f"left over: {self.left or 'nothing'}",
+            f"tracebacks in the replicas' logs: {len(self.unexpected)}",
+            *self.unexpected[:60],
+            f"wrong: {len(self.wrong)}",
+            *self.wrong[:20],
+        ]
+        return "\n".join(parts)
+
+
+async def soak(
+    seconds: float, seed: int, *, every_seconds: float = 2.0, say: Callable[[str], None] = print
+) -> tuple[Report, History]:
+    """Run, and judge."""
+    history = History()
+    began = monotonic()
+    async with Site.opened() as site:
+        async with AsyncClient(site.urls) as client:
+            for name in ("red", "blue"):
+                await client.ensure_sql(name, [TEMPLATE_SQL])
+        stopping = asyncio.Event()
+        clients = [AsyncClient(site.urls, retry_seconds=60) for _ in range(HOLDERS)]
+        holders = [
+            Holder(number, client, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
+            for number, client in enumerate(clients)
+        ]
+        working = [asyncio.create_task(holder.work()) for holder in holders]
+        faults = Faults(site, history, random.Random(seed), say)  # noqa: S311
+        try:
+            await faults.happen(began + seconds, every_seconds=every_seconds)
+        finally:
+            stopping.set()
+        await asyncio.gather(*working)
+        for client in clients:
+            await client.close()
+        left = await _settled(site)
+        site.complaints()
+    counts = Counter(op.kind.value for op in history.ops if op.ok)
+    return (
+        Report(
+            seed=seed,
+            seconds=monotonic() - began,
+            wrong=judge(history),
+            counts=dict(counts),
+            outcomes=dict(Counter(f"{op.kind} {op.outcome}" for op in history.ops if not op.ok)),
+            faults=dict(Counter(fault.what for fault in history.faults)),
+            waits_seconds=_percentiles(history),
+            left=left,
+            unexpected=site.unexpected,
+        ),
+        history,
+    )
+
+
+def _percentiles(history: History) -> dict[str, float]:
+    waits = sorted(op.ended - op.began for op in history.ops if op.kind is Kind.ACQUIRE and op.ok)
+    last = len(waits) - 1
+    return {f"p{share}": waits[last * share // 100] for share in (50, 95, 99, 100)} if waits else {}
+
+
+async def _settled(site: Site) -> list[str]:
+    """What is still under way, or left over, so long after the last fault."""
+    until = monotonic() + DEAD_SECONDS
+    url = site.urls[0]
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        while under_way := await _under_way(client):
+            if monotonic() > until:
+                return under_way
+            await asyncio.sleep(0.2)
+        for template in (await client.get("/v1/templates")).json()["items"]:
+            (
+                await client.delete(f"/v1/templates/{template['id']}", params={"force": "true"})
+            ).raise_for_status()
+    until = monotonic() + DEAD_SECONDS
+    while left := await asyncio.to_thread(_left, site):
+        if monotonic() > until:
+            return left
+        await asyncio.sleep(0.2)
+    return []
+
+
+async def _under_way(client: httpx.AsyncClient) -> list[str]:
+    pools = (await client.get("/v1/pools")).json()["items"]
+    return [
+        f"{pool['template']} {pool['isolation']}: {number} {state}"
+        for pool in pools
+        for state, number in pool["databases"].items()
+        if number and state != "ready"
+    ]
+
+
+def _left(site: Site) -> list[str]:
+    prefix = site.replicas[0].prefix
+    found: list[str] = []
+    for dsn in site.dsns:
+        with psycopg.connect(dsn) as connection:
+            rows = connection.execute(
+                "SELECT datname FROM pg_database WHERE starts_with(datname, %s) "
+                "UNION ALL SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)",
+                (prefix, prefix),
+            ).fetchall()
+        found += [str(name) for (name,) in rows]
+    with redis.Redis.from_url(site.redis_url, decode_responses=True) as keys:
+        # What goes by itself, as places in a queue do, is not left over.
+        found += [
+            key
+            for key in keys.scan_iter("*")
+            if key.rpartition(":")[2] not in _THERE_FOR_GOOD and keys.ttl(key) == -1
+        ]
+    return found
