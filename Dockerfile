@@ -25,6 +25,8 @@ VOLUME /var/lib/freshdb/data
 EXPOSE 8777
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8777/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as r; \
+        scheme = 'https' if os.environ.get('FRESHDB_TLS_CERTIFICATE') else 'http'; \
+        r.urlopen(scheme + '://127.0.0.1:8777/readyz', timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["freshdb"]
 CMD ["serve"]

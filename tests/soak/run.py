@@ -37,6 +37,8 @@ class Report:
     outcomes: dict[str, int]
     faults: dict[str, int]
     waits_seconds: dict[str, float]
+    kill_cost_seconds: float
+    """The longest wait for a lease, of those during which a replica was killed."""
     left: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
@@ -47,6 +49,7 @@ class Report:
             f"outcomes: {self.outcomes}",
             f"faults: {self.faults}",
             f"acquire: {', '.join(f'{name} {value * 1e3:.0f} ms' for name, value in self.waits_seconds.items())}",
+            f"longest wait while a replica was killed: {self.kill_cost_seconds * 1e3:.0f} ms",
             f"left over: {self.left or 'nothing'}",
             f"tracebacks in the replicas' logs: {len(self.unexpected)}",
             *self.unexpected[:60],
@@ -93,6 +96,7 @@ async def soak(
             outcomes=dict(Counter(f"{op.kind} {op.outcome}" for op in history.ops if not op.ok)),
             faults=dict(Counter(fault.what for fault in history.faults)),
             waits_seconds=_percentiles(history),
+            kill_cost_seconds=_kill_cost(history),
             left=left,
             unexpected=site.unexpected,
         ),
@@ -104,6 +108,18 @@ def _percentiles(history: History) -> dict[str, float]:
     waits = sorted(op.ended - op.began for op in history.ops if op.kind is Kind.ACQUIRE and op.ok)
     last = len(waits) - 1
     return {f"p{share}": waits[last * share // 100] for share in (50, 95, 99, 100)} if waits else {}
+
+
+def _kill_cost(history: History) -> float:
+    kills = [fault.began for fault in history.faults if "killed" in fault.what]
+    return max(
+        (
+            op.ended - op.began
+            for op in history.ops
+            if op.kind is Kind.ACQUIRE and op.ok and any(op.began <= kill <= op.ended for kill in kills)
+        ),
+        default=0.0,
+    )
 
 
 async def _settled(site: Site) -> list[str]:

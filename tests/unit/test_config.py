@@ -53,7 +53,15 @@ def test_another_address_than_loopback_needs_tokens(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValidationError, match="needs tokens"):
         Settings(host="0.0.0.0")  # noqa: S104 - that is the point
     monkeypatch.setenv("FRESHDB_TOKENS", "ci:secret")
-    assert Settings(host="0.0.0.0").host == "0.0.0.0"  # noqa: S104 - that is the point
+    with pytest.raises(ValidationError, match="passwords in the clear"):
+        Settings(host="0.0.0.0")  # noqa: S104 - that is the point
+    assert not Settings(host="0.0.0.0", insecure=True).is_private  # noqa: S104
+    assert Settings(host="0.0.0.0", tls_certificate=Path("c"), tls_key=Path("k")).is_private  # noqa: S104
+
+
+def test_a_certificate_without_its_key_is_refused() -> None:
+    with pytest.raises(ValidationError, match="go together"):
+        Settings(tls_certificate=Path("c"))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,11 @@ class Connection:
 
     def _verify(self) -> ssl.SSLContext | bool:
         # reading certifi's bundle costs 0.1 s, and plain HTTP has no use for it
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self._plain else True
+        if self._plain:
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Said here, because httpx looks at the environment only where it may look for proxies, too.
+        file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        return ssl.create_default_context(cafile=file, capath=directory) if file or directory else True
 
     def open(self) -> httpx.Client:
         """Open for blocking use."""

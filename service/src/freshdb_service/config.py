@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     adopt: Annotated[tuple[str, ...], NoDecode] = ()
     """Names of servers that may be managed although they hold databases that freshdb did not make."""
     tokens: Annotated[tuple[Token, ...], NoDecode] = ()
+    tls_certificate: Path | None = None
+    """The certificate, with its chain, to answer with HTTPS (PEM); for a new one the service is restarted."""
+    tls_key: Path | None = None
+    insecure: bool = False
+    """Listen on other addresses than loopback without TLS: passwords travel in the clear, unless a proxy sees to that."""
     prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
 
     default_ttl_seconds: Seconds = 300.0
@@ -167,7 +172,21 @@ class Settings(BaseSettings):
                 f"listening on {self.host} needs tokens (FRESHDB_TOKENS=name:secret); without, only loopback"
             )
             raise ValueError(message)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            message = "tls_certificate and tls_key go together: give both, or neither"
+            raise ValueError(message)
+        if not self.is_private and not self.insecure:
+            message = (
+                f"listening on {self.host} without TLS would send passwords in the clear: give tls_certificate and tls_key, "
+                "or, where a proxy or a private network protects them, say insecure"
+            )
+            raise ValueError(message)
         return self
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody can listen to what is said."""
+        return self.host in LOOPBACK or self.tls_certificate is not None
 
     @property
     def servers(self) -> tuple[ServerAddress, ...]:

@@ -152,6 +152,7 @@ async def replica_of(
 
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
     """Answer requests until ``stop`` is set; then let those under way finish."""
+    settings = context.at.settings
     server = _Server(
         uvicorn.Config(
             create_app(context),
@@ -164,6 +165,8 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
             timeout_keep_alive=75,
             server_header=False,
             date_header=False,
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
         )
     )
     # What was made until now stays for good: the collector need not look at it again and again.

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from freshdb_service.cluster import ResetEngine
 
 _log = logging.getLogger("freshdb")
+_WARN_SECONDS = 60.0
 EXIT_USAGE = 2
 EXIT_RUNNING = 3
 EXIT_CANCELLED = 130
@@ -79,6 +81,7 @@ async def serve(
     for one in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(one, end)
     async with AsyncExitStack() as stack:
+        _see_that_tls_works(settings)
         listener = stack.enter_context(_listening(settings.host, settings.port))
         data = _data_directory(settings)
         if data is not None:
@@ -99,7 +102,8 @@ async def serve(
         if settings.idle_exit_seconds is not None:
             idle = asyncio.create_task(replica.stop_when_idle(settings.idle_exit_seconds, end))
             stack.callback(idle.cancel)
-        url = _url(listener)
+        url = _url(listener, tls=settings.tls_certificate is not None)
+        stack.enter_context(_warned(settings))
         if data is not None:
             stack.enter_context(_announced(data, url))
         answering = asyncio.create_task(answer(replica.context, listener, stop))
@@ -165,6 +169,37 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def _see_that_tls_works(settings: Settings) -> None:
+    """Before anything is started."""
+    if settings.tls_certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # ``ssl.SSLError`` among them
+        message = (
+            f"cannot use tls_certificate {settings.tls_certificate} with tls_key {settings.tls_key}: {error}; both are PEM "
+            "files, the certificate with its chain, and the key without a passphrase"
+        )
+        raise ConfigurationError(message) from error
+
+
+@contextmanager
+def _warned(settings: Settings) -> Iterator[None]:
+    """Say again and again that others can listen, if they can."""
+    warning = None if settings.is_private else asyncio.create_task(_warn(settings.host))
+    try:
+        yield
+    finally:
+        if warning is not None:
+            warning.cancel()
+
+
+async def _warn(host: str) -> None:
+    while True:
+        _log.warning("listening on %s without TLS (insecure): passwords of leases travel in the clear", host)
+        await asyncio.sleep(_WARN_SECONDS)
+
+
 def _make_directory(data: Path) -> None:
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -212,9 +247,10 @@ def _announced(data: Path, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, *, tls: bool) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -264,7 +300,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve clean PostgreSQL databases over HTTP. What is not given is embedded.",
         epilog="Everything else is set by the environment, FRESHDB_…; the README lists it.",
     )
-    parser.add_argument("--host", help="address to listen on (127.0.0.1); others than loopback need tokens")
+    parser.add_argument(
+        "--host", help="address to listen on (127.0.0.1); others than loopback need tokens, and TLS"
+    )
     parser.add_argument("--port", type=int, help="port to listen on (8777); 0 for any that is free")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the embedded servers keep their data")
     parser.add_argument(
@@ -282,6 +320,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME",
         help="manage this server although it holds databases of others",
+    )
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="answer with HTTPS")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="listen on other addresses than loopback without TLS, behind a proxy, say; logged every minute",
     )
     parser.add_argument(
         "--idle-exit-seconds", type=float, help="stop when nobody needed the service for so long"
