@@ -127,7 +127,8 @@ def _let_go(
     firm = [one for one in references if one.blocks and not one.deferrable]
     if len(firm) < len(references):
         made.deferred |= any(one.deferrable for one in references)
-        _see_that_updates_fire_nothing(picture, left)
+        obliging = {one.of for one in references if not one.blocks}  # their columns may be set to null
+        _see_that_updates_fire_nothing(picture, {of: left[of] for of in obliging})
         return firm
     in_circles = [one for one in firm if _holds(one, left)]
     for one in in_circles:
