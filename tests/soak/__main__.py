@@ -20,7 +20,7 @@ LONG_MINUTES = 5
 
 TEXT = """# A soak
 
-`make soak MINUTES=… SEED=…` wrote this page: {holders} holders on three replicas, with isolation `database` and `schema`, over
+`make soak MINUTES=… SEED=…` wrote this page: {holders} holders on three replicas, with both isolations, over
 two managed PostgreSQL servers, one for the control plane, and one Redis, while the faults below happened one after the
 other. Every holder writes who it is into its database and reads it back. Everything that was asked, answered and seen is
 written down, and `tests/soak/checker.py` judges it: no two holders of one database, nothing found that somebody else had
