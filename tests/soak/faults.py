@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 import signal
 import tempfile
@@ -28,13 +29,13 @@ REPLICAS: Final = 3
 SETTINGS: Final = {
     "min_ready": 2,
     "max_size": 8,
-    "claim_seconds": 3,
-    "reconciler_seconds": 1,
     "failed_seconds": 1,
     "history_seconds": 1,
     "max_ttl_seconds": 600,
 }
 ANSWER_SECONDS: Final = 30.0
+_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_LAST_LINES: Final = 12
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 
 
@@ -218,16 +219,13 @@ def _is_gone(process: psutil.Process) -> bool:
 
 
 def unexpected(log: str) -> list[str]:
-    """Every error with a traceback, with its last lines."""
-    found = []
+    """Every error with a traceback, the end of it."""
+    found: list[str] = []
     lines = log.splitlines()
-    for number, line in enumerate(lines):
-        if line.startswith("Traceback") and " ERROR " in lines[number - 1]:
-            end = next(
-                (n for n in range(number + 1, len(lines)) if not lines[n].startswith((" ", "Traceback"))),
-                number,
-            )
-            found.append("\n".join(lines[max(number - 2, 0) : end + 1])[-4000:])
+    starts = [number for number, line in enumerate(lines) if _STAMP.match(line)]
+    for number, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        if " ERROR " in lines[number] and end > number + 1:
+            found.append("\n".join([lines[number], *lines[max(number + 1, end - _LAST_LINES) : end]]))
     return found
 
 

@@ -76,6 +76,9 @@ async def soak(
             for number, client in enumerate(clients)
         ]
         working = [asyncio.create_task(holder.work()) for holder in holders]
+        while not all(holder.returned for holder in holders):  # the pools are there
+            await asyncio.sleep(0.05)
+        began = monotonic()
         faults = Faults(site, history, random.Random(seed), say)  # noqa: S311
         try:
             await faults.happen(began + seconds, every_seconds=every_seconds)

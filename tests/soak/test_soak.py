@@ -6,7 +6,7 @@ from tests.soak.run import soak
 
 
 async def test_nothing_is_wrong_with_a_short_history_of_faults() -> None:
-    report, history = await soak(8, seed=3, every_seconds=1.0, say=lambda _: None)
+    report, history = await soak(6, seed=3, every_seconds=1.0, say=lambda _: None)
     assert not report.wrong, report
     assert not report.left, report
     assert not report.unexpected, report

@@ -113,8 +113,8 @@ class Settings(BaseSettings):
     """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
     command_timeout_seconds: Seconds = 60.0
 
-    claim_seconds: Seconds = 30.0
-    """How long a worker that stopped answering keeps a row from the others."""
+    claim_seconds: Seconds = 5.0
+    """How long a worker that died keeps a row from the others; one that lives prolongs it."""
     reaper_seconds: Seconds = 1.0
     janitor_seconds: Seconds = 2.0
     replenisher_seconds: Seconds = 2.0

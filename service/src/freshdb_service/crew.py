@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 
+from freshdb_service.errors import BackendUnavailable
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,5 +61,8 @@ class Crew:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._at_work.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, BackendUnavailable):  # what was claimed is taken over when the claim has run out
+            _log.warning("work was given up: %s", error)
+        elif error is not None:
             _log.error("work failed", exc_info=error)

@@ -56,6 +56,7 @@ class Replica:
         settings = at.settings
         databases = Databases(at, engine)
         acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
+        reconciler = Reconciler(at, templates)
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         loops = [
             Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
@@ -66,7 +67,8 @@ class Replica:
                 settings.replenisher_seconds,
                 demand,
             ),
-            Loop("reconciler", Reconciler(at, templates).run_once, settings.reconciler_seconds),
+            Loop("recovery", reconciler.recover, settings.reaper_seconds),
+            Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
         ]
         return cls(at, databases, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import psycopg
 import pytest
 
 from freshdb_service.cluster import (
@@ -242,3 +244,20 @@ async def test_parallel_work_waits_for_the_pool(postgres_18: PostgresServer) -> 
             await server.drop_owned(owned)
     finally:
         await server.close()
+
+
+async def test_a_connection_that_was_lost_is_a_server_that_does_not_answer(
+    server_18: Server, postgres_18: PostgresServer
+) -> None:
+    async def lose_it_and_go_on() -> None:
+        async with server_18.maintenance() as connection:
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            with psycopg.connect(postgres_18.dsn) as superuser:
+                superuser.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await connection.execute("SELECT 1")
+            async with connection.transaction():
+                pass
+
+    with pytest.raises(BackendUnavailable):
+        await lose_it_and_go_on()

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.store.session import ConstraintViolated, Store
 from tests.servers import PostgresServer
+from tests.services import with_database
 
 
 @pytest.fixture
@@ -40,3 +44,40 @@ async def test_a_mistake_of_ours_is_no_outage(store: Store) -> None:
     with pytest.raises(Exception, match="syntax error"):
         async with store.driver() as driver:
             await driver.execute("selec 1")
+
+
+@pytest.fixture
+def closed(postgres_18: PostgresServer) -> Iterator[str]:
+    """A database that the server does not let anybody into, as it lets nobody into any while it starts."""
+    name = f"closed_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres_18.dsn, autocommit=True) as superuser:
+        superuser.execute(f"create database {name} allow_connections false")
+        yield with_database(postgres_18.dsn, name)
+        superuser.execute(f"drop database {name}")
+
+
+async def test_a_server_that_lets_nobody_in_is_away(closed: str) -> None:
+    store = Store(closed)
+    with pytest.raises(BackendUnavailable, match="not currently accepting connections"):
+        async with store.driver():
+            pass
+    with pytest.raises(BackendUnavailable, match="not currently accepting connections"):
+        async with store.statement():
+            pass
+    with pytest.raises(BackendUnavailable, match="not currently accepting connections"):
+        async with store.transaction():
+            pass
+    await store.close()
+
+
+async def test_more_visits_than_connections_leave_none_open(postgres_18: PostgresServer) -> None:
+    store = Store(postgres_18.dsn, pool_size=2)
+
+    async def visit() -> int:
+        async with store.driver() as driver:
+            return int(await driver.fetchval("select pg_backend_pid()"))
+
+    pids = await asyncio.gather(*(visit() for _ in range(20)))
+    assert len(set(pids)) <= 2
+    assert store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    await store.close()

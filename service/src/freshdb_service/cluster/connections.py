@@ -185,8 +185,9 @@ def answering(name: str) -> Iterator[None]:
     except _AWAY as error:
         raise away(name, error) from error
     except asyncpg.InterfaceError as error:
-        # asyncpg has no type of its own for a connection, or a pool, that was closed under our hands.
-        if "clos" not in str(error):
+        # asyncpg has no type of its own for a connection, or a pool, that was closed under our hands; one of a pool's
+        # that was lost "has been released back".
+        if not any(word in str(error) for word in ("clos", "released back")):
             raise
         raise away(name, error) from error
 

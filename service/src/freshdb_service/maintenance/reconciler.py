@@ -38,7 +38,9 @@ class Reconciler:
 
     async def run_once(self) -> None:
         """Repair what differs; a server that does not answer keeps nobody from the others."""
-        await self._rows()
+        await self.recover()
+        async with self._at.store.statement() as connection:
+            await store_leases.prune(connection, self._at.settings.history_seconds)
         await self._deadlines()
         await self._builds()
         for server in self._at.servers.values():
@@ -48,11 +50,11 @@ class Reconciler:
                 _log.warning("reconciling %s: %s", server.name, error)
         await self._retired()
 
-    async def _rows(self) -> None:
+    async def recover(self) -> None:
+        """Take over what workers that died had claimed. Cheap, and somebody may be waiting for it: done more often."""
         async with self._at.store.statement() as connection:
             overdue = await store_databases.release_overdue_claims(connection)
             strays = await store_databases.recover_strays(connection)
-            await store_leases.prune(connection, self._at.settings.history_seconds)
         for row in overdue:
             _log.warning("nobody finished with database %s: now %s", row.id, row.state)
             self._at.events.emit(

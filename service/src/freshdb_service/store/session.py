@@ -83,8 +83,8 @@ class Store:
         """The driver's own connection, each statement committing by itself; for where every microsecond counts."""
         try:
             pooled = await self.engine.raw_connection()
-        except Exception as error:
-            raise _translated(error) from error
+        except Exception as error:  # nothing was asked yet; some come as the driver's adapter raised them
+            raise _away(str(error) or type(error).__name__) from error
         driver: Any = pooled.driver_connection
         try:
             yield driver
