@@ -43,7 +43,7 @@ bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS
 soak: install ## holders at work while replicas, Redis and PostgreSQL fail at random (MINUTES=5 SEED=…)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED)
 
-crash: install ## a replica dies at every step of everything it does; half an hour; writes docs/crash.md
+crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
 
 docs: install ## the examples in README.md, which are tests
