@@ -178,3 +178,11 @@ async def test_a_redis_that_is_away_is_one_clear_error() -> None:
 def test_a_redis_url_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="redis://"):
         RedisConnection("http://example.com", uuid4())
+
+
+async def test_any_number_of_leases_is_settled(deadlines: Deadlines) -> None:
+    many = [uuid4() for _ in range(9_000)]  # more than one script takes
+    await deadlines.restore([Deadline(lease, "ci", 60, 3600) for lease in many], run_id=None)
+    assert len(await deadlines.noted()) == len(many)
+    await deadlines.settle(many)
+    assert await deadlines.noted() == set()

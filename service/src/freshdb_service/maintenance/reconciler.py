@@ -120,14 +120,10 @@ class Reconciler:
 
     async def _vanished(self, server: Server, there: list[OwnedObject], rows: list[DatabaseRow]) -> None:
         """A ready database that is not there (somebody dropped it by hand) is made anew."""
-        ready = [row for row in rows if row.state is DatabaseState.READY]
-        gone = [row for row in ready if not _is_whole(row, there)]
+        gone = _not_whole([row for row in rows if row.state is DatabaseState.READY], there)
         if not gone:
             return
-        there = await server.inventory()  # it may have come after the first look
-        for row in gone:
-            if _is_whole(row, there):
-                continue
+        for row in _not_whole(gone, await server.inventory()):  # it may have come after the first look
             async with self._at.store.statement() as connection:
                 if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
                     _log.warning("database %s vanished from %s", row.database_name, server.name)
@@ -158,11 +154,15 @@ class Reconciler:
                 await store_templates.forget(connection, template.id)
 
 
-def _is_whole(row: DatabaseRow, there: list[OwnedObject]) -> bool:
-    """Whether a database, its schema if it has one, and its login are on the server; they may have the same name."""
-    found = {(one.kind, str(one.name)) for one in there}
-    wanted = {("database", row.database_name), ("role", row.login)}
-    return wanted | ({("schema", row.schema_name)} if row.schema_name else set()) <= found
+def _not_whole(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[DatabaseRow]:
+    """Those whose database, schema if they have one, or login is not on the server; these may have the same name."""
+    found: set[tuple[str, str | None]] = {(one.kind, str(one.name)) for one in there}
+    return [
+        row
+        for row in rows
+        if not {("database", row.database_name), ("role", row.login)} <= found
+        or (row.schema_name is not None and ("schema", row.schema_name) not in found)
+    ]
 
 
 class _Wanted:

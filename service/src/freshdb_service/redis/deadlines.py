@@ -105,10 +105,9 @@ class Deadlines:
 
     async def settle(self, lease_ids: Sequence[UUID]) -> None:
         """Forget leases that are over, or were never granted."""
-        if lease_ids:
-            await self._redis.run(
-                "settle", [self._deadlines, self._limits, self._expiring], [str(one) for one in lease_ids]
-            )
+        for start in range(0, len(lease_ids), _CHUNK):
+            some = [str(one) for one in lease_ids[start : start + _CHUNK]]
+            await self._redis.run("settle", [self._deadlines, self._limits, self._expiring], some)
 
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
