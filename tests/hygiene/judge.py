@@ -62,12 +62,13 @@ class Subject:
         return self.user.rpartition("_")[0] + "_"
 
     def anonymous(self, text: str) -> str:
-        """Replace the lease's own names."""
+        """Replace the lease's own names, and the number that PostgreSQL gives each view."""
         names = {self.user: "{lease}", self.database: "{shared}" if self.schema else "{lease}"}
         if self.schema:
             names[self.schema] = "{lease}"
         pattern = "|".join(re.escape(name) for name in names)
-        return re.sub(rf"\b(?:{pattern})\b", lambda match: names[match[0]], text)
+        text = re.sub(rf"\b(?:{pattern})\b", lambda match: names[match[0]], text)
+        return re.sub(r"\bpg_attver=\d+", "pg_attver={number}", text)
 
 
 @dataclass(slots=True)

@@ -133,7 +133,7 @@ async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
     database_id = uuid4()
     login = await here.provision(database_id)
     clean = await state(server, login)
-    generation = 1
+    login, generation = (await here.reset(database_id, 2)).login, 2
     for name, (sql, path) in PATHS.items():
         await used(server, login, sql)
         generation += 1
@@ -144,6 +144,8 @@ async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
             await used(server, login, "SELECT 1")
         login = outcome.login
         assert await state(server, login) == clean, name
+        looked_at = await here.reset(database_id, generation := generation + 1)
+        assert (name, looked_at.path, looked_at.reason) == (name, "sequences", "4 sequences used")
         again = await here.reset(database_id, generation := generation + 1)
         assert (name, again.path) == (name, "nothing"), again.reason
         login = again.login
@@ -161,7 +163,7 @@ async def test_the_janitors_own_cleaning_is_not_taken_for_the_next_holders_work(
             server, login, "INSERT INTO customer (name) VALUES ('ann'); UPDATE fruit SET price = price + 1"
         )
         outcome = await here.reset(database_id, generation)
-        assert (outcome.path, outcome.reason) == ("reload", "2 tables written to, 1 sequences moved")
+        assert (outcome.path, outcome.reason) == ("reload", "2 tables written to, 1 sequences used")
         login = outcome.login
 
 

@@ -1,11 +1,11 @@
-"""What a clean database is like, and what is different about a used one.
+"""What a clean database is like: noted when it is made, and marked each time that it is clean again.
 
 PostgreSQL counts, per table and per system catalog, the rows that were ever inserted, updated and deleted. A backend adds
 what it did before it disappears from ``pg_stat_activity``, also when it was terminated, and whether its transaction was
 committed or not. So once nobody is in a database any more, what was written to is what has another counter than it had
-when it was clean; the service's own sessions do not count (``sessions``). Nothing is ever reset. Where catalogs belong to
-several (those of a shared database to all its schemas; those of roles, databases and settings to the whole server), one sum
-is remembered, and if that has grown, it says only that somebody defined something: then it is read what.
+when it was clean (``look``); the service's own sessions do not count (``sessions``). Nothing is ever reset. Where catalogs
+belong to several (those of a shared database to all its schemas; those of roles, databases and settings to the whole
+server), one sum is remembered, and if that has grown, it says only that somebody defined something: then it is read what.
 
 A ``Baseline`` is noted once, when a database has been made from its template. The fingerprint of the catalogs is the same
 for all clones of a template, and is taken from one of them; schemas made from one differ in all numbers, and each has its
@@ -21,14 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from freshdb_service.cluster.catalogs import STATISTICS, Catalogs, Extent
 from freshdb_service.cluster.connections import Connection
-from freshdb_service.cluster.picture import Picture, Qualified, sequences_query
-
-_HORIZON: Final = 2**31 - 2**20
-"""So many transactions after the mark, ``age()`` cannot tell any longer what was written since."""
+from freshdb_service.cluster.picture import Relations, read_relations
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,8 @@ class Mark:
         transaction: full id of the first transaction after.
         statistics_at: since when the server's statistics exist.
         reset_at: when a counter of this database was last reset.
-        catalog_writes: sum of the catalogs' counters; isolation ``schema`` only.
-        shared_writes: sum of the counters of the catalogs that belong to the whole server.
+        writes: rows ever written in the database; with isolation ``schema``, in the catalogs of the shared one.
+        shared_writes: rows ever written in the catalogs that belong to the whole server.
         counters: of tables, sequences and, with isolation ``database``, catalogs, by number; where there is none, all are
             zero.
     """
@@ -115,7 +112,7 @@ class Mark:
     transaction: int
     statistics_at: str
     reset_at: str | None
-    catalog_writes: int | None
+    writes: int
     shared_writes: int
     counters: Mapping[int, Counts] = field(default_factory=dict)
 
@@ -125,7 +122,7 @@ class Mark:
             "transaction": self.transaction,
             "statistics_at": self.statistics_at,
             "reset_at": self.reset_at,
-            "catalog_writes": self.catalog_writes,
+            "writes": self.writes,
             "shared_writes": self.shared_writes,
             "counters": self.counters,
         }
@@ -137,12 +134,12 @@ class Mark:
         Raises:
             KeyError: a part is missing.
         """
-        reset_at, writes, counters = stored["reset_at"], stored["catalog_writes"], stored.get("counters")
+        reset_at, counters = stored["reset_at"], stored.get("counters")
         return cls(
             transaction=int(str(stored["transaction"])),
             statistics_at=str(stored["statistics_at"]),
             reset_at=None if reset_at is None else str(reset_at),
-            catalog_writes=None if writes is None else int(str(writes)),
+            writes=int(str(stored["writes"])),
             shared_writes=int(str(stored["shared_writes"])),
             counters=_counters(counters) if isinstance(counters, dict) else {},
         )
@@ -157,12 +154,14 @@ class Baseline:
         numbers: of the login, the database and the schema (0 if there is none).
         surroundings: hash over what is stored about it outside of it.
         extents: fingerprint of the catalogs; isolation ``schema`` only.
+        relations: what has counters; isolation ``schema`` only.
     """
 
     site: Site
     numbers: tuple[int, int, int]
     surroundings: str
     extents: Mapping[str, Extent]
+    relations: Relations | None = None
 
     @property
     def scope(self) -> tuple[int, ...]:
@@ -178,6 +177,7 @@ class Baseline:
             "numbers": self.numbers,
             "surroundings": self.surroundings,
             "extents": extents,
+            "relations": None if self.relations is None else self.relations.to_json(),
         }
 
     @classmethod
@@ -188,6 +188,7 @@ class Baseline:
             KeyError, TypeError, ValueError: it is not what this version wrote.
         """
         site, numbers, extents = stored["site"], stored["numbers"], stored["extents"]
+        relations = stored["relations"]
         if not (isinstance(site, dict) and isinstance(numbers, list) and isinstance(extents, dict)):
             raise TypeError("not a baseline")
         login, database, schema = numbers
@@ -196,89 +197,7 @@ class Baseline:
             (int(login), int(database), int(schema)),
             str(stored["surroundings"]),
             {name: Extent(own, rows, content) for name, (own, rows, content) in extents.items()},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Touched:
-    """A table that was written to: how often, and how large it is now, in blocks of 8 KiB."""
-
-    inserted: int
-    updated: int
-    deleted: int
-    pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a used database shows.
-
-    Attributes:
-        mark: as it would be set now.
-        numbers: of login, database and schema; ``None`` if there is no schema.
-        tables: what was written to, of the template's tables and of others.
-        catalogs: which catalogs were written to; none in a shared database, where the mark's sum tells.
-        dead_catalog_rows: how many rows of the catalogs were replaced or deleted.
-        sequences: the state (``last_value``, ``is_called``) of those that were read or changed.
-    """
-
-    mark: Mark
-    numbers: tuple[int, int, int | None]
-    tables: Mapping[Qualified, Touched]
-    catalogs: frozenset[str]
-    dead_catalog_rows: int
-    sequences: Mapping[Qualified, tuple[int, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What to ask a used database: a query for one row, of which ``answered`` makes a ``Look``.
-
-    Its parameters are the login ($1), the schema or null ($2), and ``values`` ($3, $4).
-    """
-
-    query: str
-    mark: Mark
-
-    @classmethod
-    def about(cls, version: int, site: Site, picture: Picture, mark: Mark) -> Question:
-        """What became of a database since its mark?"""
-        sequences = sequences_query(version, picture.sequences, site.schema, used=True)
-        look = _LOOK if site.schema is None else _LOOK_AT_SCHEMA
-        return cls(look.replace("{sequences}", sequences), mark)
-
-    @property
-    def values(self) -> tuple[list[int], list[int]]:
-        """Numbers of what has counters, and the sum of each one's."""
-        counters = self.mark.counters
-        return list(counters), [sum(counts) for counts in counters.values()]
-
-    def answered(self, row: Mapping[str, Any]) -> Look:
-        """Read the answer; it holds if nobody was in the database as its login when it was given."""
-        tables: dict[Qualified, Touched] = {}
-        catalogs: set[str] = set()
-        counters = dict(self.mark.counters)
-        dead = 0
-        for number, schema, name, inserted, updated, deleted, pages in row["touched"]:
-            before = counters.get(number, (0, 0, 0))
-            counters[number] = (inserted, updated, deleted)
-            since = [now - then for now, then in zip(counters[number], before, strict=True)]
-            if schema is None:
-                catalogs.add(name)
-                dead += since[1] + since[2]
-            else:
-                tables[schema, name] = Touched(since[0], since[1], since[2], pages)
-        sequences: dict[Qualified, tuple[int, bool]] = {}
-        for number, fetched, schema, name, last_value, is_called in row["sequences"]:
-            counters[number] = (fetched, 0, 0)
-            sequences[schema, name] = (last_value, is_called)
-        return Look(
-            mark=replace(Mark.from_json(row), counters=counters),
-            numbers=(row["login"], row["database"], row["schema"]),
-            tables=tables,
-            catalogs=frozenset(catalogs),
-            dead_catalog_rows=dead,
-            sequences=sequences,
+            Relations.from_json(relations) if isinstance(relations, dict) else None,
         )
 
 
@@ -294,7 +213,8 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
     baseline = Baseline(site, (row["login"], row["database"], row["schema"] or 0), row["surroundings"], {})
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
-        baseline = replace(baseline, extents=extents)
+        relations = await read_relations(connection, schema=site.schema)
+        baseline = replace(baseline, extents=extents, relations=relations)
     return baseline, await counted_now(connection, site)
 
 
@@ -304,11 +224,12 @@ async def counted_now(connection: Connection, site: Site) -> Mark:
     Raises:
         Unprovable: its login is gone; somebody else has the database by now.
     """
-    written = await connection.fetch(_WRITTEN, site.schema)
-    used = await connection.fetch(_USED_SEQUENCES, site.schema)
-    counters = {one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written} | {
-        one["oid"]: (one["fetched"], 0, 0) for one in used
+    counters: dict[int, Counts] = {
+        one["oid"]: (one["inserted"], one["updated"], one["deleted"])
+        for one in await connection.fetch(_WRITTEN, site.schema)
     }
+    for one in await connection.fetch(_READ_SEQUENCES, site.schema):
+        counters[one["oid"]] = (one["fetched"], 0, 0)
     return replace(await mark_now(connection, site), counters=counters)
 
 
@@ -318,22 +239,11 @@ async def mark_now(connection: Connection, site: Site) -> Mark:
     Raises:
         Unprovable: its login is gone; somebody else has the database by now.
     """
-    what = _MARK if site.schema is None else _MARK_OF_SCHEMA
-    row = await connection.fetchrow(f"SELECT {what} {_FROM}", site.login, site.schema)
+    what = MARK if site.schema is None else MARK_OF_SCHEMA
+    row = await connection.fetchrow(f"WITH me AS ({ME}) SELECT {what} FROM me", site.login, site.schema)
     if row is None:
         raise Unprovable("its login is gone")
     return Mark.from_json(dict(row))
-
-
-def unreliable(baseline: Baseline, mark: Mark, seen: Look) -> str | None:
-    """Why counters and numbers say nothing, if they do not."""
-    if seen.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
-        return "its login, database or schema is another one"
-    if seen.mark.statistics_at != mark.statistics_at or seen.mark.reset_at != mark.reset_at:
-        return "the server lost its statistics (a crash, or a reset by a superuser)"
-    if seen.mark.transaction - mark.transaction > _HORIZON:
-        return "it was leased for more transactions than can be told apart"
-    return None
 
 
 async def changed_outside(connection: Connection, site: Site, baseline: Baseline) -> bool:
@@ -348,39 +258,60 @@ def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, Counts]:
 
 _STATISTICS: Final = "', '".join(sorted(STATISTICS))
 
+ME: Final = """
+SELECT r.login, d.oid AS database, to_regnamespace(quote_ident($2::text))::oid AS schema
+FROM pg_database d, (SELECT to_regrole(quote_ident($1::text))::oid AS login) r
+WHERE d.datname = current_database() AND r.login IS NOT NULL
+"""
+"""The numbers of a login ($1), of this database, and of a schema ($2) or null; no row if there is no such login."""
+
+NUMBERS: Final = "me.login::bigint AS login, me.database::bigint AS database, me.schema::bigint AS schema"
+
 _WRITES: Final = "pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)"
 
-_ABOUT_DATABASES: Final = (
-    "pg_authid",
-    "pg_auth_members",
-    "pg_database",
-    "pg_db_role_setting",
-    "pg_shdepend",
-    "pg_shdescription",
-    "pg_shseclabel",
-)
-"""The server's catalogs that ``_SURROUNDINGS`` reads."""
-
-_SHARED: Final = (
-    f"(SELECT sum({_WRITES}) FROM unnest('{{{', '.join(_ABOUT_DATABASES)}}}'::regclass[]) AS c (oid))::bigint"
+_IN_DATABASE: Final = " + ".join(
+    f"pg_stat_get_db_tuples_{how}({{0}})" for how in ("inserted", "updated", "deleted")
 )
 
-_MARK: Final = f"""
+_SHARED: Final = 0
+"""What PostgreSQL counts for no database is the catalogs that belong to all."""
+
+MARK: Final = f"""
        pg_snapshot_xmax(pg_current_snapshot())::text AS transaction,
        pg_stat_get_bgwriter_stat_reset_time()::text AS statistics_at,
-       pg_stat_get_db_stat_reset_time(d.oid)::text AS reset_at,
-       NULL::bigint AS catalog_writes, {_SHARED} AS shared_writes
+       pg_stat_get_db_stat_reset_time(me.database)::text AS reset_at,
+       {_IN_DATABASE.format("me.database")} AS writes,
+       {_IN_DATABASE.format(_SHARED)} AS shared_writes
 """
+"""What a ``Mark`` is made of, but for the counters; about ``me``."""
 
-_MARK_OF_SCHEMA: Final = _MARK.replace(
-    "NULL::bigint",
-    f"""(
-         SELECT sum({_WRITES}) FROM pg_class c
-         WHERE c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{_STATISTICS}')
-       )::bigint""",
+_CATALOGS: Final = (
+    f"c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{_STATISTICS}')"
 )
 
-_NUMBERS: Final = "r.oid::bigint AS login, d.oid::bigint AS database, n.oid::bigint AS schema"
+MARK_OF_SCHEMA: Final = MARK.replace(
+    _IN_DATABASE.format("me.database"), f"(SELECT sum({_WRITES}) FROM pg_class c WHERE {_CATALOGS})::bigint"
+)
+
+_COUNTERS: Final = """
+SELECT c.oid, c.relname, pg_stat_get_tuples_inserted(c.oid) AS inserted, pg_stat_get_tuples_updated(c.oid) AS updated,
+       pg_stat_get_tuples_deleted(c.oid) AS deleted
+FROM pg_class c
+"""
+
+CATALOG_COUNTERS: Final = f"{_COUNTERS} WHERE {_CATALOGS} AND {_WRITES} > 0"
+
+_WRITTEN: Final = f"""{_COUNTERS}
+WHERE CASE WHEN $1::text IS NULL THEN {_CATALOGS} OR (c.oid >= 16384 AND c.relkind IN ('r', 'm'))
+           ELSE c.relkind IN ('r', 'm') AND c.relnamespace = to_regnamespace(quote_ident($1::text)) END
+  AND {_WRITES} > 0
+"""
+
+_READ_SEQUENCES: Final = """
+SELECT c.oid, pg_stat_get_blocks_fetched(c.oid) AS fetched FROM pg_class c
+WHERE c.relkind = 'S' AND ($1::text IS NULL OR c.relnamespace = to_regnamespace(quote_ident($1::text)))
+  AND pg_stat_get_blocks_fetched(c.oid) > 0
+"""
 
 _SURROUNDINGS: Final = """
        md5(concat_ws(E'\\n',
@@ -412,45 +343,8 @@ _SURROUNDINGS: Final = """
        ))
 """
 
-_FROM: Final = """
+_NOTE: Final = f"""
+SELECT r.oid::bigint AS login, d.oid::bigint AS database, n.oid::bigint AS schema, {_SURROUNDINGS} AS surroundings
 FROM pg_database d JOIN pg_roles r ON r.rolname = $1::text LEFT JOIN pg_namespace n ON n.nspname = $2::text
 WHERE d.datname = current_database()
 """
-
-_NOTE: Final = f"SELECT {_NUMBERS}, {_SURROUNDINGS} AS surroundings {_FROM}"
-
-_COUNTED: Final = """
-  SELECT c.oid, c.relname, c.relnamespace, pg_stat_get_tuples_inserted(c.oid) AS inserted,
-         pg_stat_get_tuples_updated(c.oid) AS updated, pg_stat_get_tuples_deleted(c.oid) AS deleted
-  FROM pg_class c
-  WHERE c.relkind IN ('r', 'm') AND NOT c.relisshared
-    AND CASE WHEN $2::text IS NULL THEN c.oid >= 16384 OR c.relname NOT IN ('{statistics}')
-             ELSE c.relnamespace = to_regnamespace(quote_ident($2::text)) END
-    AND {writes} > 0
-""".replace("{statistics}", _STATISTICS).replace("{writes}", _WRITES)
-
-_WRITTEN: Final = _COUNTED.replace("$2", "$1")
-
-_USED_SEQUENCES: Final = """
-  SELECT c.oid, pg_stat_get_blocks_fetched(c.oid) AS fetched FROM pg_class c
-  WHERE c.relkind = 'S' AND ($1::text IS NULL OR c.relnamespace = to_regnamespace(quote_ident($1::text)))
-    AND pg_stat_get_blocks_fetched(c.oid) > 0
-"""
-
-_LOOK: Final = f"""
-WITH known AS MATERIALIZED (SELECT * FROM unnest($3::oid[], $4::bigint[]) AS k (oid, writes))
-SELECT {_NUMBERS}, {_MARK},
-       (SELECT coalesce(json_agg(json_build_array(number, fetched, schema, name, last_value, is_called)), '[]')
-        FROM ({{sequences}}) s) AS sequences,
-       (SELECT coalesce(json_agg(json_build_array(
-                 c.oid::bigint,
-                 CASE WHEN c.oid < 16384 THEN NULL WHEN $2::text IS NULL THEN s.nspname ELSE '' END,
-                 c.relname, c.inserted, c.updated, c.deleted,
-                 CASE WHEN c.oid < 16384 THEN 0
-                      ELSE pg_relation_size(c.oid) / current_setting('block_size')::int END)), '[]')
-        FROM ({_COUNTED}) c JOIN pg_namespace s ON s.oid = c.relnamespace LEFT JOIN known ON known.oid = c.oid
-        WHERE c.inserted + c.updated + c.deleted IS DISTINCT FROM known.writes) AS touched
-{_FROM}
-"""
-
-_LOOK_AT_SCHEMA: Final = _LOOK.replace(_MARK, _MARK_OF_SCHEMA)

@@ -17,6 +17,12 @@ _ENTRY = re.compile(
     r"^--\n-- Name: (?P<name>.*); Type: (?P<type>.*); Schema: (?P<schema>.*); Owner: .*\n--\n", re.MULTILINE
 )
 _RESTRICT = re.compile(r"^\\(?:un)?restrict \w+$", re.MULTILINE)
+_VERSION_OF_VIEW = re.compile(
+    r"^ALTER TABLE ONLY .+ ALTER COLUMN .+ SET \(pg_attver=\d+\);$|\bpg_attver=\d+, |, pg_attver=\d+\b(?=\);$)",
+    re.MULTILINE,
+)
+"""A number that PostgreSQL (from its minor releases of November 2026 on) gives the columns of each view that it makes. Its
+own ``pg_dump`` leaves it out, but older ones take it for an option of the column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ def entries(dump: str, schema: str) -> list[str]:
     Left out are the session's settings at the beginning, and the entries that create the schema, comment on it, or
     grant rights on it: the new schema is made by the service, and is its login's alone.
     """
-    text = _RESTRICT.sub("", dump)
+    text = _VERSION_OF_VIEW.sub("", _RESTRICT.sub("", dump))
     headings = list(_ENTRY.finditer(text))
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
     bodies = [

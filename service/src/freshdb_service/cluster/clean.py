@@ -2,7 +2,7 @@
 
 1. *Fence.* The login may not log in any more (committed), its backends are terminated and gone, also those that were only
    being started, and nothing is left prepared.
-2. *Look* (``baseline``), in the same statement that finds nobody left. Counters say which tables and catalogs were written
+2. *Look* (``look``), in the same statement that finds nobody left. Counters say which tables and catalogs were written
    to; sequences are read.
 3. *Judge.* Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be proved to be
    as it was raises ``Unprovable``, and the database is rebuilt.
@@ -16,7 +16,6 @@ counters once more when they have cleaned, and only then let anybody in.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -29,16 +28,13 @@ import asyncpg
 from freshdb_service.cluster.audit import differences, differences_of_catalogs, read_digest
 from freshdb_service.cluster.baseline import (
     Leftovers,
-    Look,
     Mark,
-    Question,
     Site,
     Unprovable,
     changed_outside,
     counted_now,
     mark_now,
     note,
-    unreliable,
 )
 from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_since, xid
 from freshdb_service.cluster.cleaning import Handover, Plan, carry_out, let_in, plan
@@ -46,7 +42,8 @@ from freshdb_service.cluster.connections import operation
 from freshdb_service.cluster.fence import shut_out
 from freshdb_service.cluster.identifiers import Kind, quoted
 from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
-from freshdb_service.cluster.picture import Qualified
+from freshdb_service.cluster.look import Look, Question, unreliable, with_catalogs
+from freshdb_service.cluster.picture import Qualified, Relations
 from freshdb_service.cluster.reset import (
     Fenced,
     Known,
@@ -57,7 +54,7 @@ from freshdb_service.cluster.reset import (
     rebuild,
     untold,
 )
-from freshdb_service.cluster.roles import Login, new_password
+from freshdb_service.cluster.roles import Login
 from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.lifecycle import Isolation
 
@@ -87,6 +84,18 @@ class _Work:
     def expected_extents(self) -> Mapping[str, Extent]:
         """The fingerprint of the catalogs."""
         return self.template.extents if self.site.schema is None else self.known.baseline.extents
+
+    @property
+    def relations(self) -> Relations:
+        """What has counters.
+
+        Raises:
+            Unprovable: that was never noted.
+        """
+        found = self.template.relations if self.site.schema is None else self.known.baseline.relations
+        if found is None:
+            raise Unprovable("nothing is known of what it was like")
+        return found
 
 
 class CleaningEngine:
@@ -156,16 +165,14 @@ class CleaningEngine:
         kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
         name = str(server.name_of(kind, used.database_id, generation))
         leftovers: Leftovers | None = None
-        # Hashed on another core, while the server says what became of the database.
-        hashing = asyncio.create_task(new_password(server))
         try:
             async with AsyncExitStack() as visit:
                 session, leftovers, seen = await _shut_out(visit, work)
                 rewritten = await self._judged(session, work, seen)
                 fenced(leftovers)
                 made = plan(work.template, seen, rewritten, in_order=not server.may_be_replica)
-                password, verifier = await hashing
-                handover = Handover(site.login, name, verifier)
+                password = await server.passwords.take()
+                handover = Handover(site.login, name, password.verifier)
                 mark = await self._carried_out(session, work, made, handover, seen)
                 site = replace(site, login=name)
                 try:
@@ -181,10 +188,8 @@ class CleaningEngine:
             raise Unprovable(str(unprovable), found, audit=unprovable.audit) from unprovable
         except asyncpg.PostgresError as error:
             raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers) from error
-        finally:
-            hashing.cancel()
         return ResetOutcome(
-            login=Login(site.database, site.schema, name, password),
+            login=Login(site.database, site.schema, name, password.secret),
             path=made.path,
             reason=made.reason,
             seconds=monotonic() - began,
@@ -267,11 +272,9 @@ class CleaningEngine:
 
     async def _defined_as_before(self, session: Session, work: _Work, seen: Look) -> frozenset[Qualified]:
         """The same, of the catalogs."""
-        site, mark = work.site, work.known.mark
+        site = work.site
         in_schema = site.schema is not None
-        if in_schema and seen.mark.catalog_writes == mark.catalog_writes:
-            return frozenset()
-        if not in_schema and not seen.catalogs:
+        if not seen.elsewhere or not (in_schema or seen.catalogs):
             return frozenset()
         catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
         unreadable = seen.catalogs.difference(catalogs.names)
@@ -310,7 +313,7 @@ class CleaningEngine:
         self, session: Session, database: str, catalogs: Catalogs, mark: Mark
     ) -> None:
         """The same of a shared database, whose catalogs many write to."""
-        writes = mark.catalog_writes or 0
+        writes = mark.writes
         if writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
             self._vacuumed_at[database] = writes
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
@@ -323,13 +326,15 @@ async def _shut_out(visit: AsyncExitStack, work: _Work) -> tuple[Session, Leftov
     Up to here everything can be done twice.
     """
     server, site = work.server, work.site
-    question = Question.about(server.version, site, work.template.picture, work.known.mark)
+    question = Question(site, work.relations, work.known.mark)
     while True:
         kept, session = server.sessions.keeps(site.database), None
         try:
             async with AsyncExitStack() as attempt:
                 session = await attempt.enter_async_context(server.sessions.inside(site.database))
                 leftovers, seen = await shut_out(session, site, question, sees_all=server.is_superuser)
+                if seen.elsewhere and site.schema is None:
+                    seen = await with_catalogs(session, seen)
                 await visit.enter_async_context(attempt.pop_all())
                 return session, leftovers, seen
         except BackendUnavailable:

@@ -7,7 +7,7 @@ nothing                                    nothing
 rows in a table that has none              delete them; truncate it if it has grown large and nothing seeded refers to it
 rows added to a table that has some        delete those that were written since the mark
 rows of a small table changed or deleted   delete all, and load the template's again
-sequences moved                            set them back
+sequences read or moved                    set them to the template's state
 dead rows pile up                          vacuum
 anything else                              the database is rebuilt (``Unprovable``)
 =========================================  =========================================================================
@@ -29,10 +29,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
 
-from freshdb_service.cluster.baseline import Look, Mark, Touched, Unprovable
+from freshdb_service.cluster.baseline import Mark, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
 from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
+from freshdb_service.cluster.look import Look, Touched
 from freshdb_service.cluster.ordering import Entangled, Order, affected, order
 from freshdb_service.cluster.picture import Qualified, Table, full_name, shown
 from freshdb_service.cluster.sessions import Session
@@ -53,7 +54,7 @@ class Plan:
         reload: tables to be emptied and loaded from the template.
         truncate: tables to be truncated, together.
         vacuum: tables and catalogs to be vacuumed afterwards.
-        sequences: to be set back.
+        sequences: to be set to the template's state.
         order: of what is done to tables, if it matters.
     """
 
@@ -89,7 +90,7 @@ class Plan:
         tables = len(self.delete) + len(self.delete_new) + len(self.reload) + len(self.truncate)
         parts = [
             f"{number} {what}"
-            for number, what in ((tables, "tables written to"), (len(self.sequences), "sequences moved"))
+            for number, what in ((tables, "tables written to"), (len(self.sequences), "sequences used"))
             if number
         ]
         return ", ".join(parts) or "nothing was changed"
@@ -119,11 +120,7 @@ def plan(
         _choose(made, template, name, table, touched, was_rewritten=name in rewritten)
         if touched is not None and touched.pages > table.pages + SPARE_PAGES and name not in made.truncate:
             made.vacuum.append(name)
-    for name, state in seen.sequences.items():
-        if name not in picture.sequences:
-            raise Unprovable(f"the sequence {shown(name)} is not the template's")
-        if state != picture.sequences[name]:
-            made.sequences.append((name, *picture.sequences[name]))
+    made.sequences = [(name, *picture.sequences[name]) for name in sorted(seen.sequences)]
     made.delete = [name for name in made.delete if name not in made.truncate]
     if in_order:
         _put_in_order(made, template)

@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from freshdb_service.cluster.baseline import Leftovers, Look, Question, Site, Unprovable
+from freshdb_service.cluster.baseline import ME, Leftovers, Site, Unprovable
 from freshdb_service.cluster.connections import SETTINGS, Connection
 from freshdb_service.cluster.identifiers import quoted
 from freshdb_service.cluster.leftovers import CLOSING_SECONDS
+from freshdb_service.cluster.look import Look, Question
 from freshdb_service.cluster.ownership import OwnedObject, make_enterable
 from freshdb_service.cluster.roles import close, forbid_login
 from freshdb_service.errors import BackendUnavailable
@@ -66,31 +67,39 @@ WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
 _STARTING_IS_VISIBLE: Final = 18
 """From this version on ``pg_stat_activity`` shows backends from before they are authenticated."""
 
-_STARTING_IF_ANY = f"""{_STARTING}
-  AND EXISTS (  -- to look at all locks takes longer than all the rest
-    SELECT FROM pg_stat_get_activity(NULL) s WHERE s.usesysid IS NULL AND s.backend_type = 'client backend')
+_STARTING_NOW = """
+SELECT DISTINCT l.pid FROM pg_locks l LEFT JOIN backends b ON b.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() AND (b.pid IS NULL OR (b.role = 0 AND b.database = 0))
+"""
+
+_STARTING_NOW_IF_ANY = f"""{_STARTING_NOW}
+  AND EXISTS (  -- to look at all locks takes longer than all the rest; PostgreSQL's own processes have no client
+    SELECT FROM backends WHERE role = 0 AND pg_stat_get_backend_client_port(id) IS NOT NULL)
 """
 
 _SHUT_OUT = """
-WITH me AS MATERIALIZED (  -- once the login has another name, nobody is ours to end
-    SELECT r.oid AS role, d.oid AS database FROM pg_roles r, pg_database d
-    WHERE r.rolname = $1::text AND d.datname = current_database()
+WITH me AS MATERIALIZED ({me}  -- once the login has another name, nobody is ours to end
+), backends AS MATERIALIZED (
+    SELECT id, pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_userid(id) AS role,
+           pg_stat_get_backend_dbid(id) AS database
+    FROM pg_stat_get_backend_idset() AS id
 ), open AS MATERIALIZED (
-    SELECT a.pid FROM me, pg_stat_get_activity(NULL) a
-    WHERE (a.usesysid = me.role OR ($2::text IS NULL AND a.datid = me.database AND a.usesysid IS NOT NULL
-                                    -- The service's own write nothing there. What may not be known is not ours.
-                                    AND a.application_name IS DISTINCT FROM '{ours}'))
-      AND a.pid <> pg_backend_pid()
+    SELECT b.pid FROM me, backends b
+    WHERE (b.role = me.login OR ($2::text IS NULL AND b.database = me.database AND b.role <> 0
+                                 -- The service's own write nothing there. What may not be known is not ours.
+                                 AND NOT EXISTS (SELECT FROM pg_stat_get_activity(b.pid) a
+                                                 WHERE a.application_name = '{ours}')))
+      AND b.pid <> pg_backend_pid()
 ), starting AS MATERIALIZED ({starting})
 SELECT ARRAY(SELECT pid FROM open) AS inside,
        (SELECT count(*) FROM me, pg_prepared_xact() p
-        WHERE p.ownerid = me.role OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
+        WHERE p.ownerid = me.login OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
        ARRAY(SELECT pid FROM starting) AS starting,
        -- Evaluated in this order, so that what is seen is what those have left who are gone.
        CASE WHEN NOT EXISTS (SELECT FROM open)
-             AND NOT EXISTS (SELECT FROM starting WHERE $5::int[] IS NULL OR pid = ANY ($5::int[]))
+             AND NOT EXISTS (SELECT FROM starting WHERE $7::int[] IS NULL OR pid = ANY ($7::int[]))
             THEN (SELECT to_json(look)::text FROM ({look}) look) END AS seen
-""".replace("{ours}", SETTINGS["application_name"])
+""".replace("{ours}", SETTINGS["application_name"]).replace("{me}", ME)
 
 _THROW_OUT = """
 SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')::int AS locks,
@@ -150,18 +159,15 @@ async def shut_out(
     if not await close(session, site.login):
         raise Unprovable("its login is gone")
     visible = sees_all and session.get_server_version().major >= _STARTING_IS_VISIBLE
-    starting_ones = _STARTING_IF_ANY if visible else _STARTING
+    starting_ones = _STARTING_NOW_IF_ANY if visible else _STARTING_NOW
     query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
-    began = monotonic()
+    values, began = question.values, monotonic()
     found: Leftovers | None = None
     starting: set[int] | None = None
     while True:
         waited = monotonic() - began
         awaited = None if starting is None else list(starting)
-        try:
-            [row] = await session.fetch(query, site.login, site.schema, *question.values, awaited)
-        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-            raise Unprovable(f"a sequence is gone: {error}", leftovers=found) from error
+        [row] = await session.fetch(query, site.login, site.schema, *values, awaited)
         ended: list[int] = []
         if row["inside"] and waited >= CLOSING_SECONDS:
             ended = await _throw_out(session, site, row["inside"], waited)

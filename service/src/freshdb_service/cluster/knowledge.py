@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 from freshdb_service.cluster.audit import Digest, read_digest
 from freshdb_service.cluster.baseline import Site, Unprovable
 from freshdb_service.cluster.catalogs import Catalogs, Extent
-from freshdb_service.cluster.picture import Picture, Qualified, copy_out, read_picture
+from freshdb_service.cluster.picture import (
+    Picture,
+    Qualified,
+    Relations,
+    copy_out,
+    read_picture,
+    read_relations,
+)
 from freshdb_service.cluster.reset import Origin
 
 if TYPE_CHECKING:
@@ -35,11 +42,13 @@ class TemplateKnowledge:
 
     Attributes:
         picture: what it holds.
+        relations: what of it has counters, by the numbers that all clones share; nothing for isolation ``schema``.
         seeds: the rows of its small tables, in the text format of ``COPY``.
         extents: fingerprint of its clones' catalogs; empty for isolation ``schema``.
     """
 
     picture: Picture
+    relations: Relations | None
     seeds: Mapping[Qualified, bytes] = field(repr=False)
     extents: Mapping[str, Extent] = field(repr=False)
 
@@ -92,10 +101,12 @@ class Knowledge:
                 break
             seeds[name] = rows
         extents: Mapping[str, Extent] = {}
+        relations: Relations | None = None
         if site.schema is None:
+            relations = await read_relations(session, schema=None)
             catalogs = await self.catalogs(server, session, schema=False)
             extents = await catalogs.extents(session, site.names(login), ())
-        self._templates[key] = TemplateKnowledge(picture, seeds, extents)
+        self._templates[key] = TemplateKnowledge(picture, relations, seeds, extents)
         while len(self._templates) > _MOST_TEMPLATES or self._bytes() > _MOST_SEED_BYTES:
             forgotten, _ = self._templates.popitem(last=False)
             self._digests.pop(forgotten, None)

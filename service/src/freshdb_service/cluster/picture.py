@@ -7,7 +7,7 @@ because every lease has another one.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, TypeAlias
@@ -86,6 +86,41 @@ class Picture:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """What a database, or a schema, has counters of, by its number there: tables, materialized views, and sequences."""
+
+    tables: Mapping[int, Qualified]
+    sequences: Mapping[int, Qualified]
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON values."""
+        return {"tables": self.tables, "sequences": self.sequences}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Mapping[str, Sequence[str]]]) -> Relations:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what this version wrote.
+        """
+        return cls(_by_number(stored["tables"]), _by_number(stored["sequences"]))
+
+
+def _by_number(stored: Mapping[str, Sequence[str]]) -> dict[int, Qualified]:
+    return {int(number): (schema, name) for number, (schema, name) in stored.items()}
+
+
+async def read_relations(connection: Connection, *, schema: str | None) -> Relations:
+    """Read what a database, or one schema in it, has counters of."""
+    tables: dict[int, Qualified] = {}
+    sequences: dict[int, Qualified] = {}
+    for row in await connection.fetch(_RELATIONS, schema):
+        kind = sequences if row["is_sequence"] else tables
+        kind[row["number"]] = (row["schema"], row["name"])
+    return Relations(tables, sequences)
+
+
 async def read_picture(
     connection: Connection, version: int, *, schema: str | None, as_replica: bool = True
 ) -> Picture:
@@ -159,57 +194,41 @@ def shown(name: Qualified) -> str:
     return ".".join(part for part in name if part)
 
 
-def sequences_query(
-    version: int, names: Collection[Qualified], schema: str | None, *, used: bool = False
-) -> str:
-    """A query for ``number``, ``fetched``, ``schema``, ``name``, ``last_value`` and ``is_called`` of sequences.
-
-    ``fetched`` is how often a block of the sequence was read, which whoever changes it has to do; a counter like those of
-    rows.
+def sequences_query(version: int, names: Collection[Qualified], schema: str | None) -> str:
+    """A query for ``schema``, ``name``, ``last_value`` and ``is_called`` of sequences.
 
     Args:
         version: of the server.
         names: of all sequences.
         schema: the one that they are in; ``None`` for a whole database.
-        used: only those whose ``fetched`` is another one than ``writes`` in the relation ``known (oid, writes)``.
     """
     if version >= _SEQUENCE_FUNCTION_VERSION:
         where = "true" if schema is None else f"n.nspname = {constant(schema)}"
         said = "n.nspname" if schema is None else "''"
-        unless = (
-            "LEFT JOIN known ON known.oid = seqrelid "
-            "WHERE pg_stat_get_blocks_fetched(seqrelid) <> coalesce(known.writes, 0)"
-            if used
-            else ""
-        )
         return (
-            f"WITH s AS MATERIALIZED (SELECT seqrelid FROM pg_sequence {unless}) "
-            f"SELECT s.seqrelid::bigint AS number, pg_stat_get_blocks_fetched(s.seqrelid) AS fetched, {said} AS schema, "
-            "c.relname AS name, d.last_value, d.is_called "
-            "FROM s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace, "
+            f"SELECT {said} AS schema, c.relname AS name, d.last_value, d.is_called "
+            "FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace, "
             f"LATERAL pg_get_sequence_data(s.seqrelid) d WHERE {where} AND c.relpersistence <> 't'"
         )
-    queries = []
-    for name in names:
-        one = f"{constant(full_name(name, schema))}::regclass"
-        unless = (
-            f"pg_stat_get_blocks_fetched({one}) <> coalesce((SELECT writes FROM known WHERE oid = {one}), 0)"
-            if used
-            else "true"
-        )
-        queries.append(
-            f"SELECT {one}::oid::bigint AS number, pg_stat_get_blocks_fetched({one}) AS fetched, "
-            f"{constant(name[0])} AS schema, {constant(name[1])} AS name, last_value, is_called "
-            f"FROM {full_name(name, schema)} WHERE {unless}"
-        )
-    nothing = (
-        "SELECT 0::bigint AS number, 0::bigint AS fetched, '' AS schema, '' AS name, "
-        "0::bigint AS last_value, false AS is_called WHERE false"
-    )
+    queries = [
+        f"SELECT {constant(name[0])} AS schema, {constant(name[1])} AS name, last_value, is_called "
+        f"FROM {full_name(name, schema)}"
+        for name in names
+    ]
+    nothing = "SELECT '' AS schema, '' AS name, 0::bigint AS last_value, false AS is_called WHERE false"
     return " UNION ALL ".join(queries) or nothing
 
 
 _SEQUENCE_FUNCTION_VERSION: Final = 18_00_00
+
+_RELATIONS: Final = """
+SELECT c.oid::bigint AS number, CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name,
+       c.relkind = 'S' AS is_sequence
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'S') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+  AND ($1::text IS NULL OR n.nspname = $1::text)
+ORDER BY c.oid
+"""
 
 _SEQUENCES: Final = """
 SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name

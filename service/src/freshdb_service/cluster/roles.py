@@ -6,11 +6,6 @@ server as a SCRAM verifier, so that no log of statements ever holds it.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import secrets
-from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -50,17 +45,12 @@ async def create_login(connection: Connection, server: Server, name: Name) -> st
     Raises:
         Conflict: there is a role of this name.
     """
-    password, verifier = await new_password(server)
+    password = await server.passwords.take()
     limit = server.options.connection_limit
-    await _create(connection, server, name, f"LOGIN CONNECTION LIMIT {limit:d} PASSWORD {literal(verifier)}")
-    return password
-
-
-async def new_password(server: Server) -> tuple[str, str]:
-    """A random password, and what PostgreSQL stores for it."""
-    password = secrets.token_hex(24)
-    # Off the loop: hashing it is the dearest thing that a reset does in this process.
-    return password, await asyncio.to_thread(_scram_verifier, password, server.options.scram_iterations)
+    await _create(
+        connection, server, name, f"LOGIN CONNECTION LIMIT {limit:d} PASSWORD {literal(password.verifier)}"
+    )
+    return password.secret
 
 
 async def create_group(connection: Connection, server: Server, name: Name) -> None:
@@ -171,14 +161,3 @@ async def _databases_that_name(connection: Connection, server: Server, role: Own
     naming = {str(row["datname"]) for row in rows}
     await make_enterable(connection, server, naming)
     return sorted(naming)
-
-
-def _scram_verifier(password: str, iterations: int) -> str:
-    """What PostgreSQL would have stored for this password (RFC 5803)."""
-    salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
-    client_key = hmac.digest(salted, b"Client Key", "sha256")
-    stored_key = hashlib.sha256(client_key).digest()
-    server_key = hmac.digest(salted, b"Server Key", "sha256")
-    encoded = [b64encode(part).decode() for part in (salt, stored_key, server_key)]
-    return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"

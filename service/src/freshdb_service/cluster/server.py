@@ -29,6 +29,7 @@ from freshdb_service.cluster.connections import (
 )
 from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
 from freshdb_service.cluster.ownership import OwnedObject, disk_bytes, foreign_databases, inventory
+from freshdb_service.cluster.passwords import Passwords
 from freshdb_service.cluster.removal import drop_owned
 from freshdb_service.cluster.roles import MEMBERSHIP_OPTIONS_VERSION, Login
 from freshdb_service.cluster.sessions import AS_REPLICA, UNCOUNTED, Session, Sessions
@@ -106,6 +107,7 @@ class Server:
             options.clone_strategy == "auto" and not facts.fsync
         )
         self.rebuilds = asyncio.Semaphore(options.rebuilds)
+        self.passwords = Passwords(options.scram_iterations)
         self.sessions = Sessions(address.name, self.open_session, options.idle_sessions)
         self._address = address
         self._pool = pool
@@ -164,6 +166,7 @@ class Server:
     async def close(self) -> None:
         """Close every connection; ends what is under way."""
         await self.sessions.close()
+        await self.passwords.close()
         await self._pool.close()
 
     async def ping(self) -> None:
