@@ -45,6 +45,7 @@ PYTEST_POSTGRESQL = Variant(
 _FRESHDB = ("freshdb.pytest_plugin",)
 VARIANTS = (
     BASELINE,
+    Variant("connection", "no isolation, but a connection per test: no database per test costs less"),
     Variant("freshdb_one_engine", "freshdb, an engine per worker", _FRESHDB, f"≤ {GOAL_MS:g}"),
     Variant("freshdb_function", "freshdb, an engine per test", _FRESHDB),
     Variant("rollback", "rollback of an outer transaction (SQLAlchemy), no commits"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -27,6 +28,8 @@ from freshdb_service.store.rows import TemplateRow
 from freshdb_service.templates import Register, Templates
 from tests.servers import PostgresServer
 from tests.services import with_database
+
+_REST_SECONDS = 2.0
 
 SQL = "create table item (id serial primary key, name text); insert into item (name) values ('apple')"
 
@@ -147,6 +150,9 @@ async def replica(of: Site) -> AsyncIterator[Bench]:
     async with opened(of.settings, options) as at:
         bench = Bench.over(at)
         yield bench
+        with suppress(TimeoutError):  # a test may have left a worker paused
+            async with asyncio.timeout(_REST_SECONDS):
+                await bench.databases.resets.finish()
         await bench.templates.close()
 
 

@@ -28,19 +28,25 @@ async def kept(
         claim_seconds: how long it lasts.
         at_once: it is not known how much of it is left.
     """
-    keeper = asyncio.create_task(_keep(what, extend, claim_seconds / 3, at_once=at_once))
+    every_seconds = claim_seconds / 3
+    keeper: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal keeper
+        keeper = asyncio.create_task(_keep(what, extend, every_seconds))
+
+    # Most work is done before it would be time: a task for each would cost more than the timer.
+    timer = asyncio.get_running_loop().call_later(0 if at_once else every_seconds, begin)
     try:
         yield
     finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        timer.cancel()
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
 
 
-async def _keep(
-    what: str, extend: Callable[[], Awaitable[object]], every_seconds: float, *, at_once: bool
-) -> None:
-    if not at_once:
-        await asyncio.sleep(every_seconds)
+async def _keep(what: str, extend: Callable[[], Awaitable[object]], every_seconds: float) -> None:
     while True:
         try:
             if not await extend():

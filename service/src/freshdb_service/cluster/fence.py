@@ -91,13 +91,13 @@ WITH me AS MATERIALIZED ({me}  -- once the login has another name, nobody is our
                                                  WHERE a.application_name = '{ours}')))
       AND b.pid <> pg_backend_pid()
 ), starting AS MATERIALIZED ({starting})
-SELECT ARRAY(SELECT pid FROM open) AS inside,
+SELECT ARRAY(SELECT pid::text FROM open) AS inside,
        (SELECT count(*) FROM me, pg_prepared_xact() p
         WHERE p.ownerid = me.login OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
-       ARRAY(SELECT pid FROM starting) AS starting,
+       ARRAY(SELECT pid::text FROM starting) AS starting,
        -- Evaluated in this order, so that what is seen is what those have left who are gone.
        CASE WHEN NOT EXISTS (SELECT FROM open)
-             AND NOT EXISTS (SELECT FROM starting WHERE $7::int[] IS NULL OR pid = ANY ($7::int[]))
+             AND NOT EXISTS (SELECT FROM starting WHERE $7::text[] IS NULL OR pid::text = ANY ($7::text[]))
             THEN (SELECT to_json(look)::text FROM ({look}) look) END AS seen
 """.replace("{ours}", SETTINGS["application_name"]).replace("{me}", ME)
 
@@ -105,7 +105,7 @@ _THROW_OUT = """
 SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')::int AS locks,
        pg_terminate_backend(a.pid)
 FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = $1  -- as above
-WHERE a.pid = ANY ($2::int[]) AND (a.usesysid = r.oid OR ($3::bool AND a.datname = current_database()))
+WHERE a.pid::text = ANY ($2::text[]) AND (a.usesysid = r.oid OR ($3::bool AND a.datname = current_database()))
 """
 
 
@@ -163,7 +163,7 @@ async def shut_out(
     query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
     values, began = question.values, monotonic()
     found: Leftovers | None = None
-    starting: set[int] | None = None
+    starting: set[str] | None = None
     while True:
         waited = monotonic() - began
         awaited = None if starting is None else list(starting)
@@ -186,14 +186,14 @@ async def shut_out(
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _too_long(site: Site, pids: list[int], found: Leftovers | None) -> Exception:
+def _too_long(site: Site, pids: list[str], found: Leftovers | None) -> Exception:
     if not pids:
         return Unprovable("somebody is connecting, and cannot be seen yet", leftovers=found)
-    named = ", ".join(map(str, pids))
+    named = ", ".join(pids)
     return BackendUnavailable(f"these backends of {site.login} do not end: {named}", retry_after_seconds=1.0)
 
 
-async def _throw_out(session: Session, site: Site, pids: list[int], waited: float) -> list[int]:
+async def _throw_out(session: Session, site: Site, pids: list[str], waited: float) -> list[int]:
     """Terminate these backends; how many advisory locks each had."""
     try:
         rows = await session.fetch(_THROW_OUT, site.login, pids, site.schema is None)

@@ -15,7 +15,7 @@ A sequence that was read may have been moved, and is set to the template's state
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -88,15 +88,15 @@ class Question:
         return _LOOK if self.site.schema is None else _LOOK_AT_SCHEMA
 
     @property
-    def values(self) -> tuple[list[int], list[int], list[int], list[int]]:
+    def values(self) -> tuple[str, str, str, str]:
         """Numbers of tables, how many rows of each were ever written; numbers of sequences, how often each was read."""
         counted = self.mark.counters
-        tables, sequences = list(self.relations.tables), list(self.relations.sequences)
+        tables, sequences = self.relations.tables, self.relations.sequences
         return (
-            tables,
-            [sum(counted.get(number, _NEVER)) for number in tables],
-            sequences,
-            [counted.get(number, _NEVER)[0] for number in sequences],
+            array(tables),
+            array(sum(counted.get(number, _NEVER)) for number in tables),
+            array(sequences),
+            array(counted.get(number, _NEVER)[0] for number in sequences),
         )
 
     def answered(self, row: Mapping[str, Any]) -> Look:
@@ -121,6 +121,15 @@ class Question:
             sequences=frozenset(self.relations.sequences[number] for number, _ in row["sequences"]),
             elsewhere=now.writes != expected,
         )
+
+
+def array(numbers: Iterable[int]) -> str:
+    """An array as PostgreSQL writes it.
+
+    To send or receive arrays of most types, asyncpg asks each new session for their definition, which takes longer than all
+    of a reset.
+    """
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 async def with_catalogs(connection: Connection, seen: Look) -> Look:
@@ -161,11 +170,11 @@ SELECT {NUMBERS}, {MARK},
                  coalesce(pg_relation_size(number::oid) / current_setting('block_size')::int, 0))), '[]')
         FROM (SELECT oid::bigint AS number, writes, pg_stat_get_tuples_inserted(oid) AS inserted,
                      pg_stat_get_tuples_updated(oid) AS updated, pg_stat_get_tuples_deleted(oid) AS deleted
-              FROM unnest($3::oid[], $4::bigint[]) AS known (oid, writes)
+              FROM unnest($3::text::oid[], $4::text::bigint[]) AS known (oid, writes)
               OFFSET 0) one  -- or each counter is read once more
         WHERE inserted + updated + deleted <> writes) AS touched,
        (SELECT coalesce(json_agg(json_build_array(oid::bigint, pg_stat_get_blocks_fetched(oid))), '[]')
-        FROM unnest($5::oid[], $6::bigint[]) AS known (oid, fetched)
+        FROM unnest($5::text::oid[], $6::text::bigint[]) AS known (oid, fetched)
         WHERE pg_stat_get_blocks_fetched(oid) <> fetched) AS sequences
 FROM me
 """
