@@ -53,7 +53,9 @@ FROM pg_locks w
 JOIN pg_locks h ON h.pid IS NULL AND h.granted AND h.locktype = w.locktype
   AND (h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
       IS NOT DISTINCT FROM (w.database, w.relation, w.page, w.tuple, w.transactionid, w.classid, w.objid, w.objsubid)
-JOIN pg_prepared_xacts p ON h.virtualtransaction = '-1/' || p.transaction
+JOIN pg_locks x ON x.pid IS NULL AND x.granted AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
+  AND x.virtualtransaction = h.virtualtransaction
+JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE NOT w.granted AND w.pid = $1 AND p.owner = ANY ($2::text[])
 """
 

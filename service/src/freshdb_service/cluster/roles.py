@@ -124,7 +124,8 @@ async def drop_role(connection: Connection, server: Server, role: OwnedObject) -
             except asyncpg.DependentObjectsStillExistError as error:
                 dependent = f"in the database {database}, {error.detail or error}; drop it there"
     raise BackendUnavailable(
-        f"on the server {server.name} the role {role.name} cannot be dropped yet: {dependent}",
+        f"on the server {server.name} the role {role.name} cannot be dropped yet (what is to be kept needs another owner): "
+        f"{dependent}",
         retry_after_seconds=5.0,
     )
 
@@ -171,13 +172,14 @@ async def _databases_that_name(
     """Where a role is named, and can be looked for, and whether that is ours: then it is opened, if its owner closed it."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d
+        SELECT DISTINCT d.datname, d.datdba = $1 AS owned FROM pg_shdepend s JOIN pg_database d
           ON d.oid = s.dbid OR (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND d.oid = s.objid)
         WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND d.datconnlimit <> -2
         """,
         role.oid,
     )
-    naming = {str(row["datname"]) for row in rows}
-    await make_enterable(connection, server, naming)
+    naming = {str(row["datname"]): bool(row["owned"]) for row in rows}
+    await make_enterable(connection, server, set(naming))
     ours = {str(one.name) for one in await databases(connection, server)} if naming else set()
-    return [(one, one in ours) for one in sorted(naming)]
+    # One that it owns, under a name that is not ours, was put aside by somebody who renamed it: that is left as it is.
+    return [(one, one in ours) for one, owned in sorted(naming.items()) if one in ours or not owned]
