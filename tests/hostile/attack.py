@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from tests.hygiene.change import ISOLATIONS, Holder, Isolation
 from tests.hygiene.ground import Ground, Lease
@@ -145,7 +146,7 @@ class Scene:
     def as_neighbour(self, database: str | None = None, **settings: str) -> psycopg.Connection:
         """A connection with the neighbour's login, which outlives the attack."""
         url = self.neighbour.url if database is None else with_database(self.neighbour.url, database)
-        return self.holder.keep(psycopg.connect(url, autocommit=True, **settings))
+        return self.holder.keep(psycopg.connect(make_conninfo(url, **settings), autocommit=True))
 
     def neighbour_finds_the_template(self) -> None:
         """Also while the attack goes on."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.hostile.attack import OF_SCHEMA, Attack, Scene, kept_out, refused
 from tests.services import with_database
@@ -20,7 +21,10 @@ _OUT: Final = "FATAL:.*(permission denied|not currently accepting connections|re
 
 
 def _is_out(scene: Scene, url: str, **settings: str) -> None:
-    with pytest.raises(psycopg.OperationalError, match=_OUT), psycopg.connect(url, **settings) as connection:
+    with (
+        pytest.raises(psycopg.OperationalError, match=_OUT),
+        psycopg.connect(make_conninfo(url, **settings)) as connection,
+    ):
         scene.holder.keep(connection)
 
 
