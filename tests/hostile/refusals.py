@@ -17,7 +17,9 @@ from tests.services import with_database
 NOT_AVAILABLE: Final = "0A000"
 NO_SUCH_FILE: Final = "58P01"
 NOT_THERE: Final = "42704"
-_OUT: Final = "FATAL:.*(permission denied|not currently accepting connections|replication|WAL sender)"
+_OUT: Final = (
+    "FATAL:.*(permission denied|not currently accepting connections|replication|WAL sender|max_wal_senders)"
+)
 
 
 def _is_out(scene: Scene, url: str, **settings: str) -> None:
