@@ -185,6 +185,33 @@ async def test_what_somebody_renamed_is_theirs(server: Server) -> None:
             await connection.execute(f"DROP DATABASE {aside}")
 
 
+async def test_what_others_made_of_what_a_holder_left_stays(server: Server, postgres: PostgresServer) -> None:
+    """In a database of others, nothing goes but what the login itself has there."""
+    pool = await pool_of(server, Isolation.DATABASE, await build_template(server))
+    database_id = uuid4()
+    login = await pool.provision(database_id)
+    others = f"accounts_{uuid4().hex[:8]}"
+    superuser = await asyncpg.connect(postgres.dsn)
+    await superuser.execute(f"CREATE DATABASE {others}")
+    inside = await asyncpg.connect(with_database(postgres.dsn, others))
+    try:
+        await inside.execute(
+            f"GRANT CREATE ON SCHEMA public TO PUBLIC; SET ROLE {login.user}; CREATE TYPE bait AS (a integer); "
+            "RESET ROLE; CREATE TABLE account (b bait); INSERT INTO account VALUES (row(1)); CREATE TABLE other ()"
+        )
+        with pytest.raises(BackendUnavailable, match=f"another owner.*in the database {others}, .*account"):
+            await pool.drop(database_id)
+        assert await inside.fetchval("SELECT count(b) FROM account") == 1
+        await inside.execute("DROP TABLE account")
+        await pool.drop(database_id)
+        assert await inside.fetchval("SELECT to_regtype('bait')") is None
+        assert await inside.fetchval("SELECT to_regclass('other')") is not None
+    finally:
+        await inside.close()
+        await superuser.execute(f"DROP DATABASE {others}")
+        await superuser.close()
+
+
 async def test_another_server_in_the_place_of_ours_is_noticed_and_left_alone(
     tmp_path_factory: pytest.TempPathFactory, postgres_18: PostgresServer
 ) -> None:
