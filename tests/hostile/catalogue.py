@@ -1,8 +1,8 @@
 """Every attack, and where it is made.
 
 A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. By default those attacks
-that are not slow are made on the newest version, as a superuser; in CI on every version. ``FRESHDB_HOSTILE=all`` makes all of
-them in every place.
+that are not slow are made on the newest version, as a superuser; in CI on every version. ``FRESHDB_HOSTILE=all`` makes all
+of them in every place.
 
 ``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
 """
