@@ -3,8 +3,9 @@
 A holder may end its lease in the middle of a transaction that keeps a lock on what the service has to change next: on its
 login's own row (``ALTER ROLE CURRENT_USER PASSWORD …``), on its database's, on the role of another lease (``GRANT … TO`` a
 neighbour keeps that role from being dropped), on a neighbour's table that it was once given. The transaction may be a
-prepared one, which no backend holds. And a backend that waits for the data of a ``COPY … FROM STDIN`` does not take part in
-what PostgreSQL has all backends do before it drops a database: every ``DROP DATABASE`` on the server waits for it.
+prepared one, which no backend holds. And a backend that waits for its client in the middle of a statement (for the data of a
+``COPY … FROM STDIN``, or that its answer is read) does not take part in what PostgreSQL has all backends do before it drops
+a database: every ``DROP DATABASE`` on the server waits for it.
 
 So the service does not wait for holders: ``insisting`` looks, now and then, who is in the way of a connection, and ends the
 transactions of those who are there as a login of ours. (Autovacuum makes way by itself, unless it runs a function of theirs
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 PATIENCE_SECONDS: Final = 0.5
 """How long something is waited for before it is looked who is in the way."""
 BARRIER_SECONDS: Final = 5.0
-"""How long a ``COPY`` that waits for its client may keep databases from being dropped."""
+"""How long a session that waits for its client in the middle of a statement may keep databases from being dropped."""
 
 _IN_THE_WAY: Final = """
 WITH RECURSIVE way (pid) AS (
@@ -61,7 +62,7 @@ WHERE NOT w.granted AND w.pid = $1 AND p.owner = ANY ($2::text[])
 
 _KEEPS_A_BARRIER_UP: Final = """
 SELECT pid, usename FROM pg_stat_activity
-WHERE usesysid = ANY ($2::oid[]) AND state = 'active' AND wait_event = 'ClientRead'
+WHERE usesysid = ANY ($2::oid[]) AND state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')
   AND EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'ProcSignalBarrier')
 """
 
