@@ -67,10 +67,13 @@ class Holder:
         """Close what is still open, as far as it is."""
         self._held.close()
 
-    def _hold(self, url: str) -> psycopg.Connection:
-        connection = psycopg.connect(url, autocommit=True)
+    def keep(self, connection: psycopg.Connection) -> psycopg.Connection:
+        """Close this one with the others."""
         self._held.callback(_close, connection)
         return connection
+
+    def _hold(self, url: str) -> psycopg.Connection:
+        return self.keep(psycopg.connect(url, autocommit=True))
 
     def _literal(self, statement: str) -> LiteralString:
         """With the lease's own names; ``@schema@`` is public where the lease is a database."""

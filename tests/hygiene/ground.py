@@ -99,7 +99,7 @@ class Ground:
         """Give it back, and lease the same database again."""
         self.release(lease)
         again = self.acquire()
-        assert (again.database_id, again.generation) == (lease.database_id, lease.generation + 1)
+        assert (again.database_id, again.generation) == (lease.database_id, lease.generation + 1), again
         return again
 
     def close(self) -> None:

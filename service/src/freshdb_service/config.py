@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+DENY = ("prod", "*prod", "proddb", "prd", "*production*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Settings(BaseSettings):
     """DSN of the server for the control plane's own database; by default the first managed server."""
     adopt: Annotated[tuple[str, ...], NoDecode] = ()
     """Names of servers that may be managed although they hold databases that freshdb did not make."""
+    deny: Annotated[tuple[str, ...], NoDecode] = DENY
+    """Servers that must not be managed, adopted or not: patterns for their names, hosts and databases, and addresses."""
     tokens: Annotated[tuple[Token, ...], NoDecode] = ()
     tls_certificate: Path | None = None
     """The certificate, with its chain, to answer with HTTPS (PEM); for a new one the service is restarted."""
@@ -103,7 +106,10 @@ class Settings(BaseSettings):
     provision_concurrency: int = Field(default=4, ge=1, le=64)
     """Most databases made or dropped at once, per server and replica; of those that are only cleaned, four times as many."""
     connection_limit: int = Field(default=50, ge=1)
-    """Most connections of one lease."""
+    """Most connections of one lease; on no server more than half of those that it has for everybody."""
+    temp_file_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Most disk for temporary files of one connection of a lease, where freshdb's role may limit that; 0 leaves it to the
+    server."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
     idle_sessions: int = Field(default=64, ge=0)
     """Most sessions inside databases that are kept open for the next reset, per server and replica."""
@@ -127,7 +133,7 @@ class Settings(BaseSettings):
     idle_exit_seconds: Seconds | None = None
     """The service stops itself when nobody asked for anything and nothing was leased for so long."""
 
-    @field_validator("postgres", "adopt", mode="before")
+    @field_validator("postgres", "adopt", "deny", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value

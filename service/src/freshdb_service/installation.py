@@ -15,7 +15,13 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from freshdb_service import migrations
-from freshdb_service.cluster import Server, ServerOptions, ensure_control_database
+from freshdb_service.cluster import (
+    Server,
+    ServerOptions,
+    close_control_database,
+    ensure_control_database,
+    refuse_for_others,
+)
 from freshdb_service.config import Settings
 from freshdb_service.errors import BackendUnavailable, ServerRefused
 from freshdb_service.metrics import Metrics
@@ -82,9 +88,14 @@ async def opened(
     async with AsyncExitStack() as stack:
         if settings.control is not None:
             control = settings.control.get_secret_value()
+            await close_control_database(control, options=options)
         else:
+            first = settings.servers[0]
             control = await ensure_control_database(
-                settings.servers[0].dsn, f"{settings.prefix}_control", options=options
+                first.dsn,
+                f"{settings.prefix}_control",
+                options=options,
+                unless_shared=None if first.name in settings.adopt else first.name,
             )
         store = Store(control)
         stack.push_async_callback(store.close)
@@ -120,25 +131,26 @@ async def opened(
 
 
 async def _enlist(store: Store, server: Server, settings: Settings, control_name: str) -> None:
-    """Enter a server in the control plane, unless it holds databases of others and nobody said that this is meant."""
-    adopted = server.name in settings.adopt
-    if not adopted:
-        async with store.statement() as connection:
-            adopted = await store_pools.adopted(connection, server.name)
+    """Enter a server in the control plane, unless it holds databases of others and nobody said that this is meant.
+
+    What was said before counts for the same address only, and for a server that holds what it held.
+    """
+    told = server.name in settings.adopt
     foreign = [name for name in await server.foreign_databases() if name != control_name]
-    if foreign and not adopted:
-        some = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")  # noqa: PLR2004 - enough to recognise it
-        message = (
-            f"the server {server.name} holds databases that freshdb did not make ({some}); "
-            f"if freshdb shall manage it all the same, say so: --adopt {server.name}"
-        )
-        raise ServerRefused(message)
+    if foreign and not told:
+        async with store.statement() as connection:
+            adopted = await store_pools.adopted(connection, server.name, host=server.host, port=server.port)
+            entered, _ = (await store_pools.load(connection)).get(server.name, (0, 0))
+        if not adopted:
+            refuse_for_others(server.name, foreign)
+        if entered and not await server.inventory():
+            message = (
+                f"the server {server.name} holds databases of others, and nothing of the {entered} databases and templates "
+                "that freshdb had there: it is another one than it was. If freshdb shall manage it all the same, say so: "
+                f"--adopt {server.name}"
+            )
+            raise ServerRefused(message)
     async with store.statement() as connection:
         await store_pools.note_server(
-            connection,
-            server.name,
-            host=server.host,
-            port=server.port,
-            version=server.version,
-            adopted=server.name in settings.adopt,
+            connection, server.name, host=server.host, port=server.port, version=server.version, adopted=told
         )

@@ -137,6 +137,8 @@ async def replica_of(
     options = ServerOptions(
         prefix=settings.prefix,
         connection_limit=settings.connection_limit,
+        temp_file_bytes=settings.temp_file_bytes,
+        deny=settings.deny,
         pool_size=settings.provision_concurrency * 2,
         rebuilds=settings.provision_concurrency,
         command_timeout_seconds=settings.command_timeout_seconds,

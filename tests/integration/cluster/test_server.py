@@ -21,7 +21,7 @@ from freshdb_service.cluster import (
     provision_database,
 )
 from freshdb_service.cluster import (
-    server as server_module,
+    facts as facts_module,
 )
 from freshdb_service.errors import BackendUnavailable, ConfigurationError, FreshdbError, ServerRefused
 from tests.integration.cluster.conftest import plain_role
@@ -117,7 +117,7 @@ async def test_server_that_is_too_old(
     postgres: PostgresServer, options: ServerOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No server of the tests is that old; so they are, by the day's measure."""
-    monkeypatch.setattr(server_module, "OLDEST_VERSION", 99_00_00)
+    monkeypatch.setattr(facts_module, "OLDEST_VERSION", 99_00_00)
     error = await refusal(postgres.dsn, options)
     assert isinstance(error, ServerRefused)
     assert "15 or newer" in error.message

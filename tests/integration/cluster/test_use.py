@@ -100,7 +100,7 @@ async def test_holder_is_nobody_special(any_server: Server, isolation: Isolation
             "FROM pg_roles WHERE rolname = current_user"
         )
         assert role is not None
-        assert tuple(role) == (False, False, False, False, False, True, any_server.options.connection_limit)
+        assert tuple(role) == (False, False, False, False, False, True, any_server.connection_limit)
         assert (
             await connection.fetchval(
                 "SELECT count(*) FROM pg_auth_members WHERE member = (SELECT oid FROM pg_roles WHERE rolname = current_user)"

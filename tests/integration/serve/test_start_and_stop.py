@@ -192,10 +192,15 @@ def test_a_dsn_with_a_wrong_password(postgres_18: PostgresServer, redis_url: str
 
 
 def test_a_redis_that_is_not_there(postgres_18: PostgresServer) -> None:
-    said = refused(
-        "--postgres", postgres_18.dsn, "--redis", "redis://127.0.0.1:1/0", FRESHDB_PREFIX="fdbnoredis"
-    )
-    assert "Redis does not answer" in said
+    arguments = [
+        "--postgres",
+        f"shared={postgres_18.dsn}",
+        "--adopt",
+        "shared",
+        "--redis",
+        "redis://127.0.0.1:1/0",
+    ]
+    assert "Redis does not answer" in refused(*arguments, FRESHDB_PREFIX="fdbnoredis")
 
 
 def test_an_address_that_is_not_loopback_without_tokens() -> None:
@@ -212,9 +217,15 @@ def test_a_server_with_databases_of_others_is_managed_only_when_named(
         said = refused(*arguments, FRESHDB_PREFIX="fdbadopt")
         assert "aaa_precious" in said
         assert "--adopt shared" in said
+        with psycopg.connect(
+            postgres_18.dsn, autocommit=True
+        ) as connection:  # not even the control plane's database
+            made = connection.execute("select from pg_database where datname = 'fdbadopt_control'").fetchall()
+            assert made == []
+        said = refused(*arguments, "--adopt", "shared", FRESHDB_PREFIX="fdbadopt", FRESHDB_DENY="aaa*")
+        assert "aaa_precious is on the deny list (aaa*)" in said
         service = start_service([f"shared={postgres_18.dsn}"], redis_url)
         assert service.stop() == 0
     finally:
         with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
             connection.execute("drop database aaa_precious")
-            connection.execute("drop database fdbadopt_control")

@@ -2,10 +2,13 @@
 
 =================  ==================================================================================================
 ``server``         one managed server, and the connections to it
+``facts``          what a server says of itself, and whether it may be managed (``denial``)
+``control``        the control plane's own database
 ``identifiers``    names; the only place that quotes
 ``ownership``      what on a server is ours: the prefix and the stamp
 ``roles``          logins
 ``fence``          shutting a login out
+``grip``           what its holder holds on to, and is in our way
 ``templates``      builds, and sealing them; ``scripts`` runs a template's SQL
 ``databases``      isolation ``database``: cloning a template
 ``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
@@ -21,7 +24,9 @@
 from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.clean import CleaningEngine
+from freshdb_service.cluster.control import close_control_database, ensure_control_database
 from freshdb_service.cluster.databases import provision_database
+from freshdb_service.cluster.facts import refuse_for_others
 from freshdb_service.cluster.leftovers import close_login
 from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.cluster.removal import drop_database, drop_schema, drop_shared, drop_template
@@ -38,7 +43,7 @@ from freshdb_service.cluster.reset import (
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.schemas import provision_schema
 from freshdb_service.cluster.scripts import run_sql
-from freshdb_service.cluster.server import Server, ServerOptions, ensure_control_database
+from freshdb_service.cluster.server import Server, ServerOptions
 from freshdb_service.cluster.shared import prepare_shared
 from freshdb_service.cluster.templates import Sealed, create_build, seal
 
@@ -61,6 +66,7 @@ __all__ = [
     "ServerOptions",
     "Site",
     "UsedDatabase",
+    "close_control_database",
     "close_login",
     "create_build",
     "drop_database",
@@ -71,6 +77,7 @@ __all__ = [
     "prepare_shared",
     "provision_database",
     "provision_schema",
+    "refuse_for_others",
     "run_sql",
     "seal",
     "untold",

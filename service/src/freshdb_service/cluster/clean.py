@@ -40,6 +40,7 @@ from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_s
 from freshdb_service.cluster.cleaning import Handover, Plan, carry_out, let_in, plan
 from freshdb_service.cluster.connections import operation
 from freshdb_service.cluster.fence import shut_out
+from freshdb_service.cluster.grip import insisting
 from freshdb_service.cluster.identifiers import Kind, quoted
 from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
 from freshdb_service.cluster.look import Look, Question, unreliable, with_catalogs
@@ -276,6 +277,9 @@ class CleaningEngine:
         in_schema = site.schema is not None
         if not seen.elsewhere or not (in_schema or seen.catalogs):
             return frozenset()
+        if seen.vacuuming and (in_schema or "pg_proc" in seen.catalogs):
+            # The function that it runs may be one that is defined as before by now.
+            raise Unprovable("autovacuum was at work, and functions were defined")
         catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
         unreadable = seen.catalogs.difference(catalogs.names)
         if unreadable:
@@ -332,6 +336,7 @@ async def _shut_out(visit: AsyncExitStack, work: _Work) -> tuple[Session, Leftov
         try:
             async with AsyncExitStack() as attempt:
                 session = await attempt.enter_async_context(server.sessions.inside(site.database))
+                attempt.enter_context(insisting(server, session))
                 leftovers, seen = await shut_out(session, site, question, sees_all=server.is_superuser)
                 if seen.elsewhere and site.schema is None:
                     seen = await with_catalogs(session, seen)

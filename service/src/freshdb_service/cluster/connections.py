@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
@@ -60,8 +60,17 @@ SETTINGS: Final = {
     "row_security": "off",
     "xmloption": "content",
     "jit": "off",
+    "geqo": "off",  # with a pool of two thousand million plans, say
+    "local_preload_libraries": "",  # one that is not there keeps everybody out
+    "exit_on_error": "off",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "tcp_user_timeout": "0",
+    "vacuum_cost_delay": "0",
 }
-"""What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy."""
+"""What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy.
+
+``tests/hostile`` knows every setting that a holder can leave, and why those that are not here do no harm."""
 
 _AWAY = (
     OSError,  # refused, reset, TLS, no such host; and TimeoutError, a subclass of it
@@ -79,12 +88,17 @@ _AWAY = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, and whom the service is there. ``repr`` shows no password."""
+    """Where a server is, whom the service is there, and which one it is. ``repr`` shows no password.
+
+    Attributes:
+        identity: its system identifier; the service's connections see that it is this one. ``None`` if that is not known.
+    """
 
     name: str
     host: str
     port: int
     dsn: str = field(repr=False)
+    identity: int | None = None
 
     @classmethod
     def parse(cls, name: str, dsn: str) -> Address:
@@ -124,7 +138,7 @@ class Address:
             asyncpg.PostgresError: it answers, and refuses.
         """
         with answering(self.name):
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self.dsn,
                 database=database,
                 user=user,
@@ -134,6 +148,43 @@ class Address:
                 command_timeout=command_timeout_seconds,
                 statement_cache_size=prepared_statements,
             )
+            if user is None:
+                await self._recognise(connection)
+        return connection
+
+    async def connect_of_pool(
+        self,
+        *args: Any,  # noqa: ANN401 - whatever the pool hands on
+        **kwargs: Any,  # noqa: ANN401 - likewise
+    ) -> asyncpg.Connection[asyncpg.Record]:
+        """Open one connection as a pool asks for it."""
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(*args, **kwargs)
+        await self._recognise(connection)
+        return connection
+
+    async def _recognise(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """See that this is the server that was examined at the start: another one may have taken its place.
+
+        Raises:
+            BackendUnavailable: it is another one.
+        """
+        if self.identity is None:
+            return
+        try:  # what gives no rows takes one round trip
+            await connection.execute(
+                f"SELECT 1 / (system_identifier = {self.identity:d})::int FROM pg_catalog.pg_control_system()"
+            )
+        except asyncpg.DivisionByZeroError as error:
+            await closed(connection)
+            raise BackendUnavailable(
+                f"where the PostgreSQL server {self.name} was, there is another one (its system identifier is not "
+                f"{self.identity}): nothing is done to it. Bring the right one back; if this is the right one, restart "
+                "freshdb",
+                retry_after_seconds=5.0,
+            ) from error
+        except BaseException:
+            await closed(connection)
+            raise
 
     @asynccontextmanager
     async def connected(

@@ -221,7 +221,8 @@ WITH stored AS (
     SELECT s.setrole <> 0 AS of_role, split_part(one, '=', 1) AS setting, substr(one, strpos(one, '=') + 1) AS value,
            s.setdatabase = 0 AS everywhere
     FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) AS one
-    WHERE (d.datname = $1 AND s.setrole IN (0, $2)) OR (s.setdatabase = 0 AND s.setrole = $2)
+    WHERE ((d.datname = $1 AND s.setrole IN (0, $2)) OR (s.setdatabase = 0 AND s.setrole = $2))
+      AND one NOT LIKE 'temp!_file!_limit=%' ESCAPE '!'  -- every login has its own
 )
 SELECT setting, value, quote_literal(value) AS quoted_value,
        setting IN ('search_path', 'temp_tablespaces', 'local_preload_libraries', 'session_preload_libraries') AS is_list,

@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
-from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -34,10 +33,10 @@ import asyncpg
 
 from freshdb_service.cluster.baseline import ME, Leftovers, Site, Unprovable
 from freshdb_service.cluster.connections import SETTINGS, Connection
-from freshdb_service.cluster.identifiers import quoted
+from freshdb_service.cluster.grip import roll_back_prepared
 from freshdb_service.cluster.leftovers import CLOSING_SECONDS
 from freshdb_service.cluster.look import Look, Question
-from freshdb_service.cluster.ownership import OwnedObject, make_enterable
+from freshdb_service.cluster.ownership import OwnedObject
 from freshdb_service.cluster.roles import close, forbid_login
 from freshdb_service.errors import BackendUnavailable
 
@@ -87,14 +86,21 @@ WITH me AS MATERIALIZED ({me}  -- once the login has another name, nobody is our
     SELECT b.pid FROM me, backends b
     WHERE (b.role = me.login OR ($2::text IS NULL AND b.database = me.database AND b.role <> 0
                                  -- The service's own write nothing there. What may not be known is not ours.
-                                 AND NOT EXISTS (SELECT FROM pg_stat_get_activity(b.pid) a
-                                                 WHERE a.application_name = '{ours}')))
+                                 AND (b.role <> to_regrole(quote_ident(session_user))
+                                      OR NOT EXISTS (SELECT FROM pg_stat_get_activity(b.pid) a
+                                                     WHERE a.application_name = '{ours}'))))
       AND b.pid <> pg_backend_pid()
 ), starting AS MATERIALIZED ({starting})
 SELECT ARRAY(SELECT pid::text FROM open) AS inside,
        (SELECT count(*) FROM me, pg_prepared_xact() p
         WHERE p.ownerid = me.login OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
        ARRAY(SELECT pid::text FROM starting) AS starting,
+       -- Autovacuum's workers have no user. They run functions in index expressions.
+       CASE WHEN NOT EXISTS (SELECT FROM me, backends b WHERE b.role = 0 AND b.database = me.database) THEN false
+            WHEN $2::text IS NULL THEN true
+            ELSE EXISTS (SELECT FROM me, backends b JOIN pg_locks l USING (pid) JOIN pg_class c ON c.oid = l.relation
+                         WHERE b.role = 0 AND b.database = me.database AND c.relnamespace = me.schema) END
+         AS vacuuming,
        -- Evaluated in this order, so that what is seen is what those have left who are gone.
        CASE WHEN NOT EXISTS (SELECT FROM open)
              AND NOT EXISTS (SELECT FROM starting WHERE $7::text[] IS NULL OR pid::text = ANY ($7::text[]))
@@ -118,7 +124,7 @@ async def fence(connection: Connection, server: Server, roles: list[OwnedObject]
     if not roles:
         return
     for role in roles:
-        await forbid_login(connection, role)
+        await forbid_login(connection, server, role)
     await terminate(connection, server, role_oids=[role.oid for role in roles])
     await roll_back_prepared(connection, server, owners=[str(role.name) for role in roles])
 
@@ -132,7 +138,7 @@ async def fence_shared(connection: Connection, server: Server, roles: list[Owned
     if not roles:
         return
     for role in roles:
-        await forbid_login(connection, role)
+        await forbid_login(connection, server, role)
     await settle_starting(connection)
     await fence(connection, server, roles)
 
@@ -180,7 +186,8 @@ async def shut_out(
         if found is not None and not row["inside"] and not starting:
             if row["seen"] is None:
                 raise Unprovable("its login is gone", leftovers=found)
-            return found, question.answered(json.loads(row["seen"]))
+            look = question.answered(json.loads(row["seen"]))
+            return found, replace(look, vacuuming=True) if row["vacuuming"] else look
         if waited >= (GONE_SECONDS if row["inside"] else STARTUP_SECONDS):
             raise _too_long(site, row["inside"], found)
         await asyncio.sleep(_POLL_SECONDS)
@@ -243,32 +250,3 @@ async def terminate(
             pids = ", ".join(str(row["pid"]) for row in left)
             raise BackendUnavailable(f"on the server {server.name} these backends do not end: {pids}")
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def roll_back_prepared(
-    connection: Connection, server: Server, *, owners: list[str], database: str | None = None
-) -> None:
-    """Roll back the transactions that these roles, or anybody in this database, prepared for a second phase.
-
-    That takes a session in the same database, as the same user or a superuser.
-    """
-    rows = await connection.fetch(
-        """
-        SELECT database, owner, format('ROLLBACK PREPARED %L', gid) AS statement FROM pg_prepared_xacts
-        WHERE owner = ANY ($1::text[]) OR database = $2
-        """,
-        owners,
-        database,
-    )
-    by_database: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for row in rows:
-        by_database[row["database"]].append((row["owner"], row["statement"]))
-    await make_enterable(connection, server, set(by_database))
-    for name, prepared in by_database.items():
-        async with server.inside(name) as inside:
-            for owner, statement in prepared:
-                if not server.is_superuser:
-                    await inside.execute(f"SET ROLE {quoted(owner)}")
-                with suppress(asyncpg.UndefinedObjectError):  # its owner, or another replica, was faster
-                    await inside.execute(statement)
-                await inside.execute("RESET ROLE")

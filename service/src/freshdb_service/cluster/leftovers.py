@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from freshdb_service.cluster.baseline import Leftovers
 from freshdb_service.cluster.connections import operation
+from freshdb_service.cluster.grip import insisting
 from freshdb_service.cluster.roles import close
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ async def close_login(server: Server, login: str) -> Leftovers:
         BackendUnavailable: the server does not answer.
     """
     async with server.maintenance() as connection:
-        if not await close(connection, login):
+        with insisting(server, connection):
+            closed = await close(connection, login)
+        if not closed:
             return Leftovers()  # the janitor was faster
         until = monotonic() + CLOSING_SECONDS
         while True:

@@ -60,6 +60,7 @@ class Look:
         elsewhere: whether anything else was written to.
         catalogs: which catalogs were written to, once ``with_catalogs`` has looked; none in a shared database.
         dead_catalog_rows: how many of their rows were replaced or deleted.
+        vacuuming: autovacuum was at work in it.
     """
 
     mark: Mark
@@ -69,6 +70,7 @@ class Look:
     elsewhere: bool
     catalogs: frozenset[str] = frozenset()
     dead_catalog_rows: int = 0
+    vacuuming: bool = False
 
 
 @dataclass(frozen=True, slots=True)

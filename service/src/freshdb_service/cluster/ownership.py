@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from freshdb_service.cluster.connections import Connection, operation
-from freshdb_service.cluster.identifiers import Kind, Name, quoted, token_of
+from freshdb_service.cluster.identifiers import Kind, Name, token_of
 
 if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
@@ -99,16 +99,6 @@ async def databases(
         for row in rows
         if _wanted(name := Name.parse(server.options.prefix, row["name"]), kind, identifier)
     ]
-
-
-async def make_enterable(connection: Connection, server: Server, names: set[str]) -> None:
-    """Undo what holders or builders may have set on databases of theirs to keep others, and so the service, out."""
-    for one in await databases(connection, server) if names else []:
-        theirs = one.name.kind in {Kind.DATABASE, Kind.TEMPLATE}
-        if theirs and str(one.name) in names and not one.invalid:
-            await connection.execute(
-                f"ALTER DATABASE {quoted(one.name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1"
-            )
 
 
 async def schemas(connection: Connection, server: Server, database: str) -> list[OwnedObject]:

@@ -20,7 +20,8 @@ import asyncpg
 
 from freshdb_service.cluster import ownership
 from freshdb_service.cluster.connections import Connection, operation, without_conflict
-from freshdb_service.cluster.fence import GONE_SECONDS, fence, fence_shared, roll_back_prepared, terminate
+from freshdb_service.cluster.fence import GONE_SECONDS, fence, fence_shared, terminate
+from freshdb_service.cluster.grip import insisting, roll_back_prepared
 from freshdb_service.cluster.identifiers import Kind, quoted
 from freshdb_service.cluster.ownership import OwnedDatabase, OwnedObject
 from freshdb_service.cluster.roles import drop_owned_by, drop_role
@@ -66,7 +67,7 @@ async def drop_schema(
     async with server.maintenance() as connection:
         roles = await ownership.roles(connection, server, kind=Kind.SCHEMA, identifier=database_id)
         for role in _below(roles, below_generation):
-            if (seized := await _seize(connection, role)) is not None:
+            if (seized := await _seize(connection, server, role)) is not None:
                 await _drop_schema_roles(connection, server, [seized], [shared_database])
 
 
@@ -115,7 +116,7 @@ async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int
     async with server.maintenance() as connection:
         roles = await ownership.roles(connection, server, kind=kind, identifier=identifier)
         for role in _below(roles, below):
-            if (seized := await _seize(connection, role)) is None:
+            if (seized := await _seize(connection, server, role)) is None:
                 continue
             await fence(connection, server, [seized])
             for database in await ownership.databases(connection, server, kind=kind, identifier=identifier):
@@ -130,7 +131,7 @@ async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int
                 await _drop(connection, server, database)
 
 
-async def _seize(connection: Connection, role: OwnedObject) -> OwnedObject | None:
+async def _seize(connection: Connection, server: Server, role: OwnedObject) -> OwnedObject | None:
     """Take a login, so that nobody else can clean or drop what belongs to it; ``None`` if it is somebody else's by now.
 
     Raises:
@@ -144,7 +145,8 @@ async def _seize(connection: Connection, role: OwnedObject) -> OwnedObject | Non
         await connection.execute(f"ALTER ROLE {quoted(role.name)} RENAME TO {quoted(name)}")
 
     try:
-        await without_conflict(connection, rename)
+        with insisting(server, connection):
+            await without_conflict(connection, rename)
     except asyncpg.UndefinedObjectError:
         return None
     except asyncpg.DuplicateObjectError as error:
@@ -174,7 +176,8 @@ async def _drop(connection: Connection, server: Server, database: OwnedDatabase)
                 await roll_back_prepared(connection, server, owners=[], database=str(database.name))
             # FORCE wants the right to end every process in there, autovacuum's workers included: a superuser's.
             force = " WITH (FORCE)" if server.is_superuser else ""
-            await connection.execute(f"DROP DATABASE IF EXISTS {name}{force}")
+            with insisting(server, connection):
+                await connection.execute(f"DROP DATABASE IF EXISTS {name}{force}")
         except asyncpg.InvalidCatalogNameError:
             return  # somebody else dropped it
         except asyncpg.ObjectInUseError as error:
@@ -199,8 +202,9 @@ async def _drop_schema_roles(
                 held = {schema.name for schema in await ownership.schemas(inside, server, database)}
                 for role in roles:
                     if role.name in held:
-                        await inside.execute(f"DROP SCHEMA IF EXISTS {quoted(role.name)} CASCADE")
-                    await drop_owned_by(inside, role)
+                        with insisting(server, inside):
+                            await inside.execute(f"DROP SCHEMA IF EXISTS {quoted(role.name)} CASCADE")
+                    await drop_owned_by(inside, server, role, "CASCADE")
         except asyncpg.InvalidCatalogNameError:
             continue  # the shared database is gone, and the schemas with it
     for role in roles:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import asyncpg
 
 from freshdb_service.cluster.connections import Connection, without_conflict
+from freshdb_service.cluster.grip import insisting, make_enterable
 from freshdb_service.cluster.identifiers import Name, literal, quoted
-from freshdb_service.cluster.ownership import OwnedObject, make_enterable
+from freshdb_service.cluster.ownership import OwnedObject, databases
 from freshdb_service.errors import BackendUnavailable, Conflict
 
 if TYPE_CHECKING:
@@ -46,10 +47,13 @@ async def create_login(connection: Connection, server: Server, name: Name) -> st
         Conflict: there is a role of this name.
     """
     password = await server.passwords.take()
-    limit = server.options.connection_limit
-    await _create(
-        connection, server, name, f"LOGIN CONNECTION LIMIT {limit:d} PASSWORD {literal(password.verifier)}"
-    )
+    options = f"LOGIN CONNECTION LIMIT {server.connection_limit:d} PASSWORD {literal(password.verifier)}"
+    limits = []
+    if server.options.temp_file_bytes and server.may_limit_files:
+        # A superuser's to set, also where it is stored: its login cannot take it away.
+        kilobytes = max(server.options.temp_file_bytes // 1024, 1)
+        limits.append(f"ALTER ROLE {quoted(name)} SET temp_file_limit = '{kilobytes:d}kB'")
+    await _create(connection, server, name, options, *limits)
     return password.secret
 
 
@@ -62,14 +66,10 @@ async def create_group(connection: Connection, server: Server, name: Name) -> No
     await _create(connection, server, name, "NOLOGIN")
 
 
-async def forbid_login(connection: Connection, role: OwnedObject) -> None:
-    """From here on nobody gets in as this role; who is in, stays in."""
-
-    async def change() -> None:
-        await connection.execute(f"ALTER ROLE {quoted(role.name)} NOLOGIN")
-
-    with suppress(asyncpg.UndefinedObjectError):  # it is gone: nobody gets in either
-        await without_conflict(connection, change)
+async def forbid_login(connection: Connection, server: Server, role: OwnedObject) -> None:
+    """From here on nobody gets in as this role; who is in, mostly stays in."""
+    with insisting(server, connection):
+        await close(connection, str(role.name))
 
 
 async def close(connection: Connection, login: str) -> bool:
@@ -78,11 +78,18 @@ async def close(connection: Connection, login: str) -> bool:
     async def change() -> None:
         await connection.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
 
+    async def insist() -> None:
+        # Its holder may change it again and again; who is thrown out does not, for as long as it takes to come back.
+        await connection.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {literal(login)}"
+        )
+        await change()
+
     try:
         try:
             await change()
         except asyncpg.InternalServerError:  # somebody else is about to change it, too
-            await without_conflict(connection, change)
+            await without_conflict(connection, insist)
     except asyncpg.UndefinedObjectError:
         return False
     return True
@@ -100,41 +107,52 @@ async def drop_role(connection: Connection, server: Server, role: OwnedObject) -
     dependent = ""
     for _ in range(_DROP_TRIES):
         try:
-            await without_conflict(
-                connection, lambda: connection.execute(f"DROP ROLE IF EXISTS {quoted(role.name)}")
-            )
+            with insisting(server, connection):
+                await without_conflict(
+                    connection, lambda: connection.execute(f"DROP ROLE IF EXISTS {quoted(role.name)}")
+                )
         except asyncpg.DependentObjectsStillExistError as error:
             dependent = error.detail or str(error)
         else:
             return
-        for database in await _databases_that_name(connection, server, role):
+        for database, ours in await _databases_that_name(connection, server, role):
             try:
                 async with server.inside(database) as inside:
-                    await drop_owned_by(inside, role)
+                    await drop_owned_by(inside, server, role, "CASCADE" if ours else "RESTRICT")
             except (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError):
                 continue  # gone with everything in it, or about to be
+            except asyncpg.DependentObjectsStillExistError as error:
+                dependent = f"in the database {database}, {error.detail or error}; drop it there"
     raise BackendUnavailable(
-        f"on the server {server.name} the role {role.name} cannot be dropped yet: {dependent}",
+        f"on the server {server.name} the role {role.name} cannot be dropped yet (what is to be kept needs another owner): "
+        f"{dependent}",
         retry_after_seconds=5.0,
     )
 
 
-async def drop_owned_by(connection: Connection, role: OwnedObject) -> None:
-    """Drop what a role has in the database that the connection is in: objects, privileges, large objects."""
+async def drop_owned_by(
+    connection: Connection, server: Server, role: OwnedObject, behavior: Literal["CASCADE", "RESTRICT"]
+) -> None:
+    """Drop what a role has in the database that the connection is in: objects, privileges, large objects.
+
+    ``CASCADE`` takes along what depends on that, whosever it is: for databases of ours.
+    """
 
     async def change() -> None:
-        await connection.execute(f"DROP OWNED BY {quoted(role.name)} CASCADE")
+        await connection.execute(f"DROP OWNED BY {quoted(role.name)} {behavior}")
 
-    with suppress(asyncpg.UndefinedObjectError):  # the role is gone, and so is what it had
+    # If the role is gone, so is what it had.
+    with suppress(asyncpg.UndefinedObjectError), insisting(server, connection):
         await without_conflict(connection, change)
 
 
-async def _create(connection: Connection, server: Server, name: Name, options: str) -> None:
+async def _create(connection: Connection, server: Server, name: Name, options: str, *more: str) -> None:
     # Attributes are said in full: a default is a thing that changes.
     plain = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT"
     script = [
         f"CREATE ROLE {quoted(name)} {plain} {options}",
         f"COMMENT ON ROLE {quoted(name)} IS {server.quoted_stamp}",
+        *more,
     ]
     if not server.is_superuser:
         inheriting = " WITH INHERIT TRUE, SET TRUE" if server.version >= MEMBERSHIP_OPTIONS_VERSION else ""
@@ -148,16 +166,20 @@ async def _create(connection: Connection, server: Server, name: Name, options: s
         ) from error
 
 
-async def _databases_that_name(connection: Connection, server: Server, role: OwnedObject) -> list[str]:
-    """Where a role is named, and can be looked for; ours are opened for that, if their owners closed them."""
+async def _databases_that_name(
+    connection: Connection, server: Server, role: OwnedObject
+) -> list[tuple[str, bool]]:
+    """Where a role is named, and can be looked for, and whether that is ours: then it is opened, if its owner closed it."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d
+        SELECT DISTINCT d.datname, d.datdba = $1 AS owned FROM pg_shdepend s JOIN pg_database d
           ON d.oid = s.dbid OR (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND d.oid = s.objid)
         WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND d.datconnlimit <> -2
         """,
         role.oid,
     )
-    naming = {str(row["datname"]) for row in rows}
-    await make_enterable(connection, server, naming)
-    return sorted(naming)
+    naming = {str(row["datname"]): bool(row["owned"]) for row in rows}
+    await make_enterable(connection, server, set(naming))
+    ours = {str(one.name) for one in await databases(connection, server)} if naming else set()
+    # One that it owns, under a name that is not ours, was put aside by somebody who renamed it: that is left as it is.
+    return [(one, one in ours) for one, owned in sorted(naming.items()) if one in ours or not owned]

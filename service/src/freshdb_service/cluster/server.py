@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -24,21 +24,18 @@ from freshdb_service.cluster.connections import (
     Address,
     Connection,
     answering,
-    closed,
     configured,
 )
+from freshdb_service.cluster.facts import Facts, examined
 from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
 from freshdb_service.cluster.ownership import OwnedObject, disk_bytes, foreign_databases, inventory
 from freshdb_service.cluster.passwords import Passwords
 from freshdb_service.cluster.removal import drop_owned
-from freshdb_service.cluster.roles import MEMBERSHIP_OPTIONS_VERSION, Login
+from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.sessions import AS_REPLICA, UNCOUNTED, Session, Sessions
 from freshdb_service.cluster.sessions import SETTINGS as SESSION_SETTINGS
-from freshdb_service.errors import ServerRefused
 
-OLDEST_VERSION: Final = 15_00_00
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
-_CONTROL_LOCK: Final = 0x66726573_68646201
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,10 @@ class ServerOptions:
 
     Attributes:
         prefix: every name of ours begins with it.
-        connection_limit: most connections of one lease.
+        connection_limit: most connections of one lease; never more than half of what the server has for everybody.
+        temp_file_bytes: most disk that one connection of a lease may take for temporary files, where our role may limit
+            that; 0 leaves it to the server.
+        deny: servers that must not be managed (``denial``).
         pool_size: most connections of the service to one server's maintenance database.
         rebuilds: most used databases that are made anew at once.
         command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
@@ -60,6 +60,8 @@ class ServerOptions:
 
     prefix: str = "freshdb"
     connection_limit: int = 50
+    temp_file_bytes: int = 0
+    deny: tuple[str, ...] = ()
     pool_size: int = 8
     rebuilds: int = 4
     command_timeout_seconds: float = 60.0
@@ -69,25 +71,13 @@ class ServerOptions:
     pg_dump: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What a server says of itself and of the role that the service is there."""
-
-    version: int
-    is_superuser: bool
-    may_be_replica: bool
-    role: str
-    maintenance_database: str
-    fsync: bool
-
-
 class Server:
     """A managed server, with a pool of connections to its maintenance database (the one that the DSN names)."""
 
     def __init__(
         self,
         address: Address,
-        facts: _Facts,
+        facts: Facts,
         pool: asyncpg.Pool[asyncpg.Record],
         *,
         installation: UUID,
@@ -100,7 +90,9 @@ class Server:
         self.is_superuser = facts.is_superuser
         self.may_be_replica = facts.may_be_replica
         self.role = facts.role
+        self.may_limit_files = facts.may_limit_files
         self.maintenance_database = facts.maintenance_database
+        self.connection_limit = min(options.connection_limit, max(facts.connections // 2, 1))
         self.installation = installation
         self.options = options
         self.file_copy = options.clone_strategy == "file_copy" or (
@@ -131,14 +123,16 @@ class Server:
 
         Raises:
             ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
-            ServerRefused: PostgreSQL is too old, a standby, or the role may not create databases and roles.
+            ServerRefused: PostgreSQL is too old, a standby, or on the deny list; or the role may not create databases and
+                roles.
             BackendUnavailable: the server cannot be reached.
         """
         Name.of(
             options.prefix, Kind.SHARED, installation
         )  # a prefix that cannot work is found here, not at the first lease
         address = Address.parse(name, dsn)
-        facts = await _examined(address, options)
+        facts = await examined(address, options)
+        address = replace(address, identity=facts.identity)
         with configured(name), answering(name):
             pool = await asyncpg.create_pool(
                 dsn,
@@ -147,6 +141,7 @@ class Server:
                 timeout=CONNECT_SECONDS,
                 command_timeout=options.command_timeout_seconds,
                 server_settings=_settings(facts.version),
+                connect=address.connect_of_pool,
             )
         server = cls(address, facts, pool, installation=installation, options=options)
         if harden:
@@ -256,90 +251,11 @@ class Server:
     async def _harden(self) -> None:
         async with self.maintenance() as connection:
             for database in ("postgres", "template1"):
-                if await _open_to_all(connection, database):
+                if await open_to_all(connection, database):
                     await connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM PUBLIC")
 
 
-async def ensure_control_database(dsn: str, name: str, *, options: ServerOptions | None = None) -> str:
-    """Make sure that the control plane's own database exists beside the managed ones, closed to everybody else.
-
-    Returns:
-        the DSN for it.
-
-    Raises:
-        ConfigurationError, ServerRefused, BackendUnavailable: as ``Server.open`` does.
-    """
-    options = options or ServerOptions()
-    parts = urlsplit(dsn)
-    address = Address.parse(f"{parts.hostname}:{parts.port or 5432}" if parts.hostname else "given", dsn)
-    facts = await _examined(address, options)
-    async with address.connected(
-        settings=_settings(facts.version), command_timeout_seconds=options.command_timeout_seconds
-    ) as connection:
-        # Replicas that start at once do this one after the other; the lock ends with the session.
-        await connection.execute("SELECT pg_advisory_lock($1)", _CONTROL_LOCK)
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
-            await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
-        if await _open_to_all(connection, name):
-            await connection.execute(f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC")
-    return urlunsplit(parts._replace(path=f"/{quote(name)}"))
-
-
-async def _examined(address: Address, options: ServerOptions) -> _Facts:
-    """See that a server can be managed."""
-    with configured(address.name):
-        connection = await address.connect(
-            settings={"application_name": "freshdb", "search_path": SETTINGS["search_path"]},
-            command_timeout_seconds=options.command_timeout_seconds,
-        )
-    try:
-        with answering(address.name):
-            row = await connection.fetchrow(
-                """
-                SELECT current_setting('server_version_num')::int AS version, version() AS text,
-                       pg_is_in_recovery() AS standby, current_setting('fsync')::bool AS fsync,
-                       r.rolname AS role, r.rolsuper AS super, r.rolcreatedb AND r.rolcreaterole AS makes,
-                       r.rolinherit AS inherits, current_database() AS database,
-                       has_parameter_privilege('session_replication_role', 'SET') AS replica
-                FROM pg_roles r WHERE r.rolname = current_user
-                """
-            )
-    finally:
-        await closed(connection)
-    if row is None:
-        raise ServerRefused(f"the server {address.name} does not say who we are there")
-    version: int = row["version"]
-    role: str = row["role"]
-    if version < OLDEST_VERSION:
-        raise ServerRefused(
-            f"the server {address.name} runs PostgreSQL {version // 10_000}; freshdb needs 15 or newer: upgrade it, or give "
-            "another server"
-        )
-    if row["standby"]:
-        raise ServerRefused(
-            f"the server {address.name} is a standby, where nothing can be created: give its primary"
-        )
-    if not row["super"] and not row["makes"]:
-        raise ServerRefused(
-            f"on the server {address.name} the role {role} may not create databases and roles; as a superuser, run: "
-            f"ALTER ROLE {quoted(role)} CREATEDB CREATEROLE"
-        )
-    if not row["super"] and not row["inherits"] and version < MEMBERSHIP_OPTIONS_VERSION:
-        raise ServerRefused(
-            f"on the server {address.name} the role {role} does not inherit the rights of the roles it creates; as a "
-            f"superuser, run: ALTER ROLE {quoted(role)} INHERIT"
-        )
-    return _Facts(
-        version=version,
-        is_superuser=bool(row["super"]),
-        may_be_replica=bool(row["replica"]),
-        role=role,
-        maintenance_database=str(row["database"]),
-        fsync=bool(row["fsync"]),
-    )
-
-
-async def _open_to_all(connection: Connection, database: str) -> bool:
+async def open_to_all(connection: Connection, database: str) -> bool:
     """Whether PUBLIC may connect to a database that is ours to close."""
     found: bool | None = await connection.fetchval(
         "SELECT has_database_privilege('public', oid, 'CONNECT') AND pg_has_role(datdba, 'USAGE') "

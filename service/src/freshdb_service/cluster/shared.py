@@ -20,7 +20,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -31,6 +30,7 @@ from freshdb_service.cluster.blueprint import Blueprint, entries, renamed
 from freshdb_service.cluster.connections import Connection, operation
 from freshdb_service.cluster.databases import clone, default_privileges, hand_over
 from freshdb_service.cluster.dump import dump_schema
+from freshdb_service.cluster.grip import insisting
 from freshdb_service.cluster.identifiers import Kind, Name, quoted
 from freshdb_service.cluster.portability import reasons_against, texts_naming_public
 from freshdb_service.cluster.removal import drop_schema, drop_shared
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from freshdb_service.cluster.server import Server
 
 _LOCK_SECONDS: Final = 30.0
-_POLL_SECONDS: Final = 0.1
 
 
 @operation
@@ -183,12 +182,14 @@ async def _finished(server: Server, pool_id: UUID) -> Blueprint | None:
 async def _alone(server: Server, pool_id: UUID) -> AsyncIterator[None]:
     """Hold the lock on a pool's preparation; it ends with the session at the latest."""
     key = int.from_bytes(pool_id.bytes[-8:], signed=True)
-    until = monotonic() + _LOCK_SECONDS
     async with server.inside(server.maintenance_database) as connection:
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
-            if monotonic() >= until:
-                raise BackendUnavailable("somebody else is preparing this pool", retry_after_seconds=5.0)
-            await asyncio.sleep(_POLL_SECONDS)
+        try:
+            with insisting(server, connection):  # a holder who is let into that database could take it, too
+                await connection.execute(f"SELECT pg_advisory_lock({key:d})", timeout=_LOCK_SECONDS)
+        except TimeoutError as error:
+            raise BackendUnavailable(
+                "somebody else is preparing this pool", retry_after_seconds=5.0
+            ) from error
         yield
 
 

@@ -19,7 +19,8 @@ import asyncpg
 from freshdb_service.cluster import ownership
 from freshdb_service.cluster.connections import Connection, operation
 from freshdb_service.cluster.databases import clone
-from freshdb_service.cluster.fence import fence, roll_back_prepared, settle_starting, terminate
+from freshdb_service.cluster.fence import fence, settle_starting, terminate
+from freshdb_service.cluster.grip import make_enterable, roll_back_prepared
 from freshdb_service.cluster.identifiers import Kind, Name, quoted
 from freshdb_service.cluster.ownership import OwnedDatabase
 from freshdb_service.cluster.removal import drop_template
@@ -89,7 +90,7 @@ async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
             await fence(connection, server, roles)
             await terminate(connection, server, role_oids=[], database_oid=database.oid)
             await roll_back_prepared(connection, server, owners=[], database=str(name))
-            await ownership.make_enterable(connection, server, {str(name)})
+            await make_enterable(connection, server, {str(name)})
             await _tidy(server, name)
             await _close(connection, server, name)
         # A backend that was let in just before is visible by now, or still starting; then nobody can come any more.

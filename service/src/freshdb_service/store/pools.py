@@ -179,7 +179,7 @@ async def installation_id(connection: AsyncConnection) -> UUID:
 async def note_server(
     connection: AsyncConnection, name: str, *, host: str, port: int, version: int, adopted: bool
 ) -> bool:
-    """Enter a server, or refresh its row; returns whether it was ever adopted."""
+    """Enter a server, or refresh its row; returns whether it was ever adopted at this address."""
     row = insert(servers).values(name=name, host=host, port=port, version=version, adopted=adopted)
     done = await connection.execute(
         row.on_conflict_do_update(
@@ -188,7 +188,9 @@ async def note_server(
                 "host": host,
                 "port": port,
                 "version": version,
-                "adopted": or_(servers.c.adopted, literal(adopted)),
+                "adopted": or_(
+                    and_(servers.c.adopted, servers.c.host == host, servers.c.port == port), literal(adopted)
+                ),
                 "seen_at": func.now(),
             },
         ).returning(servers.c.adopted)
@@ -196,12 +198,12 @@ async def note_server(
     return bool(done.scalar_one())
 
 
-async def adopted(connection: AsyncConnection, name: str) -> bool:
-    """Whether this server was adopted before."""
-    found = (
-        await connection.execute(select(servers.c.adopted).where(servers.c.name == name))
-    ).scalar_one_or_none()
-    return bool(found)
+async def adopted(connection: AsyncConnection, name: str, *, host: str, port: int) -> bool:
+    """Whether this server was adopted before, at the same address."""
+    query = select(servers.c.adopted).where(
+        servers.c.name == name, servers.c.host == host, servers.c.port == port
+    )
+    return bool((await connection.execute(query)).scalar_one_or_none())
 
 
 async def note_disk(connection: AsyncConnection, name: str, disk_bytes: int) -> None:

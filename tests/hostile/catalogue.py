@@ -1,0 +1,98 @@
+"""Every attack, and where it is made.
+
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. By default those attacks
+that are not slow are made on the newest version, as a superuser; in CI on every version. ``FRESHDB_HOSTILE=all`` makes all
+of them in every place.
+
+``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from tests.hostile.attack import Attack, Outcome
+from tests.hostile.left import IN_THE_WAY, LEFT, TRAPS
+from tests.hostile.refusals import ELSEWHERE, FILES, PLACES, REFUSED, ROLES, SERVER, SESSIONS
+from tests.hygiene.catalogue import CATALOGUE, Place
+from tests.hygiene.change import ISOLATIONS
+from tests.servers import ALL_MAJORS_REQUIRED, matrix_majors
+
+EVERYTHING: Final = os.environ.get("FRESHDB_HOSTILE") == "all"
+
+ATTACKS: Final[tuple[Attack, ...]] = (*REFUSED, *LEFT)
+
+GROUPS: Final[Mapping[str, tuple[Attack, ...]]] = {
+    "Other databases": PLACES,
+    "Files and programs": FILES,
+    "Connections to elsewhere": ELSEWHERE,
+    "Other roles": ROLES,
+    "Other sessions": SESSIONS,
+    "The server": SERVER,
+    "In the way of those who clean": IN_THE_WAY,
+    "Traps for those who clean, and for the next holder": TRAPS,
+}
+
+IN_THE_MATRIX: Final[Mapping[str, str]] = {
+    "limit the connections of the own database": "the database's limit of connections",
+    "close the own database to everybody": "the database closed to everybody",
+    "drop the own database": "the database dropped by its holder",
+    "make the own database a template": "the database made a template",
+    "change or remove the database's comment, which has freshdb's stamp": "the comment on the database removed",
+    "change the own password": "the own password changed",
+    "leave settings that break the next login": "a setting of the own login that makes everything read-only",
+    "drop the schema with everything in it": "the schema dropped with everything in it",
+    "revoke the own right to connect": "the owner's own right to connect revoked",
+    "leave default privileges": "a default privilege granted",
+    "leave a publication": "a publication created",
+    "leave a large object in another database": "a large object in another database",
+    "leave sessions, open transactions, locks, listeners": "a connection to another database",
+    "leave prepared transactions": "several prepared transactions",
+}
+"""What is tried as a kind of change in ``tests/hygiene``, and cleaned; by the name it has there."""
+
+
+def places() -> list[Place]:
+    """Where attacks are made: as superusers; as plain roles, too, in CI on the newest version."""
+    majors = matrix_majors()
+    return [
+        Place(major, isolation, plain)
+        for major in majors
+        for plain in (False, True)
+        for isolation in ISOLATIONS
+        if not plain or EVERYTHING or (ALL_MAJORS_REQUIRED and major == max(majors))
+    ]
+
+
+def made_in(place: Place) -> Iterator[Attack]:
+    """The attacks that are made in a place."""
+    for attack in ATTACKS:
+        possible = place.isolation in attack.isolations and not (place.plain and attack.superuser)
+        if possible and (EVERYTHING or not attack.slow):
+            yield attack
+
+
+def table() -> str:
+    """The table for the documentation."""
+    lines = ["| what a holder tries | isolation `database` | isolation `schema` |", "|---|---|---|"]
+    for group, attacks in GROUPS.items():
+        lines.append(f"| **{group}** | | |")
+        lines += [f"| {one.name} | {_cell(one, 'database')} | {_cell(one, 'schema')} |" for one in attacks]
+    lines.append("| **As kinds of change in `tests/hygiene`** | | |")
+    lines += [
+        f"| {tried} | {Outcome.CLEANED} | {_in_schema(name)} |" for tried, name in IN_THE_MATRIX.items()
+    ]
+    return "\n".join(lines)
+
+
+def _cell(attack: Attack, isolation: str) -> str:
+    if isolation not in attack.isolations:
+        return "cannot be tried"
+    return f"{attack.outcome}, where freshdb may" if attack.superuser else str(attack.outcome)
+
+
+def _in_schema(name: str) -> str:
+    [change] = [one for one in CATALOGUE if one.name == name]
+    return str(Outcome.REFUSED if "schema" in change.refused else Outcome.CLEANED)

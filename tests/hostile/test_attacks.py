@@ -1,0 +1,61 @@
+"""Holders who are up to no good: what they try is refused, or nobody notices it when their lease is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.attack import Attack, Outcome
+from tests.hostile.catalogue import ATTACKS, IN_THE_MATRIX, made_in, places, table
+from tests.hostile.conftest import Arena
+from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place
+
+CASES = [(place, attack) for place in places() for attack in made_in(place)]
+
+
+def of_place(place: Place) -> pytest.MarkDecorator:
+    return pytest.mark.xdist_group(f"hostile-{place.major}{'-plain' if place.plain else ''}")
+
+
+@pytest.mark.parametrize(
+    ("place", "attack"),
+    [pytest.param(*case, id=f"{case[0]}-{case[1]}", marks=of_place(case[0])) for case in CASES],
+)
+def test_an_attack_comes_to_nothing(arena: Arena, place: Place, attack: Attack) -> None:
+    scene = arena.scene(place)
+    try:
+        afterwards = attack.make(scene)
+        if attack.outcome is not Outcome.REFUSED:
+            assert scene.stand.attacker_is_followed() == []
+        if afterwards is not None:
+            afterwards()
+    except BaseException as error:
+        error.add_note(arena.last_words())
+        arena.abandon(place.isolation)
+        raise
+    finally:
+        scene.holder.leave()
+
+
+@pytest.mark.parametrize("place", [pytest.param(one, id=str(one), marks=of_place(one)) for one in places()])
+def test_nobody_notices_what_was_tried_in_vain(arena: Arena, place: Place) -> None:
+    """After all that was refused: whoever follows the attacker, and the neighbours."""
+    stand = arena.scene(place).stand
+    assert stand.attacker_is_followed() == []
+    assert stand.neighbour_is_followed() == []
+
+
+def test_attacks_have_names_of_their_own() -> None:
+    names = [*(attack.name for attack in ATTACKS), *IN_THE_MATRIX]
+    assert len(set(names)) == len(names)
+
+
+def test_what_the_matrix_of_changes_holds_is_there() -> None:
+    assert set(IN_THE_MATRIX.values()) <= {change.name for change in CATALOGUE}
+    assert EVERYWHERE_KINDS
+
+
+def test_the_documentation_has_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "security.md"
+    assert table() in page.read_text(encoding="utf-8")

@@ -1,0 +1,93 @@
+"""The deny list: which names and addresses it means."""
+
+from __future__ import annotations
+
+import pytest
+
+from freshdb_service.cluster.denial import denied, refusal
+from freshdb_service.config import DENY, Settings
+
+PRODUCTION = (
+    "prod",
+    "PROD",
+    "db-prod1.example.org",
+    "shop_prod",
+    "prod-eu-west.example.org",
+    "mainprod",
+    "proddb",
+    "production",
+    "shop_production_2",
+    "prd",
+    "db.prd.example.org",
+)
+OTHERS = (
+    "products",
+    "product_catalog",
+    "reproducer",
+    "producer-test",
+    "staging",
+    "postgres",
+    "localhost",
+    "127.0.0.1",
+)
+
+
+@pytest.mark.parametrize("name", PRODUCTION)
+def test_what_is_called_like_production_is_denied_by_default(name: str) -> None:
+    said = denied(DENY, [("its host", name)])
+    assert said is not None
+    assert f"its host {name} is on the deny list" in said
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_only_sounds_like_it_is_not(name: str) -> None:
+    assert denied(DENY, [("its database", name)]) is None
+
+
+def test_the_pattern_that_matched_is_said() -> None:
+    assert (
+        denied(["*prod*"], [("its database", "products")])
+        == "its database products is on the deny list (*prod*)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "address", "meant"),
+    [
+        ("10.1.0.0/16", "10.1.2.3", True),
+        ("10.1.0.0/16", "10.2.2.3", False),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("2001:db8::/32", "2001:db8::1", True),
+        ("10.1.0.0/16", "a-name", False),
+    ],
+)
+def test_addresses_and_networks(entry: str, address: str, *, meant: bool) -> None:
+    assert (denied([entry], [("its address", address)]) is not None) == meant
+
+
+async def test_a_name_is_denied_by_its_address_and_an_address_by_its_name() -> None:
+    said = await refusal(["127.0.0.0/8"], host="localhost", said=[("its host", "localhost")])
+    assert said is not None
+    assert "its address 127.0.0.1" in said
+    said = await refusal(["localhost.localdomain", "::1", "127.0.0.1"], host="127.0.0.1", said=[])
+    assert said is not None
+
+
+async def test_without_a_list_nothing_is_denied_or_looked_up() -> None:
+    assert await refusal([], host="no.such.host.invalid", said=[("its host", "prod")]) is None
+
+
+async def test_a_host_that_nobody_knows_is_not_denied() -> None:
+    assert (
+        await refusal(DENY, host="no.such.host.invalid", said=[("its host", "no.such.host.invalid")]) is None
+    )
+    assert await refusal(DENY, host="/run/postgresql", said=[("its host", "/run/postgresql")]) is None
+
+
+def test_the_list_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRESHDB_DENY", raising=False)
+    assert Settings().deny == DENY
+    monkeypatch.setenv("FRESHDB_DENY", "live *-eu 10.0.0.0/8")
+    assert Settings().deny == ("live", "*-eu", "10.0.0.0/8")
+    monkeypatch.setenv("FRESHDB_DENY", "")
+    assert Settings().deny == ()
