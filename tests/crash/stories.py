@@ -82,7 +82,7 @@ class Here:
                 wanted, principal=WHO, wait_seconds=PATIENCE_SECONDS, idempotency_key=key
             )
         )
-        staying = asyncio.create_task(self.bench.at.queue.stay())
+        staying = asyncio.create_task(self.bench.at.queue.stay(bench.at.stopping))
         try:
             while not asking.done():
                 await self.bench.replenisher.run_once()

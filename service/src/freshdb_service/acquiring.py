@@ -10,10 +10,11 @@ A grant whose answer was lost is found again by its idempotency key; without a k
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
@@ -42,15 +43,16 @@ from freshdb_service.store.rows import LeaseRow, PoolRow
 from freshdb_service.store.session import ConstraintViolated
 
 _TARGET_SECONDS = 5.0
-_LOOK_AGAIN_SECONDS = 1.0
+_FULL_SECONDS = 2.0
 _TICKET_SECONDS = 15.0
 """How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
 
-Abandoned = Callable[[], Awaitable[bool]]
+Gone = Callable[[], Awaitable[object]]
+"""Returns once the caller has gone."""
 
 
-async def _never() -> bool:
-    return False
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class _Order:
     wanted: list[Acquire]
     shares: list[Share]
     tickets: dict[UUID, int] = field(default_factory=dict)
+    waiting: int = 0
+    """How many stood in the queue of a pool when this call came."""
 
     @property
     def lease_ids(self) -> list[UUID]:
@@ -118,7 +122,7 @@ class Acquiring:
         principal: str,
         wait_seconds: float,
         idempotency_key: str | None = None,
-        abandoned: Abandoned = _never,
+        gone: Gone = _never,
     ) -> list[Granted]:
         """Grant all that is wanted, or nothing.
 
@@ -127,7 +131,7 @@ class Acquiring:
             principal: who asks; only they can renew, keep and release.
             wait_seconds: how long to stand in the queue when nothing is ready.
             idempotency_key: the same key gets the same leases again.
-            abandoned: says whether the caller has gone meanwhile.
+            gone: returns once the caller has gone: then nobody waits any longer.
 
         Raises:
             TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
@@ -147,7 +151,7 @@ class Acquiring:
                 granted = (
                     await self._try(order)
                     or await self._replayed(order)
-                    or await self._in_turn(order, until, abandoned)
+                    or await self._in_turn(order, until, gone)
                 )
             except OutOfDate:
                 await self._at.deadlines.settle(order.lease_ids)
@@ -239,6 +243,7 @@ class Acquiring:
             )
             order.tickets.setdefault(share.pool_id, admission.ticket)
             if not admission.admitted:
+                order.waiting = admission.waiting
                 return None
             expires_at += [admission.expires_at] * len(share.lease_ids)
         try:
@@ -249,28 +254,30 @@ class Acquiring:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
-    async def _in_turn(self, order: _Order, until: float, abandoned: Abandoned) -> list[Granted]:
+    async def _in_turn(self, order: _Order, until: float, gone: Gone) -> list[Granted]:
         """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
 
         Raises:
             OutOfDate: another pool is the one to take from by now.
         """
         await self._check_sizes(order)
+        await self._check_queue(order)
         self._at.signals.nudge(Work.DEMAND)
         async with AsyncExitStack() as stack:
             waiter: Waiter | None = None
             for pool_id in order.pools:
                 if waiter is not None:
-                    await self._until_first(order, waiter, until, abandoned)
+                    await self._until_first(order, waiter, until)
                 ticket = await self._ticket(order, pool_id, until)
                 waiter = await stack.enter_async_context(
                     self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
                 )
+                stack.enter_context(_watching(gone, waiter))
             if waiter is None:
                 message = "an order without shares"
                 raise ValueError(message)
             while True:
-                await self._until_first(order, waiter, until, abandoned)
+                await self._until_first(order, waiter, until)
                 granted = await self._try(order, at_head=True)
                 if granted is not None:
                     return granted
@@ -295,32 +302,56 @@ class Acquiring:
                     retry_after_seconds=1.0,
                 )
 
+    async def _check_queue(self, order: _Order) -> None:
+        """See that the queue is not too long to stand in, unless this caller has a place in it.
+
+        Who would wait in vain is told at once, and not when its time is over.
+
+        Raises:
+            PoolExhausted: it is too long.
+        """
+        most = self._at.settings.max_waiters
+        if order.waiting < most:
+            return
+        terms = order.shares[0].terms
+        for pool_id in order.pools:
+            if terms.idempotency_key is not None and await self._at.queue.has_ticket(
+                pool_id, _owner(terms.principal, terms.idempotency_key)
+            ):
+                return
+        await self._at.deadlines.settle(order.lease_ids)
+        raise PoolExhausted(
+            f"{order.waiting} callers wait already, as many as may (max_waiters is {most}); come again, release leases, or "
+            "raise the pool's max_size",
+            retry_after_seconds=_FULL_SECONDS,
+            extra={"queue_position": 0, "queue_length": order.waiting},
+        )
+
     async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
         """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
         terms, ticket = order.shares[0].terms, order.ticket(pool_id)
         if terms.idempotency_key is None:
             return ticket
-        owner = hashlib.sha256(f"{terms.principal}\n{terms.idempotency_key}".encode()).hexdigest()[:32]
+        owner = _owner(terms.principal, terms.idempotency_key)
         keep_seconds = max(0.0, until - monotonic()) + _TICKET_SECONDS
         return await self._at.queue.ticket_again(pool_id, owner, ticket, keep_seconds)
 
-    async def _until_first(self, order: _Order, waiter: Waiter, until: float, abandoned: Abandoned) -> None:
+    async def _until_first(self, order: _Order, waiter: Waiter, until: float) -> None:
         """Wait until this waiter is at the head of its queue and something may have come free.
+
+        Nobody looks again and again meanwhile: with a thousand waiters, looking would be all that is done.
 
         Raises:
             PoolExhausted: the caller's time is over, or it has gone.
             ShuttingDown: this replica is stopping.
         """
-        while True:
-            left = until - monotonic()
-            if self._at.stopping.is_set():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise _stopping()
-            if left <= 0 or await abandoned():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise await self._exhausted(waiter)
-            if await waiter.turn(min(left, _LOOK_AGAIN_SECONDS)):
-                return
+        its_turn = not self._at.stopping.is_set() and await waiter.turn(max(0.0, until - monotonic()))
+        if self._at.stopping.is_set():
+            await self._at.deadlines.settle(order.lease_ids)
+            raise _stopping()
+        if not its_turn:
+            await self._at.deadlines.settle(order.lease_ids)
+            raise await self._exhausted(waiter)
 
     async def _exhausted(self, waiter: Waiter) -> PoolExhausted:
         place = await self._at.queue.place(waiter.pool_id, waiter)
@@ -372,6 +403,26 @@ def facts(row: LeaseRow) -> dict[str, object]:
         "principal": row.principal,
         "holder": dict(row.holder),
     }
+
+
+@contextmanager
+def _watching(gone: Gone, waiter: Waiter) -> Iterator[None]:
+    """Have the waiter wait no longer once the caller has gone."""
+
+    async def watch() -> None:
+        await gone()
+        waiter.end()
+
+    watch_task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watch_task.cancel()
+
+
+def _owner(principal: str, idempotency_key: str) -> str:
+    """Whose place in a queue it is, over several requests."""
+    return hashlib.sha256(f"{principal}\n{idempotency_key}".encode()).hexdigest()[:32]
 
 
 def _hash(wanted: Sequence[Acquire]) -> str:

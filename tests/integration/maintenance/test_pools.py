@@ -28,7 +28,7 @@ async def filled(bench: Bench, isolation: Isolation) -> Granted:
     waiting = asyncio.create_task(
         bench.acquiring.acquire([Acquire("shop", isolation, 300)], principal="test", wait_seconds=60)
     )
-    staying = asyncio.create_task(bench.at.queue.stay())
+    staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():
         await bench.replenisher.run_once()
         await asyncio.sleep(0.01)
@@ -171,7 +171,7 @@ async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(b
     waiting = asyncio.create_task(
         bench.acquiring.acquire([Acquire("two", Isolation.SCHEMA, 300)], principal="test", wait_seconds=30)
     )
-    staying = asyncio.create_task(bench.at.queue.stay())
+    staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():
         await bench.replenisher.run_once()
         await asyncio.sleep(0.01)

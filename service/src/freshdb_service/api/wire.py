@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from freshdb_service.acquiring import Granted
 from freshdb_service.cluster import Leftovers
@@ -31,6 +32,13 @@ def _no_null(value: str) -> str:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        message = "a number is wanted"
+        raise ValueError(message)  # noqa: TRY004 - this is how pydantic hears of it
+    return value
+
+
 def _pairs(value: dict[str, str]) -> dict[str, str]:
     for key, word in value.items():
         _no_null(key)
@@ -38,11 +46,22 @@ def _pairs(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-Text = Annotated[str, AfterValidator(_no_null)]
+_NO_NULL: JsonDict = {"pattern": "^[^\\u0000]*$"}
+"""What ``_no_null`` checks, for the OpenAPI document."""
+Text = Annotated[str, AfterValidator(_no_null), Field(json_schema_extra=_NO_NULL)]
+Sql = Annotated[Text, Field(json_schema_extra={"format": "sql"})]
 Key = Annotated[str, Field(min_length=1, max_length=100)]
-Word = Annotated[str, Field(max_length=1000)]
-Pairs = Annotated[dict[Key, Word], Field(max_length=50), AfterValidator(_pairs)]
-Duration = Annotated[float, Field(allow_inf_nan=False)]
+Word = Annotated[str, Field(max_length=1000, json_schema_extra=_NO_NULL)]
+Pairs = Annotated[
+    dict[Key, Word],
+    Field(
+        max_length=50,
+        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 100, **_NO_NULL}},
+    ),
+    AfterValidator(_pairs),
+]
+Duration = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_number)]
 
 
 class _In(BaseModel):
@@ -52,14 +71,25 @@ class _In(BaseModel):
 class RegisterIn(_In):
     """A template to find or to make."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["sql"], "properties": {"sql": {"type": "array"}}},
+                {"required": ["fingerprint"], "properties": {"fingerprint": {"type": "string"}}},
+            ]
+        }
+    )
+
     name: str = Field(
         pattern=NAME, description="letters, digits, `.`, `_`, `-`, `/`; at most 100", examples=["shop"]
     )
     fingerprint: str | None = Field(
         default=None, pattern=FINGERPRINT, description="a hash of what it is made from"
     )
-    sql: list[Text] | None = Field(default=None, min_length=1, description="scripts, run one after the other")
-    extensions: list[Annotated[str, Field(pattern=EXTENSION)]] = Field(default=[], max_length=50)
+    sql: list[Sql] | None = Field(default=None, min_length=1, description="scripts, run one after the other")
+    extensions: list[
+        Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
+    ] = Field(default=[], max_length=50)
     build_seconds: Duration | None = Field(
         default=None, gt=0, description="how long a build by URL may go unrenewed"
     )
@@ -77,7 +107,7 @@ class TokenIn(_In):
 class FailedIn(TokenIn):
     """Why a build failed."""
 
-    message: Annotated[str, Field(max_length=10_000), AfterValidator(_no_null)] = "the builder gave no reason"
+    message: Annotated[Text, Field(max_length=10_000)] = "the builder gave no reason"
 
 
 class AcquireIn(_In):
@@ -113,14 +143,14 @@ class KeepIn(_In):
     """Hold a lease's database back for a look."""
 
     ttl_seconds: Duration | None = None
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(_no_null)] | None = None
+    reason: Annotated[Text, Field(max_length=1000)] | None = None
 
 
 class ResizeIn(_In):
     """New sizes of a pool; what is left out stays."""
 
-    min_ready: int | None = Field(default=None, ge=0, le=10_000)
-    max_size: int | None = Field(default=None, ge=1, le=10_000)
+    min_ready: Count | None = Field(default=None, ge=0, le=10_000)
+    max_size: Count | None = Field(default=None, ge=1, le=10_000)
     idle_seconds: Duration | None = Field(default=None, gt=0, le=1e9)
 
 
@@ -366,6 +396,20 @@ class DeadlineOut(BaseModel):
     """Until when a build may go on."""
 
     deadline_at: datetime
+
+
+class AliveOut(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class ReadyOut(BaseModel):
+    """Whether everything that the service works with answers: for each part ``ok``, or what is wrong."""
+
+    status: Literal["ok", "unavailable"]
+    checks: Mapping[str, str]
 
 
 class FieldError(BaseModel):
