@@ -1,7 +1,8 @@
 """``python -m tests.fuzz CASES [SEED]`` (``make fuzz CASES=20000``): calls that nobody in their senses would make.
 
 schemathesis makes them from the OpenAPI document, with one seed after the other, until there were so many. It ends with 1 at
-the first failure, and says it. A run of 20,000 cases or more is written to ``docs/hostile-callers.md``, between its two marks.
+the first failure, and says it. A run of 20,000 cases or more is written to
+``docs/hostile-callers.md``, between its two marks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.fuzz.running import SETTINGS, fuzz, prepare
 PAGE = Path(__file__).parents[2] / "docs" / "hostile-callers.md"
 BEGIN, END = "<!-- make fuzz: begin -->\n", "<!-- make fuzz: end -->\n"
 MANY_CASES = 20_000
-EXAMPLES = 100
+EXAMPLES = 250
 PHASES = "examples,coverage,fuzzing,stateful"
 
 

@@ -29,7 +29,7 @@ schemathesis.openapi.format("postgresql-extension", st.sampled_from(["plpgsql", 
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, **kwargs: object) -> None:
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], **kwargs: object) -> None:
     del context, kwargs
     if case.operation.path == "/v1/events":
         case.query = {**(case.query or {}), "follow": "false"}

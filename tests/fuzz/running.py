@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from tests.fuzz.hooks import MOST, READY, SQL, TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, str | float] = {
-    "default_wait_seconds": 5,
-    "max_wait_seconds": 6,
+    "default_wait_seconds": 2,
+    "max_wait_seconds": 3,
     "default_ttl_seconds": 1,
     "max_ttl_seconds": 2,
     "keep_ttl_seconds": 1,
@@ -40,13 +41,20 @@ class Fuzzed:
 def prepare(url: str) -> None:
     """Make the template that some of the calls lease from, and have enough of it ready."""
     with httpx.Client(base_url=url, timeout=60) as client:
-        body = {"name": TEMPLATE, "sql": list(SQL), "wait_seconds": 5}
+        body = {"name": TEMPLATE, "sql": list(SQL)}
         client.post("/v1/templates", json=body).raise_for_status()
         for isolation in ("database", "schema"):
-            lease = client.post("/v1/leases", json={"template": TEMPLATE, "isolation": isolation})
+            body = {"template": TEMPLATE, "isolation": isolation}
+            while (
+                lease := client.post("/v1/leases", json=body)
+            ).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                continue  # it is being made
             lease.raise_for_status()
             pool = f"/v1/pools/{lease.json()['pool_id']}"
             client.patch(pool, json={"min_ready": READY, "max_size": MOST}).raise_for_status()
+            until = time.monotonic() + 120
+            while client.get(pool).json()["databases"].get("ready", 0) < READY and time.monotonic() < until:
+                time.sleep(0.1)
 
 
 def fuzz(url: str, *, examples: int, seed: int, phases: str, workers: int = 2) -> Fuzzed:

@@ -11,11 +11,9 @@ A grant whose answer was lost is found again by its idempotency key; without a k
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
 from uuid import UUID, uuid4
@@ -33,6 +31,7 @@ from freshdb_service.errors import (
 )
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, TemplateState
+from freshdb_service.orders import Acquire, Order, hash_of, owner_of
 from freshdb_service.redis.queue import Waiter
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
@@ -56,54 +55,11 @@ async def _never() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquire:
-    """What a caller asks for; everything is within the limits of the settings."""
-
-    template: str
-    """``name`` for the newest that is ready, or ``name@fingerprint``."""
-    isolation: Isolation
-    ttl_seconds: float
-    holder: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the fingerprint was named."""
-        return "@" in self.template
-
-
-@dataclass(frozen=True, slots=True)
 class Granted:
     """A lease, and when it ends."""
 
     lease: LeaseRow
     expires_at: datetime | None
-
-
-@dataclass(slots=True)
-class _Order:
-    """Everything one call asks for, and its place in the queues."""
-
-    wanted: list[Acquire]
-    shares: list[Share]
-    tickets: dict[UUID, int] = field(default_factory=dict)
-    waiting: int = 0
-    """How many stood in the queue of a pool when this call came."""
-
-    @property
-    def lease_ids(self) -> list[UUID]:
-        return [one for share in self.shares for one in share.lease_ids]
-
-    @property
-    def pools(self) -> list[UUID]:
-        """In an order that is the same for everybody: nobody waits for somebody who waits for them."""
-        return sorted({share.pool_id for share in self.shares})
-
-    def wanted_of(self, pool_id: UUID) -> int:
-        return sum(len(share.lease_ids) for share in self.shares if share.pool_id == pool_id)
-
-    def ticket(self, pool_id: UUID) -> int:
-        return self.tickets.get(pool_id, min(self.tickets.values()))
 
 
 class Acquiring:
@@ -164,10 +120,10 @@ class Acquiring:
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 
-    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> _Order:
+    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> Order:
         """Put requests that are alike, and follow each other, into one share."""
-        order = _Order([], [])
-        request_hash = _hash(wanted) if idempotency_key is not None else None
+        order = Order([], [])
+        request_hash = hash_of(wanted) if idempotency_key is not None else None
         for index, request in enumerate(wanted):
             if order.wanted and order.wanted[-1] == request:
                 last = order.shares[-1]
@@ -225,7 +181,7 @@ class Acquiring:
         self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
         return pool.id
 
-    async def _try(self, order: _Order, *, at_head: bool = False) -> list[Granted] | None:
+    async def _try(self, order: Order, *, at_head: bool = False) -> list[Granted] | None:
         """Grant what is ready; ``None`` if that is too little, or others were here before.
 
         Raises:
@@ -254,7 +210,7 @@ class Acquiring:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
-    async def _in_turn(self, order: _Order, until: float, gone: Gone) -> list[Granted]:
+    async def _in_turn(self, order: Order, until: float, gone: Gone) -> list[Granted]:
         """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
 
         Raises:
@@ -283,7 +239,7 @@ class Acquiring:
                     return granted
                 await self._check_sizes(order)
 
-    async def _check_sizes(self, order: _Order) -> None:
+    async def _check_sizes(self, order: Order) -> None:
         """See that what one call wants of a pool at once can ever be there. One database always can.
 
         Raises:
@@ -302,7 +258,7 @@ class Acquiring:
                     retry_after_seconds=1.0,
                 )
 
-    async def _check_queue(self, order: _Order) -> None:
+    async def _check_queue(self, order: Order) -> None:
         """See that the queue is not too long to stand in, unless this caller has a place in it.
 
         Who would wait in vain is told at once, and not when its time is over.
@@ -316,7 +272,7 @@ class Acquiring:
         terms = order.shares[0].terms
         for pool_id in order.pools:
             if terms.idempotency_key is not None and await self._at.queue.has_ticket(
-                pool_id, _owner(terms.principal, terms.idempotency_key)
+                pool_id, owner_of(terms.principal, terms.idempotency_key)
             ):
                 return
         await self._at.deadlines.settle(order.lease_ids)
@@ -327,16 +283,16 @@ class Acquiring:
             extra={"queue_position": 0, "queue_length": order.waiting},
         )
 
-    async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
+    async def _ticket(self, order: Order, pool_id: UUID, until: float) -> int:
         """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
         terms, ticket = order.shares[0].terms, order.ticket(pool_id)
         if terms.idempotency_key is None:
             return ticket
-        owner = _owner(terms.principal, terms.idempotency_key)
+        owner = owner_of(terms.principal, terms.idempotency_key)
         keep_seconds = max(0.0, until - monotonic()) + _TICKET_SECONDS
         return await self._at.queue.ticket_again(pool_id, owner, ticket, keep_seconds)
 
-    async def _until_first(self, order: _Order, waiter: Waiter, until: float) -> None:
+    async def _until_first(self, order: Order, waiter: Waiter, until: float) -> None:
         """Wait until this waiter is at the head of its queue and something may have come free.
 
         Nobody looks again and again meanwhile: with a thousand waiters, looking would be all that is done.
@@ -370,7 +326,7 @@ class Acquiring:
             extra={"queue_position": place.position, "queue_length": place.waiting},
         )
 
-    async def _replayed(self, order: _Order) -> list[Granted] | None:
+    async def _replayed(self, order: Order) -> list[Granted] | None:
         """The leases that this idempotency key has got before, if any."""
         terms = order.shares[0].terms
         if terms.idempotency_key is None:
@@ -418,19 +374,6 @@ def _watching(gone: Gone, waiter: Waiter) -> Iterator[None]:
         yield
     finally:
         watch_task.cancel()
-
-
-def _owner(principal: str, idempotency_key: str) -> str:
-    """Whose place in a queue it is, over several requests."""
-    return hashlib.sha256(f"{principal}\n{idempotency_key}".encode()).hexdigest()[:32]
-
-
-def _hash(wanted: Sequence[Acquire]) -> str:
-    """What makes two requests the same; how long the caller would wait does not."""
-    body = [
-        [one.template, one.isolation, one.ttl_seconds, dict(one.holder), dict(one.labels)] for one in wanted
-    ]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _stopping() -> ShuttingDown:

@@ -8,9 +8,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from freshdb_service.acquiring import Acquire, Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
 from freshdb_service.lifecycle import Isolation
+from freshdb_service.orders import Acquire
 from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
 from tests.servers import PostgresServer
 

@@ -8,14 +8,35 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict
 
 from freshdb_service.api.problems import refusals
-from freshdb_service.api.wire import Problem
 from freshdb_service.config import Settings
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; ``code`` is stable, and the same in the client."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] | None = None
+
 
 _ANY: Final = (400, 408, 413, 414, 415, 431)
 """Whatever is asked: that it cannot be read, does not arrive, is too large, or no JSON."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
-from freshdb_service.acquiring import Acquire, Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.api.access import Principal
+from freshdb_service.api.connections import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
 from freshdb_service.api.pages import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
@@ -26,6 +28,7 @@ from freshdb_service.api.wire import (
 from freshdb_service.config import Settings
 from freshdb_service.errors import Forbidden, LeaseNotFound
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
+from freshdb_service.orders import Acquire
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -109,14 +112,15 @@ async def show(lease_id: str, context: InContext, principal: Reader) -> Response
 
 @router.post("/{lease_id}/renew", response_model=RenewalOut, responses=refusals(404, 410))
 async def renew(
-    lease_id: str, context: InContext, principal: Holder, body: RenewIn | None = None
+    lease_id: str, request: Request, context: InContext, principal: Holder, body: RenewIn | None = None
 ) -> Response:
     """Heartbeat: the lease ends so long from now. Answers with what was granted, which the longest life may cut."""
     identifier = _lease_id(lease_id)
     ttl = _ttl(body.ttl_seconds, context.settings) if body and body.ttl_seconds is not None else None
-    with context.at.metrics.renew.time():
-        renewal = await context.leases.renew(identifier, principal=principal.name, ttl_seconds=ttl)
-    return answer(RenewalOut.of(identifier, renewal))
+    renewal = await context.leases.renew(identifier, principal=principal.name, ttl_seconds=ttl)
+    renewed = answer(RenewalOut.of(identifier, renewal))
+    context.at.metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
+    return renewed
 
 
 @router.post("/{lease_id}/reset", response_model=LeaseOut, responses=refusals(404, 409, 410))

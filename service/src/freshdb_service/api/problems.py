@@ -129,7 +129,11 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), "invalid_request")
-        answer = problem(code, f"{request.method} {request.url.path}: {error.detail}")
+        sentence = f"{request.method} {request.url.path}: {error.detail}"
+        extra = (
+            {"errors": [{"field": "body", "message": error.detail}]} if code == "invalid_request" else None
+        )
+        answer = problem(code, sentence, extra=extra)
         answer.headers.update(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := allowed(request.url.path)):
             answer.headers["Allow"] = ", ".join(methods)

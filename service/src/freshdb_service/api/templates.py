@@ -9,10 +9,10 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, Builder, InContext, Reader, answer
+from freshdb_service.api.fields import NAME
 from freshdb_service.api.pages import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
 from freshdb_service.api.wire import (
-    NAME,
     DeadlineOut,
     FailedIn,
     RegisterIn,
