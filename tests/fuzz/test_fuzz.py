@@ -22,7 +22,7 @@ def fuzzed(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Serv
 
 
 def test_every_call_keeps_to_the_openapi_document(fuzzed: Service) -> None:
-    done = fuzz(fuzzed.url, examples=EXAMPLES, seed=SEED, phases="fuzzing", workers=1)
+    done = fuzz(fuzzed.url, examples=EXAMPLES, seed=SEED, phases="fuzzing")
     assert done.passed, done.said
     assert done.cases >= 40
     assert "Traceback" not in fuzzed.log
