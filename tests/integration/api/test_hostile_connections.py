@@ -314,6 +314,25 @@ def test_who_comes_when_the_queue_is_full_is_told_at_once_to_come_again(
     _release_all(client, threads, done)
 
 
+def test_who_had_a_place_in_a_full_queue_keeps_it(
+    strict: Service, occupied: tuple[httpx.Client, dict[str, Any]]
+) -> None:
+    client, lease = occupied
+    key = {"idempotency-key": "the one who came first"}
+    short = {"template": "narrow", "wait_seconds": 0.2}
+    first = client.post("/v1/leases", json=short, headers=key)
+    assert (first.status_code, first.json()["queue_position"]) == (503, 1)
+    done: list[httpx.Response] = []
+    threads = [_wait_for_one(strict, done) for _ in range(WAITERS)]
+    _waiting(client, lease["pool_id"])
+    stranger = client.post("/v1/leases", json=short)
+    assert (stranger.status_code, stranger.json()["queue_position"]) == (503, 0)  # it did not stand in line
+    again = client.post("/v1/leases", json=short, headers=key)
+    assert (again.status_code, again.json()["queue_position"]) == (503, 1)  # before those who came meanwhile
+    client.delete(f"/v1/leases/{lease['id']}")
+    _release_all(client, threads, done)
+
+
 def test_a_heartbeat_and_a_release_go_through_when_nothing_else_does(
     strict: Service, occupied: tuple[httpx.Client, dict[str, Any]]
 ) -> None:
