@@ -115,7 +115,7 @@ def main() -> int:
     """Put the load on, say what came of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--hold-seconds", type=float, default=1.0)
+    parser.add_argument("--hold-seconds", type=float, default=2.0)
     asked = parser.parse_args()
     load = Load(asked.hold_seconds)
     text, met = page(run(load, asked.seconds), load)

@@ -54,6 +54,10 @@ async def _never() -> None:
     await asyncio.Event().wait()
 
 
+def _at_work() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A lease, and when it ends."""
@@ -79,6 +83,7 @@ class Acquiring:
         wait_seconds: float,
         idempotency_key: str | None = None,
         gone: Gone = _never,
+        resting: Callable[[], None] = _at_work,
     ) -> list[Granted]:
         """Grant all that is wanted, or nothing.
 
@@ -88,6 +93,7 @@ class Acquiring:
             wait_seconds: how long to stand in the queue when nothing is ready.
             idempotency_key: the same key gets the same leases again.
             gone: returns once the caller has gone: then nobody waits any longer.
+            resting: called when nothing is done for this call but to wait.
 
         Raises:
             TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
@@ -107,7 +113,7 @@ class Acquiring:
                 granted = (
                     await self._try(order)
                     or await self._replayed(order)
-                    or await self._in_turn(order, until, gone)
+                    or await self._in_turn(order, until, gone, resting)
                 )
             except OutOfDate:
                 await self._at.deadlines.settle(order.lease_ids)
@@ -210,7 +216,9 @@ class Acquiring:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
-    async def _in_turn(self, order: Order, until: float, gone: Gone) -> list[Granted]:
+    async def _in_turn(
+        self, order: Order, until: float, gone: Gone, resting: Callable[[], None]
+    ) -> list[Granted]:
         """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
 
         Raises:
@@ -229,6 +237,7 @@ class Acquiring:
                     self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
                 )
                 stack.enter_context(_watching(gone, waiter))
+                resting()
             if waiter is None:
                 message = "an order without shares"
                 raise ValueError(message)

@@ -8,7 +8,7 @@ from freshdb_service import __version__
 from freshdb_service.api import document, events, health, leases, pools, problems, templates
 from freshdb_service.api.access import Gate
 from freshdb_service.api.context import Context
-from freshdb_service.api.limits import BodyLimit, RequestLimit
+from freshdb_service.api.limits import BodyLimit, Entrance, RequestLimit
 
 _DESCRIPTION = """
 Leases clean PostgreSQL databases: register a template, acquire a lease, use the URL, release it.
@@ -28,6 +28,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.gate = Gate(context.settings.tokens)
     problems.install(app, context.at.metrics, lambda path: document.allowed(app, path))
     app.add_middleware(BodyLimit, most=context.settings.max_body_bytes)
+    app.add_middleware(Entrance, metrics=context.at.metrics)
     app.add_middleware(RequestLimit, most=context.settings.max_requests, metrics=context.at.metrics)
     v1 = APIRouter(prefix="/v1")
     for router in (leases.router, templates.router, pools.router, events.router):

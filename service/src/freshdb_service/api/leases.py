@@ -13,6 +13,7 @@ from freshdb_service.acquiring import Granted
 from freshdb_service.api.access import Principal
 from freshdb_service.api.connections import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
+from freshdb_service.api.limits import SLOT
 from freshdb_service.api.pages import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
 from freshdb_service.api.wire import (
@@ -194,6 +195,7 @@ async def _acquire(
         wait_seconds=max(waits),
         idempotency_key=idempotency_key,
         gone=lambda: _gone(request),
+        resting=request.scope[SLOT].leave,
     )
 
 

@@ -10,6 +10,7 @@ after the service.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -21,6 +22,12 @@ from freshdb_service.metrics import Metrics
 
 _JSON: Final = b"application/json"
 _BUSY_SECONDS: Final = 1.0
+_ACQUIRES: Final = frozenset({"/v1/leases", "/v1/leases/batch"})
+_AT_ONCE: Final = 8
+"""More at once are not done any sooner: one process works on them, and one control plane."""
+_ENTRANCE_SECONDS: Final = 5.0
+SLOT: Final = "freshdb.slot"
+"""Where an acquire's scope holds its slot."""
 _ALWAYS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
@@ -109,6 +116,60 @@ class RequestLimit:
             await self._app(scope, receive, send)
         finally:
             self._in_progress -= 1
+
+
+class Slot:
+    """The right of one acquire to be worked on."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots: asyncio.Semaphore | None = slots
+
+    def leave(self) -> None:
+        """Let the next one in: this one is answered, or only waits for now."""
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
+
+
+class Entrance:
+    """ASGI middleware that lets few acquires be worked on at once, so that a thousand of them keep nobody else waiting.
+
+    What is done for one request is done in many small steps, in turn with those of all others. With a thousand acquires
+    under way a heartbeat would wait for a thousand steps at each of its own; so the others wait here, before anything is
+    done for them. Whoever stands in a pool's queue lets the next one in.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on when it is its turn."""
+        if scope["type"] != "http" or scope["path"] not in _ACQUIRES or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if not await self._entered():
+            self._metrics.refusals.labels("backend_unavailable").inc()
+            sentence = "too many acquires came before this one; ask again"
+            await problem("backend_unavailable", sentence, retry_after_seconds=_BUSY_SECONDS)(
+                scope, receive, send
+            )
+            return
+        slot = scope[SLOT] = Slot(self._slots)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            slot.leave()
+
+    async def _entered(self) -> bool:
+        if not self._slots.locked():
+            return await self._slots.acquire()
+        try:
+            async with asyncio.timeout(_ENTRANCE_SECONDS):
+                return await self._slots.acquire()
+        except TimeoutError:
+            return False
 
 
 def _urgent(scope: Scope) -> bool:
