@@ -34,17 +34,17 @@ def _pairs(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-_NO_NULL: JsonDict = {"pattern": "^[^\\u0000]*$"}
+NO_NULL: JsonDict = {"pattern": "^[^\\u0000]*$"}
 """What ``_no_null`` checks, for the OpenAPI document."""
-Text = Annotated[str, AfterValidator(_no_null), Field(json_schema_extra=_NO_NULL)]
+Text = Annotated[str, AfterValidator(_no_null), Field(json_schema_extra=NO_NULL)]
 Sql = Annotated[Text, Field(json_schema_extra={"format": "sql"})]
 Key = Annotated[str, Field(min_length=1, max_length=100)]
-Word = Annotated[str, Field(max_length=1000, json_schema_extra=_NO_NULL)]
+Word = Annotated[str, Field(max_length=1000, json_schema_extra=NO_NULL)]
 Pairs = Annotated[
     dict[Key, Word],
     Field(
         max_length=50,
-        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 100, **_NO_NULL}},
+        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 100, **NO_NULL}},
     ),
     AfterValidator(_pairs),
 ]

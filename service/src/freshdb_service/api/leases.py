@@ -13,6 +13,7 @@ from freshdb_service.acquiring import Granted
 from freshdb_service.api.access import Principal
 from freshdb_service.api.connections import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
+from freshdb_service.api.fields import NO_NULL
 from freshdb_service.api.limits import SLOT
 from freshdb_service.api.pages import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
@@ -82,7 +83,7 @@ async def listing(
     context: InContext,
     principal: Reader,
     state: Annotated[list[LeaseState] | None, Query(description="by default those that live")] = None,
-    template: Annotated[str | None, Query(max_length=300)] = None,
+    template: Annotated[str | None, Query(max_length=300, json_schema_extra=NO_NULL)] = None,
     isolation: Isolation | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
