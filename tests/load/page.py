@@ -23,6 +23,7 @@ processors.
 
 - {clients:,} clients in one queue, of a pool of {databases} databases: each waits its turn, holds what it gets for
   {hold:g} s on average, returns it, and stands in line again.
+- Everybody comes in the same instant, at the beginning.
 - {excess} more ask all the time while the queue is as long as it may be (`max_waiters={max_waiters}`).
 - {beating} leases in the pools of {templates} other templates are renewed, {per_second:.0f} heartbeats a second in all,
   and two clients of each of these templates lease and return.
@@ -50,7 +51,10 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
         _row("heartbeat, from when it was due", beats.renewals, outcome, f"p99 ≤ 20: {_met(goals.renew)}"),
         _row("heartbeat, from when it was sent", beats.renewals_sent, outcome, ""),
         _row(
-            "refusal, when the queue is full", queue.refusals, outcome, f"p99 ≤ 1,000: {_met(goals.refusal)}"
+            "refusal, when the queue is full",
+            queue.refusals,
+            outcome,
+            f"longest ≤ 5,000: {_met(goals.refusal)}",
         ),
         _row("wait in the queue", queue.waits, outcome, ""),
         _row("release, into the queue", queue.releases, outcome, ""),
