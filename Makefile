@@ -4,9 +4,11 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3.14 pyth
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 WORKERS ?= 2
 MINUTES ?= 5
+SECONDS ?= 300
+CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash soak docs lock clean
+.PHONY: help install demo serve test check format bench crash soak load fuzz docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +44,12 @@ bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS
 
 soak: install ## holders at work while replicas, Redis and PostgreSQL fail at random (MINUTES=5 SEED=…)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED)
+
+load: install ## 1,000 clients, 50 databases, 500 heartbeats a second, none of them late (SECONDS=300)
+	$(BIN)/python -m tests.load $(SECONDS)
+
+fuzz: install ## calls that nobody in their senses would make, from the OpenAPI document (CASES=20000 SEED=…)
+	$(BIN)/python -m tests.fuzz $(CASES) $(SEED)
 
 crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash

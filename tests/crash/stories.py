@@ -16,9 +16,10 @@ from uuid import UUID
 
 import psycopg
 
-from freshdb_service.acquiring import Acquire, Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.errors import FreshdbError, LeaseEnded, LeaseNotFound
 from freshdb_service.lifecycle import Isolation, TemplateState
+from freshdb_service.orders import Acquire
 from freshdb_service.store.rows import LeaseRow
 from freshdb_service.templates import Register
 from tests.integration.installations import SQL, Bench
@@ -82,7 +83,7 @@ class Here:
                 wanted, principal=WHO, wait_seconds=PATIENCE_SECONDS, idempotency_key=key
             )
         )
-        staying = asyncio.create_task(self.bench.at.queue.stay())
+        staying = asyncio.create_task(self.bench.at.queue.stay(self.bench.at.stopping))
         try:
             while not asking.done():
                 await self.bench.replenisher.run_once()

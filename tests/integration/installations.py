@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psycopg
 from pydantic import SecretStr
 
-from freshdb_service.acquiring import Acquire, Acquiring, Granted
+from freshdb_service.acquiring import Acquiring, Granted
 from freshdb_service.cluster import CleaningEngine, ServerOptions
 from freshdb_service.config import Settings
 from freshdb_service.databases import Databases
@@ -23,6 +23,7 @@ from freshdb_service.maintenance.janitor import Janitor
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
+from freshdb_service.orders import Acquire
 from freshdb_service.pools import Pools
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.templates import Register, Templates

@@ -10,11 +10,10 @@ A grant whose answer was lost is found again by its idempotency key; without a k
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
 from uuid import UUID, uuid4
@@ -32,6 +31,7 @@ from freshdb_service.errors import (
 )
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, TemplateState
+from freshdb_service.orders import Acquire, Order, hash_of, owner_of
 from freshdb_service.redis.queue import Waiter
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
@@ -42,32 +42,20 @@ from freshdb_service.store.rows import LeaseRow, PoolRow
 from freshdb_service.store.session import ConstraintViolated
 
 _TARGET_SECONDS = 5.0
-_LOOK_AGAIN_SECONDS = 1.0
+_FULL_SECONDS = 2.0
 _TICKET_SECONDS = 15.0
 """How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
 
-Abandoned = Callable[[], Awaitable[bool]]
+Gone = Callable[[], Awaitable[object]]
+"""Returns once the caller has gone."""
 
 
-async def _never() -> bool:
-    return False
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire:
-    """What a caller asks for; everything is within the limits of the settings."""
-
-    template: str
-    """``name`` for the newest that is ready, or ``name@fingerprint``."""
-    isolation: Isolation
-    ttl_seconds: float
-    holder: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the fingerprint was named."""
-        return "@" in self.template
+def _at_work() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +64,6 @@ class Granted:
 
     lease: LeaseRow
     expires_at: datetime | None
-
-
-@dataclass(slots=True)
-class _Order:
-    """Everything one call asks for, and its place in the queues."""
-
-    wanted: list[Acquire]
-    shares: list[Share]
-    tickets: dict[UUID, int] = field(default_factory=dict)
-
-    @property
-    def lease_ids(self) -> list[UUID]:
-        return [one for share in self.shares for one in share.lease_ids]
-
-    @property
-    def pools(self) -> list[UUID]:
-        """In an order that is the same for everybody: nobody waits for somebody who waits for them."""
-        return sorted({share.pool_id for share in self.shares})
-
-    def wanted_of(self, pool_id: UUID) -> int:
-        return sum(len(share.lease_ids) for share in self.shares if share.pool_id == pool_id)
-
-    def ticket(self, pool_id: UUID) -> int:
-        return self.tickets.get(pool_id, min(self.tickets.values()))
 
 
 class Acquiring:
@@ -118,7 +82,8 @@ class Acquiring:
         principal: str,
         wait_seconds: float,
         idempotency_key: str | None = None,
-        abandoned: Abandoned = _never,
+        gone: Gone = _never,
+        resting: Callable[[], None] = _at_work,
     ) -> list[Granted]:
         """Grant all that is wanted, or nothing.
 
@@ -127,7 +92,8 @@ class Acquiring:
             principal: who asks; only they can renew, keep and release.
             wait_seconds: how long to stand in the queue when nothing is ready.
             idempotency_key: the same key gets the same leases again.
-            abandoned: says whether the caller has gone meanwhile.
+            gone: returns once the caller has gone: then nobody waits any longer.
+            resting: called when nothing is done for this call but to wait.
 
         Raises:
             TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
@@ -147,7 +113,7 @@ class Acquiring:
                 granted = (
                     await self._try(order)
                     or await self._replayed(order)
-                    or await self._in_turn(order, until, abandoned)
+                    or await self._in_turn(order, until, gone, resting)
                 )
             except OutOfDate:
                 await self._at.deadlines.settle(order.lease_ids)
@@ -160,10 +126,10 @@ class Acquiring:
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 
-    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> _Order:
+    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> Order:
         """Put requests that are alike, and follow each other, into one share."""
-        order = _Order([], [])
-        request_hash = _hash(wanted) if idempotency_key is not None else None
+        order = Order([], [])
+        request_hash = hash_of(wanted) if idempotency_key is not None else None
         for index, request in enumerate(wanted):
             if order.wanted and order.wanted[-1] == request:
                 last = order.shares[-1]
@@ -221,7 +187,7 @@ class Acquiring:
         self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
         return pool.id
 
-    async def _try(self, order: _Order, *, at_head: bool = False) -> list[Granted] | None:
+    async def _try(self, order: Order, *, at_head: bool = False) -> list[Granted] | None:
         """Grant what is ready; ``None`` if that is too little, or others were here before.
 
         Raises:
@@ -239,6 +205,7 @@ class Acquiring:
             )
             order.tickets.setdefault(share.pool_id, admission.ticket)
             if not admission.admitted:
+                order.waiting = admission.waiting
                 return None
             expires_at += [admission.expires_at] * len(share.lease_ids)
         try:
@@ -249,34 +216,39 @@ class Acquiring:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
 
-    async def _in_turn(self, order: _Order, until: float, abandoned: Abandoned) -> list[Granted]:
+    async def _in_turn(
+        self, order: Order, until: float, gone: Gone, resting: Callable[[], None]
+    ) -> list[Granted]:
         """Stand in the queues of the pools, in a fixed order, until it is this caller's turn in all of them.
 
         Raises:
             OutOfDate: another pool is the one to take from by now.
         """
         await self._check_sizes(order)
+        await self._check_queue(order)
         self._at.signals.nudge(Work.DEMAND)
         async with AsyncExitStack() as stack:
             waiter: Waiter | None = None
             for pool_id in order.pools:
                 if waiter is not None:
-                    await self._until_first(order, waiter, until, abandoned)
+                    await self._until_first(order, waiter, until)
                 ticket = await self._ticket(order, pool_id, until)
                 waiter = await stack.enter_async_context(
                     self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
                 )
+                stack.enter_context(_watching(gone, waiter))
+                resting()
             if waiter is None:
                 message = "an order without shares"
                 raise ValueError(message)
             while True:
-                await self._until_first(order, waiter, until, abandoned)
+                await self._until_first(order, waiter, until)
                 granted = await self._try(order, at_head=True)
                 if granted is not None:
                     return granted
                 await self._check_sizes(order)
 
-    async def _check_sizes(self, order: _Order) -> None:
+    async def _check_sizes(self, order: Order) -> None:
         """See that what one call wants of a pool at once can ever be there. One database always can.
 
         Raises:
@@ -295,32 +267,56 @@ class Acquiring:
                     retry_after_seconds=1.0,
                 )
 
-    async def _ticket(self, order: _Order, pool_id: UUID, until: float) -> int:
+    async def _check_queue(self, order: Order) -> None:
+        """See that the queue is not too long to stand in, unless this caller has a place in it.
+
+        Who would wait in vain is told at once, and not when its time is over.
+
+        Raises:
+            PoolExhausted: it is too long.
+        """
+        most = self._at.settings.max_waiters
+        if order.waiting < most:
+            return
+        terms = order.shares[0].terms
+        for pool_id in order.pools:
+            if terms.idempotency_key is not None and await self._at.queue.has_ticket(
+                pool_id, owner_of(terms.principal, terms.idempotency_key)
+            ):
+                return
+        await self._at.deadlines.settle(order.lease_ids)
+        raise PoolExhausted(
+            f"{order.waiting} callers wait already, as many as may (max_waiters is {most}); come again, release leases, or "
+            "raise the pool's max_size",
+            retry_after_seconds=_FULL_SECONDS,
+            extra={"queue_position": 0, "queue_length": order.waiting},
+        )
+
+    async def _ticket(self, order: Order, pool_id: UUID, until: float) -> int:
         """The place in a pool's queue; with an idempotency key it is kept from one request to the next."""
         terms, ticket = order.shares[0].terms, order.ticket(pool_id)
         if terms.idempotency_key is None:
             return ticket
-        owner = hashlib.sha256(f"{terms.principal}\n{terms.idempotency_key}".encode()).hexdigest()[:32]
+        owner = owner_of(terms.principal, terms.idempotency_key)
         keep_seconds = max(0.0, until - monotonic()) + _TICKET_SECONDS
         return await self._at.queue.ticket_again(pool_id, owner, ticket, keep_seconds)
 
-    async def _until_first(self, order: _Order, waiter: Waiter, until: float, abandoned: Abandoned) -> None:
+    async def _until_first(self, order: Order, waiter: Waiter, until: float) -> None:
         """Wait until this waiter is at the head of its queue and something may have come free.
+
+        Nobody looks again and again meanwhile: with a thousand waiters, looking would be all that is done.
 
         Raises:
             PoolExhausted: the caller's time is over, or it has gone.
             ShuttingDown: this replica is stopping.
         """
-        while True:
-            left = until - monotonic()
-            if self._at.stopping.is_set():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise _stopping()
-            if left <= 0 or await abandoned():
-                await self._at.deadlines.settle(order.lease_ids)
-                raise await self._exhausted(waiter)
-            if await waiter.turn(min(left, _LOOK_AGAIN_SECONDS)):
-                return
+        its_turn = not self._at.stopping.is_set() and await waiter.turn(max(0.0, until - monotonic()))
+        if self._at.stopping.is_set():
+            await self._at.deadlines.settle(order.lease_ids)
+            raise _stopping()
+        if not its_turn:
+            await self._at.deadlines.settle(order.lease_ids)
+            raise await self._exhausted(waiter)
 
     async def _exhausted(self, waiter: Waiter) -> PoolExhausted:
         place = await self._at.queue.place(waiter.pool_id, waiter)
@@ -339,7 +335,7 @@ class Acquiring:
             extra={"queue_position": place.position, "queue_length": place.waiting},
         )
 
-    async def _replayed(self, order: _Order) -> list[Granted] | None:
+    async def _replayed(self, order: Order) -> list[Granted] | None:
         """The leases that this idempotency key has got before, if any."""
         terms = order.shares[0].terms
         if terms.idempotency_key is None:
@@ -374,12 +370,19 @@ def facts(row: LeaseRow) -> dict[str, object]:
     }
 
 
-def _hash(wanted: Sequence[Acquire]) -> str:
-    """What makes two requests the same; how long the caller would wait does not."""
-    body = [
-        [one.template, one.isolation, one.ttl_seconds, dict(one.holder), dict(one.labels)] for one in wanted
-    ]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+@contextmanager
+def _watching(gone: Gone, waiter: Waiter) -> Iterator[None]:
+    """Have the waiter wait no longer once the caller has gone."""
+
+    async def watch() -> None:
+        await gone()
+        waiter.end()
+
+    watch_task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watch_task.cancel()
 
 
 def _stopping() -> ShuttingDown:

@@ -129,6 +129,22 @@ class Settings(BaseSettings):
     """How long a failed database is shown, and its pool left alone, before it is dropped and made anew."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
+    """Most bytes of a request line and its headers together."""
+    request_seconds: Seconds = 20.0
+    """A request has to arrive within this time (a large body gets a second more for every 64 KiB)."""
+    reader_seconds: Seconds = 20.0
+    """Whoever reads nothing of an answer, or of a stream of events, for so long is cut off."""
+    idle_connection_seconds: int = Field(default=75, ge=1)
+    """How long a connection may be kept between two requests."""
+    max_connections: int = Field(default=10_000, ge=10)
+    """Most connections; when there are more, the one that idled longest is closed."""
+    max_requests: int = Field(default=5_000, ge=1)
+    """Most requests in progress, those that wait included; heartbeats and releases are never refused for this."""
+    max_waiters: int = Field(default=2_000, ge=1)
+    """Most callers in the queue of one pool; who comes then is told at once to come again."""
+    max_event_streams: int = Field(default=500, ge=1)
+    """Most followers of events."""
     max_batch: int = Field(default=50, ge=1, le=1000)
     idle_exit_seconds: Seconds | None = None
     """The service stops itself when nobody asked for anything and nothing was leased for so long."""

@@ -25,6 +25,12 @@ class Metrics:
             buckets=_QUICK,
             registry=self.registry,
         )
+        self.renew = Histogram(
+            "freshdb_renew_seconds",
+            "From the arrival of a heartbeat to its answer.",
+            buckets=_QUICK,
+            registry=self.registry,
+        )
         self.refusals = Counter(
             "freshdb_refusals_total", "Requests that ended with an error.", ["code"], registry=self.registry
         )

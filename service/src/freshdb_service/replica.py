@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -19,6 +20,7 @@ import uvicorn
 
 from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
+from freshdb_service.api.connections import Bounds, bounded
 from freshdb_service.api.context import Context
 from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
 from freshdb_service.config import Settings
@@ -38,6 +40,12 @@ from freshdb_service.templates import Templates
 
 _log = logging.getLogger("freshdb")
 _DRAIN_SECONDS = 20
+_OTHER_FILES = 500
+"""Files that the service opens besides callers' connections: those to PostgreSQL and Redis, mostly."""
+_FEWEST_CONNECTIONS = 100
+_COLLECT = (2_000, 25, 100)
+"""The collector looks less often than it would by itself. A thousand requests that wait are a hundred thousand objects, none
+of them garbage: looking at all of them takes so long that heartbeats would be late."""
 
 
 @dataclass(slots=True)
@@ -77,7 +85,7 @@ class Replica:
         """Run the loops and listeners during the block; afterwards, finish what is under way."""
         listeners = [
             asyncio.create_task(self.at.signals.listen(), name="signals"),
-            asyncio.create_task(self.at.queue.stay(), name="queue"),
+            asyncio.create_task(self.at.queue.stay(self.at.stopping), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
         ]
         rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
@@ -154,6 +162,28 @@ async def replica_of(
         yield replica
 
 
+def _bounds(settings: Settings) -> Bounds:
+    """The bounds of connections: not more of them than there can be files open, for all else needs some, too."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + _OTHER_FILES
+    possible = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < possible:
+        with suppress(ValueError, OSError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, most))
+    connections = max(_FEWEST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES)
+    if connections < settings.max_connections:
+        _log.warning(
+            "max_connections is %d, but only %d files may be open (ulimit -n): at most %d connections",
+            *(settings.max_connections, most, connections),
+        )
+    return Bounds(
+        max_connections=min(connections, settings.max_connections),
+        max_header_bytes=settings.max_header_bytes,
+        request_seconds=settings.request_seconds,
+        reader_seconds=settings.reader_seconds,
+    )
+
+
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
     """Answer requests until ``stop`` is set; then let those under way finish."""
     settings = context.at.settings
@@ -165,8 +195,10 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
             access_log=False,
             log_config=None,
             proxy_headers=False,
+            http=bounded(_bounds(settings)),
+            ws="none",
             timeout_graceful_shutdown=_DRAIN_SECONDS,
-            timeout_keep_alive=75,
+            timeout_keep_alive=settings.idle_connection_seconds,
             server_header=False,
             date_header=False,
             ssl_certfile=settings.tls_certificate,
@@ -176,6 +208,7 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
     # What was made until now stays for good: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

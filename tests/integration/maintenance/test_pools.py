@@ -8,9 +8,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from freshdb_service.acquiring import Acquire, Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
 from freshdb_service.lifecycle import Isolation
+from freshdb_service.orders import Acquire
 from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
 from tests.servers import PostgresServer
 
@@ -28,7 +29,7 @@ async def filled(bench: Bench, isolation: Isolation) -> Granted:
     waiting = asyncio.create_task(
         bench.acquiring.acquire([Acquire("shop", isolation, 300)], principal="test", wait_seconds=60)
     )
-    staying = asyncio.create_task(bench.at.queue.stay())
+    staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():
         await bench.replenisher.run_once()
         await asyncio.sleep(0.01)
@@ -171,7 +172,7 @@ async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(b
     waiting = asyncio.create_task(
         bench.acquiring.acquire([Acquire("two", Isolation.SCHEMA, 300)], principal="test", wait_seconds=30)
     )
-    staying = asyncio.create_task(bench.at.queue.stay())
+    staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():
         await bench.replenisher.run_once()
         await asyncio.sleep(0.01)

@@ -23,7 +23,10 @@ class Replica:
         self.signals = Signals(redis)
         self.queue = Queue(redis, self.signals)
         self.deadlines = Deadlines(redis)
-        self.tasks = [asyncio.create_task(self.signals.listen()), asyncio.create_task(self.queue.stay())]
+        self.tasks = [
+            asyncio.create_task(self.signals.listen()),
+            asyncio.create_task(self.queue.stay(asyncio.Event())),
+        ]
 
     async def ask(self) -> Admission:
         return await self.deadlines.admit(POOL, [uuid4()], ttl_seconds=60, max_ttl_seconds=60, principal="ci")

@@ -30,6 +30,8 @@ class Context:
     pools: Pools
     asked_at: float = field(default_factory=monotonic)
     """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
+    streams: int = 0
+    """How many follow the events."""
 
     @property
     def settings(self) -> Settings:

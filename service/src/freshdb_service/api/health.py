@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from freshdb_service import __version__
-from freshdb_service.api.context import Context
+from freshdb_service.api.context import Context, answer
+from freshdb_service.api.wire import AliveOut, ReadyOut
 from freshdb_service.errors import BackendUnavailable
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
+@router.get("/livez", response_model=AliveOut)
+async def livez() -> Response:
     """The process answers."""
-    return {"status": "ok", "version": __version__}
+    return answer(AliveOut(status="ok", version=__version__))
 
 
-@router.get("/readyz")
-async def readyz(request: Request) -> JSONResponse:
+@router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
+async def readyz(request: Request) -> Response:
     """The control plane, Redis and every managed server answer."""
     context: Context = request.app.state.context
     probes = {"control_plane": context.at.store.ping(), "redis": context.at.redis.ping()}
@@ -36,9 +37,8 @@ async def readyz(request: Request) -> JSONResponse:
     for outcome in failed:
         if not isinstance(outcome, BackendUnavailable):
             raise outcome
-    return JSONResponse(
-        {"status": "unavailable" if failed else "ok", "checks": checks}, 503 if failed else 200
-    )
+    ready = ReadyOut(status="unavailable" if failed else "ok", checks=checks)
+    return answer(ready, status_code=503 if failed else 200)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
-from freshdb_service.acquiring import Acquire, Granted
+from freshdb_service.acquiring import Granted
 from freshdb_service.api.access import Principal
+from freshdb_service.api.connections import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
-from freshdb_service.api.pages import cursor, position
-from freshdb_service.api.problems import invalid
+from freshdb_service.api.fields import NO_NULL
+from freshdb_service.api.limits import SLOT
+from freshdb_service.api.pages import CURSOR, cursor, position
+from freshdb_service.api.problems import invalid, refusals
 from freshdb_service.api.wire import (
     AcquireIn,
     BatchIn,
@@ -26,6 +30,7 @@ from freshdb_service.api.wire import (
 from freshdb_service.config import Settings
 from freshdb_service.errors import Forbidden, LeaseNotFound
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
+from freshdb_service.orders import Acquire
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -40,7 +45,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("", status_code=201, response_model=LeaseOut)
+@router.post("", status_code=201, response_model=LeaseOut, responses=refusals(404, 409, 410, 429))
 async def acquire(
     body: AcquireIn,
     request: Request,
@@ -53,7 +58,7 @@ async def acquire(
     return answer(_out(context, granted, principal), status_code=201)
 
 
-@router.post("/batch", status_code=201, response_model=LeasesOut)
+@router.post("/batch", status_code=201, response_model=LeasesOut, responses=refusals(404, 409, 410, 429))
 async def acquire_batch(
     body: BatchIn,
     request: Request,
@@ -78,10 +83,10 @@ async def listing(
     context: InContext,
     principal: Reader,
     state: Annotated[list[LeaseState] | None, Query(description="by default those that live")] = None,
-    template: Annotated[str | None, Query(max_length=300)] = None,
+    template: Annotated[str | None, Query(max_length=300, json_schema_extra=NO_NULL)] = None,
     isolation: Isolation | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+    after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Leases, oldest first, without passwords. `holder.KEY=VALUE` and `label.KEY=VALUE` filter by what was given."""
     del principal
@@ -101,31 +106,33 @@ async def listing(
     return answer(page)
 
 
-@router.get("/{lease_id}", response_model=LeaseOut)
+@router.get("/{lease_id}", response_model=LeaseOut, responses=refusals(404))
 async def show(lease_id: str, context: InContext, principal: Reader) -> Response:
     """One lease; with its password only for who acquired it."""
     return answer(_out(context, await context.leases.show(_lease_id(lease_id)), principal))
 
 
-@router.post("/{lease_id}/renew", response_model=RenewalOut)
+@router.post("/{lease_id}/renew", response_model=RenewalOut, responses=refusals(404, 410))
 async def renew(
-    lease_id: str, context: InContext, principal: Holder, body: RenewIn | None = None
+    lease_id: str, request: Request, context: InContext, principal: Holder, body: RenewIn | None = None
 ) -> Response:
     """Heartbeat: the lease ends so long from now. Answers with what was granted, which the longest life may cut."""
     identifier = _lease_id(lease_id)
     ttl = _ttl(body.ttl_seconds, context.settings) if body and body.ttl_seconds is not None else None
     renewal = await context.leases.renew(identifier, principal=principal.name, ttl_seconds=ttl)
-    return answer(RenewalOut.of(identifier, renewal))
+    renewed = answer(RenewalOut.of(identifier, renewal))
+    context.at.metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
+    return renewed
 
 
-@router.post("/{lease_id}/reset", response_model=LeaseOut)
+@router.post("/{lease_id}/reset", response_model=LeaseOut, responses=refusals(404, 409, 410))
 async def reset(lease_id: str, context: InContext, principal: Holder) -> Response:
     """Make the database clean, for the same lease. Open connections end; the answer has the new user and password."""
     granted = await context.leases.reset(_lease_id(lease_id), principal=principal.name)
     return answer(_out(context, granted, principal))
 
 
-@router.post("/{lease_id}/keep", response_model=LeaseOut)
+@router.post("/{lease_id}/keep", response_model=LeaseOut, responses=refusals(404, 409, 410))
 async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepIn | None = None) -> Response:
     """Hold the database back for a look, with a TTL of its own; no heartbeat is needed."""
     asked = body or KeepIn()
@@ -137,7 +144,7 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
     return answer(_out(context, kept, principal))
 
 
-@router.delete("/{lease_id}", response_model=ReleasedOut)
+@router.delete("/{lease_id}", response_model=ReleasedOut, responses=refusals(404, 409, 410))
 async def release(
     lease_id: str,
     context: InContext,
@@ -188,8 +195,15 @@ async def _acquire(
         principal=principal.name,
         wait_seconds=max(waits),
         idempotency_key=idempotency_key,
-        abandoned=request.is_disconnected,
+        gone=lambda: _gone(request),
+        resting=request.scope[SLOT].leave,
     )
+
+
+async def _gone(request: Request) -> None:
+    """Return once the caller has hung up. The body was read: nothing else can come."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, InContext, Reader, answer
-from freshdb_service.api.problems import invalid
+from freshdb_service.api.pages import UUID_PATTERN
+from freshdb_service.api.problems import refusals
 from freshdb_service.api.wire import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.errors import PoolNotFound
 
@@ -21,28 +22,24 @@ async def listing(
     context: InContext,
     principal: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+    after: Annotated[str | None, Query(alias="cursor", pattern=UUID_PATTERN)] = None,
 ) -> Response:
     """Pools and their health."""
     del principal
-    try:
-        position = UUID(after) if after is not None else None
-    except ValueError:
-        field = "cursor"
-        raise invalid(field, "this is no cursor; take it from `next` of the page before") from None
+    position = UUID(after) if after is not None else None
     found = await context.pools.listing(limit=limit, after=position)
     following = str(found[-1].pool.id) if len(found) == limit else None
     return answer(PoolsOut(items=[PoolOut.of(one) for one in found], next=following))
 
 
-@router.get("/{pool_id}", response_model=PoolOut)
+@router.get("/{pool_id}", response_model=PoolOut, responses=refusals(404))
 async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
     """One pool and its health."""
     del principal
     return answer(PoolOut.of(await context.pools.show(_pool_id(pool_id))))
 
 
-@router.patch("/{pool_id}", response_model=PoolOut)
+@router.patch("/{pool_id}", response_model=PoolOut, responses=refusals(404))
 async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Admin) -> Response:
     """Change a pool's sizes; what is left out stays."""
     del principal

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from freshdb_service.errors import FreshdbError, InvalidRequest
@@ -20,7 +20,12 @@ STATUS: Final[Mapping[str, HTTPStatus]] = {
     "idempotency_mismatch": HTTPStatus.UNPROCESSABLE_ENTITY,
     "isolation_unsupported": HTTPStatus.UNPROCESSABLE_ENTITY,
     "template_failed": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "malformed_request": HTTPStatus.BAD_REQUEST,
+    "request_timeout": HTTPStatus.REQUEST_TIMEOUT,
     "payload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "uri_too_long": HTTPStatus.REQUEST_URI_TOO_LONG,
+    "unsupported_media_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "unauthorized": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
     "template_not_found": HTTPStatus.NOT_FOUND,
@@ -47,7 +52,10 @@ _HTTP_CODES: Final = {
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
 }
+Responses = dict[int | str, dict[str, Any]]
+"""What a route says of its answers."""
 MEDIA_TYPE: Final = "application/problem+json"
+_RETRIED: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _RETRY_SECONDS: Final = 1
 _log = logging.getLogger(__name__)
 
@@ -62,10 +70,7 @@ def problem(
     """The answer for an error."""
     status = STATUS[code]
     headers: dict[str, str] = {}
-    if (
-        status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
-        or retry_after_seconds is not None
-    ):
+    if status in _RETRIED or retry_after_seconds is not None:
         headers["Retry-After"] = str(max(_RETRY_SECONDS, round(retry_after_seconds or _RETRY_SECONDS)))
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -80,8 +85,33 @@ def problem(
     return JSONResponse(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
-    """Translate every error that a request can end with."""
+def refusals(*statuses: int) -> Responses:
+    """What a route says in the OpenAPI document of the errors that it can end with."""
+    return {status: _refusal(HTTPStatus(status)) for status in statuses}
+
+
+def _refusal(status: HTTPStatus) -> dict[str, Any]:
+    codes = ", ".join(f"`{code}`" for code, its in STATUS.items() if its is status)
+    said: dict[str, Any] = {
+        "description": f"{status.phrase}: {codes}",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if status in _RETRIED:
+        said["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
+    if status is HTTPStatus.UNAUTHORIZED:
+        said["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return said
+
+
+def raw(answer: Response) -> bytes:
+    """An answer that no application gives: as it goes over the wire, after which the connection is closed."""
+    lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"connection: close", b"", bytes(answer.body)])
+
+
+def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[str]]) -> None:
+    """Translate every error that a request can end with; ``allowed`` knows the methods of a path."""
 
     @app.exception_handler(FreshdbError)
     async def _known(_: Request, error: FreshdbError) -> JSONResponse:
@@ -99,8 +129,14 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), "invalid_request")
-        answer = problem(code, f"{request.method} {request.url.path}: {error.detail}")
+        sentence = f"{request.method} {request.url.path}: {error.detail}"
+        extra = (
+            {"errors": [{"field": "body", "message": error.detail}]} if code == "invalid_request" else None
+        )
+        answer = problem(code, sentence, extra=extra)
         answer.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := allowed(request.url.path)):
+            answer.headers["Allow"] = ", ".join(methods)
         return answer
 
     @app.exception_handler(Exception)

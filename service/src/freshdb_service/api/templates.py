@@ -9,10 +9,10 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, Builder, InContext, Reader, answer
-from freshdb_service.api.pages import cursor, position
-from freshdb_service.api.problems import invalid
+from freshdb_service.api.fields import NAME
+from freshdb_service.api.pages import CURSOR, cursor, position
+from freshdb_service.api.problems import invalid, refusals
 from freshdb_service.api.wire import (
-    NAME,
     DeadlineOut,
     FailedIn,
     RegisterIn,
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/templates", tags=["templates"])
 Reference = Annotated[str, Path(max_length=300, description="id, name, or `name@fingerprint`")]
 
 
-@router.post("", response_model=TemplateOut, responses={201: {"model": TemplateOut}})
+@router.post("", response_model=TemplateOut, responses={201: {"model": TemplateOut}, **refusals(409, 429)})
 async def register(body: RegisterIn, context: InContext, principal: Builder) -> Response:
     """Register a template: find it, or start making it.
 
@@ -57,7 +57,7 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
     return answer(TemplateOut.registered(registered), status_code=201 if registered.new else 200)
 
 
-@router.post("/{template_id}/renew", response_model=DeadlineOut)
+@router.post("/{template_id}/renew", response_model=DeadlineOut, responses=refusals(404, 409))
 async def renew(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
     """The builder's heartbeat: moves the deadline of the build."""
     del principal
@@ -65,14 +65,14 @@ async def renew(template_id: str, body: TokenIn, context: InContext, principal: 
     return answer(DeadlineOut(deadline_at=deadline))
 
 
-@router.post("/{template_id}/ready", response_model=TemplateOut)
+@router.post("/{template_id}/ready", response_model=TemplateOut, responses=refusals(404, 409))
 async def ready(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
     """The builder's verdict: complete. The build's login stops working, and the template never changes again."""
     del principal
     return answer(TemplateOut.of(await context.templates.finish_build(_template_id(template_id), body.token)))
 
 
-@router.post("/{template_id}/failed", response_model=TemplateOut)
+@router.post("/{template_id}/failed", response_model=TemplateOut, responses=refusals(404, 409))
 async def failed(template_id: str, body: FailedIn, context: InContext, principal: Builder) -> Response:
     """The builder's verdict: it could not be done. The next caller who registers gets the build."""
     del principal
@@ -87,7 +87,7 @@ async def listing(
     name: Annotated[str | None, Query(pattern=NAME)] = None,
     state: TemplateState | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(alias="cursor", max_length=300)] = None,
+    after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Templates, oldest first."""
     del principal
@@ -99,7 +99,7 @@ async def listing(
     return answer(page)
 
 
-@router.get("/{reference:path}", response_model=TemplateOut)
+@router.get("/{reference:path}", response_model=TemplateOut, responses=refusals(404))
 async def show(
     reference: Reference,
     context: InContext,
@@ -114,7 +114,7 @@ async def show(
     return answer(TemplateOut.of(await context.templates.find(_reference(reference), wait_seconds=wait)))
 
 
-@router.delete("/{reference:path}", response_model=TemplateOut)
+@router.delete("/{reference:path}", response_model=TemplateOut, responses=refusals(404, 409))
 async def retire(
     reference: Reference,
     context: InContext,

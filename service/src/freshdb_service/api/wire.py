@@ -8,41 +8,26 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from freshdb_service.acquiring import Granted
+from freshdb_service.api.fields import (
+    EXTENSION,
+    FINGERPRINT,
+    NAME,
+    REFERENCE,
+    Count,
+    Duration,
+    Pairs,
+    Sql,
+    Text,
+)
 from freshdb_service.cluster import Leftovers
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, TemplateState
 from freshdb_service.pools import PoolHealth
 from freshdb_service.redis.deadlines import Renewal
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.templates import Registered
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$"
-FINGERPRINT = r"^[A-Za-z0-9][A-Za-z0-9._+:=/-]{0,127}$"
-REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._+:=/-]{0,127})?$"
-EXTENSION = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
-
-
-def _no_null(value: str) -> str:
-    if "\x00" in value:
-        message = "PostgreSQL cannot store the character U+0000; leave it out"
-        raise ValueError(message)
-    return value
-
-
-def _pairs(value: dict[str, str]) -> dict[str, str]:
-    for key, word in value.items():
-        _no_null(key)
-        _no_null(word)
-    return value
-
-
-Text = Annotated[str, AfterValidator(_no_null)]
-Key = Annotated[str, Field(min_length=1, max_length=100)]
-Word = Annotated[str, Field(max_length=1000)]
-Pairs = Annotated[dict[Key, Word], Field(max_length=50), AfterValidator(_pairs)]
-Duration = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _In(BaseModel):
@@ -52,14 +37,25 @@ class _In(BaseModel):
 class RegisterIn(_In):
     """A template to find or to make."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["sql"], "properties": {"sql": {"type": "array"}}},
+                {"required": ["fingerprint"], "properties": {"fingerprint": {"type": "string"}}},
+            ]
+        }
+    )
+
     name: str = Field(
         pattern=NAME, description="letters, digits, `.`, `_`, `-`, `/`; at most 100", examples=["shop"]
     )
     fingerprint: str | None = Field(
         default=None, pattern=FINGERPRINT, description="a hash of what it is made from"
     )
-    sql: list[Text] | None = Field(default=None, min_length=1, description="scripts, run one after the other")
-    extensions: list[Annotated[str, Field(pattern=EXTENSION)]] = Field(default=[], max_length=50)
+    sql: list[Sql] | None = Field(default=None, min_length=1, description="scripts, run one after the other")
+    extensions: list[
+        Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
+    ] = Field(default=[], max_length=50)
     build_seconds: Duration | None = Field(
         default=None, gt=0, description="how long a build by URL may go unrenewed"
     )
@@ -77,7 +73,7 @@ class TokenIn(_In):
 class FailedIn(TokenIn):
     """Why a build failed."""
 
-    message: Annotated[str, Field(max_length=10_000), AfterValidator(_no_null)] = "the builder gave no reason"
+    message: Annotated[Text, Field(max_length=10_000)] = "the builder gave no reason"
 
 
 class AcquireIn(_In):
@@ -113,14 +109,14 @@ class KeepIn(_In):
     """Hold a lease's database back for a look."""
 
     ttl_seconds: Duration | None = None
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(_no_null)] | None = None
+    reason: Annotated[Text, Field(max_length=1000)] | None = None
 
 
 class ResizeIn(_In):
     """New sizes of a pool; what is left out stays."""
 
-    min_ready: int | None = Field(default=None, ge=0, le=10_000)
-    max_size: int | None = Field(default=None, ge=1, le=10_000)
+    min_ready: Count | None = Field(default=None, ge=0, le=10_000)
+    max_size: Count | None = Field(default=None, ge=1, le=10_000)
     idle_seconds: Duration | None = Field(default=None, gt=0, le=1e9)
 
 
@@ -368,24 +364,18 @@ class DeadlineOut(BaseModel):
     deadline_at: datetime
 
 
-class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+class AliveOut(BaseModel):
+    """The process answers."""
 
-    field: str
-    message: str
+    status: Literal["ok"]
+    version: str
 
 
-class Problem(BaseModel):
-    """RFC 9457 problem details; ``code`` is stable, and the same in the client."""
+class ReadyOut(BaseModel):
+    """Whether everything that the service works with answers: for each part ``ok``, or what is wrong."""
 
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["about:blank"] = "about:blank"
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[FieldError] | None = None
+    status: Literal["ok", "unavailable"]
+    checks: Mapping[str, str]
 
 
 def url(user: str, password: str, host: str, port: int, database: str) -> str:

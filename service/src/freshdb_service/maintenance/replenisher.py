@@ -31,6 +31,9 @@ _COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY,
 nothing can be dropped, and so nothing piles up."""
 _RETRY_SECONDS = 5.0
 _REST_SECONDS = 0.05
+_REST_RATIO = 8
+"""Looking at many pools takes long, the more so where much else goes on: an eighth of the time goes into it, no more."""
+_LONGEST_LOOK_SECONDS = 0.05
 
 
 class Replenisher:
@@ -50,6 +53,7 @@ class Replenisher:
         self._wake = wake
         self._headroom = Headroom()
         self._looked_at = -_REST_SECONDS
+        self._look_seconds = 0.0
 
     async def run_once(self) -> None:
         """Bring every pool to the size that it should have."""
@@ -60,12 +64,14 @@ class Replenisher:
             await self._prepare()
             await self._plan(crew)
             await self._drop(crew)
+            self._look_seconds = min(_LONGEST_LOOK_SECONDS, monotonic() - self._looked_at)
             if not await crew.a_hand_free(self._wake):
                 return
 
     async def _rest(self) -> None:
         """Let some time pass between two looks at all pools, however many callers ask for one."""
-        await asyncio.sleep(max(0.0, self._looked_at + _REST_SECONDS - monotonic()))
+        rest = max(_REST_SECONDS, _REST_RATIO * self._look_seconds)
+        await asyncio.sleep(max(0.0, self._looked_at + rest - monotonic()))
         self._looked_at = monotonic()
         if self._wake is not None:
             self._wake.clear()

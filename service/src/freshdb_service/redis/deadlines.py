@@ -8,6 +8,7 @@ to, and until somebody has restored them after a change of run, no lease expires
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from enum import Enum
 from typing import cast
 from uuid import UUID
 
+from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import RedisConnection, translated
 
 _CHUNK = 500
@@ -29,6 +31,8 @@ class Admission:
     ticket: int
     """The instant of asking, in microseconds of Redis's clock: the place in the queue."""
     expires_at: datetime
+    waiting: int
+    """How many callers were here before, when it is not admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,16 @@ class Due:
     forgotten_in_run: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """A heartbeat on its way to Redis."""
+
+    lease_id: str
+    ttl_ms: int
+    principal: str
+    answer: asyncio.Future[list[str]]
+
+
 class Deadlines:
     """The deadlines of all leases of this installation."""
 
@@ -75,6 +89,8 @@ class Deadlines:
         self._limits = redis.key("limits")
         self._expiring = redis.key("expiring")
         self._epoch = redis.key("epoch")
+        self._beats: list[_Beat] = []
+        self._beating: asyncio.Task[None] | None = None
 
     async def admit(
         self,
@@ -100,8 +116,8 @@ class Deadlines:
             ],
             [_ms(ttl_seconds), _ms(max_ttl_seconds), principal, int(at_head), *map(str, lease_ids)],
         )
-        admitted, ticket, deadline = cast("list[str]", answer)
-        return Admission(bool(int(admitted)), int(ticket), _instant(deadline))
+        admitted, ticket, deadline, waiting = cast("list[str]", answer)
+        return Admission(bool(int(admitted)), int(ticket), _instant(deadline), int(waiting))
 
     async def settle(self, lease_ids: Sequence[UUID]) -> None:
         """Forget leases that are over, or were never granted."""
@@ -112,14 +128,43 @@ class Deadlines:
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
     ) -> Renewal | Refusal:
-        """Move a deadline; never past the lease's limit, never closer."""
-        answer = await self._redis.run(
-            "renew", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds or 0), principal or ""]
-        )
-        words = cast("list[str]", answer)
+        """Move a deadline; never past the lease's limit, never closer.
+
+        Heartbeats that come while others are on their way go together in the next call: the more there are, the less each
+        costs, and none is late because there are many.
+        """
+        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._beats.append(_Beat(str(lease_id), _ms(ttl_seconds or 0), principal or "", answer))
+        if self._beating is None:
+            self._beating = asyncio.create_task(self._beat())
+        words = await answer
         if int(words[0]) != 1:
             return Refusal(int(words[0]))
         return Renewal(int(words[1]) / 1000, _instant(words[2]), _instant(words[3]))
+
+    async def _beat(self) -> None:
+        """Send heartbeats until there are none."""
+        try:
+            while self._beats:
+                beats, self._beats = self._beats[:_CHUNK], self._beats[_CHUNK:]
+                await self._send(beats)
+        finally:
+            self._beating = None
+
+    async def _send(self, beats: list[_Beat]) -> None:
+        arguments = [word for beat in beats for word in (beat.lease_id, beat.ttl_ms, beat.principal)]
+        try:
+            answers = await self._redis.run("renew", [self._deadlines, self._limits], arguments)
+        except BaseException as error:
+            for beat in beats:
+                if not beat.answer.done():
+                    beat.answer.set_exception(_failure(error))
+            if not isinstance(error, Exception):
+                raise
+            return
+        for beat, words in zip(beats, cast("list[list[str]]", answers), strict=True):
+            if not beat.answer.done():  # whoever asked may have gone
+                beat.answer.set_result(words)
 
     async def prolong(self, lease_id: UUID, *, ttl_seconds: float) -> None:
         """Give a lease that is kept for a look a deadline of its own, and a limit that admits it."""
@@ -177,6 +222,15 @@ class Deadlines:
             keys = [self._deadlines, self._limits, self._epoch, self._expiring]
             written += int(cast("int", await self._redis.run("restore", keys, arguments)))
         return written
+
+
+def _failure(error: BaseException) -> Exception:
+    """Why a heartbeat was not sent: an exception of its own for each, since each gathers the traceback of its task."""
+    if isinstance(error, BackendUnavailable):
+        return BackendUnavailable(error.message, retry_after_seconds=error.retry_after_seconds)
+    if isinstance(error, Exception):
+        return RuntimeError(f"heartbeats could not be sent: {error!r}")
+    return BackendUnavailable("this replica is stopping; ask again", retry_after_seconds=1.0)
 
 
 def _ms(seconds: float) -> int:

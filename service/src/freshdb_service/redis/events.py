@@ -10,9 +10,11 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from time import monotonic
 from typing import Final, cast
 
@@ -23,6 +25,8 @@ _KEPT: Final = 10_000
 _PENDING: Final = 10_000
 _FLUSH_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.25
+_RECENT: Final = 2_000
+_AT_ONCE: Final = 100
 
 _Entries = list[tuple[str, Mapping[str, str]]]
 _Streams = list[tuple[str, _Entries]]
@@ -30,7 +34,7 @@ _Streams = list[tuple[str, _Entries]]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """One thing that happened; ``id`` orders events and can be given as ``since``."""
 
@@ -47,6 +51,12 @@ class Events:
         self._key = redis.key("events")
         self._pending: deque[tuple[str, dict[str, object]]] = deque(maxlen=_PENDING)
         self._some = asyncio.Event()
+        self._followers = 0
+        self._look: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._recent: deque[Event] = deque()
+        self._seen_after: str | None = None
+        """Every event after this one is among the recent ones."""
 
     def emit(self, kind: str, **data: object) -> None:
         """Note that something happened; returns at once."""
@@ -77,37 +87,88 @@ class Events:
                 _log.warning("events were lost: %s", error)
             await asyncio.sleep(_FLUSH_SECONDS)
 
-    async def read(self, since: str, *, most: int = 500) -> list[Event]:
+    async def read(self, since: str, *, most: int = _AT_ONCE) -> list[Event]:
         """Events after ``since`` (``0`` for all that are kept)."""
         async with translated():
             answer = cast("_Streams", await self._redis.client.xread({self._key: since}, count=most))
         return [_event(identifier, fields) for _, entries in answer or [] for identifier, fields in entries]
 
-    async def follow(
-        self, since: str, *, stop: asyncio.Event, heartbeat_seconds: float = 15.0
-    ) -> AsyncIterator[Event | None]:
-        """Events after ``since`` as they come, until ``stop`` is set; ``None`` when nothing came for a while.
+    async def position(self, since: str) -> str:
+        """The position after which to follow: ``since``, or that of the newest event for ``$``."""
+        if since != "$":
+            return since
+        async with translated():
+            newest = cast("_Entries", await self._redis.client.xrevrange(self._key, count=1))
+        return newest[0][0] if newest else "0"
 
-        Looks every so often instead of blocking in Redis, where each follower would keep a connection to itself.
+    async def follow(
+        self, position: str, *, stop: asyncio.Event, heartbeat_seconds: float = 15.0
+    ) -> AsyncIterator[Sequence[Event]]:
+        """Events after a position as they come, some at a time; none at all every so often, when nothing happens.
+
+        However many follow, Redis is asked for news once: the look is common to all of them. Whoever reads so slowly that
+        the news have gone by asks Redis alone.
+
+        Raises:
+            BackendUnavailable: Redis is away; following can begin again after the last event.
         """
-        position = since
-        if since == "$":
-            async with translated():
-                newest = cast("_Entries", await self._redis.client.xrevrange(self._key, count=1))
-            position = newest[0][0] if newest else "0"
         quiet_since = monotonic()
-        while not stop.is_set():
-            batch = await self.read(position)
-            for event in batch:
-                position = event.id
-                yield event
-            if batch:
-                quiet_since = monotonic()
+        with self._following():
+            while not stop.is_set():
+                batch = await self._after(position)
+                if batch:
+                    position, quiet_since = batch[-1].id, monotonic()
+                    yield batch
+                    continue
+                if monotonic() - quiet_since >= heartbeat_seconds:
+                    quiet_since = monotonic()
+                    yield ()
+                if self._look is not None and self._look.done():
+                    await self._look
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS * 4):
+                        await self._news.wait()
+
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        self._followers += 1
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_for_news())
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    async def _look_for_news(self) -> None:
+        """See what is new for all who follow, for as long as somebody does."""
+        self._recent.clear()
+        self._seen_after = None
+        newest = self._seen_after = await self.position("$")
+        while self._followers:
+            batch = await self.read(newest)
+            if not batch:
+                await asyncio.sleep(_LOOK_SECONDS)
                 continue
-            if monotonic() - quiet_since >= heartbeat_seconds:
-                quiet_since = monotonic()
-                yield None
-            await asyncio.sleep(_LOOK_SECONDS)
+            for event in batch:
+                if len(self._recent) == _RECENT:
+                    self._seen_after = self._recent.popleft().id
+                self._recent.append(event)
+            newest = batch[-1].id
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+
+    async def _after(self, position: str) -> Sequence[Event]:
+        """What came after a position, as far as it is here by now."""
+        if self._seen_after is None or _order(position) < _order(self._seen_after):
+            return await self.read(position)
+        later = list(takewhile(lambda event: _order(event.id) > _order(position), reversed(self._recent)))
+        later.reverse()
+        return later[:_AT_ONCE]
+
+
+def _order(identifier: str) -> tuple[int, int]:
+    milliseconds, _, number = identifier.partition("-")
+    return int(milliseconds), int(number or 0)
 
 
 def _event(identifier: str, fields: Mapping[str, str]) -> Event:

@@ -24,6 +24,8 @@ from freshdb_service.redis.signals import Signals
 
 PRESENCE_SECONDS: Final = 1.5
 REFRESH_SECONDS: Final = 0.5
+_CHUNK: Final = 100
+"""Of so many waiters it is said at once that they are there: for longer, nobody else gets an answer from Redis."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,16 +49,22 @@ class Waiter:
         self.wanted = wanted
         self.name = name
         self._turn = turn
+        self._over = False
 
     async def turn(self, timeout_seconds: float) -> bool:
-        """Wait until this waiter is woken as the head (or should look again); ``False`` after the timeout."""
+        """Wait until this waiter is woken as the head (or should look again); ``False`` after the timeout, or the end."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._turn.wait()
         except TimeoutError:
             return False
         self._turn.clear()
-        return True
+        return not self._over
+
+    def end(self) -> None:
+        """It shall wait no longer."""
+        self._over = True
+        self._turn.set()
 
 
 class Queue:
@@ -101,6 +109,11 @@ class Queue:
             await self._redis.client.set(key, mine, px=max(1, round(keep_seconds * 1000)))
         return mine
 
+    async def has_ticket(self, pool_id: UUID, owner: str) -> bool:
+        """Whether this owner has a place in this pool's queue from a request before."""
+        async with translated():
+            return bool(await self._redis.client.exists(self._redis.key("ticket", pool_id, owner)))
+
     async def wake(self, pool_id: UUID) -> int:
         """Wake the head of a pool's queue, wherever it is; returns how many wait."""
         return int(cast("int", await self._redis.run("wake", self._keys(pool_id), [self._signals.channel])))
@@ -111,15 +124,27 @@ class Queue:
         position, waiting, wanted = cast("list[int]", answer)
         return Place(int(position), int(waiting), int(wanted))
 
-    async def stay(self) -> None:
-        """Say for every waiter of this process that it is still there, for as long as the process lives."""
+    async def stay(self, stopping: asyncio.Event) -> None:
+        """Say for every waiter of this process that it is still there; once ``stopping`` is set, none waits any longer."""
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_SECONDS):
+                    await stopping.wait()
+                    self._end()
+                    await asyncio.Event().wait()  # the next look is due at its time
             for pool_id, waiters in list(self._here.items()):
+                there = list(waiters)
                 try:
-                    await self._enter(pool_id, list(waiters.values()))
+                    for start in range(0, len(there), _CHUNK):
+                        names = there[start : start + _CHUNK]
+                        await self._enter(pool_id, [waiters[name] for name in names if name in waiters])
                 except BackendUnavailable as error:
                     _log.warning("cannot refresh the queue: %s", error)
+
+    def _end(self) -> None:
+        for waiters in self._here.values():
+            for waiter in waiters.values():
+                waiter.end()
 
     async def _enter(self, pool_id: UUID, waiters: list[Waiter]) -> None:
         arguments: list[str | int] = [round(PRESENCE_SECONDS * 1000)]

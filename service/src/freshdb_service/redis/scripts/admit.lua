@@ -6,7 +6,7 @@
 --       4 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 -- ARGV  1 TTL in ms   2 longest life in ms   3 principal   4 "1" for the waiter at the head, who need not look at the queue
 --       5.. lease ids
--- Returns {1, now in us, deadline in ms} when the deadlines are set, {0, now in us, 0} when others were here before.
+-- Returns {1, now in us, deadline in ms, 0} when the deadlines are set, {0, now in us, 0, waiters} when others were here before.
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now = math.floor(now_us / 1000)
@@ -15,7 +15,7 @@ if ARGV[4] ~= '1' then
   while head do
     local gone_after = tonumber(redis.call('ZSCORE', KEYS[2], head) or '0')
     if gone_after > now then
-      return {0, string.format('%.0f', now_us), 0}
+      return {0, string.format('%.0f', now_us), 0, redis.call('ZCARD', KEYS[1])}
     end
     redis.call('ZREM', KEYS[1], head)
     redis.call('ZREM', KEYS[2], head)
@@ -28,4 +28,4 @@ for i = 5, #ARGV do
   redis.call('ZADD', KEYS[3], string.format('%.0f', deadline), ARGV[i])
   redis.call('HSET', KEYS[4], ARGV[i], string.format('%.0f|%.0f|%s', max_at, ARGV[1], ARGV[3]))
 end
-return {1, string.format('%.0f', now_us), string.format('%.0f', deadline)}
+return {1, string.format('%.0f', now_us), string.format('%.0f', deadline), 0}

@@ -1,25 +1,34 @@
--- A heartbeat: move a lease's deadline, never past its limit, never closer.
+-- Heartbeats: move leases' deadlines, never past their limits, never closer.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
--- ARGV  1 lease   2 TTL in ms, 0 for the one it was granted with   3 principal, '' for anybody
--- Returns {1, granted TTL in ms, deadline in ms, limit in ms}; {0} not known here; {-1} somebody else's; {-2} over.
-local limit = redis.call('HGET', KEYS[2], ARGV[1])
-local old = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not limit or not old then
-  return {0}
-end
-local max_at, ttl, principal = string.match(limit, '^(%d+)|(%d+)|(.*)$')
-if ARGV[3] ~= '' and principal ~= ARGV[3] then
-  return {-1}
-end
+-- ARGV  lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
+-- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms}; {0} not known here; {-1} somebody else's; {-2} over.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if tonumber(old) <= now then
-  return {-2}
+
+local function renewed(lease, asked_ttl, asked_principal)
+  local limit = redis.call('HGET', KEYS[2], lease)
+  local old = redis.call('ZSCORE', KEYS[1], lease)
+  if not limit or not old then
+    return {0}
+  end
+  local max_at, ttl, principal = string.match(limit, '^(%d+)|(%d+)|(.*)$')
+  if asked_principal ~= '' and principal ~= asked_principal then
+    return {-1}
+  end
+  if tonumber(old) <= now then
+    return {-2}
+  end
+  if asked_ttl ~= '0' then
+    ttl = asked_ttl
+  end
+  local deadline = math.max(tonumber(old), math.min(now + tonumber(ttl), tonumber(max_at)))
+  redis.call('ZADD', KEYS[1], string.format('%.0f', deadline), lease)
+  return {1, string.format('%.0f', deadline - now), string.format('%.0f', deadline), max_at}
 end
-if ARGV[2] ~= '0' then
-  ttl = ARGV[2]
+
+local answers = {}
+for i = 1, #ARGV, 3 do
+  answers[#answers + 1] = renewed(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
-local deadline = math.max(tonumber(old), math.min(now + tonumber(ttl), tonumber(max_at)))
-redis.call('ZADD', KEYS[1], string.format('%.0f', deadline), ARGV[1])
-return {1, string.format('%.0f', deadline - now), string.format('%.0f', deadline), max_at}
+return answers

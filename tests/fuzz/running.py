@@ -1,0 +1,75 @@
+"""schemathesis, held against a running service: every check that it has, over every call of the OpenAPI document."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.fuzz.hooks import MOST, READY, SQL, TEMPLATE
+
+ROOT = Path(__file__).parents[2]
+SETTINGS: dict[str, str | float] = {
+    "default_wait_seconds": 2,
+    "max_wait_seconds": 3,
+    "default_ttl_seconds": 1,
+    "max_ttl_seconds": 2,
+    "keep_ttl_seconds": 1,
+    "max_batch": 3,
+    "unused_template_seconds": 20,
+    "min_ready": 1,
+}
+"""Leases and waits are short, so that what a thousand calls lease comes back in time for the next thousand."""
+_GENERATED = re.compile(r"^\s*([\d,]+) generated", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzed:
+    """What came of one run."""
+
+    cases: int
+    passed: bool
+    said: str
+
+
+def prepare(url: str) -> None:
+    """Make the template that some of the calls lease from, and have enough of it ready."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        body = {"name": TEMPLATE, "sql": list(SQL)}
+        while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":
+            continue  # it is being made
+        for isolation in ("database", "schema"):
+            body = {"template": TEMPLATE, "isolation": isolation}
+            while (
+                lease := client.post("/v1/leases", json=body)
+            ).status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                continue  # it is being made
+            lease.raise_for_status()
+            pool = f"/v1/pools/{lease.json()['pool_id']}"
+            client.patch(pool, json={"min_ready": READY, "max_size": MOST}).raise_for_status()
+            until = time.monotonic() + 120
+            while client.get(pool).json()["databases"].get("ready", 0) < READY and time.monotonic() < until:
+                time.sleep(0.1)
+
+
+def fuzz(url: str, *, examples: int, seed: int, phases: str) -> Fuzzed:
+    """Run it; ``examples`` is the most for each call and phase. One thread: Hypothesis does not bear several."""
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--no-color"),
+        *("--config-file", str(ROOT / "tests/fuzz/schemathesis.toml")),
+        *("run", f"{url}/openapi.json", "--checks", "all", "--phases", phases, "--no-shrink"),
+        *("--max-examples", str(examples), "--seed", str(seed), "--workers", "1"),
+        *("--generation-database", "none"),
+    ]
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    generated = _GENERATED.search(said)
+    cases = int(generated.group(1).replace(",", "")) if generated else 0
+    return Fuzzed(cases, done.returncode == 0, said)

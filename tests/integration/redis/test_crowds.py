@@ -1,0 +1,163 @@
+"""Many at once: heartbeats, waiters, followers of events. What they cost does not grow with their number alone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.redis import queue as queue_module
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.deadlines import Deadlines, Refusal, Renewal
+from freshdb_service.redis.events import Event, Events
+from freshdb_service.redis.queue import Queue
+from freshdb_service.redis.signals import Signals
+
+POOL = uuid4()
+MANY = 300
+
+
+async def calls(redis: RedisConnection, command: str) -> int:
+    """How often Redis has carried out a command."""
+    stats = await redis.client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def admitted(deadlines: Deadlines, principal: str = "ci") -> UUID:
+    lease = uuid4()
+    await deadlines.admit(
+        POOL, [lease], ttl_seconds=60, max_ttl_seconds=600, principal=principal, at_head=True
+    )
+    return lease
+
+
+async def presence(redis: RedisConnection) -> dict[str, float]:
+    """Until when each waiter counts as there."""
+    there: Any = await redis.client.zrange(redis.key("presence", POOL), 0, -1, withscores=True)
+    return {str(name): float(until) for name, until in there}
+
+
+async def test_heartbeats_at_once_go_together_and_each_gets_its_own_answer(redis: RedisConnection) -> None:
+    deadlines = Deadlines(redis)
+    mine = [await admitted(deadlines) for _ in range(MANY)]
+    theirs, unknown = await admitted(deadlines, "mallory"), uuid4()
+    before = await calls(redis, "evalsha")
+    answers = await asyncio.gather(
+        *(
+            deadlines.renew(lease, ttl_seconds=100 + number, principal="ci")
+            for number, lease in enumerate([*mine, theirs, unknown])
+        )
+    )
+    granted = [answer.ttl_seconds for answer in answers if isinstance(answer, Renewal)]
+    assert granted == pytest.approx([100 + number for number in range(MANY)], abs=1)
+    assert answers[MANY:] == [Refusal.FOREIGN, Refusal.UNKNOWN]
+    assert await calls(redis, "evalsha") - before <= 3
+
+
+async def test_a_heartbeat_whose_caller_went_spoils_no_other(redis: RedisConnection) -> None:
+    deadlines = Deadlines(redis)
+    one, two = await admitted(deadlines), await admitted(deadlines)
+    gone = asyncio.create_task(deadlines.renew(one, ttl_seconds=100, principal="ci"))
+    stays = asyncio.create_task(deadlines.renew(two, ttl_seconds=100, principal="ci"))
+    await asyncio.sleep(0)  # both have asked, and nothing is sent yet
+    gone.cancel()
+    assert isinstance(await stays, Renewal)
+    assert isinstance(await deadlines.renew(one, ttl_seconds=100, principal="ci"), Renewal)
+
+
+async def test_when_redis_is_away_every_heartbeat_hears_of_it(redis_url: str) -> None:
+    del redis_url
+    nowhere = RedisConnection("redis://127.0.0.1:1/0", uuid4())
+    deadlines = Deadlines(nowhere)
+    answers = await asyncio.gather(
+        *(deadlines.renew(uuid4(), ttl_seconds=1, principal="ci") for _ in range(20)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [BackendUnavailable] * 20
+    assert len({id(answer) for answer in answers}) == 20
+    await nowhere.close()
+
+
+async def test_a_long_queue_is_kept_alive_piece_by_piece(
+    redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 1.0)
+    monkeypatch.setattr(queue_module, "REFRESH_SECONDS", 0.05)
+    queue = Queue(redis, Signals(redis))
+    stopping = asyncio.Event()
+    staying = asyncio.create_task(queue.stay(stopping))
+    async with AsyncExitStack() as stack:
+        waiters = [await stack.enter_async_context(queue.waiting(POOL, n + 1)) for n in range(MANY)]
+        before = await presence(redis)
+        async with asyncio.timeout(10):
+            while True:  # until each was said to be there once more
+                now = await presence(redis)
+                if set(now) == {waiter.name for waiter in waiters} and all(
+                    now[name] > then for name, then in before.items()
+                ):
+                    break
+        turns = [asyncio.create_task(waiter.turn(60)) for waiter in waiters[1:]]
+        stopping.set()
+        assert not any(await asyncio.gather(*turns))  # nobody waits in a process that stops
+    staying.cancel()
+    await asyncio.gather(staying, return_exceptions=True)
+
+
+async def _until_seen(events: Events, since: str, last: str, stop: asyncio.Event) -> list[Event]:
+    seen: list[Event] = []
+    async for batch in events.follow(since, stop=stop):
+        seen += batch
+        if seen and seen[-1].kind == last:
+            break
+    return seen
+
+
+@pytest.fixture
+async def events(redis: RedisConnection) -> Events:
+    return Events(redis)
+
+
+async def test_however_many_follow_redis_is_asked_once(redis: RedisConnection, events: Events) -> None:
+    stop = asyncio.Event()
+    start = await events.position("$")
+    followers = [asyncio.create_task(_until_seen(events, start, "last", stop)) for _ in range(MANY)]
+    async with asyncio.timeout(20):
+        while events._seen_after is None:
+            await asyncio.sleep(0.01)
+        before = await calls(redis, "xread")
+        for number in range(10):
+            events.emit(f"number {number}")
+        events.emit("last")
+        await events.flush()
+        seen = await asyncio.gather(*followers)
+    assert {tuple(event.kind for event in one) for one in seen} == {
+        (*(f"number {number}" for number in range(10)), "last")
+    }
+    assert await calls(redis, "xread") - before < MANY / 3
+
+
+async def test_who_comes_late_or_reads_slowly_misses_nothing(redis: RedisConnection, events: Events) -> None:
+    stop = asyncio.Event()
+    for number in range(250):  # more than are read at once
+        events.emit(f"old {number}")
+    await events.flush()
+    kept = asyncio.create_task(_until_seen(events, await events.position("$"), "last", stop))
+    async with asyncio.timeout(20):
+        while events._seen_after is None:
+            await asyncio.sleep(0.01)
+        late = asyncio.create_task(_until_seen(events, "0", "last", stop))
+        events.emit("last")
+        await events.flush()
+        assert [event.kind for event in await late] == [*(f"old {number}" for number in range(250)), "last"]
+        assert [event.kind for event in await kept] == ["last"]
+    del redis
+
+
+async def test_followers_hear_that_redis_is_away_and_go_on_afterwards(redis: RedisConnection) -> None:
+    nowhere = Events(RedisConnection("redis://127.0.0.1:1/0", uuid4()))
+    with pytest.raises(BackendUnavailable):
+        await _until_seen(nowhere, "5-0", "last", asyncio.Event())
+    del redis

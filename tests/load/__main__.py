@@ -1,0 +1,129 @@
+"""``python -m tests.load SECONDS`` (``make load SECONDS=300``): overload, and heartbeats that may not be late.
+
+1,000 clients stand in the queue of 50 databases, 100 more ask while the queue is as long as it may be, 100 leases in the
+pools of 20 templates are renewed 500 times a second, and two clients of each of these templates lease and return. It ends
+with 1 if a goal was missed; a run of five minutes or more is written to ``docs/load.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.benchmarks.running import (
+    ROOT,
+    Served,
+    data_directory,
+    open_pool,
+    register,
+    resize,
+    serving,
+    wait_until_ready,
+)
+from tests.load.outcome import Load, Outcome, Seen
+from tests.load.page import PAGE, page
+
+LONG_SECONDS = 300
+SQL = "create table item (id serial primary key, name text); insert into item (name) values ('apple')"
+
+
+def run(load: Load, seconds: float) -> Outcome:
+    """Put the load on a service of its own for so long."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client
+    with (
+        data_directory() as data,
+        serving(data, None, **load.settings) as served,
+        served.client() as client,
+    ):
+        _pools(client, load)
+        in_queue = _role(served, "queue", load, clients=load.clients, excess=load.excess)
+        in_pools = _role(
+            served,
+            "beats",
+            load,
+            clients=load.clients_per_template,
+            templates=load.templates,
+            beating=load.beating,
+            per_second=load.per_second,
+        )
+        for role in (in_queue, in_pools):
+            if role.stdout is None or role.stdout.readline().strip() != "ready":
+                raise RuntimeError("a role of the load did not start")
+        print(f"everybody is in place: {seconds:.0f} s", flush=True)  # noqa: T201
+        cpu, before, began = served.cpu(), _renewals(client), time.monotonic()
+        time.sleep(seconds)
+        cpu, after, taken = served.cpu() - cpu, _renewals(client), time.monotonic() - began
+        return Outcome(
+            seconds=taken,
+            queue=_told(in_queue, served.data / "queue.json"),
+            beats=_told(in_pools, served.data / "beats.json"),
+            cpu=cpu,
+            server_renewals={bound: after[bound] - before.get(bound, 0) for bound in after},
+        )
+
+
+def _pools(client: httpx.Client, load: Load) -> None:
+    sizes = {"queue": load.databases}
+    sizes |= {f"pool{number}": load.beating + load.clients_per_template for number in range(load.templates)}
+    pools = {}
+    for name, size in sizes.items():
+        register(client, name, SQL, f"comment on table item is '{name}'")
+        pools[name] = open_pool(client, name)
+        resize(client, pools[name], size)
+    for name, size in sizes.items():
+        wait_until_ready(client, pools[name], size)
+
+
+def _role(served: Served, name: str, load: Load, **asked: float) -> subprocess.Popen[str]:
+    given = {"hold-seconds": load.hold_seconds, "out": served.data / f"{name}.json"} | asked
+    words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.load.callers", name, served.url, *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _told(role: subprocess.Popen[str], seen_by: Path) -> Seen:
+    """End a role; what it saw."""
+    role.communicate()
+    return Seen(**json.loads(seen_by.read_text()))
+
+
+def _renewals(client: httpx.Client) -> dict[float, float]:
+    return {
+        float(sample.labels["le"]): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        if family.name == "freshdb_renew_seconds"
+        for sample in family.samples
+        if sample.name.endswith("_bucket")
+    }
+
+
+def main() -> int:
+    """Put the load on, say what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--hold-seconds", type=float, default=2.0)
+    asked = parser.parse_args()
+    load = Load(asked.hold_seconds)
+    text, met = page(run(load, asked.seconds), load)
+    print(text)  # noqa: T201
+    if asked.seconds >= LONG_SECONDS:
+        PAGE.write_text(text)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

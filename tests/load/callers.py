@@ -1,0 +1,158 @@
+"""Those who put the load on, each role in a process of its own, as cheap as Python allows: plain HTTP over kept-alive
+connections (``tests.benchmarks.turning.Http``).
+
+``queue``: clients that stand in the queue of one template, hold what they get for a while, return it, and stand in line
+again; and those who come when the queue is as long as it may be. ``beats``: leases in the pools of many templates that are
+renewed at a fixed rate, each heartbeat timed from the instant at which it was due (one that is sent late because those
+before it were slow counts as slow); and a few clients of each of these templates that lease and return.
+
+A role prints ``ready`` when everybody is in place, and begins to note what it sees; when its standard input ends it hangs
+up, and writes down what it saw, in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from tests.benchmarks.turning import Http
+from tests.load.outcome import Seen
+
+_SETTLED_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Role:
+    """Callers at work until told to stop."""
+
+    url: str
+    seed: int
+    hold_seconds: float
+    seen: Seen = field(default_factory=Seen)
+    beating: int = 0
+    """How many leases are being renewed."""
+
+    async def lease_and_return(self, template: str, number: int, *, wait_seconds: float = 120.0) -> None:
+        """One client: acquire, hold, release, again and again."""
+        chance = random.Random(self.seed * 100_003 + number)  # noqa: S311 - how long a lease is held, nothing secret
+        http = await Http.to(self.url)
+        holder = {"name": f"{template} {number}"}
+        body = json.dumps({"template": template, "wait_seconds": wait_seconds, "holder": holder}).encode()
+        while True:
+            began = time.perf_counter()
+            http.send("POST", "/v1/leases", body)
+            status, retry_after, answer = await self._answer(http)
+            taken = time.perf_counter() - began
+            if status != 201:
+                self._refused(status, retry_after, answer, taken)
+                await asyncio.sleep(retry_after or 1.0)
+                continue
+            self.seen.granted += 1
+            self.seen.waits.append(taken)
+            await asyncio.sleep(chance.uniform(0.5, 1.5) * self.hold_seconds)
+            await self._release(http, json.loads(answer)["id"])
+
+    async def beat(self, template: str, number: int, every_seconds: float) -> None:
+        """One lease, renewed at a fixed rate."""
+        http = await Http.to(self.url)
+        body = json.dumps({"template": template, "wait_seconds": 120, "ttl_seconds": 30}).encode()
+        status, answer = await http.ask("POST", "/v1/leases", body)
+        if status != 201:
+            raise RuntimeError(f"acquire: {status} {answer!r}")
+        lease = json.loads(answer)["id"]
+        self.beating += 1
+        due = time.perf_counter() + every_seconds * random.Random(number).random()  # noqa: S311 - spread over the period
+        while True:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            sent = time.perf_counter()
+            status, answer = await http.ask("POST", f"/v1/leases/{lease}/renew", b"{}")
+            now = time.perf_counter()
+            self.seen.renewals.append(now - due)
+            self.seen.renewals_sent.append(now - sent)
+            if status != 200:
+                self.seen.note(f"renew {status}")
+            due += every_seconds
+
+    async def _release(self, http: Http, lease: str) -> None:
+        began = time.perf_counter()
+        status, answer = await http.ask("DELETE", f"/v1/leases/{lease}")
+        self.seen.releases.append(time.perf_counter() - began)
+        if status != 200:
+            self.seen.note(f"release {status} {answer[:200]!r}")
+
+    async def _answer(self, http: Http) -> tuple[int, float | None, bytes]:
+        head = (await http.reader.readuntil(b"\r\n\r\n")).lower()
+        length, retry_after = _number(head, b"content-length:"), _number(head, b"retry-after:")
+        return int(head[9:12]), retry_after, await http.reader.readexactly(int(length or 0))
+
+    def _refused(self, status: int, retry_after: float | None, answer: bytes, taken: float) -> None:
+        document = json.loads(answer)
+        self.seen.note(f"acquire {status} {document['code']}")
+        self.seen.refusals.append(taken)
+        self.seen.without_retry_after += retry_after is None
+
+
+def _number(head: bytes, name: bytes) -> float | None:
+    at = head.find(name)
+    return float(head[at + len(name) : head.index(b"\r\n", at)]) if at >= 0 else None
+
+
+async def _work(asked: argparse.Namespace) -> Seen:
+    role = Role(asked.url, asked.seed, asked.hold_seconds)
+    tasks = {asyncio.create_task(one) for one in _callers(role, asked)}
+    while role.beating < asked.templates * asked.beating and not any(task.done() for task in tasks):
+        await asyncio.sleep(_SETTLED_SECONDS)
+    await asyncio.sleep(_SETTLED_SECONDS)
+    role.seen = Seen()
+    print("ready", flush=True)  # noqa: T201 - the parent reads it
+    told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    done, _ = await asyncio.wait({told, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    seen, role.seen = role.seen, Seen()
+    for task in done:  # a caller never ends by itself
+        await task
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return seen
+
+
+def _callers(role: Role, asked: argparse.Namespace) -> Iterator[Coroutine[object, object, None]]:
+    if asked.role == "queue":
+        for number in range(asked.clients + asked.excess):
+            yield role.lease_and_return("queue", number)
+        return
+    every_seconds = asked.templates * asked.beating / asked.per_second
+    for number in range(asked.templates * asked.beating):
+        yield role.beat(f"pool{number % asked.templates}", number, every_seconds)
+    for number in range(asked.templates * asked.clients):
+        yield role.lease_and_return(f"pool{number % asked.templates}", number)
+
+
+def main() -> None:
+    """Read the arguments, work, say what was seen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["queue", "beats"])
+    parser.add_argument("url")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hold-seconds", type=float, required=True)
+    parser.add_argument("--clients", type=int, required=True)
+    parser.add_argument("--excess", type=int, default=0)
+    parser.add_argument("--templates", type=int, default=0)
+    parser.add_argument("--beating", type=int, default=0)
+    parser.add_argument("--per-second", type=float, default=0)
+    asked = parser.parse_args()
+    asked.out.write_text(json.dumps(asdict(uvloop.run(_work(asked)))))
+
+
+if __name__ == "__main__":
+    main()

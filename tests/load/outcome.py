@@ -1,0 +1,113 @@
+"""What the callers of a load saw, and what was to be reached."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.benchmarks.running import Cpu
+
+RENEW_SECONDS = 0.020
+REFUSAL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much."""
+
+    hold_seconds: float
+    databases: int = 50
+    clients: int = 1_000
+    excess: int = 100
+    templates: int = 20
+    beating: int = 5
+    """Leases of each of these templates that are renewed."""
+    clients_per_template: int = 2
+    per_second: float = 500
+
+    @property
+    def max_waiters(self) -> int:
+        """As long as the queue of those who do not come in excess can be."""
+        return self.clients - self.databases
+
+    @property
+    def settings(self) -> dict[str, str | float]:
+        """Of the service: besides the length of the queue, a session for each database that is used again and again."""
+        return {"max_waiters": self.max_waiters, "idle_sessions": 128}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the callers of one role saw; durations in seconds."""
+
+    granted: int = 0
+    waits: list[float] = field(default_factory=list)
+    releases: list[float] = field(default_factory=list)
+    renewals: list[float] = field(default_factory=list)
+    renewals_sent: list[float] = field(default_factory=list)
+    """The same heartbeats, timed from the instant at which they were sent."""
+    refusals: list[float] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    without_retry_after: int = 0
+
+    def note(self, outcome: str) -> None:
+        """Count an answer that was no success."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    @staticmethod
+    def percentile(seconds: list[float], share: float) -> float:
+        """What this share of them took at most."""
+        ordered = sorted(seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was seen, by both sides."""
+
+    seconds: float
+    queue: Seen
+    beats: Seen
+    cpu: Cpu
+    server_renewals: dict[float, float]
+    """How many heartbeats the service answered within so many seconds, by its own clock."""
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """What was answered, other than with success."""
+        return Counter(self.queue.outcomes) + Counter(self.beats.outcomes)
+
+    @property
+    def served_renewals(self) -> float:
+        """How many heartbeats the service answered."""
+        return max(1.0, *self.server_renewals.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What was to be reached, and whether it was."""
+
+    renew: bool
+    refusal: bool
+    retry_after: bool
+    lost_heartbeats: int
+    server_share: float
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Goals:
+        """Judge."""
+        queue, beats = outcome.queue, outcome.beats
+        return cls(
+            renew=bool(beats.renewals) and Seen.percentile(beats.renewals, 0.99) <= RENEW_SECONDS,
+            refusal=max(queue.refusals, default=0.0) <= REFUSAL_SECONDS,
+            retry_after=queue.without_retry_after + beats.without_retry_after == 0,
+            lost_heartbeats=sum(
+                number for what, number in outcome.outcomes.items() if what.startswith("renew")
+            ),
+            server_share=outcome.server_renewals.get(RENEW_SECONDS, 0.0) / outcome.served_renewals,
+        )
+
+    @property
+    def met(self) -> bool:
+        """Whether all was reached."""
+        return self.renew and self.refusal and self.retry_after and not self.lost_heartbeats
