@@ -114,7 +114,9 @@ class Settings(BaseSettings):
     command_timeout_seconds: Seconds = 60.0
 
     claim_seconds: Seconds = 5.0
-    """How long a worker that died keeps a row from the others; one that lives prolongs it."""
+    """How long a worker that cannot go on keeps a row from the others; one that lives prolongs it."""
+    deaths_seconds: Seconds = 0.5
+    """A worker that cannot be seen at two such looks is dead, and what it was at is taken over at once."""
     reaper_seconds: Seconds = 1.0
     janitor_seconds: Seconds = 2.0
     replenisher_seconds: Seconds = 2.0

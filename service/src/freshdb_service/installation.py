@@ -25,6 +25,7 @@ from freshdb_service.redis.events import Events
 from freshdb_service.redis.queue import Queue
 from freshdb_service.redis.signals import Signals
 from freshdb_service.store import pools as store_pools
+from freshdb_service.store.claims import Claims
 from freshdb_service.store.session import Store
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Installation:
     id: UUID
     settings: Settings
     store: Store
+    claims: Claims
     servers: dict[str, Server]
     redis: RedisConnection
     deadlines: Deadlines
@@ -110,6 +112,7 @@ async def opened(
             id=installation_id,
             settings=settings,
             store=store,
+            claims=Claims(store),
             servers=servers,
             redis=redis,
             deadlines=Deadlines(redis),

@@ -68,6 +68,7 @@ class Replica:
                 demand,
             ),
             Loop("recovery", reconciler.recover, settings.reaper_seconds),
+            Loop("deaths", reconciler.look_for_deaths, settings.deaths_seconds),
             Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
         ]
         return cls(at, databases, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
@@ -79,6 +80,7 @@ class Replica:
             asyncio.create_task(self.at.signals.listen(), name="signals"),
             asyncio.create_task(self.at.queue.stay(), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
+            asyncio.create_task(self.at.claims.show(), name="claims"),
         ]
         rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
         try:

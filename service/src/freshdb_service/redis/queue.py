@@ -22,8 +22,8 @@ from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.signals import Signals
 
-PRESENCE_SECONDS: Final = 1.5
-REFRESH_SECONDS: Final = 0.5
+PRESENCE_SECONDS: Final = 1.0
+REFRESH_SECONDS: Final = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -115,11 +115,16 @@ class Queue:
         """Say for every waiter of this process that it is still there, for as long as the process lives."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            for pool_id, waiters in list(self._here.items()):
-                try:
-                    await self._enter(pool_id, list(waiters.values()))
-                except BackendUnavailable as error:
-                    _log.warning("cannot refresh the queue: %s", error)
+            # All pools at once: a Redis that answers slowly must not let the last ones seem gone.
+            await asyncio.gather(
+                *(self._stay(pool_id, list(waiters.values())) for pool_id, waiters in self._here.items())
+            )
+
+    async def _stay(self, pool_id: UUID, waiters: list[Waiter]) -> None:
+        try:
+            await self._enter(pool_id, waiters)
+        except BackendUnavailable as error:
+            _log.warning("cannot refresh the queue: %s", error)
 
     async def _enter(self, pool_id: UUID, waiters: list[Waiter]) -> None:
         arguments: list[str | int] = [round(PRESENCE_SECONDS * 1000)]

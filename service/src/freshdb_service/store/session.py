@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final
@@ -89,18 +89,37 @@ class Store:
         try:
             yield driver
         except Exception as error:
-            sqlstate: str = getattr(error, "sqlstate", None) or ""
-            if sqlstate == _UNIQUE_VIOLATION:
+            if getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
                 raise ConstraintViolated(str(error)) from error
-            refused = sqlstate and not sqlstate.startswith(
-                _OUR_MISTAKE_CLASSES
-            )  # a shutdown, no memory, no disk, …
-            if refused or driver.is_closed() or isinstance(error, OSError):
+            if _is_away(error, driver):
                 pooled.invalidate(error)
                 raise _away(str(error) or type(error).__name__) from error
             raise
         finally:
             pooled.close()
+
+    @asynccontextmanager
+    async def session(self, *, on_end: Callable[[], object]) -> AsyncIterator[Any]:
+        """A driver's connection that belongs to the caller alone, and is none of the pool's; ended with the block.
+
+        Args:
+            on_end: called when the server ends it before.
+        """
+        try:
+            pooled = await self.engine.raw_connection()
+        except Exception as error:
+            raise _away(str(error) or type(error).__name__) from error
+        driver: Any = pooled.driver_connection
+        pooled.detach()  # the pool opens another one in its place
+        driver.add_termination_listener(lambda _: on_end())
+        try:
+            yield driver
+        except Exception as error:
+            if _is_away(error, driver):
+                raise _away(str(error) or type(error).__name__) from error
+            raise
+        finally:
+            driver.terminate()
 
 
 class _Session:
@@ -124,6 +143,13 @@ class _Session:
             raise _translated(failure) from failure
         if isinstance(error, Exception) and (ours := _translated(error)) is not error:
             raise ours from error
+
+
+def _is_away(error: Exception, driver: Any) -> bool:  # noqa: ANN401 - the driver's own connection
+    """Whether this means "the database is away, or refuses to work", and no mistake of ours."""
+    sqlstate: str = getattr(error, "sqlstate", None) or ""
+    refused = sqlstate and not sqlstate.startswith(_OUR_MISTAKE_CLASSES)  # a shutdown, no memory, no disk, …
+    return bool(refused or driver.is_closed() or isinstance(error, OSError))
 
 
 def _translated(error: Exception) -> Exception:
