@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     audit_every: int = Field(default=1000, ge=0)
     """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
     command_timeout_seconds: Seconds = 60.0
+    answer_seconds: Seconds = 10.0
+    """How long the control plane and Redis may take to answer, and a managed server to give a sign of life."""
 
     claim_seconds: Seconds = 5.0
     """How long a worker that cannot go on keeps a row from the others; one that lives prolongs it."""

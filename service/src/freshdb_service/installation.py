@@ -88,13 +88,15 @@ async def opened(
             control = await ensure_control_database(
                 settings.servers[0].dsn, f"{settings.prefix}_control", options=options
             )
-        store = Store(control)
+        store = Store(control, answer_seconds=settings.answer_seconds)
         stack.push_async_callback(store.close)
         await migrations.upgrade(store.engine)
         async with store.statement() as connection:
             installation_id = await store_pools.installation_id(connection)
 
-        redis = RedisConnection(settings.redis.get_secret_value(), installation_id)
+        redis = RedisConnection(
+            settings.redis.get_secret_value(), installation_id, timeout_seconds=settings.answer_seconds / 2
+        )
         stack.push_async_callback(redis.close)
         await redis.check()
 

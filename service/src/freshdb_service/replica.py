@@ -81,6 +81,10 @@ class Replica:
             asyncio.create_task(self.at.queue.stay(), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
             asyncio.create_task(self.at.claims.show(), name="claims"),
+            *(
+                asyncio.create_task(pulse.feel(), name="pulse")
+                for pulse in (self.at.store.pulse, *(one.pulse for one in self.at.servers.values()))
+            ),
         ]
         rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
         try:
@@ -142,6 +146,7 @@ async def replica_of(
         pool_size=settings.provision_concurrency * 2,
         rebuilds=settings.provision_concurrency,
         command_timeout_seconds=settings.command_timeout_seconds,
+        answer_seconds=settings.answer_seconds,
         clone_strategy=settings.clone_strategy,
         idle_sessions=settings.idle_sessions,
         scram_iterations=settings.scram_iterations,

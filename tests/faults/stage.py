@@ -1,0 +1,105 @@
+"""What the tests of faults stand on, and how they ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+
+from tests.faults.proxy import Proxy
+from tests.services import Service
+
+WAIT_SECONDS = 30.0
+BOUND_SECONDS = 10.0
+"""Whatever is hung up, an answer comes before this. The service of these tests is told to wait for a second at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A service, and the proxies before its control plane, its managed server and its Redis."""
+
+    service: Service
+    control: Proxy
+    managed: Proxy
+    redis: Proxy
+    dsn: str
+    redis_url: str
+    other_redis_url: str
+
+    def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Ask; the answer must come in time."""
+        return httpx.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
+
+    def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
+        """Ask for something that is expected to be done."""
+        answer = self.ask("POST", path, body)
+        assert answer.status_code == expected, answer.text
+        done: dict[str, Any] = answer.json()
+        return done
+
+    def acquire(self) -> httpx.Response:
+        """Ask for a lease."""
+        return self.ask("POST", "/v1/leases", {"template": "t", "wait_seconds": 5})
+
+    def lease(self) -> dict[str, Any]:
+        """A lease, soon."""
+        end = time.monotonic() + WAIT_SECONDS
+        while (answer := self.acquire()).status_code != 201:
+            assert time.monotonic() < end, answer.text
+            time.sleep(0.02)
+        got: dict[str, Any] = answer.json()
+        return got
+
+    def release(self, lease: dict[str, Any]) -> None:
+        """Give it back, soon."""
+        until(lambda: self.ask("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})
+
+    def many(self, number: int, ask: Callable[[], httpx.Response]) -> list[httpx.Response]:
+        """Ask from many sides at once."""
+        with ThreadPoolExecutor(number) as crowd:
+            return [done.result() for done in [crowd.submit(ask) for _ in range(number)]]
+
+    def databases(self) -> dict[str, int]:
+        """How many the pool has in each state."""
+        [pool] = self.ask("GET", "/v1/pools").json()["items"]
+        states: dict[str, int] = pool["databases"]
+        return states
+
+    def as_before(self) -> None:
+        """All is well again, by itself: leases come, are clean, and go."""
+        until(lambda: self.ask("GET", "/readyz").status_code == 200)
+        lease = self.lease()
+        with psycopg.connect(lease["url"], autocommit=True) as connection:
+            assert connection.execute("select * from t").fetchall() == []
+            connection.execute("insert into t values (1)")
+        self.release(lease)
+        until(lambda: self.databases().keys() == {"ready"})
+
+    @contextmanager
+    def as_superuser(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
+        """A connection past the proxies."""
+        dsn = self.dsn.rpartition("/")[0] + f"/{database}"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            yield connection
+
+
+def refused(answer: httpx.Response) -> str:
+    """It says that something behind it is away; and what."""
+    assert (answer.status_code, answer.json()["code"]) == (503, "backend_unavailable"), answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for it."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
