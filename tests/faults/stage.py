@@ -43,9 +43,9 @@ class Stage:
         done: dict[str, Any] = answer.json()
         return done
 
-    def acquire(self) -> httpx.Response:
+    def acquire(self, wait_seconds: float = 5) -> httpx.Response:
         """Ask for a lease."""
-        return self.ask("POST", "/v1/leases", {"template": "t", "wait_seconds": 5})
+        return self.ask("POST", "/v1/leases", {"template": "t", "wait_seconds": wait_seconds})
 
     def lease(self) -> dict[str, Any]:
         """A lease, soon."""
@@ -64,6 +64,17 @@ class Stage:
         """Ask from many sides at once."""
         with ThreadPoolExecutor(number) as crowd:
             return [done.result() for done in [crowd.submit(ask) for _ in range(number)]]
+
+    def shown(self, lease: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a lease."""
+        answer = self.ask("GET", f"/v1/leases/{lease['id']}")
+        known: dict[str, Any] = answer.json()
+        return known if answer.status_code == 200 else {"state": "unknown"}
+
+    def waiting(self) -> int:
+        """How many wait."""
+        [pool] = self.ask("GET", "/v1/pools").json()["items"]
+        return int(pool["waiting"])
 
     def databases(self) -> dict[str, int]:
         """How many the pool has in each state."""

@@ -57,12 +57,13 @@ class Leases:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
 
         Touches Redis alone, unless Redis has forgotten the lease: then the control plane is asked, and a lease that lives
-        gets its deadline back.
+        gets its deadline back. With a longer TTL than its own, the lease has that one from then on: the control plane notes
+        it first, so that it is known whatever becomes of Redis.
 
         Raises:
             LeaseEnded, LeaseNotFound, Forbidden: as it says.
         """
-        for _ in range(2):
+        for _ in range(3):
             answer = await self._at.deadlines.renew(lease_id, ttl_seconds=ttl_seconds, principal=principal)
             if isinstance(answer, Renewal):
                 return answer
@@ -70,6 +71,11 @@ class Leases:
                 raise _forbidden(lease_id)
             if answer is Refusal.OVER:
                 break
+            if answer is Refusal.LONGER and ttl_seconds is not None:
+                async with self._at.store.statement() as connection:
+                    await store_leases.lengthen(connection, lease_id, ttl_seconds)
+                await self._at.deadlines.lengthen(lease_id, ttl_seconds=ttl_seconds)
+                continue
             async with self._at.store.statement() as connection:
                 live = await store_leases.live(connection, lease_id)
             if not live:
