@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from enum import StrEnum
+from time import monotonic
 from typing import Final
 from uuid import uuid4
 
@@ -92,13 +93,16 @@ class Signals:
         """Take what is said, until nothing is heard though something was asked for."""
         asked = False
         while True:
+            began = monotonic()
             message = await subscription.get_message(timeout=_SILENCE_SECONDS)
-            if message is None and asked:
+            # Nothing comes at once, too: for what the library keeps to itself, as the answer to a ping.
+            silent = message is None and monotonic() - began >= _SILENCE_SECONDS / 2
+            if silent and asked:
                 raise RedisTimeout("no sign of life")
-            asked = message is None
-            if asked:
+            if silent:
                 await subscription.ping()
-            elif message is not None and message["type"] == "message":
+            asked = silent
+            if message is not None and message["type"] == "message":
                 self._take(str(message["data"]))
 
     def _take(self, message: str) -> None:
