@@ -15,6 +15,18 @@ import psycopg
 from tests.faults.proxy import Proxy
 from tests.services import Service
 
+SETTINGS = {
+    "min_ready": 2,
+    "max_size": 3,
+    "answer_seconds": 1,
+    "command_timeout_seconds": 2,
+    "failed_seconds": 0.5,
+    "provision_concurrency": 2,
+}
+_TIMEOUTS = (
+    *("statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"),
+    "default_transaction_read_only",
+)
 WAIT_SECONDS = 30.0
 BOUND_SECONDS = 10.0
 """Whatever is hung up, an answer comes before this. The service of these tests is told to wait for a second at a time."""
@@ -73,14 +85,17 @@ class Stage:
 
     def waiting(self) -> int:
         """How many wait."""
-        [pool] = self.ask("GET", "/v1/pools").json()["items"]
-        return int(pool["waiting"])
+        return int(self.pool()["waiting"])
 
     def databases(self) -> dict[str, int]:
         """How many the pool has in each state."""
-        [pool] = self.ask("GET", "/v1/pools").json()["items"]
-        states: dict[str, int] = pool["databases"]
+        states: dict[str, int] = self.pool()["databases"]
         return states
+
+    def pool(self) -> dict[str, Any]:
+        """The one of the template that all tests use."""
+        pools: list[dict[str, Any]] = self.ask("GET", "/v1/pools").json()["items"]
+        return next(one for one in pools if one["template"].startswith("t@"))
 
     def as_before(self) -> None:
         """All is well again, by itself: leases come, are clean, and go."""
@@ -94,15 +109,24 @@ class Stage:
 
     @contextmanager
     def as_superuser(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
-        """A connection past the proxies."""
+        """A connection past the proxies, whatever is set for its role."""
         dsn = self.dsn.rpartition("/")[0] + f"/{database}"
-        with psycopg.connect(dsn, autocommit=True) as connection:
+        with psycopg.connect(
+            dsn, autocommit=True, options=" ".join(f"-c {name}=0" for name in _TIMEOUTS)
+        ) as connection:
             yield connection
+
+    def without_sessions(self) -> None:
+        """The service has to open every session anew."""
+        with self.as_superuser() as superuser:
+            superuser.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'freshdb%'"
+            )
 
 
 def refused(answer: httpx.Response) -> str:
     """It says that something behind it is away; and what."""
-    assert (answer.status_code, answer.json()["code"]) == (503, "backend_unavailable"), answer.text
+    assert (answer.status_code, answer.json().get("code")) == (503, "backend_unavailable"), answer.text
     assert int(answer.headers["retry-after"]) >= 1
     detail: str = answer.json()["detail"]
     return detail

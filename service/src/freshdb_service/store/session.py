@@ -24,6 +24,13 @@ _OUR_MISTAKE_CLASSES: Final = ("22", "42")
 SETTINGS: Final = {
     "application_name": "freshdb control plane",
     "jit": "off",
+    # What somebody set for our role, or for the database, is not meant for this.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
     # Planning the grant anew takes longer than running it.
     "plan_cache_mode": "force_generic_plan",
 }
