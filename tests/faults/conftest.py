@@ -31,7 +31,7 @@ def stage(servers: Servers) -> Iterator[Stage]:
         dsn, first, second = (run_sync(server.start()) for server in (postgres, *redis))
         control, managed, keys = (stack.enter_context(Proxy(url)) for url in (dsn, dsn, first))
         service = start_service([f"one={managed.url}"], keys.url, settings=SETTINGS, control=control.url)
-        made = Stage(service, control, managed, keys, dsn, first, second)
+        made = Stage(service, control, managed, keys, postgres, dsn, first, second)
         made.post("/v1/templates", {"name": "t", "sql": ["create table t (id int)"]}, 201)
         yield made
         assert service.stop() == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 
+from freshdb_service.embedded import EmbeddedPostgres
 from tests.faults.proxy import Proxy
+from tests.servers import run_sync
 from tests.services import Service
 
 SETTINGS = {
@@ -40,6 +45,7 @@ class Stage:
     control: Proxy
     managed: Proxy
     redis: Proxy
+    postgres: EmbeddedPostgres
     dsn: str
     redis_url: str
     other_redis_url: str
@@ -116,6 +122,15 @@ class Stage:
         ) as connection:
             yield connection
 
+    def crash(self) -> None:
+        """End PostgreSQL as a crash does, and start it again."""
+        postmaster = psutil.Process(
+            int((self.postgres.data / "cluster" / "postmaster.pid").read_text().split()[0])
+        )
+        postmaster.send_signal(signal.SIGQUIT)
+        run_sync(_gone(postmaster))
+        run_sync(self.postgres.start())
+
     def without_sessions(self) -> None:
         """The service has to open every session anew."""
         with self.as_superuser() as superuser:
@@ -138,3 +153,9 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)
+
+
+async def _gone(process: psutil.Process) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.005)

@@ -16,8 +16,7 @@ def test_a_server_without_a_free_connection_is_an_answer(stage: Stage) -> None:
         stage.control.refuse()
         stage.managed.refuse()
         with pytest.raises(psycopg.OperationalError, match="too many clients"):
-            while True:
-                others.enter_context(stage.as_superuser())
+            _all_connections(stage, others)
         stage.control.pass_on()
         stage.managed.pass_on()
         assert "clients" in refused(stage.acquire())
@@ -95,3 +94,24 @@ def test_timeouts_that_are_set_for_our_role_do_not_reach_us(stage: Stage) -> Non
             superuser.execute("alter role freshdb reset all")
     stage.without_sessions()
     stage.as_before()
+
+
+def test_no_crash_undoes_what_was_answered(stage: Stage) -> None:
+    """Not even where PostgreSQL runs with ``synchronous_commit = off``, as the embedded one does."""
+    for _ in range(2):
+        given_back, held = stage.lease(), stage.lease()
+        stage.release(given_back)
+        stage.crash()
+        until(lambda: stage.ask("GET", "/readyz").status_code == 200)
+        assert stage.shown(held)["state"] == "active"
+        assert stage.shown(given_back)["state"] == "released"
+        psycopg.connect(held["url"]).close()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(given_back["url"])
+        stage.release(held)
+        stage.as_before()
+
+
+def _all_connections(stage: Stage, others: ExitStack) -> None:
+    while True:
+        others.enter_context(stage.as_superuser())

@@ -53,6 +53,7 @@ SETTINGS: Final = {
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "default_tablespace": "",
+    "synchronous_commit": "on",
     "client_min_messages": "warning",
     "standard_conforming_strings": "on",
     "check_function_bodies": "off",
@@ -61,7 +62,8 @@ SETTINGS: Final = {
     "xmloption": "content",
     "jit": "off",
 }
-"""What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy."""
+"""What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy.
+With ``synchronous_commit = on``, no crash of the server brings a login back that was shut out."""
 
 _AWAY = (
     OSError,  # refused, reset, TLS, no such host; and TimeoutError, a subclass of it

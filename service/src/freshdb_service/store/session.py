@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final
 
-from sqlalchemy import NullPool, event, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InvalidatePoolError, ProgrammingError
+from sqlalchemy import ExceptionContext, NullPool, event, text
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -24,6 +24,8 @@ _OUR_MISTAKE_CLASSES: Final = ("22", "42")
 SETTINGS: Final = {
     "application_name": "freshdb control plane",
     "jit": "off",
+    # What was answered has happened, also where a server's crash may cost its last transactions: a grant must not be undone.
+    "synchronous_commit": "on",
     # What somebody set for our role, or for the database, is not meant for this.
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -74,6 +76,7 @@ class Store:
         )
         event.listen(self.engine.sync_engine, "connect", self._connected)
         event.listen(self.engine.sync_engine, "checkout", _checked)
+        event.listen(self.engine.sync_engine, "handle_error", _one_alone)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -186,7 +189,15 @@ def _checked(connection: Any, record: object, proxy: object) -> None:  # noqa: A
     """Called by SQLAlchemy with a connection of the pool that is about to be used."""
     del record, proxy
     if connection.driver_connection.is_closed():
-        raise InvalidatePoolError("the server has ended it")
+        raise DisconnectionError("the server has ended it")
+
+
+def _one_alone(context: ExceptionContext) -> None:
+    """Called by SQLAlchemy with an error: one lost connection says nothing of the others, which ``_checked`` looks at.
+
+    The pool would take the wall clock's word for which of them are older than the loss.
+    """
+    context.invalidate_pool_on_disconnect = False
 
 
 def _is_away(error: Exception, driver: Any) -> bool:  # noqa: ANN401 - the driver's own connection
