@@ -26,9 +26,10 @@ def stage(servers: Servers) -> Iterator[Stage]:
     redis = [EmbeddedRedis(directory / name) for name in ("redis-first", "redis-second")]
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory)
-        for server in (postgres, *redis):
+        stack.callback(lambda: run_sync(postgres.stop()))
+        for server in redis:
             stack.callback(lambda one: run_sync(one.stop()), server)
-        dsn, first, second = (run_sync(server.start()) for server in (postgres, *redis))
+        dsn, first, second = run_sync(postgres.start()), *(run_sync(server.start()) for server in redis)
         control, managed, keys = (stack.enter_context(Proxy(url)) for url in (dsn, dsn, first))
         service = start_service([f"one={managed.url}"], keys.url, settings=SETTINGS, control=control.url)
         made = Stage(service, control, managed, keys, postgres, dsn, first, second)
