@@ -14,6 +14,7 @@ import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.faults.proxy import Proxy
+from tests.faults.slow import slow
 from tests.faults.stage import SETTINGS, Stage, refused, until
 from tests.servers import Servers, run_sync
 from tests.services import start_service
@@ -56,6 +57,7 @@ def small(disk: Path, redis_url: str) -> Iterator[Stage]:
         assert service.stop() == 0
 
 
+@slow
 def test_a_full_disk_is_an_answer_and_everything_goes_on_when_there_is_room(small: Stage, disk: Path) -> None:
     until(lambda: small.databases() == {"ready": 2})
     held = small.lease()

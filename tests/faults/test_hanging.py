@@ -5,7 +5,12 @@ The service gives up by its own settings, says so, does not use up what it has, 
 
 from __future__ import annotations
 
+import pytest
+
+from tests.faults.slow import slow
 from tests.faults.stage import Stage, refused
+
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> None:
@@ -24,6 +29,7 @@ def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stag
     stage.as_before()
 
 
+@slow
 def test_a_managed_server_that_hangs_costs_whoever_needs_it_an_answer_and_nobody_else_anything(
     stage: Stage,
 ) -> None:
@@ -43,6 +49,7 @@ def test_a_managed_server_that_hangs_costs_whoever_needs_it_an_answer_and_nobody
     stage.as_before()
 
 
+@slow
 def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> None:
     held = stage.lease()
     stage.redis.swallow()

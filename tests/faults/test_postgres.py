@@ -7,7 +7,10 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from tests.faults.slow import slow
 from tests.faults.stage import Stage, refused, until
+
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 def test_a_server_without_a_free_connection_is_an_answer(stage: Stage) -> None:
@@ -27,6 +30,7 @@ def test_a_server_without_a_free_connection_is_an_answer(stage: Stage) -> None:
     stage.as_before()
 
 
+@slow
 def test_a_template_that_somebody_connects_to_is_cloned_all_the_same(stage: Stage) -> None:
     [template] = stage.ask("GET", "/v1/templates").json()["items"]
     with stage.as_superuser() as superuser:
@@ -48,6 +52,7 @@ def test_a_template_that_somebody_connects_to_is_cloned_all_the_same(stage: Stag
     stage.as_before()
 
 
+@slow
 def test_a_drop_that_waits_for_a_lock_is_given_up_tried_again_and_holds_nobody_up(stage: Stage) -> None:
     template = stage.post("/v1/templates", {"name": "gone", "sql": ["select 1"]})
     lease = stage.post("/v1/leases", {"template": "gone", "wait_seconds": 5})
@@ -74,6 +79,7 @@ def test_a_drop_that_waits_for_a_lock_is_given_up_tried_again_and_holds_nobody_u
     stage.as_before()
 
 
+@slow
 def test_timeouts_that_are_set_for_our_role_do_not_reach_us(stage: Stage) -> None:
     with stage.as_superuser() as superuser:
         settings = {

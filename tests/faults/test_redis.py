@@ -9,9 +9,13 @@ from functools import partial
 from typing import Any
 
 import psycopg
+import pytest
 import redis
 
+from tests.faults.slow import slow
 from tests.faults.stage import Stage, refused, until
+
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 @contextmanager
@@ -20,6 +24,7 @@ def redis_at(url: str) -> Iterator[redis.Redis]:
         yield connection
 
 
+@slow
 def test_slow_redis_costs_time_and_nothing_else(stage: Stage) -> None:
     stage.redis.slow(0.1)
     try:
@@ -36,6 +41,7 @@ def test_slow_redis_costs_time_and_nothing_else(stage: Stage) -> None:
     stage.as_before()
 
 
+@slow
 def test_who_waits_keeps_the_place_while_redis_is_slow(stage: Stage) -> None:
     held = [stage.lease() for _ in range(3)]
     stage.redis.slow(0.1)
@@ -121,6 +127,7 @@ def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
             second.config_set("requirepass", own)
 
 
+@slow
 def test_a_failover_to_a_replica_that_lags_ends_no_lease_early_and_revives_none(stage: Stage) -> None:
     with two(stage) as (_, second):
         forgotten = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 1.5})
