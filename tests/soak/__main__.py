@@ -30,8 +30,8 @@ TEXT = """# Soaks
 isolations, over two managed PostgreSQL servers, one for the control plane, and Redis, while the faults below happened one
 after the other, at random; a seed has their order again. Every holder writes who it is into its database and reads it back.
 Everything that was asked, answered and seen is written down, and `tests/soak/checker.py` judges it: no two holders of one
-database, nothing found that somebody else had left, nothing lost before its acknowledged end, nothing alive long after it, first come
-first served, and no way in with the URL of a lease that was given back.
+database, nothing found that somebody else had left, nothing lost before its acknowledged end, nothing alive long after it,
+first come first served, and no way in with the URL of a lease that was given back.
 
 **{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault.
 
