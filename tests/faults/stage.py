@@ -23,7 +23,7 @@ from tests.services import Service
 SETTINGS = {
     "min_ready": 2,
     "max_size": 3,
-    "answer_seconds": 1,
+    "answer_seconds": 3,
     "command_timeout_seconds": 2,
     "failed_seconds": 0.5,
     "provision_concurrency": 2,
@@ -32,9 +32,9 @@ _TIMEOUTS = (
     *("statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"),
     "default_transaction_read_only",
 )
-WAIT_SECONDS = 30.0
-BOUND_SECONDS = 10.0
-"""Whatever is hung up, an answer comes before this. The service of these tests is told to wait for a second at a time."""
+WAIT_SECONDS = 60.0
+BOUND_SECONDS = 20.0
+"""Whatever is hung up, an answer comes before this. The service of these tests is told to wait for three seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,27 @@ class Stage:
             connection.execute("insert into t values (1)")
         self.release(lease)
         until(lambda: self.databases().keys() == {"ready"})
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """The pool wants one more database than it has, which has to be made; afterwards as many as before."""
+        until(lambda: self.databases().keys() == {"ready"})
+        number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
+        assert self.ask("PATCH", path, {"min_ready": number, "max_size": number}).status_code == 200
+        try:
+            yield
+            until(lambda: self.databases() == {"ready": number})
+        finally:
+            sizes = {name: SETTINGS[name] for name in ("min_ready", "max_size")}
+            assert self.ask("PATCH", path, sizes).status_code == 200
+
+    def template_database(self, superuser: psycopg.Connection) -> str:
+        """Of the template that all tests use: the first that was made."""
+        row = superuser.execute(
+            "select datname from pg_database where not datallowconn and datname ~ '_t_' order by oid limit 1"
+        ).fetchone()
+        assert row is not None
+        return str(row[0])
 
     @contextmanager
     def as_superuser(self, database: str = "postgres") -> Iterator[psycopg.Connection]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.slow import slow
-from tests.faults.stage import Stage, refused
+from tests.faults.stage import Stage, refused, until
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -61,4 +61,23 @@ def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> No
         stage.redis.pass_on()
     assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
     stage.release(held)
+    stage.as_before()
+
+
+def test_a_copy_that_hangs_is_given_up_with_its_server(stage: Stage) -> None:
+    """It may take ten minutes, and would; but a server that gives no sign of life is not copying."""
+    until(lambda: stage.databases().keys() == {"ready"})
+    with stage.as_superuser() as superuser, stage.as_superuser() as observer:
+        superuser.execute("begin")
+        # Takes a lock that a copy waits for.
+        superuser.execute(f"comment on database {stage.template_database(superuser)} is 'mine'")
+        with stage.one_more():
+            try:
+                copying = "select from pg_stat_activity where query like 'CREATE DATABASE%' and wait_event_type = 'Lock'"
+                until(lambda: observer.execute(copying).fetchone() is not None)
+                stage.managed.swallow()
+                until(lambda: stage.databases().get("creating", 0) == 0)
+            finally:
+                stage.managed.pass_on()
+                superuser.execute("rollback")
     stage.as_before()

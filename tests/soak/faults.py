@@ -232,7 +232,7 @@ class Faults:
                 child.suspend()
                 stopped.append(child)
         try:
-            await asyncio.sleep(self._soon(6))
+            await asyncio.sleep(self._soon(10))
         finally:
             for process in stopped:
                 with suppress(psutil.NoSuchProcess):

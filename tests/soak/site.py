@@ -28,7 +28,7 @@ REPLICAS: Final = 4
 MORTAL: Final = 3
 """So many of the replicas are killed; one never is, so that what it uses can be watched."""
 SETTINGS: Final = {
-    "answer_seconds": 2,
+    "answer_seconds": 6,
     "min_ready": 2,
     "max_size": 8,
     "failed_seconds": 1,

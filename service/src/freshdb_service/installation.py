@@ -90,7 +90,7 @@ async def opened(
             )
         store = Store(control, answer_seconds=settings.answer_seconds)
         stack.push_async_callback(store.close)
-        await migrations.upgrade(store.engine)
+        await migrations.upgrade(store.patient)
         async with store.statement() as connection:
             installation_id = await store_pools.installation_id(connection)
 

@@ -71,6 +71,10 @@ class Store:
         )
         self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._apart = create_async_engine(url, poolclass=NullPool, connect_args=connect_arguments)
+        self.patient: Final = create_async_engine(
+            url, poolclass=NullPool, connect_args={**connect_arguments, "command_timeout": None}
+        )
+        """For what may take its time: migrations, and waiting for another replica's."""
         self.pulse: Final = Pulse(
             "the control plane's database", self._opened_apart, every_seconds=answer_seconds / 2
         )
@@ -82,6 +86,7 @@ class Store:
         """Close every connection."""
         await self.engine.dispose()
         await self._apart.dispose()
+        await self.patient.dispose()
 
     def _connected(self, connection: Any, _: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter of the driver
         self.pulse.watch(connection.driver_connection)
