@@ -8,7 +8,7 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash soak load fuzz docs lock clean
+.PHONY: help install demo serve test check format bench crash faults soak load fuzz docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,7 +42,10 @@ format: install ## let ruff format and mend what it can
 bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
 
-soak: install ## holders at work while replicas, Redis and PostgreSQL fail at random (MINUTES=5 SEED=…)
+faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
+	FRESHDB_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
+
+soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=…)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED)
 
 load: install ## 1,000 clients, 50 databases, 500 heartbeats a second, none of them late (SECONDS=300)

@@ -69,6 +69,7 @@ def start_service(
     arguments: Sequence[str] = (),
     replica_of: Service | None = None,
     control: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Service:
     """Start a replica and wait until it answers.
 
@@ -79,6 +80,7 @@ def start_service(
         arguments: further arguments of the command.
         replica_of: serve the same installation as this one.
         control: the server of the control plane's database; by default the first one.
+        environment: further variables.
     """
     data = Path(tempfile.mkdtemp(prefix="freshdb-service-"))
     prefix = replica_of.prefix if replica_of else f"fdb{secrets.token_hex(4)}"
@@ -87,7 +89,7 @@ def start_service(
     if replica_of is None:
         with psycopg.connect(where, autocommit=True) as connection:
             connection.execute(f'create database "{prefix}_control"')
-    environment = {
+    variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
         "FRESHDB_PREFIX": prefix,
         "FRESHDB_REDIS": redis_url,
@@ -95,15 +97,16 @@ def start_service(
         "FRESHDB_CONTROL": control,
         "FRESHDB_ADOPT": " ".join(_name(dsn) for dsn in postgres),
         **{f"FRESHDB_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+        **(environment or {}),
     }
     command = [sys.executable, "-m", "freshdb_service", "--data", str(data), "--port", "0", *arguments]
     log_path = data / "service.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, start_new_session=True
         )
     url = _announced(data, process, log_path)
-    return Service(url, data, prefix, control, redis_url, process, log_path, command, environment)
+    return Service(url, data, prefix, control, redis_url, process, log_path, command, variables)
 
 
 def with_database(dsn: str, name: str) -> str:

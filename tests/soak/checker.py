@@ -16,7 +16,7 @@ from tests.soak.history import Fault, History, Kind, Op
 
 OVER = {"lease_ended", "lease_not_found"}
 DEAD_SECONDS = 15.0
-"""After so long the URL of a lease that was given back reaches nothing, whoever has died meanwhile."""
+"""After so long the URL of a lease that is over reaches nothing, whoever has died meanwhile."""
 QUEUE_SECONDS = 1.0
 """Who comes so much later than another is behind them in the queue; who leaves it so much earlier was served before."""
 
@@ -52,7 +52,7 @@ def judge(history: History) -> list[str]:
         *_shared(leases),
         *(line for lease in leases for line in _visits(lease, history.faults)),
         *(line for lease in leases for line in _lost(lease)),
-        *(line for lease in leases for line in _haunted(lease)),
+        *(line for lease in leases for line in _haunted(lease, history.faults)),
         *_overtaken(history),
     ]
 
@@ -118,13 +118,23 @@ def _lost(lease: Lease) -> Iterator[str]:
         )
 
 
-def _haunted(lease: Lease) -> Iterator[str]:
-    """A lease that was given back reaches nothing."""
-    given_back = lease.given_back_at
+def _haunted(lease: Lease, faults: list[Fault]) -> Iterator[str]:
+    """A lease that was given back reaches nothing, and neither does one that has run out: it does not end late.
+
+    Unless Redis has forgotten it meanwhile: then it got a full TTL again, from whenever that was.
+    """
+    over = lease.given_back_at
+    how = "given back"
+    if over is None and not any(op.kind is Kind.RELEASE for op in lease.ops):
+        over, how = lease.acknowledged_until, "over"
     for op in lease.ops:
-        late = given_back is not None and op.began > given_back + DEAD_SECONDS
-        if op.kind is Kind.KNOCK and op.ok and late:
-            yield f"the URL of {lease.id}, given back at {given_back:.3f}, let somebody in at {op.began:.3f}"
+        if op.kind is not Kind.KNOCK or not op.ok or over is None or op.began <= over + DEAD_SECONDS:
+            continue
+        if how == "over" and any(
+            one.forgets and one.began <= op.ended and lease.granted.began <= one.ended for one in faults
+        ):
+            continue
+        yield f"the URL of {lease.id}, {how} at {over:.3f}, let somebody in at {op.began:.3f}"
 
 
 def _overtaken(history: History) -> Iterator[str]:

@@ -1,132 +1,31 @@
-"""Faults: what happens to replicas, Redis and PostgreSQL over a long run. Seeded, so that a run can be had again."""
+"""Faults: what happens to replicas, Redis, PostgreSQL and clocks over a long run. Seeded, so that a run can be had again."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import re
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
-import httpx
 import psutil
+import psycopg
 import redis
 
-from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests.services import Service, start_service
+from freshdb_service.embedded import EmbeddedPostgres
 from tests.soak.history import Fault, History
 from tests.soak.holders import TTL_SECONDS
+from tests.soak.site import MORTAL, REPLICAS, Site, pid_of
 
-REPLICAS: Final = 3
-SETTINGS: Final = {
-    "min_ready": 2,
-    "max_size": 8,
-    "failed_seconds": 1,
-    "history_seconds": 1,
-    "max_ttl_seconds": 600,
-}
-ANSWER_SECONDS: Final = 30.0
-_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-_LAST_LINES: Final = 12
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
-
-
-@dataclass(slots=True)
-class Site:
-    """Three replicas over two managed servers; the control plane is on a third one."""
-
-    directory: Path
-    control: EmbeddedPostgres
-    managed: list[EmbeddedPostgres]
-    redis: EmbeddedRedis
-    control_dsn: str
-    dsns: list[str]
-    redis_url: str
-    ports: list[int]
-    replicas: list[Service] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    """Tracebacks in the logs of replicas."""
-
-    @property
-    def urls(self) -> list[str]:
-        """Of the replicas, whether they run or not."""
-        return [f"http://127.0.0.1:{port}" for port in self.ports]
-
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls) -> AsyncIterator[Site]:
-        """Everything started; and ended again."""
-        directory = Path(tempfile.mkdtemp(prefix="freshdb-soak-", dir=_MEMORY if _MEMORY.is_dir() else None))
-        directory.chmod(0o755)
-        durable = {"synchronous_commit": "on", "max_connections": "300"}
-        servers = [EmbeddedPostgres(directory / name, settings=durable) for name in ("control", "one", "two")]
-        keys = EmbeddedRedis(directory / "redis")
-        site: Site | None = None
-        try:
-            dsns = [await server.start() for server in servers]
-            site = cls(
-                directory, servers[0], servers[1:], keys, dsns[0], dsns[1:], await keys.start(), _free_ports()
-            )
-            await site._serve()
-            yield site
-        finally:
-            for service in site.replicas if site is not None else []:
-                service.process.send_signal(signal.SIGCONT)
-                service.stop()
-            for server in servers:
-                await server.stop()
-            await keys.stop()
-            shutil.rmtree(directory)
-
-    async def _serve(self) -> None:
-        # The first "managed" server of ``start_service`` is where the control database is made.
-        first = await asyncio.to_thread(self._start, 0)
-        self.replicas.append(first)
-        for number in range(1, REPLICAS):
-            self.replicas.append(await asyncio.to_thread(self._start, number))
-
-    def _start(self, number: int) -> Service:
-        return start_service(
-            [f"{name}={dsn}" for name, dsn in zip(("one", "two"), self.dsns, strict=True)],
-            self.redis_url,
-            settings=SETTINGS,
-            arguments=("--port", str(self.ports[number])),
-            replica_of=self.replicas[0] if self.replicas else None,
-            control=self.control_dsn,
-        )
-
-    def complaints(self) -> None:
-        """Keep what the replicas did not expect."""
-        for service in self.replicas:
-            if service.log_path.exists():
-                self.unexpected += unexpected(service.log)
-
-    async def restart(self, number: int) -> None:
-        """A new process in the place of one that is gone."""
-        service = self.replicas[number]
-        self.unexpected += unexpected(service.log)
-        shutil.rmtree(service.data, ignore_errors=True)
-        self.replicas[number] = await asyncio.to_thread(self._start, number)
-
-    async def answering(self) -> None:
-        """Every replica says that it is ready."""
-        async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(ANSWER_SECONDS):
-            for url in self.urls:
-                while True:
-                    try:
-                        if (await client.get(f"{url}/readyz")).status_code == httpx.codes.OK:
-                            break
-                    except httpx.HTTPError:
-                        pass
-                    await asyncio.sleep(0.05)
+_HOUR: Final = 3600
+_KILLS: Final = 8
+"""Of so many faults is a killed replica one, where there is one of each of the others."""
+_SYNCHRONISED_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -140,33 +39,65 @@ class Faults:
 
     async def happen(self, until: float, *, every_seconds: float) -> None:
         """Until an instant of the monotonic clock."""
-        kinds: list[Callable[[], Awaitable[str]]] = [
-            *[self._replica_killed] * 4,
-            self._replica_paused,
-            self._redis_emptied,
-            self._redis_paused,
-            self._managed_crashed,
-            self._control_crashed,
-        ]
+        kinds = self._kinds()
         while monotonic() < until:
             await asyncio.sleep(self.choose.uniform(0.5, 1.5) * every_seconds)
             kind = self.choose.choice(kinds)
             began = monotonic()
             what = await kind()
             await self.site.answering()
-            unreachable = kind == self._managed_crashed
-            self.history.faults.append(Fault(what, began, monotonic(), unreachable))
+            self.history.faults.append(
+                Fault(
+                    what,
+                    began,
+                    monotonic(),
+                    unreachable=kind in self._unreachable(),
+                    forgets=kind in self._forgetting(),
+                )
+            )
             self.say(f"{what}; all there again after {monotonic() - began:.1f} s")
 
+    def _kinds(self) -> list[Callable[[], Awaitable[str]]]:
+        return [
+            *[self._replica_killed] * _KILLS,
+            self._replica_paused,
+            self._redis_emptied,
+            self._redis_restarted,
+            self._redis_paused,
+            self._redis_slow,
+            self._redis_refuses,
+            self._redis_read_only,
+            self._redis_full,
+            self._redis_failed_over,
+            self._managed_crashed,
+            self._control_crashed,
+            self._managed_hangs,
+            self._control_hangs,
+            self._no_connection_free,
+            self._template_entered,
+            self._timeouts_set,
+            *([self._disk_full] if self.site.disk is not None else []),
+            *([self._clock_jumps] if self.site.clocks else []),
+        ]
+
+    def _unreachable(self) -> list[Callable[[], Awaitable[str]]]:
+        return [self._managed_crashed, self._managed_hangs, self._no_connection_free, self._disk_full]
+
+    def _forgetting(self) -> list[Callable[[], Awaitable[str]]]:
+        return [self._redis_emptied, self._redis_restarted, self._redis_failed_over]
+
+    def _soon(self, longest: float) -> float:
+        return self.choose.uniform(longest / 4, longest)
+
     async def _replica_killed(self) -> str:
-        number = self.choose.randrange(REPLICAS)
+        number = self.choose.randrange(MORTAL)
         self.site.replicas[number].kill()
         await asyncio.sleep(self.choose.uniform(0, 0.5))
         await self.site.restart(number)
         return f"replica {number} killed"
 
     async def _replica_paused(self) -> str:
-        number = self.choose.randrange(REPLICAS)
+        number = self.choose.randrange(MORTAL)
         process = self.site.replicas[number].process
         process.send_signal(signal.SIGSTOP)
         try:
@@ -175,16 +106,28 @@ class Faults:
             process.send_signal(signal.SIGCONT)
         return f"replica {number} paused for longer than a TTL"
 
+    async def _clock_jumps(self) -> str:
+        number, hours = self.choose.randrange(REPLICAS), self.choose.choice((-1, 0, 1))
+        self.site.clocks[number].is_off_by(hours * _HOUR)
+        await asyncio.sleep(self._soon(3))
+        return "the clock of a replica jumped"
+
     async def _redis_emptied(self) -> str:
         def empty() -> None:
-            with closing(redis.Redis.from_url(self.site.redis_url)) as connection:
+            with _redis(self.site.redis_url) as connection:
                 connection.flushall()
 
         await asyncio.to_thread(empty)
         return "Redis emptied"
 
+    async def _redis_restarted(self) -> str:
+        await self.site.redis[0].stop()
+        await asyncio.sleep(self._soon(1))
+        await self.site.redis[0].start()
+        return "Redis restarted empty"
+
     async def _redis_paused(self) -> str:
-        pid = psutil.Process(_pid_of(self.site.directory / "redis" / "redis.pid"))
+        pid = psutil.Process(pid_of(self.site.redis[0].data / "redis.pid"))
         pid.suspend()
         try:
             await asyncio.sleep(self.choose.uniform(1, TTL_SECONDS / 2))
@@ -192,23 +135,183 @@ class Faults:
             pid.resume()
         return "Redis paused"
 
+    async def _redis_slow(self) -> str:
+        self.site.proxy.slow(0.1)
+        try:
+            await asyncio.sleep(self._soon(4))
+        finally:
+            self.site.proxy.pass_on()
+        return "Redis slow: each answer 100 ms late"
+
+    async def _redis_refuses(self) -> str:
+        await asyncio.to_thread(self.site.proxy.refuse)
+        try:
+            await asyncio.sleep(self._soon(3))
+        finally:
+            await asyncio.to_thread(self.site.proxy.pass_on)
+        return "Redis refused connections"
+
+    async def _redis_read_only(self) -> str:
+        await self._redis_told(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))
+        return "Redis read-only"
+
+    async def _redis_full(self) -> str:
+        await self._redis_told(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+        return "Redis out of memory"
+
+    async def _redis_told(self, ill: tuple[str, ...], well: tuple[str, ...]) -> None:
+        def tell(command: tuple[str, ...]) -> None:
+            with _redis(self.site.redis_url) as connection:
+                connection.execute_command(*command)  # type: ignore[no-untyped-call]
+
+        await asyncio.to_thread(tell, ill)
+        try:
+            await asyncio.sleep(self._soon(3))
+        finally:
+            await asyncio.to_thread(tell, well)
+
+    async def _redis_failed_over(self) -> str:
+        """To a replica that has not heard of the last moments; the one before is emptied, and is the next one's replica."""
+        lag = self._soon(1.5)
+
+        def follow() -> None:
+            with _redis(self.site.redis_urls[0]) as old, _redis(self.site.redis_urls[1]) as new:
+                there = old.connection_pool.connection_kwargs
+                new.config_set("masterauth", there["password"])
+                new.replicaof(there["host"], there["port"])
+                until = monotonic() + _SYNCHRONISED_SECONDS
+                while new.info("replication")["master_link_status"] != "up" and monotonic() < until:
+                    sleep(0.01)
+                new.replicaof("NO", "ONE")
+
+        def forget() -> None:
+            with _redis(self.site.redis_urls[1]) as old:
+                old.flushall()
+
+        await asyncio.to_thread(follow)
+        await asyncio.sleep(lag)
+        self.site.redis.reverse()
+        self.site.redis_urls.reverse()
+        await asyncio.to_thread(self.site.proxy.lead_to, self.site.redis_url)
+        await asyncio.to_thread(forget)
+        return "Redis failed over to a replica that lagged"
+
     async def _managed_crashed(self) -> str:
         number = self.choose.randrange(len(self.site.managed))
-        name = ("one", "two")[number]
-        await self._crash(self.site.managed[number], self.site.directory / name)
-        return f"the managed server {name} crashed"
+        await self._crash(self.site.managed[number])
+        return f"the managed server {('one', 'two')[number]} crashed"
 
     async def _control_crashed(self) -> str:
-        await self._crash(self.site.control, self.site.directory / "control")
+        await self._crash(self.site.control)
         return "the control plane's server crashed"
 
-    async def _crash(self, server: EmbeddedPostgres, home: Path) -> None:
-        postmaster = psutil.Process(_pid_of(home / "cluster" / "postmaster.pid"))
+    async def _crash(self, server: EmbeddedPostgres) -> None:
+        postmaster = psutil.Process(pid_of(server.data / "cluster" / "postmaster.pid"))
         postmaster.send_signal(signal.SIGQUIT)  # as ``pg_ctl stop -m immediate`` does
         while not _is_gone(postmaster):
             await asyncio.sleep(0.01)
         await asyncio.sleep(self.choose.uniform(0, 1))
         await server.start()
+
+    async def _managed_hangs(self) -> str:
+        number = self.choose.randrange(len(self.site.managed))
+        await self._hang(self.site.managed[number])
+        return f"the managed server {('one', 'two')[number]} hung"
+
+    async def _control_hangs(self) -> str:
+        await self._hang(self.site.control)
+        return "the control plane's server hung"
+
+    async def _hang(self, server: EmbeddedPostgres) -> None:
+        """Connections are taken, and nobody ever answers."""
+        postmaster = psutil.Process(pid_of(server.data / "cluster" / "postmaster.pid"))
+        postmaster.suspend()
+        stopped = [postmaster]
+        for child in postmaster.children():
+            with suppress(psutil.NoSuchProcess):
+                child.suspend()
+                stopped.append(child)
+        try:
+            await asyncio.sleep(self._soon(10))
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    async def _no_connection_free(self) -> str:
+        number = self.choose.randrange(3)
+        dsn = (self.site.control_dsn, *self.site.dsns)[number]
+        taken: list[psycopg.AsyncConnection] = []
+        try:
+            with suppress(psycopg.OperationalError):
+                while True:
+                    taken.append(await psycopg.AsyncConnection.connect(dsn))
+            await asyncio.sleep(self._soon(2))
+        finally:
+            for connection in taken:
+                await connection.close()
+        return f"no connection free on {('the control server', 'the managed server one', 'the managed server two')[number]}"
+
+    async def _template_entered(self) -> str:
+        """Somebody opens a template, and stays in it for as long as they are let."""
+        dsn = self.choose.choice(self.site.dsns)
+        with suppress(psycopg.Error):
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as superuser:
+                found = await superuser.execute(
+                    "SELECT datname FROM pg_database WHERE datname ~ '_t_' ORDER BY 1 LIMIT 1"
+                )
+                row = await found.fetchone()
+                if row is not None:
+                    name = row[0]
+                    await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+                    with suppress(psycopg.Error):
+                        async with await psycopg.AsyncConnection.connect(dsn, dbname=name):
+                            await asyncio.sleep(self._soon(3))
+                    await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        return "somebody in a template"
+
+    async def _timeouts_set(self) -> str:
+        dsn = self.choose.choice([self.site.control_dsn, *self.site.dsns])
+        settings = ("statement_timeout", "lock_timeout")
+        options = " ".join(f"-c {name}=0" for name in settings)
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, options=options) as superuser:
+            for name in settings:
+                await superuser.execute(f"ALTER ROLE freshdb SET {name} TO '1ms'")
+            try:
+                await superuser.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'freshdb%'"
+                )
+                await asyncio.sleep(self._soon(3))
+            finally:
+                await superuser.execute("ALTER ROLE freshdb RESET ALL")
+        return "timeouts of 1 ms for the service's role, and all its sessions ended"
+
+    async def _disk_full(self) -> str:
+        disk = self.site.disk
+        if disk is None:
+            raise AssertionError
+        filler = disk / "filler"
+        await asyncio.to_thread(_fill, filler)
+        try:
+            await asyncio.sleep(self._soon(2))
+        finally:
+            filler.unlink()
+        await self.site.managed[1].start()  # where it has given up
+        return "the disk of the managed server two full"
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12):
+            with suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
+
+
+@contextmanager
+def _redis(url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(url, decode_responses=True) as connection:
+        yield connection
 
 
 def _is_gone(process: psutil.Process) -> bool:
@@ -216,29 +319,3 @@ def _is_gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def unexpected(log: str) -> list[str]:
-    """Every error with a traceback, the end of it."""
-    found: list[str] = []
-    lines = log.splitlines()
-    starts = [number for number, line in enumerate(lines) if _STAMP.match(line)]
-    for number, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        if " ERROR " in lines[number] and end > number + 1:
-            found.append("\n".join([lines[number], *lines[max(number + 1, end - _LAST_LINES) : end]]))
-    return found
-
-
-def _pid_of(path: Path) -> int:
-    return int(path.read_text().split()[0])
-
-
-def _free_ports() -> list[int]:
-    sockets = [socket() for _ in range(REPLICAS)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -21,7 +21,7 @@ class Kind(StrEnum):
     VISIT = "visit"
     """To the database: what had been written there was read, and something written."""
     KNOCK = "knock"
-    """With the URL of a lease that was given back."""
+    """With the URL of a lease that was given back, or has run out."""
 
 
 OK = "ok"
@@ -70,12 +70,14 @@ class Fault:
         began: when.
         ended: when everything was there again.
         unreachable: leased databases could not be reached.
+        forgets: Redis lost what it knew: each lease got a full TTL again.
     """
 
     what: str
     began: float
     ended: float
     unreachable: bool = False
+    forgets: bool = False
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from uuid import uuid4
 import asyncpg
 
 from freshdb import AsyncClient, FreshdbError, Lease
+from tests.soak.checker import DEAD_SECONDS
 from tests.soak.history import OK, History, Kind, Op
 
 TEMPLATE_SQL: Final = (
@@ -56,6 +57,7 @@ class Holder:
     pools: Sequence[Pool]
     stopping: asyncio.Event
     left_open: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
+    knocks: list[asyncio.Task[None]] = field(default_factory=list)
     returned: int = 0
 
     async def work(self) -> None:
@@ -68,6 +70,9 @@ class Holder:
             await self._hold(lease)
         for connection in self.left_open:
             connection.terminate()
+        for knock in self.knocks:
+            knock.cancel()
+        await asyncio.gather(*self.knocks, return_exceptions=True)
 
     async def _acquire(self, pool: Pool) -> Lease | None:
         answer, op = await self._asked(
@@ -100,6 +105,7 @@ class Holder:
                 await self._renew(lease)
                 await self._visit(lease, visit := visit + 1)
         elif way > 0.98:  # vanishes
+            self.knocks.append(asyncio.create_task(self._knock_when_over(lease)))
             return
         elif way < 0.02:
             await self._leave_open(lease)
@@ -164,6 +170,11 @@ class Holder:
 
         _, op = await self._asked(enter)
         self.history.ops.append(Op(Kind.KNOCK, lease.id, *op))
+
+    async def _knock_when_over(self, lease: Lease) -> None:
+        """So long after its end that nobody gets in any more, whatever has happened since."""
+        await asyncio.sleep(TTL_SECONDS + DEAD_SECONDS + 1)
+        await self._knock(lease)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, tuple[float, float, str]]:
         """The answer; and when it was asked, when it was there, and the outcome."""

@@ -16,9 +16,11 @@ import redis
 
 from freshdb import AsyncClient
 from tests.soak.checker import DEAD_SECONDS, judge
-from tests.soak.faults import Faults, Site
+from tests.soak.faults import Faults
 from tests.soak.history import History, Kind
 from tests.soak.holders import TEMPLATE_SQL, Holder, Isolation, Pool
+from tests.soak.measures import Measures, growing
+from tests.soak.site import Site
 
 HOLDERS: Final = 16
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
@@ -38,7 +40,9 @@ class Report:
     faults: dict[str, int]
     waits_seconds: dict[str, float]
     kill_cost_seconds: float
-    """The longest wait for a lease, of those during which a replica was killed."""
+    """The longest wait for a lease, of those during which one replica was killed and nothing else happened."""
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """What was used after the warm-up, and at the end."""
     left: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
@@ -50,6 +54,7 @@ class Report:
             f"faults: {self.faults}",
             f"acquire: {', '.join(f'{name} {value * 1e3:.0f} ms' for name, value in self.waits_seconds.items())}",
             f"longest wait while a replica was killed: {self.kill_cost_seconds * 1e3:.0f} ms",
+            *(f"{name}: {early:.0f}, at the end {late:.0f}" for name, (early, late) in self.windows.items()),
             f"left over: {self.left or 'nothing'}",
             f"tracebacks in the replicas' logs: {len(self.unexpected)}",
             *self.unexpected[:60],
@@ -79,11 +84,14 @@ async def soak(
         while not all(holder.returned for holder in holders):  # the pools are there
             await asyncio.sleep(0.05)
         began = monotonic()
+        measures = Measures()
+        measuring = asyncio.create_task(measures.take(site.look))
         faults = Faults(site, history, random.Random(seed), say)  # noqa: S311
         try:
             await faults.happen(began + seconds, every_seconds=every_seconds)
         finally:
             stopping.set()
+            measuring.cancel()
         await asyncio.gather(*working)
         for client in clients:
             await client.close()
@@ -94,12 +102,13 @@ async def soak(
         Report(
             seed=seed,
             seconds=monotonic() - began,
-            wrong=judge(history),
+            wrong=[*judge(history), *growing(measures.windows())],
             counts=dict(counts),
             outcomes=dict(Counter(f"{op.kind} {op.outcome}" for op in history.ops if not op.ok)),
             faults=dict(Counter(fault.what for fault in history.faults)),
             waits_seconds=_percentiles(history),
             kill_cost_seconds=_kill_cost(history),
+            windows=measures.windows(),
             left=left,
             unexpected=site.unexpected,
         ),
@@ -114,15 +123,15 @@ def _percentiles(history: History) -> dict[str, float]:
 
 
 def _kill_cost(history: History) -> float:
-    kills = [fault.began for fault in history.faults if "killed" in fault.what]
-    return max(
-        (
-            op.ended - op.began
-            for op in history.ops
-            if op.kind is Kind.ACQUIRE and op.ok and any(op.began <= kill <= op.ended for kill in kills)
-        ),
-        default=0.0,
-    )
+    longest = 0.0
+    for op in history.ops:
+        if op.kind is Kind.ACQUIRE and op.ok:
+            meanwhile = [
+                fault for fault in history.faults if fault.began <= op.ended and op.began <= fault.ended
+            ]
+            if len(meanwhile) == 1 and meanwhile[0].what.endswith("killed"):
+                longest = max(longest, op.ended - op.began)
+    return longest
 
 
 async def _settled(site: Site) -> list[str]:

@@ -44,6 +44,9 @@ RIGHT = {
     "lost after its time": [acquire("a", 0, 1, ttl=2), renew("a", 2.1, outcome="lease_ended")],
     "a URL that is dead": [acquire("a", 0, 1), release("a", 2), knock("a", 30, outcome="refused")],
     "a URL that dies in time": [acquire("a", 0, 1), release("a", 2), knock("a", 3)],
+    "a lease that has run out": [acquire("a", 0, 1, ttl=2), knock("a", 30, outcome="refused")],
+    "one that has just run out": [acquire("a", 0, 1, ttl=2), knock("a", 4)],
+    "one that was renewed": [acquire("a", 0, 1, ttl=2), renew("a", 1.5, ttl=60), knock("a", 30)],
     "nearly at once": [acquire("a", 0, 1.5), acquire("b", 0.5, 0.6, place="q")],
     "who comes later waits longer": [acquire("a", 0, 5), acquire("b", 2, 6, place="q")],
 }  # fmt: skip
@@ -71,6 +74,11 @@ WRONG = {
         "over when it was released",
     ),
     "a URL that lives on": ([acquire("a", 0, 1), release("a", 2), knock("a", 30)], "let somebody in"),
+    "a lease that ends late": ([acquire("a", 0, 1, ttl=2), knock("a", 30)], "over at 2.000, let somebody in"),
+    "a renewed lease that ends late": (
+        [acquire("a", 0, 1, ttl=2), renew("a", 1.5, ttl=2), knock("a", 30)],
+        "over at 3.500, let somebody in",
+    ),
     "overtaken": ([acquire("a", 0, 5), acquire("b", 2, 3, place="q")], "a waited from 0.000 to 5.000; b"),
     "overtaken by the last of many": (
         [acquire("a", 0, 9), acquire("b", 2, 9, place="q"), acquire("c", 6, 7, place="r")],
@@ -99,6 +107,11 @@ def test_a_fault_excuses_what_it_brings_about_and_no_more() -> None:
     unreachable = [acquire("a", 0, 1, ttl=99), visit("a", 3, outcome="refused")]
     assert judge(History(unreachable, [CRASH])) == []
     assert judge(History(unreachable, [Fault("a replica died", 2, 4)])) != []
+    late = [acquire("a", 0, 1, ttl=2), knock("a", 30)]
+    assert judge(History(late, [Fault("Redis emptied", 1, 2, forgets=True)])) == []
+    assert judge(History(late, [CRASH])) != []
+    haunted = [acquire("a", 0, 1), release("a", 2), knock("a", 30)]
+    assert judge(History(haunted, [Fault("Redis emptied", 1, 2, forgets=True)])) != []
     twice = [acquire("a", 0, 1, ttl=99), acquire("b", 1.5, 3)]
     assert judge(History(twice, [CRASH])) != []
 

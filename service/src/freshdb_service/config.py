@@ -118,9 +118,13 @@ class Settings(BaseSettings):
     audit_every: int = Field(default=1000, ge=0)
     """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
     command_timeout_seconds: Seconds = 60.0
+    answer_seconds: Seconds = 10.0
+    """How long the control plane and Redis may take to answer, and a managed server to give a sign of life."""
 
     claim_seconds: Seconds = 5.0
-    """How long a worker that died keeps a row from the others; one that lives prolongs it."""
+    """How long a worker that cannot go on keeps a row from the others; one that lives prolongs it."""
+    deaths_seconds: Seconds = 0.5
+    """A worker that cannot be seen at two such looks is dead, and what it was at is taken over at once."""
     reaper_seconds: Seconds = 1.0
     janitor_seconds: Seconds = 2.0
     replenisher_seconds: Seconds = 2.0

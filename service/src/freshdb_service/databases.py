@@ -69,6 +69,10 @@ class Databases:
 
     async def provision(self, row: DatabaseRow) -> None:
         """``creating`` → ``ready`` (or ``failed``)."""
+        with self._at.claims.worked_on(row):
+            await self._provision(row)
+
+    async def _provision(self, row: DatabaseRow) -> None:
         began = monotonic()
         try:
             async with self._claim_kept(row):
@@ -114,6 +118,10 @@ class Databases:
 
         ``fenced`` is called when the old login is closed.
         """
+        with self._at.claims.worked_on(used.row):
+            await self._reset(used, fenced)
+
+    async def _reset(self, used: Used, fenced: Fenced) -> None:
         row = used.row
         try:
             isolation, outcome = await self._outcome(used, fenced)
@@ -132,6 +140,10 @@ class Databases:
         Raises:
             FreshdbError: it could not be made clean now; asking again is safe.
         """
+        with self._at.claims.worked_on(used.row):
+            await self._reset_leased(used)
+
+    async def _reset_leased(self, used: Used) -> None:
         row = used.row
         try:
             isolation, outcome = await self._outcome(used, untold)
@@ -175,6 +187,10 @@ class Databases:
 
     async def drop(self, row: DatabaseRow) -> None:
         """``dropping`` → gone."""
+        with self._at.claims.worked_on(row):
+            await self._drop(row)
+
+    async def _drop(self, row: DatabaseRow) -> None:
         pool = await self._pool(row.pool_id)
         try:
             async with self._claim_kept(row):

@@ -31,6 +31,7 @@ from freshdb_service.redis.events import Events
 from freshdb_service.redis.queue import Queue
 from freshdb_service.redis.signals import Signals
 from freshdb_service.store import pools as store_pools
+from freshdb_service.store.claims import Claims
 from freshdb_service.store.session import Store
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Installation:
     id: UUID
     settings: Settings
     store: Store
+    claims: Claims
     servers: dict[str, Server]
     redis: RedisConnection
     deadlines: Deadlines
@@ -97,13 +99,15 @@ async def opened(
                 options=options,
                 unless_shared=None if first.name in settings.adopt else first.name,
             )
-        store = Store(control)
+        store = Store(control, answer_seconds=settings.answer_seconds)
         stack.push_async_callback(store.close)
-        await migrations.upgrade(store.engine)
+        await migrations.upgrade(store.patient)
         async with store.statement() as connection:
             installation_id = await store_pools.installation_id(connection)
 
-        redis = RedisConnection(settings.redis.get_secret_value(), installation_id)
+        redis = RedisConnection(
+            settings.redis.get_secret_value(), installation_id, timeout_seconds=settings.answer_seconds / 2
+        )
         stack.push_async_callback(redis.close)
         await redis.check()
 
@@ -121,6 +125,7 @@ async def opened(
             id=installation_id,
             settings=settings,
             store=store,
+            claims=Claims(store),
             servers=servers,
             redis=redis,
             deadlines=Deadlines(redis),

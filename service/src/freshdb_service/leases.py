@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -28,6 +29,7 @@ from freshdb_service.store import resetting
 from freshdb_service.store.rows import LeaseRow
 
 _LOOK_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,13 @@ class Leases:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
 
         Touches Redis alone, unless Redis has forgotten the lease: then the control plane is asked, and a lease that lives
-        gets its deadline back.
+        gets its deadline back. With a longer TTL than its own, the lease has that one from then on: the control plane notes
+        it first, so that it is known whatever becomes of Redis.
 
         Raises:
             LeaseEnded, LeaseNotFound, Forbidden: as it says.
         """
-        for _ in range(2):
+        for _ in range(3):
             answer = await self._at.deadlines.renew(lease_id, ttl_seconds=ttl_seconds, principal=principal)
             if isinstance(answer, Renewal):
                 return answer
@@ -70,6 +73,11 @@ class Leases:
                 raise _forbidden(lease_id)
             if answer is Refusal.OVER:
                 break
+            if answer is Refusal.LONGER and ttl_seconds is not None:
+                async with self._at.store.statement() as connection:
+                    await store_leases.lengthen(connection, lease_id, ttl_seconds)
+                await self._at.deadlines.lengthen(lease_id, ttl_seconds=ttl_seconds)
+                continue
             async with self._at.store.statement() as connection:
                 live = await store_leases.live(connection, lease_id)
             if not live:
@@ -115,16 +123,23 @@ class Leases:
         if given_back is None:
             there = await self.get(lease_id)
             if there.state not in LEASE_LIVE:
-                await self._at.deadlines.settle([lease_id])  # whoever ended it may have died before this
+                await self._settle(lease_id)  # whoever ended it may have died before this
             if principal is not None and there.principal != principal:
                 raise _forbidden(lease_id)
             if there.state is LeaseState.RELEASED and state is LeaseState.RELEASED:
                 return Released(there, None)
             raise _over(there)
-        await self._at.deadlines.settle([lease_id])
+        await self._settle(lease_id)
         leftovers = await self._closed(given_back)
         self._ended(given_back.lease, leftovers)
         return Released(given_back.lease, leftovers)
+
+    async def _settle(self, lease_id: UUID) -> None:
+        """Forget the deadline of a lease that has ended; without Redis, the reaper does so when it passes."""
+        try:
+            await self._at.deadlines.settle([lease_id])
+        except BackendUnavailable as error:
+            _log.warning("the deadline of lease %s stays for the reaper: %s", lease_id, error)
 
     async def _give_back(
         self, lease_id: UUID, state: LeaseState, *, principal: str | None = None, reason: str | None = None

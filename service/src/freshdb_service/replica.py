@@ -76,6 +76,7 @@ class Replica:
                 demand,
             ),
             Loop("recovery", reconciler.recover, settings.reaper_seconds),
+            Loop("deaths", reconciler.look_for_deaths, settings.deaths_seconds),
             Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
         ]
         return cls(at, databases, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
@@ -87,6 +88,11 @@ class Replica:
             asyncio.create_task(self.at.signals.listen(), name="signals"),
             asyncio.create_task(self.at.queue.stay(self.at.stopping), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
+            asyncio.create_task(self.at.claims.show(), name="claims"),
+            *(
+                asyncio.create_task(pulse.feel(), name="pulse")
+                for pulse in (self.at.store.pulse, *(one.pulse for one in self.at.servers.values()))
+            ),
         ]
         rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
         try:
@@ -150,6 +156,7 @@ async def replica_of(
         pool_size=settings.provision_concurrency * 2,
         rebuilds=settings.provision_concurrency,
         command_timeout_seconds=settings.command_timeout_seconds,
+        answer_seconds=settings.answer_seconds,
         clone_strategy=settings.clone_strategy,
         idle_sessions=settings.idle_sessions,
         scram_iterations=settings.scram_iterations,

@@ -10,7 +10,12 @@ from uuid import uuid4
 import pytest
 
 from freshdb_service.errors import BackendUnavailable
+from freshdb_service.redis import signals as signals_module
 from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.signals import Signals, Work
+from tests.faults.proxy import Proxy
+
+INSTALLATION = uuid4()
 
 
 async def length(redis: RedisConnection) -> int:
@@ -97,3 +102,37 @@ async def test_but_not_for_ever(redis_url: str) -> None:
             assert {type(one) for one in answers} == {BackendUnavailable}
     finally:
         await redis.close()
+
+
+async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals_module, "_SILENCE_SECONDS", 0.2)
+    with Proxy(redis_url) as between:
+        listening = RedisConnection(between.url, INSTALLATION, timeout_seconds=0.5)
+        telling = RedisConnection(redis_url, INSTALLATION)
+        ears, mouth = Signals(listening), Signals(telling)
+        heard = ears.subscribe(Work.DIRTY)
+        task = asyncio.create_task(ears.listen())
+        try:
+            await said(mouth, heard)
+            between.swallow()
+            await asyncio.sleep(
+                1
+            )  # longer than it takes to notice, and than a connection that is just quiet would mind
+            between.pass_on()
+            await said(mouth, heard)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await listening.close()
+            await telling.close()
+
+
+async def said(mouth: Signals, heard: asyncio.Event) -> None:
+    """Say it until it is heard."""
+    heard.clear()
+    async with asyncio.timeout(10):
+        while not heard.is_set():
+            await mouth.announce(Work.DIRTY)
+            await asyncio.sleep(0.02)

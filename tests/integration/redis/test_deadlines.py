@@ -50,7 +50,7 @@ async def test_a_lease_ends_one_ttl_from_now(deadlines: Deadlines) -> None:
 
 async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: Deadlines) -> None:
     lease = uuid4()
-    await admit(deadlines, lease, ttl=10, longest=100)
+    await admit(deadlines, lease, ttl=50, longest=100)
     granted = await deadlines.renew(lease, ttl_seconds=50, principal="ci")
     assert isinstance(granted, Renewal)
     assert near(granted.expires_at, 50)
@@ -60,6 +60,9 @@ async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: De
 async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -> None:
     lease = uuid4()
     await admit(deadlines, lease, ttl=10, longest=100)
+    assert await deadlines.renew(lease, ttl_seconds=5000, principal="ci") is Refusal.LONGER
+    assert near((await deadlines.expiry([lease]))[0] or datetime.now(UTC), 10)
+    await deadlines.lengthen(lease, ttl_seconds=5000)  # the control plane knows
     granted = await deadlines.renew(lease, ttl_seconds=5000, principal="ci")
     assert isinstance(granted, Renewal)
     assert granted.expires_at == granted.max_expires_at

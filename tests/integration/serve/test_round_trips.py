@@ -87,7 +87,9 @@ def proxy(url: str, turns: Turns) -> Iterator[str]:
 
 def test_acquire_is_at_most_three_round_trips(postgres_18: PostgresServer, redis_url: str) -> None:
     turns = Turns()
-    rarely = {f"{loop}_seconds": 3600 for loop in ("reaper", "janitor", "replenisher", "reconciler")}
+    rarely = {
+        f"{loop}_seconds": 3600 for loop in ("reaper", "janitor", "replenisher", "reconciler", "deaths")
+    }
     with proxy(postgres_18.dsn, turns) as dsn, proxy(redis_url, turns) as redis:
         service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 10})
         try:

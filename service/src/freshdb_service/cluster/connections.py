@@ -53,6 +53,7 @@ SETTINGS: Final = {
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "default_tablespace": "",
+    "synchronous_commit": "on",
     "client_min_messages": "warning",
     "standard_conforming_strings": "on",
     "check_function_bodies": "off",
@@ -69,6 +70,7 @@ SETTINGS: Final = {
     "vacuum_cost_delay": "0",
 }
 """What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy.
+With ``synchronous_commit = on``, no crash of the server brings a login back that was shut out.
 
 ``tests/hostile`` knows every setting that a holder can leave, and why those that are not here do no harm."""
 

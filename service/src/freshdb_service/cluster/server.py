@@ -34,6 +34,7 @@ from freshdb_service.cluster.removal import drop_owned
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.sessions import AS_REPLICA, UNCOUNTED, Session, Sessions
 from freshdb_service.cluster.sessions import SETTINGS as SESSION_SETTINGS
+from freshdb_service.pulse import Pulse
 
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
 
@@ -54,6 +55,7 @@ class ServerOptions:
         clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
             disk), else ``wal_log``.
         idle_sessions: most sessions inside databases that are kept open for the next reset.
+        answer_seconds: a server that gives no sign of life for so long is lost (``pulse``).
         scram_iterations: how often a login's password is hashed; some drivers accept no less than 4096.
         pg_dump: needed for isolation ``schema``; at least as new as the newest server.
     """
@@ -67,6 +69,7 @@ class ServerOptions:
     command_timeout_seconds: float = 60.0
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
     idle_sessions: int = 64
+    answer_seconds: float = 10.0
     scram_iterations: int = 4096
     pg_dump: Path | None = None
 
@@ -79,6 +82,7 @@ class Server:
         address: Address,
         facts: Facts,
         pool: asyncpg.Pool[asyncpg.Record],
+        pulse: Pulse,
         *,
         installation: UUID,
         options: ServerOptions,
@@ -101,6 +105,7 @@ class Server:
         self.rebuilds = asyncio.Semaphore(options.rebuilds)
         self.passwords = Passwords(options.scram_iterations)
         self.sessions = Sessions(address.name, self.open_session, options.idle_sessions)
+        self.pulse = pulse
         self._address = address
         self._pool = pool
 
@@ -133,6 +138,18 @@ class Server:
         address = Address.parse(name, dsn)
         facts = await examined(address, options)
         address = replace(address, identity=facts.identity)
+        settings = _settings(facts.version)
+
+        async def open_for_signs() -> Connection:
+            return await address.connect(settings=settings, command_timeout_seconds=None)
+
+        pulse = Pulse(
+            f"the PostgreSQL server {name}", open_for_signs, every_seconds=options.answer_seconds / 2
+        )
+
+        async def watch(connection: Connection) -> None:
+            pulse.watch(connection)
+
         with configured(name), answering(name):
             pool = await asyncpg.create_pool(
                 dsn,
@@ -140,10 +157,11 @@ class Server:
                 max_size=options.pool_size,
                 timeout=CONNECT_SECONDS,
                 command_timeout=options.command_timeout_seconds,
-                server_settings=_settings(facts.version),
+                server_settings=settings,
                 connect=address.connect_of_pool,
+                init=watch,
             )
-        server = cls(address, facts, pool, installation=installation, options=options)
+        server = cls(address, facts, pool, pulse, installation=installation, options=options)
         if harden:
             await server._harden()
         return server
@@ -196,6 +214,7 @@ class Server:
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:
         """A connection to the maintenance database, out of the pool."""
+        self.pulse.check()
         with answering(self.name):
             async with self._pool.acquire(timeout=self.options.command_timeout_seconds) as connection:
                 yield connection
@@ -204,21 +223,33 @@ class Server:
         self, database: str, *, command_timeout_seconds: float | None = None
     ) -> AbstractAsyncContextManager[Connection]:
         """A connection of the service to one of our databases; gone when the block has ended."""
-        return self._address.connected(
-            database=database,
-            settings=_settings(self.version),
-            command_timeout_seconds=command_timeout_seconds or self.options.command_timeout_seconds,
+        return self._watched(
+            self._address.connected(
+                database=database,
+                settings=_settings(self.version),
+                command_timeout_seconds=command_timeout_seconds or self.options.command_timeout_seconds,
+            )
         )
+
+    @asynccontextmanager
+    async def _watched(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
+        self.pulse.check()
+        async with visit as connection:
+            self.pulse.watch(connection)
+            yield connection
 
     async def open_session(self, database: str) -> Session:
         """A session for resets (``sessions``), which the caller closes."""
         granted = (UNCOUNTED if self.is_superuser else {}) | (AS_REPLICA if self.may_be_replica else {})
-        return await self._address.connect(
+        self.pulse.check()
+        session = await self._address.connect(
             database=database,
             settings={**_settings(self.version), **SESSION_SETTINGS, **granted},
             command_timeout_seconds=self.options.command_timeout_seconds,
             prepared_statements=50,
         )
+        self.pulse.watch(session)
+        return session
 
     def logged_in(
         self, login: Login, *, settings: dict[str, str], command_timeout_seconds: float
@@ -228,12 +259,14 @@ class Server:
         What they wrote runs in such a session and in no other: ``SET ROLE`` in a session of the service would not hold
         back a function that says ``RESET ROLE``.
         """
-        return self._address.connected(
-            database=login.database,
-            user=login.user,
-            password=login.password,
-            settings={"application_name": "freshdb", **settings},
-            command_timeout_seconds=command_timeout_seconds,
+        return self._watched(
+            self._address.connected(
+                database=login.database,
+                user=login.user,
+                password=login.password,
+                settings={"application_name": "freshdb", **settings},
+                command_timeout_seconds=command_timeout_seconds,
+            )
         )
 
     def libpq(self, database: str) -> tuple[str, dict[str, str]]:

@@ -8,6 +8,8 @@ Only what bears this installation's prefix and stamp is ever looked at.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from time import monotonic
 from uuid import UUID
 
 from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
@@ -17,10 +19,12 @@ from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
 from freshdb_service.redis.deadlines import Deadline
 from freshdb_service.redis.signals import Work
+from freshdb_service.store import claims
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
+from freshdb_service.store.claims import Claimed
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
 from freshdb_service.templates import Templates
 
@@ -35,6 +39,8 @@ class Reconciler:
         self._templates = templates
         self._strays: set[UUID] = set()
         """Leases that Redis knew of in the round before, and the control plane did not."""
+        self._unseen: dict[Claimed, float] = {}
+        """Claims whose worker could not be seen when they were last looked at, and since when."""
 
     async def run_once(self) -> None:
         """Repair what differs; a server that does not answer keeps nobody from the others."""
@@ -50,19 +56,31 @@ class Reconciler:
                 _log.warning("reconciling %s: %s", server.name, error)
         await self._retired()
 
-    async def recover(self) -> None:
+    async def recover(self, gone: Sequence[Claimed] = ()) -> None:
         """Take over what workers that died had claimed. Cheap, and somebody may be waiting for it: done more often."""
         async with self._at.store.statement() as connection:
-            overdue = await store_databases.release_overdue_claims(connection)
+            released = await store_databases.release_claims(connection, gone)
             strays = await store_databases.recover_strays(connection)
-        for row in overdue:
+        for row in released:
             _log.warning("nobody finished with database %s: now %s", row.id, row.state)
             self._at.events.emit(
                 f"database.{row.state}", database=row.id, pool=row.pool_id, error="its worker died"
             )
-        if overdue or strays:
+        if released or strays:
             await self._at.signals.announce(Work.DIRTY)
             await self._at.signals.announce(Work.DEMAND)
+
+    async def look_for_deaths(self) -> None:
+        """Take over the claims of workers that could not be seen at the look before this one either."""
+        async with self._at.store.statement() as connection:
+            unseen = await claims.unseen(connection)
+        now = monotonic()
+        self._unseen = {one: self._unseen.get(one, now) for one in unseen}
+        gone = [
+            one for one, since in self._unseen.items() if now - since >= self._at.settings.deaths_seconds / 2
+        ]
+        if gone:
+            await self.recover(gone)
 
     async def _deadlines(self) -> None:
         """Every live lease has a deadline, and nothing else has one.

@@ -19,7 +19,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
 
-SCRIPTS: Final = ("admit", "enter", "expire", "keep", "leave", "place", "renew", "restore", "settle", "wake")
+SCRIPTS: Final = (
+    *("admit", "enter", "expire", "keep", "leave", "lengthen", "place", "renew", "restore", "settle", "wake"),
+)
 OLDEST: Final = (6, 2)
 
 

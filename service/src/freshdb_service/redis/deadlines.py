@@ -3,7 +3,11 @@
 A deadline is written *before* its lease is granted, so that no lease is ever without one; a deadline whose lease never
 came to be is settled by the caller, or by the reaper. Redis loses everything when it restarts empty, and may be out of
 date when it restarts from a snapshot or fails over: the *epoch* key names the run of Redis that the deadlines were written
-to, and until somebody has restored them after a change of run, no lease expires.
+to, and until somebody has restored them after a change of run, no lease expires. One that comes back as it was before a
+failover names itself, and is wrong all the same: so each replica also remembers the run that it spoke with last.
+
+What is restored is a full TTL from now. So that this is never less than what was granted, a heartbeat that asks for more
+than the lease's own TTL is refused here until the control plane has noted that (``LONGER``, ``lengthen``).
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class Refusal(Enum):
     UNKNOWN = 0
     FOREIGN = -1
     OVER = -2
+    LONGER = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Deadlines:
         self._epoch = redis.key("epoch")
         self._beats: list[_Beat] = []
         self._beating: asyncio.Task[None] | None = None
+        self._run_id = ""
 
     async def admit(
         self,
@@ -166,6 +172,10 @@ class Deadlines:
             if not beat.answer.done():  # whoever asked may have gone
                 beat.answer.set_result(words)
 
+    async def lengthen(self, lease_id: UUID, *, ttl_seconds: float) -> None:
+        """Give a lease a longer TTL of its own; the control plane has noted it."""
+        await self._redis.run("lengthen", [self._limits], [str(lease_id), _ms(ttl_seconds)])
+
     async def prolong(self, lease_id: UUID, *, ttl_seconds: float) -> None:
         """Give a lease that is kept for a look a deadline of its own, and a limit that admits it."""
         await self._redis.run("keep", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds)])
@@ -188,9 +198,11 @@ class Deadlines:
     async def due(self, most: int = 500) -> Due:
         """Take the leases whose deadline has passed; whoever takes them ends and settles them."""
         answer = await self._redis.run(
-            "expire", [self._deadlines, self._expiring, self._epoch], [most, _TAKEN_AGAIN_MS]
+            "expire", [self._deadlines, self._expiring, self._epoch], [most, _TAKEN_AGAIN_MS, self._run_id]
         )
         flag, run_id, *lease_ids = cast("list[str]", answer)
+        if flag == "1":
+            self._run_id = run_id
         return Due([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
 
     async def restore(self, entries: Iterable[Deadline], *, run_id: str | None) -> int:
@@ -221,6 +233,8 @@ class Deadlines:
                 ]
             keys = [self._deadlines, self._limits, self._epoch, self._expiring]
             written += int(cast("int", await self._redis.run("restore", keys, arguments)))
+        if run_id is not None:
+            self._run_id = run_id
         return written
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, cast
@@ -22,8 +22,8 @@ from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.signals import Signals
 
-PRESENCE_SECONDS: Final = 1.5
-REFRESH_SECONDS: Final = 0.5
+PRESENCE_SECONDS: Final = 1.0
+REFRESH_SECONDS: Final = 0.25
 _CHUNK: Final = 100
 """Of so many waiters it is said at once that they are there: for longer, nobody else gets an answer from Redis."""
 
@@ -132,14 +132,17 @@ class Queue:
                     await stopping.wait()
                     self._end()
                     await asyncio.Event().wait()  # the next look is due at its time
-            for pool_id, waiters in list(self._here.items()):
-                there = list(waiters)
-                try:
-                    for start in range(0, len(there), _CHUNK):
-                        names = there[start : start + _CHUNK]
-                        await self._enter(pool_id, [waiters[name] for name in names if name in waiters])
-                except BackendUnavailable as error:
-                    _log.warning("cannot refresh the queue: %s", error)
+            # All pools at once: a Redis that answers slowly must not let the last ones seem gone.
+            await asyncio.gather(*(self._stay(pool_id, waiters) for pool_id, waiters in self._here.items()))
+
+    async def _stay(self, pool_id: UUID, waiters: Mapping[str, Waiter]) -> None:
+        there = list(waiters)
+        try:
+            for start in range(0, len(there), _CHUNK):
+                names = there[start : start + _CHUNK]
+                await self._enter(pool_id, [waiters[name] for name in names if name in waiters])
+        except BackendUnavailable as error:
+            _log.warning("cannot refresh the queue: %s", error)
 
     def _end(self) -> None:
         for waiters in self._here.values():

@@ -9,15 +9,19 @@ import asyncio
 import logging
 from collections import defaultdict
 from enum import StrEnum
+from time import monotonic
 from typing import Final
 from uuid import uuid4
 
+from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.redis.connection import RedisConnection
 
 _log = logging.getLogger(__name__)
 _RECONNECT_SECONDS: Final = 0.5
+_SILENCE_SECONDS: Final = 2.0
 
 
 class Work(StrEnum):
@@ -80,11 +84,26 @@ class Signals:
             try:
                 async with self._redis.client.pubsub(ignore_subscribe_messages=True) as subscription:
                     await subscription.subscribe(self.channel)
-                    async for message in subscription.listen():
-                        self._take(str(message["data"]))
+                    await self._heard(subscription)
             except (RedisError, OSError) as error:
                 _log.warning("lost the connection that carries wake-ups: %s", error)
                 await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _heard(self, subscription: PubSub) -> None:
+        """Take what is said, until nothing is heard though something was asked for."""
+        asked = False
+        while True:
+            began = monotonic()
+            message = await subscription.get_message(timeout=_SILENCE_SECONDS)
+            # Nothing comes at once, too: for what the library keeps to itself, as the answer to a ping.
+            silent = message is None and monotonic() - began >= _SILENCE_SECONDS / 2
+            if silent and asked:
+                raise RedisTimeout("no sign of life")
+            if silent:
+                await subscription.ping()
+            asked = silent
+            if message is not None and message["type"] == "message":
+                self._take(str(message["data"]))
 
     def _take(self, message: str) -> None:
         kind, _, name = message.partition(" ")

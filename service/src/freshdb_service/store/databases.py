@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.store.claims import Claimed, arrays
 from freshdb_service.store.rows import DatabaseRow, database_row
 from freshdb_service.store.tables import databases, pools, servers, templates
 
@@ -181,38 +182,45 @@ async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
     return done.rowcount == 1
 
 
-async def release_overdue_claims(connection: AsyncConnection) -> list[DatabaseRow]:
-    """Send rows whose worker stopped answering back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
+async def release_claims(connection: AsyncConnection, gone: Sequence[Claimed]) -> list[DatabaseRow]:
+    """Send rows whose worker stopped answering, or is gone, back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
 
-    A database that was being reset for its lease goes back to it; its holder can ask for the reset again.
+    A database that was being reset for its lease goes back to it; its holder can ask for the reset again. One that was being
+    dropped still is, by whoever claims it next.
     """
     check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
     check_database(DatabaseState.RESETTING, DatabaseState.LEASED)
     check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
-    return [database_row(row) for row in await connection.execute(_RELEASE_OVERDUE)]
+    return [database_row(row) for row in await connection.execute(_RELEASE, arrays(gone))]
 
+
+_OVER = """
+    d.state IN ('creating', 'resetting') AND d.claimed_until <= statement_timestamp()
+    OR d.state IN ('creating', 'resetting', 'dropping') AND d.claimed_until IS NOT NULL AND (d.id, d.generation) IN (
+        SELECT * FROM unnest(CAST(:gone_ids AS uuid[]), CAST(:gone_generations AS integer[])))
+"""
 
 # All of it at one instant: between two, a claim may become overdue. Leases are locked before their databases, as everywhere.
-_RELEASE_OVERDUE = text(
-    """
+_RELEASE = text(
+    f"""
     WITH held AS (
         SELECT l.id FROM leases l JOIN databases d ON d.lease_id = l.id
-        WHERE d.state = 'resetting' AND d.claimed_until <= statement_timestamp() AND l.state IN ('active', 'kept')
+        WHERE d.state = 'resetting' AND l.state IN ('active', 'kept') AND ({_OVER})
         ORDER BY l.id
         FOR UPDATE OF l
     ), back AS (
         UPDATE databases d
-        SET state = CASE WHEN d.state = 'creating' THEN 'dropping'
+        SET state = CASE WHEN d.state IN ('creating', 'dropping') THEN 'dropping'
                          WHEN d.lease_id IN (SELECT id FROM held) THEN 'leased' ELSE 'dirty' END,
             claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
-        WHERE d.state IN ('creating', 'resetting') AND d.claimed_until <= statement_timestamp()
+        WHERE {_OVER}
         RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
                   d.lease_id, d.error
     ), told AS (
         UPDATE leases l SET generation = back.generation FROM back WHERE l.id = back.lease_id AND back.state = 'leased'
     )
     SELECT * FROM back
-    """
+    """  # noqa: S608 - composed of our own text alone
 )
 
 _SHRINK = text(

@@ -214,6 +214,15 @@ async def keep(
     return lease_row(row.one())
 
 
+async def lengthen(connection: AsyncConnection, lease_id: UUID, ttl_seconds: float) -> None:
+    """Give a live lease a longer TTL of its own."""
+    await connection.execute(
+        leases.update()
+        .where(leases.c.id == lease_id, _LIVE)
+        .values(ttl_seconds=func.greatest(leases.c.ttl_seconds, ttl_seconds))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseFilter:
     """Which leases to list; ``None`` or empty means any."""

@@ -3,10 +3,11 @@
 --
 -- KEYS  1 deadlines (zset)   2 expiring (zset: lease -> taken at, ms)   3 epoch (string: run id of the Redis that the
 --       deadlines were written to)
--- ARGV  1 at most so many   2 again, in ms
--- Returns {run id, lease, lease, ...}, or {run id} alone after "0" when Redis has restarted since: {"0", run id}.
+-- ARGV  1 at most so many   2 again, in ms   3 run id of the Redis that the caller asked before, or ''
+-- Returns {run id, lease, lease, ...}, or {run id} alone after "0" when Redis has restarted since, or is another
+-- one than before, which may believe what was true a while ago: {"0", run id}.
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if redis.call('GET', KEYS[3]) ~= run_id then
+if redis.call('GET', KEYS[3]) ~= run_id or (ARGV[3] ~= '' and ARGV[3] ~= run_id) then
   return {'0', run_id}
 end
 local time = redis.call('TIME')

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 -- ARGV  lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
--- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms}; {0} not known here; {-1} somebody else's; {-2} over.
+-- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms}; {0} not known here; {-1} somebody else's; {-2} over;
+-- {-3} the TTL is longer than the lease's own: were Redis lost now, nobody would know of it.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -20,6 +21,9 @@ local function renewed(lease, asked_ttl, asked_principal)
     return {-2}
   end
   if asked_ttl ~= '0' then
+    if tonumber(asked_ttl) > tonumber(ttl) then
+      return {-3}
+    end
     ttl = asked_ttl
   end
   local deadline = math.max(tonumber(old), math.min(now + tonumber(ttl), tonumber(max_at)))

@@ -1,0 +1,147 @@
+"""A proxy before a real server, which can be slow, deaf, shut, or lead somewhere else.
+
+It runs in a thread of its own, and what it does can be changed at any moment from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+_CHUNK = 65_536
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class _Talk:
+    """One connection through the proxy."""
+
+    sides: list[asyncio.StreamWriter] = field(default_factory=list)
+    lost: bool = False
+    """Something that was said has been swallowed: nothing that follows would make sense to the other side."""
+
+
+class Proxy:
+    """Before the server that a URL names; ``url`` is the same, through the proxy."""
+
+    def __init__(self, url: str) -> None:
+        self.given = url
+        self.url = ""
+        self._target = _place(url)
+        self._delay_seconds = 0.0
+        self._swallows = False
+        self._talks: set[_Talk] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._do(self._listen())
+        parts = urlsplit(self.given)
+        user = parts.netloc.rpartition("@")[0]
+        self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._port}"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._do(self._shut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def slow(self, seconds: float) -> None:
+        """Every answer comes so much later."""
+        self._delay_seconds = seconds
+
+    def swallow(self) -> None:
+        """Whatever is said, by whom ever, vanishes; connections are taken, and stay open."""
+        self._swallows = True
+
+    def pass_on(self) -> None:
+        """Pass on what is said; connections on which something was lost stay deaf for ever."""
+        self._swallows = False
+        self._delay_seconds = 0.0
+        if self._server is None:
+            self._do(self._listen())
+
+    def refuse(self) -> None:
+        """Let nobody in, and throw out who is."""
+        self._do(self._shut())
+
+    def lead_to(self, url: str) -> None:
+        """From now on there is another server; connections to the one before end."""
+        self._target = _place(url)
+        self._do(self._cut())
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._talks)
+
+    def _do(self, work: Coroutine[object, object, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def _shut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self._cut()
+
+    async def _cut(self) -> None:
+        for talk in self._talks:
+            for side in talk.sides:
+                side.transport.abort()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._talk(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = _Talk([writer])
+        self._talks.add(talk)
+        try:
+            with suppress(OSError):
+                there_reader, there = await asyncio.open_connection(*self._target)
+                talk.sides.append(there)
+                await asyncio.gather(
+                    self._relay(talk, reader, there, late=False),
+                    self._relay(talk, there_reader, writer, late=True),
+                )
+        finally:
+            self._talks.discard(talk)
+            for side in talk.sides:
+                side.transport.abort()
+
+    async def _relay(
+        self, talk: _Talk, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, late: bool
+    ) -> None:
+        with suppress(OSError):
+            while said := await source.read(_CHUNK):
+                talk.lost = talk.lost or self._swallows
+                if talk.lost:
+                    continue
+                if late and self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
+                sink.write(said)
+                await sink.drain()
+        if not talk.lost:
+            sink.close()
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 0

@@ -1,0 +1,182 @@
+"""What the tests of faults stand on, and how they ask."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from freshdb_service.embedded import EmbeddedPostgres
+from tests.faults.proxy import Proxy
+from tests.servers import run_sync
+from tests.services import Service
+
+SETTINGS = {
+    "min_ready": 2,
+    "max_size": 3,
+    "answer_seconds": 3,
+    "command_timeout_seconds": 2,
+    "failed_seconds": 0.5,
+    "provision_concurrency": 2,
+}
+_TIMEOUTS = (
+    *("statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"),
+    "default_transaction_read_only",
+)
+WAIT_SECONDS = 60.0
+BOUND_SECONDS = 20.0
+"""Whatever is hung up, an answer comes before this. The service of these tests is told to wait for three seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A service, and the proxies before its control plane, its managed server and its Redis."""
+
+    service: Service
+    control: Proxy
+    managed: Proxy
+    redis: Proxy
+    postgres: EmbeddedPostgres
+    dsn: str
+    redis_url: str
+    other_redis_url: str
+
+    def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Ask; the answer must come in time."""
+        return httpx.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
+
+    def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
+        """Ask for something that is expected to be done."""
+        answer = self.ask("POST", path, body)
+        assert answer.status_code == expected, answer.text
+        done: dict[str, Any] = answer.json()
+        return done
+
+    def acquire(self, wait_seconds: float = 5) -> httpx.Response:
+        """Ask for a lease."""
+        return self.ask("POST", "/v1/leases", {"template": "t", "wait_seconds": wait_seconds})
+
+    def lease(self) -> dict[str, Any]:
+        """A lease, soon."""
+        end = time.monotonic() + WAIT_SECONDS
+        while (answer := self.acquire()).status_code != 201:
+            assert time.monotonic() < end, answer.text
+            time.sleep(0.02)
+        got: dict[str, Any] = answer.json()
+        return got
+
+    def release(self, lease: dict[str, Any]) -> None:
+        """Give it back, soon."""
+        until(lambda: self.ask("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})
+
+    def many(self, number: int, ask: Callable[[], httpx.Response]) -> list[httpx.Response]:
+        """Ask from many sides at once."""
+        with ThreadPoolExecutor(number) as crowd:
+            return [done.result() for done in [crowd.submit(ask) for _ in range(number)]]
+
+    def shown(self, lease: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a lease."""
+        answer = self.ask("GET", f"/v1/leases/{lease['id']}")
+        known: dict[str, Any] = answer.json()
+        return known if answer.status_code == 200 else {"state": "unknown"}
+
+    def waiting(self) -> int:
+        """How many wait."""
+        return int(self.pool()["waiting"])
+
+    def databases(self) -> dict[str, int]:
+        """How many the pool has in each state."""
+        states: dict[str, int] = self.pool()["databases"]
+        return states
+
+    def pool(self) -> dict[str, Any]:
+        """The one of the template that all tests use."""
+        pools: list[dict[str, Any]] = self.ask("GET", "/v1/pools").json()["items"]
+        return next(one for one in pools if one["template"].startswith("t@"))
+
+    def as_before(self) -> None:
+        """All is well again, by itself: leases come, are clean, and go."""
+        until(lambda: self.ask("GET", "/readyz").status_code == 200)
+        lease = self.lease()
+        with psycopg.connect(lease["url"], autocommit=True) as connection:
+            assert connection.execute("select * from t").fetchall() == []
+            connection.execute("insert into t values (1)")
+        self.release(lease)
+        until(lambda: self.databases().keys() == {"ready"})
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """The pool wants one more database than it has, which has to be made; afterwards as many as before."""
+        until(lambda: self.databases().keys() == {"ready"})
+        number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
+        assert self.ask("PATCH", path, {"min_ready": number, "max_size": number}).status_code == 200
+        try:
+            yield
+            until(lambda: self.databases() == {"ready": number})
+        finally:
+            sizes = {name: SETTINGS[name] for name in ("min_ready", "max_size")}
+            assert self.ask("PATCH", path, sizes).status_code == 200
+
+    def template_database(self, superuser: psycopg.Connection) -> str:
+        """Of the template that all tests use: the first that was made."""
+        row = superuser.execute(
+            "select datname from pg_database where not datallowconn and datname ~ '_t_' order by oid limit 1"
+        ).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    @contextmanager
+    def as_superuser(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
+        """A connection past the proxies, whatever is set for its role."""
+        dsn = self.dsn.rpartition("/")[0] + f"/{database}"
+        with psycopg.connect(
+            dsn, autocommit=True, options=" ".join(f"-c {name}=0" for name in _TIMEOUTS)
+        ) as connection:
+            yield connection
+
+    def crash(self) -> None:
+        """End PostgreSQL as a crash does, and start it again."""
+        postmaster = psutil.Process(
+            int((self.postgres.data / "cluster" / "postmaster.pid").read_text().split()[0])
+        )
+        postmaster.send_signal(signal.SIGQUIT)
+        run_sync(_gone(postmaster))
+        run_sync(self.postgres.start())
+
+    def without_sessions(self) -> None:
+        """The service has to open every session anew."""
+        with self.as_superuser() as superuser:
+            superuser.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'freshdb%'"
+            )
+
+
+def refused(answer: httpx.Response) -> str:
+    """It says that something behind it is away; and what."""
+    assert (answer.status_code, answer.json().get("code")) == (503, "backend_unavailable"), answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for it."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+async def _gone(process: psutil.Process) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.005)

@@ -1,0 +1,76 @@
+"""A replica that dies in the middle of a reset costs those who wait next to nothing, however long claims last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg
+
+from tests.faults.proxy import Proxy
+from tests.servers import PostgresServer
+from tests.services import Service, start_service
+
+SETTINGS = {"min_ready": 1, "max_size": 1, "claim_seconds": 600}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.01)
+
+
+def claimed(service: Service) -> list[tuple[object, ...]]:
+    with psycopg.connect(service.control_dsn) as connection:
+        return connection.execute("select state from databases where claimed_until is not null").fetchall()
+
+
+def locks(service: Service) -> int:
+    with psycopg.connect(service.control_dsn) as connection:
+        row = connection.execute(
+            "select count(*) from pg_locks where locktype = 'advisory' and database = "
+            "(select oid from pg_database where datname = current_database())"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_who_waits_behind_a_replica_that_dies_is_served_long_before_its_claim_ends(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    with Proxy(postgres_18.dsn) as between, ThreadPoolExecutor(1) as crowd:
+        control = postgres_18.dsn
+        doomed = start_service([f"one={between.url}"], redis_url, settings=SETTINGS, control=control)
+        others = [
+            start_service([f"one={postgres_18.dsn}"], redis_url, settings=SETTINGS, replica_of=doomed)
+            for _ in range(2)
+        ]
+        try:
+            httpx.post(
+                f"{doomed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
+            ).raise_for_status()
+            held = httpx.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+            waiting = crowd.submit(
+                httpx.post,
+                f"{others[0].url}/v1/leases",
+                json={"template": "t", "wait_seconds": 20},
+                timeout=60,
+            )
+            until(lambda: httpx.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
+            between.swallow()  # whatever the doomed one does to the database now takes for ever
+            released = httpx.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
+            assert released.status_code == 200, released.text
+            until(lambda: claimed(doomed) == [("resetting",)] and locks(doomed) == 1)
+            time.sleep(1.5)  # it lives, and can be seen: nobody takes its work away
+            assert claimed(doomed) == [("resetting",)]
+            assert not waiting.done()
+            doomed.kill()
+            got = waiting.result()
+            assert got.status_code == 201, got.text
+        finally:
+            for service in (doomed, *others):
+                if service.process.poll() is None:
+                    assert service.stop() == 0

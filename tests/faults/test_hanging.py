@@ -1,0 +1,83 @@
+"""A connection that hangs: what is sent is swallowed, in both directions, and nothing is ever closed.
+
+The service gives up by its own settings, says so, does not use up what it has, and goes on when the network does.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.slow import slow
+from tests.faults.stage import Stage, refused, until
+
+pytestmark = pytest.mark.xdist_group("faults")
+
+
+def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> None:
+    held = stage.lease()
+    stage.control.swallow()
+    try:
+        for _ in range(2):  # more than there are connections, and the second time nobody waits for anything
+            assert {refused(one) for one in stage.many(40, stage.acquire)}
+        assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200  # Redis alone
+        refused(stage.ask("DELETE", f"/v1/leases/{held['id']}"))
+        assert stage.ask("GET", "/readyz").status_code == 503
+        assert stage.ask("GET", "/livez").status_code == 200
+    finally:
+        stage.control.pass_on()
+    stage.release(held)
+    stage.as_before()
+
+
+@slow
+def test_a_managed_server_that_hangs_costs_whoever_needs_it_an_answer_and_nobody_else_anything(
+    stage: Stage,
+) -> None:
+    one, two = stage.lease(), stage.lease()
+    stage.managed.swallow()
+    try:
+        assert stage.ask("POST", f"/v1/leases/{one['id']}/renew").status_code == 200
+        assert (
+            stage.ask("DELETE", f"/v1/leases/{one['id']}").status_code == 200
+        )  # cleaned as soon as it can be
+        refused(stage.ask("POST", f"/v1/leases/{two['id']}/reset"))
+        refused(stage.ask("POST", "/v1/templates", {"name": "u", "fingerprint": "u"}))
+        assert "one" in stage.ask("GET", "/readyz").text
+    finally:
+        stage.managed.pass_on()
+    stage.release(two)
+    stage.as_before()
+
+
+@slow
+def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> None:
+    held = stage.lease()
+    stage.redis.swallow()
+    try:
+        answers = stage.many(60, stage.acquire)  # more than there are connections
+        assert all("Redis" in refused(one) for one in answers)
+        refused(stage.ask("POST", f"/v1/leases/{held['id']}/renew"))
+    finally:
+        stage.redis.pass_on()
+    assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
+    stage.release(held)
+    stage.as_before()
+
+
+def test_a_copy_that_hangs_is_given_up_with_its_server(stage: Stage) -> None:
+    """It may take ten minutes, and would; but a server that gives no sign of life is not copying."""
+    until(lambda: stage.databases().keys() == {"ready"})
+    with stage.as_superuser() as superuser, stage.as_superuser() as observer:
+        superuser.execute("begin")
+        # Takes a lock that a copy waits for.
+        superuser.execute(f"comment on database {stage.template_database(superuser)} is 'mine'")
+        with stage.one_more():
+            try:
+                copying = "select from pg_stat_activity where query like 'CREATE DATABASE%' and wait_event_type = 'Lock'"
+                until(lambda: observer.execute(copying).fetchone() is not None)
+                stage.managed.swallow()
+                until(lambda: stage.databases().get("creating", 0) == 0)
+            finally:
+                stage.managed.pass_on()
+                superuser.execute("rollback")
+    stage.as_before()

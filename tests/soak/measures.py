@@ -1,0 +1,105 @@
+"""What a replica and the servers behind it use over time, and whether that stays flat.
+
+A sample is taken every second. Faults make each of them jump, so medians are compared: of a window after the warm-up, and
+of one at the end. The replica is the one that is never killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+from time import monotonic
+from typing import Final
+
+import psutil
+
+SHORTEST_SECONDS: Final = 60.0
+"""In a shorter run nothing has warmed up."""
+_EARLY: Final = (0.3, 0.5)
+_LATE: Final = (0.8, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How much more there may be at the end: so large a part of what there was, and so much beside."""
+
+    part: float
+    more: float
+
+
+BOUNDS: Final[Mapping[str, Bound]] = {
+    "memory of a replica, MB": Bound(0.1, 12),
+    "file descriptors of a replica": Bound(0.1, 20),
+    "processes of the control plane's server": Bound(0.1, 10),
+    "processes of the managed server one": Bound(0.1, 20),
+    "processes of the managed server two": Bound(0.1, 20),
+    "keys in Redis": Bound(0.1, 20),
+}
+
+Sample = Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Measures:
+    """Of one run."""
+
+    samples: list[tuple[float, Sample]] = field(default_factory=list)
+
+    async def take(self, look: Callable[[], Sample]) -> None:
+        """One sample every second, until cancelled; what cannot be looked at because of a fault is left out."""
+        began = monotonic()
+        while True:
+            self.samples.append((monotonic() - began, await asyncio.to_thread(look)))
+            await asyncio.sleep(1)
+
+    def windows(self) -> dict[str, tuple[float, float]]:
+        """What there was after the warm-up, and at the end."""
+        if not self.samples or self.samples[-1][0] < SHORTEST_SECONDS:
+            return {}
+        early, late = self._within(*_EARLY), self._within(*_LATE)
+        return {
+            name: (median(early[name]), median(late[name]))
+            for name in BOUNDS
+            if name in early and name in late
+        }
+
+    def _within(self, begin: float, end: float) -> dict[str, list[float]]:
+        whole = self.samples[-1][0]
+        found: dict[str, list[float]] = {}
+        for at, sample in self.samples:
+            if begin * whole <= at <= end * whole:
+                for name, value in sample.items():
+                    found.setdefault(name, []).append(value)
+        return found
+
+
+def growing(windows: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Everything that grew beyond its bound."""
+    return [
+        f"{name} grew from {early:.0f} to {late:.0f}"
+        for name, (early, late) in windows.items()
+        if late > early * (1 + BOUNDS[name].part) + BOUNDS[name].more
+    ]
+
+
+def of_process(pid: int) -> dict[str, float]:
+    """Of a replica."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return {
+            "memory of a replica, MB": process.memory_info().rss / 2**20,
+            "file descriptors of a replica": process.num_fds(),
+        }
+    return {}
+
+
+def of_servers(names: Sequence[str], pids: Sequence[int]) -> dict[str, float]:
+    """Of PostgreSQL servers, by their postmasters."""
+    found: dict[str, float] = {}
+    for name, pid in zip(names, pids, strict=True):
+        with suppress(psutil.Error):
+            found[f"processes of {name}"] = len(psutil.Process(pid).children())
+    return found
