@@ -27,10 +27,10 @@ async def calls(redis: RedisConnection, command: str) -> int:
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
-async def admitted(deadlines: Deadlines, principal: str = "ci") -> UUID:
+async def admitted(deadlines: Deadlines, principal: str = "ci", *, ttl_seconds: float = 60) -> UUID:
     lease = uuid4()
     await deadlines.admit(
-        POOL, [lease], ttl_seconds=60, max_ttl_seconds=600, principal=principal, at_head=True
+        POOL, [lease], ttl_seconds=ttl_seconds, max_ttl_seconds=600, principal=principal, at_head=True
     )
     return lease
 
@@ -43,14 +43,11 @@ async def presence(redis: RedisConnection) -> dict[str, float]:
 
 async def test_heartbeats_at_once_go_together_and_each_gets_its_own_answer(redis: RedisConnection) -> None:
     deadlines = Deadlines(redis)
-    mine = [await admitted(deadlines) for _ in range(MANY)]
+    mine = [await admitted(deadlines, ttl_seconds=100 + number) for number in range(MANY)]
     theirs, unknown = await admitted(deadlines, "mallory"), uuid4()
     before = await calls(redis, "evalsha")
     answers = await asyncio.gather(
-        *(
-            deadlines.renew(lease, ttl_seconds=100 + number, principal="ci")
-            for number, lease in enumerate([*mine, theirs, unknown])
-        )
+        *(deadlines.renew(lease, ttl_seconds=None, principal="ci") for lease in [*mine, theirs, unknown])
     )
     granted = [answer.ttl_seconds for answer in answers if isinstance(answer, Renewal)]
     assert granted == pytest.approx([100 + number for number in range(MANY)], abs=1)
@@ -61,12 +58,12 @@ async def test_heartbeats_at_once_go_together_and_each_gets_its_own_answer(redis
 async def test_a_heartbeat_whose_caller_went_spoils_no_other(redis: RedisConnection) -> None:
     deadlines = Deadlines(redis)
     one, two = await admitted(deadlines), await admitted(deadlines)
-    gone = asyncio.create_task(deadlines.renew(one, ttl_seconds=100, principal="ci"))
-    stays = asyncio.create_task(deadlines.renew(two, ttl_seconds=100, principal="ci"))
+    gone = asyncio.create_task(deadlines.renew(one, ttl_seconds=30, principal="ci"))
+    stays = asyncio.create_task(deadlines.renew(two, ttl_seconds=30, principal="ci"))
     await asyncio.sleep(0)  # both have asked, and nothing is sent yet
     gone.cancel()
     assert isinstance(await stays, Renewal)
-    assert isinstance(await deadlines.renew(one, ttl_seconds=100, principal="ci"), Renewal)
+    assert isinstance(await deadlines.renew(one, ttl_seconds=30, principal="ci"), Renewal)
 
 
 async def test_when_redis_is_away_every_heartbeat_hears_of_it(redis_url: str) -> None:
