@@ -66,5 +66,5 @@ lock: ## pin anew what constraints.txt holds (needs uv)
 	    --output-file constraints.txt
 
 clean: ## remove what was built, and the environment
-	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
