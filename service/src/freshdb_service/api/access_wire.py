@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from freshdb_service.api.fields import Count, Duration
+from freshdb_service.api.fields import Duration, number
 from freshdb_service.config import DEFAULT_SCOPES, PRINCIPAL, Scope
 from freshdb_service.store.tokens import Quotas, TokenRow, Use
 from freshdb_service.store.trail import TrailRow
@@ -17,8 +17,8 @@ from freshdb_service.tokens import Issued, Wanted
 
 TokenState = Literal["active", "expired", "revoked"]
 _LONGEST = 10 * 365 * 86_400.0
-_Count = Annotated[Count, Field(ge=0, le=1_000_000)]
-_Bytes = Annotated[Count, Field(ge=0, le=2**62)]
+_Count = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(number)]
+_Bytes = Annotated[int, Field(ge=0, le=2**62), BeforeValidator(number)]
 _Life = Annotated[Duration, Field(gt=0, le=_LONGEST)]
 
 
