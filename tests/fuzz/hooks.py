@@ -36,7 +36,7 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
     body: Any = case.body
-    if case.operation.method == "patch":
+    if case.operation.method == "patch" and case.operation.path.startswith("/v1/pools/"):
         # Sizes that leave the other calls something to lease.
         body |= {"min_ready": READY, "max_size": MOST}
     if case.operation.method == "post" and case.operation.path in {"/v1/leases", "/v1/leases/batch"}:

@@ -15,7 +15,11 @@ import httpx
 from tests.fuzz.hooks import MOST, READY, SQL, TEMPLATE
 
 ROOT = Path(__file__).parents[2]
+_SECRET = "fuzz-secret"
+_BEARER = f"Bearer {_SECRET}"
 SETTINGS: dict[str, str | float] = {
+    "tokens": f"fuzz:{_SECRET}:admin",  # an open service would be closed by the first token that is made
+    "failed_attempts": 1_000_000,
     "default_wait_seconds": 2,
     "max_wait_seconds": 3,
     "default_ttl_seconds": 1,
@@ -40,7 +44,7 @@ class Fuzzed:
 
 def prepare(url: str) -> None:
     """Make the template that some of the calls lease from, and have enough of it ready."""
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=60, headers={"authorization": _BEARER}) as client:
         body = {"name": TEMPLATE, "sql": list(SQL)}
         while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":
             continue  # it is being made
@@ -65,7 +69,7 @@ def fuzz(url: str, *, examples: int, seed: int, phases: str) -> Fuzzed:
         *("--config-file", str(ROOT / "tests/fuzz/schemathesis.toml")),
         *("run", f"{url}/openapi.json", "--checks", "all", "--phases", phases, "--no-shrink"),
         *("--max-examples", str(examples), "--seed", str(seed), "--workers", "1"),
-        *("--generation-database", "none"),
+        *("--generation-database", "none", "--header", f"Authorization: {_BEARER}"),
     ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from freshdb.access import AuditRecord, Token
     from freshdb.async_client import AsyncClient
     from freshdb.client import Client
     from freshdb.embedded import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         TemplateConflict,
         TemplateFailed,
         TemplateNotFound,
+        TokenNotFound,
         Unauthorized,
         UnexpectedAnswer,
     )
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES: Final = {
+    "freshdb.access": ("AuditRecord", "Token"),
     "freshdb.async_client": ("AsyncClient",),
     "freshdb.client": ("Client",),
     "freshdb.embedded": (
@@ -106,6 +109,7 @@ _HOME: Final = {name: module for module, names in _MODULES.items() for name in n
 __all__ = [
     "AsyncClient",
     "AsyncHeldLease",
+    "AuditRecord",
     "BackendUnavailable",
     "BuildCommandFailed",
     "BuildGrant",
@@ -150,6 +154,8 @@ __all__ = [
     "TemplateError",
     "TemplateFailed",
     "TemplateNotFound",
+    "Token",
+    "TokenNotFound",
     "Unauthorized",
     "UnexpectedAnswer",
     "__version__",

@@ -92,6 +92,13 @@ class AsyncClient(Configuration):
     pool = Awaiting(Operations.pool)
     resize = Awaiting(Operations.resize)
     health = Awaiting(Operations.health)
+    create_token = Awaiting(Operations.create_token)
+    tokens = Awaiting(Operations.tokens)
+    token = Awaiting(Operations.token)
+    change_token = Awaiting(Operations.change_token)
+    rotate_token = Awaiting(Operations.rotate_token)
+    revoke_token = Awaiting(Operations.revoke_token)
+    audit = Awaiting(Operations.audit)
 
     async def __aenter__(self) -> Self:
         return self

@@ -96,6 +96,13 @@ class Client(Configuration):
     pool = Blocking(Operations.pool)
     resize = Blocking(Operations.resize)
     health = Blocking(Operations.health)
+    create_token = Blocking(Operations.create_token)
+    tokens = Blocking(Operations.tokens)
+    token = Blocking(Operations.token)
+    change_token = Blocking(Operations.change_token)
+    rotate_token = Blocking(Operations.rotate_token)
+    revoke_token = Blocking(Operations.revoke_token)
+    audit = Blocking(Operations.audit)
 
     def __enter__(self) -> Self:
         return self

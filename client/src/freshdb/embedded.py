@@ -187,7 +187,7 @@ def _make_way(directory: Path, found: RunningService) -> None:
 
 def _has_leases(found: RunningService) -> bool:
     page = _get(found.url, "/v1/leases?limit=1")
-    return page is None or bool(page.get("items"))
+    return page is None or page.get("items") != []  # one that wants a token may have some
 
 
 def _announced(directory: Path) -> RunningService | None:

@@ -19,7 +19,8 @@
         ├── TemplateBuilding         ├── PoolExhausted            ├── Forbidden
         ├── BuildLost                ├── QuotaExceeded            ├── BackendUnavailable
         ├── IsolationUnsupported     ├── IdempotencyMismatch      ├── ShuttingDown
-        └── Conflict                 └── ServerRefused            └── InternalError
+        ├── Conflict                 └── ServerRefused            └── InternalError
+        └── TokenNotFound
 
 A code that this version does not know becomes a plain ``ServiceError`` with that code. No message, ``repr`` or
 traceback of these holds a password or a token.
@@ -195,6 +196,12 @@ class PoolNotFound(ServiceError):
     default_code = "pool_not_found"
 
 
+class TokenNotFound(ServiceError):
+    """No such token."""
+
+    default_code = "token_not_found"
+
+
 class PoolExhausted(ServiceError):
     """No database came free within the wait."""
 
@@ -215,6 +222,22 @@ class QuotaExceeded(ServiceError):
     """Granting this would pass a quota of the caller or of the service."""
 
     default_code = "quota_exceeded"
+
+    @property
+    def quota(self) -> str | None:
+        """Which: ``max_leases``, ``max_databases``, ``max_ttl_seconds``, ``max_disk_bytes`` or ``failed_attempts``."""
+        found = self.extra.get("quota")
+        return found if isinstance(found, str) else None
+
+    @property
+    def limit(self) -> float | None:
+        """What it is."""
+        return _number(self.extra.get("limit"))
+
+    @property
+    def use(self) -> float | None:
+        """How much of it is used; of ``max_ttl_seconds``, what was asked for."""
+        return _number(self.extra.get("use"))
 
 
 class IdempotencyMismatch(ServiceError):
@@ -312,6 +335,10 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
 __all__: Sequence[str] = [
     "BackendUnavailable",
     "BuildCommandFailed",
@@ -343,6 +370,7 @@ __all__: Sequence[str] = [
     "TemplateConflict",
     "TemplateFailed",
     "TemplateNotFound",
+    "TokenNotFound",
     "Unauthorized",
     "UnexpectedAnswer",
 ]

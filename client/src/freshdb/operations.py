@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from freshdb import wire
+from freshdb.access_operations import AccessOperations
 from freshdb.calls import Answer, Call, Send, encode, path, read_json
 from freshdb.lease_operations import LeaseOperations
 from freshdb.models import Health, Pool
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from freshdb.calls import Flow
 
 
-class Operations(LeaseOperations, TemplateOperations):
-    """All operations under one policy: those on leases and templates, and these on pools and the service."""
+class Operations(LeaseOperations, TemplateOperations, AccessOperations):
+    """All operations under one policy: those on leases, templates and tokens, and these on pools and the service."""
 
     __slots__ = ()
 

@@ -4,7 +4,7 @@
 - The connection broke with the call on its way: the same, but only for calls that are repeatable.
 - 502, 503, 504 and 429: again after what ``Retry-After`` says, else after a pause. 502 and 504 come from a proxy
   that does not know what the service did, so again only for repeatable calls. ``pool_exhausted`` is an answer, not
-  a failure.
+  a failure; so is ``quota_exceeded`` where waiting does not help: when it does, the service says how long.
 
 Pauses double from a tenth of a second up to five seconds, each shortened by chance to as little as half so that
 callers who failed together do not come back together. It ends when the next attempt would start after
@@ -139,7 +139,11 @@ def _again(answer: Answer, call: Call) -> bool:
     if answer.status == _UNAVAILABLE:
         error = calls.problem(answer)
         return not (isinstance(error, ServiceError) and error.code == "pool_exhausted")
-    return answer.status == _TOO_MANY or (answer.status in _GATEWAY and call.repeatable)
+    if answer.status == _TOO_MANY:
+        error = calls.problem(answer)
+        over_quota = isinstance(error, ServiceError) and error.code == "quota_exceeded"
+        return not over_quota or calls.retry_after(answer) is not None
+    return answer.status in _GATEWAY and call.repeatable
 
 
 def _pause(outcome: Answer | Failure | None, failures: int, policy: Policy) -> float:

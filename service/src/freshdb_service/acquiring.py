@@ -20,28 +20,34 @@ from uuid import UUID, uuid4
 
 from freshdb_service.errors import (
     IdempotencyMismatch,
-    IsolationUnsupported,
     LeaseEnded,
     PoolExhausted,
     QuotaExceeded,
     ShuttingDown,
-    TemplateBuilding,
-    TemplateFailed,
-    TemplateNotFound,
 )
 from freshdb_service.installation import Installation
-from freshdb_service.lifecycle import LEASE_LIVE, Isolation, TemplateState
+from freshdb_service.lifecycle import LEASE_LIVE
 from freshdb_service.orders import Acquire, Order, hash_of, owner_of
+from freshdb_service.quotas import longest_life, over_quota, token_over, too_many
 from freshdb_service.redis.queue import Waiter
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
-from freshdb_service.store import templates as store_templates
-from freshdb_service.store.granting import OutOfDate, Share, Terms, grant
-from freshdb_service.store.rows import LeaseRow, PoolRow
+from freshdb_service.store import tokens as store_tokens
+from freshdb_service.store.granting import (
+    OutOfDate,
+    OverQuota,
+    Share,
+    Terms,
+    TokenOver,
+    grant,
+    see_that_token_may,
+)
+from freshdb_service.store.rows import LeaseRow
 from freshdb_service.store.session import ConstraintViolated
+from freshdb_service.store.tokens import TokenRow
+from freshdb_service.targets import Targets
 
-_TARGET_SECONDS = 5.0
 _FULL_SECONDS = 2.0
 _TICKET_SECONDS = 15.0
 """How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
@@ -71,7 +77,7 @@ class Acquiring:
 
     def __init__(self, at: Installation) -> None:
         self._at = at
-        self._targets: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
+        self._targets = Targets(at)
         self.asked_for: set[UUID] = set()
         """Pools that databases were asked of; the replenisher notes it in the control plane and empties the set."""
 
@@ -84,6 +90,8 @@ class Acquiring:
         idempotency_key: str | None = None,
         gone: Gone = _never,
         resting: Callable[[], None] = _at_work,
+        token: TokenRow | None = None,
+        address: str | None = None,
     ) -> list[Granted]:
         """Grant all that is wanted, or nothing.
 
@@ -94,11 +102,15 @@ class Acquiring:
             idempotency_key: the same key gets the same leases again.
             gone: returns once the caller has gone: then nobody waits any longer.
             resting: called when nothing is done for this call but to wait.
+            token: whose quotas it counts for.
+            address: where the caller is, for the trail.
 
         Raises:
             TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
             IsolationUnsupported: the template cannot be leased like this.
             PoolExhausted: nothing came free in time.
+            QuotaExceeded: the token may not have so much, or the pool.
+            Unauthorized: the token is over by now.
             IdempotencyMismatch, LeaseEnded: the key was used for something else, or its leases are over.
             ShuttingDown: this replica is stopping.
         """
@@ -107,8 +119,19 @@ class Acquiring:
         began = monotonic()
         until = began + wait_seconds
         granted: list[Granted] | None = None
+        said = Terms(
+            principal=principal,
+            holder={},
+            labels={},
+            ttl_seconds=0.0,
+            max_ttl_seconds=longest_life(self._at.settings.max_ttl_seconds, token),
+            idempotency_key=idempotency_key,
+            request_hash=hash_of(wanted) if idempotency_key is not None else None,
+            token_id=None if token is None else token.id,
+            address=address,
+        )
         while granted is None:
-            order = await self._order(wanted, principal, idempotency_key)
+            order = await self._order(wanted, said)
             try:
                 granted = (
                     await self._try(order)
@@ -118,7 +141,7 @@ class Acquiring:
             except OutOfDate:
                 await self._at.deadlines.settle(order.lease_ids)
                 for request in wanted:
-                    self._targets.pop((request.template, request.isolation), None)
+                    self._targets.forget(request.template, request.isolation)
         waited = monotonic() - began
         for one in granted:
             self._at.metrics.leases_granted.labels(one.lease.isolation).inc()
@@ -126,66 +149,22 @@ class Acquiring:
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 
-    async def _order(self, wanted: Sequence[Acquire], principal: str, idempotency_key: str | None) -> Order:
-        """Put requests that are alike, and follow each other, into one share."""
+    async def _order(self, wanted: Sequence[Acquire], said: Terms) -> Order:
+        """Put requests that are alike, and follow each other, into one share; ``said`` is what they have in common."""
         order = Order([], [])
-        request_hash = hash_of(wanted) if idempotency_key is not None else None
         for index, request in enumerate(wanted):
             if order.wanted and order.wanted[-1] == request:
                 last = order.shares[-1]
                 order.shares[-1] = replace(last, lease_ids=(*last.lease_ids, uuid4()))
                 continue
-            terms = Terms(
-                principal=principal,
-                holder=request.holder,
-                labels=request.labels,
-                ttl_seconds=request.ttl_seconds,
-                max_ttl_seconds=self._at.settings.max_ttl_seconds,
-                idempotency_key=idempotency_key,
-                request_hash=request_hash,
+            terms = replace(
+                said, holder=request.holder, labels=request.labels, ttl_seconds=request.ttl_seconds
             )
-            pool_id = await self._target(request.template, request.isolation)
+            pool_id = await self._targets.find(request.template, request.isolation)
             order.wanted.append(request)
             order.shares.append(Share(pool_id, (uuid4(),), request.pinned, index, terms))
             self.asked_for.add(pool_id)
         return order
-
-    async def _target(self, template: str, isolation: Isolation) -> UUID:
-        """The pool to take from. Remembered for a while: the grant itself refuses a pool that is out of date."""
-        known = self._targets.get((template, isolation))
-        if known is not None and known[1] > monotonic():
-            return known[0]
-        name, _, fingerprint = template.partition("@")
-        async with self._at.store.statement() as connection:
-            found = await store_templates.find(connection, name, fingerprint or None)
-            if found is None:
-                message = f"there is no template {template!r}; register it first (POST /v1/templates)"
-                raise TemplateNotFound(message)
-            if found.state is TemplateState.BUILDING:
-                message = (
-                    f"the template {found.label} is still being built; "
-                    f"wait for it (GET /v1/templates/{found.id}?wait_seconds=30)"
-                )
-                raise TemplateBuilding(message, retry_after_seconds=1.0)
-            if found.state is TemplateState.FAILED:
-                error = dict(found.error or {})
-                message = (
-                    f"the build of template {found.label} failed: {error.get('message', 'no reason given')}"
-                )
-                raise TemplateFailed(message, extra=error)
-            settings = self._at.settings
-            pool = await store_pools.ensure(
-                connection,
-                found,
-                isolation,
-                min_ready=settings.min_ready,
-                max_size=settings.max_size,
-                idle_seconds=settings.idle_seconds,
-            )
-        if pool.refusal is not None:
-            raise _unsupported(pool)
-        self._targets[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
-        return pool.id
 
     async def _try(self, order: Order, *, at_head: bool = False) -> list[Granted] | None:
         """Grant what is ready; ``None`` if that is too little, or others were here before.
@@ -212,6 +191,14 @@ class Acquiring:
             rows = await grant(self._at.store, order.shares)
         except ConstraintViolated:
             return await self._replayed(order)
+        except OverQuota as over:
+            if (replayed := await self._replayed(order)) is not None:
+                return replayed
+            await self._at.deadlines.settle(order.lease_ids)
+            raise too_many(over, order.shares[0].terms.principal, len(order.lease_ids)) from None
+        except TokenOver:
+            await self._at.deadlines.settle(order.lease_ids)
+            raise token_over() from None
         if rows is None:
             return None
         return [Granted(row, when) for row, when in zip(rows, expires_at, strict=True)]
@@ -224,6 +211,7 @@ class Acquiring:
         Raises:
             OutOfDate: another pool is the one to take from by now.
         """
+        await self._check_quota(order)
         await self._check_sizes(order)
         await self._check_queue(order)
         self._at.signals.nudge(Work.DEMAND)
@@ -247,6 +235,25 @@ class Acquiring:
                 if granted is not None:
                     return granted
                 await self._check_sizes(order)
+
+    async def _check_quota(self, order: Order) -> None:
+        """See, before standing in a queue, that the token may have what would come free. The grant decides.
+
+        Raises:
+            QuotaExceeded: it may not.
+            Unauthorized: the token is over.
+        """
+        terms = order.shares[0].terms
+        if terms.token_id is None:
+            return
+        try:
+            await see_that_token_may(self._at.store, terms.token_id, len(order.lease_ids))
+        except OverQuota as over:
+            await self._at.deadlines.settle(order.lease_ids)
+            raise too_many(over, order.shares[0].terms.principal, len(order.lease_ids)) from None
+        except TokenOver:
+            await self._at.deadlines.settle(order.lease_ids)
+            raise token_over() from None
 
     async def _check_sizes(self, order: Order) -> None:
         """See that what one call wants of a pool at once can ever be there. One database always can.
@@ -316,13 +323,17 @@ class Acquiring:
             raise _stopping()
         if not its_turn:
             await self._at.deadlines.settle(order.lease_ids)
-            raise await self._exhausted(waiter)
+            raise await self._exhausted(waiter, order.shares[0].terms.token_id)
 
-    async def _exhausted(self, waiter: Waiter) -> PoolExhausted:
+    async def _exhausted(self, waiter: Waiter, token_id: UUID | None) -> PoolExhausted | QuotaExceeded:
         place = await self._at.queue.place(waiter.pool_id, waiter)
         async with self._at.store.statement() as connection:
             pool = await store_pools.get(connection, waiter.pool_id)
+            hit = await store_tokens.hit_by_pool(connection, waiter.pool_id)
+        if hit is not None and hit.token_id == token_id:
+            return over_quota(hit, "no database came free in time, and none more may be made")
         why = f"; making one failed: {pool.last_error}" if pool is not None and pool.last_error else ""
+        why += f"; the quota {hit.quota} of the token {hit.token!r} leaves no room for another" if hit else ""
         name = f"{pool.template} ({pool.isolation})" if pool is not None else "the pool"
         most = f" of at most {pool.max_size}" if pool is not None else ""
         message = (
@@ -387,11 +398,3 @@ def _watching(gone: Gone, waiter: Waiter) -> Iterator[None]:
 
 def _stopping() -> ShuttingDown:
     return ShuttingDown("this replica is stopping; ask again", retry_after_seconds=1.0)
-
-
-def _unsupported(pool: PoolRow) -> IsolationUnsupported:
-    reasons = pool.refusal or []
-    message = (
-        f"the template {pool.template} cannot be leased with isolation {pool.isolation}: {'; '.join(reasons)}"
-    )
-    return IsolationUnsupported(message, reasons=reasons)

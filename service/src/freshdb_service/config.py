@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scope = Literal["read", "lease", "build", "admin"]
+Network = IPv4Network | IPv6Network
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DENY = ("prod", "*prod", "proddb", "prd", "*production*")
+OPEN_NAME = "anonymous"
+"""The principal of everybody, where no token is asked for."""
+RESERVED_NAMES = frozenset({OPEN_NAME})
+PRINCIPAL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""What tokens of the control plane can be called."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "lease", "build"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,7 @@ class Token(BaseModel):
 
     name: str
     secret: SecretStr
-    scopes: frozenset[Literal["read", "lease", "build", "admin"]] = frozenset({"read", "lease", "build"})
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
 
 
 class Settings(BaseSettings):
@@ -81,6 +91,16 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     insecure: bool = False
     """Listen on other addresses than loopback without TLS: passwords travel in the clear, unless a proxy sees to that."""
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Addresses or networks of proxies whose ``X-Forwarded-For`` says where a request came from."""
+    token_refresh_seconds: Seconds = 5.0
+    """A replica that did not hear of it knows of a new, rotated or revoked token after so long."""
+    failed_attempts: int = Field(default=20, ge=1)
+    """Wrong tokens from one address in a minute, before more of them are told to come back later; per replica."""
+    trail_seconds: Seconds = 30 * 86_400.0
+    """How long the audit trail is kept."""
+    trail_flush_seconds: Seconds = 60.0
+    """Heartbeats and refusals of so long are one record in it."""
     prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
 
     default_ttl_seconds: Seconds = 300.0
@@ -168,6 +188,17 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return value
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ip_network(word, strict=False) for word in value.replace(",", " ").split())
+        except ValueError as error:
+            message = f"a proxy is given as an address or a network, such as 10.0.0.7 or 10.0.0.0/8: {error}"
+            raise ValueError(message) from None
+
     @field_validator("tokens", mode="before")
     @classmethod
     def _tokens(cls, value: object) -> object:
@@ -181,6 +212,9 @@ class Settings(BaseSettings):
                     "a token is given as name:secret or name:secret:scope+scope (read, lease, build, admin)"
                 )
                 raise ValueError(message)
+            if parts[0] in RESERVED_NAMES:
+                message = f"the name {parts[0]!r} stands for callers without a token; choose another"
+                raise ValueError(message)
             scopes = {"scopes": frozenset(parts[2].split("+"))} if len(parts) == 3 else {}  # noqa: PLR2004 - name, secret, scopes
             tokens.append({"name": parts[0], "secret": parts[1], **scopes})
         return tuple(tokens)
@@ -192,11 +226,6 @@ class Settings(BaseSettings):
             raise ValueError(message)
         if self.min_ready > self.max_size:
             message = "min_ready is larger than max_size"
-            raise ValueError(message)
-        if self.host not in LOOPBACK and not self.tokens:
-            message = (
-                f"listening on {self.host} needs tokens (FRESHDB_TOKENS=name:secret); without, only loopback"
-            )
             raise ValueError(message)
         if (self.tls_certificate is None) != (self.tls_key is None):
             message = "tls_certificate and tls_key go together: give both, or neither"

@@ -10,8 +10,8 @@ that a person can act on. Nothing here knows HTTP: ``api.problems`` holds the on
     ├── TemplateConflict        ├── LeaseEnded           ├── QuotaExceeded
     ├── TemplateFailed          ├── Forbidden            ├── BackendUnavailable
     ├── TemplateBuilding        ├── Unauthorized         ├── InvalidRequest
-    ├── BuildLost               ├── IdempotencyMismatch  └── ServerRefused
-    ├── IsolationUnsupported    ├── PoolNotFound
+    ├── BuildLost               ├── IdempotencyMismatch  ├── ServerRefused
+    ├── IsolationUnsupported    ├── PoolNotFound         └── TokenNotFound
     └── Conflict                └── ShuttingDown
 """
 
@@ -107,6 +107,12 @@ class PoolNotFound(FreshdbError):
     """No such pool."""
 
     code = "pool_not_found"
+
+
+class TokenNotFound(FreshdbError):
+    """No such token."""
+
+    code = "token_not_found"
 
 
 class PoolExhausted(FreshdbError):

@@ -33,6 +33,7 @@ from freshdb_service.redis.signals import Signals
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.claims import Claims
 from freshdb_service.store.session import Store
+from freshdb_service.trail import Trail
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Installation:
     signals: Signals
     queue: Queue
     events: Events
+    trail: Trail
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this replica begins to stop: nothing new is granted or begun, and what never ends by itself ends."""
@@ -132,6 +134,7 @@ async def opened(
             signals=signals,
             queue=Queue(redis, signals),
             events=Events(redis),
+            trail=Trail(store),
         )
 
 

@@ -27,6 +27,7 @@ from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import resetting
 from freshdb_service.store.rows import LeaseRow
+from freshdb_service.store.trail import FRESHDB, Actor
 
 _LOOK_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class Leases:
         self._at = at
         self._databases = databases
 
-    async def renew(self, lease_id: UUID, *, principal: str, ttl_seconds: float | None) -> Renewal:
+    async def renew(
+        self, lease_id: UUID, *, principal: str, ttl_seconds: float | None, address: str | None = None
+    ) -> Renewal:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
 
         Touches Redis alone, unless Redis has forgotten the lease: then the control plane is asked, and a lease that lives
@@ -68,6 +71,7 @@ class Leases:
         for _ in range(3):
             answer = await self._at.deadlines.renew(lease_id, ttl_seconds=ttl_seconds, principal=principal)
             if isinstance(answer, Renewal):
+                self._at.trail.collect("lease.renewed", Actor(principal, address), subject=lease_id)
                 return answer
             if answer is Refusal.FOREIGN:
                 raise _forbidden(lease_id)
@@ -89,27 +93,28 @@ class Leases:
         there = await self.get(lease_id)
         raise _over(there) if there.principal == principal else _forbidden(lease_id)
 
-    async def release(self, lease_id: UUID, *, principal: str) -> Released:
+    async def release(self, lease_id: UUID, *, principal: str, address: str | None = None) -> Released:
         """Give a lease back, and say what was left open. Releasing it again is no error.
 
         Raises:
             LeaseEnded: it has expired or was revoked.
             LeaseNotFound, Forbidden: as it says.
         """
-        return await self._end(lease_id, LeaseState.RELEASED, principal=principal)
+        by = Actor(principal, address)
+        return await self._end(lease_id, LeaseState.RELEASED, principal=principal, by=by)
 
-    async def revoke(self, lease_id: UUID, *, reason: str) -> Released:
+    async def revoke(self, lease_id: UUID, *, reason: str, by: Actor = FRESHDB) -> Released:
         """Take a lease away from whoever has it.
 
         Raises:
             LeaseEnded: it is over already.
             LeaseNotFound: there is none.
         """
-        return await self._end(lease_id, LeaseState.REVOKED, principal=None, reason=reason)
+        return await self._end(lease_id, LeaseState.REVOKED, principal=None, by=by, reason=reason)
 
     async def expire(self, lease_id: UUID) -> None:
         """End a lease whose deadline has passed; nothing happens if it is over already."""
-        given_back = await self._give_back(lease_id, LeaseState.EXPIRED)
+        given_back = await self._give_back(lease_id, LeaseState.EXPIRED, by=FRESHDB)
         await self._at.deadlines.settle([lease_id])
         if given_back is not None:
             self._ended(given_back.lease)
@@ -117,9 +122,15 @@ class Leases:
                 await self._at.signals.announce(Work.DIRTY)
 
     async def _end(
-        self, lease_id: UUID, state: LeaseState, *, principal: str | None, reason: str | None = None
+        self,
+        lease_id: UUID,
+        state: LeaseState,
+        *,
+        principal: str | None,
+        by: Actor,
+        reason: str | None = None,
     ) -> Released:
-        given_back = await self._give_back(lease_id, state, principal=principal, reason=reason)
+        given_back = await self._give_back(lease_id, state, principal=principal, by=by, reason=reason)
         if given_back is None:
             there = await self.get(lease_id)
             if there.state not in LEASE_LIVE:
@@ -142,7 +153,13 @@ class Leases:
             _log.warning("the deadline of lease %s stays for the reaper: %s", lease_id, error)
 
     async def _give_back(
-        self, lease_id: UUID, state: LeaseState, *, principal: str | None = None, reason: str | None = None
+        self,
+        lease_id: UUID,
+        state: LeaseState,
+        *,
+        by: Actor,
+        principal: str | None = None,
+        reason: str | None = None,
     ) -> _GivenBack | None:
         """End a live lease; and begin to reset its database, unless this replica has its hands full."""
         with self._databases.resets.promised() as promised:
@@ -152,6 +169,7 @@ class Leases:
                 lease_id,
                 state,
                 principal=principal,
+                by=by,
                 reason=reason,
                 claim=claim if promised else None,
             )
@@ -182,7 +200,7 @@ class Leases:
         left = {} if leftovers is None else {"leftovers": leftovers.to_json()}
         self._at.events.emit(f"lease.{row.state}", **facts(row), **left)
 
-    async def reset(self, lease_id: UUID, *, principal: str) -> Granted:
+    async def reset(self, lease_id: UUID, *, principal: str, address: str | None = None) -> Granted:
         """Make the database of an active lease clean, for the same lease; whoever is connected to it is thrown out.
 
         The lease gets a new generation with a login of its own, and, if its database had to be rebuilt, a new database.
@@ -194,7 +212,7 @@ class Leases:
         """
         await self._databases.in_place.acquire()
         # Whoever asked may go away meanwhile: what was begun is done.
-        if not await asyncio.shield(self._reset_in_place(lease_id, principal)):
+        if not await asyncio.shield(self._reset_in_place(lease_id, principal, address)):
             there = await self.get(lease_id)
             if there.principal == principal and there.state is LeaseState.KEPT:
                 message = f"the lease {lease_id} is kept for a look: what is in its database would be lost"
@@ -205,11 +223,15 @@ class Leases:
             raise _over(granted.lease)
         return granted
 
-    async def _reset_in_place(self, lease_id: UUID, principal: str) -> bool:
+    async def _reset_in_place(self, lease_id: UUID, principal: str, address: str | None = None) -> bool:
         """With one of the hands for it, which is free again afterwards; ``False`` if it is not there to be reset."""
         try:
             used = await resetting.claim_leased(
-                self._at.store, lease_id, principal, claim_seconds=self._at.settings.claim_seconds
+                self._at.store,
+                lease_id,
+                principal,
+                claim_seconds=self._at.settings.claim_seconds,
+                address=address,
             )
             if used is not None:
                 await self._databases.reset_leased(used)
@@ -218,7 +240,13 @@ class Leases:
             self._databases.in_place.release()
 
     async def keep(
-        self, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
+        self,
+        lease_id: UUID,
+        *,
+        principal: str,
+        ttl_seconds: float,
+        reason: str | None,
+        address: str | None = None,
     ) -> Granted:
         """Hold a lease's database back for a look, for ``ttl_seconds`` from now. It can be kept again, for longer.
 
@@ -228,7 +256,7 @@ class Leases:
         """
         async with self._at.store.transaction() as connection:
             row = await store_leases.keep(
-                connection, lease_id, principal=principal, ttl_seconds=ttl_seconds, reason=reason
+                connection, lease_id, by=Actor(principal, address), ttl_seconds=ttl_seconds, reason=reason
             )
             live = await store_leases.live(connection, lease_id) if row is not None else []
         if row is None:

@@ -15,6 +15,7 @@ from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.rows import PoolRow
 from freshdb_service.store.session import ConstraintViolated
+from freshdb_service.store.trail import FRESHDB, Actor, Deed, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class Pools:
             raise _not_found(pool_id)
         return PoolHealth(pool, held.get(pool.id, {}), await self._at.queue.place(pool.id))
 
-    async def resize(self, pool_id: UUID, sizes: Mapping[str, float | int]) -> PoolHealth:
+    async def resize(
+        self, pool_id: UUID, sizes: Mapping[str, float | int], *, by: Actor = FRESHDB
+    ) -> PoolHealth:
         """Change ``min_ready``, ``max_size`` or ``idle_seconds``.
 
         Raises:
@@ -63,8 +66,12 @@ class Pools:
         """
         if sizes:
             try:
-                async with self._at.store.statement() as connection:
+                async with self._at.store.transaction() as connection:
                     pool = await store_pools.resize(connection, pool_id, sizes)
+                    if pool is not None:
+                        await record(
+                            connection, Deed("pool.resized", by, pool_id, pool.template, dict(sizes))
+                        )
             except ConstraintViolated:
                 message = "min_ready would be larger than max_size; change both"
                 raise InvalidRequest(

@@ -23,10 +23,11 @@ from freshdb_service.api.app import create_app
 from freshdb_service.api.connections import Bounds, bounded
 from freshdb_service.api.context import Context
 from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
-from freshdb_service.config import Settings
+from freshdb_service.config import LOOPBACK, Settings
 from freshdb_service.databases import Databases
-from freshdb_service.errors import BackendUnavailable
+from freshdb_service.errors import BackendUnavailable, ConfigurationError
 from freshdb_service.installation import Installation, opened
+from freshdb_service.keyring import Keyring
 from freshdb_service.leases import Leases
 from freshdb_service.maintenance.janitor import Janitor
 from freshdb_service.maintenance.reaper import Reaper
@@ -56,6 +57,7 @@ class Replica:
     databases: Databases
     templates: Templates
     context: Context
+    keyring: Keyring
     loops: list[Loop]
 
     @classmethod
@@ -66,6 +68,7 @@ class Replica:
         acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
         reconciler = Reconciler(at, templates)
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
+        keyring = Keyring(at)
         loops = [
             Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
             Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
@@ -78,8 +81,13 @@ class Replica:
             Loop("recovery", reconciler.recover, settings.reaper_seconds),
             Loop("deaths", reconciler.look_for_deaths, settings.deaths_seconds),
             Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
+            Loop(
+                "tokens", keyring.run_once, settings.token_refresh_seconds, at.signals.subscribe(Work.TOKENS)
+            ),
+            Loop("trail", at.trail.flush, settings.trail_flush_seconds),
         ]
-        return cls(at, databases, templates, Context(at, acquiring, leases, templates, Pools(at)), loops)
+        context = Context(at, acquiring, leases, templates, Pools(at), keyring)
+        return cls(at, databases, templates, context, keyring, loops)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -105,10 +113,18 @@ class Replica:
             for listener in listeners:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
+            await self._write_the_last()
+
+    async def _write_the_last(self) -> None:
+        for what, write in (
+            ("events", self.at.events.flush),
+            ("heartbeats and refusals of the audit trail", self.at.trail.flush),
+            ("uses of tokens", self.keyring.note_used),
+        ):
             try:
-                await self.at.events.flush()
+                await write()
             except BackendUnavailable as error:
-                _log.warning("the last events were lost: %s", error)
+                _log.warning("the last %s were lost: %s", what, error)
 
     async def stop_when_idle(self, idle_seconds: float, stop: Callable[[], None]) -> None:
         """Call ``stop`` once nobody asked for anything, and nothing was leased, for so long."""
@@ -165,6 +181,8 @@ async def replica_of(
     async with AsyncExitStack() as stack:
         at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
         replica = Replica.over(at, engine or CleaningEngine(audit_every=settings.audit_every))
+        await replica.keyring.refresh()
+        _see_that_somebody_may_come_in(settings, replica.keyring, own_servers=own_servers)
         await stack.enter_async_context(replica.running())
         yield replica
 
@@ -189,6 +207,23 @@ def _bounds(settings: Settings) -> Bounds:
         request_seconds=settings.request_seconds,
         reader_seconds=settings.reader_seconds,
     )
+
+
+def _see_that_somebody_may_come_in(settings: Settings, keyring: Keyring, *, own_servers: bool) -> None:
+    """On loopback, anybody may while there are no tokens; elsewhere it takes one."""
+    if settings.host in LOOPBACK or keyring.any_usable:
+        return
+    make = "`freshdb token create --name admin --scopes admin"
+    if own_servers:
+        first = f"start the service on loopback, make the first one with {make}`, and start it again"
+    else:
+        first = (
+            f"make the first one with {make} --control DSN` (of the control plane's database: {settings.prefix}_control on "
+            "the first server, unless you named another)"
+        )
+    needs = f"listening on {settings.host} needs a token, and there is none"
+    message = f"{needs}: {first}; or set FRESHDB_TOKENS=name:secret:scopes"
+    raise ConfigurationError(message)
 
 
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:

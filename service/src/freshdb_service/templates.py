@@ -26,7 +26,6 @@ from uuid import UUID
 
 from freshdb_service.cluster import Login, create_build, drop_template, run_sql, seal
 from freshdb_service.errors import (
-    BackendUnavailable,
     BuildLost,
     Conflict,
     FreshdbError,
@@ -38,10 +37,15 @@ from freshdb_service.errors import (
 from freshdb_service.installation import Installation
 from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import Isolation, TemplateState
+from freshdb_service.placement import placement
+from freshdb_service.quotas import over_quota
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
+from freshdb_service.store import tokens as store_tokens
 from freshdb_service.store.rows import TemplateRow
+from freshdb_service.store.tokens import TokenRow
+from freshdb_service.store.trail import FRESHDB, Actor, Deed, record
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -86,12 +90,21 @@ class Templates:
         self._at = at
         self._builds: set[asyncio.Task[None]] = set()
 
-    async def register(self, wanted: Register, *, wait_seconds: float) -> Registered:
+    async def register(
+        self,
+        wanted: Register,
+        *,
+        wait_seconds: float,
+        by: Actor = FRESHDB,
+        charged_to: TokenRow | None = None,
+    ) -> Registered:
         """Find a template, or start making it.
 
-        With SQL, the service builds it; the call waits up to ``wait_seconds`` for that.
+        With SQL, the service builds it; the call waits up to ``wait_seconds`` for that. What is made counts for the
+        quotas of the token that it is charged to.
 
         Raises:
+            QuotaExceeded: the token has no room for another template.
             InvalidRequest: neither SQL nor a fingerprint, or an extension that the server does not have.
             TemplateConflict: the same name and fingerprint, but other SQL.
             TemplateFailed: the SQL failed; says which statement, and where.
@@ -110,10 +123,15 @@ class Templates:
             content=content,
             build_seconds=wanted.build_seconds if wanted.sql is None else self._at.settings.claim_seconds,
             build_token=_digest(token),
-            server=await self._placement(),
+            server=await placement(self._at),
+            token_id=None if charged_to is None else charged_to.id,
         )
         async with self._at.store.transaction() as connection:
             template, ours = await store_templates.register(connection, registration)
+            if ours:
+                if hit := await store_tokens.hit_by_template(connection, registration.token_id):
+                    raise over_quota(hit, "no template can be added")
+                await record(connection, _deed("building", by, template, attempt=template.attempt))
         if content is not None and template.content is not None and template.content != content:
             message = (
                 f"the template {template.label} exists with other SQL, and a template never changes; "
@@ -148,7 +166,7 @@ class Templates:
             raise _lost(template)
         return deadline
 
-    async def finish_build(self, template_id: UUID, token: str) -> TemplateRow:
+    async def finish_build(self, template_id: UUID, token: str, *, by: Actor = FRESHDB) -> TemplateRow:
         """The builder says that the template is complete. From here on it never changes.
 
         Raises:
@@ -158,15 +176,17 @@ class Templates:
             there = await store_templates.get(connection, template_id)
         if there is not None and there.state is TemplateState.READY:
             return there  # said twice, as after a lost answer: the token is gone, and there is nothing left to decide
-        return await self._seal(await self._of_builder(template_id, token))
+        return await self._seal(await self._of_builder(template_id, token), by)
 
-    async def fail_build(self, template_id: UUID, token: str, message: str) -> TemplateRow:
+    async def fail_build(
+        self, template_id: UUID, token: str, message: str, *, by: Actor = FRESHDB
+    ) -> TemplateRow:
         """The builder says that it could not do it.
 
         Raises:
             BuildLost: another builder has taken its place, or the build is over.
         """
-        return await self._failed(await self._of_builder(template_id, token), {"message": message})
+        return await self._failed(await self._of_builder(template_id, token), {"message": message}, by)
 
     async def find(self, reference: str, *, wait_seconds: float = 0.0) -> TemplateRow:
         """A template by id, name or ``name@fingerprint``; waits while it is being built.
@@ -189,7 +209,7 @@ class Templates:
         async with self._at.store.statement() as connection:
             return await store_templates.listing(connection, name=name, state=state, limit=limit, after=after)
 
-    async def retire(self, reference: str, *, force: bool) -> TemplateRow:
+    async def retire(self, reference: str, *, force: bool, by: Actor = FRESHDB) -> TemplateRow:
         """Retire a template: no new leases; its databases are dropped as they come back.
 
         Raises:
@@ -197,8 +217,10 @@ class Templates:
             Conflict: it is being built, or has live leases and ``force`` was not said.
         """
         template = await self._find(reference)
-        async with self._at.store.statement() as connection:
+        async with self._at.store.transaction() as connection:
             retired = await store_templates.retire(connection, template.id, even_leased=force)
+            if retired is not None:
+                await record(connection, _deed("retired", by, retired, force=force))
         if retired is None:
             message = (
                 f"the template {template.label} is {template.state}, or has live leases: "
@@ -216,25 +238,6 @@ class Templates:
     async def close(self) -> None:
         """Finish the builds under way."""
         await asyncio.gather(*self._builds, return_exceptions=True)
-
-    async def _placement(self) -> str:
-        """The server with the fewest of our databases, among those within their limits."""
-        async with self._at.store.statement() as connection:
-            load = await store_pools.load(connection)
-        settings = self._at.settings
-        fitting = [
-            (held, order, name)
-            for order, name in enumerate(self._at.servers)
-            for held, disk_bytes in [load.get(name, (0, 0))]
-            if held < settings.max_databases and disk_bytes < settings.max_disk_bytes
-        ]
-        if not fitting:
-            message = (
-                "every server holds as many databases, or as much data, as it may; "
-                "retire templates, or raise max_databases or max_disk_bytes"
-            )
-            raise BackendUnavailable(message, retry_after_seconds=10.0)
-        return min(fitting)[2]
 
     async def _grant_build(self, template: TemplateRow, token: str) -> Build:
         server = self._at.server(template.server)
@@ -275,11 +278,11 @@ class Templates:
             _log.exception("building the template %s failed", template.label)
             await self._failed(template, {"message": str(error) or type(error).__name__})
 
-    async def _seal(self, template: TemplateRow) -> TemplateRow:
+    async def _seal(self, template: TemplateRow, by: Actor = FRESHDB) -> TemplateRow:
         async with self._deadline_kept(template):
             server = self._at.server(template.server)
             sealed = await seal(server, template.id, template.attempt)
-            async with self._at.store.statement() as connection:
+            async with self._at.store.transaction() as connection:
                 ready = await store_templates.make_ready(
                     connection,
                     template.id,
@@ -287,6 +290,8 @@ class Templates:
                     database_name=sealed.database,
                     size_bytes=sealed.size_bytes,
                 )
+                if ready is not None:
+                    await record(connection, _deed("ready", by, ready, attempt=ready.attempt))
         if ready is None:
             raise _lost(template)
         settings = self._at.settings
@@ -304,9 +309,13 @@ class Templates:
         await self._at.signals.announce(Work.DEMAND)
         return ready
 
-    async def _failed(self, template: TemplateRow, error: dict[str, object]) -> TemplateRow:
-        async with self._at.store.statement() as connection:
+    async def _failed(
+        self, template: TemplateRow, error: dict[str, object], by: Actor = FRESHDB
+    ) -> TemplateRow:
+        async with self._at.store.transaction() as connection:
             failed = await store_templates.make_failed(connection, template.id, template.attempt, error)
+            if failed is not None:
+                await record(connection, _deed("failed", by, failed, attempt=failed.attempt))
         if failed is None:
             raise _lost(template)
         self._at.events.emit("template.failed", template=failed.label, error=error)
@@ -397,6 +406,10 @@ def raise_if_failed(template: TemplateRow) -> TemplateRow:
         message = f"the build of template {template.label} failed: {error.get('message', 'no reason given')}"
         raise TemplateFailed(message, extra=error)
     return template
+
+
+def _deed(what: str, by: Actor, template: TemplateRow, **details: object) -> Deed:
+    return Deed(f"template.{what}", by, template.id, template.label, details)
 
 
 def _content(sql: Sequence[str], extensions: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Acquire, when a database is ready, is at most three round trips to PostgreSQL and Redis together.
+"""Acquire, when a database is ready, is at most three round trips to PostgreSQL and Redis together; a heartbeat is one.
 
 Counted on the wire: two proxies stand before the servers, and a round trip is a message to the server after an answer from
 it. The loops are set so far apart that what is counted is the acquires' own.
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import pytest
 
 from tests.servers import PostgresServer
 from tests.services import start_service
@@ -85,17 +86,24 @@ def proxy(url: str, turns: Turns) -> Iterator[str]:
         one.close()
 
 
-def test_acquire_is_at_most_three_round_trips(postgres_18: PostgresServer, redis_url: str) -> None:
+@pytest.mark.parametrize("quota", [None, 1000])
+def test_acquire_is_at_most_three_round_trips_also_with_a_token_and_its_quota(
+    postgres_18: PostgresServer, redis_url: str, quota: int | None
+) -> None:
     turns = Turns()
-    rarely = {
-        f"{loop}_seconds": 3600 for loop in ("reaper", "janitor", "replenisher", "reconciler", "deaths")
-    }
+    loops = ("reaper", "janitor", "replenisher", "reconciler", "deaths", "token_refresh", "trail_flush")
+    rarely = {f"{loop}_seconds": 3600 for loop in loops}
     with proxy(postgres_18.dsn, turns) as dsn, proxy(redis_url, turns) as redis:
         service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 10})
         try:
             with httpx.Client(base_url=service.url, timeout=60) as http:
+                if quota is not None:
+                    wanted = {"name": "ci", "scopes": ["admin"], "max_leases": quota}
+                    secret = http.post("/v1/tokens", json=wanted).json()["token"]
+                    http.headers["authorization"] = f"Bearer {secret}"
                 http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
-                pool = http.post("/v1/leases", json={"template": "t"}).json()["pool_id"]
+                lease = http.post("/v1/leases", json={"template": "t"}).json()
+                pool = lease["pool_id"]
                 while http.get(f"/v1/pools/{pool}").json()["databases"].get("ready", 0) < ACQUIRES + 10:
                     time.sleep(0.05)
                 http.patch(f"/v1/pools/{pool}", json={"min_ready": 0}).raise_for_status()  # no more are made
@@ -105,6 +113,11 @@ def test_acquire_is_at_most_three_round_trips(postgres_18: PostgresServer, redis
                 for _ in range(ACQUIRES):
                     http.post("/v1/leases", json={"template": "t"}).raise_for_status()
                 per_acquire = (turns.count - before) / ACQUIRES
+                before = turns.when_quiet()
+                for _ in range(ACQUIRES):  # heartbeats are in the trail, too, but not one by one
+                    http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
+                per_renewal = (turns.count - before) / ACQUIRES
         finally:
             assert service.stop() == 0
     assert 2 <= per_acquire <= 3
+    assert per_renewal < 1.5

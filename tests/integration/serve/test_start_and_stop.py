@@ -203,8 +203,9 @@ def test_a_redis_that_is_not_there(postgres_18: PostgresServer) -> None:
     assert "Redis does not answer" in refused(*arguments, FRESHDB_PREFIX="fdbnoredis")
 
 
-def test_an_address_that_is_not_loopback_without_tokens() -> None:
-    assert "needs tokens" in refused("--host", "0.0.0.0", code=2)  # noqa: S104 - that is the point
+def test_an_address_that_is_not_loopback_without_a_token(tmp_path: Path) -> None:
+    said = refused("--host", "0.0.0.0", "--insecure", "--data", str(tmp_path))  # noqa: S104 - that is the point
+    assert "listening on 0.0.0.0 needs a token, and there is none: start the service on loopback" in said
 
 
 def test_a_server_with_databases_of_others_is_managed_only_when_named(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from freshdb import __version__
+from freshdb.cli.access_arguments import add_access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_service(commands)
     _add_leases(commands)
     _add_templates(commands)
+    add_access(commands)
     return parser
 
 

@@ -18,6 +18,8 @@ _HINTS: Final[Mapping[type[errors.FreshdbError], str]] = {
     errors.IsolationUnsupported: "use --isolation database",
     errors.Unauthorized: "set FRESHDB_TOKEN to a token that the service knows",
     errors.Forbidden: "set FRESHDB_TOKEN to the token that acquired the lease, or to one with the right",
+    errors.TokenNotFound: "list them: freshdb token list",
+    errors.QuotaExceeded: "see what the token has: freshdb token show NAME; an admin raises it: freshdb token set NAME",
     errors.BackendUnavailable: "look closer: freshdb status",
 }
 

@@ -1,59 +1,124 @@
-"""Who calls: tokens become principals. Without tokens (loopback only) everybody is one principal with every right."""
+"""Who calls: tokens become principals.
+
+There are tokens in the settings (``FRESHDB_TOKENS``) and in the control plane (:mod:`freshdb_service.keyring`). Where
+there is none of either, and never was, everybody is one principal with every right; the service then listens on loopback
+alone.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from fastapi import Request
 
-from freshdb_service.config import Token
-from freshdb_service.errors import Forbidden, Unauthorized
+from freshdb_service.api.addresses import Addresses, neighbourhood
+from freshdb_service.api.attempts import Attempts
+from freshdb_service.config import OPEN_NAME, SCOPES, Scope, Settings
+from freshdb_service.errors import Forbidden, QuotaExceeded, Unauthorized
+from freshdb_service.keyring import Keyring
+from freshdb_service.store.tokens import TokenRow
+from freshdb_service.store.trail import Actor
+from freshdb_service.token_text import digest_of
+from freshdb_service.trail import Trail
 
-Scope = Literal["read", "lease", "build", "admin"]
+_EVERYTHING: Final = frozenset(SCOPES)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who may do something."""
+    """Somebody who may do something.
+
+    Attributes:
+        name: who.
+        scopes: what they may do; ``admin`` includes the others.
+        address: where they are, as far as is known.
+        token: with their quotas, if it is one of the control plane.
+    """
 
     name: str
     scopes: frozenset[str]
+    address: str | None = None
+    token: TokenRow | None = None
 
+    @property
+    def actor(self) -> Actor:
+        """As the trail names them."""
+        return Actor(self.name, self.address)
 
-OPEN: Final = Principal("anonymous", frozenset({"read", "lease", "build", "admin"}))
+    def has(self, scope: Scope) -> bool:
+        """Whether they may do this."""
+        return scope in self.scopes or "admin" in self.scopes
 
 
 class Gate:
     """Recognises callers by their bearer token."""
 
-    def __init__(self, tokens: Sequence[Token]) -> None:
-        self._known = [
-            (_digest(token.secret.get_secret_value()), Principal(token.name, token.scopes))
-            for token in tokens
+    def __init__(self, settings: Settings, keyring: Keyring, trail: Trail) -> None:
+        self._in_settings = [
+            (digest_of(token.secret.get_secret_value()), token.name, token.scopes)
+            for token in settings.tokens
         ]
+        self._keyring = keyring
+        self._trail = trail
+        self._addresses = Addresses(settings.trusted_proxies)
+        self._attempts = Attempts(settings.failed_attempts)
 
-    def principal(self, authorization: str | None) -> Principal:
-        """The principal of an ``Authorization`` header; every known token is compared, in constant time.
+    async def principal(self, request: Request) -> Principal:
+        """Who sends a request.
 
         Raises:
             Unauthorized: no token, or one that is not known.
+            QuotaExceeded: too many of these from that address.
         """
-        if not self._known:
-            return OPEN
-        scheme, _, secret = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
+        peer = request.client.host if request.client is not None else None
+        forwarded = request.headers.getlist("x-forwarded-for") if self._addresses.any_trusted else ()
+        address = self._addresses.of(peer, forwarded)
+        if not self._keyring.closed:
+            return Principal(OPEN_NAME, _EVERYTHING, address)
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
+            self._trail.collect("access.unauthorized", Actor(None, address))
             message = "this service wants a token: Authorization: Bearer … (FRESHDB_TOKEN for the client)"
             raise Unauthorized(message)
-        given = _digest(secret.strip())
-        found = [principal for digest, principal in self._known if hmac.compare_digest(digest, given)]
-        if not found:
-            message = "this token is not known here"
-            raise Unauthorized(message)
-        return found[0]
+        return self._known(secret, address) or await self._looked_up(secret, address)
+
+    def refuse(self, principal: Principal, scope: Scope) -> Forbidden:
+        """The error for somebody who may not do this; it is in the trail."""
+        self._trail.collect("access.forbidden", principal.actor, label=scope)
+        return Forbidden(f"the token of {principal.name!r} lacks the scope {scope!r}")
+
+    def _known(self, secret: str, address: str | None) -> Principal | None:
+        """Every token of the settings is compared, in constant time; of the others, those with the same hint."""
+        given, found = digest_of(secret), None
+        for digest, name, scopes in self._in_settings:
+            if hmac.compare_digest(digest, given):
+                found = Principal(name, frozenset(scopes), address)
+        if found is not None:
+            return found
+        token = self._keyring.known(secret)
+        return None if token is None else Principal(token.name, token.scopes, address, token)
+
+    async def _looked_up(self, secret: str, address: str | None) -> Principal:
+        token = await self._keyring.looked_up(secret)
+        if token is not None:
+            return Principal(token.name, token.scopes, address, token)
+        where = neighbourhood(address)
+        self._trail.collect("access.unauthorized", Actor(None, address))
+        if wait_seconds := self._attempts.wait_seconds(where):
+            most = self._attempts.most
+            message = f"too many wrong tokens from {where}: come back later, or with a right one"
+            raise QuotaExceeded(
+                message,
+                retry_after_seconds=wait_seconds,
+                extra={"quota": "failed_attempts", "limit": most, "use": most},
+            )
+        self._attempts.note(where)
+        message = "this token is not known here: mistyped, revoked, expired, or of another installation"
+        raise Unauthorized(message)
 
 
 def needs(scope: Scope) -> Callable[[Request], Coroutine[object, object, Principal]]:
@@ -64,14 +129,9 @@ def needs(scope: Scope) -> Callable[[Request], Coroutine[object, object, Princip
 
     async def caller(request: Request) -> Principal:
         gate: Gate = request.app.state.gate
-        principal = gate.principal(request.headers.get("authorization"))
-        if scope not in principal.scopes and "admin" not in principal.scopes:
-            message = f"the token of {principal.name!r} lacks the scope {scope!r}"
-            raise Forbidden(message)
+        principal = await gate.principal(request)
+        if not principal.has(scope):
+            raise gate.refuse(principal, scope)
         return principal
 
     return caller
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

@@ -14,6 +14,7 @@ from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.access import Principal, needs
 from freshdb_service.config import Settings
 from freshdb_service.installation import Installation
+from freshdb_service.keyring import Keyring
 from freshdb_service.leases import Leases
 from freshdb_service.pools import Pools
 from freshdb_service.templates import Templates
@@ -28,6 +29,7 @@ class Context:
     leases: Leases
     templates: Templates
     pools: Pools
+    keyring: Keyring
     asked_at: float = field(default_factory=monotonic)
     """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
     streams: int = 0

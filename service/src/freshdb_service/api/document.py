@@ -40,7 +40,7 @@ class Problem(BaseModel):
 
 _ANY: Final = (400, 408, 413, 414, 415, 431)
 """Whatever is asked: that it cannot be read, does not arrive, is too large, or no JSON."""
-_ASKING: Final = (401, 403, 422, 503)
+_ASKING: Final = (401, 403, 422, 429, 503)
 """What the gate, the checks of the input, and servers that are away refuse."""
 _FASTAPIS_OWN: Final = ("HTTPValidationError", "ValidationError")
 

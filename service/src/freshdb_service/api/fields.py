@@ -20,7 +20,8 @@ def _no_null(value: str) -> str:
     return value
 
 
-def _number(value: object) -> object:
+def number(value: object) -> object:
+    """For numbers that are numbers in JSON, too."""
     if isinstance(value, bool | str):
         message = "a number is wanted"
         raise ValueError(message)  # noqa: TRY004 - this is how pydantic hears of it
@@ -49,4 +50,4 @@ Pairs = Annotated[
     AfterValidator(_pairs),
 ]
 Duration = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_number)]
+Count = Annotated[int, BeforeValidator(number)]

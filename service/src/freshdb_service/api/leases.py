@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from freshdb_service.acquiring import Granted
-from freshdb_service.api.access import Principal
+from freshdb_service.api.access import Gate, Principal
 from freshdb_service.api.connections import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
 from freshdb_service.api.fields import NO_NULL
@@ -28,9 +28,10 @@ from freshdb_service.api.wire import (
     RenewIn,
 )
 from freshdb_service.config import Settings
-from freshdb_service.errors import Forbidden, LeaseNotFound
+from freshdb_service.errors import LeaseNotFound
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
 from freshdb_service.orders import Acquire
+from freshdb_service.quotas import longest_life, too_long
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -118,8 +119,11 @@ async def renew(
 ) -> Response:
     """Heartbeat: the lease ends so long from now. Answers with what was granted, which the longest life may cut."""
     identifier = _lease_id(lease_id)
-    ttl = _ttl(body.ttl_seconds, context.settings) if body and body.ttl_seconds is not None else None
-    renewal = await context.leases.renew(identifier, principal=principal.name, ttl_seconds=ttl)
+    asked = body.ttl_seconds if body is not None else None
+    ttl = None if asked is None else _ttl(asked, context.settings, principal)
+    renewal = await context.leases.renew(
+        identifier, principal=principal.name, ttl_seconds=ttl, address=principal.address
+    )
     renewed = answer(RenewalOut.of(identifier, renewal))
     context.at.metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
     return renewed
@@ -128,7 +132,9 @@ async def renew(
 @router.post("/{lease_id}/reset", response_model=LeaseOut, responses=refusals(404, 409, 410))
 async def reset(lease_id: str, context: InContext, principal: Holder) -> Response:
     """Make the database clean, for the same lease. Open connections end; the answer has the new user and password."""
-    granted = await context.leases.reset(_lease_id(lease_id), principal=principal.name)
+    granted = await context.leases.reset(
+        _lease_id(lease_id), principal=principal.name, address=principal.address
+    )
     return answer(_out(context, granted, principal))
 
 
@@ -137,9 +143,16 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
     """Hold the database back for a look, with a TTL of its own; no heartbeat is needed."""
     asked = body or KeepIn()
     settings = context.settings
-    ttl = _ttl(asked.ttl_seconds, settings) if asked.ttl_seconds is not None else settings.keep_ttl_seconds
+    if asked.ttl_seconds is None:
+        ttl = longest_life(settings.keep_ttl_seconds, principal.token)
+    else:
+        ttl = _ttl(asked.ttl_seconds, settings, principal)
     kept = await context.leases.keep(
-        _lease_id(lease_id), principal=principal.name, ttl_seconds=ttl, reason=asked.reason
+        _lease_id(lease_id),
+        principal=principal.name,
+        ttl_seconds=ttl,
+        reason=asked.reason,
+        address=principal.address,
     )
     return answer(_out(context, kept, principal))
 
@@ -147,6 +160,7 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
 @router.delete("/{lease_id}", response_model=ReleasedOut, responses=refusals(404, 409, 410))
 async def release(
     lease_id: str,
+    request: Request,
     context: InContext,
     principal: Holder,
     *,
@@ -161,12 +175,16 @@ async def release(
     """
     identifier = _lease_id(lease_id)
     if not force:
-        released = await context.leases.release(identifier, principal=principal.name)
-    elif "admin" in principal.scopes:
-        released = await context.leases.revoke(identifier, reason=f"revoked by {principal.name}")
+        released = await context.leases.release(
+            identifier, principal=principal.name, address=principal.address
+        )
+    elif principal.has("admin"):
+        released = await context.leases.revoke(
+            identifier, reason=f"revoked by {principal.name}", by=principal.actor
+        )
     else:
-        message = f"the token of {principal.name!r} lacks the scope 'admin', which force=true needs"
-        raise Forbidden(message)
+        gate: Gate = request.app.state.gate
+        raise gate.refuse(principal, "admin")
     lease = _out(context, Granted(released.lease, None), None)
     return answer(ReleasedOut.after(lease, released.leftovers))
 
@@ -184,7 +202,7 @@ async def _acquire(
         Acquire(
             template=body.template,
             isolation=body.isolation,
-            ttl_seconds=_ttl(body.ttl_seconds, settings),
+            ttl_seconds=_ttl(body.ttl_seconds, settings, principal),
             holder=body.holder,
             labels=body.labels,
         )
@@ -197,6 +215,8 @@ async def _acquire(
         idempotency_key=idempotency_key,
         gone=lambda: _gone(request),
         resting=request.scope[SLOT].leave,
+        token=principal.token,
+        address=principal.address,
     )
 
 
@@ -213,15 +233,18 @@ def _out(context: Context, granted: Granted, principal: Principal | None) -> Lea
     return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)
 
 
-def _ttl(asked: float | None, settings: Settings) -> float:
+def _ttl(asked: float | None, settings: Settings, principal: Principal) -> float:
     field = "ttl_seconds"
+    most = longest_life(settings.max_ttl_seconds, principal.token)
     if asked is None:
-        return settings.default_ttl_seconds
+        return min(settings.default_ttl_seconds, most)
     if not settings.min_ttl_seconds <= asked <= settings.max_ttl_seconds:
         raise invalid(
             field,
             f"must be from {settings.min_ttl_seconds:g} to {settings.max_ttl_seconds:g} seconds, not {asked:g}",
         )
+    if asked > most:
+        raise too_long(asked, most, principal.name)
     return asked
 
 

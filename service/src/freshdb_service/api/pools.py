@@ -42,9 +42,8 @@ async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
 @router.patch("/{pool_id}", response_model=PoolOut, responses=refusals(404))
 async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Admin) -> Response:
     """Change a pool's sizes; what is left out stays."""
-    del principal
     sizes = body.model_dump(exclude_none=True)
-    return answer(PoolOut.of(await context.pools.resize(_pool_id(pool_id), sizes)))
+    return answer(PoolOut.of(await context.pools.resize(_pool_id(pool_id), sizes, by=principal.actor)))
 
 
 def _pool_id(text: str) -> UUID:

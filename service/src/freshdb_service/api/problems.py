@@ -31,6 +31,7 @@ STATUS: Final[Mapping[str, HTTPStatus]] = {
     "template_not_found": HTTPStatus.NOT_FOUND,
     "lease_not_found": HTTPStatus.NOT_FOUND,
     "pool_not_found": HTTPStatus.NOT_FOUND,
+    "token_not_found": HTTPStatus.NOT_FOUND,
     "not_found": HTTPStatus.NOT_FOUND,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "template_conflict": HTTPStatus.CONFLICT,
@@ -70,7 +71,7 @@ def problem(
     """The answer for an error."""
     status = STATUS[code]
     headers: dict[str, str] = {}
-    if status in _RETRIED or retry_after_seconds is not None:
+    if status is HTTPStatus.SERVICE_UNAVAILABLE or retry_after_seconds is not None:
         headers["Retry-After"] = str(max(_RETRY_SECONDS, round(retry_after_seconds or _RETRY_SECONDS)))
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -97,7 +98,8 @@ def _refusal(status: HTTPStatus) -> dict[str, Any]:
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if status in _RETRIED:
-        said["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
+        always = status is HTTPStatus.SERVICE_UNAVAILABLE  # a quota may be one that waiting does not help
+        said["headers"] = {"Retry-After": {"required": always, "schema": {"type": "integer", "minimum": 1}}}
     if status is HTTPStatus.UNAUTHORIZED:
         said["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
     return said

@@ -36,7 +36,6 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
     With `sql`, the service builds it. Without, the first caller gets `build` (a URL to an empty database, a deadline and
     a token) and fills it with any tool; everybody else sees `building`, and waits.
     """
-    del principal
     settings = context.settings
     wait = settings.default_wait_seconds if body.wait_seconds is None else body.wait_seconds
     if wait > settings.max_wait_seconds:
@@ -51,7 +50,10 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
             field, f"must be at most {settings.max_build_seconds:g} seconds; renew the build to go on longer"
         )
     registered = await context.templates.register(
-        Register(body.name, body.fingerprint, body.sql, body.extensions, build_seconds), wait_seconds=wait
+        Register(body.name, body.fingerprint, body.sql, body.extensions, build_seconds),
+        wait_seconds=wait,
+        by=principal.actor,
+        charged_to=principal.token,
     )
     raise_if_failed(registered.template)
     return answer(TemplateOut.registered(registered), status_code=201 if registered.new else 200)
@@ -68,15 +70,16 @@ async def renew(template_id: str, body: TokenIn, context: InContext, principal: 
 @router.post("/{template_id}/ready", response_model=TemplateOut, responses=refusals(404, 409))
 async def ready(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
     """The builder's verdict: complete. The build's login stops working, and the template never changes again."""
-    del principal
-    return answer(TemplateOut.of(await context.templates.finish_build(_template_id(template_id), body.token)))
+    sealed = await context.templates.finish_build(_template_id(template_id), body.token, by=principal.actor)
+    return answer(TemplateOut.of(sealed))
 
 
 @router.post("/{template_id}/failed", response_model=TemplateOut, responses=refusals(404, 409))
 async def failed(template_id: str, body: FailedIn, context: InContext, principal: Builder) -> Response:
     """The builder's verdict: it could not be done. The next caller who registers gets the build."""
-    del principal
-    template = await context.templates.fail_build(_template_id(template_id), body.token, body.message)
+    template = await context.templates.fail_build(
+        _template_id(template_id), body.token, body.message, by=principal.actor
+    )
     return answer(TemplateOut.of(template))
 
 
@@ -125,8 +128,8 @@ async def retire(
     ] = False,
 ) -> Response:
     """Retire a template: no new leases; what was made from it is dropped."""
-    del principal
-    return answer(TemplateOut.of(await context.templates.retire(_reference(reference), force=force)))
+    retired = await context.templates.retire(_reference(reference), force=force, by=principal.actor)
+    return answer(TemplateOut.of(retired))
 
 
 def _reference(text: str) -> str:

@@ -145,14 +145,14 @@ async def foreign_databases(server: Server) -> list[str]:
 
 
 @operation
-async def disk_bytes(server: Server) -> int:
-    """How much our databases take on a server's disk."""
-    total = 0
+async def sizes(server: Server) -> dict[Name, int]:
+    """How much each of our databases takes on a server's disk."""
     async with server.maintenance() as connection:
-        for one in await databases(connection, server):
-            if not one.invalid:
-                total += await database_bytes(connection, one.oid)
-    return total
+        return {
+            one.name: await database_bytes(connection, one.oid)
+            for one in await databases(connection, server)
+            if not one.invalid
+        }
 
 
 async def database_bytes(connection: Connection, oid: int) -> int:

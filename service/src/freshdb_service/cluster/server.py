@@ -28,7 +28,7 @@ from freshdb_service.cluster.connections import (
 )
 from freshdb_service.cluster.facts import Facts, examined
 from freshdb_service.cluster.identifiers import Kind, Name, literal, quoted
-from freshdb_service.cluster.ownership import OwnedObject, disk_bytes, foreign_databases, inventory
+from freshdb_service.cluster.ownership import OwnedObject, foreign_databases, inventory, sizes
 from freshdb_service.cluster.passwords import Passwords
 from freshdb_service.cluster.removal import drop_owned
 from freshdb_service.cluster.roles import Login
@@ -209,7 +209,11 @@ class Server:
 
     async def disk_bytes(self) -> int:
         """How much our databases take on the server's disk."""
-        return await disk_bytes(self)
+        return sum((await self.sizes()).values())
+
+    async def sizes(self) -> dict[Name, int]:
+        """How much each of our databases takes on the server's disk."""
+        return await sizes(self)
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:

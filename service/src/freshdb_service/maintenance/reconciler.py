@@ -8,12 +8,12 @@ Only what bears this installation's prefix and stamp is ever looked at.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from uuid import UUID
 
 from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
-from freshdb_service.cluster.identifiers import Kind, token_of
+from freshdb_service.cluster.identifiers import Kind, Name, token_of
 from freshdb_service.errors import FreshdbError
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
@@ -47,6 +47,7 @@ class Reconciler:
         await self.recover()
         async with self._at.store.statement() as connection:
             await store_leases.prune(connection, self._at.settings.history_seconds)
+        await self._at.trail.prune(self._at.settings.trail_seconds)
         await self._deadlines()
         await self._builds()
         for server in self._at.servers.values():
@@ -132,9 +133,10 @@ class Reconciler:
                 except FreshdbError as error:
                     _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
         await self._vanished(server, there, rows)
-        disk_bytes = await server.disk_bytes()
+        sizes = await server.sizes()
         async with self._at.store.statement() as connection:
-            await store_pools.note_disk(connection, server.name, disk_bytes)
+            await store_pools.note_disk(connection, server.name, sum(sizes.values()))
+            await store_templates.note_disk(connection, wanted.disk_bytes_of_templates(sizes))
 
     async def _vanished(self, server: Server, there: list[OwnedObject], rows: list[DatabaseRow]) -> None:
         """A ready database that is not there (somebody dropped it by hand) is made anew."""
@@ -189,7 +191,7 @@ class _Wanted:
     def __init__(self, templates: list[TemplateRow], rows: list[DatabaseRow], pools: list[PoolRow]) -> None:
         self._templates = {token_of(one.id): one for one in templates}
         self._databases = {token_of(one.id): one for one in rows}
-        self._pools = {token_of(one.id) for one in pools}
+        self._pools = {token_of(one.id): one for one in pools}
 
     def has(self, found: OwnedObject) -> bool:
         """Whether a row stands behind it (or may, because somebody is at work on it)."""
@@ -209,3 +211,19 @@ class _Wanted:
         if row.state in DATABASE_CLAIMED or row.state is DatabaseState.DIRTY:
             return True
         return str(name) in {row.database_name, row.schema_name, row.login}
+
+    def disk_bytes_of_templates(self, sizes: Mapping[Name, int]) -> dict[UUID, int]:
+        """What each template and the databases of its pools take."""
+        template_of = {one.id: one.template_id for one in self._pools.values()}
+        taken = dict.fromkeys((one.id for one in self._templates.values()), 0)
+        for name, size in sizes.items():
+            whose: UUID | None = None
+            if name.kind is Kind.TEMPLATE and (template := self._templates.get(name.token)):
+                whose = template.id
+            elif name.kind is Kind.DATABASE and (row := self._databases.get(name.token)):
+                whose = template_of.get(row.pool_id)
+            elif name.kind is Kind.SHARED and (pool := self._pools.get(name.token)):
+                whose = pool.template_id
+            if whose in taken:
+                taken[whose] += size
+        return taken

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from freshdb_service.store.session import Store
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -46,6 +48,12 @@ async def upgrade(engine: AsyncEngine) -> None:
         finally:
             await asyncio.shield(connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK}))
             await connection.commit()
+
+
+async def step_of(store: Store) -> str | None:
+    """The step that a database is at; ``None`` if it is no control plane."""
+    async with store.statement() as connection:
+        return await _step_of(connection)
 
 
 async def _step_of(connection: AsyncConnection) -> str | None:

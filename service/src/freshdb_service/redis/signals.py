@@ -30,6 +30,7 @@ class Work(StrEnum):
     DIRTY = "dirty"
     DEMAND = "demand"
     TEMPLATE = "template"
+    TOKENS = "tokens"
 
 
 class Signals:

@@ -16,6 +16,7 @@ from freshdb_service.lifecycle import DatabaseState, check_database
 from freshdb_service.store.claims import Claimed, arrays
 from freshdb_service.store.rows import DatabaseRow, database_row
 from freshdb_service.store.tables import databases, pools, servers, templates
+from freshdb_service.store.tokens import room_of
 
 _COLUMNS = (
     databases.c.id,
@@ -39,9 +40,10 @@ def _seconds(value: float) -> ColumnElement[timedelta]:
 async def plan(
     connection: AsyncConnection, pool_id: UUID, wanted: int, *, max_databases: int, claim_seconds: float
 ) -> list[DatabaseRow]:
-    """Enter up to ``wanted`` new databases as ``creating``, claimed, never passing the pool's or the server's limit.
+    """Enter up to ``wanted`` new databases as ``creating``, claimed, never passing a limit.
 
-    Runs inside a transaction; the locks on the server's and the pool's row make the limits hold across replicas.
+    The limits are the pool's, the server's and the quotas of whoever registered the template. Runs inside a transaction; the
+    locks on the server's, the pool's and the token's row make them hold across replicas.
     """
     server = (
         await connection.execute(select(pools.c.server).where(pools.c.id == pool_id))
@@ -63,6 +65,8 @@ async def plan(
     on_server = select(func.count()).where(databases.c.server == server).scalar_subquery()
     have, all_here = (await connection.execute(select(in_pool, on_server))).one()
     room = min(wanted, row.max_size - have, max_databases - all_here)
+    if room > 0:
+        room = await room_of(connection, pool_id, room)
     if room <= 0:
         return []
     rows = await connection.execute(

@@ -29,6 +29,8 @@ class Terms:
     max_ttl_seconds: float
     idempotency_key: str | None = None
     request_hash: str | None = None
+    token_id: UUID | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,19 @@ class OutOfDate(Exception):
     """The pool is not the one to take from any longer: a newer template is ready, say, or this one was retired."""
 
 
+class TokenOver(Exception):
+    """The caller's token was revoked, or has expired, since it was recognised; nothing was granted."""
+
+
+class OverQuota(Exception):
+    """The caller's token would hold more leases than it may; nothing was granted."""
+
+    def __init__(self, held: int, limit: int) -> None:
+        super().__init__(f"{held} of {limit}")
+        self.held = held
+        self.limit = limit
+
+
 class _TooFew(Exception):
     """Undo what was granted before."""
 
@@ -67,6 +82,7 @@ async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
 
     Raises:
         OutOfDate: somebody should look which pool to take from; nothing was granted.
+        TokenOver, OverQuota: the token may not have it; nothing was granted.
         ConstraintViolated: the idempotency key has a lease already; nothing was granted.
         BackendUnavailable: the control plane is away; whether it was granted is not known.
     """
@@ -79,6 +95,19 @@ async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
                 return [row for share in shares for row in await _grant(driver, share)]
         except _TooFew:
             return None
+
+
+async def see_that_token_may(store: Store, token_id: UUID, wanted: int) -> None:
+    """What the grant would say of a token that wants so many leases more.
+
+    Raises:
+        TokenOver, OverQuota: as the grant does.
+        BackendUnavailable: the control plane is away.
+    """
+    async with store.driver() as driver:
+        hold = await driver.fetchval("SELECT token_hold($1::uuid)", token_id)
+    if (refusal := _refused_token(hold, wanted)) is not None:
+        raise refusal
 
 
 async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
@@ -97,10 +126,29 @@ async def _grant(driver: Any, share: Share) -> list[LeaseRow]:  # noqa: ANN401 -
         terms.idempotency_key,
         share.first_index,
         terms.request_hash,
+        terms.token_id,
+        terms.address,
     )
     if rows[0]["lease_id"] is None:
-        raise _TooFew if rows[0]["pool_id"] is not None else OutOfDate
+        raise _refusal(rows[0], len(share.lease_ids))
     return [_lease(row, share, nth) for nth, row in enumerate(rows)]
+
+
+def _refusal(row: Mapping[str, Any], wanted: int) -> Exception:
+    if (refused := _refused_token(row["hold"], wanted)) is not None:
+        return refused
+    return _TooFew() if row["pool_id"] is not None else OutOfDate()
+
+
+def _refused_token(hold: Sequence[str | None] | None, wanted: int) -> TokenOver | OverQuota | None:
+    """Why a token cannot have so many leases more, by what ``token_hold`` says: how many it has, and of how many.
+
+    As texts: of integers, asyncpg would ask each new connection what an array is.
+    """
+    if hold is None:
+        return TokenOver()
+    held, limit = int(hold[0] or 0), hold[1]
+    return OverQuota(held, int(limit)) if limit is not None and held + wanted > int(limit) else None
 
 
 def _lease(row: Mapping[str, Any], share: Share, nth: int) -> LeaseRow:
@@ -134,7 +182,9 @@ def _lease(row: Mapping[str, Any], share: Share, nth: int) -> LeaseRow:
 
 
 _GRANT: Final = """
-WITH pool AS (
+WITH token AS MATERIALIZED (  -- {leases held, at most}; null if it is over. With a limit, its row stays locked until the end
+    SELECT CASE WHEN $13::uuid IS NULL THEN ARRAY['0', NULL] ELSE token_hold($13::uuid) END AS hold
+), pool AS (
     SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template
     FROM pools p JOIN templates t ON t.id = p.template_id
     WHERE p.id = $1::uuid AND p.refusal IS NULL AND t.state = 'ready'
@@ -145,6 +195,7 @@ WITH pool AS (
     SELECT d.id, d.generation
     FROM databases d
     WHERE d.pool_id = $1::uuid AND d.state = 'ready' AND EXISTS (SELECT FROM pool)
+      AND (SELECT hold IS NOT NULL AND (hold[2] IS NULL OR hold[1]::bigint + $3::bigint <= hold[2]::bigint) FROM token)
     ORDER BY d.state_changed_at DESC
     LIMIT $3::bigint
     FOR UPDATE OF d SKIP LOCKED
@@ -168,11 +219,17 @@ WITH pool AS (
            $6::jsonb, $7::jsonb, $8::float8, now() + make_interval(secs => $9::float8),
            $10::text, $11::int + taken.nth - 1, $12::text
     FROM taken, pool
-    RETURNING id, granted_at, max_expires_at, template_id, template, isolation
+    RETURNING *
+), recorded AS (
+    INSERT INTO trail (action, principal, address, subject, label, details)
+    SELECT 'lease.acquired', principal, $14::text, id, template, jsonb_build_object(
+        'isolation', isolation, 'server', server, 'database', database_name, 'schema', schema_name, 'login', login,
+        'generation', generation, 'ttl_seconds', ttl_seconds, 'holder', holder)
+    FROM granted
 )
 SELECT granted.id AS lease_id, granted.granted_at, granted.max_expires_at, granted.template_id, granted.template,
        granted.isolation, taken.id AS database_id, taken.generation, taken.server, taken.database_name, taken.schema_name,
-       taken.login, taken.password, pool.id AS pool_id
-FROM (SELECT) always LEFT JOIN pool ON true LEFT JOIN (granted JOIN taken ON taken.lease_id = granted.id) ON true
+       taken.login, taken.password, pool.id AS pool_id, token.hold
+FROM token LEFT JOIN pool ON true LEFT JOIN (granted JOIN taken ON taken.lease_id = granted.id) ON true
 ORDER BY taken.nth
 """

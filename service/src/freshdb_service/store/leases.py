@@ -24,6 +24,7 @@ from freshdb_service.store.resetting import Used, from_json
 from freshdb_service.store.rows import DatabaseRow, LeaseRow, lease_row
 from freshdb_service.store.session import Store
 from freshdb_service.store.tables import databases, leases, templates
+from freshdb_service.store.trail import FRESHDB, Actor, Deed, record
 
 _LIVE = text("state IN ('active', 'kept')")
 """To the letter what the index of live leases says: a parameter could not be matched with it."""
@@ -76,6 +77,7 @@ async def end(
     new_state: LeaseState,
     *,
     principal: str | None,
+    by: Actor = FRESHDB,
     reason: str | None = None,
     claim: Claim | None = None,
 ) -> Ended | None:
@@ -86,6 +88,7 @@ async def end(
         lease_id: which lease.
         new_state: ``released``, ``expired`` or ``revoked``.
         principal: who must be holding it; ``None`` for anybody.
+        by: who ends it, for the trail.
         reason: kept with the lease.
         claim: the database goes from ``leased`` into ``resetting`` with its next generation; without, and where it was
             kept or its template is retired, into ``dirty``, for the janitor.
@@ -106,6 +109,8 @@ async def end(
             reason,
             None if claim is None else claim.seconds,
             [] if claim is None else list(claim.servers),
+            by.principal,
+            by.address,
         )
     if row is None:
         return None
@@ -159,6 +164,11 @@ WITH ended AS (
     WHERE d.id = ended.database_id AND d.generation = ended.generation
       AND d.lease_id = ended.id AND d.state IN ('leased', 'kept')
     RETURNING d.id, d.state, d.generation, d.mark
+), recorded AS (
+    INSERT INTO trail (action, principal, address, subject, label, details)
+    SELECT 'lease.' || state, $7::text, $8::text, id, template, jsonb_strip_nulls(jsonb_build_object(
+        'held_by', principal, 'database', database_name, 'generation', generation, 'reason', end_reason))
+    FROM ended
 )
 SELECT {", ".join(f"ended.{name}" for name in _PLAIN)}, ended.holder::text AS holder, ended.labels::text AS labels,
        CASE WHEN g.state = 'resetting' THEN g.generation END AS claimed_generation, g.mark::text AS mark,
@@ -168,7 +178,7 @@ FROM ended LEFT JOIN given_back g ON true LEFT JOIN baselines b ON b.database_id
 
 
 async def keep(
-    connection: AsyncConnection, lease_id: UUID, *, principal: str, ttl_seconds: float, reason: str | None
+    connection: AsyncConnection, lease_id: UUID, *, by: Actor, ttl_seconds: float, reason: str | None
 ) -> LeaseRow | None:
     """Hold a live lease's database back for a look. Runs inside a transaction.
 
@@ -179,7 +189,7 @@ async def keep(
     """
     check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
     check_database(DatabaseState.LEASED, DatabaseState.KEPT)
-    mine = and_(leases.c.id == lease_id, leases.c.principal == principal, _LIVE)
+    mine = and_(leases.c.id == lease_id, leases.c.principal == by.principal, _LIVE)
     held = (
         await connection.execute(
             select(leases.c.database_id, leases.c.generation).where(mine).with_for_update()
@@ -211,7 +221,10 @@ async def keep(
         )
         .returning(leases)
     )
-    return lease_row(row.one())
+    kept = lease_row(row.one())
+    details = {"ttl_seconds": ttl_seconds, "reason": reason}
+    await record(connection, Deed("lease.kept", by, lease_id, kept.template, details))
+    return kept
 
 
 async def lengthen(connection: AsyncConnection, lease_id: UUID, ttl_seconds: float) -> None:

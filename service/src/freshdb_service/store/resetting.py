@@ -72,7 +72,9 @@ async def make_ready(store: Store, row: DatabaseRow, clean: Clean) -> bool:
     return done
 
 
-async def claim_leased(store: Store, lease_id: UUID, principal: str, *, claim_seconds: float) -> Used | None:
+async def claim_leased(
+    store: Store, lease_id: UUID, principal: str, *, claim_seconds: float, address: str | None = None
+) -> Used | None:
     """Take the database of an active lease into ``resetting``, with its next generation; it stays the lease's.
 
     Returns:
@@ -80,7 +82,7 @@ async def claim_leased(store: Store, lease_id: UUID, principal: str, *, claim_se
     """
     check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver() as driver:
-        row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds)
+        row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds, address)
     return None if row is None else Used(_database(row), from_json(row["baseline"]), from_json(row["mark"]))
 
 
@@ -164,7 +166,7 @@ FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
 
 _CLAIM_LEASED: Final = """
 WITH holding AS (  -- first the lease, then its database, as everywhere
-    SELECT id, database_id FROM leases
+    SELECT id, database_id, template FROM leases
     WHERE id = $1::uuid AND state = 'active' AND principal = $2::text FOR UPDATE
 ), claimed AS (
     UPDATE databases d
@@ -173,6 +175,11 @@ WITH holding AS (  -- first the lease, then its database, as everywhere
     FROM holding
     WHERE d.id = holding.database_id AND d.lease_id = holding.id AND d.state = 'leased'
     RETURNING d.*
+), recorded AS (
+    INSERT INTO trail (action, principal, address, subject, label, details)
+    SELECT 'lease.reset', $2::text, $4::text, holding.id, holding.template,
+           jsonb_build_object('generation', claimed.generation)
+    FROM holding JOIN claimed ON claimed.lease_id = holding.id
 )
 SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.database_name, claimed.schema_name,
        claimed.login, claimed.lease_id, claimed.error, claimed.mark::text AS mark, b.baseline::text AS baseline

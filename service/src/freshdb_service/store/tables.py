@@ -12,7 +12,9 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     Uuid,
@@ -85,6 +87,8 @@ templates = Table(
     Column("created_at", INSTANT, nullable=False, server_default=func.now()),
     Column("ready_at", INSTANT),
     Column("last_used_at", INSTANT, nullable=False, server_default=func.now()),
+    Column("token_id", Uuid, comment="whose quotas its databases count for: who got its build"),
+    Column("disk_bytes", BigInteger, comment="what it and its databases take, as last measured"),
     _one_of("state", TemplateState),
     Index(
         "uq_templates_live", "name", "fingerprint", unique=True, postgresql_where=text("state <> 'retired'")
@@ -193,6 +197,50 @@ leases = Table(
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
     Index("ix_leases_live", "granted_at", "id", postgresql_where=text("state IN ('active', 'kept')")),
+    Index("ix_leases_held", "principal", postgresql_where=text("state IN ('active', 'kept')")),
     Index("ix_leases_granted_at", "granted_at", "id"),
     postgresql_with={"fillfactor": "80"},
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, comment="the principal"),
+    Column("scopes", JSONB, nullable=False),
+    Column("hint", Text, nullable=False, comment="how the secret begins; to find the row by, and to show"),
+    Column(
+        "digest", LargeBinary, nullable=False, comment="of the secret, which is random and stored nowhere"
+    ),
+    Column("previous_hint", Text, comment="of the secret before the last rotation"),
+    Column("previous_digest", LargeBinary),
+    Column("previous_until", INSTANT),
+    Column("max_leases", Integer),
+    Column("max_databases", Integer),
+    Column("max_ttl_seconds", Double),
+    Column("max_disk_bytes", BigInteger),
+    Column("created_at", INSTANT, nullable=False, server_default=func.now()),
+    Column("created_by", Text),
+    Column("expires_at", INSTANT),
+    Column("rotated_at", INSTANT),
+    Column("revoked_at", INSTANT),
+    Column("revoked_by", Text),
+    Column("last_used_at", INSTANT),
+    Index("uq_tokens_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+    Index("ix_tokens_created_at", "created_at", "id"),
+)
+
+trail = Table(
+    "trail",
+    metadata,
+    Column("at", INSTANT, nullable=False, server_default=func.clock_timestamp()),
+    Column("id", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    Column("action", Text, nullable=False),
+    Column("principal", Text, comment="none: freshdb itself"),
+    Column("address", Text),
+    Column("subject", Uuid, comment="of the lease, template, pool or token"),
+    Column("label", Text, comment="its name"),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    PrimaryKeyConstraint("at", "id"),
+    Index("ix_trail_subject", "subject", postgresql_where=text("subject IS NOT NULL")),
 )

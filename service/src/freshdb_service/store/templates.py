@@ -53,6 +53,7 @@ class Registration:
     build_seconds: float
     build_token: str
     server: str
+    token_id: UUID | None = None
 
 
 def _deadline(seconds: float) -> ColumnElement[datetime]:
@@ -74,6 +75,7 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
         "build_token": wanted.build_token,
         "build_deadline_at": _deadline(wanted.build_seconds),
         "state": TemplateState.BUILDING.value,
+        "token_id": wanted.token_id,
     }
     new = await connection.execute(
         insert(templates)
@@ -296,3 +298,19 @@ def _building(template_id: UUID, attempt: int) -> tuple[ColumnElement[bool], ...
         templates.c.attempt == attempt,
         templates.c.state == TemplateState.BUILDING.value,
     )
+
+
+async def note_disk(connection: AsyncConnection, disk_bytes: Mapping[UUID, int]) -> None:
+    """Keep how much templates and their databases take."""
+    await connection.execute(
+        _NOTE_DISK, {"ids": list(disk_bytes), "sizes": [int(size) for size in disk_bytes.values()]}
+    )
+
+
+_NOTE_DISK = text(
+    """
+    UPDATE templates t SET disk_bytes = measured.disk_bytes
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:sizes AS bigint[])) AS measured (id, disk_bytes)
+    WHERE t.id = measured.id AND t.disk_bytes IS DISTINCT FROM measured.disk_bytes
+    """
+)

@@ -1,0 +1,112 @@
+"""Routes of tokens; all need the scope ``admin``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response
+
+from freshdb_service.api.access_wire import (
+    ChangeTokenIn,
+    CreateTokenIn,
+    IssuedTokenOut,
+    RevokedTokenOut,
+    RotateTokenIn,
+    TokenOut,
+    TokensOut,
+    TokenState,
+)
+from freshdb_service.api.context import Admin, InContext, answer
+from freshdb_service.api.pages import CURSOR, cursor, position
+from freshdb_service.api.problems import refusals
+from freshdb_service.errors import LeaseEnded, LeaseNotFound, TokenNotFound
+
+router = APIRouter(prefix="/tokens", tags=["tokens"])
+
+Reference = Annotated[str, Path(max_length=100, description="name or id")]
+
+
+@router.post("", status_code=201, response_model=IssuedTokenOut, responses=refusals(409))
+async def create(body: CreateTokenIn, context: InContext, principal: Admin) -> Response:
+    """Make a token. The answer has its secret in `token`: it is shown once, and stored nowhere.
+
+    From the first token on, everybody needs one, also on loopback.
+    """
+    issued = await context.keyring.create(body.wanted(), principal.actor)
+    return answer(IssuedTokenOut.issued(issued), status_code=201)
+
+
+@router.get("", response_model=TokensOut)
+async def listing(
+    context: InContext,
+    principal: Admin,
+    state: Annotated[list[TokenState] | None, Query(description="by default `active` and `expired`")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
+) -> Response:
+    """Tokens of the control plane, oldest first; those of FRESHDB_TOKENS are not among them."""
+    del principal
+    states: frozenset[str] = frozenset(state or ("active", "expired"))
+    rows = await context.keyring.registry.listing(states=states, limit=limit, after=position(after))
+    last = rows[-1] if len(rows) == limit else None
+    page = TokensOut(
+        items=[TokenOut.of(row) for row in rows], next=cursor(last.created_at, last.id) if last else None
+    )
+    return answer(page)
+
+
+@router.get("/{token}", response_model=TokenOut, responses=refusals(404))
+async def show(token: Reference, context: InContext, principal: Admin) -> Response:
+    """One token, and in `use` how much of its quotas it uses."""
+    del principal
+    found, use = await context.keyring.registry.find(_storable(token))
+    return answer(TokenOut.of(found, use))
+
+
+@router.patch("/{token}", response_model=TokenOut, responses=refusals(404, 409))
+async def change(token: Reference, body: ChangeTokenIn, context: InContext, principal: Admin) -> Response:
+    """Change a token's quotas: what is left out stays, null lifts one. What it has already stays its own."""
+    quotas = body.model_dump(exclude_unset=True)
+    return answer(TokenOut.of(await context.keyring.change(_storable(token), quotas, principal.actor)))
+
+
+@router.post("/{token}/rotate", response_model=IssuedTokenOut, responses=refusals(404, 409))
+async def rotate(
+    token: Reference, context: InContext, principal: Admin, body: RotateTokenIn | None = None
+) -> Response:
+    """Give a token another secret, which the answer has in `token`. Its leases stay its own."""
+    grace_seconds = 0.0 if body is None else body.grace_seconds
+    issued = await context.keyring.rotate(_storable(token), principal.actor, grace_seconds=grace_seconds)
+    return answer(IssuedTokenOut.issued(issued))
+
+
+@router.delete("/{token}", response_model=RevokedTokenOut, responses=refusals(404))
+async def revoke(
+    token: Reference,
+    context: InContext,
+    principal: Admin,
+    *,
+    leases: Annotated[
+        bool,
+        Query(description="revoke its leases, too; otherwise they end by their TTL: nobody can renew them"),
+    ] = False,
+) -> Response:
+    """End a token for good. Revoking it again is no error."""
+    ended = await context.keyring.revoke(_storable(token), principal.actor)
+    revoked = 0
+    for lease_id in await context.keyring.registry.held_by(ended) if leases else []:
+        with suppress(LeaseEnded, LeaseNotFound):
+            await context.leases.revoke(
+                lease_id, reason=f"the token {ended.name} was revoked", by=principal.actor
+            )
+            revoked += 1
+    return answer(RevokedTokenOut.after(ended, revoked))
+
+
+def _storable(reference: str) -> str:
+    if "\x00" in reference:
+        message = "there is no token with the character U+0000 in its name"
+        raise TokenNotFound(message)
+    return reference

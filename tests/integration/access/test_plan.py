@@ -1,0 +1,59 @@
+"""The quotas of a token's databases hold across servers, whose own limits are kept in locks of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from freshdb_service.store import databases as store_databases
+from freshdb_service.store.tokens import Quotas
+from freshdb_service.store.trail import FRESHDB
+from freshdb_service.templates import Register
+from freshdb_service.tokens import Registry, Wanted
+from tests.integration.installations import Bench, replica, site
+from tests.servers import PostgresServer
+
+
+@pytest.fixture
+async def bench(postgres_18: PostgresServer, redis_url: str) -> AsyncIterator[Bench]:
+    async with replica(site([postgres_18], redis_url)) as one:
+        yield one
+
+
+async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(bench: Bench) -> None:
+    store = bench.at.store
+    issued = await Registry(store).create(
+        Wanted("team", frozenset({"build"}), Quotas(max_databases=3)), FRESHDB
+    )
+    for name in ("here", "there"):
+        await bench.templates.register(
+            Register(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
+        )
+    await bench.templates.close()  # a template is ready before its pool is there
+    here, there = [one.pool.id for one in await bench.pools.listing()]
+    async with store.transaction() as connection:
+        await connection.execute(
+            text("insert into servers (name, host, port, version) values ('other', '', 0, 180000)")
+        )
+        await connection.execute(text("update pools set server = 'other' where id = :pool"), {"pool": there})
+
+    async with store.transaction() as connection:
+        first = await store_databases.plan(connection, here, 2, max_databases=100, claim_seconds=60)
+        assert len(first) == 2
+
+        async def on_the_other_server() -> int:
+            async with store.transaction() as another:
+                return len(await store_databases.plan(another, there, 2, max_databases=100, claim_seconds=60))
+
+        second = asyncio.create_task(on_the_other_server())
+        async with store.statement() as watcher:
+            waits = text(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            )
+            while not second.done() and not await watcher.scalar(waits):
+                await asyncio.sleep(0.01)
+        assert not second.done()
+    assert await second == 1

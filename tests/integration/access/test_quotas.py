@@ -1,0 +1,207 @@
+"""Quotas hold, however many contend, on however many replicas; and the answer says which, what it is and what is used."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from tests.integration.access.conftest import Caller, refused, unique, until
+from tests.services import Service
+
+
+def test_of_many_contenders_on_two_replicas_none_gets_one_lease_too_many(boss: Caller) -> None:
+    caller = boss.using(boss.create(max_leases=3)[0])
+    pool = caller.acquire()["pool_id"]
+    boss.ask("PATCH", f"/v1/pools/{pool}", {"min_ready": 12})
+    until(lambda: boss.get(f"/v1/pools/{pool}")["databases"].get("ready", 0) >= 12)
+    with ThreadPoolExecutor(12) as crowd:
+        answers = list(
+            crowd.map(
+                lambda number: caller.ask(
+                    "POST", "/v1/leases", {"template": "shop", "wait_seconds": 0}, replica=number % 2
+                ),
+                range(24),
+            )
+        )
+    boss.ask("PATCH", f"/v1/pools/{pool}", {"min_ready": 1})
+    granted = [one.json() for one in answers if one.status_code == 201]
+    for one in answers:
+        if one.status_code != 201:
+            body = refused(one, 429, "quota_exceeded", quota="max_leases", limit=3, use=3)
+            assert "max_leases" in body["detail"]
+            assert one.headers["retry-after"] == "1"
+    assert len(granted) == 2  # and the one before
+    caller.release(granted[0])
+    caller.release(caller.acquire())
+
+
+def test_a_grant_waits_for_the_one_before_it_and_counts_it(
+    boss: Caller, services: tuple[Service, Service]
+) -> None:
+    secret, made = boss.create(max_leases=1)
+    caller = boss.using(secret)
+    caller.release(caller.acquire())
+    copied = "to_jsonb(l) || jsonb_build_object('id', gen_random_uuid(), 'state', 'active')"
+    with ThreadPoolExecutor(1) as crowd, psycopg.connect(services[0].control_dsn) as other:
+        assert other.execute("select token_hold(%s)", (made["id"],)).fetchone() == (["0", "1"],)
+        other.execute(
+            f"insert into leases select (jsonb_populate_record(null::leases, {copied})).* from leases l "
+            "where principal = %s",
+            (made["name"],),
+        )
+        answer = crowd.submit(caller.ask, "POST", "/v1/leases", {"template": "shop"}, replica=1)
+        with psycopg.connect(services[0].control_dsn, autocommit=True) as watcher:
+            waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            until(lambda: answer.done() or watcher.execute(waits).fetchone() == (1,))
+        assert not answer.done()
+        other.commit()
+        refused(answer.result(), 429, "quota_exceeded", quota="max_leases", limit=1, use=1)
+        other.execute("delete from leases where principal = %s and state = 'active'", (made["name"],))
+
+
+def test_the_same_key_gets_the_same_lease_also_when_the_quota_is_full(boss: Caller) -> None:
+    caller = boss.using(boss.create(max_leases=1)[0])
+    first = caller.ask("POST", "/v1/leases", {"template": "shop"}, idempotency_key="k").json()
+    again = caller.ask("POST", "/v1/leases", {"template": "shop"}, replica=1, idempotency_key="k")
+    assert (again.status_code, again.json()["id"]) == (201, first["id"])
+    caller.release(first)
+
+
+def test_a_batch_is_within_the_quota_or_not_granted_at_all(boss: Caller) -> None:
+    caller = boss.using(boss.create(max_leases=2)[0])
+    lease = caller.acquire()
+    shop = {"template": "shop", "wait_seconds": 30}
+    answer = caller.ask("POST", "/v1/leases/batch", {"leases": [shop, {**shop, "labels": {"a": "b"}}]})
+    refused(answer, 429, "quota_exceeded", quota="max_leases", limit=2)
+    assert len(caller.get("/v1/leases", limit=1000)["items"]) >= 1
+    held = [
+        one for one in boss.get("/v1/leases", limit=1000)["items"] if one["principal"] == lease["principal"]
+    ]
+    assert [one["id"] for one in held] == [lease["id"]]
+    never = caller.ask("POST", "/v1/leases/batch", {"leases": [shop] * 3})
+    refused(never, 429, "quota_exceeded", quota="max_leases", limit=2, use=1)
+    assert "retry-after" not in never.headers  # waiting would not help
+    caller.release(lease)
+
+
+def test_whoever_is_over_the_quota_is_told_before_standing_in_the_queue(boss: Caller) -> None:
+    name = unique("narrow")
+    made = boss.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).json()
+    caller = boss.using(boss.create(max_leases=1)[0])
+    lease = caller.acquire(template=name)
+    boss.ask("PATCH", f"/v1/pools/{lease['pool_id']}", {"min_ready": 0, "max_size": 1})
+    until(lambda: sum(boss.get(f"/v1/pools/{lease['pool_id']}")["databases"].values()) == 1)
+    answer = caller.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 300})
+    refused(answer, 429, "quota_exceeded", quota="max_leases", limit=1, use=1)
+    caller.release(lease)
+    boss.ask("DELETE", f"/v1/templates/{made['id']}?force=true")
+
+
+def test_a_quota_can_be_raised_and_lifted_and_its_use_is_shown(boss: Caller) -> None:
+    secret, made = boss.create(max_leases=0)
+    caller, where = boss.using(secret), f"/v1/tokens/{made['id']}"
+    refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 429, "quota_exceeded", limit=0, use=0)
+    assert boss.ask("PATCH", where, {"max_leases": 1}).json()["max_leases"] == 1
+    first = caller.acquire(wait_seconds=30)
+    refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 429, "quota_exceeded", limit=1, use=1)
+    assert boss.get(where)["use"]["leases"] == 1
+    assert boss.ask("PATCH", where, {"max_leases": None, "max_ttl_seconds": 60}).json()["max_leases"] is None
+    second = caller.acquire(wait_seconds=30, ttl_seconds=60)
+    for lease in (first, second):
+        caller.release(lease)
+
+
+def test_a_kept_lease_and_one_that_expires_count_until_they_are_over(boss: Caller) -> None:
+    caller = boss.using(boss.create(max_leases=1)[0])
+    lease = caller.acquire(ttl_seconds=1)
+    assert caller.ask("POST", f"/v1/leases/{lease['id']}/keep", {"ttl_seconds": 1}).status_code == 200
+    refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 429, "quota_exceeded")
+    until(lambda: caller.ask("POST", "/v1/leases", {"template": "shop"}).status_code == 201)
+
+
+def test_the_longest_ttl_is_refused_by_name_and_caps_the_life(boss: Caller) -> None:
+    caller = boss.using(boss.create(max_ttl_seconds=20)[0])
+    lease = caller.acquire()
+    assert lease["ttl_seconds"] == 20  # none was named
+    assert lease["max_expires_at"] <= boss.get(f"/v1/leases/{lease['id']}")["max_expires_at"]
+    for path, body in (
+        ("/v1/leases", {"template": "shop", "ttl_seconds": 21}),
+        (f"/v1/leases/{lease['id']}/renew", {"ttl_seconds": 21}),
+        (f"/v1/leases/{lease['id']}/keep", {"ttl_seconds": 21}),
+    ):
+        answer = caller.ask("POST", path, body)
+        refused(answer, 429, "quota_exceeded", quota="max_ttl_seconds", limit=20, use=21)
+        assert "retry-after" not in answer.headers  # waiting does not help
+    renewed = caller.ask("POST", f"/v1/leases/{lease['id']}/renew", {}).json()
+    assert renewed["ttl_seconds"] <= 20
+    assert renewed["max_expires_at"][:19] == lease["max_expires_at"][:19]
+    caller.release(lease)
+
+
+def test_no_more_databases_are_made_for_a_tokens_templates_than_it_may_have(
+    boss: Caller, services: tuple[Service, Service]
+) -> None:
+    builder = boss.using(boss.create(max_databases=4, scopes=["read", "lease", "build"])[0])
+    name = unique("mine")
+    made = builder.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]})
+    assert made.status_code == 201, made.text
+    count = "select count(*) from databases d join pools p on p.id = d.pool_id where p.template_id = %s"
+    most = 0
+    with ThreadPoolExecutor(4) as crowd, psycopg.connect(services[0].control_dsn, autocommit=True) as watcher:
+        # The pool wants these four and one that is ready, on both replicas.
+        body = {"template": name, "wait_seconds": 60}
+        asked = [
+            crowd.submit(builder.ask, "POST", "/v1/leases", body, replica=number % 2) for number in range(4)
+        ]
+        while not all(one.done() for one in asked):
+            row = watcher.execute(count, (made.json()["id"],)).fetchone()
+            assert row is not None
+            most = max(most, row[0])
+    assert most == 4
+    held = [one.result().json() for one in asked if one.result().status_code == 201]
+    assert len(held) == 4
+    more = builder.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0.5})
+    refused(more, 429, "quota_exceeded", quota="max_databases", limit=4, use=4)
+    another = builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": ["select 1"]})
+    refused(another, 429, "quota_exceeded", quota="max_databases", limit=4, use=4)
+    assert builder.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).status_code == 200
+    somebody = boss.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0})
+    body_of = refused(somebody, 503, "pool_exhausted")  # no quota of theirs
+    assert "the quota max_databases of the token" in body_of["detail"]
+    for lease in held:
+        builder.release(lease)
+    boss.ask("DELETE", f"/v1/templates/{name}?force=true")
+
+
+def test_no_template_is_added_where_those_there_are_take_the_disk_that_a_token_may_have(boss: Caller) -> None:
+    secret, made = boss.create(max_disk_bytes=8 * 2**20, scopes=["read", "lease", "build"])
+    builder, first = boss.using(secret), unique("big")
+    sql = ["create table big as select repeat(md5(n::text), 20) as body from generate_series(1, 5000) n"]
+    assert builder.ask("POST", "/v1/templates", {"name": first, "sql": sql}).status_code == 201
+    use = boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"]
+    assert use > 8 * 2**20
+    body = refused(
+        builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": sql}),
+        *(429, "quota_exceeded"),
+        quota="max_disk_bytes",
+        limit=8 * 2**20,
+    )
+    assert body["use"] >= use
+    refused(
+        builder.ask("POST", "/v1/leases", {"template": first, "wait_seconds": 0.5}),
+        *(429, "quota_exceeded"),
+        quota="max_disk_bytes",
+    )
+    boss.ask("PATCH", f"/v1/tokens/{made['id']}", {"max_disk_bytes": 64 * 2**20})
+    lease = builder.acquire(template=first, wait_seconds=30)
+    with psycopg.connect(lease["url"], autocommit=True) as connection:
+        connection.execute("create table more as select repeat('x', 1000) from generate_series(1, 40000)")
+    until(lambda: boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"] > 64 * 2**20)  # it is measured
+    refused(
+        builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": sql}),
+        *(429, "quota_exceeded"),
+        quota="max_disk_bytes",
+    )
+    builder.release(lease)
+    boss.ask("DELETE", f"/v1/templates/{first}?force=true")

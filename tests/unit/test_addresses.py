@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+from pydantic import ValidationError
+
+from freshdb_service.api.addresses import Addresses, neighbourhood
+from freshdb_service.config import Settings
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.5", [], "203.0.113.5"),
+        ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),  # no proxy of ours: it may say what it likes
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        (
+            "10.0.0.1",
+            ["192.0.2.9, 198.51.100.1"],
+            "198.51.100.1",
+        ),  # the caller made up what stands to the left
+        ("10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+        ("10.0.0.1", ["192.0.2.9", "198.51.100.1, 10.0.0.2", "10.1.2.3"], "198.51.100.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1, nonsense, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["198.51.100.1:4711"], "198.51.100.1"),
+        ("::1", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        ("::ffff:10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("::1", ["fe80::1%eth0"], "fe80::1"),
+        (None, ["198.51.100.1"], None),
+    ],
+)
+def test_only_proxies_that_are_trusted_say_where_a_request_came_from(
+    peer: str | None, forwarded: list[str], address: str | None
+) -> None:
+    assert Addresses(PROXIES).of(peer, forwarded) == address
+
+
+def test_nobody_is_trusted_unless_it_was_said() -> None:
+    assert Addresses(Settings().trusted_proxies).of("127.0.0.1", ["198.51.100.1"]) == "127.0.0.1"
+
+
+def test_proxies_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHDB_TRUSTED_PROXIES", "10.0.0.7 10.1.2.3/16, ::1")
+    assert [str(one) for one in Settings().trusted_proxies] == ["10.0.0.7/32", "10.1.0.0/16", "::1/128"]
+    monkeypatch.setenv("FRESHDB_TRUSTED_PROXIES", "proxy.example")
+    with pytest.raises(ValidationError, match="an address or a network"):
+        Settings()
+
+
+def test_one_customer_of_ipv6_is_one_neighbourhood() -> None:
+    assert neighbourhood("2001:db8:1:2:aaaa::1") == neighbourhood("2001:db8:1:2:bbbb::2")
+    assert neighbourhood("2001:db8:1:2::1") != neighbourhood("2001:db8:1:3::1")
+    assert neighbourhood("192.0.2.1") != neighbourhood("192.0.2.2")
+    assert neighbourhood(None)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from freshdb_service.token_text import digest_of, hint_of, is_secret, new_secret
+
+
+def test_a_token_can_be_found_by_programs_that_look_for_secrets() -> None:
+    secrets = {new_secret() for _ in range(1000)}
+    assert len(secrets) == 1000
+    assert all(re.fullmatch(r"fdb_[0-9A-Za-z]{46}", one) for one in secrets)
+    assert all(is_secret(one) for one in secrets)
+
+
+def test_what_only_looks_like_a_token_is_told_from_one() -> None:
+    secret = new_secret()
+    for place in range(4, len(secret)):
+        other = "a" if secret[place] != "a" else "b"
+        assert not is_secret(secret[:place] + other + secret[place + 1 :])
+    assert not is_secret(secret.swapcase())
+    assert not is_secret(secret + "0")
+
+
+@pytest.mark.parametrize("text", ["", "fdb_", "ci-secret", "fdb_" + "0" * 46, "fdb_" + "é" * 46, "\x00" * 50])
+def test_other_words_are_none(text: str) -> None:
+    assert not is_secret(text)
+
+
+def test_the_hint_and_the_digest_do_not_tell_the_token() -> None:
+    secret = new_secret()
+    assert len(hint_of(secret)) == 12
+    assert len(secret) - len(hint_of(secret)) >= 38
+    assert len(digest_of(secret)) == 32
+    assert secret.encode() not in digest_of(secret)

@@ -1,0 +1,42 @@
+"""What is collected for the audit trail waits for the control plane, and is bounded."""
+
+from __future__ import annotations
+
+import logging
+from uuid import uuid4
+
+import pytest
+
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.store.session import Store
+from freshdb_service.store.trail import Actor
+from freshdb_service.trail import MOST, Trail
+
+
+def away() -> Store:
+    """A control plane that nobody answers for."""
+    return Store("postgresql://nobody@127.0.0.1:9/nothing")
+
+
+async def test_what_cannot_be_written_waits_and_is_counted_on() -> None:
+    trail, lease, runner = Trail(away()), uuid4(), Actor("ci", "192.0.2.1")
+    for _ in range(3):
+        trail.collect("lease.renewed", runner, subject=lease)
+        with pytest.raises(BackendUnavailable):
+            await trail.flush()
+    trail.collect("lease.renewed", runner, subject=uuid4())
+    assert sorted(tally.count for tally in trail._collected.values()) == [1, 3]
+
+
+async def test_callers_whom_nobody_knows_crowd_no_heartbeat_out(caplog: pytest.LogCaptureFixture) -> None:
+    trail, known = Trail(away()), Actor("ci", "192.0.2.1")
+    for number in range(MOST):
+        trail.collect("access.unauthorized", Actor(None, str(number)))
+    for _ in range(MOST):
+        trail.collect("lease.renewed", known, subject=uuid4())
+    assert len(trail._collected) == MOST
+    assert sum(key[1] == "ci" for key in trail._collected) == MOST // 2
+    trail._collected.clear()
+    with caplog.at_level(logging.WARNING):
+        await trail.flush()
+    assert [record.getMessage().split()[0] for record in caplog.records] == [str(MOST)]
