@@ -99,11 +99,12 @@ class Proxy:
         await self._cut()
 
     async def _cut(self) -> None:
-        for talk in self._talks:
-            for side in talk.sides:
-                side.transport.abort()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """End the connections that there are; others may come meanwhile."""
+        there = set(self._tasks)
+        for task in there:
+            task.cancel()
+        if there:
+            await asyncio.wait(there)
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._talk(reader, writer))

@@ -228,5 +228,7 @@ def _small_disk(path: Path) -> Iterator[Path | None]:
     if subprocess.run(command, check=False, capture_output=True).returncode:
         yield None
         return
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)

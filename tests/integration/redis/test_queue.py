@@ -114,6 +114,21 @@ async def test_a_replica_that_dies_holds_nobody_up(
         assert (await two.queue.place(POOL, waiter)).position == 1
 
 
+async def test_a_replica_that_dies_leaves_nothing_in_the_queue(
+    redis: RedisConnection, replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas
+    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 0.05)
+    await one.queue._enter(POOL, [Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")])
+    keys = [redis.key(part, POOL) for part in ("queue", "presence", "wanted")]
+    for key in keys:
+        assert 0 < await redis.client.ttl(key) <= 60  # should nobody ever ask again
+    async with asyncio.timeout(10):
+        while not (await two.ask()).admitted:
+            await asyncio.sleep(0.01)
+    assert await redis.client.exists(*keys) == 0
+
+
 async def test_a_waiter_that_redis_forgot_comes_back_to_its_place(
     redis: RedisConnection, replicas: tuple[Replica, Replica]
 ) -> None:

@@ -119,6 +119,7 @@ class Deadlines:
                 self._redis.key("presence", pool_id),
                 self._deadlines,
                 self._limits,
+                self._redis.key("wanted", pool_id),
             ],
             [_ms(ttl_seconds), _ms(max_ttl_seconds), principal, int(at_head), *map(str, lease_ids)],
         )

@@ -1,5 +1,6 @@
 -- Enter waiters into a pool's queue, or say that they are still there. A ticket is the instant (us) at which its waiter
--- first asked: a waiter that Redis forgot comes back to the place that it had.
+-- first asked: a waiter that Redis forgot comes back to the place that it had. A queue in which nobody has said so for a
+-- minute goes by itself, with everything that dead replicas left in it.
 --
 -- KEYS  1 queue (zset: waiter -> ticket)   2 presence (zset: waiter -> gone after, ms)   3 wanted (hash: waiter -> databases)
 -- ARGV  1 presence in ms   2.. waiter, ticket, databases wanted; and so on
@@ -10,6 +11,9 @@ for i = 2, #ARGV, 3 do
   redis.call('ZADD', KEYS[1], 'NX', ARGV[i + 1], ARGV[i])
   redis.call('ZADD', KEYS[2], now + tonumber(ARGV[1]), ARGV[i])
   redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 2])
+end
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIRE', key, 60000)
 end
 local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now)
 for _, waiter in ipairs(gone) do
