@@ -15,9 +15,9 @@
 ``removal``        dropping all of these
 ``leftovers``      closing a login at once, and what its holder left open
 ``reset``          making a used database clean: what engines do, and the one that rebuilds
-``clean``          freshdb's own engine. It looks (``baseline``), judges (``catalogs``), cleans (``cleaning``), knows its
-                   templates (``knowledge``, ``picture``), keeps sessions open for that (``sessions``), and now and
-                   then compares in full (``audit``)
+``clean``          freshdb's own engine. It looks (``baseline``, ``look``), judges (``judging``, ``catalogs``), cleans
+                   (``cleaning``), knows its templates (``knowledge``, ``picture``), keeps sessions open for that
+                   (``sessions``), and now and then compares in full (``audit``)
 =================  ==================================================================================================
 """
 

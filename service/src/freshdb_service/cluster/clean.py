@@ -4,8 +4,8 @@
    being started, and nothing is left prepared.
 2. *Look* (``look``), in the same statement that finds nobody left. Counters say which tables and catalogs were written
    to; sequences are read.
-3. *Judge.* Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be proved to be
-   as it was raises ``Unprovable``, and the database is rebuilt.
+3. *Judge* (``judging``). Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be
+   proved to be as it was raises ``Unprovable``, and the database is rebuilt.
 4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password. What was seen is the next
    mark.
 
@@ -17,7 +17,7 @@ counters once more when they have cleaned, and only then let anybody in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -36,12 +36,13 @@ from freshdb_service.cluster.baseline import (
     mark_now,
     note,
 )
-from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_since, xid
+from freshdb_service.cluster.catalogs import Catalogs, Extent
 from freshdb_service.cluster.cleaning import Handover, Plan, carry_out, let_in, plan
 from freshdb_service.cluster.connections import operation
 from freshdb_service.cluster.fence import shut_out
 from freshdb_service.cluster.grip import insisting
 from freshdb_service.cluster.identifiers import Kind, quoted
+from freshdb_service.cluster.judging import compare, rewritten
 from freshdb_service.cluster.knowledge import Knowledge, TemplateKnowledge
 from freshdb_service.cluster.look import Look, Question, unreliable, with_catalogs
 from freshdb_service.cluster.picture import Qualified, Relations
@@ -169,9 +170,9 @@ class CleaningEngine:
         try:
             async with AsyncExitStack() as visit:
                 session, leftovers, seen = await _shut_out(visit, work)
-                rewritten = await self._judged(session, work, seen)
+                stored_anew = await self._judged(session, work, seen)
                 fenced(leftovers)
-                made = plan(work.template, seen, rewritten, in_order=not server.may_be_replica)
+                made = plan(work.template, seen, stored_anew, in_order=not server.may_be_replica)
                 password = await server.passwords.take()
                 handover = Handover(site.login, name, password.verifier)
                 mark = await self._carried_out(session, work, made, handover, seen)
@@ -263,13 +264,13 @@ class CleaningEngine:
         lost = unreliable(known.baseline, known.mark, seen)
         if lost is not None:
             raise Unprovable(lost)
-        rewritten = await self._defined_as_before(session, work, seen)
+        stored_anew = await self._defined_as_before(session, work, seen)
         written_outside = seen.mark.shared_writes != known.mark.shared_writes
         if written_outside and await changed_outside(session, work.site, known.baseline):
             raise Unprovable(
                 "settings, privileges, comments or attributes of the database or its login changed"
             )
-        return rewritten
+        return stored_anew
 
     async def _defined_as_before(self, session: Session, work: _Work, seen: Look) -> frozenset[Qualified]:
         """The same, of the catalogs."""
@@ -287,12 +288,12 @@ class CleaningEngine:
                 f"{', '.join(sorted(unreadable))} was written to, which {work.server.role} may not read"
             )
         names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
-        written = await _compare(session, catalogs, work, names)
+        written = await compare(session, catalogs, site, work.known, work.expected_extents, names)
         if in_schema:
             await self._vacuum_shared_catalogs(session, site.database, catalogs, seen.mark)
         else:
             await self._vacuum_catalogs(session, site.database, seen)
-        return await _rewritten(session, site, work.known) if "pg_class" in written else frozenset()
+        return await rewritten(session, site, work.known.mark) if "pg_class" in written else frozenset()
 
     async def _vacuum_logins(self, session: Session, server: Server) -> None:
         """Bound what handing over logins leaves in the server's catalog of roles.
@@ -365,54 +366,3 @@ async def _note(server: Server, knowledge: Knowledge, login: Login, origin: Orig
     except asyncpg.InsufficientPrivilegeError:
         return None  # something in it is not for our role to read: it will be rebuilt each time
     return Known(baseline, mark)
-
-
-async def _compare(session: Session, catalogs: Catalogs, work: _Work, names: Iterable[str]) -> set[str]:
-    """Compare catalogs with what they were.
-
-    Returns:
-        those with rows that were written anew, and say the same as before.
-
-    Raises:
-        Unprovable: one differs.
-    """
-    baseline, since, expected = work.known.baseline, work.known.mark.transaction, work.expected_extents
-    scope = baseline.scope
-    changes = await catalogs.changes(session, since, scope, names)
-    written, reason = _written(changes, expected)
-    if reason is None:
-        now = await catalogs.extents(session, work.site.names(baseline.numbers[0]), scope, sorted(written))
-        other = [name for name, extent in now.items() if extent.content != expected[name].content]
-        reason = f"entries in {', '.join(other)} were changed" if other else None
-    if reason is not None:
-        raise Unprovable(reason, objects=await catalogs.described(session, since, scope, changes))
-    return written
-
-
-def _written(changes: Mapping[str, Change], expected: Mapping[str, Extent]) -> tuple[set[str], str | None]:
-    """The catalogs with rows that were written anew; and why that is more than it may be, if it is."""
-    written: set[str] = set()
-    for name, change in changes.items():
-        then = expected.get(name)
-        if then is None or change.own != then.own or change.own_written:
-            return written, f"PostgreSQL's own entries in {name} were changed"
-        if change.rows != then.rows:
-            return written, f"{name} had {then.rows} entries, and has {change.rows}"
-        if change.written:
-            written.add(name)
-    return written, None
-
-
-async def _rewritten(session: Session, site: Site, known: Known) -> frozenset[Qualified]:
-    """Tables whose entry in ``pg_class`` was written since the mark: truncated, or stored anew."""
-    rows = await session.fetch(
-        f"""
-        SELECT CASE WHEN $2::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm') AND {written_since("$1", "c")} AND n.nspname !~ '^pg_'
-          AND ($2::text IS NULL OR n.nspname = $2::text)
-        """,
-        xid(known.mark.transaction),
-        site.schema,
-    )
-    return frozenset((str(row["schema"]), str(row["name"])) for row in rows)
