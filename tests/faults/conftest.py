@@ -36,3 +36,13 @@ def stage(servers: Servers) -> Iterator[Stage]:
         made.post("/v1/templates", {"name": "t", "sql": ["create table t (id int)"]}, 201)
         yield made
         assert service.stop() == 0
+
+
+@pytest.fixture(autouse=True)
+def _no_leases_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed with a lease in hand fails nobody after it."""
+    yield
+    if "stage" in request.fixturenames:
+        stage: Stage = request.getfixturevalue("stage")
+        for lease in stage.ask("GET", "/v1/leases").json()["items"]:
+            stage.ask("DELETE", f"/v1/leases/{lease['id']}")
