@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from tests.soak.history import Fault, History, Kind, Op
 
 OVER = {"lease_ended", "lease_not_found"}
+FORGET_SECONDS = 5.0
+"""So long the service knows a lease that has ended."""
 DEAD_SECONDS = 15.0
 """After so long the URL of a lease that is over reaches nothing, whoever has died meanwhile."""
 QUEUE_SECONDS = 1.0
@@ -111,7 +113,14 @@ def _lost(lease: Lease) -> Iterator[str]:
         if op.kind is Kind.RENEW and op.outcome in OVER and op.ended <= lease.held_until:
             yield f"{lease.id} was over at {op.ended:.3f}, and acknowledged until {lease.held_until:.3f}"
     released = [op for op in lease.ops if op.kind is Kind.RELEASE]
-    if released and released[0].outcome in OVER and released[0].ended <= lease.acknowledged_until:
+    # A client whose answer was lost asks again; if that takes long, what it has released is forgotten by then.
+    forgotten = released and released[0].ended - released[0].began > FORGET_SECONDS
+    if (
+        released
+        and not forgotten
+        and released[0].outcome in OVER
+        and released[0].ended <= lease.acknowledged_until
+    ):
         yield (
             f"{lease.id} was over when it was released at {released[0].ended:.3f}, and acknowledged until "
             f"{lease.acknowledged_until:.3f}"

@@ -22,6 +22,7 @@ from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.faults.clocks import WrongClock, faketime
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
+from tests.soak.checker import FORGET_SECONDS
 from tests.soak.measures import Sample, of_process, of_servers
 
 REPLICAS: Final = 4
@@ -32,7 +33,7 @@ SETTINGS: Final = {
     "min_ready": 2,
     "max_size": 8,
     "failed_seconds": 1,
-    "history_seconds": 1,
+    "history_seconds": FORGET_SECONDS,
     "max_ttl_seconds": 600,
 }
 ANSWER_SECONDS: Final = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.checker import judge, leases_of
+from tests.soak.checker import FORGET_SECONDS, judge, leases_of
 from tests.soak.history import Fault, History, Kind, Op
 
 
@@ -14,8 +14,8 @@ def acquire(lease: str, began: float, ended: float, *, place: str = "p", ttl: fl
     return Op(Kind.ACQUIRE, lease, began, ended, place=place, pool="pool", until=began + ttl)
 
 
-def release(lease: str, began: float, *, outcome: str = "ok") -> Op:
-    return Op(Kind.RELEASE, lease, began, began + 0.1, outcome)
+def release(lease: str, began: float, *, seconds: float = 0.1, outcome: str = "ok") -> Op:
+    return Op(Kind.RELEASE, lease, began, began + seconds, outcome)
 
 
 def renew(lease: str, began: float, *, ttl: float = 10.0, outcome: str = "ok") -> Op:
@@ -47,6 +47,9 @@ RIGHT = {
     "a lease that has run out": [acquire("a", 0, 1, ttl=2), knock("a", 30, outcome="refused")],
     "one that has just run out": [acquire("a", 0, 1, ttl=2), knock("a", 4)],
     "one that was renewed": [acquire("a", 0, 1, ttl=2), renew("a", 1.5, ttl=60), knock("a", 30)],
+    "released, and forgotten when it was asked for again": [
+        acquire("a", 0, 1), release("a", 2, seconds=FORGET_SECONDS + 1, outcome="lease_not_found"),
+    ],
     "nearly at once": [acquire("a", 0, 1.5), acquire("b", 0.5, 0.6, place="q")],
     "who comes later waits longer": [acquire("a", 0, 5), acquire("b", 2, 6, place="q")],
 }  # fmt: skip
