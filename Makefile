@@ -60,10 +60,13 @@ crash: install ## a replica dies at every step of everything it does; an hour; w
 docs: install ## the examples in README.md, which are tests
 	$(BIN)/python -m pytest tests/readme
 
-lock: ## pin anew what constraints.txt holds (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --upgrade --quiet client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+lock: ## pin anew what constraints.txt holds, and what of it goes into the image (needs uv)
+	$(COMPILE) --upgrade client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
 	    --output-file constraints.txt
+	$(COMPILE) --constraints constraints.txt client/pyproject.toml service/pyproject.toml --output-file deploy/requirements.txt
+	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
 clean: ## remove what was built, and the environment
 	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
