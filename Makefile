@@ -8,7 +8,7 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash faults soak load fuzz docs lock clean
+.PHONY: help install demo serve test check format bench crash faults soak load fuzz image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -56,6 +56,9 @@ fuzz: install ## calls that nobody in their senses would make, from the OpenAPI 
 
 crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
+
+image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
+	$(PYTHON) tools/image.py
 
 docs: install ## the examples in README.md, which are tests
 	$(BIN)/python -m pytest tests/readme

@@ -42,7 +42,7 @@ class Stack:
 def stack(redis_server_url: str) -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="freshdb-deploy-"))
     home.chmod(0o755)
-    access = shutil.copy(DEPLOY / "postgres" / "pg_hba.conf", home)
+    access = str(shutil.copy(DEPLOY / "postgres" / "pg_hba.conf", home))
     replicas: list[Service] = []
     try:
         dsns = {}
