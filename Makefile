@@ -8,7 +8,7 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash faults soak load fuzz docs lock clean
+.PHONY: help install demo serve test check format bench crash faults soak load fuzz image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -57,13 +57,19 @@ fuzz: install ## calls that nobody in their senses would make, from the OpenAPI 
 crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
 
+image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
+	$(PYTHON) tools/image.py
+
 docs: install ## the examples in README.md, which are tests
 	$(BIN)/python -m pytest tests/readme
 
-lock: ## pin anew what constraints.txt holds (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --upgrade --quiet client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+lock: ## pin anew what constraints.txt holds, and what of it goes into the image (needs uv)
+	$(COMPILE) --upgrade client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
 	    --output-file constraints.txt
+	$(COMPILE) --constraints constraints.txt client/pyproject.toml service/pyproject.toml --output-file deploy/requirements.txt
+	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
 clean: ## remove what was built, and the environment
 	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis

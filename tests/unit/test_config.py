@@ -29,6 +29,18 @@ def test_an_address_does_not_show_its_password() -> None:
     assert "hunter2" not in repr(ServerAddress.parse("postgresql://u:hunter2@h/x"))
 
 
+def test_callers_may_be_told_of_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHDB_POSTGRES", "a=postgresql://u@inside/x b=postgresql://u@inside:6543/x")
+    monkeypatch.setenv("FRESHDB_ADVERTISE", "a=outside.example:15432 b=[2001:db8::1]")
+    assert Settings().advertised == {"a": ("outside.example", 15432), "b": ("2001:db8::1", None)}
+
+
+@pytest.mark.parametrize("text", ["nowhere", "a=", "a=u:p@h", "a=h:port", "a=h/x", "=h", "other=h"])
+def test_an_address_to_advertise_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="advertise"):
+        Settings(postgres=("a=postgresql://u@inside/x",), advertise=(text,))
+
+
 def test_the_same_server_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="given twice: a:5432"):
         Settings(postgres=("postgresql://u@a/x", "postgresql://v@a/y"))

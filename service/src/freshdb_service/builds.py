@@ -63,10 +63,11 @@ class Builds:
             )
         if deadline is None:
             raise lost(template)
+        host, port = self._at.address(server.name)
         return Build(
             login=login,
-            host=server.host,
-            port=server.port,
+            host=host,
+            port=port,
             token=token,
             deadline_at=deadline,
             renew_seconds=template.build_seconds / 3,

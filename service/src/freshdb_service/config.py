@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8777, ge=0, le=65535)
     data: Path | None = None
     postgres: Annotated[tuple[str, ...], NoDecode] = ()
+    advertise: Annotated[tuple[str, ...], NoDecode] = ()
+    """Where callers reach servers, as ``name=host`` or ``name=host:port``, if that is not what the servers' DSNs say."""
     redis: SecretStr | None = None
     control: SecretStr | None = None
     """DSN of the server for the control plane's own database; by default the first managed server."""
@@ -173,7 +175,7 @@ class Settings(BaseSettings):
     idle_exit_seconds: Seconds | None = None
     """The service stops itself when nobody asked for anything and nothing was leased for so long."""
 
-    @field_validator("postgres", "adopt", "deny", mode="before")
+    @field_validator("postgres", "advertise", "adopt", "deny", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -227,6 +229,10 @@ class Settings(BaseSettings):
         if self.min_ready > self.max_size:
             message = "min_ready is larger than max_size"
             raise ValueError(message)
+        unknown = self.advertised.keys() - {one.name for one in self.servers}
+        if unknown:
+            message = f"advertise names servers that postgres does not: {', '.join(sorted(unknown))}"
+            raise ValueError(message)
         if (self.tls_certificate is None) != (self.tls_key is None):
             message = "tls_certificate and tls_key go together: give both, or neither"
             raise ValueError(message)
@@ -247,3 +253,25 @@ class Settings(BaseSettings):
     def servers(self) -> tuple[ServerAddress, ...]:
         """The managed servers, in the order given."""
         return tuple(ServerAddress.parse(one) for one in self.postgres)
+
+    @property
+    def advertised(self) -> dict[str, tuple[str, int | None]]:
+        """Where callers reach servers, by name, as far as it was given; without a port, it is the server's own.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        return dict(_advertised(one) for one in self.advertise)
+
+
+def _advertised(text: str) -> tuple[str, tuple[str, int | None]]:
+    name, _, address = text.partition("=")
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not name or not host or parts.netloc != address or "@" in address:
+        message = f"an address to advertise is given as name=host or name=host:port, not {text!r}"
+        raise ValueError(message)
+    return name, (host, port)

@@ -69,6 +69,13 @@ class Installation:
             message = f"this replica does not manage the server {name!r}; start it with --postgres {name}=postgresql://…"
             raise BackendUnavailable(message) from None
 
+    def address(self, name: str) -> tuple[str, int]:
+        """Host and port at which callers reach a managed server; of one that is not known here, its name."""
+        server = self.servers.get(name)
+        host, port = (name, 0) if server is None else (server.host, server.port)
+        told_host, told_port = self.settings.advertised.get(name, (host, port))
+        return told_host, told_port or port
+
 
 @asynccontextmanager
 async def opened(

@@ -228,8 +228,7 @@ async def _gone(request: Request) -> None:
 
 def _out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
     row = granted.lease
-    server = context.at.servers.get(row.server)
-    host, port = (server.host, server.port) if server else (row.server, 0)
+    host, port = context.at.address(row.server)
     return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)
 
 

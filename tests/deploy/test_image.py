@@ -1,0 +1,54 @@
+"""The image: what its Dockerfile says is in order, and what goes into it is what was tested.
+
+No container engine runs where these tests do; ``make image`` builds it where there is one.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+CHECKOUT = Path(__file__).parents[2]
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", re.MULTILINE)
+
+
+def pins(path: str) -> dict[str, str]:
+    text = (CHECKOUT / path).read_text()
+    assert text.count("--hash=sha256:") >= len(PIN.findall(text))
+    return {canonicalize_name(name): version for name, version in PIN.findall(text)}
+
+
+def test_the_linter_has_nothing_to_say() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    ended = subprocess.run([linter, "Dockerfile"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("path", ["deploy/requirements.txt", "deploy/requirements-build.txt"])
+def test_what_goes_into_the_image_is_what_was_tested(path: str) -> None:
+    tested = pins("constraints.txt")
+    assert {name: tested.get(name) for name in pins(path)} == pins(path)
+
+
+@pytest.mark.parametrize("distribution", ["client", "service"])
+def test_all_that_is_needed_goes_into_the_image(distribution: str) -> None:
+    project = tomllib.loads((CHECKOUT / distribution / "pyproject.toml").read_text())["project"]
+    there = pins("deploy/requirements.txt")
+    for requirement in map(Requirement, project["dependencies"]):
+        assert requirement.specifier.contains(there[canonicalize_name(requirement.name)]), str(requirement)
+
+
+def test_what_the_dockerfile_copies_may_be_copied() -> None:
+    allowed = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
+    assert all((CHECKOUT / one).exists() for one in allowed)
+    for line in (CHECKOUT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert any(one == source or one.startswith(f"{source}/") for one in allowed), line
