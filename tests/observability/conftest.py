@@ -62,10 +62,15 @@ def traffic(observed: Service) -> Iterator[str]:
 
 
 def some_work(client: Client, name: str) -> None:
-    """Databases of both isolations that are used in every way, one that is lost, some that are waited for, and a refusal."""
+    """Databases of both isolations that are used in every way, one that is lost, some that are waited for, and a refusal.
+
+    And a template that comes and goes, so that databases are made and dropped all the time.
+    """
+    passing = client.ensure_sql(f"{name}-{secrets.token_hex(4)}", ["create table item (id int)"])
+    client.release(client.acquire(passing.name).id)
     for isolation in ("database", "schema"):
         for script in ("select 1", "insert into sale (item_id) values (1)", "create table extra ()"):
-            lease = client.acquire(name, isolation=isolation, ttl_seconds=30)  # type: ignore[arg-type]
+            lease = client.acquire(name, isolation=isolation, ttl_seconds=30)
             with psycopg.connect(lease.url, autocommit=True) as connection:
                 connection.execute(script)
             client.renew(lease.id)
@@ -76,10 +81,11 @@ def some_work(client: Client, name: str) -> None:
     threads = [threading.Thread(target=lambda: client.release(client.acquire(name).id)) for _ in range(3)]
     for one in threads:
         one.start()
-    for one in held:
-        client.release(one.id)
+    for lease in held:
+        client.release(lease.id)
     for one in threads:
         one.join()
+    client.retire(passing.id)
     client.health()
     httpx.post(f"{client.url}/v1/leases", json={"template": "none"})
     end = time.monotonic() + 30

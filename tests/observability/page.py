@@ -9,7 +9,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from freshdb_service.cluster import Cause
 from freshdb_service.lifecycle import DatabaseState
-from freshdb_service.metrics import Metrics, PoolFacts, ServerFacts
+from freshdb_service.metrics import Metrics
+from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 BEGIN: Final = "<!-- made by tests/observability/page.py -->\n"

@@ -13,6 +13,7 @@ import pytest
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("logs")  # one service for the tests of this module
 SQL = ["create table item (id int)"]
 
 

@@ -20,6 +20,7 @@ from tests.observability.receiver import Receiver, Span, receiving
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("tracing")  # one service for the tests of this module
 TOKEN = "token-that-is-in-no-trace"
 PROGRAM = """
 import sys

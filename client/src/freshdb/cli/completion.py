@@ -24,11 +24,11 @@ _SECONDS: Final = 1.0
 def completion(arguments: argparse.Namespace) -> int:
     """Print the code that makes a shell complete freshdb's commands."""
     try:
-        import argcomplete  # noqa: PLC0415 - an extra
+        from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         complain("completion needs argcomplete, which is not installed here", "pip install 'freshdb[cli]'")
         return FAILED
-    code = argcomplete.shellcode(["freshdb"], shell=arguments.shell)
+    code = shellcode(["freshdb"], shell=arguments.shell)
     if arguments.json:
         print_json({"shell": arguments.shell, "code": code})
     else:

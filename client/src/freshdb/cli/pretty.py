@@ -130,7 +130,7 @@ def _pools(pools: Sequence[Pool]) -> Table:
         "most",
         "problem",
     )
-    rows = [
+    rows: list[list[RenderableType]] = [
         [
             _short(one.template),
             one.isolation,
@@ -147,7 +147,7 @@ def _pools(pools: Sequence[Pool]) -> Table:
 
 
 def _leases(leases: Sequence[Lease], frame: Frame) -> Table:
-    rows = [
+    rows: list[list[RenderableType]] = [
         [
             one.id,
             _styled(one.state),

@@ -9,7 +9,7 @@ import json
 import select
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -47,9 +47,8 @@ class _Screen(Protocol):
 
 def watch(url: str, every_seconds: float, *, json_lines: bool) -> int:
     """Show how the service does, until somebody ends it; gives the exit code."""
-    with ExitStack() as stack:
+    with suppress(KeyboardInterrupt), ExitStack() as stack:  # Ctrl-C is how one ends this, and no failure
         client = stack.enter_context(Client(url, timeout_seconds=_SECONDS_TO_ANSWER, retry_seconds=0.0))
-        stack.enter_context(_ended_by_ctrl_c())
         screen = stack.enter_context(_screen(json_lines=json_lines))
         keys = stack.enter_context(_keys())
         frame = Frame(datetime.now(UTC), url, "…")
@@ -57,7 +56,7 @@ def watch(url: str, every_seconds: float, *, json_lines: bool) -> int:
             frame = _looked(client, frame)
             screen.show(frame)
             if keys.pressed(every_seconds) in {"q", "Q"}:
-                return 0
+                break
     return 0
 
 
@@ -79,15 +78,6 @@ def _looked(client: Client, before: Frame) -> Frame:
     except FreshdbError as error:
         return replace(before, at=now, status="unreachable", checks={}, problem=str(error))
     return seen
-
-
-@contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is how one ends this, and no failure."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from freshdb_service.installation import Installation
 from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.headroom import Headroom
-from freshdb_service.metrics import PoolFacts, ServerFacts
+from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 from freshdb_service.redis.queue import Place
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
