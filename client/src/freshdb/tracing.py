@@ -10,9 +10,11 @@ Attributes name the method, the route's path and the status: never a header, a b
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from freshdb import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanKind
 
     from freshdb.calls import Send
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "freshdb"
 _ERROR: Final = 400
+_CLOSE_SECONDS: Final = 2.0
 _OPERATIONS: Final = {"grant": "acquire", "take_up": "renew", "give_back": "release"}
 """What those flows are for that have no method of their own."""
 
@@ -122,7 +126,16 @@ def start(environment: Mapping[str, str] = os.environ) -> str | None:
     except ModuleNotFoundError as error:
         return f"no traces, although OTEL_… asks for them: {error}; pip install 'freshdb[otel]'"
     named = {} if "OTEL_SERVICE_NAME" in environment else {"service.name": _NAME}
-    provider = TracerProvider(resource=Resource.create({"service.version": __version__, **named}))
+    resource = Resource.create({"service.version": __version__, **named})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)  # which sends what is left when the process ends
+    trace.set_tracer_provider(provider)
+    atexit.register(_send_the_last, provider)
     return None
+
+
+def _send_the_last(provider: TracerProvider) -> None:
+    """Send what is left; a collector that is away would be asked again for longer than anybody waits at a prompt."""
+    last = Thread(target=provider.shutdown, name="last spans", daemon=True)
+    last.start()
+    last.join(_CLOSE_SECONDS)

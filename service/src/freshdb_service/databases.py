@@ -163,7 +163,7 @@ class Databases:
         )
 
     def _note(self, row: DatabaseRow, isolation: Isolation, outcome: ResetOutcome) -> None:
-        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        self._at.metrics.cleaned(outcome.path, isolation, outcome.seconds)
         if outcome.cause is not None:
             self._at.metrics.rebuilds.labels(outcome.cause, isolation).inc()
         if outcome.audit is None:

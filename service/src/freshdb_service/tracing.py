@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Thread
 from typing import TYPE_CHECKING, Final, Protocol
 
 from freshdb_service import __version__
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "freshdb-service"
 _SERVER_ERROR: Final = 500
+_CLOSE_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -123,7 +125,7 @@ def _provider(exporter: str) -> TracerProvider:
     resource = Resource.create(
         {"service.version": __version__} | _unless("OTEL_SERVICE_NAME", "service.name", _NAME)
     )
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `close` does
     if exporter == "console":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
     else:
@@ -186,7 +188,10 @@ class _Traced:
         return visit
 
     def close(self) -> None:
-        self._provider.shutdown()
+        # A collector that is away would be asked again for longer than anybody waits for a service to stop.
+        last = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(_CLOSE_SECONDS)
 
 
 class _Answered:

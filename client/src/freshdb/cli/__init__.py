@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from freshdb.cli.exits import FAILED, INTERRUPTED, LEASE_LOST, USAGE
-from freshdb.cli.output import complain, complain_as_json, say
+from freshdb.cli.output import complain, complain_to, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,23 +45,20 @@ def _command(words: list[str]) -> int:
     try:
         code: int = arguments.handle(arguments)
     except UsageError as error:
-        complain(str(error))
+        complain_to(arguments, str(error), f"see: freshdb {arguments.verb} --help")
         return USAGE
     except FreshdbError as error:
         from freshdb.cli.hints import hint  # noqa: PLC0415 - only when it went wrong
 
-        if arguments.json:
-            complain_as_json(getattr(error, "code", None), str(error), hint(error))
-        else:
-            complain(str(error), hint(error))
+        complain_to(arguments, str(error), hint(error), code=getattr(error, "code", None))
         return LEASE_LOST if isinstance(error, LeaseLost) else FAILED
     except ValueError as error:
-        complain(str(error))
+        complain_to(arguments, str(error), f"see: freshdb {arguments.verb} --help")
         return USAGE
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        complain(str(error))
+        complain_to(arguments, str(error))
         return FAILED
     sys.stdout.flush()
     return code

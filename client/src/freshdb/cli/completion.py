@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from freshdb.cli.exits import FAILED
-from freshdb.cli.output import complain, print_json, result
+from freshdb.cli.output import complain_to, print_json, result
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,11 @@ def completion(arguments: argparse.Namespace) -> int:
     try:
         from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        complain("completion needs argcomplete, which is not installed here", "pip install 'freshdb[cli]'")
+        complain_to(
+            arguments,
+            "completion needs argcomplete, which is not installed here",
+            "pip install 'freshdb[cli]'",
+        )
         return FAILED
     code = shellcode(["freshdb"], shell=arguments.shell)
     if arguments.json:

@@ -10,7 +10,7 @@ from freshdb.cli.connect import connect, describe_holder, project
 from freshdb.cli.exits import FAILED
 from freshdb.cli.hints import hint
 from freshdb.cli.output import (
-    complain,
+    complain_to,
     pairs,
     print_json,
     print_table,
@@ -87,7 +87,7 @@ def release(arguments: argparse.Namespace) -> int:
             try:
                 released.append(client.revoke(identifier) if arguments.force else client.release(identifier))
             except ServiceError as error:
-                complain(str(error), hint(error))
+                complain_to(arguments, str(error), hint(error), code=error.code)
                 failed = True
     if arguments.json:
         print_json([without_password(one) for one in released])

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
     from freshdb.models import Lease
@@ -40,9 +41,14 @@ def complain(what: str, next_step: str | None = None) -> None:
         say(f"  {next_step}")
 
 
-def complain_as_json(code: str | None, what: str, next_step: str | None) -> None:
-    """The same for programs; `code` is the service's, if it is its error."""
-    say(json.dumps({"error": {"code": code, "message": what, "next_step": next_step}}))
+def complain_to(
+    arguments: argparse.Namespace, what: str, next_step: str | None = None, *, code: str | None = None
+) -> None:
+    """The same in the form that was asked for; `code` is the service's, if it is its error."""
+    if arguments.json:
+        say(json.dumps({"error": {"code": code, "message": what, "next_step": next_step}}))
+    else:
+        complain(what, next_step)
 
 
 def print_json(value: object) -> None:

@@ -84,7 +84,9 @@ class Requests:
         if _log.isEnabledFor(level):
             method, path = scope["method"], scope["path"][:_SHOWN_CHARACTERS]
             said = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
-            _log.log(level, "%s %s: %d", method, path, status, extra=said)
+            # As `_log.log` does, without looking through the stack for who called it.
+            words = (method, path, status)
+            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=said))
 
 
 def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bool]:

@@ -58,16 +58,16 @@ class Metrics:
         Info("freshdb_build", "What runs here.", registry=registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
-        self.leases_granted = Counter(
+        self._granted = Counter(
             "freshdb_leases_granted_total", "Leases granted.", ["isolation"], registry=registry
         )
-        self.leases_ended = Counter(
+        self._ended = Counter(
             "freshdb_leases_ended_total",
             "Leases that ended, by how: released, expired (lost: no heartbeat came in time) or revoked.",
             ["how"],
             registry=registry,
         )
-        self.acquire_wait = Histogram(
+        self._acquire_wait = Histogram(
             "freshdb_acquire_wait_seconds",
             "From the request to the grant.",
             ["isolation"],
@@ -106,7 +106,7 @@ class Metrics:
             "Requests in progress, those that wait for a database included.",
             registry=registry,
         )
-        self.reset = Histogram(
+        self._reset = Histogram(
             "freshdb_reset_seconds",
             "From claiming a dirty database to its being ready.",
             ["path", "isolation"],
@@ -208,21 +208,27 @@ class Metrics:
         )
         self._facts = Facts()
         registry.register(self._facts)
+        # What is counted for every lease is looked up here: `labels()` costs as much as counting does.
+        self._of_acquire: dict[Isolation, tuple[Counter, Histogram]] = {}
+        self._of_end: dict[LeaseState, Counter] = {}
+        self._of_reset: dict[tuple[str, Isolation], Histogram] = {}
         self._begin_with_zero(reasons)
 
     def _begin_with_zero(self, reasons: Iterable[str]) -> None:
         for isolation in Isolation:
-            self.leases_granted.labels(isolation)
-            self.acquire_wait.labels(isolation)
+            self._of_acquire[isolation] = (
+                self._granted.labels(isolation),
+                self._acquire_wait.labels(isolation),
+            )
             self.provision.labels(isolation)
             for result in ("same", "different"):
                 self.audits.labels(result, isolation)
             for reason in reasons:
                 self.rebuilds.labels(reason, isolation)
             for path in RESET_PATHS:
-                self.reset.labels(path, isolation)
+                self._of_reset[path, isolation] = self._reset.labels(path, isolation)
         for how in set(LeaseState) - LEASE_LIVE:
-            self.leases_ended.labels(how)
+            self._of_end[how] = self._ended.labels(how)
         for work in ("provision", "reset", "drop"):
             self.failures.labels(work)
         for code in (
@@ -233,6 +239,20 @@ class Metrics:
             "unauthorized",
         ):
             self.refusals.labels(code)
+
+    def granted(self, isolation: Isolation, waited_seconds: float) -> None:
+        """Note a lease that was granted."""
+        count, wait = self._of_acquire[isolation]
+        count.inc()
+        wait.observe(waited_seconds)
+
+    def ended(self, how: LeaseState) -> None:
+        """Note a lease that ended."""
+        self._of_end[how].inc()
+
+    def cleaned(self, path: str, isolation: Isolation, seconds: float) -> None:
+        """Note a reset."""
+        self._of_reset[path, isolation].observe(seconds)
 
     def heartbeat(self, *, ttl_seconds: float, left_seconds: float) -> None:
         """Note a heartbeat that was granted ``ttl_seconds`` when ``left_seconds`` were left of the TTL before."""
