@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import psycopg
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from freshdb import Client
 from freshdb_service.tracing import UNTRACED, from_environment
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.xdist_group("tracing")  # one service for the tests of 
 TOKEN = "token-that-is-in-no-trace"
 PROGRAM = """
 import sys
+import threading
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
@@ -209,3 +212,18 @@ def test_without_the_variables_nothing_of_opentelemetry_s_sdk_is_loaded() -> Non
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_at_the_end_nobody_waits_long_for_a_collector_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, begun = threading.Event(), threading.Event()
+
+    def hanging(_: TracerProvider) -> None:
+        begun.set()
+        let_go.wait()
+
+    tracing = from_environment({"OTEL_TRACES_EXPORTER": "console"})
+    monkeypatch.setattr(TracerProvider, "shutdown", hanging)
+    monkeypatch.setattr("freshdb_service.tracing._CLOSE_SECONDS", 0.01)
+    tracing.close()
+    assert begun.wait(30)
+    let_go.set()
