@@ -30,6 +30,8 @@ TEMPLATE_SQL: Final = (
 TTL_SECONDS: Final = 6.0
 WAIT_SECONDS: Final = 60.0
 VISIT_SECONDS: Final = 5.0
+OF_ASYNCPG: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last is what asyncpg makes of a backend that was ended at an unlucky moment."""
 
 Isolation = Literal["database", "schema"]
 T = TypeVar("T")
@@ -157,7 +159,7 @@ class Holder:
 
     async def _leave_open(self, lease: Lease) -> None:
         """A transaction, with a lock."""
-        with suppress(asyncpg.PostgresError, OSError, TimeoutError):
+        with suppress(*OF_ASYNCPG, OSError, TimeoutError):
             connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
             self.left_open.append(connection)
             await connection.execute("BEGIN; INSERT INTO mark (who) VALUES ('uncommitted'); LOCK TABLE mark")
@@ -182,7 +184,7 @@ class Holder:
         try:
             answer: T | None = await ask()
             outcome = OK
-        except (FreshdbError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (FreshdbError, *OF_ASYNCPG, OSError, TimeoutError) as error:
             answer, outcome = None, code_of(error)
         return answer, (began, monotonic(), outcome)
 
