@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from importlib.util import find_spec
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from freshdb.models import Lease
 
 _SHOWN_CHARACTERS: Final = 12
+_SHOWN_AFTER_SECONDS: Final = 0.5
 
 
 def result(text: str) -> None:
@@ -87,14 +89,28 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, no
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show at a terminal what is waited for during the block, and for how long already."""
+    """Show at a terminal what is waited for during the block, and for how long already; nothing if that is no time."""
     if not rich_wanted(sys.stderr):
         yield
         return
-    from freshdb.cli import pretty  # noqa: PLC0415 - as above
+    over = Event()
 
-    with pretty.progress(what):
+    def show() -> None:
+        if over.wait(_SHOWN_AFTER_SECONDS):
+            return
+        from freshdb.cli import pretty  # noqa: PLC0415 - as above
+
+        if not over.is_set():
+            with pretty.progress(what):
+                over.wait()
+
+    line = Thread(target=show, name="progress", daemon=True)
+    line.start()
+    try:
         yield
+    finally:
+        over.set()
+        line.join()
 
 
 def rich_wanted(stream: TextIO) -> bool:
