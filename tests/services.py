@@ -91,6 +91,7 @@ def start_service(
             connection.execute(f'create database "{prefix}_control"')
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
+        "FRESHDB_LOG_FORMAT": "console",
         "FRESHDB_PREFIX": prefix,
         "FRESHDB_REDIS": redis_url,
         "FRESHDB_POSTGRES": " ".join(postgres),

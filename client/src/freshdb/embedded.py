@@ -169,10 +169,11 @@ def _spawn(directory: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Drop what is meant for clients: of this service, or of PostgreSQL."""
-    return {
+    """Drop what is meant for clients: of this service, or of PostgreSQL. Nobody reads its log until something is wrong."""
+    kept = {
         key: value for key, value in given.items() if key not in _OF_THE_CLIENT and not key.startswith("PG")
     }
+    return {"FRESHDB_ACCESS_LOG": "false", "FRESHDB_LOG_FORMAT": "console", **kept}
 
 
 def _make_way(directory: Path, found: RunningService) -> None:

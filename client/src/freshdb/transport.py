@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from freshdb.calls import Answer, Failure, Flow, Outcome, Pause, Send, problem
 from freshdb.clock import elapsed_seconds
+from freshdb.tracing import operation, sending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -145,27 +146,30 @@ class Transport:
     def run(self, flow: Flow[T]) -> T:
         """Carry a whole flow out and return its result."""
         outcome: Outcome = None
-        try:
-            while True:
-                outcome = self._perform(flow.send(outcome))
-        except StopIteration as finished:
-            result: T = finished.value
-            return result
-        finally:
-            flow.close()
+        with operation(flow):
+            try:
+                while True:
+                    outcome = self._perform(flow.send(outcome))
+            except StopIteration as finished:
+                result: T = finished.value
+                return result
+            finally:
+                flow.close()
 
     def send(self, step: Send) -> Answer | Failure:
         """Carry one sending out."""
         http = self.http()
-        sent_at = elapsed_seconds()
+        sent_at, headers = elapsed_seconds(), _headers(step)
         try:
-            response = http.request(
-                step.call.method,
-                step.base + step.call.path,
-                content=step.call.content,
-                headers=_headers(step),
-                timeout=_timeout(step),
-            )
+            with sending(step, headers) as sent:
+                response = http.request(
+                    step.call.method,
+                    step.base + step.call.path,
+                    content=step.call.content,
+                    headers=headers,
+                    timeout=_timeout(step),
+                )
+                sent.answered(response.status_code)
         except httpx.RequestError as error:
             return _failed(error, sent_at)
         return _answered(response, sent_at)
@@ -229,27 +233,30 @@ class AsyncTransport:
     async def run(self, flow: Flow[T]) -> T:
         """Carry a whole flow out and return its result."""
         outcome: Outcome = None
-        try:
-            while True:
-                outcome = await self._perform(flow.send(outcome))
-        except StopIteration as finished:
-            result: T = finished.value
-            return result
-        finally:
-            flow.close()
+        with operation(flow):
+            try:
+                while True:
+                    outcome = await self._perform(flow.send(outcome))
+            except StopIteration as finished:
+                result: T = finished.value
+                return result
+            finally:
+                flow.close()
 
     async def send(self, step: Send) -> Answer | Failure:
         """Carry one sending out."""
         http = self.http()
-        sent_at = elapsed_seconds()
+        sent_at, headers = elapsed_seconds(), _headers(step)
         try:
-            response = await http.request(
-                step.call.method,
-                step.base + step.call.path,
-                content=step.call.content,
-                headers=_headers(step),
-                timeout=_timeout(step),
-            )
+            with sending(step, headers) as sent:
+                response = await http.request(
+                    step.call.method,
+                    step.base + step.call.path,
+                    content=step.call.content,
+                    headers=headers,
+                    timeout=_timeout(step),
+                )
+                sent.answered(response.status_code)
         except httpx.RequestError as error:
             return _failed(error, sent_at)
         return _answered(response, sent_at)

@@ -144,8 +144,7 @@ class Acquiring:
                     self._targets.forget(request.template, request.isolation)
         waited = monotonic() - began
         for one in granted:
-            self._at.metrics.leases_granted.labels(one.lease.isolation).inc()
-            self._at.metrics.acquire_wait.labels(one.lease.isolation).observe(waited)
+            self._at.metrics.granted(one.lease.isolation, waited)
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from freshdb_service.logs import LogFormat, LogLevel
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scope = Literal["read", "lease", "build", "admin"]
 Network = IPv4Network | IPv6Network
@@ -104,6 +106,12 @@ class Settings(BaseSettings):
     trail_flush_seconds: Seconds = 60.0
     """Heartbeats and refusals of so long are one record in it."""
     prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
+
+    log_format: LogFormat = "auto"
+    """``json`` or ``console``; ``auto`` is ``console`` on a terminal, and ``json`` elsewhere."""
+    log_level: LogLevel = "info"
+    access_log: bool = True
+    """A line for each request, at info; of probes and heartbeats at debug."""
 
     default_ttl_seconds: Seconds = 300.0
     min_ttl_seconds: Seconds = 1.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
@@ -39,6 +39,7 @@ from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFoun
 from freshdb_service.installation import Installation
 from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import DatabaseState, Isolation
+from freshdb_service.logs import about
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.resetting import Clean, Used, give_back, make_ready
@@ -69,7 +70,7 @@ class Databases:
 
     async def provision(self, row: DatabaseRow) -> None:
         """``creating`` → ``ready`` (or ``failed``)."""
-        with self._at.claims.worked_on(row):
+        with self._work("provision", row):
             await self._provision(row)
 
     async def _provision(self, row: DatabaseRow) -> None:
@@ -118,7 +119,7 @@ class Databases:
 
         ``fenced`` is called when the old login is closed.
         """
-        with self._at.claims.worked_on(used.row):
+        with self._work("reset", used.row):
             await self._reset(used, fenced)
 
     async def _reset(self, used: Used, fenced: Fenced) -> None:
@@ -140,7 +141,7 @@ class Databases:
         Raises:
             FreshdbError: it could not be made clean now; asking again is safe.
         """
-        with self._at.claims.worked_on(used.row):
+        with self._work("reset", used.row):
             await self._reset_leased(used)
 
     async def _reset_leased(self, used: Used) -> None:
@@ -162,7 +163,9 @@ class Databases:
         )
 
     def _note(self, row: DatabaseRow, isolation: Isolation, outcome: ResetOutcome) -> None:
-        self._at.metrics.reset.labels(outcome.path, isolation).observe(outcome.seconds)
+        self._at.metrics.cleaned(outcome.path, isolation, outcome.seconds)
+        if outcome.cause is not None:
+            self._at.metrics.rebuilds.labels(outcome.cause, isolation).inc()
         if outcome.audit is None:
             return
         same = not outcome.audit
@@ -187,7 +190,7 @@ class Databases:
 
     async def drop(self, row: DatabaseRow) -> None:
         """``dropping`` → gone."""
-        with self._at.claims.worked_on(row):
+        with self._work("drop", row):
             await self._drop(row)
 
     async def _drop(self, row: DatabaseRow) -> None:
@@ -206,6 +209,14 @@ class Databases:
             return
         await self._insistent(lambda: self._forget(row))
         self._at.events.emit("database.dropped", database=row.id, pool=row.pool_id)
+
+    @contextmanager
+    def _work(self, what: str, row: DatabaseRow) -> Iterator[None]:
+        """Surround the work on one database: others see that somebody is at it, and it is in logs and traces."""
+        named = {"pool": str(row.pool_id), "database": str(row.id)}
+        attributes = {f"freshdb.{name}": value for name, value in named.items()}
+        with about(**named), self._at.tracing.work(what, attributes), self._at.claims.worked_on(row):
+            yield
 
     async def _ready(
         self, row: DatabaseRow, login: Login, known: Known | None, how: str, **facts: object

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from freshdb_service import migrations
 from freshdb_service.cluster import (
+    Cause,
     Server,
     ServerOptions,
     close_control_database,
@@ -24,7 +25,7 @@ from freshdb_service.cluster import (
 )
 from freshdb_service.config import Settings
 from freshdb_service.errors import BackendUnavailable, ServerRefused
-from freshdb_service.metrics import Metrics
+from freshdb_service.metrics import CONTROL_PLANE, Metrics
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines
 from freshdb_service.redis.events import Events
@@ -33,6 +34,7 @@ from freshdb_service.redis.signals import Signals
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.claims import Claims
 from freshdb_service.store.session import Store
+from freshdb_service.tracing import UNTRACED, Tracing
 from freshdb_service.trail import Trail
 
 _log = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ class Installation:
     queue: Queue
     events: Events
     trail: Trail
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics
+    tracing: Tracing
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this replica begins to stop: nothing new is granted or begun, and what never ends by itself ends."""
 
@@ -79,7 +82,11 @@ class Installation:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, options: ServerOptions, *, own_servers: bool = False
+    settings: Settings,
+    options: ServerOptions,
+    *,
+    own_servers: bool = False,
+    tracing: Tracing = UNTRACED,
 ) -> AsyncIterator[Installation]:
     """Connect to the control plane, to Redis and to every managed server.
 
@@ -87,6 +94,7 @@ async def opened(
         settings: with at least one server, and Redis.
         options: how servers are treated.
         own_servers: the servers were started for freshdb alone (embedded).
+        tracing: makes the spans of what is done here.
 
     Raises:
         ConfigurationError: a DSN or URL is wrong.
@@ -96,6 +104,7 @@ async def opened(
     if settings.redis is None or not settings.postgres:
         message = "an installation needs at least one PostgreSQL server and Redis"
         raise ValueError(message)
+    metrics = Metrics(Cause)
     async with AsyncExitStack() as stack:
         if settings.control is not None:
             control = settings.control.get_secret_value()
@@ -108,14 +117,22 @@ async def opened(
                 options=options,
                 unless_shared=None if first.name in settings.adopt else first.name,
             )
-        store = Store(control, answer_seconds=settings.answer_seconds)
+        store = Store(
+            control,
+            answer_seconds=settings.answer_seconds,
+            visiting=metrics.visits_to_control_plane(tracing.visits("postgresql", CONTROL_PLANE)),
+            told=metrics.signs_of(CONTROL_PLANE),
+        )
         stack.push_async_callback(store.close)
         await migrations.upgrade(store.patient)
         async with store.statement() as connection:
             installation_id = await store_pools.installation_id(connection)
 
         redis = RedisConnection(
-            settings.redis.get_secret_value(), installation_id, timeout_seconds=settings.answer_seconds / 2
+            settings.redis.get_secret_value(),
+            installation_id,
+            timeout_seconds=settings.answer_seconds / 2,
+            visiting=metrics.visits_to_redis(tracing.visits("redis", "redis")),
         )
         stack.push_async_callback(redis.close)
         await redis.check()
@@ -123,7 +140,13 @@ async def opened(
         servers: dict[str, Server] = {}
         for address in settings.servers:
             server = await Server.open(
-                address.name, address.dsn, installation=installation_id, options=options, harden=own_servers
+                address.name,
+                address.dsn,
+                installation=installation_id,
+                options=options,
+                harden=own_servers,
+                visiting=metrics.visits_to_server(address.name, tracing.visits("postgresql", address.name)),
+                told=metrics.signs_of(address.name),
             )
             stack.push_async_callback(server.close)
             await _enlist(store, server, settings, urlsplit(control).path.removeprefix("/"))
@@ -142,6 +165,8 @@ async def opened(
             queue=Queue(redis, signals),
             events=Events(redis),
             trail=Trail(store),
+            metrics=metrics,
+            tracing=tracing,
         )
 
 

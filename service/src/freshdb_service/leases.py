@@ -196,7 +196,7 @@ class Leases:
                 await self._at.signals.announce(Work.DIRTY)
 
     def _ended(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
-        self._at.metrics.leases_ended.labels(row.state).inc()
+        self._at.metrics.ended(row.state)
         left = {} if leftovers is None else {"leftovers": leftovers.to_json()}
         self._at.events.emit(f"lease.{row.state}", **facts(row), **left)
 

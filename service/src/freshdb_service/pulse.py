@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -25,6 +26,14 @@ _log = logging.getLogger(__name__)
 Driver = Any
 """A connection of asyncpg; only the packages that open one know that."""
 
+Told = Callable[[float | None], None]
+"""Told of every sign of life after how many seconds it came; of one that did not come, or a refusal, ``None``."""
+
+
+def nobody(seconds: float | None) -> None:
+    """Tell nobody."""
+    del seconds
+
 
 class Pulse:
     """Of one server, as this replica feels it.
@@ -33,14 +42,21 @@ class Pulse:
         what: has it, for messages.
         open_session: opens the session for signs of life.
         every_seconds: how often one is asked for, and how long it may take.
+        told: of each.
     """
 
     def __init__(
-        self, what: str, open_session: Callable[[], Awaitable[Driver]], *, every_seconds: float
+        self,
+        what: str,
+        open_session: Callable[[], Awaitable[Driver]],
+        *,
+        every_seconds: float,
+        told: Told = nobody,
     ) -> None:
         self._what = what
         self._open = open_session
         self._every_seconds = every_seconds
+        self._told = told
         self._session: Driver = None
         self._connections: WeakSet[Driver] = WeakSet()
         self._lost = False
@@ -85,12 +101,16 @@ class Pulse:
             async with asyncio.timeout(self._every_seconds):
                 if self._session is None or self._session.is_closed():
                     self._session = await self._open()
+                asked_at = perf_counter()
                 await self._session.execute("SELECT 1")
+                self._told(perf_counter() - asked_at)
         except TimeoutError:
             self._end()
+            self._told(None)
             return False
         except Exception:  # noqa: BLE001 - it refuses, whatever the reason: that is an answer, which others get, too
             self._end()
+            self._told(None)
         return True
 
     def _end(self) -> None:

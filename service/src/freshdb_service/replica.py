@@ -22,6 +22,7 @@ from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
 from freshdb_service.api.connections import Bounds, bounded
 from freshdb_service.api.context import Context
+from freshdb_service.api.requests import Requests
 from freshdb_service.builds import Builds
 from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
 from freshdb_service.config import LOOPBACK, Settings
@@ -39,6 +40,7 @@ from freshdb_service.pools import Pools
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.templates import Templates
+from freshdb_service.tracing import from_environment as tracing_from_environment
 
 _log = logging.getLogger("freshdb")
 _DRAIN_SECONDS = 20
@@ -98,6 +100,7 @@ class Replica:
             asyncio.create_task(self.at.queue.stay(self.at.stopping), name="queue"),
             asyncio.create_task(self.at.events.write(), name="events"),
             asyncio.create_task(self.at.claims.show(), name="claims"),
+            asyncio.create_task(self.at.metrics.feel_lag(), name="lag"),
             *(
                 asyncio.create_task(pulse.feel(), name="pulse")
                 for pulse in (self.at.store.pulse, *(one.pulse for one in self.at.servers.values()))
@@ -165,6 +168,7 @@ async def replica_of(
     Raises:
         ConfigurationError, ServerRefused, BackendUnavailable: it cannot start.
     """
+    tracing = tracing_from_environment()
     options = ServerOptions(
         prefix=settings.prefix,
         connection_limit=settings.connection_limit,
@@ -180,7 +184,10 @@ async def replica_of(
         pg_dump=pg_dump,
     )
     async with AsyncExitStack() as stack:
-        at = await stack.enter_async_context(opened(settings, options, own_servers=own_servers))
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        at = await stack.enter_async_context(
+            opened(settings, options, own_servers=own_servers, tracing=tracing)
+        )
         replica = Replica.over(at, engine or CleaningEngine(audit_every=settings.audit_every))
         await replica.keyring.refresh()
         _see_that_somebody_may_come_in(settings, replica.keyring, own_servers=own_servers)
@@ -232,7 +239,7 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
     settings = context.at.settings
     server = _Server(
         uvicorn.Config(
-            create_app(context),
+            Requests(create_app(context), context.at.metrics, context.at.tracing),
             loop="none",
             lifespan="off",
             access_log=False,

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import uvloop
 from pydantic import SecretStr, ValidationError
@@ -38,6 +38,7 @@ from freshdb_service.embedded import (
     postgres_binaries,
 )
 from freshdb_service.errors import ConfigurationError, FreshdbError
+from freshdb_service.logs import LogFormat, LogLevel, configure
 
 if TYPE_CHECKING:
     from freshdb_service.cluster import ResetEngine
@@ -261,14 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    given = {
-        name: value for name, value in vars(arguments).items() if value is not None and name != "verbose"
-    }
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
     try:
         settings = Settings(**given)
     except ValidationError as error:
@@ -276,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = ".".join(str(part) for part in one["loc"]) or "settings"
             print(f"freshdb serve: {name}: {one['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
+    configure(settings.log_format, settings.log_level, requests=settings.access_log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, ready=_say_ready))
@@ -332,5 +327,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--idle-exit-seconds", type=float, help="stop when nobody needed the service for so long"
     )
-    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(LogFormat),
+        help="json, console, or auto: console on a terminal (auto)",
+    )
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument(
+        "--log-level", choices=get_args(LogLevel), help="from which on lines are logged (info)"
+    )
+    level.add_argument(
+        "--verbose", action="store_const", const="debug", dest="log_level", help="log more: --log-level debug"
+    )
     return parser

@@ -55,6 +55,21 @@ async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: De
     assert isinstance(granted, Renewal)
     assert near(granted.expires_at, 50)
     assert granted.ttl_seconds == pytest.approx(50, abs=1)
+    assert granted.left_seconds == pytest.approx(50, abs=1)
+
+
+async def test_a_heartbeat_says_how_much_of_the_ttl_was_left(
+    deadlines: Deadlines, redis: RedisConnection
+) -> None:
+    lease = uuid4()
+    ends = await admit(deadlines, lease, ttl=60)
+    await redis.client.zadd(
+        redis.key("deadlines"), {str(lease): round((ends - timedelta(seconds=50)).timestamp() * 1000)}
+    )
+    granted = await deadlines.renew(lease, ttl_seconds=None, principal="ci")
+    assert isinstance(granted, Renewal)
+    assert granted.left_seconds == pytest.approx(10, abs=1)
+    assert granted.ttl_seconds == pytest.approx(60, abs=1)
 
 
 async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -97,7 +98,19 @@ async def test_a_place_counts_who_is_before(replicas: tuple[Replica, Replica]) -
         place = await one.queue.place(POOL, second)
         assert (place.position, place.waiting, place.wanted) == (2, 2, 4)
     nobody = await one.queue.place(POOL)
-    assert (nobody.position, nobody.waiting, nobody.wanted) == (0, 0, 0)
+    assert (nobody.position, nobody.waiting, nobody.wanted, nobody.age_seconds) == (0, 0, 0, 0.0)
+
+
+async def test_a_queue_is_as_old_as_the_first_who_is_still_there(replicas: tuple[Replica, Replica]) -> None:
+    one, two = replicas
+    now = round(time.time() * 1_000_000)
+    await one.redis.client.zadd(one.redis.key("queue", POOL), {"dead": now - 900_000_000})
+    async with (
+        one.queue.waiting(POOL, now - 60_000_000),
+        two.queue.waiting(POOL, now - 90_000_000),
+    ):
+        assert (await one.queue.place(POOL)).age_seconds == pytest.approx(90, abs=5)
+    assert (await one.queue.place(POOL)).age_seconds == 0
 
 
 async def test_a_replica_that_dies_holds_nobody_up(

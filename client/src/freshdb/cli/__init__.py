@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from freshdb.cli.exits import FAILED, INTERRUPTED, LEASE_LOST, USAGE
-from freshdb.cli.output import complain
+from freshdb.cli.output import complain, complain_to, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,28 +37,28 @@ def _command(words: list[str]) -> int:
     from freshdb.cli.arguments import parse  # noqa: PLC0415 - `serve` does not need it
     from freshdb.cli.usage import UsageError  # noqa: PLC0415
     from freshdb.errors import FreshdbError, LeaseLost  # noqa: PLC0415
+    from freshdb.tracing import start as start_tracing  # noqa: PLC0415
 
     arguments = parse(words)
+    if (why_not := start_tracing()) is not None:
+        say(why_not)
     try:
         code: int = arguments.handle(arguments)
     except UsageError as error:
-        complain(str(error))
+        complain_to(arguments, str(error), f"see: freshdb {arguments.verb} --help")
         return USAGE
-    except LeaseLost as error:
-        complain(str(error))
-        return LEASE_LOST
     except FreshdbError as error:
         from freshdb.cli.hints import hint  # noqa: PLC0415 - only when it went wrong
 
-        complain(str(error), hint(error))
-        return FAILED
+        complain_to(arguments, str(error), hint(error), code=getattr(error, "code", None))
+        return LEASE_LOST if isinstance(error, LeaseLost) else FAILED
     except ValueError as error:
-        complain(str(error))
+        complain_to(arguments, str(error), f"see: freshdb {arguments.verb} --help")
         return USAGE
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        complain(str(error))
+        complain_to(arguments, str(error))
         return FAILED
     sys.stdout.flush()
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     Handle = Callable[[argparse.Namespace], int]
 
+_SHORTEST_INTERVAL_SECONDS: Final = 0.1
+_SHELLS: Final = ("bash", "zsh", "fish")
 _EPILOG: Final = """
 With no service configured (--url, [tool.freshdb] url, FRESHDB_URL) an embedded one is started in the background and
 left warm; `freshdb stop` stops it. The token is taken from FRESHDB_TOKEN.
@@ -28,6 +31,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         cut = own.index("--")
         own, command = own[:cut], own[cut + 1 :]
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        _complete(parser)
     arguments = parser.parse_args(own)
     arguments.command = command
     if command and not arguments.takes_command:
@@ -79,8 +84,24 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_service(commands: _Commands) -> None:
     commands.add("serve", "serve in the foreground (`freshdb serve --help`)", "freshdb.cli.service:status")
     commands.add("stop", "stop the embedded service in the background", "freshdb.cli.service:stop")
-    commands.add("status", "show where the service is, and how it does", "freshdb.cli.service:status")
+    status = commands.add(
+        "status", "show where the service is, and how it does", "freshdb.cli.service:status"
+    )
+    status.add_argument(
+        "--watch",
+        type=_interval,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="go on showing it, with pools and leases, every so often (2); q ends it",
+    )
     commands.add("pools", "list pools: databases by state, and who waits", "freshdb.cli.service:pools")
+    shell = commands.add(
+        "completion",
+        'print what makes a shell complete commands: eval "$(freshdb completion bash)"',
+        "freshdb.cli.completion:completion",
+    )
+    shell.add_argument("shell", choices=_SHELLS)
 
 
 def _add_leases(commands: _Commands) -> None:
@@ -91,7 +112,10 @@ def _add_leases(commands: _Commands) -> None:
         usage="freshdb run [options] -- COMMAND [ARGUMENT …]",
         takes_command=True,
     )
-    run.add_argument("--template", help="NAME or NAME@FINGERPRINT (default: that of [tool.freshdb])")
+    _completed(
+        run.add_argument("--template", help="NAME or NAME@FINGERPRINT (default: that of [tool.freshdb])"),
+        "templates",
+    )
     _add_terms(run)
     psql = commands.add(
         "psql",
@@ -100,33 +124,32 @@ def _add_leases(commands: _Commands) -> None:
         usage="freshdb psql [options] [TEMPLATE] [-- ARGUMENT …]",
         takes_command=True,
     )
-    psql.add_argument(
-        "template", nargs="?", help="NAME or NAME@FINGERPRINT (default: that of [tool.freshdb])"
+    _add_template(psql)
+    lease = psql.add_argument(
+        "--lease", metavar="ID", help="open this lease's database; the lease is left as it is"
     )
-    psql.add_argument("--lease", metavar="ID", help="open this lease's database; the lease is left as it is")
+    _completed(lease, "leases")
     _add_terms(psql)
     acquire = commands.add(
         "acquire", "lease a clean database and print its URL", "freshdb.cli.leases:acquire"
     )
-    acquire.add_argument(
-        "template", nargs="?", help="NAME or NAME@FINGERPRINT (default: that of [tool.freshdb])"
-    )
+    _add_template(acquire)
     acquire.add_argument("--idempotency-key", metavar="KEY", help="the same key gives the same lease again")
     _add_terms(acquire)
     renew = commands.add("renew", "renew a lease", "freshdb.cli.leases:renew")
-    renew.add_argument("lease", metavar="ID")
+    _completed(renew.add_argument("lease", metavar="ID"), "leases")
     renew.add_argument(
         "--ttl", type=_seconds, metavar="SECONDS", help="how long from now (default: as acquired)"
     )
     reset = commands.add(
         "reset", "make a leased database clean in place and print its new URL", "freshdb.cli.leases:reset"
     )
-    reset.add_argument("lease", metavar="ID")
+    _completed(reset.add_argument("lease", metavar="ID"), "leases")
     release = commands.add("release", "give leased databases back", "freshdb.cli.leases:release")
-    release.add_argument("leases", metavar="ID", nargs="+")
+    _completed(release.add_argument("leases", metavar="ID", nargs="+"), "leases")
     release.add_argument("--force", action="store_true", help="revoke: also somebody else's")
     keep = commands.add("keep", "hold a leased database back for a look", "freshdb.cli.leases:keep")
-    keep.add_argument("lease", metavar="ID")
+    _completed(keep.add_argument("lease", metavar="ID"), "leases")
     keep.add_argument(
         "--ttl", type=_seconds, metavar="SECONDS", default=3600.0, help="how long (default 3600)"
     )
@@ -173,6 +196,13 @@ def _add_templates(commands: _Commands) -> None:
     retire.add_argument("--force", action="store_true", help="although leases on it are active")
 
 
+def _add_template(parser: argparse.ArgumentParser) -> None:
+    action = parser.add_argument(
+        "template", nargs="?", help="NAME or NAME@FINGERPRINT (default: that of [tool.freshdb])"
+    )
+    _completed(action, "templates")
+
+
 def _add_making(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fingerprint", metavar="HASH", help="take this instead of a hash of the content")
     parser.add_argument(
@@ -216,6 +246,34 @@ def _pair(text: str) -> tuple[str, str]:
     if not key or not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def _interval(text: str) -> float:
+    value = _seconds(text)
+    if value < _SHORTEST_INTERVAL_SECONDS:
+        raise argparse.ArgumentTypeError(f"at least {_SHORTEST_INTERVAL_SECONDS:g} seconds")
+    return value
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Print what could come next, and end the process; nothing where argcomplete is not installed."""
+    try:
+        import argcomplete  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise SystemExit(1) from None
+    argcomplete.autocomplete(parser)
+
+
+def _completed(action: argparse.Action, name: str) -> None:
+    """Have a shell complete an argument with what ``freshdb.cli.completion`` has by this name."""
+
+    def complete(**given: object) -> list[str]:
+        from importlib import import_module  # noqa: PLC0415 - only for a shell
+
+        found: list[str] = getattr(import_module("freshdb.cli.completion"), name)(**given)
+        return found
+
+    action.completer = complete  # type: ignore[attr-defined]  # argcomplete's way
 
 
 def _seconds(text: str) -> float:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from freshdb.cli.connect import connect, describe_holder, project
 from freshdb.cli.exits import FAILED
 from freshdb.cli.hints import hint
-from freshdb.cli.output import as_json, complain, pairs, print_json, print_table, result, say, short
+from freshdb.cli.output import (
+    complain_to,
+    pairs,
+    print_json,
+    print_table,
+    result,
+    say,
+    short,
+    waiting,
+    without_password,
+)
 from freshdb.cli.usage import UsageError
 from freshdb.errors import ServiceError
 
@@ -26,15 +36,16 @@ def acquire(arguments: argparse.Namespace) -> int:
         template = chosen_template(arguments, client)
         terms = {"idempotency_key": arguments.idempotency_key} if arguments.idempotency_key else {}
         wait_if_building(client, template, arguments.wait)
-        lease = client.acquire(
-            template,
-            isolation=chosen_isolation(arguments),
-            ttl_seconds=arguments.ttl,
-            wait_seconds=arguments.wait,
-            holder=describe_holder("freshdb acquire", {"pid": "", **dict(arguments.holder)}),
-            labels=dict(arguments.label),
-            **terms,
-        )
+        with waiting(f"waiting for a database of {short(template)}"):
+            lease = client.acquire(
+                template,
+                isolation=chosen_isolation(arguments),
+                ttl_seconds=arguments.ttl,
+                wait_seconds=arguments.wait,
+                holder=describe_holder("freshdb acquire", {"pid": "", **dict(arguments.holder)}),
+                labels=dict(arguments.label),
+                **terms,
+            )
     if arguments.json:
         print_json(_with_url(lease))
         return 0
@@ -76,10 +87,10 @@ def release(arguments: argparse.Namespace) -> int:
             try:
                 released.append(client.revoke(identifier) if arguments.force else client.release(identifier))
             except ServiceError as error:
-                complain(str(error), hint(error))
+                complain_to(arguments, str(error), hint(error), code=error.code)
                 failed = True
     if arguments.json:
-        print_json([_without_password(one) for one in released])
+        print_json([without_password(one) for one in released])
     else:
         for one in released:
             say(f"{one.state} {one.id}{_left_behind(one)}")
@@ -91,7 +102,7 @@ def keep(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         lease = client.keep(arguments.lease, ttl_seconds=arguments.ttl, reason=arguments.reason)
     if arguments.json:
-        print_json(_with_url(lease) if lease.password else _without_password(lease))
+        print_json(_with_url(lease) if lease.password else without_password(lease))
     else:
         say(
             f"kept {lease.id} for {arguments.ttl:g} s; look at it: freshdb psql --lease {shlex.quote(lease.id)}"
@@ -111,7 +122,7 @@ def leases(arguments: argparse.Namespace) -> int:
             limit=arguments.limit,
         )
     if arguments.json:
-        print_json([_without_password(one) for one in found])
+        print_json([without_password(one) for one in found])
         return 0
     rows = [
         (
@@ -159,7 +170,8 @@ def wait_if_building(client: Client, template: str, wait_seconds: float) -> None
     """Wait for somebody else's build."""
     if client.template(template).state == "building":
         say(f"waiting for the build of {template}…")
-        client.wait_template(template, wait_seconds=wait_seconds)
+        with waiting(f"building {short(template)}"):
+            client.wait_template(template, wait_seconds=wait_seconds)
 
 
 def _left_behind(lease: Lease) -> str:
@@ -170,10 +182,5 @@ def _left_behind(lease: Lease) -> str:
     return opened + (f" (left defined: {objects})" if objects else "")
 
 
-def _without_password(lease: Lease) -> dict[str, object]:
-    shown = [one.name for one in fields(lease) if one.name != "password"]
-    return {name: as_json(getattr(lease, name)) for name in shown}
-
-
 def _with_url(lease: Lease) -> dict[str, object]:
-    return {**_without_password(lease), "password": lease.password, "url": lease.url}
+    return {**without_password(lease), "password": lease.password, "url": lease.url}

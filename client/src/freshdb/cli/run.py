@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from freshdb.cli.connect import connect, describe_holder
 from freshdb.cli.exits import BY_SIGNAL
 from freshdb.cli.leases import chosen_isolation, chosen_template, wait_if_building
-from freshdb.cli.output import say
+from freshdb.cli.output import say, short, waiting
 from freshdb.cli.supervise import supervise
 from freshdb.cli.usage import UsageError
 from freshdb.environment import environment_with
@@ -55,14 +55,17 @@ def _held(arguments: argparse.Namespace, name: str) -> Iterator[HeldLease]:
     with connect(arguments) as client:
         template = chosen_template(arguments, client)
         wait_if_building(client, template, arguments.wait)
-        with client.lease(
+        lease = client.lease(
             template,
             isolation=chosen_isolation(arguments),
             ttl_seconds=arguments.ttl,
             wait_seconds=arguments.wait,
             holder=describe_holder(name, dict(arguments.holder)),
             labels=dict(arguments.label),
-        ) as held:
+        )
+        with ExitStack() as stack:
+            with waiting(f"waiting for a database of {short(template)}"):
+                held = stack.enter_context(lease)
             yield held
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from freshdb.cli.connect import configured_url, connect
 from freshdb.cli.exits import FAILED
 from freshdb.cli.output import pairs, print_json, print_table, result, say, short
+from freshdb.cli.watch import watch
 from freshdb.client import Client
 from freshdb.embedded import default_data_directory, running_service, stop_service
 
@@ -39,6 +40,8 @@ def status(arguments: argparse.Namespace) -> int:
             )
             return FAILED
         url = running.url
+    if arguments.watch is not None:
+        return watch(url, arguments.watch, json_lines=arguments.json)
     with Client(url) as client:
         health = client.health()
         found = {

@@ -51,7 +51,7 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], held: Held
         try:
             child = subprocess.Popen(list(command), env=dict(environment))
         except FileNotFoundError:
-            complain(f"{command[0]}: there is no such command")
+            complain(f"{command[0]}: there is no such command", "is it installed, and on PATH?")
             return NOT_FOUND
         except OSError as error:
             complain(f"{command[0]}: {error.strerror}")

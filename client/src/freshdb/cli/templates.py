@@ -10,7 +10,8 @@ from freshdb import fingerprints
 from freshdb.build_command import run_build_command
 from freshdb.cli.connect import connect
 from freshdb.cli.exits import FAILED
-from freshdb.cli.output import complain, print_json, print_table, result, say, short, size
+from freshdb.cli.hints import hint
+from freshdb.cli.output import complain_to, print_json, print_table, result, say, short, size, waiting
 from freshdb.cli.usage import UsageError
 from freshdb.errors import TemplateFailed
 
@@ -78,15 +79,17 @@ def sql(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     with connect(arguments) as client:
         try:
-            template = client.ensure_sql(
-                arguments.name,
-                scripts,
-                fingerprint=arguments.fingerprint,
-                extensions=arguments.extensions,
-                wait_seconds=arguments.wait,
-            )
+            with waiting(f"building {arguments.name}"):
+                template = client.ensure_sql(
+                    arguments.name,
+                    scripts,
+                    fingerprint=arguments.fingerprint,
+                    extensions=arguments.extensions,
+                    wait_seconds=arguments.wait,
+                )
         except TemplateFailed as error:
-            complain(str(error), _place(error.extra, arguments.files))
+            place = _place(error.extra, arguments.files)
+            complain_to(arguments, str(error), place or hint(error), code=error.code)
             return FAILED
     return _show(arguments, template)
 

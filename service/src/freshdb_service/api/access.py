@@ -19,6 +19,7 @@ from freshdb_service.api.attempts import Attempts
 from freshdb_service.config import OPEN_NAME, SCOPES, Scope, Settings
 from freshdb_service.errors import Forbidden, QuotaExceeded, Unauthorized
 from freshdb_service.keyring import Keyring
+from freshdb_service.logs import note
 from freshdb_service.store.tokens import TokenRow
 from freshdb_service.store.trail import Actor
 from freshdb_service.token_text import digest_of
@@ -130,6 +131,7 @@ def needs(scope: Scope) -> Callable[[Request], Coroutine[object, object, Princip
     async def caller(request: Request) -> Principal:
         gate: Gate = request.app.state.gate
         principal = await gate.principal(request)
+        note(principal=principal.name, address=principal.address)
         if not principal.has(scope):
             raise gate.refuse(principal, scope)
         return principal

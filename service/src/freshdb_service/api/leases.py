@@ -30,6 +30,7 @@ from freshdb_service.api.wire import (
 from freshdb_service.config import Settings
 from freshdb_service.errors import LeaseNotFound
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
+from freshdb_service.logs import note
 from freshdb_service.orders import Acquire
 from freshdb_service.quotas import longest_life, too_long
 from freshdb_service.store.leases import LeaseFilter
@@ -125,7 +126,9 @@ async def renew(
         identifier, principal=principal.name, ttl_seconds=ttl, address=principal.address
     )
     renewed = answer(RenewalOut.of(identifier, renewal))
-    context.at.metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
+    metrics = context.at.metrics
+    metrics.heartbeat(ttl_seconds=renewal.ttl_seconds, left_seconds=renewal.left_seconds)
+    metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
     return renewed
 
 
@@ -208,7 +211,7 @@ async def _acquire(
         )
         for body in bodies
     ]
-    return await context.acquiring.acquire(
+    granted = await context.acquiring.acquire(
         wanted,
         principal=principal.name,
         wait_seconds=max(waits),
@@ -218,6 +221,15 @@ async def _acquire(
         token=principal.token,
         address=principal.address,
     )
+    first = granted[0].lease
+    ids = ",".join(str(one.lease.id) for one in granted)
+    note(
+        lease=ids,
+        template=first.template,
+        pool=str(first.pool_id),
+        database=first.schema_name or first.database_name,
+    )
+    return granted
 
 
 async def _gone(request: Request) -> None:
@@ -260,10 +272,12 @@ def _wait(asked: float | None, settings: Settings) -> float:
 
 def _lease_id(text: str) -> UUID:
     try:
-        return UUID(text)
+        identifier = UUID(text)
     except ValueError:
         message = f"{text[:60]!r} is no lease id: that is the UUID in `id` of the acquired lease"
         raise LeaseNotFound(message) from None
+    note(lease=str(identifier))
+    return identifier
 
 
 def _pairs(request: Request, prefix: str) -> dict[str, str]:

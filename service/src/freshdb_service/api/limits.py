@@ -99,6 +99,7 @@ class RequestLimit:
         self._most = most
         self._metrics = metrics
         self._in_progress = 0
+        metrics.requests_in_progress.set_function(lambda: self._in_progress)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""

@@ -13,6 +13,7 @@ from freshdb_service.api.pages import UUID_PATTERN
 from freshdb_service.api.problems import refusals
 from freshdb_service.api.wire import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.errors import PoolNotFound
+from freshdb_service.logs import note
 
 router = APIRouter(prefix="/pools", tags=["pools"])
 
@@ -48,7 +49,9 @@ async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Ad
 
 def _pool_id(text: str) -> UUID:
     try:
-        return UUID(text)
+        identifier = UUID(text)
     except ValueError:
         message = f"{text[:60]!r} is no pool id: that is the UUID in `id` of a pool"
         raise PoolNotFound(message) from None
+    note(pool=str(identifier))
+    return identifier

@@ -131,6 +131,7 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(HTTPStatus(error.status_code), "invalid_request")
+        metrics.refusals.labels(code).inc()
         sentence = f"{request.method} {request.url.path}: {error.detail}"
         extra = (
             {"errors": [{"field": "body", "message": error.detail}]} if code == "invalid_request" else None
@@ -145,7 +146,9 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         metrics.refusals.labels("internal_error").inc()
-        return problem("internal_error", "the service made a mistake; its log says more")
+        return problem(
+            "internal_error", "the service made a mistake; its log says more, by this X-Request-Id"
+        )
 
 
 def invalid(field: str, message: str) -> InvalidRequest:

@@ -21,7 +21,7 @@
 =================  ==================================================================================================
 """
 
-from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
+from freshdb_service.cluster.baseline import Baseline, Cause, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.clean import CleaningEngine
 from freshdb_service.cluster.control import close_control_database, ensure_control_database
@@ -50,6 +50,7 @@ from freshdb_service.cluster.templates import Sealed, create_build, seal
 __all__ = [
     "Baseline",
     "Blueprint",
+    "Cause",
     "CleaningEngine",
     "Fenced",
     "Known",

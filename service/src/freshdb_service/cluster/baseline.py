@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Final, TypeAlias
 
 from freshdb_service.cluster.catalogs import STATISTICS, Catalogs, Extent
@@ -55,10 +56,38 @@ class Leftovers:
         return {name: left for name, left in found.items() if left}
 
 
+class Cause(StrEnum):
+    """The kinds of reasons to make a used database anew."""
+
+    UNKNOWN = "unknown"
+    """Nobody noted what it was like, or this process has not seen a fresh copy of the template yet."""
+    LOGIN = "login"
+    """Its login is gone."""
+    SESSIONS = "sessions"
+    """Somebody is in it, or on the way in, who cannot be thrown out."""
+    PREPARED = "prepared"
+    """Transactions were left prepared for a second phase."""
+    STATISTICS = "statistics"
+    """What PostgreSQL counts says nothing: the server crashed, or somebody reset its statistics."""
+    CATALOGS = "catalogs"
+    """Something is defined in another way than it was."""
+    SURROUNDINGS = "surroundings"
+    """Settings, privileges or comments of the database or its login are others than they were."""
+    ROWS = "rows"
+    """Rows of the template's were changed that cannot be put back as they were, or not cheaply."""
+    AUDIT = "audit"
+    """An audit found a difference, or needs a fresh copy to compare with."""
+    FAILED = "failed"
+    """Cleaning it failed."""
+    ALWAYS = "always"
+    """The engine always does."""
+
+
 class Unprovable(Exception):
     """It cannot be proved that cleaning would be enough; the text is the reason, and the remedy is to rebuild.
 
     Attributes:
+        cause: the kind of reason.
         leftovers: if it had come so far.
         objects: those that are defined in another way.
         audit: what an audit found.
@@ -69,10 +98,12 @@ class Unprovable(Exception):
         reason: str,
         leftovers: Leftovers | None = None,
         *,
+        cause: Cause,
         objects: Sequence[str] = (),
         audit: Sequence[str] | None = None,
     ) -> None:
         super().__init__(reason)
+        self.cause = cause
         self.leftovers = leftovers
         self.objects = tuple(objects)
         self.audit = audit
@@ -209,7 +240,7 @@ async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[
     """
     row = await connection.fetchrow(_NOTE, site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone")
+        raise Unprovable("its login is gone", cause=Cause.LOGIN)
     baseline = Baseline(site, (row["login"], row["database"], row["schema"] or 0), row["surroundings"], {})
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
@@ -242,7 +273,7 @@ async def mark_now(connection: Connection, site: Site) -> Mark:
     what = MARK if site.schema is None else MARK_OF_SCHEMA
     row = await connection.fetchrow(f"WITH me AS ({ME}) SELECT {what} FROM me", site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone")
+        raise Unprovable("its login is gone", cause=Cause.LOGIN)
     return Mark.from_json(dict(row))
 
 

@@ -27,6 +27,7 @@ import asyncpg
 
 from freshdb_service.cluster.audit import differences, differences_of_catalogs, read_digest
 from freshdb_service.cluster.baseline import (
+    Cause,
     Leftovers,
     Mark,
     Site,
@@ -96,7 +97,7 @@ class _Work:
         """
         found = self.template.relations if self.site.schema is None else self.known.baseline.relations
         if found is None:
-            raise Unprovable("nothing is known of what it was like")
+            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
         return found
 
 
@@ -153,11 +154,12 @@ class CleaningEngine:
             known,
             leftovers,
             None if unprovable.audit is None else tuple(unprovable.audit),
+            unprovable.cause,
         )
 
     def _work(self, server: Server, used: UsedDatabase, origin: Origin) -> _Work:
         if used.site is None or used.known is None:
-            raise Unprovable("nothing is known of what it was like")
+            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
         return _Work(server, used.site, used.known, origin, self._knowledge.of(server, origin))
 
     async def _clean(
@@ -187,9 +189,13 @@ class CleaningEngine:
             found = unprovable.leftovers or leftovers
             if found is not None:
                 found = replace(found, objects=unprovable.objects)
-            raise Unprovable(str(unprovable), found, audit=unprovable.audit) from unprovable
+            raise Unprovable(
+                str(unprovable), found, cause=unprovable.cause, audit=unprovable.audit
+            ) from unprovable
         except asyncpg.PostgresError as error:
-            raise Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers) from error
+            raise Unprovable(
+                f"cleaning failed: {error} ({error.sqlstate})", leftovers, cause=Cause.FAILED
+            ) from error
         return ResetOutcome(
             login=Login(site.database, site.schema, name, password.secret),
             path=made.path,
@@ -239,7 +245,7 @@ class CleaningEngine:
         server, site, baseline, template = work.server, work.site, work.known.baseline, work.template
         expected = self._knowledge.digest(server, work.origin)
         if expected is None:
-            raise Unprovable("a fresh copy is needed, for audits to compare with")
+            raise Unprovable("a fresh copy is needed, for audits to compare with", cause=Cause.AUDIT)
         catalogs = await self._knowledge.catalogs(server, session, schema=site.schema is not None)
         extents = await catalogs.extents(session, site.names(baseline.numbers[0]), baseline.scope)
         digest = await read_digest(session, server.version, template.picture, schema=site.schema)
@@ -248,7 +254,7 @@ class CleaningEngine:
             *differences_of_catalogs(work.expected_extents, extents),
         ]
         if found:
-            raise Unprovable(f"an audit found that {found[0]}", audit=found)
+            raise Unprovable(f"an audit found that {found[0]}", cause=Cause.AUDIT, audit=found)
         return ()
 
     async def _judged(self, session: Session, work: _Work, seen: Look) -> frozenset[Qualified]:
@@ -263,12 +269,13 @@ class CleaningEngine:
         known = work.known
         lost = unreliable(known.baseline, known.mark, seen)
         if lost is not None:
-            raise Unprovable(lost)
+            raise Unprovable(lost, cause=Cause.STATISTICS)
         stored_anew = await self._defined_as_before(session, work, seen)
         written_outside = seen.mark.shared_writes != known.mark.shared_writes
         if written_outside and await changed_outside(session, work.site, known.baseline):
             raise Unprovable(
-                "settings, privileges, comments or attributes of the database or its login changed"
+                "settings, privileges, comments or attributes of the database or its login changed",
+                cause=Cause.SURROUNDINGS,
             )
         return stored_anew
 
@@ -280,12 +287,13 @@ class CleaningEngine:
             return frozenset()
         if seen.vacuuming and (in_schema or "pg_proc" in seen.catalogs):
             # The function that it runs may be one that is defined as before by now.
-            raise Unprovable("autovacuum was at work, and functions were defined")
+            raise Unprovable("autovacuum was at work, and functions were defined", cause=Cause.CATALOGS)
         catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
         unreadable = seen.catalogs.difference(catalogs.names)
         if unreadable:
             raise Unprovable(
-                f"{', '.join(sorted(unreadable))} was written to, which {work.server.role} may not read"
+                f"{', '.join(sorted(unreadable))} was written to, which {work.server.role} may not read",
+                cause=Cause.CATALOGS,
             )
         names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
         written = await compare(session, catalogs, site, work.known, work.expected_extents, names)

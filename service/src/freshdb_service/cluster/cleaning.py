@@ -31,7 +31,7 @@ from typing import Final
 
 import asyncpg
 
-from freshdb_service.cluster.baseline import Mark, Unprovable
+from freshdb_service.cluster.baseline import Cause, Mark, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
 from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
@@ -116,7 +116,7 @@ def plan(
     for name in sorted({*seen.tables, *rewritten}):
         table, touched = picture.tables.get(name), seen.tables.get(name)
         if table is None:
-            raise Unprovable(f"the table {shown(name)} is not the template's")
+            raise Unprovable(f"the table {shown(name)} is not the template's", cause=Cause.CATALOGS)
         if table.rows == 0 and touched is None:
             continue  # truncated, and empty it should be
         _choose(made, template, name, table, touched, was_rewritten=name in rewritten)
@@ -140,7 +140,7 @@ def _put_in_order(made: Plan, template: TemplateKnowledge) -> None:
             picture, empty=[*made.delete, *made.reload], thin=made.delete_new, load=made.reload
         )
     except Entangled as entangled:
-        raise Unprovable(f"the tables {entangled}") from entangled
+        raise Unprovable(f"the tables {entangled}", cause=Cause.ROWS) from entangled
     made.truncate += [name for name in made.order.truncate if name not in made.truncate]
 
 
@@ -155,7 +155,7 @@ def _choose(
 ) -> None:
     """Enter one table into the plan."""
     if table.materialized:
-        raise Unprovable(f"the materialized view {shown(name)} was refreshed")
+        raise Unprovable(f"the materialized view {shown(name)} was refreshed", cause=Cause.ROWS)
     if table.rows == 0:
         together = template.picture.closure(name)
         large = touched is not None and touched.pages > TRUNCATED_PAGES
@@ -179,10 +179,13 @@ def _choose(
 def _choose_reload(made: Plan, template: TemplateKnowledge, name: Qualified, table: Table) -> None:
     if name not in template.seeds:
         raise Unprovable(
-            f"rows of the table {shown(name)} were changed, and it is too large to be loaded again"
+            f"rows of the table {shown(name)} were changed, and it is too large to be loaded again",
+            cause=Cause.ROWS,
         )
     if table.runs_code:
-        raise Unprovable(f"to load the table {shown(name)} would run functions of the template's")
+        raise Unprovable(
+            f"to load the table {shown(name)} would run functions of the template's", cause=Cause.ROWS
+        )
     _see_that_nothing_fires(name, table, "delete", "insert")
     made.reload.append(name)
 
@@ -190,7 +193,9 @@ def _choose_reload(made: Plan, template: TemplateKnowledge, name: Qualified, tab
 def _see_that_nothing_fires(name: Qualified, table: Table, *events: str) -> None:
     firing = [event for event in events if event in table.fires]
     if firing:
-        raise Unprovable(f"the table {shown(name)} has triggers or rules that fire when we {firing[0]}")
+        raise Unprovable(
+            f"the table {shown(name)} has triggers or rules that fire when we {firing[0]}", cause=Cause.ROWS
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +242,7 @@ async def carry_out(
         else:
             await session.execute(script)  # one message is one transaction
     except (asyncpg.DivisionByZeroError, asyncpg.UndefinedObjectError) as error:
-        raise Unprovable("its login is gone") from error
+        raise Unprovable("its login is gone", cause=Cause.LOGIN) from error
     if made.vacuum:
         await session.execute(
             "VACUUM (INDEX_CLEANUP ON, TRUNCATE ON) "

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from freshdb_service.cluster.baseline import ME, Leftovers, Site, Unprovable
+from freshdb_service.cluster.baseline import ME, Cause, Leftovers, Site, Unprovable
 from freshdb_service.cluster.connections import SETTINGS, Connection
 from freshdb_service.cluster.grip import roll_back_prepared
 from freshdb_service.cluster.leftovers import CLOSING_SECONDS
@@ -169,7 +169,7 @@ async def shut_out(
         BackendUnavailable: a backend would not end in time.
     """
     if not await close(session, site.login):
-        raise Unprovable("its login is gone")
+        raise Unprovable("its login is gone", cause=Cause.LOGIN)
     visible = sees_all and session.get_server_version().major >= _STARTING_IS_VISIBLE
     starting_ones = _STARTING_NOW_IF_ANY if visible else _STARTING_NOW
     query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
@@ -186,12 +186,14 @@ async def shut_out(
         if found is None and (ended or not row["inside"]):
             found = Leftovers(len(ended), row["prepared"], sum(ended))
         if found is not None and row["prepared"]:
-            raise Unprovable("transactions were prepared for a second phase", leftovers=found)
+            raise Unprovable(
+                "transactions were prepared for a second phase", leftovers=found, cause=Cause.PREPARED
+            )
         now_starting = set(row["starting"])
         starting = now_starting if starting is None else starting & now_starting
         if found is not None and not row["inside"] and not starting:
             if row["seen"] is None:
-                raise Unprovable("its login is gone", leftovers=found)
+                raise Unprovable("its login is gone", leftovers=found, cause=Cause.LOGIN)
             look = question.answered(json.loads(row["seen"]))
             return found, replace(look, vacuuming=True) if row["vacuuming"] else look
         starting -= set(row["authenticating"])
@@ -204,7 +206,9 @@ async def shut_out(
 
 def _too_long(site: Site, pids: list[str], found: Leftovers | None) -> Exception:
     if not pids:
-        return Unprovable("somebody is connecting, and cannot be seen yet", leftovers=found)
+        return Unprovable(
+            "somebody is connecting, and cannot be seen yet", leftovers=found, cause=Cause.SESSIONS
+        )
     named = ", ".join(pids)
     return BackendUnavailable(f"these backends of {site.login} do not end: {named}", retry_after_seconds=1.0)
 
@@ -215,7 +219,7 @@ async def _throw_out(session: Session, site: Site, pids: list[str], waited: floa
         rows = await session.fetch(_THROW_OUT, site.login, pids, site.schema is None)
     except asyncpg.InsufficientPrivilegeError as error:
         if waited >= PRIVILEGED_SECONDS:
-            raise Unprovable("somebody with more rights is in it") from error
+            raise Unprovable("somebody with more rights is in it", cause=Cause.SESSIONS) from error
         return []
     return [one["locks"] for one in rows]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from freshdb_service.cluster.baseline import Mark, Site, Unprovable
+from freshdb_service.cluster.baseline import Cause, Mark, Site, Unprovable
 from freshdb_service.cluster.catalogs import Catalogs, Change, Extent, written_since, xid
 from freshdb_service.cluster.picture import Qualified
 from freshdb_service.cluster.reset import Known
@@ -38,7 +38,9 @@ async def compare(
         other = [name for name, extent in now.items() if extent.content != expected[name].content]
         reason = f"entries in {', '.join(other)} were changed" if other else None
     if reason is not None:
-        raise Unprovable(reason, objects=await catalogs.described(session, since, scope, changes))
+        raise Unprovable(
+            reason, cause=Cause.CATALOGS, objects=await catalogs.described(session, since, scope, changes)
+        )
     return written
 
 

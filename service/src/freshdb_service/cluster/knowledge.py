@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from freshdb_service.cluster.audit import Digest, read_digest
-from freshdb_service.cluster.baseline import Site, Unprovable
+from freshdb_service.cluster.baseline import Cause, Site, Unprovable
 from freshdb_service.cluster.catalogs import Catalogs, Extent
 from freshdb_service.cluster.picture import (
     Picture,
@@ -69,7 +69,9 @@ class Knowledge:
         """
         key = _key(server, origin)
         if key not in self._templates:
-            raise Unprovable("this process has not seen a fresh copy of the template yet")
+            raise Unprovable(
+                "this process has not seen a fresh copy of the template yet", cause=Cause.UNKNOWN
+            )
         self._templates.move_to_end(key)
         return self._templates[key]
 

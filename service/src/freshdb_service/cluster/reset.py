@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from uuid import UUID
 
-from freshdb_service.cluster.baseline import Baseline, Leftovers, Mark, Site
+from freshdb_service.cluster.baseline import Baseline, Cause, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.databases import provision_database
 from freshdb_service.cluster.leftovers import close_login
@@ -70,6 +70,7 @@ class ResetOutcome:
         known: what the next reset will want to know.
         leftovers: what the holder left behind.
         audit: differences that an audit found; ``None`` if there was no audit.
+        cause: the kind of reason, if it was rebuilt.
     """
 
     login: Login
@@ -79,6 +80,7 @@ class ResetOutcome:
     known: Known | None = None
     leftovers: Leftovers = field(default_factory=Leftovers)
     audit: tuple[str, ...] | None = None
+    cause: Cause | None = None
 
 
 Fenced: TypeAlias = "Callable[[Leftovers], None]"
@@ -147,7 +149,9 @@ class RebuildEngine:
         fenced(leftovers)
         login = await rebuild(server, used, origin, generation)
         seconds = monotonic() - began
-        return ResetOutcome(login, "rebuild", "this engine always rebuilds", seconds, leftovers=leftovers)
+        return ResetOutcome(
+            login, "rebuild", "this engine always rebuilds", seconds, leftovers=leftovers, cause=Cause.ALWAYS
+        )
 
 
 async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:

@@ -34,7 +34,8 @@ from freshdb_service.cluster.removal import drop_owned
 from freshdb_service.cluster.roles import Login
 from freshdb_service.cluster.sessions import AS_REPLICA, UNCOUNTED, Session, Sessions
 from freshdb_service.cluster.sessions import SETTINGS as SESSION_SETTINGS
-from freshdb_service.pulse import Pulse
+from freshdb_service.pulse import Pulse, Told, nobody
+from freshdb_service.visits import Visiting, unseen
 
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
 
@@ -86,6 +87,7 @@ class Server:
         *,
         installation: UUID,
         options: ServerOptions,
+        visiting: Visiting = unseen,
     ) -> None:
         self.name = address.name
         self.host = address.host
@@ -104,10 +106,11 @@ class Server:
         )
         self.rebuilds = asyncio.Semaphore(options.rebuilds)
         self.passwords = Passwords(options.scram_iterations)
-        self.sessions = Sessions(address.name, self.open_session, options.idle_sessions)
+        self.sessions = Sessions(address.name, self.open_session, options.idle_sessions, visiting)
         self.pulse = pulse
         self._address = address
         self._pool = pool
+        self._visiting = visiting
 
     def __repr__(self) -> str:
         """Name the server; its DSN may hold a password."""
@@ -115,7 +118,15 @@ class Server:
 
     @classmethod
     async def open(
-        cls, name: str, dsn: str, *, installation: UUID, options: ServerOptions, harden: bool = False
+        cls,
+        name: str,
+        dsn: str,
+        *,
+        installation: UUID,
+        options: ServerOptions,
+        harden: bool = False,
+        visiting: Visiting = unseen,
+        told: Told = nobody,
     ) -> Server:
         """Connect, and see that the server can be managed.
 
@@ -125,6 +136,8 @@ class Server:
             installation: whose stamp everything made here bears.
             options: how the server is treated.
             harden: the server is ours alone: let nobody but its superuser into ``postgres`` and ``template1``.
+            visiting: surrounds every visit.
+            told: of its signs of life.
 
         Raises:
             ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
@@ -144,7 +157,10 @@ class Server:
             return await address.connect(settings=settings, command_timeout_seconds=None)
 
         pulse = Pulse(
-            f"the PostgreSQL server {name}", open_for_signs, every_seconds=options.answer_seconds / 2
+            f"the PostgreSQL server {name}",
+            open_for_signs,
+            every_seconds=options.answer_seconds / 2,
+            told=told,
         )
 
         async def watch(connection: Connection) -> None:
@@ -161,7 +177,9 @@ class Server:
                 connect=address.connect_of_pool,
                 init=watch,
             )
-        server = cls(address, facts, pool, pulse, installation=installation, options=options)
+        server = cls(
+            address, facts, pool, pulse, installation=installation, options=options, visiting=visiting
+        )
         if harden:
             await server._harden()
         return server
@@ -218,8 +236,8 @@ class Server:
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:
         """A connection to the maintenance database, out of the pool."""
-        self.pulse.check()
-        with answering(self.name):
+        with self._visiting("maintenance"), answering(self.name):
+            self.pulse.check()
             async with self._pool.acquire(timeout=self.options.command_timeout_seconds) as connection:
                 yield connection
 
@@ -237,10 +255,11 @@ class Server:
 
     @asynccontextmanager
     async def _watched(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
-        self.pulse.check()
-        async with visit as connection:
-            self.pulse.watch(connection)
-            yield connection
+        with self._visiting("inside"):
+            self.pulse.check()
+            async with visit as connection:
+                self.pulse.watch(connection)
+                yield connection
 
     async def open_session(self, database: str) -> Session:
         """A session for resets (``sessions``), which the caller closes."""

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from freshdb_service.cluster.connections import answering, closed
+from freshdb_service.visits import Visiting, unseen
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -46,12 +47,20 @@ class Sessions:
         name: of the server, for messages.
         open_session: opens one inside a database.
         most: how many may be idle.
+        visiting: surrounds every use of one.
     """
 
-    def __init__(self, name: str, open_session: Callable[[str], Awaitable[Session]], most: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_session: Callable[[str], Awaitable[Session]],
+        most: int,
+        visiting: Visiting = unseen,
+    ) -> None:
         self._name = name
         self._open = open_session
         self._most = most
+        self._visiting = visiting
         self._idle: OrderedDict[Session, str] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -62,13 +71,14 @@ class Sessions:
         Raises:
             BackendUnavailable: the server does not answer.
         """
-        session = self._take(database) or await self._open(database)
-        try:
-            with answering(self._name):
-                yield session
-        except BaseException:
-            self._discard(session)
-            raise
+        with self._visiting("session"):
+            session = self._take(database) or await self._open(database)
+            try:
+                with answering(self._name):
+                    yield session
+            except BaseException:
+                self._discard(session)
+                raise
         self._idle[session] = database
         while len(self._idle) > self._most:
             oldest, _ = self._idle.popitem(last=False)

@@ -8,6 +8,7 @@ broken template does not keep the servers busy.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from uuid import UUID
@@ -21,6 +22,7 @@ from freshdb_service.installation import Installation
 from freshdb_service.keeping import kept
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.headroom import Headroom
+from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 from freshdb_service.redis.queue import Place
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
@@ -120,9 +122,7 @@ class Replenisher:
             pools = await store_pools.listing(connection)
             counts = await store_databases.counts(connection)
             load = await store_pools.load(connection)
-        self._at.metrics.databases.clear()
-        self._at.metrics.waiters.clear()
-        self._at.metrics.ready_target.clear()
+        shown: list[PoolFacts] = []
         self._headroom.forget({pool.id for pool in pools})
         for pool in pools:
             held = counts.get(pool.id, {})
@@ -134,7 +134,7 @@ class Replenisher:
                 waiting=place.wanted,
                 now=monotonic(),
             )
-            self._report(pool, held, place, target)
+            shown.append(_facts(pool, held, place, target))
             if pool.template_state is not TemplateState.READY or pool.server not in self._at.servers:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:
@@ -150,6 +150,7 @@ class Replenisher:
             elif (surplus := held.get(DatabaseState.READY, 0) - target) > 0:
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, surplus, idle_seconds=pool.idle_seconds)
+        self._at.metrics.show(shown, self._servers(load))
 
     async def _create(self, pool_id: UUID, wanted: int, crew: Crew) -> None:
         if wanted <= 0:
@@ -181,11 +182,26 @@ class Replenisher:
         for row in claimed:
             crew.take(self._databases.drop(row))
 
-    def _report(self, pool: PoolRow, held: dict[DatabaseState, int], place: Place, target: int) -> None:
-        self._at.metrics.ready_target.labels(pool.template, pool.isolation).set(target)
-        for state in DatabaseState:
-            self._at.metrics.databases.labels(pool.template, pool.isolation, state).set(held.get(state, 0))
-        self._at.metrics.waiters.labels(pool.template, pool.isolation).set(place.waiting)
+    def _servers(self, load: Mapping[str, tuple[int, int]]) -> list[ServerFacts]:
+        most = self._at.settings
+        return [
+            ServerFacts(name, databases, most.max_databases, disk_bytes, most.max_disk_bytes)
+            for name, (databases, disk_bytes) in load.items()
+        ]
+
+
+def _facts(pool: PoolRow, held: Mapping[DatabaseState, int], place: Place, target: int) -> PoolFacts:
+    """What metrics show of a pool."""
+    return PoolFacts(
+        template=pool.template,
+        isolation=pool.isolation,
+        databases=held,
+        waiting=place.waiting,
+        queue_age_seconds=place.age_seconds,
+        ready_target=target,
+        min_ready=pool.min_ready,
+        max_size=pool.max_size,
+    )
 
 
 def _missing(held: dict[DatabaseState, int], place: Place, target: int) -> int:

@@ -35,6 +35,7 @@ async def _run(loop: Loop, stop: asyncio.Event, metrics: Metrics) -> None:
         loop.wake.clear()
         try:
             await loop.run_once()
+            metrics.loop_success.labels(loop.name).set_to_current_time()
         except BackendUnavailable as error:
             _log.warning("%s: %s", loop.name, error)
             metrics.loop_errors.labels(loop.name).inc()

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
+from freshdb_service.visits import Visiting, unseen
 
 SCRIPTS: Final = (
     *("admit", "enter", "expire", "keep", "leave", "lengthen", "place", "renew", "restore", "settle", "wake"),
@@ -29,7 +30,13 @@ class RedisConnection:
     """A pool of connections to one Redis (or Valkey), the key prefix of this installation, and the scripts."""
 
     def __init__(
-        self, url: str, installation: UUID, *, max_connections: int = 50, timeout_seconds: float = 5.0
+        self,
+        url: str,
+        installation: UUID,
+        *,
+        max_connections: int = 50,
+        timeout_seconds: float = 5.0,
+        visiting: Visiting = unseen,
     ) -> None:
         try:
             parse_url(url)
@@ -37,6 +44,7 @@ class RedisConnection:
             message = f"the Redis URL is wrong: {error}; it is given as redis://[user:password@]host:port/0"
             raise ConfigurationError(message) from None
         self.prefix = f"freshdb:{{{installation}}}:"
+        self._visiting = visiting
         # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
         # A burst waits for a connection instead of failing.
         pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
@@ -66,8 +74,9 @@ class RedisConnection:
         Raises:
             BackendUnavailable: Redis is away, or refuses.
         """
-        async with translated():
-            return await self._scripts[script](keys=list(keys), args=list(arguments))
+        with self._visiting(script):
+            async with translated():
+                return await self._scripts[script](keys=list(keys), args=list(arguments))
 
     async def check(self) -> None:
         """See that Redis answers and is new enough.

@@ -46,6 +46,8 @@ class Renewal:
     ttl_seconds: float
     expires_at: datetime
     max_expires_at: datetime
+    left_seconds: float
+    """What was left of the TTL before it."""
 
 
 class Refusal(Enum):
@@ -147,7 +149,9 @@ class Deadlines:
         words = await answer
         if int(words[0]) != 1:
             return Refusal(int(words[0]))
-        return Renewal(int(words[1]) / 1000, _instant(words[2]), _instant(words[3]))
+        return Renewal(
+            int(words[1]) / 1000, _instant(words[2]), _instant(words[3]), left_seconds=int(words[4]) / 1000
+        )
 
     async def _beat(self) -> None:
         """Send heartbeats until there are none."""

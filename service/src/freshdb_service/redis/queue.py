@@ -38,6 +38,8 @@ class Place:
     waiting: int
     wanted: int
     """How many databases all waiters together want."""
+    age_seconds: float
+    """How long the first in the queue has waited."""
 
 
 class Waiter:
@@ -121,8 +123,8 @@ class Queue:
     async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> Place:
         """How long the queue is, and where a waiter stands in it."""
         answer = await self._redis.run("place", self._keys(pool_id), [waiter.name if waiter else ""])
-        position, waiting, wanted = cast("list[int]", answer)
-        return Place(int(position), int(waiting), int(wanted))
+        position, waiting, wanted, microseconds = cast("list[int]", answer)
+        return Place(int(position), int(waiting), int(wanted), int(microseconds) / 1_000_000)
 
     async def stay(self, stopping: asyncio.Event) -> None:
         """Say for every waiter of this process that it is still there; once ``stopping`` is set, none waits any longer."""

@@ -87,7 +87,7 @@ async def grant(store: Store, shares: Sequence[Share]) -> list[LeaseRow] | None:
         BackendUnavailable: the control plane is away; whether it was granted is not known.
     """
     check_database(DatabaseState.READY, DatabaseState.LEASED)
-    async with store.driver() as driver:
+    async with store.driver("grant") as driver:
         try:
             if len(shares) == 1:
                 return await _grant(driver, shares[0])
@@ -104,7 +104,7 @@ async def see_that_token_may(store: Store, token_id: UUID, wanted: int) -> None:
         TokenOver, OverQuota: as the grant does.
         BackendUnavailable: the control plane is away.
     """
-    async with store.driver() as driver:
+    async with store.driver("quota") as driver:
         hold = await driver.fetchval("SELECT token_hold($1::uuid)", token_id)
     if (refusal := _refused_token(hold, wanted)) is not None:
         raise refusal

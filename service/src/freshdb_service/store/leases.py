@@ -100,7 +100,7 @@ async def end(
         check_lease(old, new_state)
     check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
     check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
-    async with store.driver() as driver:
+    async with store.driver("end") as driver:
         row = await driver.fetchrow(
             _END,
             lease_id,

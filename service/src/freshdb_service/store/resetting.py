@@ -53,7 +53,7 @@ async def claim_dirty(
     longer than ``_LONG_SECONDS`` behind others.
     """
     check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
-    async with store.driver() as driver:
+    async with store.driver("claim") as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds, _LONG_SECONDS)
     return [Used(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
 
@@ -61,7 +61,7 @@ async def claim_dirty(
 async def make_ready(store: Store, row: DatabaseRow, clean: Clean) -> bool:
     """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
     check_database(row.state, DatabaseState.READY)
-    async with store.driver() as driver:
+    async with store.driver("ready") as driver:
         done: bool = await driver.fetchval(
             _READY,
             row.id,
@@ -81,7 +81,7 @@ async def claim_leased(
         ``None`` if the lease is not active, not this principal's, or is being reset.
     """
     check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
-    async with store.driver() as driver:
+    async with store.driver("claim leased") as driver:
         row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds, address)
     return None if row is None else Used(_database(row), from_json(row["baseline"]), from_json(row["mark"]))
 
@@ -96,7 +96,7 @@ async def give_back(store: Store, row: DatabaseRow, clean: Clean | None) -> bool
     """
     for state in (DatabaseState.LEASED, DatabaseState.READY, DatabaseState.DIRTY):
         check_database(DatabaseState.RESETTING, state)
-    async with store.driver() as driver:
+    async with store.driver("give back") as driver:
         leased: bool = await driver.fetchval(
             _GIVE_BACK,
             row.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.pulse import Pulse
+from freshdb_service.pulse import Pulse, Told, nobody
+from freshdb_service.visits import Visiting, unseen
 
 _UNIQUE_VIOLATION: Final = "23505"
 _OUR_MISTAKE = (ProgrammingError, DataError)
@@ -52,7 +53,15 @@ class Store:
     ``transaction()`` one for several statements, all or none.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int = 20, answer_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_size: int = 20,
+        answer_seconds: float = 10.0,
+        visiting: Visiting = unseen,
+        told: Told = nobody,
+    ) -> None:
         url = dsn.replace("postgres://", "postgresql://", 1).replace(
             "postgresql://", "postgresql+asyncpg://", 1
         )
@@ -76,8 +85,9 @@ class Store:
         )
         """For what may take its time: migrations, and waiting for another replica's."""
         self.pulse: Final = Pulse(
-            "the control plane's database", self._opened_apart, every_seconds=answer_seconds / 2
+            "the control plane's database", self._opened_apart, every_seconds=answer_seconds / 2, told=told
         )
+        self._visiting = visiting
         event.listen(self.engine.sync_engine, "connect", self._connected)
         event.listen(self.engine.sync_engine, "checkout", _checked)
         event.listen(self.engine.sync_engine, "handle_error", _one_alone)
@@ -109,32 +119,36 @@ class Store:
 
     def statement(self) -> _Session:
         """A connection on which each statement commits by itself."""
-        return _Session(self.pulse, self._single.connect())
+        return _Session(self.pulse, self._single.connect(), self._visiting("statement"))
 
     def transaction(self) -> _Session:
         """A transaction: committed at the end, rolled back on any error."""
-        return _Session(self.pulse, self.engine.begin())
+        return _Session(self.pulse, self.engine.begin(), self._visiting("transaction"))
 
     @asynccontextmanager
-    async def driver(self) -> AsyncIterator[Any]:
-        """The driver's own connection, each statement committing by itself; for where every microsecond counts."""
-        self.pulse.check()
-        try:
-            pooled = await self.engine.raw_connection()
-        except Exception as error:  # nothing was asked yet; some come as the driver's adapter raised them
-            raise _away(str(error) or type(error).__name__) from error
-        driver: Any = pooled.driver_connection
-        try:
-            yield driver
-        except Exception as error:
-            if getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
-                raise ConstraintViolated(str(error)) from error
-            if _is_away(error, driver):
-                pooled.invalidate(error)
+    async def driver(self, what: str = "driver") -> AsyncIterator[Any]:
+        """The driver's own connection, each statement committing by itself; for where every microsecond counts.
+
+        ``what`` it is for is one of a few words, which metrics and traces tell apart.
+        """
+        with self._visiting(what):
+            self.pulse.check()
+            try:
+                pooled = await self.engine.raw_connection()
+            except Exception as error:  # nothing was asked yet; some come as the driver's adapter raised them
                 raise _away(str(error) or type(error).__name__) from error
-            raise
-        finally:
-            pooled.close()
+            driver: Any = pooled.driver_connection
+            try:
+                yield driver
+            except Exception as error:
+                if getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
+                    raise ConstraintViolated(str(error)) from error
+                if _is_away(error, driver):
+                    pooled.invalidate(error)
+                    raise _away(str(error) or type(error).__name__) from error
+                raise
+            finally:
+                pooled.close()
 
     @asynccontextmanager
     async def session(self, *, on_end: Callable[[], object]) -> AsyncIterator[Any]:
@@ -163,20 +177,43 @@ class Store:
 class _Session:
     """One visit to the database; its failures come out as errors of ours."""
 
-    def __init__(self, pulse: Pulse, visit: AbstractAsyncContextManager[AsyncConnection]) -> None:
+    def __init__(
+        self,
+        pulse: Pulse,
+        visit: AbstractAsyncContextManager[AsyncConnection],
+        seen: AbstractContextManager[object],
+    ) -> None:
         self._pulse = pulse
         self._visit = visit
+        self._seen = seen
         self._connection: AsyncConnection | None = None
 
     async def __aenter__(self) -> AsyncConnection:
-        self._pulse.check()
+        self._seen.__enter__()
         try:
+            self._pulse.check()
             self._connection = await self._visit.__aenter__()
-        except Exception as error:
-            raise _translated(error) from error
+        except BaseException as error:
+            ours = _translated(error) if isinstance(error, Exception) else error
+            self._seen.__exit__(type(ours), ours, None)
+            if ours is error:
+                raise
+            raise ours from error
         return self._connection
 
     async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        ended_with = error
+        try:
+            await self._leave(kind, error, traceback)
+        except BaseException as failure:
+            ended_with = failure
+            raise
+        finally:
+            self._seen.__exit__(None if ended_with is None else type(ended_with), ended_with, None)
+
+    async def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:

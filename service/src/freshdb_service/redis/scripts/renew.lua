@@ -2,7 +2,7 @@
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 -- ARGV  lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
--- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms}; {0} not known here; {-1} somebody else's; {-2} over;
+-- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms, what was left of the TTL in ms}; {0} not known here; {-1} somebody else's; {-2} over;
 -- {-3} the TTL is longer than the lease's own: were Redis lost now, nobody would know of it.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -28,7 +28,8 @@ local function renewed(lease, asked_ttl, asked_principal)
   end
   local deadline = math.max(tonumber(old), math.min(now + tonumber(ttl), tonumber(max_at)))
   redis.call('ZADD', KEYS[1], string.format('%.0f', deadline), lease)
-  return {1, string.format('%.0f', deadline - now), string.format('%.0f', deadline), max_at}
+  local left = string.format('%.0f', tonumber(old) - now)
+  return {1, string.format('%.0f', deadline - now), string.format('%.0f', deadline), max_at, left}
 end
 
 local answers = {}

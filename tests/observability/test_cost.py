@@ -1,0 +1,85 @@
+"""What is noted of every request costs next to nothing where nobody asked for it: counted in calls, not in time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import FrameType
+from typing import Self
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+from starlette.types import Message, Receive, Scope, Send
+
+from freshdb_service.api.requests import Requests
+from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
+from freshdb_service.logs import ACCESS, JsonFormatter
+from freshdb_service.metrics import Metrics
+from freshdb_service.tracing import UNTRACED
+
+SCOPE = {"type": "http", "method": "POST", "path": "/v1/leases", "headers": [(b"host", b"localhost")] * 8}
+
+
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    del scope, receive
+    await send({"type": "http.response.start", "status": 201, "headers": []})
+
+
+async def unread(message: Message) -> None:
+    del message
+
+
+async def unsent() -> Message:
+    raise AssertionError
+
+
+class Calls:
+    """How many functions of Python were called during the block."""
+
+    def __enter__(self) -> Self:
+        self.number = 0
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, argument: object) -> None:
+        del frame, argument
+        self.number += event == "call"
+
+
+async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def formatted(*_: object) -> str:
+        raise AssertionError("a line below the level was formatted")
+
+    monkeypatch.setattr(JsonFormatter, "format", formatted)
+    monkeypatch.setattr(logging.getLogger(ACCESS), "level", logging.WARNING)
+    logging.getLogger(ACCESS).manager._clear_cache()  # type: ignore[attr-defined]  # what was enabled is remembered
+    requests = Requests(nothing, Metrics(), UNTRACED)
+    await requests(dict(SCOPE), unsent, unread)
+    with Calls() as calls:
+        await requests(dict(SCOPE), unsent, unread)
+    assert calls.number <= 30
+
+
+def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_: object) -> object:
+        raise AssertionError
+
+    metrics = Metrics()
+    monkeypatch.setattr(MetricWrapperBase, "labels", looked_up)
+    metrics.granted(Isolation.DATABASE, 0.001)
+    metrics.cleaned("delete", Isolation.DATABASE, 0.001)
+    metrics.heartbeat(ttl_seconds=30.0, left_seconds=20.0)
+    for how in set(LeaseState) - LEASE_LIVE:
+        metrics.ended(how)
+
+
+def test_without_tracing_no_object_is_made() -> None:
+    assert UNTRACED.request("GET", []) is UNTRACED.request("POST", [])
+    assert UNTRACED.work("reset", {}) is UNTRACED.work("drop", {})
+    visit = UNTRACED.visits("redis", "redis")
+    assert visit("admit") is visit("settle")

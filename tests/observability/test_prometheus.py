@@ -1,0 +1,102 @@
+"""A real Prometheus over a real service at work: what it scrapes, what it makes of the rules, the dashboard's queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.observability.prometheus import ROOT, Prometheus
+from tests.servers import PostgresServer
+from tests.services import Service, start_service
+
+DASHBOARD: Final[dict[str, Any]] = json.loads((ROOT / "deploy" / "grafana" / "freshdb.json").read_text())
+PANELS: Final = [one for one in DASHBOARD["panels"] if one["type"] != "row"]
+pytestmark = pytest.mark.xdist_group("prometheus")
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Title and query, with the variables filled in as Grafana does for "All"."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            query = target["expr"].replace("$pool", ".*").replace("$isolation", ".*")
+            yield panel["title"], query.replace("$__rate_interval", "20s")
+
+
+def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
+    [target] = prometheus.get("targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+
+
+def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
+    def rules() -> list[dict[str, Any]]:
+        return [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+
+    prometheus.until(lambda: all(rule["health"] != "unknown" for rule in rules()), "rules are not evaluated")
+    assert [(rule["name"], rule.get("lastError")) for rule in rules() if rule["health"] != "ok"] == []
+
+
+def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -> None:
+    for name, said in prometheus.get("metadata").items():
+        if name.startswith("freshdb_"):
+            assert said[0]["help"], name
+            assert (said[0]["type"] == "counter") == name.endswith("_total"), name
+
+
+@pytest.mark.parametrize(("title", "query"), list(queries()))
+def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus, title: str, query: str) -> None:
+    prometheus.until(lambda: prometheus.values(query), f"{title}: no data for {query}")
+
+
+def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, traffic: str) -> None:
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            label = variable["definition"].removeprefix("label_values(freshdb_databases, ").rstrip(")")
+            found = prometheus.get(f"label/{label}/values", **{"match[]": "freshdb_databases"})
+            assert any(traffic in one or one in {"database", "schema"} for one in found)
+
+
+def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
+    assert len({one["id"] for one in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    for panel in PANELS:
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+
+
+def test_what_is_shown_equals_what_the_service_says(
+    prometheus: Prometheus, observed: Service, traffic: str
+) -> None:
+    """The sum of a pool's databases, which stays the same while they go round."""
+
+    def agree() -> bool:
+        shown = prometheus.instant(f'sum(freshdb_databases{{template=~"{traffic}.*", isolation="database"}})')
+        most = prometheus.instant(
+            f'max(freshdb_pool_max_size{{template=~"{traffic}.*", isolation="database"}})'
+        )
+        return bool(shown) and most[0][1] == 3 and 0 < shown[0][1] <= 4
+
+    prometheus.until(agree, f"{observed.url} and Prometheus differ")
+
+
+def test_alerts_go_off_when_the_last_replica_dies(
+    tmp_path: Path, postgres_18: PostgresServer, redis_url: str
+) -> None:
+    service = start_service([postgres_18.dsn], redis_url)
+    watching = Prometheus.start(tmp_path, [service.url])
+
+    def alarmed() -> set[str]:
+        return {labels["alertname"] for labels, _ in watching.instant("ALERTS")}
+
+    try:
+        watching.until(lambda: watching.instant("up == 1"), "it is not scraped")
+        watching.until(lambda: "FreshdbGone" not in alarmed(), "it is not seen")
+        service.kill()
+        watching.until(lambda: {"FreshdbReplicaDown", "FreshdbGone"} <= alarmed(), "nobody notices")
+    finally:
+        watching.stop()
+        service.stop()
