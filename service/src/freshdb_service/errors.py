@@ -109,6 +109,12 @@ class PoolNotFound(FreshdbError):
     code = "pool_not_found"
 
 
+class DatabaseNotFound(FreshdbError):
+    """No such database."""
+
+    code = "database_not_found"
+
+
 class TokenNotFound(FreshdbError):
     """No such token."""
 

@@ -24,6 +24,7 @@ from freshdb_service.cluster import (
 )
 from freshdb_service.config import Settings
 from freshdb_service.errors import BackendUnavailable, ServerRefused
+from freshdb_service.history import History
 from freshdb_service.metrics import Metrics
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines
@@ -53,6 +54,7 @@ class Installation:
     queue: Queue
     events: Events
     trail: Trail
+    history: History
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when this replica begins to stop: nothing new is granted or begun, and what never ends by itself ends."""
@@ -135,6 +137,7 @@ async def opened(
             queue=Queue(redis, signals),
             events=Events(redis),
             trail=Trail(store),
+            history=History(store),
         )
 
 

@@ -186,6 +186,7 @@ class Replenisher:
         for state in DatabaseState:
             self._at.metrics.databases.labels(pool.template, pool.isolation, state).set(held.get(state, 0))
         self._at.metrics.waiters.labels(pool.template, pool.isolation).set(place.waiting)
+        self._at.history.saw(pool.id, held, place.waiting)
 
 
 def _missing(held: dict[DatabaseState, int], place: Place, target: int) -> int:

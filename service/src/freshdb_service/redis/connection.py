@@ -20,7 +20,20 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
 
 SCRIPTS: Final = (
-    *("admit", "enter", "expire", "keep", "leave", "lengthen", "place", "renew", "restore", "settle", "wake"),
+    *(
+        "admit",
+        "enter",
+        "expire",
+        "keep",
+        "leave",
+        "lengthen",
+        "place",
+        "renew",
+        "restore",
+        "settle",
+        "waiters",
+        "wake",
+    ),
 )
 OLDEST: Final = (6, 2)
 

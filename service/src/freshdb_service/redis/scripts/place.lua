@@ -1,6 +1,6 @@
 -- How long a pool's queue is, what it wants, and a waiter's place in it.
 --
--- KEYS  1 queue   2 presence   3 wanted
+-- KEYS  1 queue   2 presence   3 wanted   4 who (not looked at)
 -- ARGV  1 waiter, or ''
 -- Returns {place from 1 or 0, waiters, databases wanted}.
 local time = redis.call('TIME')
