@@ -45,8 +45,8 @@ bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS
 faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
 	FRESHDB_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
 
-soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=…)
-	$(BIN)/python -m tests.soak $(MINUTES) $(SEED)
+soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=… CALM=1)
+	$(BIN)/python -m tests.soak $(MINUTES) $(SEED) $(if $(CALM),--calm)
 
 load: install ## 1,000 clients, 50 databases, 500 heartbeats a second, none of them late (SECONDS=300)
 	$(BIN)/python -m tests.load $(SECONDS)

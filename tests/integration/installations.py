@@ -12,6 +12,7 @@ import psycopg
 from pydantic import SecretStr
 
 from freshdb_service.acquiring import Acquiring, Granted
+from freshdb_service.builds import Builds
 from freshdb_service.cluster import CleaningEngine, ServerOptions
 from freshdb_service.config import Settings
 from freshdb_service.databases import Databases
@@ -43,6 +44,7 @@ class Bench:
     acquiring: Acquiring
     databases: Databases
     leases: Leases
+    builds: Builds
     templates: Templates
     pools: Pools
     reaper: Reaper
@@ -53,18 +55,19 @@ class Bench:
     @classmethod
     def over(cls, at: Installation) -> Bench:
         databases = Databases(at, CleaningEngine(audit_every=at.settings.audit_every))
-        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
+        acquiring, leases, builds = Acquiring(at), Leases(at, databases), Builds(at)
         return cls(
             at=at,
             acquiring=acquiring,
             databases=databases,
             leases=leases,
-            templates=templates,
+            builds=builds,
+            templates=Templates(at, builds),
             pools=Pools(at),
             reaper=Reaper(at, leases),
             janitor=Janitor(at, databases),
             replenisher=Replenisher(at, databases, acquiring),
-            reconciler=Reconciler(at, templates),
+            reconciler=Reconciler(at, builds),
         )
 
     @contextmanager
@@ -154,7 +157,7 @@ async def replica(of: Site) -> AsyncIterator[Bench]:
         with suppress(TimeoutError):  # a test may have left a worker paused
             async with asyncio.timeout(_REST_SECONDS):
                 await bench.databases.resets.finish()
-        await bench.templates.close()
+        await bench.builds.close()
 
 
 def names_on(of: Site) -> set[str]:

@@ -36,6 +36,7 @@ class Faults:
     history: History
     choose: random.Random
     say: Callable[[str], None]
+    kills_alone: bool = False
 
     async def happen(self, until: float, *, every_seconds: float) -> None:
         """Until an instant of the monotonic clock."""
@@ -58,6 +59,8 @@ class Faults:
             self.say(f"{what}; all there again after {monotonic() - began:.1f} s")
 
     def _kinds(self) -> list[Callable[[], Awaitable[str]]]:
+        if self.kills_alone:
+            return [self._replica_killed]
         return [
             *[self._replica_killed] * _KILLS,
             self._replica_paused,

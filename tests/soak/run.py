@@ -23,6 +23,8 @@ from tests.soak.measures import Measures, growing
 from tests.soak.site import Site
 
 HOLDERS: Final = 16
+CALM_HOLDERS: Final = 4
+"""So few that the processors have time to spare: what is waited for then is freshdb, and nothing else."""
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
 _POOLS: Final = [Pool(name, isolation) for name in ("red", "blue") for isolation in _ISOLATIONS]
 _THERE_FOR_GOOD: Final = {"events", "epoch"}
@@ -41,6 +43,8 @@ class Report:
     waits_seconds: dict[str, float]
     kill_cost_seconds: float
     """The longest wait for a lease, of those during which one replica was killed and nothing else happened."""
+    calm: bool = False
+    """Kills alone, and few holders."""
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     """What was used after the warm-up, and at the end."""
     left: list[str] = field(default_factory=list)
@@ -48,7 +52,7 @@ class Report:
 
     def __str__(self) -> str:
         parts = [
-            f"seed {self.seed}, {self.seconds:.0f} s",
+            f"seed {self.seed}, {self.seconds:.0f} s{', kills alone' if self.calm else ''}",
             f"operations: {self.counts}",
             f"outcomes: {self.outcomes}",
             f"faults: {self.faults}",
@@ -65,9 +69,14 @@ class Report:
 
 
 async def soak(
-    seconds: float, seed: int, *, every_seconds: float = 2.0, say: Callable[[str], None] = print
+    seconds: float,
+    seed: int,
+    *,
+    calm: bool = False,
+    every_seconds: float = 2.0,
+    say: Callable[[str], None] = print,
 ) -> tuple[Report, History]:
-    """Run, and judge."""
+    """Run, and judge; ``calm`` is to see what a killed replica costs: kills alone, and few holders."""
     history = History()
     began = monotonic()
     async with Site.opened() as site:
@@ -75,7 +84,7 @@ async def soak(
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
         stopping = asyncio.Event()
-        clients = [AsyncClient(site.urls, retry_seconds=60) for _ in range(HOLDERS)]
+        clients = [AsyncClient(site.urls, retry_seconds=60) for _ in range(CALM_HOLDERS if calm else HOLDERS)]
         holders = [
             Holder(number, client, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
             for number, client in enumerate(clients)
@@ -86,7 +95,7 @@ async def soak(
         began = monotonic()
         measures = Measures()
         measuring = asyncio.create_task(measures.take(site.look))
-        faults = Faults(site, history, random.Random(seed), say)  # noqa: S311
+        faults = Faults(site, history, random.Random(seed), say, kills_alone=calm)  # noqa: S311
         try:
             await faults.happen(began + seconds, every_seconds=every_seconds)
         finally:
@@ -108,6 +117,7 @@ async def soak(
             faults=dict(Counter(fault.what for fault in history.faults)),
             waits_seconds=_percentiles(history),
             kill_cost_seconds=_kill_cost(history),
+            calm=calm,
             windows=measures.windows(),
             left=left,
             unexpected=site.unexpected,

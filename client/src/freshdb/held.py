@@ -11,8 +11,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from freshdb.connectable import Connectable, Credentials
 from freshdb.errors import LeaseEnded, LeaseLost, LeaseNotFound
-from freshdb.models import DEFAULT_KEEP_SECONDS, Connectable, Credentials, Lease, Leftovers
+from freshdb.models import DEFAULT_KEEP_SECONDS, Lease, Leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

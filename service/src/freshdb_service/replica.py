@@ -23,6 +23,7 @@ from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
 from freshdb_service.api.connections import Bounds, bounded
 from freshdb_service.api.context import Context
+from freshdb_service.builds import Builds
 from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
 from freshdb_service.config import LOOPBACK, Settings
 from freshdb_service.databases import Databases
@@ -57,7 +58,7 @@ class Replica:
 
     at: Installation
     databases: Databases
-    templates: Templates
+    builds: Builds
     context: Context
     keyring: Keyring
     loops: list[Loop]
@@ -67,8 +68,8 @@ class Replica:
         """Put use cases and loops together; ``engine`` makes used databases clean."""
         settings = at.settings
         databases = Databases(at, engine)
-        acquiring, leases, templates = Acquiring(at), Leases(at, databases), Templates(at)
-        reconciler = Reconciler(at, templates)
+        acquiring, leases, builds = Acquiring(at), Leases(at, databases), Builds(at)
+        reconciler = Reconciler(at, builds)
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         keyring = Keyring(at)
         loops = [
@@ -89,8 +90,8 @@ class Replica:
             Loop("trail", at.trail.flush, settings.trail_flush_seconds),
             Loop("history", at.history.flush, settings.history_flush_seconds),
         ]
-        context = Context(at, acquiring, leases, templates, Pools(at), Overview(at), keyring)
-        return cls(at, databases, templates, context, keyring, loops)
+        context = Context(at, acquiring, leases, Templates(at, builds), Pools(at), Overview(at), keyring)
+        return cls(at, databases, builds, context, keyring, loops)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -112,7 +113,7 @@ class Replica:
             self.at.stopping.set()
             await rounds
             await self.databases.resets.finish()
-            await self.templates.close()
+            await self.builds.close()
             for listener in listeners:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)

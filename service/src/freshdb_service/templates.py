@@ -15,39 +15,32 @@ import asyncio
 import hashlib
 import hmac
 import json
-import logging
 import secrets
-from collections.abc import Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from uuid import UUID
 
-from freshdb_service.cluster import Login, create_build, drop_template, run_sql, seal
+from freshdb_service.builds import Build, Builds, deed, lost
 from freshdb_service.errors import (
-    BuildLost,
     Conflict,
-    FreshdbError,
     InvalidRequest,
     TemplateConflict,
     TemplateFailed,
     TemplateNotFound,
 )
 from freshdb_service.installation import Installation
-from freshdb_service.keeping import kept
-from freshdb_service.lifecycle import Isolation, TemplateState
+from freshdb_service.lifecycle import TemplateState
 from freshdb_service.placement import placement
 from freshdb_service.quotas import over_quota
 from freshdb_service.redis.signals import Work
-from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
 from freshdb_service.store import tokens as store_tokens
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.store.tokens import TokenRow
-from freshdb_service.store.trail import FRESHDB, Actor, Deed, record
+from freshdb_service.store.trail import FRESHDB, Actor, record
 
-_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 
 
@@ -63,18 +56,6 @@ class Register:
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """The right to fill a template's database until ``deadline_at``."""
-
-    login: Login
-    host: str
-    port: int
-    token: str
-    deadline_at: datetime
-    renew_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Registered:
     """A template, whether this call made it, and the build if this caller got it."""
 
@@ -86,9 +67,9 @@ class Registered:
 class Templates:
     """What callers can do with templates."""
 
-    def __init__(self, at: Installation) -> None:
+    def __init__(self, at: Installation, builds: Builds) -> None:
         self._at = at
-        self._builds: set[asyncio.Task[None]] = set()
+        self._builds = builds
 
     async def register(
         self,
@@ -131,7 +112,7 @@ class Templates:
             if ours:
                 if hit := await store_tokens.hit_by_template(connection, registration.token_id):
                     raise over_quota(hit, "no template can be added")
-                await record(connection, _deed("building", by, template, attempt=template.attempt))
+                await record(connection, deed("building", by, template, attempt=template.attempt))
         if content is not None and template.content is not None and template.content != content:
             message = (
                 f"the template {template.label} exists with other SQL, and a template never changes; "
@@ -145,9 +126,9 @@ class Templates:
         self._at.events.emit("template.building", template=template.label, attempt=template.attempt)
         if wanted.sql is None:
             return Registered(
-                template, new=template.attempt == 1, build=await self._grant_build(template, token)
+                template, new=template.attempt == 1, build=await self._builds.grant(template, token)
             )
-        self._start(self._build_from_sql(template))
+        self._builds.begin(template)
         template = await self._settled(template, wait_seconds)
         return Registered(template, new=True)
 
@@ -163,7 +144,7 @@ class Templates:
                 connection, template.id, template.attempt, template.build_seconds
             )
         if deadline is None:
-            raise _lost(template)
+            raise lost(template)
         return deadline
 
     async def finish_build(self, template_id: UUID, token: str, *, by: Actor = FRESHDB) -> TemplateRow:
@@ -176,7 +157,7 @@ class Templates:
             there = await store_templates.get(connection, template_id)
         if there is not None and there.state is TemplateState.READY:
             return there  # said twice, as after a lost answer: the token is gone, and there is nothing left to decide
-        return await self._seal(await self._of_builder(template_id, token), by)
+        return await self._builds.seal(await self._of_builder(template_id, token), by)
 
     async def fail_build(
         self, template_id: UUID, token: str, message: str, *, by: Actor = FRESHDB
@@ -186,7 +167,7 @@ class Templates:
         Raises:
             BuildLost: another builder has taken its place, or the build is over.
         """
-        return await self._failed(await self._of_builder(template_id, token), {"message": message}, by)
+        return await self._builds.fail(await self._of_builder(template_id, token), {"message": message}, by)
 
     async def find(self, reference: str, *, wait_seconds: float = 0.0) -> TemplateRow:
         """A template by id, name or ``name@fingerprint``; waits while it is being built.
@@ -220,7 +201,7 @@ class Templates:
         async with self._at.store.transaction() as connection:
             retired = await store_templates.retire(connection, template.id, even_leased=force)
             if retired is not None:
-                await record(connection, _deed("retired", by, retired, force=force))
+                await record(connection, deed("retired", by, retired, force=force))
         if retired is None:
             message = (
                 f"the template {template.label} is {template.state}, or has live leases: "
@@ -230,103 +211,6 @@ class Templates:
         self._at.events.emit("template.retired", template=retired.label)
         await self._at.signals.announce(Work.DEMAND)
         return retired
-
-    def take_over(self, template: TemplateRow) -> None:
-        """Build a template from the SQL in its row, in the background."""
-        self._start(self._build_from_sql(template))
-
-    async def close(self) -> None:
-        """Finish the builds under way."""
-        await asyncio.gather(*self._builds, return_exceptions=True)
-
-    async def _grant_build(self, template: TemplateRow, token: str) -> Build:
-        server = self._at.server(template.server)
-        try:
-            login = await create_build(server, template.id, template.attempt, template.extensions)
-        except FreshdbError as error:
-            await self._failed(template, {"message": error.message})
-            raise
-        async with self._at.store.statement() as connection:
-            deadline = await store_templates.extend(
-                connection, template.id, template.attempt, template.build_seconds
-            )
-        if deadline is None:
-            raise _lost(template)
-        return Build(
-            login=login,
-            host=server.host,
-            port=server.port,
-            token=token,
-            deadline_at=deadline,
-            renew_seconds=template.build_seconds / 3,
-        )
-
-    async def _build_from_sql(self, template: TemplateRow) -> None:
-        try:
-            server = self._at.server(template.server)
-            async with self._deadline_kept(template):
-                login = await create_build(server, template.id, template.attempt, template.extensions)
-                await run_sql(
-                    server, login, template.sql or [], timeout_seconds=self._at.settings.max_build_seconds
-                )
-                await self._seal(template)
-        except BuildLost as error:
-            _log.warning("%s", error)
-        except FreshdbError as error:
-            await self._failed(template, {"message": error.message, **error.extra})
-        except Exception as error:  # noqa: BLE001 - whatever it is, the template must not stay "building"
-            _log.exception("building the template %s failed", template.label)
-            await self._failed(template, {"message": str(error) or type(error).__name__})
-
-    async def _seal(self, template: TemplateRow, by: Actor = FRESHDB) -> TemplateRow:
-        async with self._deadline_kept(template):
-            server = self._at.server(template.server)
-            sealed = await seal(server, template.id, template.attempt)
-            async with self._at.store.transaction() as connection:
-                ready = await store_templates.make_ready(
-                    connection,
-                    template.id,
-                    template.attempt,
-                    database_name=sealed.database,
-                    size_bytes=sealed.size_bytes,
-                )
-                if ready is not None:
-                    await record(connection, _deed("ready", by, ready, attempt=ready.attempt))
-        if ready is None:
-            raise _lost(template)
-        settings = self._at.settings
-        async with self._at.store.statement() as connection:
-            await store_pools.ensure(
-                connection,
-                ready,
-                Isolation.DATABASE,
-                min_ready=settings.min_ready,
-                max_size=settings.max_size,
-                idle_seconds=settings.idle_seconds,
-            )
-        self._at.events.emit("template.ready", template=ready.label, size_bytes=ready.size_bytes)
-        await self._at.signals.announce(Work.TEMPLATE)
-        await self._at.signals.announce(Work.DEMAND)
-        return ready
-
-    async def _failed(
-        self, template: TemplateRow, error: dict[str, object], by: Actor = FRESHDB
-    ) -> TemplateRow:
-        async with self._at.store.transaction() as connection:
-            failed = await store_templates.make_failed(connection, template.id, template.attempt, error)
-            if failed is not None:
-                await record(connection, _deed("failed", by, failed, attempt=failed.attempt))
-        if failed is None:
-            raise _lost(template)
-        self._at.events.emit("template.failed", template=failed.label, error=error)
-        await self._at.signals.announce(Work.TEMPLATE)
-        try:
-            await drop_template(
-                self._at.server(template.server), template.id, below_attempt=template.attempt + 1
-            )
-        except FreshdbError as leftover:
-            _log.warning("the failed build of %s is left to the reconciler: %s", template.label, leftover)
-        return failed
 
     async def _settled(self, template: TemplateRow, wait_seconds: float) -> TemplateRow:
         """The template once it is no longer being built, or as it is when the wait is over.
@@ -373,26 +257,8 @@ class Templates:
         if template.state is not TemplateState.BUILDING or not hmac.compare_digest(
             template.build_token or "", _digest(token)
         ):
-            raise _lost(template)
+            raise lost(template)
         return template
-
-    def _deadline_kept(self, template: TemplateRow) -> AbstractAsyncContextManager[None]:
-        """Keep a build's deadline ahead while this replica works on it."""
-
-        async def extend() -> bool:
-            async with self._at.store.statement() as connection:
-                extended = await store_templates.extend(
-                    connection, template.id, template.attempt, claim_seconds
-                )
-            return extended is not None
-
-        claim_seconds = self._at.settings.claim_seconds
-        return kept(f"the build of {template.label}", extend, claim_seconds=claim_seconds, at_once=True)
-
-    def _start(self, build: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(build)
-        self._builds.add(task)
-        task.add_done_callback(self._builds.discard)
 
 
 def raise_if_failed(template: TemplateRow) -> TemplateRow:
@@ -408,20 +274,9 @@ def raise_if_failed(template: TemplateRow) -> TemplateRow:
     return template
 
 
-def _deed(what: str, by: Actor, template: TemplateRow, **details: object) -> Deed:
-    return Deed(f"template.{what}", by, template.id, template.label, details)
-
-
 def _content(sql: Sequence[str], extensions: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([list(sql), sorted(extensions)]).encode()).hexdigest()
 
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _lost(template: TemplateRow) -> BuildLost:
-    return BuildLost(
-        f"this build of {template.label} is over (the template is {template.state}): its deadline passed and somebody "
-        "else builds it, or the verdict was given before; register again to see how it stands"
-    )

@@ -32,7 +32,7 @@ async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(ben
         await bench.templates.register(
             Register(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
         )
-    await bench.templates.close()  # a template is ready before its pool is there
+    await bench.builds.close()  # a template is ready before its pool is there
     here, there = [one.pool.id for one in await bench.pools.listing()]
     async with store.transaction() as connection:
         await connection.execute(

@@ -111,7 +111,7 @@ async def pool_of(server: Server, isolation: Isolation, template: Template) -> P
     return Pool(server, isolation, Origin(template.database, blueprint), pool_id)
 
 
-async def connect(server: Server, login: Login) -> asyncpg.Connection[asyncpg.Record]:
+async def connect(server: Server, login: Login, **settings: str) -> asyncpg.Connection[asyncpg.Record]:
     return await asyncpg.connect(
         host=server.host,
         port=server.port,
@@ -120,6 +120,7 @@ async def connect(server: Server, login: Login) -> asyncpg.Connection[asyncpg.Re
         database=login.database,
         statement_cache_size=0,
         timeout=10,
+        server_settings=settings,
     )
 
 

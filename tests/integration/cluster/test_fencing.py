@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database
+from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database, fence
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import build_template, connect, connected, pool_of
@@ -176,44 +176,82 @@ async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: 
         assert await connection.fetchval("SELECT count(*) FROM t") == 1
 
 
-async def test_reset_waits_for_a_backend_that_is_being_started(server_18: Server) -> None:
-    """Between authentication and its entry in pg_stat_activity a backend is invisible there; the fence sees its lock."""
-    reader, writer = await asyncio.open_connection(server_18.host, server_18.port)
-    user, database = b"nobody_of_this_name", b"postgres"
-    startup = b"\x00\x03\x00\x00user\x00" + user + b"\x00database\x00" + database + b"\x00\x00"
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is as long as the delay, whose unit is seconds."""
+    monkeypatch.setattr(fence, "STARTUP_SECONDS", 10.0)
+
+
+@asynccontextmanager
+async def let_in_unseen(
+    server: Server, login: Login
+) -> AsyncIterator[asyncio.Task[asyncpg.Connection[asyncpg.Record]]]:
+    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be in a second."""
+    arriving = asyncio.create_task(connect(server, login, post_auth_delay="1"))
+    unseen = """
+    SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'virtualxid' AND a.usesysid IS NULL AND a.datid IS NULL
+      AND a.wait_event IS DISTINCT FROM 'ClientRead'
+    """
+    async with server.maintenance() as watcher:
+        while not await watcher.fetchval(unseen):
+            assert not arriving.done(), "it was in before it could be seen that it is being let in"
+    yield arriving
+    with suppress(*CLOSED):
+        (await arriving).terminate()
+
+
+@asynccontextmanager
+async def no_password_yet(server: Server, login: Login) -> AsyncIterator[None]:
+    """A client that was asked for its password, and sends none."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    startup = f"\0\3\0\0user\0{login.user}\0database\0{login.database}\0\0".encode()
     writer.write((len(startup) + 4).to_bytes(4) + startup)
-    await writer.drain()
-    await reader.readexactly(
-        1
-    )  # the server asks for a password: the backend is there, and has nobody's name yet
-    async with server_18.maintenance() as connection:
-        settling = asyncio.create_task(settle_starting(connection))
-        done, _ = await asyncio.wait({settling}, timeout=0.2)
-        assert not done, "a backend that is being started was not waited for"
+    await reader.readexactly(1)
+    try:
+        yield
+    finally:
         writer.close()
-        async with asyncio.timeout(0.5):
-            await settling
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_client_that_was_let_in_unseen_is_waited_for_and_ended(
+    any_server: Server, isolation: Isolation
+) -> None:
+    """Between the look at its role and its entry in pg_stat_activity a backend is invisible; the fence sees its lock."""
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    login = await pool.provision(database_id := uuid4())
+    async with let_in_unseen(any_server, login) as arriving:
+        outcome = await pool.reset(database_id, 2)
+        assert outcome.path == "nothing"
+        with pytest.raises(CLOSED):
+            await (await arriving).execute("INSERT INTO t VALUES (2)")
+    async with connected(any_server, outcome.login) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM t") == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_backend_that_is_being_started_is_waited_for(any_server: Server) -> None:
+    pool = await pool_of(any_server, Isolation.SCHEMA, await build_template(any_server, SEED))
+    login = await pool.provision(uuid4())
+    async with let_in_unseen(any_server, login) as arriving, any_server.maintenance() as connection:
+        await settle_starting(connection)
+        seen = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", login.user
+        )
+        assert seen == 1
+        (await arriving).terminate()
 
 
 async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bounded_time(
-    server_18: Server,
+    server: Server,
 ) -> None:
-    pool = await pool_of(server_18, Isolation.SCHEMA, await build_template(server_18, SEED))
-    database_id = uuid4()
-    login = await pool.provision(database_id)
-    reader, writer = await asyncio.open_connection(server_18.host, server_18.port)
-    startup = (
-        b"\x00\x03\x00\x00user\x00"
-        + login.user.encode()
-        + b"\x00database\x00"
-        + login.database.encode()
-        + b"\x00\x00"
-    )
-    writer.write((len(startup) + 4).to_bytes(4) + startup)
-    await reader.readexactly(1)
-    async with asyncio.timeout(5):
-        await pool.reset(database_id, 2)
-    writer.close()
+    """From PostgreSQL 18 on it can be told from one that was let in, and delays nobody."""
+    pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, SEED))
+    login = await pool.provision(database_id := uuid4())
+    async with no_password_yet(server, login), asyncio.timeout(10):
+        outcome = await pool.reset(database_id, 2)
+    assert outcome.path == ("nothing" if server.version >= 18_00_00 else "rebuild")
 
 
 async def test_what_was_prepared_for_a_second_phase_is_rolled_back(

@@ -298,7 +298,7 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
     here: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with replica(here) as dead:
-        monkeypatch.setattr(dead.templates, "_start", lambda build: build.close())  # it died before it began
+        monkeypatch.setattr(dead.builds, "begin", lambda _: None)  # it died before it began
         await dead.templates.register(
             Register("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
         )

@@ -12,8 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
 from freshdb import BuildGrant, Lease, NoCredentials, Pool, Template, UnexpectedAnswer
+from freshdb.connectable import Credentials
 from freshdb.environment import environment_with
-from freshdb.models import Credentials
 from tests.unit.client.scripted import PASSWORD, TEMPLATE, build_body, lease_body, template_body
 
 words = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)

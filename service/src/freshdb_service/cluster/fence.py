@@ -9,8 +9,11 @@ is there without a user): the loop does not see it. If it looks at its role afte
 before, it is inside the transaction that every start-up is, and shows a virtual transaction id in ``pg_locks`` until it
 appears in ``pg_stat_activity``, which happens before that transaction ends. So: after the commit, every process that holds
 a virtual transaction id and has no user is waited for. Each either vanishes or appears, and what appears is terminated.
-The wait is bounded, because a client that connects and never sends its password looks the same; it has its look at the
-role still before it.
+
+*A client that takes its time over its password* looks the same, and has its look at the role still before it. From
+PostgreSQL 18 on it can be told: its backend waits for the client and has no user. The one is read live, the other from a
+picture that is taken once per transaction; so who was seen waiting counts only in the next transaction, if there is no
+user even then. A backend has a user once and for all: there was none either when it waited. Otherwise the wait is bounded.
 
 *And if the bound is passed:* for isolation ``database``, ``DROP DATABASE`` does not need any of this; it looks at every
 process, whether visible or not, and fails as long as one is in the database. For isolation ``schema``, each generation has a
@@ -58,7 +61,8 @@ WHERE (usesysid = ANY ($1::oid[]) OR (datid = $2 AND usesysid IS NOT NULL)) AND 
 """
 
 _STARTING = """
-SELECT DISTINCT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+SELECT DISTINCT l.pid, COALESCE(a.wait_event = 'ClientRead', false) AS authenticating
+FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
   AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.datid IS NULL))
 """
@@ -95,6 +99,8 @@ SELECT ARRAY(SELECT pid::text FROM open) AS inside,
        (SELECT count(*) FROM me, pg_prepared_xact() p
         WHERE p.ownerid = me.login OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
        ARRAY(SELECT pid::text FROM starting) AS starting,
+       ARRAY(SELECT pid::text FROM starting JOIN backends USING (pid)
+             WHERE pg_stat_get_backend_wait_event(id) = 'ClientRead') AS authenticating,
        -- Autovacuum's workers have no user. They run functions in index expressions.
        CASE WHEN NOT EXISTS (SELECT FROM me, backends b WHERE b.role = 0 AND b.database = me.database) THEN false
             WHEN $2::text IS NULL THEN true
@@ -188,6 +194,9 @@ async def shut_out(
                 raise Unprovable("its login is gone", leftovers=found)
             look = question.answered(json.loads(row["seen"]))
             return found, replace(look, vacuuming=True) if row["vacuuming"] else look
+        starting -= set(row["authenticating"])
+        if found is not None and not row["inside"] and not starting:
+            continue
         if waited >= (GONE_SECONDS if row["inside"] else STARTUP_SECONDS):
             raise _too_long(site, row["inside"], found)
         await asyncio.sleep(_POLL_SECONDS)
@@ -216,11 +225,14 @@ async def settle_starting(connection: Connection) -> None:
     until = monotonic() + STARTUP_SECONDS
     waited_for: set[int] | None = None
     while True:
-        starting = {int(row["pid"]) for row in await connection.fetch(_STARTING)}
+        rows = await connection.fetch(_STARTING)
+        starting = {row["pid"] for row in rows}
         waited_for = starting if waited_for is None else waited_for & starting
         if not waited_for or monotonic() >= until:
             return
-        await asyncio.sleep(_POLL_SECONDS)
+        waited_for -= {row["pid"] for row in rows if row["authenticating"]}
+        if waited_for:
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def terminate(

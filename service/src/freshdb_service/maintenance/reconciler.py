@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from uuid import UUID
 
+from freshdb_service.builds import Builds
 from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
 from freshdb_service.cluster.identifiers import Kind, Name, token_of
 from freshdb_service.errors import FreshdbError
@@ -26,7 +27,6 @@ from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
 from freshdb_service.store.claims import Claimed
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
-from freshdb_service.templates import Templates
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 class Reconciler:
     """One round: rows whose worker died, deadlines that are missing, templates that are over, leftovers on servers."""
 
-    def __init__(self, at: Installation, templates: Templates) -> None:
+    def __init__(self, at: Installation, builds: Builds) -> None:
         self._at = at
-        self._templates = templates
+        self._builds = builds
         self._strays: set[UUID] = set()
         """Leases that Redis knew of in the round before, and the control plane did not."""
         self._unseen: dict[Claimed, float] = {}
@@ -50,7 +50,7 @@ class Reconciler:
         await self._at.trail.prune(self._at.settings.trail_seconds)
         await self._at.history.prune(self._at.settings.history_seconds)
         await self._deadlines()
-        await self._builds()
+        await self._overdue_builds()
         for server in self._at.servers.values():
             try:
                 await self._server(server)
@@ -105,7 +105,7 @@ class Reconciler:
         await self._at.deadlines.settle(list(strays & self._strays))
         self._strays = strays
 
-    async def _builds(self) -> None:
+    async def _overdue_builds(self) -> None:
         """Builds from SQL whose replica died are done again here."""
         while True:
             async with self._at.store.statement() as connection:
@@ -115,7 +115,7 @@ class Reconciler:
             if template is None:
                 return
             _log.warning("taking over the build of %s", template.label)
-            self._templates.take_over(template)
+            self._builds.begin(template)
 
     async def _server(self, server: Server) -> None:
         there = await server.inventory()
