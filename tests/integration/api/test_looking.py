@@ -179,10 +179,12 @@ def test_databases_are_listed_by_pool_and_state_in_pages(looker: httpx.Client, t
 
 
 def test_a_pools_history_counts_what_happened(looker: httpx.Client, template: str) -> None:
+    pool = ""
     for _ in range(3):
         lease = acquire(looker, template)
+        pool = lease["pool_id"]
         looker.delete(f"/v1/leases/{lease['id']}")
-    path = f"/v1/pools/{lease['pool_id']}/history"
+    path = f"/v1/pools/{pool}/history"
     history = eventually(lambda: get(looker, path), lambda seen: seen["resets"]["count"] == 3)
     assert history["waits"]["count"] == 3
     assert 0 < history["waits"]["p50"] <= history["waits"]["p99"]
@@ -200,6 +202,7 @@ def test_history_outlives_a_replica_and_is_one_for_all(
     postgres_18: PostgresServer, service_redis_url: str
 ) -> None:
     settings = {"min_ready": 1, "history_flush_seconds": 3600}
+    pool = ""
     one = start_service([postgres_18.dsn], service_redis_url, settings=settings)
     two = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
@@ -207,13 +210,18 @@ def test_history_outlives_a_replica_and_is_one_for_all(
             http.post(f"{one.url}/v1/templates", json={"name": "shared", "sql": ["select 1"]})
             for replica in (one, two):
                 lease = http.post(f"{replica.url}/v1/leases", json={"template": "shared"}).json()
+                pool = lease["pool_id"]
                 http.delete(f"{replica.url}/v1/leases/{lease['id']}")
+                eventually(
+                    lambda: http.get(f"{one.url}/v1/pools/{pool}").json()["databases"],  # noqa: B023 - at once
+                    lambda held: held["dirty"] + held["resetting"] == 0,
+                )
     finally:
         # Each writes what it saw when it stops.
         assert (one.stop(), two.stop()) == (0, 0)
     third = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
-        history = httpx.get(f"{third.url}/v1/pools/{lease['pool_id']}/history").json()
+        history = httpx.get(f"{third.url}/v1/pools/{pool}/history").json()
         assert (history["waits"]["count"], history["resets"]["count"]) == (2, 2)
     finally:
         assert third.stop() == 0

@@ -11,7 +11,7 @@ from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
-from freshdb_service.store.rows import LeaseRow, lease_row
+from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row
 from freshdb_service.store.tables import databases, leases, pools, servers, templates
 
 
@@ -102,13 +102,13 @@ async def listing(
         query = query.where(databases.c.server == wanted.server)
     if after is not None:
         query = query.where(databases.c.id > after)
-    return [_look(row._mapping) for row in await connection.execute(query)]  # noqa: SLF001 - its public name
+    return [_look(row) for row in await connection.execute(query)]
 
 
 async def get(connection: AsyncConnection, database_id: UUID) -> DatabaseLook | None:
     """One database."""
     row = (await connection.execute(_looks().where(databases.c.id == database_id))).one_or_none()
-    return None if row is None else _look(row._mapping)  # noqa: SLF001 - its public name
+    return None if row is None else _look(row)
 
 
 async def leases_of(connection: AsyncConnection, database_id: UUID, *, limit: int) -> list[LeaseRow]:
@@ -150,10 +150,8 @@ async def counts(connection: AsyncConnection) -> Counts:
     return Counts(at, held, {TemplateState(state): n for state, n in await connection.execute(built)})
 
 
-def _look(values: Mapping[str, object]) -> DatabaseLook:
-    known = {
-        **values,
-        "state": DatabaseState(str(values["state"])),
-        "isolation": Isolation(str(values["isolation"])),
-    }
-    return DatabaseLook(**known)  # type: ignore[arg-type] - the columns of the query
+def _look(row: AnyRow) -> DatabaseLook:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return DatabaseLook(
+        **{**values, "state": DatabaseState(values["state"]), "isolation": Isolation(values["isolation"])}
+    )
