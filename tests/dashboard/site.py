@@ -119,8 +119,8 @@ select at, %(pool)s::uuid,
              0, 0, 0, 0, 0, 0, 0, 0],
        array[0, 0, 0, 0, busy * 3, busy * 2, busy, busy / 3, busy / 5, busy / 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
        jsonb_build_object('nothing', busy, 'delete', busy * 4, 'reload', busy / 3, 'rebuild', busy / 4), 0
-from (select at, greatest(1, round(2 + 3 * abs(sin(minute / 60.0)) + 6 * exp(-((minute - 25) / 9.0) ^ 2)
-                                   + 7 * exp(-((minute - 700) / 60.0) ^ 2)))::integer as busy
+from (select at, greatest(1, round(2 + 3 * abs(sin(minute / 60.0)) + 6 / (1 + ((minute - 25) / 7.0) ^ 2)
+                                   + 7 / (1 + ((minute - 700) / 45.0) ^ 2)))::integer as busy
       from (select minute, date_trunc('minute', now()) - make_interval(mins => minute) as at
             from generate_series(1, 1439) as minute) minutes) day
 on conflict (at, pool_id) do update set databases = excluded.databases, waiting = excluded.waiting, waits = excluded.waits,

@@ -13,7 +13,7 @@ from tests.dashboard.site import ANN, GUEST, Site, eventually
 from tests.servers import PostgresServer
 from tests.services import start_service
 
-pytestmark = pytest.mark.xdist_group("dashboard")
+pytestmark = pytest.mark.xdist_group("dashboard-acting")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.dashboard.conftest import PHONE, Open, shoot
 from tests.dashboard.site import HOLDER, Site, a_day_of_history, eventually
 
-pytestmark = pytest.mark.xdist_group("dashboard")
+pytestmark = pytest.mark.xdist_group("dashboard-looking")
 
 HOSTILE = {
     "name": '<img src=x onerror="window.hacked=1">',
@@ -107,7 +107,7 @@ def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page:
     site.release(lease)
     expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
     life = page.locator(".life")
-    expect(life).to_contain_text("left behind: 1 open connection, ", timeout=15_000)
+    expect(life).to_contain_text("left behind: 1 open connection, ")
     expect(life).to_contain_text("left_over")
     expect(life).to_contain_text("revoked (revoked by admin) after")
     connection.close()

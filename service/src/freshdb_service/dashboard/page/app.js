@@ -160,7 +160,7 @@ function drawTop() {
     h("span", { class: `live ${page.live}`, role: "status" }, LIVE[page.live]),
     h("nav", { class: "views", "aria-label": "Views" }, VIEWS.filter((view) => view.nav).map((view) =>
       h("a", { href: `#${view.nav}`, key: view.nav, "aria-current": view.nav === here ? "page" : null }, view.name))),
-    h("span", { class: "me" }, page.may.principal ? `${page.may.principal}${page.may.open ? " (open service)" : ` (${page.may.scopes.join(", ")})`}` : "",
+    h("span", { class: "me" }, page.may.principal ? `${page.may.principal}${page.may.open ? " (open service)" : ` (${page.may.has("admin") ? "admin" : page.may.scopes.join(", ")})`}` : "",
       page.may.principal && !page.may.open ? h("button", { type: "button", onclick: signOut }, "Sign out") : null,
       h("button", { type: "button", class: "theme", onclick: nextTheme, "aria-label": `Colours: ${word}. Change`, title: `Colours: ${word}` }, sign))));
 }

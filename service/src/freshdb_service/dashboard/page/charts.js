@@ -4,18 +4,18 @@
 import { h, s } from "./dom.js";
 import { duration, long, minute, number } from "./format.js";
 
-const HEIGHT = 190;
-const MARGIN = { left: 52, right: 10, top: 10, bottom: 24 };
+const HEIGHT = 202;
+const MARGIN = { left: 52, right: 10, top: 22, bottom: 24 };
 const DASHES = [null, "6 3", "2 3"];
 
 /**
  * A chart.
  *
  * `series`: `{name, tone, values}`, a value (or null) for each of `times` (milliseconds). `kind`: `stack` (areas on top of
- * each other), `bars` (the same as bars) or `lines`. `unit`: `count` or `seconds` (on a logarithmic axis). `state` is an
- * object of the view's that keeps the instant that is read; `redraw` draws the view again.
+ * each other), `bars` (the same as bars) or `lines`. `unit`: `count` or `seconds` (on a logarithmic axis); `axis` says what is
+ * counted. `state` is an object of the view's that keeps the instant that is read; `redraw` draws the view again.
  */
-export function chart({ title, note, kind, unit, times, stepMs, from, to, series, width, state, redraw, key }) {
+export function chart({ title, note, kind, unit, axis, times, stepMs, from, to, series, width, state, redraw, key }) {
   const plot = plotOf({ kind, unit, series, times, stepMs, from, to, width });
   const at = state.at === undefined || state.at === null ? null : Math.min(state.at, times.length - 1);
   const format = unit === "seconds" ? duration : number;
@@ -32,7 +32,7 @@ export function chart({ title, note, kind, unit, times, stepMs, from, to, series
           onpointermove: (event) => read(nearest(event, plot, times, stepMs)),
           onpointerleave: () => read(null),
           onblur: () => read(null),
-        }, axes(plot, unit), marks(plot, kind, series, times, stepMs), at === null ? null : cursor(plot, times[at] + stepMs / 2)),
+        }, axes(plot, unit, axis), marks(plot, kind, series, times, stepMs), at === null ? null : cursor(plot, times[at] + stepMs / 2)),
         legend(series, at, format),
         h("p", { class: "reading muted" }, at === null ? `Each point stands for ${duration(stepMs / 1000)}; times are yours.` : long(times[at])),
         h("details", {}, h("summary", {}, "As a table"), asTable(title, series, times, format)),
@@ -69,7 +69,7 @@ function countTicks(most) {
   return ticks;
 }
 
-function axes(plot, unit) {
+function axes(plot, unit, axis) {
   const label = unit === "seconds" ? duration : number;
   const rows = plot.ticks.map((tick) => [
     s("line", { class: "grid", x1: MARGIN.left, x2: plot.right, y1: plot.y(tick), y2: plot.y(tick) }),
@@ -82,7 +82,7 @@ function axes(plot, unit) {
   for (let time = Math.ceil((plot.from - offset) / every) * every + offset; time <= plot.to; time += every) {
     columns.push(s("text", { class: "tick", x: plot.x(time), y: plot.bottom + 17, "text-anchor": "middle" }, minute(time)));
   }
-  return [rows, columns];
+  return [rows, columns, s("text", { class: "tick", x: 2, y: 11 }, axis)];
 }
 
 function marks(plot, kind, series, times, stepMs) {

@@ -12,9 +12,13 @@ export function ask({ title, text, fields = [], yes, dangerous = false, work }) 
     const form = h("form", { onsubmit: submit },
       h("h2", { id: "dialog-title" }, title),
       [text].flat().map((one) => h("p", {}, one)),
-      fields.map((field) => h("label", {}, field.label,
-        h("input", { name: field.name, type: field.type ?? "text", value: field.value, min: field.min, step: field.step, required: field.required, readonly: field.readonly, autocomplete: "off" }),
-        field.hint ? h("small", {}, field.hint) : null)),
+      fields.map((field) => [
+        h("label", {}, field.label, h("input", {
+          name: field.name, type: field.type ?? "text", value: field.value, min: field.min, step: field.step, required: field.required,
+          readonly: field.readonly, autocomplete: "off", "aria-describedby": field.hint ? `hint-${field.name}` : null,
+        })),
+        field.hint ? h("small", { id: `hint-${field.name}` }, field.hint) : null,
+      ]),
       problem,
       h("div", { class: "buttons" },
         h("button", { type: "submit", class: dangerous ? "dangerous" : "primary" }, yes),

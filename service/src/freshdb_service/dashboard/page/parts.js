@@ -57,7 +57,10 @@ export function tick() {
 
 export const link = (route, text) => h("a", { href: `#${route}` }, text);
 export const short = (id) => h("code", { title: id }, id.slice(0, 8));
-export const poolLink = (one) => link(`/pools/${one.pool_id ?? one.id}`, [one.template, one.isolation === "schema" ? " (schema)" : ""].join(""));
+export const poolLink = (one) => link(`/pools/${one.pool_id ?? one.id}`, [templateLabel(one.template), one.isolation === "schema" ? " (schema)" : ""]);
+
+/** A template's `name@fingerprint`, the fingerprint as short as people read one; the whole is in the title. */
+export const templateLabel = (label) => h("span", { title: label }, label.replace(/@([^@\s]{8})[^@\s]+/, "@$1"));
 
 /** What a holder said of itself, as text; an address as a link, if it is one of the web. */
 export function said(value) {

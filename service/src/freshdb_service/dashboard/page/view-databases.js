@@ -2,7 +2,7 @@
 
 import { all, get } from "./api.js";
 import { h } from "./dom.js";
-import { duration, number } from "./format.js";
+import { duration, now, number } from "./format.js";
 import { databaseState, facts, holder, leaseState, leftovers, link, poolLink, section, short, since, STATES } from "./parts.js";
 import { table } from "./table.js";
 import { databaseColumns } from "./view-pools.js";
@@ -51,7 +51,7 @@ export const one = {
           { title: "Holder", cell: (each) => holder(each.holder, each.principal) },
           { title: "State", cell: (each) => leaseState(each.state) },
           { title: "From", cell: (each) => since(each.granted_at), numeric: true },
-          { title: "For", cell: (each) => duration((new Date(each.ended_at ?? Date.now()) - new Date(each.granted_at)) / 1000), numeric: true },
+          { title: "For", cell: (each) => duration((new Date(each.ended_at ?? now()) - new Date(each.granted_at)) / 1000), numeric: true },
           { title: "Generation", cell: (each) => number(each.generation), numeric: true, wide: true },
           { title: "Lease", cell: (each) => link(`/leases/${each.id}`, short(each.id)) },
         ],

@@ -4,7 +4,7 @@ import { ofLease } from "./actions.js";
 import { all, get } from "./api.js";
 import { h } from "./dom.js";
 import { duration, long, whole } from "./format.js";
-import { facts, holder, leaseState, leftovers, link, poolLink, said, section, short, since, until } from "./parts.js";
+import { facts, holder, leaseState, leftovers, link, poolLink, said, section, short, since, templateLabel, until } from "./parts.js";
 import { table } from "./table.js";
 
 const MOST = 2000;
@@ -99,6 +99,6 @@ export const eventTable = (events, ui, redraw) => table({
 function fact(name, value) {
   if (value === null || value === "" || (typeof value === "object" && !Object.keys(value).length)) return null;
   const target = { lease: "/leases", pool: "/pools", database_id: "/databases" }[name] ?? (name === "database" && /^[0-9a-f-]{36}$/.test(value) ? "/databases" : null);
-  const shown = target ? link(`${target}/${value}`, short(value)) : typeof value === "number" && name === "seconds" ? duration(value) : typeof value === "object" ? JSON.stringify(value) : String(value);
+  const shown = name === "template" ? templateLabel(value) : target ? link(`${target}/${value}`, short(value)) : typeof value === "number" && name === "seconds" ? duration(value) : typeof value === "object" ? JSON.stringify(value) : String(value);
   return h("span", {}, h("span", { class: "muted" }, `${name} `), shown, " ");
 }

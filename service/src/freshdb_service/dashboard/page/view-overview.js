@@ -3,7 +3,7 @@
 import { all, get } from "./api.js";
 import { h } from "./dom.js";
 import { number, whole } from "./format.js";
-import { databaseState, holder, link, poolLink, section, short, since, stateBar, until } from "./parts.js";
+import { databaseState, holder, link, poolLink, section, short, since, stateBar, templateLabel, until } from "./parts.js";
 import { table } from "./table.js";
 
 const OLDEST = 10;
@@ -15,7 +15,7 @@ const HEADLINES = {
 };
 
 export const overview = {
-  everyMs: 5000,
+  everyMs: 3000, // nothing tells when somebody begins to wait
   concerns: () => true,
   async load(args, signal) {
     const [seen, waiters, pools, leases, failed] = await Promise.all([
@@ -69,9 +69,9 @@ function findings(found) {
 }
 
 function subject(one) {
-  if (one.subject === "pool") return link(`/pools/${one.id}`, one.label);
+  if (one.subject === "pool") return link(`/pools/${one.id}`, templateLabel(one.label));
   if (one.subject === "server") return link("/servers", one.label);
-  return link("/templates", one.label);
+  return link("/templates", templateLabel(one.label));
 }
 
 function tiles(seen) {
@@ -82,7 +82,7 @@ function tiles(seen) {
   return h("nav", { class: "tiles", "aria-label": "At a glance" },
     tile("ready", databases.ready, "Ready", "to be leased at once", "/databases?state=ready"),
     tile("leases", live, "Leases", seen.leases.kept ? `${seen.leases.kept} of them kept` : "live", "/leases"),
-    tile("waiting", seen.waiting, "Waiting", seen.waiting ? `the first for ${whole(seen.longest_wait_seconds)}` : "nobody", "/"),
+    tile("waiting", seen.waiting, "Waiting", seen.waiting ? `the first for ${whole(seen.longest_wait_seconds)}` : "nobody", "/pools"),
     tile("cleaning", databases.dirty + databases.resetting, "Being cleaned", `${number(databases.dirty)} not begun`, "/databases?state=resetting"),
     tile("creating", databases.creating, "Being made", "new ones", "/databases?state=creating"),
     tile("failed", databases.failed, "Failed", databases.failed ? "see below" : "none", "/databases?state=failed"));

@@ -4,8 +4,8 @@ import { resize } from "./actions.js";
 import { all, get } from "./api.js";
 import { chart } from "./charts.js";
 import { h } from "./dom.js";
-import { duration, number } from "./format.js";
-import { button, buttons, databaseState, facts, leftovers, link, section, short, since, STATES, stateBar } from "./parts.js";
+import { duration, now, number } from "./format.js";
+import { button, buttons, databaseState, facts, leftovers, link, section, short, since, STATES, stateBar, templateLabel } from "./parts.js";
 import { table } from "./table.js";
 import { poolTable, waiterColumns } from "./view-overview.js";
 
@@ -34,7 +34,7 @@ export const one = {
   },
   draw({ pool, history, waiters, databases, resets }, { args, may, ui, redraw, reload, width }) {
     return h("div", {},
-      h("h1", {}, pool.template, pool.isolation === "schema" ? " (schema)" : ""),
+      h("h1", {}, templateLabel(pool.template), pool.isolation === "schema" ? " (schema)" : ""),
       stateBar(pool.databases, pool.max_size),
       pool.last_error ? h("p", { class: "problem", role: "alert" }, `Making a database failed: ${pool.last_error}`) : null,
       pool.refusal ? h("p", { class: "problem" }, `It cannot be leased as a schema: ${pool.refusal.join("; ")}`) : null,
@@ -86,32 +86,32 @@ function statesFilter(pool, { range = "3600", state }) {
 
 function charts(history, ui, redraw, width) {
   const stepMs = history.step_seconds * 1000;
-  const to = Math.ceil(Date.now() / stepMs) * stepMs;
-  const from = to - Math.max(history.seconds * 1000, stepMs);
-  const points = history.items.filter((point) => new Date(point.at).getTime() >= from);
+  const points = history.items;
   const times = points.map((point) => new Date(point.at).getTime());
+  const to = Math.max(Math.ceil(now() / stepMs) * stepMs, (times.at(-1) ?? 0) + stepMs);
+  const from = Math.min(to - history.seconds * 1000, times[0] ?? Infinity);
   const each = (read) => points.map(read);
   const common = { times, stepMs, from, to, width, redraw };
   const { waits, resets } = history;
   return h("div", { class: "charts" },
     chart({
-      ...common, key: "databases", state: (ui.chart1 ??= {}), title: "Databases by state", kind: "stack", unit: "count",
+      ...common, key: "databases", state: (ui.chart1 ??= {}), title: "Databases by state", kind: "stack", unit: "count", axis: "databases",
       series: STATES.map(([name]) => ({ name, tone: name, values: each((point) => (point.databases ? point.databases[name] ?? 0 : null)) })).filter((line) => line.values.some(Boolean)),
     }),
     chart({
-      ...common, key: "waiting", state: (ui.chart2 ??= {}), title: "Callers that waited", note: "at most", kind: "bars", unit: "count",
+      ...common, key: "waiting", state: (ui.chart2 ??= {}), title: "Callers that waited", note: "at most", kind: "bars", unit: "count", axis: "callers",
       series: [{ name: "waiting", tone: "tone-d", values: each((point) => point.waiting) }],
     }),
     chart({
-      ...common, key: "waits", state: (ui.chart3 ??= {}), title: "Time to get a database", kind: "lines", unit: "seconds",
+      ...common, key: "waits", state: (ui.chart3 ??= {}), title: "Time to get a database", kind: "lines", unit: "seconds", axis: "time, logarithmic",
       note: spanNote(waits, "leases"), series: percentiles(each, "waits"),
     }),
     chart({
-      ...common, key: "resets", state: (ui.chart4 ??= {}), title: "Time to make one clean again", kind: "lines", unit: "seconds",
+      ...common, key: "resets", state: (ui.chart4 ??= {}), title: "Time to make one clean again", kind: "lines", unit: "seconds", axis: "time, logarithmic",
       note: spanNote(resets, "resets"), series: percentiles(each, "resets"),
     }),
     chart({
-      ...common, key: "paths", state: (ui.chart5 ??= {}), title: "How they were made clean", note: "resets by path", kind: "bars", unit: "count",
+      ...common, key: "paths", state: (ui.chart5 ??= {}), title: "How they were made clean", note: "resets by path", kind: "bars", unit: "count", axis: `resets in ${duration(history.step_seconds)}`,
       series: PATHS.filter((path) => history.paths[path]).map((path) => ({ name: path, tone: `path-${path}`, values: each((point) => point.paths[path] ?? 0) })),
     }));
 }
