@@ -91,7 +91,7 @@ class Site:
 
 
 def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - whatever is looked at
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not wanted(seen := look()):
         assert time.monotonic() < until, seen
         time.sleep(0.05)

@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Request, expect
 
 from tests.dashboard.conftest import DESKTOP, PHONE, SETTINGS, Open, shoot
-from tests.dashboard.site import Site, a_crowd, a_day_of_history
+from tests.dashboard.site import Site, a_crowd, a_day_of_history, eventually
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -52,10 +52,9 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     page.on("request", lambda request: _note(request, {"/v1/overview": views, "/v1/events": streams}))
     while len(streams) < TRIES or not views:
         page.wait_for_event("requestfailed")
-    gaps = [then - first for first, then in pairwise(streams)]
-    assert gaps[0] < gaps[-1]  # ever more rarely
-    assert min(gaps) > 0.3
-    assert len(views) <= len(streams)
+    for seen in (streams, views):  # ever more rarely
+        gaps = [then - first for first, then in pairwise(seen)]
+        assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
     own_site.service = start_service(
         [postgres_18.dsn],
         service_redis_url,
@@ -133,7 +132,8 @@ def test_it_stays_smooth_with_2000_databases_and_500_leases(own_site: Site, open
 
 
 def _look_around(page: Page) -> None:
-    page.wait_for_function(f"performance.getEntriesByName('freshdb draw').length >= {DRAWS}")
+    draws = "performance.getEntriesByName('freshdb draw').length"
+    eventually(lambda: page.evaluate(draws), lambda count: count >= DRAWS)
     # Fetched and drawn several times meanwhile, and yet the same row: what did not change was not made anew.
     assert page.locator("tbody tr").first.evaluate("row => row.mine") is True
     assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
@@ -153,9 +153,7 @@ def _look_around(page: Page) -> None:
     shoot(page, "load")
 
 
-@pytest.mark.parametrize(
-    ("scheme", "size"), [("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE), ("dark", PHONE)]
-)
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str, size: dict[str, int]) -> None:
     lease = site.acquire(site.template())
     a_day_of_history(site, lease["pool_id"])
@@ -172,7 +170,7 @@ def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str, siz
 
 
 def serious(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         f"{one['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
         for one in found

@@ -35,7 +35,9 @@ export function chart({ title, note, kind, unit, axis, times, stepMs, from, to, 
         }, axes(plot, unit, axis), marks(plot, kind, series, times, stepMs), at === null ? null : cursor(plot, times[at] + stepMs / 2)),
         legend(series, at, format),
         h("p", { class: "reading muted" }, at === null ? `Each point stands for ${duration(stepMs / 1000)}; times are yours.` : long(times[at])),
-        h("details", {}, h("summary", {}, "As a table"), asTable(title, series, times, format)),
+        // Hundreds of rows: they are made for whoever wants to read them.
+        h("details", { ontoggle: (event) => { if (state.open !== event.target.open) { state.open = event.target.open; redraw(); } } },
+          h("summary", {}, "As a table"), state.open ? asTable(title, series, times, format) : null),
       ]);
 }
 

@@ -4,7 +4,7 @@
 // same: focus, selection, scroll positions and what somebody types stay. Text only ever becomes text nodes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-const HANDLERS = ["onclick", "onsubmit", "oninput", "onchange", "onkeydown", "onpointermove", "onpointerleave", "onblur"];
+const HANDLERS = ["onclick", "onsubmit", "oninput", "onchange", "onkeydown", "onpointermove", "onpointerleave", "onblur", "ontoggle"];
 
 /** An element. `props`: attributes (null and false leave one out), `on…` handlers, `key` to know it again among siblings. */
 export function h(name, props = {}, ...children) {

@@ -113,7 +113,11 @@ function charts(history, ui, redraw, width) {
     chart({
       ...common, key: "paths", state: (ui.chart5 ??= {}), title: "How they were made clean", note: "resets by path", kind: "bars", unit: "count", axis: `resets in ${duration(history.step_seconds)}`,
       series: PATHS.filter((path) => history.paths[path]).map((path) => ({ name: path, tone: `path-${path}`, values: each((point) => point.paths[path] ?? 0) })),
-    }));
+    }),
+    points.some((point) => point.failures) ? chart({
+      ...common, key: "failures", state: (ui.chart6 ??= {}), title: "Work that failed", note: "making or cleaning one", kind: "bars", unit: "count",
+      axis: `failures in ${duration(history.step_seconds)}`, series: [{ name: "failed", tone: "failed", values: each((point) => point.failures) }],
+    }) : null);
 }
 
 const percentiles = (each, what) => PERCENTILES.map(([name, words], index) => ({
