@@ -214,7 +214,7 @@ def test_history_outlives_a_replica_and_is_one_for_all(
                 http.delete(f"{replica.url}/v1/leases/{lease['id']}")
                 eventually(
                     lambda: http.get(f"{one.url}/v1/pools/{pool}").json()["databases"],  # noqa: B023 - at once
-                    lambda held: held["dirty"] + held["resetting"] == 0,
+                    lambda held: not held.get("dirty") and not held.get("resetting"),
                 )
     finally:
         # Each writes what it saw when it stops.
