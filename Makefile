@@ -68,7 +68,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock: ## pin anew what constraints.txt holds, and what of it goes into the image (needs uv)
 	$(COMPILE) --upgrade client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
 	    --output-file constraints.txt
-	$(COMPILE) --constraints constraints.txt client/pyproject.toml service/pyproject.toml --output-file deploy/requirements.txt
+	$(COMPILE) --constraints constraints.txt client/pyproject.toml service/pyproject.toml --extra otel --output-file deploy/requirements.txt
 	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
 clean: ## remove what was built, and the environment

@@ -20,7 +20,7 @@
         ├── BuildLost                ├── QuotaExceeded            ├── BackendUnavailable
         ├── IsolationUnsupported     ├── IdempotencyMismatch      ├── ShuttingDown
         ├── Conflict                 └── ServerRefused            └── InternalError
-        └── TokenNotFound
+        ├── DatabaseNotFound         └── TokenNotFound
 
 A code that this version does not know becomes a plain ``ServiceError`` with that code. No message, ``repr`` or
 traceback of these holds a password or a token.
@@ -196,6 +196,12 @@ class PoolNotFound(ServiceError):
     default_code = "pool_not_found"
 
 
+class DatabaseNotFound(ServiceError):
+    """No such database."""
+
+    default_code = "database_not_found"
+
+
 class TokenNotFound(ServiceError):
     """No such token."""
 
@@ -344,6 +350,7 @@ __all__: Sequence[str] = [
     "BuildCommandFailed",
     "BuildLost",
     "Conflict",
+    "DatabaseNotFound",
     "EmbeddedFailed",
     "Forbidden",
     "FreshdbError",

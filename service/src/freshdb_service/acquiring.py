@@ -11,8 +11,8 @@ A grant whose answer was lost is found again by its idempotency key; without a k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
@@ -29,7 +29,7 @@ from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import LEASE_LIVE
 from freshdb_service.orders import Acquire, Order, hash_of, owner_of
 from freshdb_service.quotas import longest_life, over_quota, token_over, too_many
-from freshdb_service.redis.queue import Waiter
+from freshdb_service.redis.queue import Gone, Waiter
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
@@ -51,9 +51,6 @@ from freshdb_service.targets import Targets
 _FULL_SECONDS = 2.0
 _TICKET_SECONDS = 15.0
 """How long a caller whose wait is over may take to ask again, with the same idempotency key, and keep its place."""
-
-Gone = Callable[[], Awaitable[object]]
-"""Returns once the caller has gone."""
 
 
 async def _never() -> None:
@@ -145,6 +142,7 @@ class Acquiring:
         waited = monotonic() - began
         for one in granted:
             self._at.metrics.granted(one.lease.isolation, waited)
+            self._at.history.granted(one.lease.pool_id, waited)
             self._at.events.emit("lease.acquired", **facts(one.lease))
         return granted
 
@@ -221,9 +219,15 @@ class Acquiring:
                     await self._until_first(order, waiter, until)
                 ticket = await self._ticket(order, pool_id, until)
                 waiter = await stack.enter_async_context(
-                    self._at.queue.waiting(pool_id, ticket, wanted=order.wanted_of(pool_id))
+                    self._at.queue.waiting(
+                        pool_id,
+                        ticket,
+                        wanted=order.wanted_of(pool_id),
+                        principal=order.shares[0].terms.principal,
+                        holder=order.shares[0].terms.holder,
+                    )
                 )
-                stack.enter_context(_watching(gone, waiter))
+                stack.enter_context(waiter.unless(gone))
                 resting()
             if waiter is None:
                 message = "an order without shares"
@@ -371,6 +375,8 @@ def facts(row: LeaseRow) -> dict[str, object]:
     """What events say of a lease; nothing secret."""
     return {
         "lease": row.id,
+        "pool": row.pool_id,
+        "database_id": row.database_id,
         "template": row.template,
         "isolation": row.isolation,
         "database": row.database_name,
@@ -378,21 +384,6 @@ def facts(row: LeaseRow) -> dict[str, object]:
         "principal": row.principal,
         "holder": dict(row.holder),
     }
-
-
-@contextmanager
-def _watching(gone: Gone, waiter: Waiter) -> Iterator[None]:
-    """Have the waiter wait no longer once the caller has gone."""
-
-    async def watch() -> None:
-        await gone()
-        waiter.end()
-
-    watch_task = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watch_task.cancel()
 
 
 def _stopping() -> ShuttingDown:

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     insecure: bool = False
     """Listen on other addresses than loopback without TLS: passwords travel in the clear, unless a proxy sees to that."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, besides those of loopback, by which an open service may be called (``Host``): a browser on this machine must
+    not be talked into calling it by a name of somebody else's."""
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
     """Addresses or networks of proxies whose ``X-Forwarded-For`` says where a request came from."""
     token_refresh_seconds: Seconds = 5.0
@@ -127,7 +130,9 @@ class Settings(BaseSettings):
     idle_seconds: Seconds = 300.0
     unused_template_seconds: Seconds = 7 * 86_400.0
     history_seconds: Seconds = 86_400.0
-    """How long ended leases stay listed, and idempotency keys remembered."""
+    """How long ended leases and resets stay listed, and idempotency keys remembered."""
+    history_flush_seconds: Seconds = 15.0
+    """How often a replica writes what it saw of pools and resets."""
 
     max_databases: int = Field(default=1_000, ge=1)
     """Most databases (of either isolation, templates not counted) on one server."""
@@ -183,7 +188,7 @@ class Settings(BaseSettings):
     idle_exit_seconds: Seconds | None = None
     """The service stops itself when nobody asked for anything and nothing was leased for so long."""
 
-    @field_validator("postgres", "advertise", "adopt", "deny", mode="before")
+    @field_validator("postgres", "advertise", "adopt", "deny", "allowed_hosts", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -276,10 +281,14 @@ def _advertised(text: str) -> tuple[str, tuple[str, int | None]]:
     name, _, address = text.partition("=")
     try:
         parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
+        host, port, rest = (
+            parts.hostname,
+            parts.port,
+            (parts.path, parts.query, parts.fragment, parts.username),
+        )
     except ValueError:
-        host, port = None, None
-    if not name or not host or parts.netloc != address or "@" in address:
+        host, port, rest = None, None, ()
+    if not name or not host or any(rest):
         message = f"an address to advertise is given as name=host or name=host:port, not {text!r}"
         raise ValueError(message)
     return name, (host, port)

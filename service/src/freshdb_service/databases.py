@@ -42,6 +42,7 @@ from freshdb_service.lifecycle import DatabaseState, Isolation
 from freshdb_service.logs import about
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
+from freshdb_service.store.history import Reset
 from freshdb_service.store.resetting import Clean, Used, give_back, make_ready
 from freshdb_service.store.rows import DatabaseRow, PoolRow
 
@@ -166,6 +167,7 @@ class Databases:
         self._at.metrics.cleaned(outcome.path, isolation, outcome.seconds)
         if outcome.cause is not None:
             self._at.metrics.rebuilds.labels(outcome.cause, isolation).inc()
+        self._at.history.reset(_reset(row, outcome))
         if outcome.audit is None:
             return
         same = not outcome.audit
@@ -242,6 +244,7 @@ class Databases:
     ) -> None:
         _log.warning("%s of database %s failed: %s", work, row.id, error)
         self._at.metrics.failures.labels(work).inc()
+        self._at.history.failed(row.pool_id)
         reason = str(error) or type(error).__name__
         await self._insistent(lambda: self._move(row, state, reason, backoff_seconds))
         self._at.events.emit(f"database.{state}", database=row.id, pool=row.pool_id, error=reason)
@@ -334,6 +337,20 @@ def _facts(outcome: ResetOutcome) -> dict[str, object]:
         "seconds": outcome.seconds,
         "leftovers": outcome.leftovers.to_json(),
     }
+
+
+def _reset(row: DatabaseRow, outcome: ResetOutcome) -> Reset:
+    """What the history says of a reset."""
+    return Reset(
+        database_id=row.id,
+        pool_id=row.pool_id,
+        generation=row.generation,
+        lease_id=row.lease_id,
+        path=outcome.path,
+        reason=outcome.reason,
+        seconds=outcome.seconds,
+        leftovers=outcome.leftovers.to_json(),
+    )
 
 
 def _used(used: Used, isolation: Isolation) -> UsedDatabase:

@@ -12,7 +12,8 @@ that a person can act on. Nothing here knows HTTP: ``api.problems`` holds the on
     ├── TemplateBuilding        ├── Unauthorized         ├── InvalidRequest
     ├── BuildLost               ├── IdempotencyMismatch  ├── ServerRefused
     ├── IsolationUnsupported    ├── PoolNotFound         └── TokenNotFound
-    └── Conflict                └── ShuttingDown
+    ├── Conflict                └── ShuttingDown
+    └── DatabaseNotFound
 """
 
 from __future__ import annotations
@@ -107,6 +108,12 @@ class PoolNotFound(FreshdbError):
     """No such pool."""
 
     code = "pool_not_found"
+
+
+class DatabaseNotFound(FreshdbError):
+    """No such database."""
+
+    code = "database_not_found"
 
 
 class TokenNotFound(FreshdbError):

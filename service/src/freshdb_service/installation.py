@@ -25,6 +25,7 @@ from freshdb_service.cluster import (
 )
 from freshdb_service.config import Settings
 from freshdb_service.errors import BackendUnavailable, ServerRefused
+from freshdb_service.history import History
 from freshdb_service.metrics import CONTROL_PLANE, Metrics
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines
@@ -55,6 +56,7 @@ class Installation:
     queue: Queue
     events: Events
     trail: Trail
+    history: History
     metrics: Metrics
     tracing: Tracing
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -165,6 +167,7 @@ async def opened(
             queue=Queue(redis, signals),
             events=Events(redis),
             trail=Trail(store),
+            history=History(store),
             metrics=metrics,
             tracing=tracing,
         )

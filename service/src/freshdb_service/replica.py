@@ -18,6 +18,7 @@ from time import monotonic
 
 import uvicorn
 
+from freshdb_service import dashboard
 from freshdb_service.acquiring import Acquiring
 from freshdb_service.api.app import create_app
 from freshdb_service.api.connections import Bounds, bounded
@@ -36,6 +37,7 @@ from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
 from freshdb_service.maintenance.rounds import Loop, run
+from freshdb_service.overview import Overview
 from freshdb_service.pools import Pools
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
@@ -88,8 +90,9 @@ class Replica:
                 "tokens", keyring.run_once, settings.token_refresh_seconds, at.signals.subscribe(Work.TOKENS)
             ),
             Loop("trail", at.trail.flush, settings.trail_flush_seconds),
+            Loop("history", at.history.flush, settings.history_flush_seconds),
         ]
-        context = Context(at, acquiring, leases, Templates(at, builds), Pools(at), keyring)
+        context = Context(at, acquiring, leases, Templates(at, builds), Pools(at), Overview(at), keyring)
         return cls(at, databases, builds, context, keyring, loops)
 
     @asynccontextmanager
@@ -123,6 +126,7 @@ class Replica:
         for what, write in (
             ("events", self.at.events.flush),
             ("heartbeats and refusals of the audit trail", self.at.trail.flush),
+            ("minutes and resets of the history", self.at.history.flush),
             ("uses of tokens", self.keyring.note_used),
         ):
             try:
@@ -237,9 +241,11 @@ def _see_that_somebody_may_come_in(settings: Settings, keyring: Keyring, *, own_
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
     """Answer requests until ``stop`` is set; then let those under way finish."""
     settings = context.at.settings
+    app = create_app(context)
+    dashboard.install(app)
     server = _Server(
         uvicorn.Config(
-            Requests(create_app(context), context.at.metrics, context.at.tracing),
+            Requests(app, context.at.metrics, context.at.tracing),
             loop="none",
             lifespan="off",
             access_log=False,

@@ -211,7 +211,7 @@ def test_events_that_nobody_reads_cost_no_memory_and_the_reader_is_dropped(stric
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             reader = stack.enter_context(connect(strict, receive_bytes=4096))
-            reader.sendall(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: x\r\n\r\n")
+            reader.sendall(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: localhost\r\n\r\n")
         _until(lambda: _callers(strict) >= 20)
         most = 0
 
@@ -229,7 +229,7 @@ def test_more_followers_than_may_be_are_refused(strict: Service) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_STREAMS):
             stream = stack.enter_context(connect(strict))
-            stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n")
+            stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert stream.recv(9) == b"HTTP/1.1 "
         answer = httpx.get(f"{strict.url}/v1/events")
         assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
@@ -343,7 +343,7 @@ def test_a_heartbeat_and_a_release_go_through_when_nothing_else_does(
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_STREAMS):
             stream = stack.enter_context(connect(strict))
-            stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n")
+            stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert stream.recv(9) == b"HTTP/1.1 "
         refused = client.get("/v1/leases")
         assert (refused.status_code, refused.json()["code"]) == (503, "backend_unavailable")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -132,8 +133,9 @@ async def test_a_replica_that_dies_leaves_nothing_in_the_queue(
 ) -> None:
     one, two = replicas
     monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 0.05)
-    await one.queue._enter(POOL, [Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")])
-    keys = [redis.key(part, POOL) for part in ("queue", "presence", "wanted")]
+    dead = Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")
+    await one.queue._enter(POOL, [dead], who='["ann", {}]')
+    keys = [redis.key(part, POOL) for part in ("queue", "presence", "wanted", "who")]
     for key in keys:
         assert 0 < await redis.client.ttl(key) <= 60  # should nobody ever ask again
     async with asyncio.timeout(10):
@@ -164,6 +166,42 @@ async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
     async with asyncio.timeout(5):
         await dirty.wait()
     assert not demand.is_set()
+
+
+async def test_whoever_looks_sees_who_waits_since_when_and_for_how_many(
+    replicas: tuple[Replica, Replica],
+) -> None:
+    one, two = replicas
+    ticket = 1_700_000_000_000_000
+    long = "x" * 5_000
+    async with (
+        one.queue.waiting(POOL, ticket + 1, principal="ann", holder={"test": "a.py::one", "long": long}),
+        two.queue.waiting(POOL, ticket, wanted=3, principal="bob"),
+    ):
+        await one.queue._stay(
+            POOL, one.queue._here[POOL]
+        )  # saying that one is still there takes no name away
+        first, second = await two.queue.standing(POOL, most=10)
+        assert (first.principal, first.wanted, first.since) == (
+            "bob",
+            3,
+            datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+        )
+        assert first.waited_seconds > second.waited_seconds - 1 > 0
+        assert second.holder["test"] == "a.py::one"
+        assert len(second.holder["long"]) == 200
+        assert [standing.principal for standing in await one.queue.standing(POOL, most=1)] == ["bob"]
+    assert await one.queue.standing(POOL, most=10) == []
+
+
+async def test_a_waiter_that_redis_forgot_waits_without_a_name(
+    redis: RedisConnection, replicas: tuple[Replica, Replica]
+) -> None:
+    queue = replicas[0].queue
+    async with queue.waiting(POOL, 1, principal="ann"):
+        await redis.client.flushdb()
+        await queue._stay(POOL, queue._here[POOL])
+        assert [(one.principal, one.holder) for one in await queue.standing(POOL, most=10)] == [("", {})]
 
 
 async def test_leaving_the_queue_leaves_no_key_behind(

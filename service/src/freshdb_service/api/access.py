@@ -16,6 +16,7 @@ from fastapi import Request
 
 from freshdb_service.api.addresses import Addresses, neighbourhood
 from freshdb_service.api.attempts import Attempts
+from freshdb_service.api.origins import Origins
 from freshdb_service.config import OPEN_NAME, SCOPES, Scope, Settings
 from freshdb_service.errors import Forbidden, QuotaExceeded, Unauthorized
 from freshdb_service.keyring import Keyring
@@ -66,18 +67,21 @@ class Gate:
         self._trail = trail
         self._addresses = Addresses(settings.trusted_proxies)
         self._attempts = Attempts(settings.failed_attempts)
+        self._origins = Origins(settings.allowed_hosts)
 
     async def principal(self, request: Request) -> Principal:
         """Who sends a request.
 
         Raises:
             Unauthorized: no token, or one that is not known.
+            Forbidden: the service is open, and another website calls it.
             QuotaExceeded: too many of these from that address.
         """
         peer = request.client.host if request.client is not None else None
         forwarded = request.headers.getlist("x-forwarded-for") if self._addresses.any_trusted else ()
         address = self._addresses.of(peer, forwarded)
         if not self._keyring.closed:
+            self._see_that_it_is_ours(request, address)
             return Principal(OPEN_NAME, _EVERYTHING, address)
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         secret = secret.strip()
@@ -86,6 +90,13 @@ class Gate:
             message = "this service wants a token: Authorization: Bearer … (FRESHDB_TOKEN for the client)"
             raise Unauthorized(message)
         return self._known(secret, address) or await self._looked_up(secret, address)
+
+    def _see_that_it_is_ours(self, request: Request, address: str | None) -> None:
+        try:
+            self._origins.check(request)
+        except Forbidden:
+            self._trail.collect("access.forbidden", Actor(None, address), label="origin")
+            raise
 
     def refuse(self, principal: Principal, scope: Scope) -> Forbidden:
         """The error for somebody who may not do this; it is in the trail."""
@@ -120,6 +131,12 @@ class Gate:
         self._attempts.note(where)
         message = "this token is not known here: mistyped, revoked, expired, or of another installation"
         raise Unauthorized(message)
+
+
+async def anybody(request: Request) -> Principal:
+    """A dependency: the caller, whatever they may do."""
+    gate: Gate = request.app.state.gate
+    return await gate.principal(request)
 
 
 def needs(scope: Scope) -> Callable[[Request], Coroutine[object, object, Principal]]:

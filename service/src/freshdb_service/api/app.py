@@ -5,7 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 
 from freshdb_service import __version__
-from freshdb_service.api import document, events, health, leases, pools, problems, templates, tokens, trail
+from freshdb_service.api import (
+    databases,
+    document,
+    events,
+    health,
+    leases,
+    overview,
+    pools,
+    problems,
+    templates,
+    tokens,
+    trail,
+)
 from freshdb_service.api.access import Gate
 from freshdb_service.api.context import Context
 from freshdb_service.api.limits import BodyLimit, Entrance, RequestLimit
@@ -40,6 +52,8 @@ def create_app(context: Context) -> FastAPI:
         leases.router,
         templates.router,
         pools.router,
+        databases.router,
+        overview.router,
         events.router,
         tokens.router,
         trail.router,

@@ -11,11 +11,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from freshdb_service.acquiring import Acquiring
-from freshdb_service.api.access import Principal, needs
+from freshdb_service.api.access import Principal, anybody, needs
 from freshdb_service.config import Settings
 from freshdb_service.installation import Installation
 from freshdb_service.keyring import Keyring
 from freshdb_service.leases import Leases
+from freshdb_service.overview import Overview
 from freshdb_service.pools import Pools
 from freshdb_service.templates import Templates
 
@@ -29,6 +30,7 @@ class Context:
     leases: Leases
     templates: Templates
     pools: Pools
+    overview: Overview
     keyring: Keyring
     asked_at: float = field(default_factory=monotonic)
     """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
@@ -48,6 +50,7 @@ async def _context(request: Request) -> Context:
 
 
 InContext = Annotated[Context, Depends(_context)]
+Caller = Annotated[Principal, Depends(anybody)]
 Reader = Annotated[Principal, Depends(needs("read"))]
 Holder = Annotated[Principal, Depends(needs("lease"))]
 Builder = Annotated[Principal, Depends(needs("build"))]

@@ -51,7 +51,11 @@ _OF_A_LEASE: Final = (
     ("DELETE", _ONE_LEASE),
     *(("POST", f"{_ONE_LEASE}/{verb}") for verb in ("renew", "reset", "keep")),
 )
-_OF_A_POOL: Final = (("GET", "/v1/pools/{pool_id}"), ("PATCH", "/v1/pools/{pool_id}"))
+_OF_A_POOL: Final = (
+    ("GET", "/v1/pools/{pool_id}"),
+    ("PATCH", "/v1/pools/{pool_id}"),
+    ("GET", "/v1/pools/{pool_id}/history"),
+)
 _OF_A_BUILD: Final = tuple(
     ("POST", f"/v1/templates/{{template_id}}/{verb}") for verb in ("renew", "ready", "failed")
 )
@@ -59,6 +63,7 @@ _OF_A_TEMPLATE: Final = (("GET", "/v1/templates/{reference}"), ("DELETE", "/v1/t
 _LINKS: Final = (
     (("POST", "/v1/leases", "201"), "lease_id", "id", _OF_A_LEASE),
     (("POST", "/v1/leases", "201"), "pool_id", "pool_id", _OF_A_POOL),
+    (("POST", "/v1/leases", "201"), "database_id", "database_id", (("GET", "/v1/databases/{database_id}"),)),
     (("POST", "/v1/leases/batch", "201"), "lease_id", "items/0/id", _OF_A_LEASE),
     (("POST", "/v1/templates", "201"), "template_id", "id", _OF_A_BUILD),
     (("POST", "/v1/templates", "201"), "reference", "id", _OF_A_TEMPLATE),

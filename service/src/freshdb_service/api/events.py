@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
-from freshdb_service.api.context import Context, InContext, Reader
+from freshdb_service.api.context import Context, InContext, Reader, answer
 from freshdb_service.api.problems import refusals
+from freshdb_service.api.watch_wire import EventOut, EventsOut
 from freshdb_service.errors import BackendUnavailable, QuotaExceeded
 from freshdb_service.redis.events import Event
 
@@ -26,6 +27,8 @@ _EVENT = {
     },
 }
 _POSITION = r"^(\$|[0-9]{1,19}(-[0-9]{1,19})?)$"
+_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"
+_KIND = r"^[a-z]{1,20}\.(\*|[a-z_]{1,40})$"
 _RECENT = 2_000
 
 
@@ -57,6 +60,46 @@ async def events(
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store"},
     )
+
+
+@router.get("/events/recent", response_model=EventsOut)
+async def recent(
+    context: InContext,
+    principal: Reader,
+    kind: Annotated[
+        str | None,
+        Query(pattern=_KIND, description="`lease.revoked`; or `lease.*` for all that happened to leases"),
+    ] = None,
+    about: Annotated[
+        str | None,
+        Query(
+            max_length=300,
+            description="id of a lease, database or pool; or the name of a template, database, holder or principal",
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(alias="cursor", pattern=_ID)] = None,
+) -> Response:
+    """What happened, the newest first, as far as events are kept: the last ten thousand."""
+    del principal
+
+    def wanted(event: Event) -> bool:
+        return _is(event.kind, kind) and (about is None or _mentions(event.data, about))
+
+    found = await context.at.events.newest(wanted, most=limit, before=after)
+    following = found[-1].id if len(found) == limit else None
+    return answer(EventsOut(items=[EventOut.of(one) for one in found], next=following))
+
+
+def _is(kind: str, wanted: str | None) -> bool:
+    return wanted is None or (kind.startswith(wanted[:-1]) if wanted.endswith("*") else kind == wanted)
+
+
+def _mentions(said: object, name: str) -> bool:
+    """Whether a value of an event is this name; of a template, its name without the fingerprint will do."""
+    if isinstance(said, Mapping):
+        return any(_mentions(one, name) for one in said.values())
+    return isinstance(said, str) and name in {said, said.partition("@")[0]}
 
 
 async def _stream(context: Context, start: str, past: Sequence[Event], *, follow: bool) -> AsyncIterator[str]:

@@ -57,7 +57,7 @@ async def acquire(
 ) -> Response:
     """Lease a clean database: at once if one is ready, else after standing in the queue for up to `wait_seconds`."""
     [granted] = await _acquire([body], request, context, principal, idempotency_key)
-    return answer(_out(context, granted, principal), status_code=201)
+    return answer(lease_out(context, granted, principal), status_code=201)
 
 
 @router.post("/batch", status_code=201, response_model=LeasesOut, responses=refusals(404, 409, 410, 429))
@@ -75,7 +75,7 @@ async def acquire_batch(
         raise invalid(field, f"at most {most} at once")
     granted = await _acquire(body.leases, request, context, principal, idempotency_key)
     return answer(
-        LeasesOut(items=[_out(context, one, principal) for one in granted], next=None), status_code=201
+        LeasesOut(items=[lease_out(context, one, principal) for one in granted], next=None), status_code=201
     )
 
 
@@ -102,7 +102,7 @@ async def listing(
     found = await context.leases.listing(wanted, limit=limit, after=position(after))
     last = found[-1].lease if len(found) == limit else None
     page = LeasesOut(
-        items=[_out(context, one, None) for one in found],
+        items=[lease_out(context, one, None) for one in found],
         next=cursor(last.granted_at, last.id) if last else None,
     )
     return answer(page)
@@ -111,7 +111,7 @@ async def listing(
 @router.get("/{lease_id}", response_model=LeaseOut, responses=refusals(404))
 async def show(lease_id: str, context: InContext, principal: Reader) -> Response:
     """One lease; with its password only for who acquired it."""
-    return answer(_out(context, await context.leases.show(_lease_id(lease_id)), principal))
+    return answer(lease_out(context, await context.leases.show(_lease_id(lease_id)), principal))
 
 
 @router.post("/{lease_id}/renew", response_model=RenewalOut, responses=refusals(404, 410))
@@ -138,7 +138,7 @@ async def reset(lease_id: str, context: InContext, principal: Holder) -> Respons
     granted = await context.leases.reset(
         _lease_id(lease_id), principal=principal.name, address=principal.address
     )
-    return answer(_out(context, granted, principal))
+    return answer(lease_out(context, granted, principal))
 
 
 @router.post("/{lease_id}/keep", response_model=LeaseOut, responses=refusals(404, 409, 410))
@@ -157,7 +157,7 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
         reason=asked.reason,
         address=principal.address,
     )
-    return answer(_out(context, kept, principal))
+    return answer(lease_out(context, kept, principal))
 
 
 @router.delete("/{lease_id}", response_model=ReleasedOut, responses=refusals(404, 409, 410))
@@ -188,7 +188,7 @@ async def release(
     else:
         gate: Gate = request.app.state.gate
         raise gate.refuse(principal, "admin")
-    lease = _out(context, Granted(released.lease, None), None)
+    lease = lease_out(context, Granted(released.lease, None), None)
     return answer(ReleasedOut.after(lease, released.leftovers))
 
 
@@ -238,7 +238,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
+def lease_out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
+    """A lease on the wire; with its password only for who acquired it."""
     row = granted.lease
     host, port = context.at.address(row.server)
     return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from freshdb_service.api.context import Admin, InContext, Reader, answer
 from freshdb_service.api.pages import UUID_PATTERN
 from freshdb_service.api.problems import refusals
+from freshdb_service.api.watch_wire import HistoryOut
 from freshdb_service.api.wire import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.errors import PoolNotFound
 from freshdb_service.logs import note
@@ -38,6 +39,27 @@ async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
     """One pool and its health."""
     del principal
     return answer(PoolOut.of(await context.pools.show(_pool_id(pool_id))))
+
+
+@router.get("/{pool_id}/history", response_model=HistoryOut, responses=refusals(404))
+async def history(
+    pool_id: str,
+    context: InContext,
+    principal: Reader,
+    seconds: Annotated[
+        int, Query(ge=60, le=86_400, description="how far back; a day at most is kept")
+    ] = 3600,
+) -> Response:
+    """What a pool was like: databases by state, who waited, and how long grants and resets took, by percentile.
+
+    A point for every minute (every five, of a day) in which anything is known; the last one goes on. Numbers come some
+    seconds behind what happens.
+    """
+    del principal
+    identifier = _pool_id(pool_id)
+    await context.pools.show(identifier)
+    step_seconds, points = await context.at.history.points(identifier, seconds=seconds)
+    return answer(HistoryOut.of(seconds, step_seconds, points))
 
 
 @router.patch("/{pool_id}", response_model=PoolOut, responses=refusals(404))

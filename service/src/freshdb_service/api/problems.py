@@ -31,6 +31,7 @@ STATUS: Final[Mapping[str, HTTPStatus]] = {
     "template_not_found": HTTPStatus.NOT_FOUND,
     "lease_not_found": HTTPStatus.NOT_FOUND,
     "pool_not_found": HTTPStatus.NOT_FOUND,
+    "database_not_found": HTTPStatus.NOT_FOUND,
     "token_not_found": HTTPStatus.NOT_FOUND,
     "not_found": HTTPStatus.NOT_FOUND,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,

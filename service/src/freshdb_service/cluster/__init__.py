@@ -3,6 +3,7 @@
 =================  ==================================================================================================
 ``server``         one managed server, and the connections to it
 ``facts``          what a server says of itself, and whether it may be managed (``denial``)
+``activity``       how busy a server is
 ``control``        the control plane's own database
 ``identifiers``    names; the only place that quotes
 ``ownership``      what on a server is ours: the prefix and the stamp
@@ -21,6 +22,7 @@
 =================  ==================================================================================================
 """
 
+from freshdb_service.cluster.activity import Activity, activity
 from freshdb_service.cluster.baseline import Baseline, Cause, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.clean import CleaningEngine
@@ -48,6 +50,7 @@ from freshdb_service.cluster.shared import prepare_shared
 from freshdb_service.cluster.templates import Sealed, create_build, seal
 
 __all__ = [
+    "Activity",
     "Baseline",
     "Blueprint",
     "Cause",
@@ -67,6 +70,7 @@ __all__ = [
     "ServerOptions",
     "Site",
     "UsedDatabase",
+    "activity",
     "close_control_database",
     "close_login",
     "create_build",

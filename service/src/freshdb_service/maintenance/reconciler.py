@@ -48,6 +48,7 @@ class Reconciler:
         async with self._at.store.statement() as connection:
             await store_leases.prune(connection, self._at.settings.history_seconds)
         await self._at.trail.prune(self._at.settings.trail_seconds)
+        await self._at.history.prune(self._at.settings.history_seconds)
         await self._deadlines()
         await self._overdue_builds()
         for server in self._at.servers.values():

@@ -135,6 +135,7 @@ class Replenisher:
                 now=monotonic(),
             )
             shown.append(_facts(pool, held, place, target))
+            self._at.history.saw(pool.id, held, place.waiting)
             if pool.template_state is not TemplateState.READY or pool.server not in self._at.servers:
                 continue
             if pool.isolation is Isolation.SCHEMA and pool.blueprint is None:

@@ -21,7 +21,20 @@ from freshdb_service.errors import BackendUnavailable, ConfigurationError
 from freshdb_service.visits import Visiting, unseen
 
 SCRIPTS: Final = (
-    *("admit", "enter", "expire", "keep", "leave", "lengthen", "place", "renew", "restore", "settle", "wake"),
+    *(
+        "admit",
+        "enter",
+        "expire",
+        "keep",
+        "leave",
+        "lengthen",
+        "place",
+        "renew",
+        "restore",
+        "settle",
+        "waiters",
+        "wake",
+    ),
 )
 OLDEST: Final = (6, 2)
 

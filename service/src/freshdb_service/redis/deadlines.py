@@ -122,6 +122,7 @@ class Deadlines:
                 self._deadlines,
                 self._limits,
                 self._redis.key("wanted", pool_id),
+                self._redis.key("who", pool_id),
             ],
             [_ms(ttl_seconds), _ms(max_ttl_seconds), principal, int(at_head), *map(str, lease_ids)],
         )

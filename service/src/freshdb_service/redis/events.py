@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ _FLUSH_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.25
 _RECENT: Final = 2_000
 _AT_ONCE: Final = 100
+_SEARCHED_AT_ONCE: Final = 500
 
 _Entries = list[tuple[str, Mapping[str, str]]]
 _Streams = list[tuple[str, _Entries]]
@@ -92,6 +93,25 @@ class Events:
         async with translated():
             answer = cast("_Streams", await self._redis.client.xread({self._key: since}, count=most))
         return [_event(identifier, fields) for _, entries in answer or [] for identifier, fields in entries]
+
+    async def newest(
+        self, wanted: Callable[[Event], bool], *, most: int, before: str | None = None
+    ) -> list[Event]:
+        """The newest events that are wanted, the newest first; ``before`` is the id of an event that was seen already."""
+        found: list[Event] = []
+        last = "+" if before is None else f"({before}"
+        while len(found) < most:
+            async with translated():
+                entries = cast(
+                    "_Entries",
+                    await self._redis.client.xrevrange(self._key, max=last, count=_SEARCHED_AT_ONCE),
+                )
+            events = [_event(identifier, fields) for identifier, fields in entries]
+            found += [event for event in events if wanted(event)]
+            if len(events) < _SEARCHED_AT_ONCE:
+                break
+            last = f"({events[-1].id}"
+        return found[:most]
 
     async def position(self, since: str) -> str:
         """The position after which to follow: ``since``, or that of the newest event for ``$``."""

@@ -10,12 +10,14 @@ up for longer. A waiter that Redis forgot comes back to the place that it had.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Final, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 from uuid import UUID, uuid4
 
 from freshdb_service.errors import BackendUnavailable
@@ -26,6 +28,13 @@ PRESENCE_SECONDS: Final = 1.0
 REFRESH_SECONDS: Final = 0.25
 _CHUNK: Final = 100
 """Of so many waiters it is said at once that they are there: for longer, nobody else gets an answer from Redis."""
+
+_LONGEST_WORD: Final = 200
+_MOST_PAIRS: Final = 10
+"""Of a holder so much is kept with its place in the queue: enough to know it by."""
+
+Gone = Callable[[], Awaitable[object]]
+"""Returns once the caller has gone."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +49,25 @@ class Place:
     """How many databases all waiters together want."""
     age_seconds: float
     """How long the first in the queue has waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Somebody who stands in a queue, for people to look at.
+
+    Attributes:
+        since: when they first asked, by Redis's clock.
+        waited_seconds: for how long they wait, by the same clock.
+        wanted: how many databases they want at once.
+        principal: who; empty where Redis has forgotten it.
+        holder: what they said of themselves, cut to what is worth reading.
+    """
+
+    since: datetime
+    waited_seconds: float
+    wanted: int
+    principal: str = ""
+    holder: Mapping[str, str] = field(default_factory=dict)
 
 
 class Waiter:
@@ -68,6 +96,20 @@ class Waiter:
         self._over = True
         self._turn.set()
 
+    @contextmanager
+    def unless(self, gone: Gone) -> Iterator[None]:
+        """Within the block, have it wait no longer once its caller has gone."""
+
+        async def watch() -> None:
+            await gone()
+            self.end()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
 
 class Queue:
     """The queues of all pools, seen from one process."""
@@ -78,16 +120,24 @@ class Queue:
         self._here: defaultdict[UUID, dict[str, Waiter]] = defaultdict(dict)
 
     def _keys(self, pool_id: UUID) -> list[str]:
-        return [self._redis.key(part, pool_id) for part in ("queue", "presence", "wanted")]
+        return [self._redis.key(part, pool_id) for part in ("queue", "presence", "wanted", "who")]
 
     @asynccontextmanager
-    async def waiting(self, pool_id: UUID, ticket: int, *, wanted: int = 1) -> AsyncIterator[Waiter]:
-        """Stand in the queue of a pool from here to the end of the block."""
+    async def waiting(
+        self,
+        pool_id: UUID,
+        ticket: int,
+        *,
+        wanted: int = 1,
+        principal: str = "",
+        holder: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Waiter]:
+        """Stand in the queue of a pool from here to the end of the block; ``principal`` and ``holder`` say who does."""
         name = uuid4().hex
         waiter = Waiter(pool_id, ticket, wanted, self._signals.turn_of(name), name)
         self._here[pool_id][name] = waiter
         try:
-            await self._enter(pool_id, [waiter])
+            await self._enter(pool_id, [waiter], who=_said(principal, holder or {}))
             yield waiter
         finally:
             del self._here[pool_id][name]
@@ -126,6 +176,17 @@ class Queue:
         position, waiting, wanted, microseconds = cast("list[int]", answer)
         return Place(int(position), int(waiting), int(wanted), int(microseconds) / 1_000_000)
 
+    async def standing(self, pool_id: UUID, *, most: int) -> list[Standing]:
+        """Who waits for a database of a pool, the first in the queue first."""
+        answer = cast("list[str]", await self._redis.run("waiters", self._keys(pool_id), [most]))
+        now, *found = answer
+        standing = []
+        for ticket, wanted, who in zip(found[::3], found[1::3], found[2::3], strict=True):
+            since = datetime.fromtimestamp(float(ticket) / 1e6, UTC)
+            waited = max(0.0, (float(now) - float(ticket)) / 1e6)
+            standing.append(Standing(since, waited, int(wanted), **_read(who)))
+        return standing
+
     async def stay(self, stopping: asyncio.Event) -> None:
         """Say for every waiter of this process that it is still there; once ``stopping`` is set, none waits any longer."""
         while True:
@@ -151,9 +212,21 @@ class Queue:
             for waiter in waiters.values():
                 waiter.end()
 
-    async def _enter(self, pool_id: UUID, waiters: list[Waiter]) -> None:
+    async def _enter(self, pool_id: UUID, waiters: list[Waiter], *, who: str = "") -> None:
         arguments: list[str | int] = [round(PRESENCE_SECONDS * 1000)]
         for waiter in waiters:
-            arguments += [waiter.name, waiter.ticket, waiter.wanted]
+            arguments += [waiter.name, waiter.ticket, waiter.wanted, who]
         head, _ = cast("list[str]", await self._redis.run("enter", self._keys(pool_id), arguments))
         self._signals.wake(head)
+
+
+def _said(principal: str, holder: Mapping[str, str]) -> str:
+    pairs = list(holder.items())[:_MOST_PAIRS]
+    return json.dumps([principal, {key: word[:_LONGEST_WORD] for key, word in pairs}])
+
+
+def _read(who: str) -> dict[str, Any]:
+    if not who:
+        return {}
+    principal, holder = json.loads(who)
+    return {"principal": principal, "holder": holder}

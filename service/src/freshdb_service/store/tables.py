@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
 
@@ -199,6 +199,7 @@ leases = Table(
     Index("ix_leases_live", "granted_at", "id", postgresql_where=text("state IN ('active', 'kept')")),
     Index("ix_leases_held", "principal", postgresql_where=text("state IN ('active', 'kept')")),
     Index("ix_leases_granted_at", "granted_at", "id"),
+    Index("ix_leases_database_id", "database_id", "generation"),
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -243,4 +244,42 @@ trail = Table(
     Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     PrimaryKeyConstraint("at", "id"),
     Index("ix_trail_subject", "subject", postgresql_where=text("subject IS NOT NULL")),
+)
+
+pool_minutes = Table(
+    "pool_minutes",
+    metadata,
+    Column("at", INSTANT, nullable=False),
+    Column("pool_id", Uuid, nullable=False),
+    Column("databases", JSONB(none_as_null=True), comment="how many in each state, as last seen"),
+    Column("waiting", Integer, nullable=False, comment="at most"),
+    Column(
+        "waits",
+        ARRAY(Integer),
+        nullable=False,
+        comment="grants by their duration, for each bucket of durations.BOUNDS",
+    ),
+    Column("resets", ARRAY(Integer), nullable=False, comment="resets, likewise"),
+    Column("paths", JSONB, nullable=False, comment="resets by their path"),
+    Column("failures", Integer, nullable=False),
+    PrimaryKeyConstraint("at", "pool_id"),
+    Index("ix_pool_minutes_pool_id", "pool_id", "at"),
+)
+
+resets = Table(
+    "resets",
+    metadata,
+    Column("at", INSTANT, nullable=False),
+    Column("id", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    Column("database_id", Uuid, nullable=False),
+    Column("pool_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("lease_id", Uuid, comment="whose leavings it removed"),
+    Column("path", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("leftovers", JSONB(none_as_null=True)),
+    PrimaryKeyConstraint("at", "id"),
+    Index("ix_resets_database_id", "database_id", "at"),
+    Index("ix_resets_left_behind", "at", "id", postgresql_where=text("leftovers IS NOT NULL")),
 )

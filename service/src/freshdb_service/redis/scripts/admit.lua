@@ -4,7 +4,7 @@
 --       2 presence of its waiters (zset: waiter -> gone after, ms)
 --       3 deadlines (zset: lease -> ends at, ms)
 --       4 limits (hash: lease -> "max ends at ms|ttl ms|principal")
---       5 wanted (hash: waiter -> databases)
+--       5 wanted (hash: waiter -> databases)   6 who (hash: waiter -> JSON)
 -- ARGV  1 TTL in ms   2 longest life in ms   3 principal   4 "1" for the waiter at the head, who need not look at the queue
 --       5.. lease ids
 -- Returns {1, now in us, deadline in ms, 0} when the deadlines are set, {0, now in us, 0, waiters} when others were here before.
@@ -21,6 +21,7 @@ if ARGV[4] ~= '1' then
     redis.call('ZREM', KEYS[1], head)
     redis.call('ZREM', KEYS[2], head)
     redis.call('HDEL', KEYS[5], head)
+    redis.call('HDEL', KEYS[6], head)
     head = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
   end
 end

@@ -1,6 +1,6 @@
 -- How long a pool's queue is, what it wants, how long the first in it has waited, and a waiter's place in it.
 --
--- KEYS  1 queue   2 presence   3 wanted
+-- KEYS  1 queue   2 presence   3 wanted   4 who (not looked at)
 -- ARGV  1 waiter, or ''
 -- Returns {place from 1 or 0, waiters, databases wanted, us that the first of them has waited}.
 local time = redis.call('TIME')

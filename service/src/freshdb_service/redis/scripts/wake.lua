@@ -1,6 +1,6 @@
 -- Wake the first waiter of a pool: a database is ready.
 --
--- KEYS  1 queue   2 presence   3 wanted
+-- KEYS  1 queue   2 presence   3 wanted   4 who
 -- ARGV  1 channel for wake-ups
 -- Returns the length of the queue.
 local time = redis.call('TIME')
@@ -10,6 +10,7 @@ while head and tonumber(redis.call('ZSCORE', KEYS[2], head) or '0') <= now do
   redis.call('ZREM', KEYS[1], head)
   redis.call('ZREM', KEYS[2], head)
   redis.call('HDEL', KEYS[3], head)
+  redis.call('HDEL', KEYS[4], head)
   head = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
 end
 if head then

@@ -1,0 +1,166 @@
+"""Everything at a glance, for people: is it healthy, and if not, why; who waits; what servers and databases are doing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from freshdb_service.cluster import activity
+from freshdb_service.diagnosis import (
+    Finding,
+    Limits,
+    PoolFacts,
+    ServerFacts,
+    findings,
+    why_waiting,
+)
+from freshdb_service.errors import DatabaseNotFound, FreshdbError
+from freshdb_service.installation import Installation
+from freshdb_service.lifecycle import DatabaseState, TemplateState
+from freshdb_service.redis.queue import Standing
+from freshdb_service.store import databases as store_databases
+from freshdb_service.store import looking
+from freshdb_service.store import pools as store_pools
+from freshdb_service.store import templates as store_templates
+from freshdb_service.store.history import ResetFilter, ResetRow
+from freshdb_service.store.looking import Counts, DatabaseFilter, DatabaseLook, ServerLook
+from freshdb_service.store.rows import LeaseRow, PoolRow
+
+_ANSWER_SECONDS: Final = 2.0
+"""A server that takes longer to say how busy it is, counts as away: nobody looks at a page for longer."""
+_MOST_FAILED: Final = 20
+_MOST_OF_A_LIFE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The whole at one instant."""
+
+    counts: Counts
+    databases: Mapping[DatabaseState, int]
+    pools: int
+    servers: int
+    waiting: int
+    longest_wait_seconds: float
+    findings: Sequence[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Somebody who waits: for what, at which place (from 1), and why."""
+
+    pool: PoolRow
+    position: int
+    standing: Standing
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A database, who had it, and what became of it each time; the newest first."""
+
+    database: DatabaseLook
+    leases: Sequence[LeaseRow]
+    resets: Sequence[ResetRow]
+
+
+class Overview:
+    """What people look at."""
+
+    def __init__(self, at: Installation) -> None:
+        self._at = at
+        settings = at.settings
+        self.limits: Final = Limits(settings.max_databases, settings.max_disk_bytes)
+
+    async def glance(self) -> Glance:
+        """The whole, with everything that is worth saying about it."""
+        servers = await self.servers()
+        async with self._at.store.statement() as connection:
+            pools = await store_pools.listing(connection)
+            held = await store_databases.counts(connection)
+            counts = await looking.counts(connection)
+            failed = await store_templates.listing(
+                connection, name=None, state=TemplateState.FAILED, limit=_MOST_FAILED, after=None
+            )
+        facts = await asyncio.gather(*(self._facts(one, held.get(one.id, {})) for one in pools))
+        databases: dict[DatabaseState, int] = dict.fromkeys(DatabaseState, 0)
+        for of_pool in held.values():
+            for state, number in of_pool.items():
+                databases[state] += number
+        return Glance(
+            counts=counts,
+            databases=databases,
+            pools=len(pools),
+            servers=len(servers),
+            waiting=sum(one.waiting for one in facts),
+            longest_wait_seconds=max((one.longest_wait_seconds for one in facts), default=0.0),
+            findings=findings(facts, servers, failed, self.limits),
+        )
+
+    async def servers(self) -> list[ServerFacts]:
+        """Every server, and how busy it is."""
+        async with self._at.store.statement() as connection:
+            known = await looking.servers_with_load(connection)
+        return list(await asyncio.gather(*map(self._server, known)))
+
+    async def waiting(self, *, limit: int, pool_id: UUID | None = None) -> list[Waiting]:
+        """Who waits, pool by pool, the first in each queue first."""
+        async with self._at.store.statement() as connection:
+            pools = await store_pools.listing(connection)
+            held = await store_databases.counts(connection)
+        servers: dict[str, ServerFacts] | None = None
+        found: list[Waiting] = []
+        for pool in pools:
+            if (pool_id is not None and pool.id != pool_id) or len(found) >= limit:
+                continue
+            standing = await self._at.queue.standing(pool.id, most=limit - len(found))
+            if not standing:
+                continue
+            if servers is None:
+                servers = {one.server.name: one for one in await self.servers()}
+            facts = PoolFacts(pool, held.get(pool.id, {}), len(standing), standing[0].waited_seconds)
+            _, why, remedy = why_waiting(facts, servers.get(pool.server), self.limits)
+            found += [Waiting(pool, place, one, why, remedy) for place, one in enumerate(standing, start=1)]
+        return found
+
+    async def databases(
+        self, wanted: DatabaseFilter, *, limit: int, after: UUID | None
+    ) -> list[DatabaseLook]:
+        """Databases by id."""
+        async with self._at.store.statement() as connection:
+            return await looking.listing(connection, wanted, limit=limit, after=after)
+
+    async def life(self, database_id: UUID) -> Life:
+        """One database, and what it went through, as far as that is kept (``history_seconds``).
+
+        Raises:
+            DatabaseNotFound: there is none.
+        """
+        async with self._at.store.statement() as connection:
+            database = await looking.get(connection, database_id)
+            had = await looking.leases_of(connection, database_id, limit=_MOST_OF_A_LIFE)
+        if database is None:
+            message = f"there is no database {database_id}: it never was, or has been dropped"
+            raise DatabaseNotFound(message)
+        resets = await self._at.history.resets(ResetFilter(database_id=database_id), limit=_MOST_OF_A_LIFE)
+        return Life(database, had, resets)
+
+    async def _facts(self, pool: PoolRow, held: Mapping[DatabaseState, int]) -> PoolFacts:
+        place = await self._at.queue.place(pool.id)
+        first = await self._at.queue.standing(pool.id, most=1) if place.waiting else []
+        return PoolFacts(pool, held, place.waiting, first[0].waited_seconds if first else 0.0)
+
+    async def _server(self, known: ServerLook) -> ServerFacts:
+        if known.name not in self._at.servers:
+            return ServerFacts(known, None, "this replica was not started with it", managed_here=False)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return ServerFacts(known, await activity(self._at.server(known.name)), None)
+        except FreshdbError as error:
+            return ServerFacts(known, None, error.message)
+        except TimeoutError:
+            return ServerFacts(known, None, f"no answer within {_ANSWER_SECONDS:g} seconds")

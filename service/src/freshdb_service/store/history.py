@@ -1,0 +1,273 @@
+"""Statements over what was: the minutes of pools, and the resets of databases.
+
+A *minute* of a pool says how many databases were in which state, how many waited at most, and how long the grants and
+resets of that minute took (``durations``). Every replica adds what it saw to the same row; adding is in no order, so
+no replica has to be the one who writes. A *reset* says what one return of a database came to: which lease had it, how it
+was made clean, why so, and what its holder left behind.
+
+Instants are by the control plane's clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Integer, delete, func, select, text, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb_service.store.rows import Json
+from freshdb_service.store.tables import INSTANT, pool_minutes, resets
+
+_PRUNED_AT_ONCE: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What one replica saw of a pool since it last told.
+
+    Attributes:
+        pool_id: which pool.
+        databases: how many were in each state, at the last look; ``None`` without a look.
+        waiting: callers that waited, at most.
+        waits: grants, by how long they took (counts for each bucket of ``durations``).
+        resets: resets, likewise.
+        paths: resets, by their path.
+        failures: work on a database that failed.
+    """
+
+    pool_id: UUID
+    databases: Mapping[str, int] | None
+    waiting: int
+    waits: Sequence[int]
+    resets: Sequence[int]
+    paths: Mapping[str, int]
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A piece of a pool's history: the same as a minute, of ``seconds`` from ``at`` on; databases as last seen in it."""
+
+    at: datetime
+    databases: Mapping[str, int] | None
+    waiting: int
+    waits: Sequence[int]
+    resets: Sequence[int]
+    paths: Mapping[str, int]
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A reset that is done.
+
+    Attributes:
+        database_id: of which database.
+        pool_id: of which pool.
+        generation: the one that it was made clean for.
+        lease_id: the lease that stays its own; ``None`` where the lease before is over.
+        path: see ``cluster.ResetOutcome``.
+        reason: why that path.
+        seconds: how long it took.
+        leftovers: what the holder left behind; empty for nothing.
+        ago_seconds: how long ago it was done.
+    """
+
+    database_id: UUID
+    pool_id: UUID
+    generation: int
+    lease_id: UUID | None
+    path: str
+    reason: str
+    seconds: float
+    leftovers: Json
+    ago_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ResetRow:
+    """A reset, as it is kept; ``lease_id`` is whose leavings it removed, if that was known."""
+
+    at: datetime
+    id: UUID
+    database_id: UUID
+    pool_id: UUID
+    generation: int
+    lease_id: UUID | None
+    path: str
+    reason: str
+    seconds: float
+    leftovers: Json | None
+
+
+async def add_minutes(connection: AsyncConnection, minutes: Sequence[Minute]) -> None:
+    """Add what was seen to the minute that it is now."""
+    rows = [
+        {
+            "pool_id": str(one.pool_id),
+            "databases": one.databases,
+            "waiting": one.waiting,
+            "waits": list(one.waits),
+            "resets": list(one.resets),
+            "paths": one.paths,
+            "failures": one.failures,
+        }
+        for one in sorted(
+            minutes, key=lambda one: one.pool_id
+        )  # in one order: replicas must not lock each other
+    ]
+    if rows:
+        await connection.execute(_ADD, {"rows": json.dumps(rows)})
+
+
+async def points(
+    connection: AsyncConnection, pool_id: UUID, *, seconds: float, step_seconds: int
+) -> list[Point]:
+    """A pool's last ``seconds``, in pieces of ``step_seconds``, the oldest first, where anything is known."""
+    found = await connection.execute(
+        _POINTS, {"pool_id": pool_id, "seconds": float(seconds), "step_seconds": step_seconds}
+    )
+    minutes = [Point(**row._mapping) for row in found]  # noqa: SLF001 - its public name
+    merged: dict[datetime, Point] = {}
+    for minute in minutes:
+        before = merged.get(minute.at)
+        merged[minute.at] = minute if before is None else _merged(before, minute)
+    return list(merged.values())
+
+
+def _merged(first: Point, then: Point) -> Point:
+    return Point(
+        at=first.at,
+        databases=then.databases or first.databases,
+        waiting=max(first.waiting, then.waiting),
+        waits=[a + b for a, b in zip(first.waits, then.waits, strict=True)],
+        resets=[a + b for a, b in zip(first.resets, then.resets, strict=True)],
+        paths={
+            path: first.paths.get(path, 0) + then.paths.get(path, 0) for path in {*first.paths, *then.paths}
+        },
+        failures=first.failures + then.failures,
+    )
+
+
+async def add_resets(connection: AsyncConnection, done: Sequence[Reset]) -> None:
+    """Keep what resets came to, each with the lease whose database it was before."""
+    rows = [
+        {
+            "database_id": str(one.database_id),
+            "pool_id": str(one.pool_id),
+            "generation": one.generation,
+            "lease_id": None if one.lease_id is None else str(one.lease_id),
+            "path": one.path,
+            "reason": one.reason,
+            "seconds": one.seconds,
+            "leftovers": one.leftovers or None,
+            "ago_seconds": one.ago_seconds,
+        }
+        for one in done
+    ]
+    if rows:
+        await connection.execute(_ADD_RESETS, {"rows": json.dumps(rows)})
+
+
+@dataclass(frozen=True, slots=True)
+class ResetFilter:
+    """Which resets to list; ``None`` means any."""
+
+    database_id: UUID | None = None
+    lease_id: UUID | None = None
+    pool_id: UUID | None = None
+    left_behind: bool = False
+
+
+async def listing(
+    connection: AsyncConnection, wanted: ResetFilter, *, limit: int, before: tuple[datetime, UUID] | None
+) -> list[ResetRow]:
+    """Resets, the newest first, from ``before`` on."""
+    query = select(resets).order_by(resets.c.at.desc(), resets.c.id.desc()).limit(limit)
+    for column, value in (
+        (resets.c.database_id, wanted.database_id),
+        (resets.c.lease_id, wanted.lease_id),
+        (resets.c.pool_id, wanted.pool_id),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.left_behind:
+        query = query.where(resets.c.leftovers.is_not(None))
+    if before is not None:
+        query = query.where(tuple_(resets.c.at, resets.c.id) < before)
+    return [ResetRow(**row._mapping) for row in await connection.execute(query)]  # noqa: SLF001 - its public name
+
+
+async def prune(connection: AsyncConnection, *, minutes_seconds: float, resets_seconds: float) -> None:
+    """Forget what is older than this, some at a time."""
+    for table, key, seconds in (
+        (pool_minutes, (pool_minutes.c.at, pool_minutes.c.pool_id), minutes_seconds),
+        (resets, (resets.c.at, resets.c.id), resets_seconds),
+    ):
+        age = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        old = (
+            select(*key)
+            .where(table.c.at < func.clock_timestamp() - age)
+            .order_by(table.c.at)
+            .limit(_PRUNED_AT_ONCE)
+        )
+        await connection.execute(delete(table).where(tuple_(*key).in_(old)))
+
+
+_ADD: Final = text(
+    """
+    INSERT INTO pool_minutes AS had (pool_id, at, databases, waiting, waits, resets, paths, failures)
+    SELECT pool_id, date_trunc('minute', clock_timestamp(), 'UTC'), databases, waiting, waits, resets, paths, failures
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS seen (
+        pool_id uuid, databases jsonb, waiting integer, waits integer[], resets integer[], paths jsonb, failures integer)
+    ON CONFLICT (at, pool_id) DO UPDATE SET
+        databases = coalesce(excluded.databases, had.databases),
+        waiting = greatest(excluded.waiting, had.waiting),
+        waits = (SELECT array_agg(a + b ORDER BY nth) FROM unnest(had.waits, excluded.waits)
+                 WITH ORDINALITY AS both_ (a, b, nth)),
+        resets = (SELECT array_agg(a + b ORDER BY nth) FROM unnest(had.resets, excluded.resets)
+                  WITH ORDINALITY AS both_ (a, b, nth)),
+        paths = had.paths || (
+            SELECT coalesce(jsonb_object_agg(key, value::integer + coalesce((had.paths ->> key)::integer, 0)), '{}')
+            FROM jsonb_each_text(excluded.paths)),
+        failures = had.failures + excluded.failures
+    """
+)
+
+_POINTS: Final = text(
+    """
+    SELECT date_bin(make_interval(secs => :step_seconds), at, timestamptz 'epoch') AS at,
+           databases, waiting, waits, resets, paths, failures
+    FROM pool_minutes
+    WHERE pool_id = :pool_id AND at > clock_timestamp() - make_interval(secs => :seconds)
+    ORDER BY pool_minutes.at
+    """
+).columns(
+    at=INSTANT,
+    databases=JSONB,
+    waiting=Integer,
+    waits=ARRAY(Integer),
+    resets=ARRAY(Integer),
+    paths=JSONB,
+    failures=Integer,
+)
+
+_ADD_RESETS: Final = text(
+    """
+    INSERT INTO resets (at, database_id, pool_id, generation, lease_id, path, reason, seconds, leftovers)
+    SELECT clock_timestamp() - make_interval(secs => done.ago_seconds), done.database_id, done.pool_id, done.generation,
+           coalesce(done.lease_id, (
+               SELECT l.id FROM leases l WHERE l.database_id = done.database_id AND l.generation < done.generation
+               ORDER BY l.generation DESC LIMIT 1)),
+           done.path, done.reason, done.seconds, nullif(done.leftovers, 'null')
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS done (
+        database_id uuid, pool_id uuid, generation integer, lease_id uuid, path text, reason text, seconds float8,
+        leftovers jsonb, ago_seconds float8)
+    """
+)

@@ -1,0 +1,115 @@
+"""A real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.dashboard.site import TOKENS, Site
+from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
+from tests.services import start_service
+
+CHROMIUM = shutil.which("chromium")
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+MOST_BYTES = 150_000
+PATIENCE_MS = 20_000
+SETTINGS = {"min_ready": 2, "max_size": 3, "history_flush_seconds": 0.5}
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for a module: Playwright keeps an event loop while it runs, which tests elsewhere have their own of."""
+    if CHROMIUM is None:
+        why = "there is no Chromium, in which the dashboard is tested: apt-get install chromium (as root, on Debian)"
+        if ALL_MAJORS_REQUIRED and os.geteuid() == 0:
+            pytest.fail(f"{why}; .ci/run does so")
+        pytest.skip(why)
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def closed_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Site]:
+    """A service that wants tokens."""
+    running = start_service([postgres_18.dsn], service_redis_url, settings={**SETTINGS, "tokens": TOKENS})
+    yield Site(running, "admin-secret")
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def site(closed_site: Site) -> Iterator[Site]:
+    """The same, without what the test before has left."""
+    yield closed_site
+    closed_site.clear()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """Opens the page as somebody; whatever the browser finds wrong with it fails the test.
+
+    `size`, `scheme`: of the window. `tolerate`: a pattern of messages that the test means to provoke.
+    """
+    with ExitStack() as stack:
+
+        def opened(
+            site: Site,
+            route: str = "/",
+            *,
+            token: str | None = None,
+            size: dict[str, int] = DESKTOP,
+            scheme: str = "light",
+            tolerate: str = "(?!)",
+        ) -> Page:
+            options: dict[str, Any] = {"viewport": size, "color_scheme": scheme, "reduced_motion": "reduce"}
+            context = browser.new_context(**options, permissions=["clipboard-read", "clipboard-write"])
+            stack.callback(context.close)
+            secret = site.token if token is None else token
+            if secret:
+                context.add_init_script(
+                    f"if (!sessionStorage.getItem('kept')) {{ sessionStorage.setItem('freshdb.token', '{secret}');"
+                    " sessionStorage.setItem('kept', 'x') }"
+                )
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            wrong: list[str] = []
+
+            def note(message: ConsoleMessage) -> None:
+                if message.type in {"error", "warning"} and not re.search(tolerate, message.text):
+                    wrong.append(message.text)
+
+            page.on("console", note)
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.goto(f"{site.url}/#{route}")
+            stack.callback(lambda: _nothing(wrong))
+            return page
+
+        yield opened
+
+
+def _nothing(wrong: list[str]) -> None:
+    assert wrong == []
+
+
+def shoot(page: Page, name: str) -> None:
+    """Take a picture for the docs, if that is what this run is for."""
+    if os.environ.get("FRESHDB_SCREENSHOTS") != "1":
+        return
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    path = IMAGES / f"dashboard-{name}.png"
+    page.screenshot(path=path)
+    assert path.stat().st_size < MOST_BYTES

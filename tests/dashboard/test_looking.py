@@ -1,0 +1,235 @@
+"""What the page shows: the numbers of the API, while leases come and go; reasons; lives; history; to everybody."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.dashboard.conftest import PHONE, Open, shoot
+from tests.dashboard.site import HOLDER, Site, a_day_of_history, eventually
+
+pytestmark = pytest.mark.xdist_group("dashboard-looking")
+
+HOSTILE = {
+    "name": '<img src=x onerror="window.hacked=1">',
+    "test": "</td></tr></table><script>window.hacked=1</script>",
+    "run": "javascript:window.hacked=1",
+    '"><b>key': "' onmouseover='window.hacked=1",
+}
+
+
+def numbers(page: Page) -> dict[str, int]:
+    found: dict[str, int] = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('[data-number]')].map(one =>"
+        " [one.dataset.number, Number(one.textContent.replaceAll(',', ''))]))"
+    )
+    return found
+
+
+def expected(site: Site) -> dict[str, int]:
+    seen = site.get("/v1/overview")
+    held = seen["databases"]
+    return {
+        "ready": held["ready"],
+        "leases": sum(seen["leases"].values()),
+        "waiting": seen["waiting"],
+        "cleaning": held["dirty"] + held["resetting"],
+        "creating": held["creating"],
+        "failed": held["failed"],
+    }
+
+
+def states(page: Page, label: str) -> dict[str, int]:
+    """The numbers beside the bar of a pool."""
+    texts = page.locator("tr", has_text=label).locator("[data-state]").all_inner_texts()
+    return {text.split()[1]: int(text.split()[0]) for text in texts}
+
+
+def same(page: Page, site: Site, template: str) -> bool:
+    """Whether the page and the API say the same at one moment, before and after looking at the page."""
+    pools = [one for one in site.get("/v1/pools")["items"] if one["template"].startswith(template)]
+    before = (expected(site), pools[0]["databases"] if pools else {})
+    shown = (numbers(page), states(page, template))
+    return shown == before
+
+
+def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page: Open) -> None:
+    template = site.template()
+    page = open_page(site)
+    held: list[dict[str, Any]] = []
+    for step in ("acquire", "acquire", "release", "acquire", "acquire", "release", "release", "release"):
+        if step == "acquire":
+            held.append(site.acquire(template))
+        else:
+            site.release(held.pop(0))
+        eventually(
+            lambda: (numbers(page), expected(site), states(page, template)),
+            lambda _: same(page, site, template),
+        )
+        assert numbers(page)["leases"] == len(held)
+    expect(page.get_by_role("heading", name="All is well")).to_be_visible()
+    expect(page.get_by_text("Nobody holds a database now.")).to_be_visible()
+
+
+def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -> None:
+    template = site.template()
+    held = [site.acquire(template) for _ in range(3)]
+    page = open_page(site)
+    holder = {**HOLDER, "test": "tests/test_late.py::test_that_waits"}
+    body = {"template": template, "wait_seconds": 60, "holder": holder}
+    waiter = threading.Thread(
+        target=lambda: site.held.append(site.ask("POST", "/v1/leases", body).json()["id"])
+    )
+    waiter.start()
+    row = page.get_by_role("region", name="Who waits").get_by_role("row", name="test_that_waits")
+    expect(row).to_contain_text("all 3 databases that it may have are there: 3 in use")
+    expect(row).to_contain_text("Raise max_size")
+    expect(row.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
+    expect(page.get_by_role("list", name="Findings")).to_contain_text("1 wait, the first for")
+    expect(page.locator("[data-number=waiting]")).to_have_text("1")
+    site.release(held[0])
+    waiter.join()
+    expect(page.get_by_text("Nobody waits: whoever asks")).to_be_visible()
+
+
+def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page: Open) -> None:
+    lease = site.acquire(site.template())
+    page = open_page(site, f"/leases/{lease['id']}")
+    expect(page.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
+    expect(page.get_by_text(HOLDER["test"], exact=True)).to_be_visible()
+    assert lease["password"] not in page.content()
+    connection = psycopg.connect(lease["url"], autocommit=True)
+    connection.execute("create table left_over (id int)")
+    site.release(lease)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
+    life = page.locator(".life")
+    expect(life).to_contain_text("left behind: 1 open connection, ")
+    expect(life).to_contain_text("left_over")
+    expect(life).to_contain_text("revoked (revoked by admin) after")
+    connection.close()
+    page.get_by_role("link", name=lease["database"]).first.click()
+    expect(page.get_by_role("region", name="Who had this database")).to_contain_text("test_cart.py")
+    expect(page.get_by_role("region", name="Resets")).to_contain_text("rebuild")
+    page.get_by_role("link", name="Left behind").click()
+    expect(page.get_by_role("region", name="Resets")).to_contain_text("left_over")
+
+
+def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: Site, open_page: Open) -> None:
+    template = site.template()
+    pool = site.acquire(template)["pool_id"]
+    a_day_of_history(site, pool)
+    page = open_page(site, f"/pools/{pool}")
+    waits = page.get_by_role("figure", name="Time to get a database")
+    history = site.get(f"/v1/pools/{pool}/history")
+    expect(waits).to_contain_text(f"{history['waits']['count']:,} leases")
+    chart = waits.locator("svg[tabindex]")
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(waits.locator(".legend b").first).to_contain_text("s")
+    page.keyboard.press("Escape")
+    expect(waits.locator(".legend b").first).to_have_text("")
+    waits.get_by_text("As a table").click()
+    expect(waits.get_by_role("row")).to_have_count(len(history["items"]) + 1)
+    page.get_by_role("link", name="24 hours").click()
+    expect(page.get_by_role("link", name="24 hours")).to_have_attribute("aria-current", "true")
+    day = site.get(f"/v1/pools/{pool}/history", seconds="86400")
+    expect(waits.get_by_role("row")).to_have_count(len(day["items"]) + 1)
+    shoot(page, "pool")
+
+
+def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None:
+    lease = site.acquire(site.template(), holder=HOSTILE, labels={"<script>": "</script>"})
+    page = open_page(site)
+    expect(page.get_by_text(HOSTILE["name"]).first).to_be_visible()
+    for route in ("/leases", f"/leases/{lease['id']}", f"/databases/{lease['database_id']}", "/events"):
+        page.goto(f"{site.url}/#{route}")
+        expect(page.get_by_text(HOSTILE["test"]).first).to_be_visible()
+        assert page.locator("main img, main script, a[href^='javascript']").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open_page: Open) -> None:
+    lease = site.acquire(site.template())
+    page = open_page(site, "/events")
+    page.get_by_label("About").fill(lease["id"])
+    page.get_by_role("button", name="Filter").click()
+    rows = page.get_by_role("region", name="Events").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    site.release(lease)
+    expect(rows).to_have_count(2)
+    page.get_by_label("Kind").select_option("lease.revoked")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("lease.revoked")
+
+
+def test_leases_are_found_by_what_their_holders_said(site: Site, open_page: Open) -> None:
+    template = site.template()
+    site.acquire(template, holder={"test": "test_apples"})
+    site.acquire(template, holder={"test": "test_pears"})
+    page = open_page(site, "/leases")
+    rows = page.get_by_role("region", name="Leases").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Find by holder").press_sequentially("PEARS")
+    expect(rows).to_have_count(1)
+    site.acquire(template, holder={"test": "test_more_pears"})
+    expect(rows).to_have_count(2)
+    expect(page.get_by_label("Find by holder")).to_be_focused()
+    expect(page.get_by_label("Find by holder")).to_have_value("PEARS")
+
+
+def test_what_failed_says_why(site: Site, open_page: Open) -> None:
+    answer = site.ask("POST", "/v1/templates", {"name": "broken", "sql": ["create tabel item ()"]})
+    assert answer.status_code == 422
+    page = open_page(site)
+    findings = page.get_by_role("list", name="Findings")
+    expect(findings).to_contain_text("syntax error")
+    findings.get_by_role("link").click()
+    expect(page.get_by_role("row", name="broken")).to_contain_text("syntax error")
+    site.ask("DELETE", f"/v1/templates/{answer.json().get('template_id', 'broken')}")
+
+
+def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
+    page = open_page(site)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(40):
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.textContent") == "Servers":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Servers")
+    expect(page.get_by_text("Connections")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/", "/leases", "/pools", "/databases", "/templates", "/servers", "/left-behind", "/events", "pool"],
+)
+def test_nothing_is_wider_than_a_phone(site: Site, open_page: Open, route: str) -> None:
+    lease = site.acquire(site.template("a-template-with-quite-a-long-name-for-a-small-screen"))
+    page = open_page(site, f"/pools/{lease['pool_id']}" if route == "pool" else route, size=PHONE)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.locator("[aria-busy]")).to_have_count(0)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
+
+
+def test_pictures_for_the_docs(site: Site, open_page: Open) -> None:
+    template = site.template("shop")
+    site.acquire(template)
+    site.acquire(
+        template, holder={**HOLDER, "worker": "gw2", "test": "tests/test_orders.py::test_an_order_ships"}
+    )
+    for name, options in (
+        ("light", {}),
+        ("dark", {"scheme": "dark"}),
+        ("phone", {"size": PHONE}),
+    ):
+        page = open_page(site, **options)
+        expect(page.locator("[data-number=leases]")).to_have_text("2")
+        shoot(page, name)

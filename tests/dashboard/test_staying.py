@@ -1,0 +1,179 @@
+"""The page through the day: a service that restarts, a tab that nobody looks at, and as much as there may be."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Request, expect
+
+from tests.dashboard.conftest import DESKTOP, PHONE, SETTINGS, Open, shoot
+from tests.dashboard.site import Site, a_crowd, a_day_of_history, eventually
+from tests.servers import PostgresServer
+from tests.services import start_service
+
+pytestmark = pytest.mark.xdist_group("dashboard-staying")
+
+TRIES = 4
+DRAWS = 5
+MOST_NODES = 4_000
+
+
+@pytest.fixture
+def own_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Site]:
+    """A service of the test's own."""
+    running = start_service([postgres_18.dsn], service_redis_url, settings=SETTINGS)
+    site = Site(running)
+    yield site
+    assert site.service.stop() == 0
+
+
+def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
+    own_site: Site, open_page: Open, postgres_18: PostgresServer, service_redis_url: str
+) -> None:
+    template = own_site.template()
+    first = own_site.acquire(template)
+    page = open_page(own_site, tolerate="ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET")
+    expect(page.locator("[data-number=leases]")).to_have_text("1")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    before = own_site.service
+    assert before.stop() == 0
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    expect(page.get_by_text("Reconnecting…")).to_be_visible()
+    expect(page.locator("[data-number=leases]")).to_have_text("1")  # what was known stays
+    views: list[float] = []
+    streams: list[float] = []
+    page.on("request", lambda request: _note(request, {"/v1/overview": views, "/v1/events": streams}))
+    while len(streams) < TRIES or not views:
+        page.wait_for_event("requestfailed")
+    for seen in (streams, views):  # ever more rarely
+        gaps = [then - first for first, then in pairwise(seen)]
+        assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
+    own_site.service = start_service(
+        [postgres_18.dsn],
+        service_redis_url,
+        settings=SETTINGS,
+        replica_of=before,
+        arguments=["--port", str(urlsplit(before.url).port)],
+    )
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    own_site.release(first)
+    expect(page.locator("[data-number=leases]")).to_have_text("0")  # told by the new one's events
+
+
+def _note(request: Request, seen: dict[str, list[float]]) -> None:
+    path = urlsplit(request.url).path
+    if path in seen:
+        seen[path].append(time.monotonic())
+
+
+def test_a_tab_that_nobody_looks_at_asks_for_nothing(own_site: Site, open_page: Open) -> None:
+    page, other = open_page(own_site), open_page(own_site)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.locator("[data-number=leases]")).to_have_text("0")
+    _hide(page, hidden=True)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    lease = own_site.acquire(own_site.template())
+    expect(other.locator("[data-number=leases]")).to_have_text("1")
+    assert asked == []
+    _hide(page, hidden=False)
+    expect(page.locator("[data-number=leases]")).to_have_text("1")
+    own_site.release(lease)
+    expect(page.locator("[data-number=leases]")).to_have_text("0")
+
+
+def _hide(page: Page, *, hidden: bool) -> None:
+    page.evaluate(
+        "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+        " document.dispatchEvent(new Event('visibilitychange')) }",
+        hidden,
+    )
+
+
+def test_it_stays_smooth_with_2000_databases_and_500_leases(own_site: Site, open_page: Open) -> None:
+    template = own_site.template()
+    a_crowd(own_site)
+    page = open_page(own_site, "/leases")
+    listed = page.locator("[data-number=listed]")
+    expect(listed).to_have_text("500")
+    page.locator("tbody tr").first.evaluate("row => { row.mine = true }")
+    page.evaluate(
+        "window.long = []; new PerformanceObserver(list => long.push(...list.getEntries().map(one => one.duration)))"
+        ".observe({type: 'longtask'}); performance.clearMeasures()"
+    )
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            own_site.release(own_site.acquire(template))
+
+    traffic = threading.Thread(target=come_and_go)
+    traffic.start()
+    try:
+        _look_around(page)
+    finally:
+        stop.set()
+        traffic.join()
+    figures: dict[str, Any] = page.evaluate(
+        "(() => { const took = performance.getEntriesByName('freshdb draw').map(one => one.duration).sort((a, b) => a - b);"
+        " return {draws: took.length, median: took[took.length >> 1], most: took.at(-1), longTasks: long.length,"
+        " longest: Math.max(0, ...long), nodes: document.querySelectorAll('*').length,"
+        " heap: Math.round(performance.memory.usedJSHeapSize / 2 ** 20)} })()"
+    )
+    print(f"drawing with 2,000 databases, 500 leases and traffic: {figures}")  # noqa: T201 - for the docs
+
+
+def _look_around(page: Page) -> None:
+    draws = "performance.getEntriesByName('freshdb draw').length"
+    eventually(lambda: page.evaluate(draws), lambda count: count >= DRAWS)
+    # Fetched and drawn several times meanwhile, and yet the same row: what did not change was not made anew.
+    assert page.locator("tbody tr").first.evaluate("row => row.mine") is True
+    assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
+    pager = page.get_by_role("navigation", name="Pages of Leases")
+    expect(pager).to_contain_text("1\N{EN DASH}50 of 50")
+    pager.get_by_role("button", name="Next").click()
+    expect(pager).to_contain_text("51\N{EN DASH}100 of 50")
+    page.get_by_label("Find by holder").fill("runner-42")
+    expect(page.locator("[data-number=listed]")).to_have_text("5")
+    page.get_by_role("link", name="Databases", exact=True).click()
+    expect(page.locator("[data-number=listed]")).to_contain_text("2,0")
+    assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
+    page.get_by_role("navigation", name="Databases by state").get_by_role("link", name="dirty").click()
+    expect(page.locator("[data-number=listed]")).to_have_text("100")
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator("[data-number=leases]")).to_contain_text("50")
+    shoot(page, "load")
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str, size: dict[str, int]) -> None:
+    lease = site.acquire(site.template())
+    a_day_of_history(site, lease["pool_id"])
+    page = open_page(site, scheme=scheme, size=size)
+    routes = ["/", "/leases", f"/leases/{lease['id']}", "/pools", f"/pools/{lease['pool_id']}", "/databases"]
+    routes += [f"/databases/{lease['database_id']}", "/templates", "/servers", "/left-behind", "/events"]
+    for route in routes:
+        page.goto(f"{site.url}/#{route}")
+        expect(page.locator("[aria-busy]")).to_have_count(0)
+        assert serious(page) == [], route
+    page.goto(f"{site.url}/#/leases/{lease['id']}")
+    page.get_by_role("button", name="Revoke").click()
+    assert serious(page) == [], "the dialog"
+
+
+def serious(page: Page) -> list[str]:
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{one['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+        for one in found
+        if one["impact"] in {"serious", "critical"}
+        for node in one["nodes"]
+    ]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from freshdb_service.cluster import Activity
+from freshdb_service.diagnosis import Finding, Limits, PoolFacts, ServerFacts, findings, status_of
+from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
+from freshdb_service.store.looking import ServerLook
+from freshdb_service.store.rows import PoolRow
+
+LIMITS = Limits(max_databases=100, max_disk_bytes=1000)
+POOL = PoolRow(
+    id=uuid4(),
+    template_id=uuid4(),
+    template="shop@1",
+    template_state=TemplateState.READY,
+    template_database="t",
+    isolation=Isolation.DATABASE,
+    server="one",
+    min_ready=1,
+    max_size=4,
+    idle_seconds=1,
+    blueprint=None,
+    refusal=None,
+    last_error=None,
+    last_acquired_at=datetime.now(UTC),
+    idle=False,
+)
+SERVER = ServerLook("one", "host", 5432, 180000, disk_bytes=10, databases=4, templates=1, leased=0)
+WELL = ServerFacts(SERVER, Activity(connections=3, max_connections=97, active=0), None)
+
+
+def found(
+    pool: PoolRow = POOL,
+    *,
+    server: ServerFacts = WELL,
+    waiting: int = 0,
+    longest: float = 0.0,
+    **databases: int,
+) -> list[Finding]:
+    held = {DatabaseState(state): count for state, count in databases.items()}
+    return findings([PoolFacts(pool, held, waiting, longest)], [server], [], LIMITS)
+
+
+def test_where_nothing_is_wrong_nothing_is_said() -> None:
+    assert found(ready=2, leased=2) == []
+    assert status_of([]) == "ok"
+
+
+@pytest.mark.parametrize(("longest", "status"), [(1.0, "ok"), (31.0, "attention")])
+def test_waiting_for_a_full_pool_is_explained_and_after_a_while_a_warning(
+    longest: float, status: str
+) -> None:
+    [finding] = said = found(waiting=3, longest=longest, leased=3, resetting=1)
+    assert (finding.code, status_of(said)) == ("pool_full", status)
+    assert "3 wait" in finding.message
+    assert "3 in use, 1 being cleaned" in finding.message
+    assert "max_size" in finding.remedy
+
+
+def test_waiting_while_databases_are_made_passes() -> None:
+    [finding] = found(waiting=1, longest=1, creating=2)
+    assert (finding.code, finding.severity) == ("coming", "info")
+
+
+def test_waiting_in_vain_is_an_error_with_its_cause() -> None:
+    broken = replace(POOL, last_error="no such extension")
+    assert [(one.code, one.severity) for one in found(broken, waiting=1)] == [("provision_failing", "error")]
+    full = ServerFacts(replace(SERVER, databases=100), WELL.activity, None)
+    assert {one.code for one in found(waiting=1, server=full)} == {"server_full", "server_nearly_full"}
+    disk = ServerFacts(replace(SERVER, disk_bytes=1000), WELL.activity, None)
+    assert {one.code for one in found(waiting=1, server=disk)} == {"disk_full", "disk_nearly_full"}
+
+
+def test_a_failure_that_nobody_waits_for_is_a_warning_while_some_are_ready() -> None:
+    broken = replace(POOL, last_error="no such extension")
+    assert status_of(found(broken, ready=1)) == "attention"
+    assert status_of(found(broken)) == "failing"
+
+
+def test_a_server_that_does_not_answer_is_an_error_and_the_first_thing_said() -> None:
+    away = ServerFacts(SERVER, None, "connection refused")
+    said = found(replace(POOL, refusal=["it has event triggers"]), server=away)
+    assert [one.code for one in said] == ["server_away", "isolation_unsupported"]
+    assert status_of(said) == "failing"
+
+
+def test_a_server_of_other_replicas_is_a_warning() -> None:
+    others = ServerFacts(SERVER, None, "this replica was not started with it", managed_here=False)
+    assert [(one.code, one.severity) for one in found(server=others)] == [("server_unmanaged", "warning")]
+
+
+def test_a_server_that_never_held_anything_may_be_away() -> None:
+    unused = ServerFacts(replace(SERVER, databases=0, templates=0), None, "connection refused")
+    assert found(server=unused) == []
+
+
+def test_connections_that_are_nearly_used_up_are_a_warning() -> None:
+    busy = ServerFacts(SERVER, Activity(connections=90, max_connections=97, active=9), None)
+    assert [one.code for one in found(server=busy)] == ["connections_nearly_used"]
+
+
+def test_a_pool_of_a_retired_template_is_nobodys_concern() -> None:
+    retired = replace(POOL, template_state=TemplateState.RETIRED, last_error="gone")
+    assert found(retired) == []

@@ -1,0 +1,50 @@
+"""Another website, in a browser on the same machine, gets nothing out of an open service and changes nothing in it."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from freshdb_service.api.origins import Origins
+from freshdb_service.errors import Forbidden
+
+ORIGINS = Origins(["Dev.Example"])
+
+
+def request(method: str, **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": method, "headers": raw, "path": "/v1/leases"})
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8777", "localhost", "LOCALHOST:80", "[::1]:8777", "dev.example:8777"]
+)
+def test_its_own_names_are_answered(host: str) -> None:
+    ORIGINS.check(request("GET", host=host))
+    ORIGINS.check(request("POST", host=host, origin=f"http://{host}", sec_fetch_site="same-origin"))
+    ORIGINS.check(request("DELETE", host=host))  # no browser: curl, or the client
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:8777", "localhost.evil", "", "[", "127.0.0.1@evil"]
+)
+def test_a_name_that_was_made_to_point_here_gets_no_answer(method: str, host: str) -> None:
+    with pytest.raises(Forbidden, match="own names alone"):
+        ORIGINS.check(request(method, host=host))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1:8777.evil.example", ""],
+)
+def test_another_origin_changes_nothing(origin: str) -> None:
+    for method in ("POST", "PATCH", "DELETE", "PUT"):
+        with pytest.raises(Forbidden, match="another website"):
+            ORIGINS.check(request(method, host="127.0.0.1:8777", origin=origin))
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_browser_that_says_that_it_comes_from_elsewhere_changes_nothing(site: str) -> None:
+    with pytest.raises(Forbidden):
+        ORIGINS.check(request("POST", host="127.0.0.1:8777", sec_fetch_site=site))
