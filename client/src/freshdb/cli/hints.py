@@ -35,6 +35,7 @@ _HINTS: Final[Mapping[type[errors.FreshdbError], str]] = {
     errors.BuildLost: "build again; somebody took over, because this build took longer than its deadline",
     errors.Conflict: "ask again in a moment; freshdb leases shows its state",
     errors.PoolNotFound: "list them: freshdb pools",
+    errors.DatabaseNotFound: "it was dropped, or never was; those that there are: freshdb pools",
     errors.IdempotencyMismatch: "use another --idempotency-key: this one was used with other arguments",
     errors.InvalidRequest: "mend what it names; the options are in --help",
     errors.PayloadTooLarge: "send less, or have the service take more: FRESHDB_MAX_BODY_BYTES",
