@@ -26,8 +26,11 @@ HOUR = 3600
 TTL_SECONDS = 4.0
 LONG_SECONDS = 60.0
 LATE_SECONDS = 3.0
-_OF_PEOPLE = Path("client/src/freshdb/cli/access_arguments.py")
-"""``freshdb audit --since 2h`` means the clock of the person who asks; nothing ends by it."""
+_OF_PEOPLE = {
+    Path("client/src/freshdb/cli/access_arguments.py"),
+    Path("client/src/freshdb/cli/watch.py"),
+}
+"""``freshdb audit --since 2h`` means the clock of the person who asks, and ``--watch`` shows it; nothing ends by it."""
 _WALL_CLOCK = re.compile(
     r"datetime\.(now|utcnow|today)\(|date\.today\(|\btime\.time(_ns)?\(|localtime\(|gmtime\("
 )
@@ -164,7 +167,7 @@ def test_the_wall_clock_of_a_process_decides_nothing() -> None:
     asking = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sources
-        if path.relative_to(ROOT) != _OF_PEOPLE
+        if path.relative_to(ROOT) not in _OF_PEOPLE
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if _WALL_CLOCK.search(line)
     ]

@@ -131,8 +131,8 @@ def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
 @slow
 def test_a_failover_to_a_replica_that_lags_ends_no_lease_early_and_revives_none(stage: Stage) -> None:
     with two(stage) as (_, second):
-        forgotten = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 4})
-        renewed = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 4})
+        forgotten = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 8})
+        renewed = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 8})
         until(lambda: second.hlen(next(iter(second.keys("*:limits")))) == 2)
         second.replicaof("NO", "ONE")  # from here on, what is said reaches the first one alone
         stage.post(f"/v1/leases/{renewed['id']}/renew", {"ttl_seconds": 600}, 200)
