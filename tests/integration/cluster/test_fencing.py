@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import asyncpg
+import psutil
 import pytest
 
 from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database, fence
@@ -176,6 +177,11 @@ async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: 
         assert await connection.fetchval("SELECT count(*) FROM t") == 1
 
 
+def titles() -> Iterator[str]:
+    """What the processes of this machine call themselves."""
+    return (" ".join(one.info["cmdline"] or ()).strip() for one in psutil.process_iter(["cmdline"]))
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is as long as the delay, whose unit is seconds."""
@@ -186,16 +192,15 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def let_in_unseen(
     server: Server, login: Login
 ) -> AsyncIterator[asyncio.Task[asyncpg.Connection[asyncpg.Record]]]:
-    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be in a second."""
-    arriving = asyncio.create_task(connect(server, login, post_auth_delay="1"))
-    unseen = """
-    SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-    WHERE l.locktype = 'virtualxid' AND a.usesysid IS NULL AND a.datid IS NULL
-      AND a.wait_event IS DISTINCT FROM 'ClientRead'
+    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be in a second.
+
+    Its title says ``startup`` from the end of authentication on, and others are connecting to the same server.
     """
-    async with server.maintenance() as watcher:
-        while not await watcher.fetchval(unseen):
-            assert not arriving.done(), "it was in before it could be seen that it is being let in"
+    arriving = asyncio.create_task(connect(server, login, post_auth_delay="1"))
+    title = f" {login.user} {login.database} "
+    while not any(title in one and one.endswith(" startup") for one in titles()):
+        assert not arriving.done(), "it was in before it could be seen that it is being let in"
+        await asyncio.sleep(0)
     yield arriving
     with suppress(*CLOSED):
         (await arriving).terminate()
