@@ -281,14 +281,11 @@ def _advertised(text: str) -> tuple[str, tuple[str, int | None]]:
     name, _, address = text.partition("=")
     try:
         parts = urlsplit(f"//{address}")
-        host, port, rest = (
-            parts.hostname,
-            parts.port,
-            (parts.path, parts.query, parts.fragment, parts.username),
-        )
+        host, port = parts.hostname, parts.port
+        more = parts.path or parts.query or parts.fragment or parts.username
     except ValueError:
-        host, port, rest = None, None, ()
-    if not name or not host or any(rest):
+        host, port, more = None, None, None
+    if not name or not host or more:
         message = f"an address to advertise is given as name=host or name=host:port, not {text!r}"
         raise ValueError(message)
     return name, (host, port)
