@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -267,7 +268,7 @@ class Settings(BaseSettings):
         """The managed servers, in the order given."""
         return tuple(ServerAddress.parse(one) for one in self.postgres)
 
-    @property
+    @cached_property
     def advertised(self) -> dict[str, tuple[str, int | None]]:
         """Where callers reach servers, by name, as far as it was given; without a port, it is the server's own.
 

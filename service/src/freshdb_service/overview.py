@@ -151,8 +151,7 @@ class Overview:
 
     async def _facts(self, pool: PoolRow, held: Mapping[DatabaseState, int]) -> PoolFacts:
         place = await self._at.queue.place(pool.id)
-        first = await self._at.queue.standing(pool.id, most=1) if place.waiting else []
-        return PoolFacts(pool, held, place.waiting, first[0].waited_seconds if first else 0.0)
+        return PoolFacts(pool, held, place.waiting, place.age_seconds)
 
     async def _server(self, known: ServerLook) -> ServerFacts:
         if known.name not in self._at.servers:

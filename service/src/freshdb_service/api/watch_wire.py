@@ -42,15 +42,7 @@ class FindingOut(BaseModel):
     @classmethod
     def of(cls, one: Finding) -> FindingOut:
         """From the diagnosis."""
-        return cls(
-            severity=one.severity,
-            code=one.code,
-            subject=one.subject,
-            id=one.id,
-            label=one.label,
-            message=one.message,
-            remedy=one.remedy,
-        )
+        return cls.model_validate(one, from_attributes=True)
 
 
 class OverviewOut(BaseModel):
@@ -197,18 +189,7 @@ class ResetOut(BaseModel):
     @classmethod
     def of(cls, row: ResetRow) -> ResetOut:
         """From its row."""
-        return cls(
-            id=row.id,
-            at=row.at,
-            database_id=row.database_id,
-            pool_id=row.pool_id,
-            generation=row.generation,
-            lease_id=row.lease_id,
-            path=row.path,
-            reason=row.reason,
-            seconds=row.seconds,
-            leftovers=row.leftovers,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
 
 class ResetsOut(BaseModel):
