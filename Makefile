@@ -8,7 +8,7 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash faults soak load fuzz image docs lock clean
+.PHONY: help install demo serve test check format bench crash faults hygiene soak load fuzz image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,6 +44,10 @@ bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS
 
 faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
 	FRESHDB_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
+
+hygiene: install ## everything that a holder can leave behind or try, everywhere: both isolations, three versions, two kinds of role
+	FRESHDB_HYGIENE=all FRESHDB_HOSTILE=all FRESHDB_TEST_POSTGRES="18 16 15" \
+	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/hygiene tests/hostile
 
 soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=… CALM=1)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED) $(if $(CALM),--calm)

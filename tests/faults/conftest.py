@@ -17,7 +17,7 @@ from tests.servers import Servers, run_sync
 from tests.services import start_service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage(servers: Servers) -> Iterator[Stage]:
     """One for all tests here: each leaves it as it was."""
     directory = Path(tempfile.mkdtemp(prefix="scratch-faults-", dir=servers.root))

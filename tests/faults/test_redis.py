@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -117,8 +118,7 @@ def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
         second.config_set("requirepass", there["password"])
         second.replicaof(there["host"], there["port"])
         until(lambda: second.info("replication")["master_link_status"] == "up")
-        first.set("last", "heard")
-        until(lambda: second.get("last") == "heard")
+        hears(second, of=first)
         try:
             yield first, second
         finally:
@@ -128,12 +128,24 @@ def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
             second.config_set("requirepass", own)
 
 
+def hears(replica: redis.Redis, *, of: redis.Redis) -> None:
+    """Wait until it has heard of everything."""
+    said = uuid4().hex
+    of.set("last", said)
+    until(lambda: replica.get("last") == said)
+
+
+def two_that_end_soon(stage: Stage, *, ttl_seconds: float) -> list[dict[str, Any]]:
+    """Of databases that are there: one that had to be made first would cost the other's lease its time."""
+    until(lambda: stage.databases().get("ready", 0) >= 2)
+    return [stage.post("/v1/leases", {"template": "t", "ttl_seconds": ttl_seconds}) for _ in range(2)]
+
+
 @slow
 def test_a_failover_to_a_replica_that_lags_ends_no_lease_early_and_revives_none(stage: Stage) -> None:
-    with two(stage) as (_, second):
-        forgotten = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 8})
-        renewed = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 8})
-        until(lambda: sum(second.hlen(key) for key in second.keys("*:limits")) == 2)
+    with two(stage) as (first, second):
+        forgotten, renewed = two_that_end_soon(stage, ttl_seconds=8)
+        hears(second, of=first)
         second.replicaof("NO", "ONE")  # from here on, what is said reaches the first one alone
         stage.post(f"/v1/leases/{renewed['id']}/renew", {"ttl_seconds": 600}, 200)
         unheard = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 600})
@@ -148,9 +160,9 @@ def test_a_failover_to_a_replica_that_lags_ends_no_lease_early_and_revives_none(
 
 
 def test_a_redis_that_comes_back_with_what_it_believed_before_ends_no_lease(stage: Stage) -> None:
-    with two(stage) as (_, second):
-        held = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 2})
-        gone = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 2})
+    with two(stage) as (first, second):
+        held, gone = two_that_end_soon(stage, ttl_seconds=3)
+        hears(second, of=first)
         second.replicaof("NO", "ONE")
         stage.redis.lead_to(stage.other_redis_url)
         until(

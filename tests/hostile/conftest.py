@@ -109,7 +109,7 @@ class Arena:
         }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def arena(servers: Servers, service_redis_url: str) -> Iterator[Arena]:
     opened = Arena(servers, service_redis_url)
     yield opened

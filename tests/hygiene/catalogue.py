@@ -1,9 +1,10 @@
 """Every kind of change, and where it is made.
 
 A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A default run makes the
-kinds in ``EVERYWHERE_KINDS`` in every place, but in those of plain roles by turns, and tries each of those that PostgreSQL
-refuses in one. ``FRESHDB_HYGIENE=turns`` makes each of the others in one place, too: they take turns.
-``FRESHDB_HYGIENE=all`` makes every kind in every place.
+kinds in ``EVERYWHERE_KINDS`` in both isolations of the newest version, and by turns in one of each older version and in one
+as a plain role; it tries each of those that PostgreSQL refuses in one place. ``FRESHDB_HYGIENE=turns`` makes the kinds in
+``EVERYWHERE_KINDS`` in both isolations of every version, and each of the others in one place. ``FRESHDB_HYGIENE=all`` makes
+every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
@@ -190,8 +191,15 @@ def _plain_places_for(change: Change, places: list[Place], reach: Reach) -> list
 
 
 def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) -> set[Place]:
-    if reach is Reach.ALL or change.name in EVERYWHERE_KINDS:
+    if reach is Reach.ALL or (reach is Reach.TURNS and change.name in EVERYWHERE_KINDS):
         return set(places)
+    if change.name in EVERYWHERE_KINDS:
+        newest = max(place.major for place in places)
+        return {
+            place
+            for place in places
+            if place.major == newest or ISOLATIONS.index(place.isolation) == (turn + place.major) % 2
+        }
     refused = [place for place in places if place.isolation in change.refused]
     allowed = [place for place in places if place.isolation not in change.refused]
     in_turn = refused[turn % len(refused) :][:1] if refused else []

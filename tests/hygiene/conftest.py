@@ -110,7 +110,7 @@ def as_plain_role(dsn: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}:plain@{parts.hostname}:{parts.port}"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def grounds(servers: Servers, service_redis_url: str) -> Iterator[Grounds]:
     opened = Grounds(servers, service_redis_url)
     yield opened

@@ -19,7 +19,7 @@ from tests.hygiene.judge import differences
 from tests.servers import matrix_majors
 
 ASKED = os.environ.get("FRESHDB_HYGIENE_EXAMPLES")
-EXAMPLES = int(ASKED) if ASKED else 8
+EXAMPLES = int(ASKED) if ASKED else 3
 
 
 @pytest.mark.xdist_group(f"hygiene-{matrix_majors()[0]}")

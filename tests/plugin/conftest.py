@@ -20,7 +20,7 @@ INSERT INTO item (name) VALUES ('pen');
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An embedded service with the template ``shop``."""
     data = tmp_path_factory.mktemp("service")

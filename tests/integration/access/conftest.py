@@ -102,7 +102,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def services(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[tuple[Service, Service]]:
     first = start_service([postgres_18.dsn], service_redis_url, settings=SETTINGS)
     second = start_service([postgres_18.dsn], service_redis_url, settings=SETTINGS, replica_of=first)
@@ -113,7 +113,7 @@ def services(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[tu
         assert BOSS not in one.log
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def boss(services: tuple[Service, Service]) -> Iterator[Caller]:
     with (
         httpx.Client(base_url=services[0].url, timeout=60) as one,

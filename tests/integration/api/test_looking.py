@@ -104,7 +104,8 @@ def test_who_waits_is_shown_with_the_reason_and_what_helps(looker: httpx.Client,
     assert "max_size" in seen["remedy"]
     glance = get(looker, "/v1/overview")
     assert glance["waiting"] == 1
-    assert [one["code"] for one in glance["findings"]] == ["pool_full"]
+    # Whoever else uses this PostgreSQL at the moment may give reason for another finding.
+    assert "pool_full" in [one["code"] for one in glance["findings"]]
     for lease in held:
         looker.delete(f"/v1/leases/{lease['id']}")
     waiter.join()
