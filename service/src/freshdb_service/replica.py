@@ -264,6 +264,7 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
     # What was made until now stays for good: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(*_COLLECT)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
