@@ -43,16 +43,16 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     expect(page.locator("[data-number=leases]")).to_have_text("1")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     before = own_site.service
+    views: list[float] = []
+    streams: list[float] = []
+    page.on("request", lambda request: _note(request, {"/v1/overview": views, "/v1/events": streams}))
     assert before.stop() == 0
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
     expect(page.get_by_text("Reconnecting…")).to_be_visible()
     expect(page.locator("[data-number=leases]")).to_have_text("1")  # what was known stays
-    views: list[float] = []
-    streams: list[float] = []
-    page.on("request", lambda request: _note(request, {"/v1/overview": views, "/v1/events": streams}))
     while len(streams) < TRIES or not views:
         page.wait_for_event("requestfailed")
-    for seen in (streams, views):  # ever more rarely
+    for seen in (streams, views[1:]):  # ever more rarely; the first view may have been asked for while all was well
         gaps = [then - first for first, then in pairwise(seen)]
         assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
     own_site.service = start_service(
