@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 import redis
 
-from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, wanted_majors
+from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, outer_majors, wanted_majors
 from tests.services import Service, start_service
 
 _SERVERS = pytest.StashKey[Servers]()
@@ -65,8 +65,14 @@ def postgres_trust(servers: Servers) -> PostgresServer:
     return servers.postgres(18, "trust")
 
 
-@pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="session", params=outer_majors(), ids=lambda major: f"pg{major}")
 def postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
+    """The newest version, and the oldest."""
+    return _server(servers, request.param)
+
+
+@pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
+def every_postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
     """Each version in turn."""
     return _server(servers, request.param)
 

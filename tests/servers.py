@@ -97,6 +97,13 @@ def wanted_majors() -> list[int]:
     return [major for major in MAJORS if ALL_MAJORS_REQUIRED or postgres_binaries(major)]
 
 
+def outer_majors() -> list[int]:
+    """The newest and the oldest of them, or all that are named: what those two agree on, the one between does as they do."""
+    wanted = wanted_majors()
+    named = "FRESHDB_TEST_POSTGRES" in os.environ
+    return wanted if named else [major for major in wanted if major in {max(wanted), min(wanted)}]
+
+
 def matrix_majors() -> list[int]:
     """The versions for what has hundreds of cases: the newest alone, unless CI demands all or some are named."""
     wanted = wanted_majors()

@@ -52,7 +52,10 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     expect(page.locator("[data-number=leases]")).to_have_text("1")  # what was known stays
     while len(streams) < TRIES or not views:
         page.wait_for_event("requestfailed")
-    for seen in (streams, views[1:]):  # ever more rarely; the first view may have been asked for while all was well
+    for seen in (
+        streams,
+        views[1:],
+    ):  # ever more rarely; the first view may have been asked for while all was well
         gaps = [then - first for first, then in pairwise(seen)]
         assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
     own_site.service = start_service(

@@ -22,9 +22,9 @@ create table mine (id int); drop view names; alter type colour add value 'blue'
 """
 
 
-def test_register_lease_use_release_and_again(postgres: PostgresServer, redis_url: str) -> None:
+def test_register_lease_use_release_and_again(every_postgres: PostgresServer, redis_url: str) -> None:
     settings = {"min_ready": 0, "max_size": 1}
-    service = start_service([postgres.dsn], redis_url, settings=settings)
+    service = start_service([every_postgres.dsn], redis_url, settings=settings)
     try:
         with httpx.Client(base_url=service.url, timeout=90) as http:
             template = http.post("/v1/templates", json={"name": "t", "sql": [SQL]})

@@ -20,12 +20,12 @@ from tests.services import with_database
 
 
 @pytest.fixture
-def dsn(postgres: PostgresServer) -> Iterator[str]:
+def dsn(every_postgres: PostgresServer) -> Iterator[str]:
     name = f"migrated_{secrets.token_hex(4)}"
-    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+    with psycopg.connect(every_postgres.dsn, autocommit=True) as connection:
         connection.execute(f"create database {name}")
-    yield with_database(postgres.dsn, name)
-    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+    yield with_database(every_postgres.dsn, name)
+    with psycopg.connect(every_postgres.dsn, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)")
 
 
