@@ -25,7 +25,7 @@ from freshdb_service.api.connections import Bounds, bounded
 from freshdb_service.api.context import Context
 from freshdb_service.api.requests import Requests
 from freshdb_service.builds import Builds
-from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions
+from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions, forgive_lost_connections
 from freshdb_service.config import LOOPBACK, Settings
 from freshdb_service.databases import Databases
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
@@ -172,6 +172,7 @@ async def replica_of(
     Raises:
         ConfigurationError, ServerRefused, BackendUnavailable: it cannot start.
     """
+    forgive_lost_connections(asyncio.get_running_loop())
     tracing = tracing_from_environment()
     options = ServerOptions(
         prefix=settings.prefix,

@@ -26,6 +26,7 @@ from freshdb_service.cluster.activity import Activity, activity
 from freshdb_service.cluster.baseline import Baseline, Cause, Leftovers, Mark, Site
 from freshdb_service.cluster.blueprint import Blueprint
 from freshdb_service.cluster.clean import CleaningEngine
+from freshdb_service.cluster.connections import forgive_lost_connections
 from freshdb_service.cluster.control import close_control_database, ensure_control_database
 from freshdb_service.cluster.databases import provision_database
 from freshdb_service.cluster.facts import refuse_for_others
@@ -79,6 +80,7 @@ __all__ = [
     "drop_shared",
     "drop_template",
     "ensure_control_database",
+    "forgive_lost_connections",
     "prepare_shared",
     "provision_database",
     "provision_schema",

@@ -213,6 +213,20 @@ class Address:
             await closed(connection)
 
 
+def forgive_lost_connections(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep the loop from reporting what was raised already: that a connection was lost in the middle of a COPY.
+
+    asyncpg (0.32, ``copy_in``) raises it, and forgets the future that has the same news where its transport, as uvloop's
+    do, refuses to write to what is closed. Whoever reads the log at night would look for a bug of ours.
+    """
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), asyncpg.ConnectionDoesNotExistError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+
+
 @contextmanager
 def configured(name: str) -> Iterator[None]:
     """Turn a server's refusal of a DSN into a ``ConfigurationError`` that says what is wrong with it."""
