@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
 from tests.dashboard.site import TOKENS, Site
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
@@ -19,8 +19,8 @@ from tests.services import start_service
 
 CHROMIUM = shutil.which("chromium")
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 MOST_BYTES = 150_000
 PATIENCE_MS = 20_000
 SETTINGS = {"min_ready": 2, "max_size": 3, "history_flush_seconds": 0.5}
@@ -71,7 +71,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
             route: str = "/",
             *,
             token: str | None = None,
-            size: dict[str, int] = DESKTOP,
+            size: ViewportSize = DESKTOP,
             scheme: str = "light",
             tolerate: str = "(?!)",
         ) -> Page:

@@ -15,6 +15,7 @@ from playwright.sync_api import Page, Request, expect
 
 from tests.dashboard.conftest import DESKTOP, PHONE, SETTINGS, Open, shoot
 from tests.dashboard.site import Site, a_crowd, a_day_of_history, eventually
+from tests.faults.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -69,6 +70,28 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     expect(page.get_by_role("alert")).to_have_count(0)
     own_site.release(first)
     expect(page.locator("[data-number=leases]")).to_have_text("0")  # told by the new one's events
+
+
+def test_it_names_what_is_away_keeps_what_was_known_and_goes_on_when_it_is_back(
+    postgres_18: PostgresServer, service_redis_url: str, open_page: Open
+) -> None:
+    with Proxy(service_redis_url) as between:
+        service = start_service([postgres_18.dsn], between.url, settings=SETTINGS)
+        try:
+            site = Site(service)
+            lease = site.acquire(site.template())
+            page = open_page(site, tolerate="503")
+            expect(page.locator("[data-number=leases]")).to_have_text("1")
+            between.refuse()
+            expect(page.get_by_role("alert")).to_contain_text("Redis")
+            expect(page.locator("[data-number=leases]")).to_have_text("1")
+            between.pass_on()
+            expect(page.get_by_role("alert")).to_have_count(0)
+            expect(page.get_by_text("Live", exact=True)).to_be_visible()
+            site.release(lease)
+            expect(page.locator("[data-number=leases]")).to_have_text("0")
+        finally:
+            assert service.stop() == 0
 
 
 def _note(request: Request, seen: dict[str, list[float]]) -> None:
@@ -156,17 +179,19 @@ def _look_around(page: Page) -> None:
     shoot(page, "load")
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str, size: dict[str, int]) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str) -> None:
     lease = site.acquire(site.template())
     a_day_of_history(site, lease["pool_id"])
-    page = open_page(site, scheme=scheme, size=size)
+    page = open_page(site, scheme=scheme)
     routes = ["/", "/leases", f"/leases/{lease['id']}", "/pools", f"/pools/{lease['pool_id']}", "/databases"]
     routes += [f"/databases/{lease['database_id']}", "/templates", "/servers", "/left-behind", "/events"]
     for route in routes:
         page.goto(f"{site.url}/#{route}")
         expect(page.locator("[aria-busy]")).to_have_count(0)
-        assert serious(page) == [], route
+        for size in (PHONE, DESKTOP):
+            page.set_viewport_size(size)
+            assert serious(page) == [], (route, size)
     page.goto(f"{site.url}/#/leases/{lease['id']}")
     page.get_by_role("button", name="Revoke").click()
     assert serious(page) == [], "the dialog"
