@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar, cast
 
@@ -42,6 +44,7 @@ from freshdb_service.metrics import Metrics
 from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 
 MARK: Final = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
+BENCHMARKS: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
 S = TypeVar("S", bound=StrEnum)
 
 
@@ -68,8 +71,15 @@ def _cell(text: str) -> str:
 # REST
 
 
+def openapi() -> dict[str, Any]:
+    """The document of a service with default settings: its routes, with nobody behind them."""
+    settings = Settings.model_construct()
+    at = SimpleNamespace(settings=settings, trail=None, metrics=Metrics())
+    return create_app(cast("Context", SimpleNamespace(settings=settings, keyring=None, at=at))).openapi()
+
+
 class _Rest:
-    """The OpenAPI document of a service with default settings: its routes, with nobody behind them."""
+    """The OpenAPI document, as Markdown."""
 
     _BOUNDS: Final = {
         "minimum": "≥",
@@ -83,10 +93,7 @@ class _Rest:
     }
 
     def __init__(self) -> None:
-        settings = Settings.model_construct()
-        at = SimpleNamespace(settings=settings, trail=None, metrics=Metrics())
-        nobody = SimpleNamespace(settings=settings, keyring=None, at=at)
-        self._document = create_app(cast("Context", nobody)).openapi()
+        self._document = openapi()
         self._schemas: dict[str, Any] = self._document["components"]["schemas"]
 
     def text(self) -> str:
@@ -98,7 +105,11 @@ class _Rest:
         parts = [self._document["info"]["description"]]
         parts += [f"## {tag.capitalize()}\n\n" + "\n".join(its) for tag, its in calls.items()]
         parts.append("## Bodies\n")
-        parts += [self._body(name, schema) for name, schema in sorted(self._schemas.items()) if "properties" in schema]
+        parts += [
+            self._body(name, schema)
+            for name, schema in sorted(self._schemas.items())
+            if "properties" in schema
+        ]
         return "\n".join(parts)
 
     def _call(self, title: str, operation: Mapping[str, Any]) -> str:
@@ -200,7 +211,9 @@ def _given(field: FieldInfo) -> str:
     value = field.default
     if value in (None, ()):
         return ""
-    return _code(" ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value)
+    return _code(
+        " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+    )
 
 
 def _type(field: FieldInfo) -> str:
@@ -214,7 +227,11 @@ def _type(field: FieldInfo) -> str:
         kind = "words"
     bounds = []
     for limit in field.metadata:
-        bounds += [f"{sign} {getattr(limit, key)}" for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤")) if hasattr(limit, key)]
+        bounds += [
+            f"{sign} {getattr(limit, key)}"
+            for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"))
+            if hasattr(limit, key)
+        ]
     return f"{kind} {', '.join(bounds)}".strip()
 
 
@@ -255,7 +272,11 @@ def client() -> str:
     parts = []
     for name in errors_last:
         directive = "autofunction" if inspect.isfunction(getattr(freshdb, name)) else "autoclass"
-        options = "" if directive == "autofunction" else "   :members:\n   :inherited-members: Exception, BaseException\n"
+        options = (
+            ""
+            if directive == "autofunction"
+            else "   :members:\n   :inherited-members: Exception, BaseException\n"
+        )
         parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {directive}:: freshdb.{name}\n{options}```\n")
     return "\n".join(parts)
 
@@ -276,7 +297,15 @@ def errors() -> str:
         kind = client_errors.BY_CODE.get(code)
         error = kind("", status=int(status)) if kind else None
         what = kind.__doc__ if kind else said[code].__doc__ if code in said else status.phrase
-        rows.append((f"`{code}`", int(status), f"`{kind.__name__}`" if kind else "`ServiceError`", what, (error and hint(error)) or ""))
+        rows.append(
+            (
+                f"`{code}`",
+                int(status),
+                f"`{kind.__name__}`" if kind else "`ServiceError`",
+                what,
+                (error and hint(error)) or "",
+            )
+        )
     return table(("code", "status", "the client raises", "what it means", "what to do"), rows)
 
 
@@ -320,6 +349,24 @@ def _labels(every: Metrics) -> dict[str, tuple[str, ...]]:
     return found
 
 
+# Figures
+
+
+def suite() -> str:
+    """What a clean database costs per test, as measured."""
+    return _figures("suite", 0)
+
+
+def turnover() -> str:
+    """Leases per second by engine, as measured."""
+    return _figures("turnover", 0)
+
+
+def _figures(section: str, number: int) -> str:
+    measured = json.loads(BENCHMARKS.read_text())["sections"][section]["findings"]["tables"][number]
+    return table(measured["head"], measured["rows"])
+
+
 # States
 
 
@@ -330,11 +377,17 @@ def states() -> str:
         ("A lease", LEASE_TRANSITIONS),
         ("A template", TEMPLATE_TRANSITIONS),
     )
-    return "\n".join(f"## {title}\n\n{_transitions(cast('Mapping[StrEnum, frozenset[StrEnum]]', its))}" for title, its in parts)
+    return "\n".join(
+        f"## {title}\n\n{_transitions(cast('Mapping[StrEnum, frozenset[StrEnum]]', its))}"
+        for title, its in parts
+    )
 
 
 def _transitions(its: Mapping[S, frozenset[S]]) -> str:
-    rows = [(f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "nothing: its end") for old, news in its.items()]
+    rows = [
+        (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "nothing: its end")
+        for old, news in its.items()
+    ]
     return table(("from", "to"), rows)
 
 
@@ -352,4 +405,6 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors,
     "metrics": metrics,
     "states": states,
+    "suite": suite,
+    "turnover": turnover,
 }

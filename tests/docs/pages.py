@@ -20,7 +20,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FENCE: Final = re.compile(r"^ *```", re.MULTILINE)
 _BLOCK: Final = re.compile(
-    r"^(?:<!-- example: (?P<mark>[^\n]*) -->\n)?```(?P<language>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- example: (?P<mark>[^\n]*) -->\n)?```(?P<language>[^\n`]*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _MARK: Final = re.compile(r"file \S+|run|fails|stays|shows|not run: .*\w+ \w+ \w+.*")
 
@@ -42,6 +43,16 @@ def blocks(page: Path) -> list[Block]:
             mark = one["mark"] or ""
             kind, _, says = mark.partition(": ") if mark.startswith("not run") else mark.partition(" ")
             found.append(Block(kind if _MARK.fullmatch(mark) else None, says, one["language"], one["text"]))
+    return found
+
+
+def commands(page: Path) -> list[str]:
+    """What the page has readers say to ``freshdb``, in blocks and in the middle of a sentence."""
+    found = re.findall(r"`freshdb ([^`]+)`", _BLOCK.sub("", page.read_text()))
+    for block in blocks(page):
+        if block.language == "sh":
+            text = block.text.replace("\\\n", " ")
+            found += re.findall(r"(?:^|\$\(|-- )freshdb ([^\n|)#]*)", text, re.MULTILINE)
     return found
 
 

@@ -19,13 +19,13 @@ import pytest
 import yaml
 
 from freshdb import Client, ensure_service, stop_service
-from tests.docs.pages import FENCE, PAGES, Block, blocks, name
-from tools.reference import commands
+from tests.docs.pages import FENCE, PAGES, Block, blocks, commands, name
+from tools import reference
 
 FOLLOWED: Final = [page for page in PAGES if any(one.kind in {"run", "fails"} for one in blocks(page))]
 PORT: Final = "8777"
 """Where a service of the pages listens; here, each on a port of its own."""
-PATIENCE_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = 300.0
 PLUGINS: Final = "-p freshdb -p xdist -p asyncio -p no:cacheprovider"
 """Of all that is installed here, what the pages' readers have installed."""
 
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Reader:
-    """Somebody who follows a page; what a block exports, and where it goes, holds for the next one."""
+    """Somebody who follows a page; what a block sets, and where it goes, holds for the next one."""
 
     def __init__(self, home: Path, data: Path) -> None:
         self._home = home
@@ -63,7 +63,7 @@ class Reader:
 
     def run(self, block: Block) -> str:
         """Give what it printed."""
-        script = f"trap 'env -0 >{self._state}' EXIT\n{self._mine(block.text)}"
+        script = f"set -a; trap 'env -0 >{self._state}' EXIT\n{self._mine(block.text)}"
         ended = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self._environment["PWD"],
@@ -76,7 +76,9 @@ class Reader:
             check=False,
         )
         assert (ended.returncode == 0) == (block.kind == "run"), f"{block.text}\n{ended.stdout}"
-        self._environment = dict(line.split("=", 1) for line in self._state.read_text().split("\0") if "=" in line)
+        self._environment = dict(
+            line.split("=", 1) for line in self._state.read_text().split("\0") if "=" in line
+        )
         return ended.stdout.replace(self._port, PORT)
 
     @contextmanager
@@ -86,7 +88,9 @@ class Reader:
         command = ["bash", "-euc", f"exec {self._mine(block.text)}"]
         with (
             self._home.with_name("log").open("w+") as log,
-            subprocess.Popen(command, cwd=self._home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+            subprocess.Popen(
+                command, cwd=self._home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            ) as process,
         ):
             try:
                 with Client(f"http://127.0.0.1:{self._port}", retry_seconds=PATIENCE_SECONDS) as client:
@@ -105,6 +109,7 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
+@pytest.mark.timeout(900)  # for a machine that has much else to do
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_the_examples_work_from_top_to_bottom(page: Path, tmp_path: Path, data: Path) -> None:
     home = tmp_path / "project"
@@ -138,7 +143,9 @@ def shown(text: str) -> re.Pattern[str]:
 def test_every_block_says_what_becomes_of_it(page: Path) -> None:
     assert [one for one in blocks(page) if one.kind is None] == []
     directives = len(re.findall(r"^```\{", page.read_text(), re.MULTILINE))
-    assert len(FENCE.findall(page.read_text())) == 2 * (len(blocks(page)) + directives), "a block that is indented?"
+    assert len(FENCE.findall(page.read_text())) == 2 * (len(blocks(page)) + directives), (
+        "a block that is indented?"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -160,13 +167,11 @@ def test_what_is_not_run_can_be_read_by_its_language(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_commands_and_options_that_it_names_are_there(page: Path) -> None:
-    text = page.read_text().replace("\\\n", " ")
-    for said in re.findall(r"(?:`|^|\$\(|&& )freshdb ((?:[a-z]+ ?)[^`\n|)#]*)", text, re.MULTILINE):
+    known = reference.commands()
+    for said in commands(page):
         words = said.split(" -- ")[0].split()
-        known = commands()
-        its = next((command for n in (3, 2, 1) if (command := known.get(" ".join(["freshdb", *words[:n]])))), None)
-        if its is None:
-            pytest.fail(f"freshdb {said}")
-        for word in words:
-            if word.startswith("--") and word != "--":
-                assert word.split("=")[0] in its._option_string_actions, f"freshdb {said}"
+        candidates = (" ".join(["freshdb", *words[:count]]) for count in (2, 1))
+        parser = next((known[command] for command in candidates if command in known), None)
+        assert parser is not None, said
+        options = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
+        assert options <= parser._option_string_actions.keys(), said

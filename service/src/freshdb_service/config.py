@@ -168,7 +168,8 @@ class Settings(BaseSettings):
     """Most disk for temporary files of one connection of a lease, where freshdb's role may limit that; 0 leaves it to the
     server."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    """How databases are copied (PostgreSQL's ``STRATEGY``); ``auto`` is ``file_copy`` where the server runs with ``fsync`` off, else ``wal_log``."""
+    """PostgreSQL's way of copying databases; ``auto`` is ``file_copy`` where the server runs with ``fsync`` off, else
+    ``wal_log``."""
     idle_sessions: int = Field(default=64, ge=0)
     """Most sessions inside databases that are kept open for the next reset, per server and replica."""
     scram_iterations: int = Field(default=4096, ge=1, le=1_000_000)
