@@ -1,5 +1,6 @@
 """How Sphinx makes the site; what the reference says is asked of the code (``tools/reference.py``)."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -29,10 +30,18 @@ autodoc_class_signature = "mixed"
 def setup(app: Sphinx) -> None:
     """Fill pages in as they are read, and have autodoc see methods where clients bind operations."""
     app.connect("source-read", _fill)
+    app.connect("autodoc-process-signature", _say_what_it_gives)
     for client in (Client, AsyncClient):
         for name, value in list(vars(client).items()):
             if isinstance(value, Blocking | Awaiting):
                 setattr(client, name, value.__wrapped__)
+
+
+def _say_what_it_gives(*said: object) -> tuple[str, str] | None:
+    """Of an operation, what the client's method gives: not the flow that it is inside."""
+    *_, arguments, gives = said
+    found = re.fullmatch(r"Flow\[(.*)\]", str(gives))
+    return (str(arguments), found[1]) if found else None
 
 
 def _fill(_app: Sphinx, _page: str, source: list[str]) -> None:

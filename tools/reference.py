@@ -45,16 +45,18 @@ from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 
 MARK: Final = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 BENCHMARKS: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
+FILE: Final = re.compile(r"^<!-- example: file (\S+) -->$", re.MULTILINE)
 S = TypeVar("S", bound=StrEnum)
 
 
 def filled(page: str) -> str:
-    """A page with all that it asks for.
+    """A page with all that it asks for, and with the names of the files that it shows.
 
     Raises:
         KeyError: there is no such part.
     """
-    return MARK.sub(lambda mark: PARTS[mark[1]](), page)
+    named = FILE.sub(r"`\1`:\n", page)
+    return MARK.sub(lambda mark: PARTS[mark[1]](), named)
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -95,6 +97,8 @@ class _Rest:
     def __init__(self) -> None:
         self._document = openapi()
         self._schemas: dict[str, Any] = self._document["components"]["schemas"]
+        self._operations = [its for methods in self._document["paths"].values() for its in methods.values()]
+        self._common = set.intersection(*(set(its["responses"]) for its in self._operations))
 
     def text(self) -> str:
         calls: dict[str, list[str]] = {}
@@ -102,7 +106,7 @@ class _Rest:
             for method, operation in methods.items():
                 [tag] = operation.get("tags", ["health"])
                 calls.setdefault(tag, []).append(self._call(f"{method.upper()} {path}", operation))
-        parts = [self._document["info"]["description"]]
+        parts = [self._document["info"]["description"], self._always()]
         parts += [f"## {tag.capitalize()}\n\n" + "\n".join(its) for tag, its in calls.items()]
         parts.append("## Bodies\n")
         parts += [
@@ -111,6 +115,14 @@ class _Rest:
             if "properties" in schema
         ]
         return "\n".join(parts)
+
+    def _always(self) -> str:
+        """What any call can end with, said once."""
+        said = self._operations[0]["responses"]
+        endings = ", ".join(
+            f"{status} {self._answer(status, said[status])}" for status in sorted(self._common)
+        )
+        return f"Any call can end with {endings}.\n"
 
     def _call(self, title: str, operation: Mapping[str, Any]) -> str:
         parts = [f"### {title}\n", f"{operation.get('description', '')}\n"]
@@ -123,11 +135,15 @@ class _Rest:
         if "requestBody" in operation:
             parts.append(f"Body: {self._content(operation['requestBody'])}\n")
         answers = [
-            (status, self._content(said) if status < "400" else said["description"].partition(": ")[2])
+            (status, self._answer(status, said))
             for status, said in operation["responses"].items()
+            if status not in self._common
         ]
         parts.append(table(("status", "answer, or codes"), answers))
         return "\n".join(parts)
+
+    def _answer(self, status: str, said: Mapping[str, Any]) -> str:
+        return self._content(said) if status < "400" else str(said["description"]).partition(": ")[2]
 
     def _body(self, name: str, schema: Mapping[str, Any]) -> str:
         needed = schema.get("required", ())
@@ -221,7 +237,14 @@ def _type(field: FieldInfo) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return ", ".join(f"`{one}`" for one in typing.get_args(annotation))
     kinds = [annotation, *typing.get_args(annotation)]
-    names = {tuple: "words", int: "integer", float: "number", bool: "yes or no", SecretStr: "secret"}
+    names = {
+        tuple: "words",
+        int: "integer",
+        float: "number",
+        bool: "yes or no",
+        SecretStr: "secret",
+        Path: "path",
+    }
     kind = next((names[one] for one in kinds if one in names), "text")
     if typing.get_origin(annotation) is tuple:
         kind = "words"
@@ -268,16 +291,15 @@ def options() -> str:
 def client() -> str:
     """Everything that the client's package offers."""
     names = [name for name in freshdb.__all__ if not name.startswith("__")]
-    errors_last = sorted(names, key=lambda name: (_is_error(name), name not in {"Client", "AsyncClient"}))
+    names.sort(key=lambda name: (_is_error(name), name != "Client", name != "AsyncClient"))
     parts = []
-    for name in errors_last:
-        directive = "autofunction" if inspect.isfunction(getattr(freshdb, name)) else "autoclass"
-        options = (
-            ""
-            if directive == "autofunction"
-            else "   :members:\n   :inherited-members: Exception, BaseException\n"
-        )
-        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {directive}:: freshdb.{name}\n{options}```\n")
+    for name in names:
+        directive = f"autofunction:: freshdb.{name}"
+        if inspect.isclass(getattr(freshdb, name)):
+            directive = (
+                f"autoclass:: freshdb.{name}\n   :members:\n   :inherited-members: Exception, BaseException"
+            )
+        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {directive}\n```\n")
     return "\n".join(parts)
 
 
