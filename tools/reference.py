@@ -42,6 +42,7 @@ from freshdb_service.lifecycle import (
 )
 from freshdb_service.metrics import Metrics
 from freshdb_service.metrics.facts import PoolFacts, ServerFacts
+from tools.drawing import drawing
 
 MARK: Final = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 BENCHMARKS: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
@@ -393,24 +394,23 @@ def _figures(section: str, number: int) -> str:
 
 
 def states() -> str:
-    """Where a database, a lease and a template can go from each of their states."""
-    parts = (
-        ("A database", DATABASE_TRANSITIONS),
-        ("A lease", LEASE_TRANSITIONS),
-        ("A template", TEMPLATE_TRANSITIONS),
-    )
+    """Where a database, a lease and a template can go from each of their states: drawn, and as a table."""
     return "\n".join(
-        f"## {title}\n\n{_transitions(cast('Mapping[StrEnum, frozenset[StrEnum]]', its))}"
-        for title, its in parts
+        (
+            _machine("A database", DATABASE_TRANSITIONS),
+            _machine("A lease", LEASE_TRANSITIONS),
+            _machine("A template", TEMPLATE_TRANSITIONS),
+        )
     )
 
 
-def _transitions(its: Mapping[S, frozenset[S]]) -> str:
+def _machine(title: str, ways: Mapping[S, frozenset[S]]) -> str:
     rows = [
         (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "nothing: its end")
-        for old, news in its.items()
+        for old, news in ways.items()
     ]
-    return table(("from", "to"), rows)
+    picture = drawing(title, {str(old): frozenset(map(str, news)) for old, news in ways.items()})
+    return f"## {title}\n\n{picture}\n{table(('from', 'to'), rows)}"
 
 
 def _code(value: object) -> str:
