@@ -10,12 +10,12 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar
 
+import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -29,8 +29,6 @@ from freshdb.cli.hints import hint
 from freshdb.pytest_plugin import settings as plugin_settings
 from freshdb_service import errors as service_errors
 from freshdb_service import serve
-from freshdb_service.api.app import create_app
-from freshdb_service.api.context import Context
 from freshdb_service.api.problems import STATUS
 from freshdb_service.cluster import Cause
 from freshdb_service.config import Settings
@@ -43,6 +41,8 @@ from freshdb_service.lifecycle import (
 from freshdb_service.metrics import Metrics
 from freshdb_service.metrics.facts import PoolFacts, ServerFacts
 from tools.drawing import drawing
+from tools.markdown import code, table
+from tools.rest import Rest
 
 MARK: Final = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
 BENCHMARKS: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
@@ -58,131 +58,6 @@ def filled(page: str) -> str:
     """
     named = FILE.sub(r"`\1`:\n", page)
     return MARK.sub(lambda mark: PARTS[mark[1]](), named)
-
-
-def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table."""
-    lines = [tuple(headings), *rows]
-    lines.insert(1, ("---",) * len(tuple(lines[0])))
-    return "".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).replace("|", "\\|")
-
-
-# REST
-
-
-def openapi() -> dict[str, Any]:
-    """The document of a service with default settings: its routes, with nobody behind them."""
-    settings = Settings.model_construct()
-    at = SimpleNamespace(settings=settings, trail=None, metrics=Metrics())
-    return create_app(cast("Context", SimpleNamespace(settings=settings, keyring=None, at=at))).openapi()
-
-
-class _Rest:
-    """The OpenAPI document, as Markdown."""
-
-    _BOUNDS: Final = {
-        "minimum": "≥",
-        "exclusiveMinimum": ">",
-        "maximum": "≤",
-        "exclusiveMaximum": "<",
-        "minLength": "length ≥",
-        "maxLength": "length ≤",
-        "minItems": "items ≥",
-        "maxItems": "items ≤",
-    }
-
-    def __init__(self) -> None:
-        self._document = openapi()
-        self._schemas: dict[str, Any] = self._document["components"]["schemas"]
-        self._operations = [its for methods in self._document["paths"].values() for its in methods.values()]
-        self._common = set.intersection(*(set(its["responses"]) for its in self._operations))
-
-    def text(self) -> str:
-        calls: dict[str, list[str]] = {}
-        for path, methods in self._document["paths"].items():
-            for method, operation in methods.items():
-                [tag] = operation.get("tags", ["health"])
-                calls.setdefault(tag, []).append(self._call(f"{method.upper()} {path}", operation))
-        parts = [self._document["info"]["description"], self._always()]
-        parts += [f"## {tag.capitalize()}\n\n" + "\n".join(its) for tag, its in calls.items()]
-        parts.append("## Bodies\n")
-        parts += [
-            self._body(name, schema)
-            for name, schema in sorted(self._schemas.items())
-            if "properties" in schema
-        ]
-        return "\n".join(parts)
-
-    def _always(self) -> str:
-        """What any call can end with, said once."""
-        said = self._operations[0]["responses"]
-        endings = ", ".join(
-            f"{status} {self._answer(status, said[status])}" for status in sorted(self._common)
-        )
-        return f"Any call can end with {endings}.\n"
-
-    def _call(self, title: str, operation: Mapping[str, Any]) -> str:
-        parts = [f"### {title}\n", f"{operation.get('description', '')}\n"]
-        parameters = [
-            (f"`{one['name']}`", one["in"], self._kind(one["schema"]), one.get("description", ""))
-            for one in operation.get("parameters", ())
-        ]
-        if parameters:
-            parts.append(table(("parameter", "in", "is", ""), parameters))
-        if "requestBody" in operation:
-            parts.append(f"Body: {self._content(operation['requestBody'])}\n")
-        answers = [
-            (status, self._answer(status, said))
-            for status, said in operation["responses"].items()
-            if status not in self._common
-        ]
-        parts.append(table(("status", "answer, or codes"), answers))
-        return "\n".join(parts)
-
-    def _answer(self, status: str, said: Mapping[str, Any]) -> str:
-        return self._content(said) if status < "400" else str(said["description"]).partition(": ")[2]
-
-    def _body(self, name: str, schema: Mapping[str, Any]) -> str:
-        needed = schema.get("required", ())
-        rows = [
-            (
-                f"`{field}`",
-                self._kind(its),
-                "required" if field in needed else _code(its.get("default")),
-                its.get("description", ""),
-            )
-            for field, its in schema["properties"].items()
-        ]
-        fields = table(("field", "is", "default", ""), rows)
-        return f"### {name}\n\n{schema.get('description', '')}\n\n{fields}"
-
-    def _content(self, said: Mapping[str, Any]) -> str:
-        kinds = [
-            self._kind(of.get("schema", {})) + ("" if media == "application/json" else f" (`{media}`)")
-            for media, of in said.get("content", {}).items()
-        ]
-        return ", ".join(kinds) or str(said.get("description", "nothing"))
-
-    def _kind(self, schema: Mapping[str, Any]) -> str:
-        """What a value is, with its bounds, in a few words."""
-        if "$ref" in schema:
-            name = schema["$ref"].rpartition("/")[2]
-            its = self._schemas[name]
-            return f"[{name}](#{name.lower()})" if "properties" in its else self._kind(its)
-        for key in ("anyOf", "oneOf"):
-            if key in schema:
-                return " or ".join(dict.fromkeys(self._kind(one) for one in schema[key]))
-        if "enum" in schema or "const" in schema:
-            return ", ".join(f"`{one}`" for one in schema.get("enum", [schema.get("const")]))
-        kind = str(schema.get("format") or schema.get("type") or "anything")
-        if kind == "array":
-            kind = f"list of {self._kind(schema.get('items', {}))}"
-        bounds = [f"{sign} {schema[key]}" for key, sign in self._BOUNDS.items() if key in schema]
-        return f"{kind} {', '.join(bounds)}".strip()
 
 
 # The command line
@@ -219,7 +94,7 @@ def settings() -> str:
     said = ModuleAnalyzer.for_module(Settings.__module__).find_attr_docs()
     rows = []
     for name, field in Settings.model_fields.items():
-        what = " ".join(said[Settings.__name__, name]).replace("``", "`")
+        what = " ".join(said[Settings.__name__, name])
         rows.append((f"`FRESHDB_{name.upper()}`", _type(field), _given(field), what))
     return table(("variable", "is", "default", "what it is"), rows)
 
@@ -228,7 +103,7 @@ def _given(field: FieldInfo) -> str:
     value = field.default
     if value in (None, ()):
         return ""
-    return _code(
+    return code(
         " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     )
 
@@ -273,16 +148,22 @@ def fixtures() -> str:
 
 def options() -> str:
     """The plugin's options, and where else each is read."""
-    rows = [
-        (
-            f"`--freshdb-{one.name}={one.metavar}`",
-            f"`freshdb_{one.name}`",
-            f"`{one.name}`" if one.name in plugin_settings._PROJECT_KEYS else "",  # noqa: SLF001
-            f"`FRESHDB_{one.name.upper()}`",
-            one.help,
+    parser = pytest.Parser(_ispytest=True)
+    plugin_settings.add_options(parser)
+    rows = []
+    for option in parser.getgroup("freshdb").options:
+        name, said = option.dest.removeprefix("freshdb_"), option.attrs()
+        value = f"={said['metavar']}" if said.get("metavar") else ""
+        in_project = f"`{name}`" if name in plugin_settings._PROJECT_KEYS else ""  # noqa: SLF001 - likewise
+        rows.append(
+            (
+                f"`{option.names()[0]}{value}`",
+                f"`freshdb_{name}`",
+                in_project,
+                f"`FRESHDB_{name.upper()}`",
+                said["help"],
+            )
         )
-        for one in plugin_settings._OPTIONS  # noqa: SLF001
-    ]
     return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "what it is"), rows)
 
 
@@ -314,21 +195,14 @@ def _is_error(name: str) -> bool:
 
 def errors() -> str:
     """Every code, with its status, the client's error, and what to do."""
-    said = {one.code: one for one in service_errors.FreshdbError.__subclasses__()}
+    said = {one.code: one.__doc__ for one in service_errors.FreshdbError.__subclasses__()}
     rows = []
-    for code, status in STATUS.items():
-        kind = client_errors.BY_CODE.get(code)
-        error = kind("", status=int(status)) if kind else None
-        what = kind.__doc__ if kind else said[code].__doc__ if code in said else status.phrase
-        rows.append(
-            (
-                f"`{code}`",
-                int(status),
-                f"`{kind.__name__}`" if kind else "`ServiceError`",
-                what,
-                (error and hint(error)) or "",
-            )
-        )
+    for word, status in STATUS.items():
+        kind = client_errors.BY_CODE.get(word, client_errors.ServiceError)
+        known = kind is not client_errors.ServiceError
+        what = kind.__doc__ if known else said.get(word, status.phrase)
+        do = hint(kind("", status=int(status))) or ""
+        rows.append((f"`{word}`", int(status), f"`{kind.__name__}`", what, do))
     return table(("code", "status", "the client raises", "what it means", "what to do"), rows)
 
 
@@ -413,12 +287,8 @@ def _machine(title: str, ways: Mapping[S, frozenset[S]]) -> str:
     return f"## {title}\n\n{picture}\n{table(('from', 'to'), rows)}"
 
 
-def _code(value: object) -> str:
-    return "" if value in (None, "", [], {}) else f"`{value}`"
-
-
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
-    "rest": lambda: _Rest().text(),
+    "rest": lambda: Rest().text(),
     "cli": cli,
     "client": client,
     "settings": settings,

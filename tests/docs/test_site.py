@@ -17,6 +17,7 @@ from freshdb_service.api.problems import STATUS
 from freshdb_service.config import Settings
 from tests.docs.pages import PAGES, ROOT, name
 from tools import reference
+from tools.rest import openapi
 
 LOADED: Final = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"([^\"]*)\"|<link\b[^>]*\bhref=\"([^\"]*)\""
@@ -53,7 +54,7 @@ def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
 
 def everything() -> Iterator[tuple[str, str]]:
     """What the reference has to name, and where."""
-    for path, methods in reference.openapi()["paths"].items():
+    for path, methods in openapi()["paths"].items():
         yield from (("reference/rest", f"{method.upper()} {path}") for method in methods)
     yield from (("reference/cli", f"usage: {command}") for command in reference.commands())
     yield from (("reference/settings", f"FRESHDB_{setting.upper()}") for setting in Settings.model_fields)
@@ -65,7 +66,7 @@ def everything() -> Iterator[tuple[str, str]]:
     )
     for fixture in ("freshdb", "freshdb_class", "freshdb_module", "freshdb_session"):
         yield "reference/pytest", fixture
-    yield "reference/pytest", "--freshdb-prefetch"
+    yield from (("reference/pytest", option) for option in ("--freshdb-prefetch", "--freshdb-keep"))
     yield from (("metrics", metric) for metric in re.findall(r"`(freshdb_\w+)`", reference.metrics()))
     yield "lifecycle", "resetting"
 
