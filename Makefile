@@ -64,8 +64,9 @@ crash: install ## a replica dies at every step of everything it does; an hour; w
 image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
 	$(PYTHON) tools/image.py
 
-docs: install ## the examples in README.md, which are tests
-	$(BIN)/python -m pytest tests/readme
+docs: install ## the site, in build/docs (a warning is an error), and the examples of all pages, which are tests
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
+	$(BIN)/python -m pytest tests/docs
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 

@@ -19,6 +19,7 @@ import yaml
 
 from freshdb import Client
 from tests.deploy.documents import DEPLOY
+from tests.docs.pages import ROOT, blocks
 from tests.services import Service
 
 PROJECT = {
@@ -115,66 +116,7 @@ def needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
-GO = """
-package shop
-
-import (
-	"database/sql"
-	"os"
-	"testing"
-
-	_ "github.com/lib/pq"
-)
-
-func TestTheTableIsEmpty(t *testing.T) {
-	db, err := sql.Open("postgres", os.Getenv("DATABASE_URL")+"?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	var count int
-	if err := db.QueryRow("SELECT count(*) FROM item").Scan(&count); err != nil || count != 0 {
-		t.Fatal(count, err)
-	}
-	if _, err := db.Exec("INSERT INTO item VALUES (1, 'go')"); err != nil {
-		t.Fatal(err)
-	}
-}
-"""
-NODE = """
-const { test } = require("node:test");
-const assert = require("node:assert");
-const { Client } = require("pg");
-
-test("the table is empty", async () => {
-  const client = new Client(); // PGHOST and its like
-  await client.connect();
-  try {
-    const { rows } = await client.query("SELECT count(*)::int AS n FROM item");
-    assert.deepStrictEqual(rows, [{ n: 0 }]);
-    await client.query("INSERT INTO item VALUES (1, 'node')");
-  } finally {
-    await client.end();
-  }
-});
-"""
-JAVA = """
-import java.sql.*;
-
-public class Shop {
-  public static void main(String[] arguments) throws SQLException {
-    String server = System.getenv("PGHOST") + ":" + System.getenv("PGPORT");
-    String url = "jdbc:postgresql://" + server + "/" + System.getenv("PGDATABASE");
-    try (Connection c = DriverManager.getConnection(url, System.getenv("PGUSER"), System.getenv("PGPASSWORD"));
-         Statement s = c.createStatement()) {
-      ResultSet rows = s.executeQuery("SELECT count(*) FROM item");
-      rows.next();
-      if (rows.getInt(1) != 0) throw new AssertionError("not empty");
-      s.execute("INSERT INTO item VALUES (1, 'java')");
-    }
-  }
-}
-"""
+SUITES = {block.language: block.text for block in blocks(ROOT / "docs" / "howto" / "languages.md")}
 JDBC = Path("/usr/share/java/postgresql.jar")
 PQ = Path("/usr/share/gocode/src/github.com/lib/pq")
 
@@ -191,7 +133,7 @@ def twice(project: Run, *command: str, **more: str) -> None:
 def test_a_suite_in_go(project: Run, tmp_path: Path) -> None:
     package = tmp_path / "go" / "src" / "shop"
     package.mkdir(parents=True)
-    (package / "shop_test.go").write_text(GO)
+    (package / "shop_test.go").write_text(SUITES["go"])
     settings = {"GO111MODULE": "off", "GOPATH": f"{tmp_path / 'go'}:/usr/share/gocode", "GOFLAGS": "-count=1"}
     twice(project, "go", "test", "shop", **settings)
 
@@ -203,13 +145,13 @@ def test_a_suite_in_node(project: Run, tmp_path: Path) -> None:
         project("npm", "install", "--no-audit", "--no-fund", "pg@8")
     except AssertionError:
         pytest.skip("npm cannot install pg here")
-    (tmp_path / "shop.test.js").write_text(NODE)
+    (tmp_path / "shop.test.js").write_text(SUITES["js"])
     twice(project, "node", "--test")
 
 
 @needs("javac")
 @pytest.mark.skipif(not JDBC.exists(), reason="libpostgresql-jdbc-java is not installed")
 def test_a_suite_in_java(project: Run, tmp_path: Path) -> None:
-    (tmp_path / "Shop.java").write_text(JAVA)
+    (tmp_path / "Shop.java").write_text(SUITES["java"])
     project("javac", "Shop.java")
     twice(project, "java", "-cp", f".:{JDBC}", "Shop")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.observability.prometheus import ROOT, RULE_TESTS, RULES, program
+from tools import reference
 
 ALERTS: Final[list[dict[str, Any]]] = [
     rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
@@ -69,7 +70,7 @@ def test_the_runbook_has_no_section_without_an_alert_and_no_dead_link() -> None:
 
 
 def test_alerts_use_only_metrics_that_there_are() -> None:
-    listed = set(re.findall(r"`(freshdb_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    listed = set(re.findall(r"`(freshdb_\w+)`", reference.metrics()))
     for rule in ALERTS:
         for name in re.findall(r"freshdb_\w+", rule["expr"]):
             assert re.sub(r"_(bucket|count|sum)$", "", name) in listed, (rule["alert"], name)

@@ -78,12 +78,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FRESHDB_", extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
+    """The address to listen on; others than loopback need tokens, and TLS or ``insecure``."""
     port: int = Field(default=8777, ge=0, le=65535)
+    """The port; 0 for any that is free."""
     data: Path | None = None
+    """Where the embedded servers keep their data; by default in the user's data directory."""
     postgres: Annotated[tuple[str, ...], NoDecode] = ()
+    """Servers to manage: ``postgresql://…`` or ``name=postgresql://…``; embedded without."""
     advertise: Annotated[tuple[str, ...], NoDecode] = ()
     """Where callers reach servers, as ``name=host`` or ``name=host:port``, if that is not what the servers' DSNs say."""
     redis: SecretStr | None = None
+    """Redis, or Valkey: ``redis://…``; embedded without."""
     control: SecretStr | None = None
     """DSN of the server for the control plane's own database; by default the first managed server."""
     adopt: Annotated[tuple[str, ...], NoDecode] = ()
@@ -91,9 +96,11 @@ class Settings(BaseSettings):
     deny: Annotated[tuple[str, ...], NoDecode] = DENY
     """Servers that must not be managed, adopted or not: patterns for their names, hosts and databases, and addresses."""
     tokens: Annotated[tuple[Token, ...], NoDecode] = ()
+    """``name:secret`` or ``name:secret:scope+scope``: tokens besides those of ``freshdb token``."""
     tls_certificate: Path | None = None
     """The certificate, with its chain, to answer with HTTPS (PEM); for a new one the service is restarted."""
     tls_key: Path | None = None
+    """Its key (PEM), without a passphrase."""
     insecure: bool = False
     """Listen on other addresses than loopback without TLS: passwords travel in the clear, unless a proxy sees to that."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -110,26 +117,40 @@ class Settings(BaseSettings):
     trail_flush_seconds: Seconds = 60.0
     """Heartbeats and refusals of so long are one record in it."""
     prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
+    """What the names of this installation's roles, databases and schemas begin with."""
 
     log_format: LogFormat = "auto"
     """``json`` or ``console``; ``auto`` is ``console`` on a terminal, and ``json`` elsewhere."""
     log_level: LogLevel = "info"
+    """From which on lines are logged."""
     access_log: bool = True
     """A line for each request, at info; of probes and heartbeats at debug."""
 
     default_ttl_seconds: Seconds = 300.0
+    """A lease's TTL, if the caller names none."""
     min_ttl_seconds: Seconds = 1.0
+    """The shortest TTL that can be asked for."""
     max_ttl_seconds: Seconds = 86_400.0
+    """The longest TTL, and the longest that a lease can live, renewed or not."""
     default_wait_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    """How long an acquire waits, if the caller does not say."""
     max_wait_seconds: Seconds = 300.0
+    """The longest wait of one request; clients ask for longer ones in slices."""
     keep_ttl_seconds: Seconds = 3_600.0
+    """How long a lease is kept for a look, if the caller does not say."""
     build_seconds: Seconds = 600.0
+    """How long a build may go unrenewed before the next caller gets it."""
     max_build_seconds: Seconds = 14_400.0
+    """The longest that a caller may ask for instead."""
 
     min_ready: int = Field(default=2, ge=0, le=10_000)
+    """Databases that a pool keeps ready."""
     max_size: int = Field(default=50, ge=1, le=10_000)
+    """The most that a pool has."""
     idle_seconds: Seconds = 300.0
+    """A pool unused for so long shrinks."""
     unused_template_seconds: Seconds = 7 * 86_400.0
+    """A template unused for so long is dropped."""
     history_seconds: Seconds = 86_400.0
     """How long ended leases and resets stay listed, and idempotency keys remembered."""
     history_flush_seconds: Seconds = 15.0
@@ -147,6 +168,8 @@ class Settings(BaseSettings):
     """Most disk for temporary files of one connection of a lease, where freshdb's role may limit that; 0 leaves it to the
     server."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
+    """PostgreSQL's way of copying databases; ``auto`` is ``file_copy`` where the server runs with ``fsync`` off, else
+    ``wal_log``."""
     idle_sessions: int = Field(default=64, ge=0)
     """Most sessions inside databases that are kept open for the next reset, per server and replica."""
     scram_iterations: int = Field(default=4096, ge=1, le=1_000_000)
@@ -154,6 +177,7 @@ class Settings(BaseSettings):
     audit_every: int = Field(default=1000, ge=0)
     """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
     command_timeout_seconds: Seconds = 60.0
+    """How long one statement of the service on a managed server may take; building and copying get longer."""
     answer_seconds: Seconds = 10.0
     """How long the control plane and Redis may take to answer, and a managed server to give a sign of life."""
 
@@ -162,13 +186,18 @@ class Settings(BaseSettings):
     deaths_seconds: Seconds = 0.5
     """A worker that cannot be seen at two such looks is dead, and what it was at is taken over at once."""
     reaper_seconds: Seconds = 1.0
+    """How often expired leases are ended."""
     janitor_seconds: Seconds = 2.0
+    """How often dirty databases are looked for that nobody was told of."""
     replenisher_seconds: Seconds = 2.0
+    """How often pools are filled and shrunk."""
     reconciler_seconds: Seconds = 10.0
+    """How often rows, Redis and the servers are compared."""
     failed_seconds: Seconds = 10.0
     """How long a failed database is shown, and its pool left alone, before it is dropped and made anew."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """Most bytes of a request's body."""
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
     """Most bytes of a request line and its headers together."""
     request_seconds: Seconds = 20.0
@@ -186,6 +215,7 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(default=500, ge=1)
     """Most followers of events."""
     max_batch: int = Field(default=50, ge=1, le=1000)
+    """Most leases in one batch."""
     idle_exit_seconds: Seconds | None = None
     """The service stops itself when nobody asked for anything and nothing was leased for so long."""
 

@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="freshdb serve",
         description="Serve clean PostgreSQL databases over HTTP. What is not given is embedded.",
-        epilog="Everything else is set by the environment, FRESHDB_…; the README lists it.",
+        epilog="Everything else is set by the environment, FRESHDB_…; the documentation lists it.",
     )
     parser.add_argument(
         "--host", help="address to listen on (127.0.0.1); others than loopback need tokens, and TLS"

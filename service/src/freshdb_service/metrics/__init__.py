@@ -6,7 +6,7 @@ series whose labels are known ahead is there from the start, with 0: what appear
 Prometheus.
 
 Gauges of pools and servers are facts of the installation that every replica reports alike: aggregate them with ``max by``,
-everything else with ``sum by``. ``docs/metrics.md`` describes each metric; a test compares it with the registry.
+everything else with ``sum by``. The documentation lists them by their help texts.
 """
 
 from __future__ import annotations

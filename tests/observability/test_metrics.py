@@ -2,16 +2,11 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.observability.page import PAGE, full, written
-
-
-def test_the_page_lists_every_metric_as_the_registry_has_it() -> None:
-    text = PAGE.read_text()
-    assert text == written(text), "write it anew: python -m tests.observability.page"
+from tools.reference import every_metric
 
 
 def test_names_follow_the_conventions() -> None:
-    for family in full().registry.collect():
+    for family in every_metric().registry.collect():
         if family.name.startswith("freshdb_"):
             assert family.documentation.endswith("."), family.name
             if family.type == "histogram":
@@ -19,14 +14,14 @@ def test_names_follow_the_conventions() -> None:
 
 
 def test_a_pool_that_is_gone_loses_its_series() -> None:
-    metrics = full()
+    metrics = every_metric()
     assert "shop@1" in metrics.text().decode()
     metrics.show([], [])
     assert "shop@1" not in metrics.text().decode()
 
 
 def test_two_pools_of_one_name_do_not_spoil_the_scrape() -> None:
-    metrics = full()
+    metrics = every_metric()
     [pool] = metrics._facts._pools
     metrics.show([pool, pool], [])
     ready = [
@@ -39,7 +34,7 @@ def test_two_pools_of_one_name_do_not_spoil_the_scrape() -> None:
 
 
 def test_what_can_be_counted_is_there_with_zero_before_it_happens() -> None:
-    text = full().text().decode()
+    text = every_metric().text().decode()
     for series in (
         'freshdb_audits_total{isolation="database",result="different"} 0.0',
         'freshdb_leases_ended_total{how="expired"} 0.0',
@@ -51,7 +46,7 @@ def test_what_can_be_counted_is_there_with_zero_before_it_happens() -> None:
 
 
 def test_heartbeats_in_time_are_not_late_and_late_ones_are_by_how_much() -> None:
-    metrics = full()
+    metrics = every_metric()
     metrics.heartbeat(ttl_seconds=30, left_seconds=20)
     metrics.heartbeat(ttl_seconds=30, left_seconds=2)
     text = metrics.text().decode()

@@ -1,0 +1,49 @@
+"""How Sphinx makes the site; what the reference says is asked of the code (``tools/reference.py``)."""
+
+import re
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from freshdb import AsyncClient, Client, __version__  # noqa: E402 - the checkout, as installed
+from freshdb.binding import Awaiting, Blocking  # noqa: E402
+from tools import reference  # noqa: E402 - found by the line above
+
+project = "freshdb"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 4
+suppress_warnings = ["toc.empty_glob"]  # `make load` and `make crash` write pages that need not be there
+html_theme = "furo"
+html_title = f"freshdb {version}"
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+
+
+def setup(app: Sphinx) -> None:
+    """Fill pages in as they are read, and have autodoc see methods where clients bind operations."""
+    app.connect("source-read", _fill)
+    app.connect("autodoc-process-signature", _say_what_it_gives)
+    for client in (Client, AsyncClient):
+        for name, value in list(vars(client).items()):
+            if isinstance(value, Blocking | Awaiting):
+                setattr(client, name, value.__wrapped__)
+
+
+def _say_what_it_gives(*said: object) -> tuple[str, str] | None:
+    """Of an operation, what the client's method gives: not the flow that it is inside."""
+    *_, arguments, gives = said
+    found = re.fullmatch(r"Flow\[(.*)\]", str(gives))
+    return (str(arguments), found[1]) if found else None
+
+
+def _fill(_app: Sphinx, _page: str, source: list[str]) -> None:
+    source[0] = reference.filled(source[0])

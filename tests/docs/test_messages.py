@@ -1,0 +1,58 @@
+"""The messages that the page on troubleshooting quotes are those that the code has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+PAGE: Final = ROOT / "docs" / "troubleshooting.md"
+SOURCES: Final = [*(ROOT / "client" / "src").rglob("*.py"), *(ROOT / "service" / "src").rglob("*.py")]
+QUOTED: Final = re.findall(r"^> (.+)$", PAGE.read_text(), re.MULTILINE)
+_LEAST_SHARE: Final = 0.8
+"""How much of a quoted message, what differs left aside, has to stand in the code; the rest is another text, put into it."""
+
+
+def parts_of(source: Path) -> Iterator[list[str]]:
+    """Every text of a module: the parts between which values are put."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = [""]
+            for value in node.values:
+                if isinstance(value, ast.Constant):
+                    parts[-1] += str(value.value)
+                else:
+                    parts.append("")
+            yield parts
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.split("%s")
+
+
+def length(text: str) -> int:
+    return len(re.sub(r"…|\s", "", text))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[tuple[int, re.Pattern[str]]]:
+    """The texts of the code that could be messages, with their lengths."""
+    shortest = _LEAST_SHARE * min(map(length, QUOTED))
+    return [
+        (size, re.compile(".*".join(map(re.escape, parts))))
+        for source in SOURCES
+        for parts in parts_of(source)
+        if (size := length("".join(parts))) >= shortest and "\n" not in "".join(parts)
+    ]
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_a_quoted_message_is_one_of_the_code(message: str, texts: list[tuple[int, re.Pattern[str]]]) -> None:
+    least = _LEAST_SHARE * length(message)
+    assert any(size >= least and text.fullmatch(message) for size, text in texts), (
+        "the code has no such message"
+    )

@@ -1,0 +1,302 @@
+"""The parts of the reference that the code itself says, as Markdown; made when the site is built, and kept nowhere.
+
+A page asks for a part by ``<!-- reference: NAME -->``; the names are those of ``PARTS`` (``docs/conf.py`` fills them in).
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from sphinx.pycode import ModuleAnalyzer
+
+import freshdb
+from freshdb import errors as client_errors
+from freshdb import pytest_plugin
+from freshdb.cli import arguments as cli_arguments
+from freshdb.cli.hints import hint
+from freshdb.pytest_plugin import settings as plugin_settings
+from freshdb_service import errors as service_errors
+from freshdb_service import serve
+from freshdb_service.api.problems import STATUS
+from freshdb_service.cluster import Cause
+from freshdb_service.config import Settings
+from freshdb_service.lifecycle import (
+    DATABASE_TRANSITIONS,
+    LEASE_TRANSITIONS,
+    TEMPLATE_TRANSITIONS,
+    DatabaseState,
+)
+from freshdb_service.metrics import Metrics
+from freshdb_service.metrics.facts import PoolFacts, ServerFacts
+from tools.drawing import drawing
+from tools.markdown import code, table
+from tools.rest import Rest
+
+MARK: Final = re.compile(r"^<!-- reference: (\w+) -->$", re.MULTILINE)
+BENCHMARKS: Final = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.json"
+FILE: Final = re.compile(r"^<!-- example: file (\S+) -->$", re.MULTILINE)
+S = TypeVar("S", bound=StrEnum)
+
+
+def filled(page: str) -> str:
+    """A page with all that it asks for, and with the names of the files that it shows.
+
+    Raises:
+        KeyError: there is no such part.
+    """
+    named = FILE.sub(r"`\1`:\n", page)
+    return MARK.sub(lambda mark: PARTS[mark[1]](), named)
+
+
+# The command line
+
+
+def cli() -> str:
+    """Every command's ``--help``."""
+    parts = []
+    for command, parser in commands().items():
+        parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+        parts.append(f"## {command}\n\n```text\n{parser.format_help()}```\n")
+    return "\n".join(parts)
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Every command with its parser."""
+    found = dict(_below(cli_arguments._parser()))  # noqa: SLF001 - nobody else asks for it
+    return found | {"freshdb serve": serve._parser()}  # noqa: SLF001 - likewise
+
+
+def _below(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield parser.prog, parser
+    for action in parser._actions:  # noqa: SLF001 - argparse does not say otherwise
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
+            for its in action.choices.values():
+                yield from _below(its)
+
+
+# Settings
+
+
+def settings() -> str:
+    """The service's settings, as the model and its docstrings have them."""
+    said = ModuleAnalyzer.for_module(Settings.__module__).find_attr_docs()
+    rows = []
+    for name, field in Settings.model_fields.items():
+        what = " ".join(said[Settings.__name__, name])
+        rows.append((f"`FRESHDB_{name.upper()}`", _type(field), _given(field), what))
+    return table(("variable", "is", "default", "what it is"), rows)
+
+
+def _given(field: FieldInfo) -> str:
+    value = field.default
+    if value in (None, ()):
+        return ""
+    return code(
+        " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+    )
+
+
+def _type(field: FieldInfo) -> str:
+    annotation = field.annotation
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(f"`{one}`" for one in typing.get_args(annotation))
+    kinds = [annotation, *typing.get_args(annotation)]
+    names = {
+        tuple: "words",
+        int: "integer",
+        float: "number",
+        bool: "yes or no",
+        SecretStr: "secret",
+        Path: "path",
+    }
+    kind = next((names[one] for one in kinds if one in names), "text")
+    if typing.get_origin(annotation) is tuple:
+        kind = "words"
+    bounds = []
+    for limit in field.metadata:
+        bounds += [
+            f"{sign} {getattr(limit, key)}"
+            for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"))
+            if hasattr(limit, key)
+        ]
+    return f"{kind} {', '.join(bounds)}".strip()
+
+
+# The pytest plugin
+
+
+def fixtures() -> str:
+    """The plugin's fixtures."""
+    rows = []
+    for name in pytest_plugin._SCOPES:  # noqa: SLF001 - users ask pytest for them, not the module
+        fixture = getattr(pytest_plugin, name)
+        rows.append((f"`{name}`", fixture._fixture_function_marker.scope, inspect.getdoc(fixture)))  # noqa: SLF001
+    return table(("fixture", "scope", "what it is"), rows)
+
+
+def options() -> str:
+    """The plugin's options, and where else each is read."""
+    parser = pytest.Parser(_ispytest=True)
+    plugin_settings.add_options(parser)
+    rows = []
+    for option in parser.getgroup("freshdb").options:
+        name, said = option.dest.removeprefix("freshdb_"), option.attrs()
+        value = f"={said['metavar']}" if said.get("metavar") else ""
+        in_project = f"`{name}`" if name in plugin_settings._PROJECT_KEYS else ""  # noqa: SLF001 - likewise
+        rows.append(
+            (
+                f"`{option.names()[0]}{value}`",
+                f"`freshdb_{name}`",
+                in_project,
+                f"`FRESHDB_{name.upper()}`",
+                said["help"],
+            )
+        )
+    return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "what it is"), rows)
+
+
+# The client
+
+
+def client() -> str:
+    """Everything that the client's package offers."""
+    names = [name for name in freshdb.__all__ if not name.startswith("__")]
+    names.sort(key=lambda name: (_is_error(name), name != "Client", name != "AsyncClient"))
+    parts = []
+    for name in names:
+        directive = f"autofunction:: freshdb.{name}"
+        if inspect.isclass(getattr(freshdb, name)):
+            directive = (
+                f"autoclass:: freshdb.{name}\n   :members:\n   :inherited-members: Exception, BaseException"
+            )
+        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {directive}\n```\n")
+    return "\n".join(parts)
+
+
+def _is_error(name: str) -> bool:
+    found = getattr(freshdb, name)
+    return inspect.isclass(found) and issubclass(found, Exception)
+
+
+# Errors
+
+
+def errors() -> str:
+    """Every code, with its status, the client's error, and what to do."""
+    said = {one.code: one.__doc__ for one in service_errors.FreshdbError.__subclasses__()}
+    rows = []
+    for word, status in STATUS.items():
+        kind = client_errors.BY_CODE.get(word, client_errors.ServiceError)
+        known = kind is not client_errors.ServiceError
+        what = kind.__doc__ if known else said.get(word, status.phrase)
+        do = hint(kind("", status=int(status))) or ""
+        rows.append((f"`{word}`", int(status), f"`{kind.__name__}`", what, do))
+    return table(("code", "status", "the client raises", "what it means", "what to do"), rows)
+
+
+# Metrics
+
+
+def metrics() -> str:
+    """Every metric of freshdb's own."""
+    every = every_metric()
+    labels = _labels(every)
+    suffix = {"counter": "_total", "info": "_info"}
+    rows = [
+        (
+            f"`{family.name}{suffix.get(family.type, '')}`",
+            family.type,
+            ", ".join(f"`{name}`" for name in labels[family.name]),
+            family.documentation,
+        )
+        for family in sorted(every.registry.collect(), key=lambda one: one.name)
+        if family.name.startswith("freshdb_")
+    ]
+    return table(("metric", "kind", "labels", "what it says"), rows)
+
+
+def every_metric() -> Metrics:
+    """Metrics that show one of everything."""
+    every = Metrics(Cause)
+    pool = PoolFacts("shop@1", "database", {DatabaseState.READY: 1}, 0, 0.0, 1, 1, 1)
+    every.show([pool], [ServerFacts("pg", 1, 1, 1, 1)])
+    return every
+
+
+def _labels(every: Metrics) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for collector in every.registry._collector_to_names:  # noqa: SLF001 - the registry does not say otherwise
+        if isinstance(collector, MetricWrapperBase):
+            found[collector._name] = tuple(collector._labelnames)  # noqa: SLF001 - likewise
+            continue
+        for family in collector.collect():
+            found[family.name] = tuple(family.samples[0].labels) if family.samples else ()
+    return found
+
+
+# Figures
+
+
+def suite() -> str:
+    """What a clean database costs per test, as measured."""
+    return _figures("suite", 0)
+
+
+def turnover() -> str:
+    """Leases per second by engine, as measured."""
+    return _figures("turnover", 0)
+
+
+def _figures(section: str, number: int) -> str:
+    measured = json.loads(BENCHMARKS.read_text())["sections"][section]["findings"]["tables"][number]
+    return table(measured["head"], measured["rows"])
+
+
+# States
+
+
+def states() -> str:
+    """Where a database, a lease and a template can go from each of their states: drawn, and as a table."""
+    return "\n".join(
+        (
+            _machine("A database", DATABASE_TRANSITIONS),
+            _machine("A lease", LEASE_TRANSITIONS),
+            _machine("A template", TEMPLATE_TRANSITIONS),
+        )
+    )
+
+
+def _machine(title: str, ways: Mapping[S, frozenset[S]]) -> str:
+    rows = [
+        (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "nothing: its end")
+        for old, news in ways.items()
+    ]
+    picture = drawing(title, {str(old): frozenset(map(str, news)) for old, news in ways.items()})
+    return f"## {title}\n\n{picture}\n{table(('from', 'to'), rows)}"
+
+
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "rest": lambda: Rest().text(),
+    "cli": cli,
+    "client": client,
+    "settings": settings,
+    "fixtures": fixtures,
+    "options": options,
+    "errors": errors,
+    "metrics": metrics,
+    "states": states,
+    "suite": suite,
+    "turnover": turnover,
+}
