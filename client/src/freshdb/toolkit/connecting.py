@@ -18,7 +18,7 @@ driver. Each use of it opens a connection and closes it: where time counts, give
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from freshdb.toolkit.errors import WrongTarget
 
@@ -47,8 +47,8 @@ _DRIVERS: Final = {
 """For a DSN that names no driver: the one that blocks, and the one that is awaited."""
 
 
-def engine_of(target: Engine | URL | str) -> Engine:
-    """Give an engine for a DSN, which opens a connection for each use; an engine is its own.
+def engine_of(target: Engine | URL | str, *, pool_size: int = 0) -> Engine:
+    """Give an engine for a DSN, which opens a connection for each use unless it may keep some; an engine is its own.
 
     Raises:
         WrongTarget: it is neither, or its driver is to be awaited.
@@ -58,10 +58,10 @@ def engine_of(target: Engine | URL | str) -> Engine:
     url = _url(target, "an Engine, a Connection or a DSN", blocking=True)
     if url.get_dialect().is_async:
         raise WrongTarget(f"{url.drivername} is to be awaited: name another driver, or use the call for that")
-    return create_engine(url, poolclass=NullPool)
+    return create_engine(url, **_pool(pool_size))
 
 
-def async_engine_of(target: AsyncEngine | URL | str) -> AsyncEngine:
+def async_engine_of(target: AsyncEngine | URL | str, *, pool_size: int = 0) -> AsyncEngine:
     """Do the same for calls that are awaited.
 
     Raises:
@@ -71,7 +71,7 @@ def async_engine_of(target: AsyncEngine | URL | str) -> AsyncEngine:
         return target
     url = _url(target, "an AsyncEngine, an AsyncConnection or a DSN", blocking=False)
     try:
-        return create_async_engine(url, poolclass=NullPool)
+        return create_async_engine(url, **_pool(pool_size))
     except InvalidRequestError as error:
         raise WrongTarget(
             f"{url.drivername} cannot be awaited: name another driver, or use the call that blocks"
@@ -102,6 +102,10 @@ async def run_async(target: AsyncTarget, operation: Callable[[Connection], T]) -
             return await target.run_sync(operation)
     async with async_engine_of(target).begin() as connection:
         return await connection.run_sync(operation)
+
+
+def _pool(size: int) -> dict[str, Any]:
+    return {"pool_size": size, "max_overflow": 0} if size else {"poolclass": NullPool}
 
 
 def _url(target: object, wanted: str, *, blocking: bool) -> URL:

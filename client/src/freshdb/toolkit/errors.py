@@ -7,7 +7,11 @@
         ├── WrongTarget        this is no engine, connection or DSN that the call can use
         ├── UnknownTable       the database has no such table
         ├── NotATable          it is a view, or something else that holds no rows of its own
-        └── CircularTables     tables refer to each other in a circle that nothing loosens
+        ├── CircularTables     tables refer to each other in a circle that nothing loosens
+        ├── InTransaction      the connection has a transaction open already
+        ├── SessionEnded       a session was used after its test
+        ├── SessionsEntangled  a rollback would take another session's work along
+        └── WrongEventLoop     a connection was used in another event loop than its own
 """
 
 from __future__ import annotations
@@ -33,3 +37,19 @@ class NotATable(ToolkitError):
 
 class CircularTables(ToolkitError):
     """Tables refer to each other in a circle, by columns that may not be null and are checked at once."""
+
+
+class InTransaction(ToolkitError):
+    """The connection has a transaction open already: end it first, or hand over the engine."""
+
+
+class SessionEnded(ToolkitError):
+    """A session was used after its test; nothing was sent to the database."""
+
+
+class SessionsEntangled(ToolkitError):
+    """Two sessions of one test wrote in turn, and now the older rolls back: that would undo the younger one's work, too."""
+
+
+class WrongEventLoop(ToolkitError):
+    """A connection was used in another event loop than the one it was opened in; nothing was sent."""
