@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -14,6 +15,24 @@ from sqlalchemy import make_url
 from tests.servers import PostgresServer
 
 _NUMBERS = count()
+
+_GIVE = """
+DO $$
+DECLARE one record;
+BEGIN
+    EXECUTE format('ALTER DATABASE %I OWNER TO {role}', current_database());
+    FOR one IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('ALTER SCHEMA %I OWNER TO {role}', one.nspname);
+    END LOOP;
+    FOR one IN SELECT oid::regclass AS name FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v') LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO {role}', one.name);
+    END LOOP;
+    FOR one IN SELECT oid::regclass AS name FROM pg_class c WHERE oid >= 16384 AND relkind = 'S' AND NOT EXISTS (
+            SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i')) LOOP
+        EXECUTE format('ALTER SEQUENCE %s OWNER TO {role}', one.name);
+    END LOOP;
+END $$
+"""
 
 
 @dataclass
@@ -40,6 +59,21 @@ class Databases:
     def drop(self) -> None:
         while self.made:
             self._say(f"DROP DATABASE {self.made.pop()} WITH (FORCE)")
+
+    @contextmanager
+    def plain_role(self, dsn: str) -> Iterator[str]:
+        """A DSN of a role that owns what is in this database, and is nothing else."""
+        role = f"plain_{os.getpid()}_{next(_NUMBERS)}"
+        database = make_url(dsn).database
+        self._say(f"CREATE ROLE {role} LOGIN PASSWORD 'plain' IN ROLE pg_read_all_data")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(_GIVE.replace("{role}", role).encode())
+        try:
+            yield make_url(dsn).set(username=role, password="plain").render_as_string(hide_password=False)
+        finally:
+            self._say(f"DROP DATABASE {database} WITH (FORCE)")
+            self.made.remove(str(database))
+            self._say(f"DROP ROLE {role}")
 
     def _say(self, statement: str) -> None:
         with psycopg.connect(self.server, autocommit=True) as connection:

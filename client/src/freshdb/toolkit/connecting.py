@@ -17,8 +17,8 @@ driver. Each use of it opens a connection and closes it: where time counts, give
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from freshdb.toolkit.errors import WrongTarget
 
@@ -31,6 +31,7 @@ except ModuleNotFoundError as missing:  # pragma: no cover - the tests need it t
         "this module of freshdb.toolkit needs SQLAlchemy: pip install 'freshdb[toolkit]'", name=missing.name
     ) from missing
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Target: TypeAlias = Engine | Connection | URL | str
@@ -78,6 +79,16 @@ def async_engine_of(target: AsyncEngine | URL | str, *, pool_size: int = 0) -> A
         ) from error
 
 
+def see_that_it_can_be_undone(connection: Connection) -> None:
+    """See that a connection has transactions.
+
+    Raises:
+        WrongTarget: every statement on it commits.
+    """
+    if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        raise WrongTarget("the connection commits by itself (AUTOCOMMIT): nothing could be rolled back")
+
+
 def run(target: Target, operation: Callable[[Connection], T]) -> T:
     """Carry an operation out, blocking.
 
@@ -119,3 +130,67 @@ def _url(target: object, wanted: str, *, blocking: bool) -> URL:
         ) from None
     names = _DRIVERS.get(url.drivername)
     return url if names is None else url.set(drivername=names[0 if blocking else 1])
+
+
+class BlockingOwner(Protocol):
+    """Has a target, and what can be done to it."""
+
+    @property
+    def target(self) -> Target:
+        """Where."""
+
+    @property
+    def operations(self) -> Any:  # noqa: ANN401 - whatever has the operations that it names
+        """What."""
+
+
+class AwaitingOwner(Protocol):
+    """The same, awaited."""
+
+    @property
+    def target(self) -> AsyncTarget:
+        """Where."""
+
+    @property
+    def operations(self) -> Any:  # noqa: ANN401
+        """What."""
+
+
+class Blocking(Generic[P, T]):
+    """An operation as a method that blocks, with its signature and docstring."""
+
+    def __init__(self, operation: Callable[Concatenate[Any, Connection, P], T]) -> None:
+        self._operation = operation
+        self.__wrapped__ = operation
+        self.__doc__ = operation.__doc__
+
+    def __get__(self, owner: BlockingOwner, kind: type[BlockingOwner]) -> Callable[P, T]:
+        """Bind to a target."""
+
+        def method(*args: P.args, **kwargs: P.kwargs) -> T:
+            return run(
+                owner.target,
+                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+            )
+
+        return method
+
+
+class Awaiting(Generic[P, T]):
+    """An operation as a method that is awaited, with its signature and docstring."""
+
+    def __init__(self, operation: Callable[Concatenate[Any, Connection, P], T]) -> None:
+        self._operation = operation
+        self.__wrapped__ = operation
+        self.__doc__ = operation.__doc__
+
+    def __get__(self, owner: AwaitingOwner, kind: type[AwaitingOwner]) -> Callable[P, Awaitable[T]]:
+        """Bind to a target."""
+
+        async def method(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await run_async(
+                owner.target,
+                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+            )
+
+        return method

@@ -29,7 +29,8 @@ from sqlalchemy import Connection, TextClause, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from freshdb.toolkit.errors import InTransaction, SessionEnded, SessionsEntangled, WrongEventLoop, WrongTarget
+from freshdb.toolkit.connecting import see_that_it_can_be_undone
+from freshdb.toolkit.errors import InTransaction, SessionEnded, SessionsEntangled, WrongEventLoop
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
@@ -117,9 +118,8 @@ class Scope:
                 "the connection has a transaction open already, whose end would be another one's: "
                 "commit it or roll it back first, or give the engine"
             )
+        see_that_it_can_be_undone(self.outer)
         raw = self.outer.connection.dbapi_connection
-        if getattr(raw, "autocommit", False) is True:
-            raise WrongTarget("the connection commits by itself (AUTOCOMMIT): nothing could be rolled back")
         with self.outer.begin() as transaction, self._set_up(raw):
             try:
                 yield

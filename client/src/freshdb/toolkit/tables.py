@@ -18,18 +18,20 @@ transaction ends) is *loose*: the order follows the others. What is left without
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from sqlalchemy import Connection, ForeignKeyConstraint, MetaData, Table, inspect, text
 from sqlalchemy.exc import SAWarning
 
 from freshdb.toolkit.connecting import AsyncTarget, Target, run, run_async
 from freshdb.toolkit.errors import NotATable, UnknownTable
+
+N = TypeVar("N", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +172,11 @@ class TableMap:
 
     def referring(self, names: Collection[str]) -> set[str]:
         """Other tables that refer to these, directly or not: what a truncation of these would have to take along."""
-        return _reached(names, self._referred_by) - set(names)
+        return reached(names, self._referred_by) - set(names)
 
     def referred(self, names: Collection[str]) -> set[str]:
         """Other tables that these refer to, directly or not: whose rows they may need."""
-        return _reached(names, self._refers_to) - set(names)
+        return reached(names, self._refers_to) - set(names)
 
     def check(self, names: Iterable[str]) -> None:
         """See that each is a table of this map.
@@ -207,16 +209,16 @@ class TableMap:
 
     @cached_property
     def _refers_to(self) -> Mapping[str, list[str]]:
-        return _neighbours(self.tables, ((one.of, one.to) for one in self.references))
+        return neighbours(self.tables, ((one.of, one.to) for one in self.references))
 
     @cached_property
     def _referred_by(self) -> Mapping[str, list[str]]:
-        return _neighbours(self.tables, ((one.to, one.of) for one in self.references))
+        return neighbours(self.tables, ((one.to, one.of) for one in self.references))
 
     @cached_property
     def _circles(self) -> tuple[tuple[str, ...], ...]:
         """Every table is in exactly one, most of them alone."""
-        reach = {name: _reached([name], self._refers_to) for name in self.tables}
+        reach = {name: reached([name], self._refers_to) for name in self.tables}
         circles = (
             tuple(other for other in self.tables if other in reach[name] and name in reach[other])
             for name in self.tables
@@ -232,15 +234,17 @@ class TableMap:
             return None
 
 
-def _neighbours(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {name: [] for name in names}
+def neighbours(names: Iterable[N], pairs: Iterable[tuple[N, N]]) -> dict[N, list[N]]:
+    """Whom each leads to, in the order of the pairs."""
+    found: dict[N, list[N]] = {name: [] for name in names}
     for one, other in pairs:
         if other not in found[one]:
             found[one].append(other)
     return found
 
 
-def _reached(names: Collection[str], neighbours: Mapping[str, Collection[str]]) -> set[str]:
+def reached(names: Collection[N], neighbours: Mapping[N, Collection[N]]) -> set[N]:
+    """These, and all that they lead to."""
     found, todo = set(names), list(names)
     while todo:
         more = set(neighbours[todo.pop()]) - found
