@@ -196,6 +196,17 @@ def test_nested_scopes_undo_their_own(factory: TestSessionFactory) -> None:
         assert count(session) == 2
 
 
+def test_what_is_written_beside_the_sessions_is_not_lost_to_their_rollbacks(
+    factory: TestSessionFactory,
+) -> None:
+    with factory.session_maker() as reader:
+        assert count(reader) == 0
+        with factory.connection.begin_nested():
+            factory.connection.execute(insert(Customer).values(name="ann"))
+        reader.rollback()
+        assert count(reader) == 1
+
+
 def test_a_session_used_after_its_test_reaches_nothing(engine: Engine) -> None:
     with engine.connect() as connection:
         with TestSessionFactory(connection, test="over") as factory:

@@ -25,7 +25,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, TextClause, event, text
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -103,12 +103,17 @@ class Scope:
         """Give a session its connection."""
         self._check()
         if session not in self.joined:
-            # The documented way to a second Connection is a second connection to the database.
-            connection = Connection(self.outer.engine, connection=self.outer.connection)
-            connection.begin()  # sends nothing: the transaction is there
-            event.listen(connection, "before_cursor_execute", self._before, retval=True)
-            self.joined[session] = connection
+            self.joined[session] = self.another()
         return self.joined[session]
+
+    def another(self) -> Connection:
+        """One more ``Connection`` over the one connection to the database, inside the transaction."""
+        self._check()
+        # SQLAlchemy documents no other way than to open a second connection to the database.
+        connection = Connection(self.outer.engine, connection=self.outer.connection)
+        connection.begin()  # sends nothing: the transaction is there
+        event.listen(connection, "before_cursor_execute", self._before, retval=True)
+        return connection
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -125,7 +130,7 @@ class Scope:
                 yield
             finally:
                 transaction.rollback()
-                self._end_sessions(0)
+                self._end_sessions(self.savepoints)
                 self.over = True
 
     @contextmanager
@@ -137,15 +142,18 @@ class Scope:
             try:
                 yield
             finally:
+                above = self.savepoints[below:]
                 savepoint.rollback()
-                self._end_sessions(below)
+                self._end_sessions(above)
 
     @contextmanager
     def _set_up(self, raw: Any) -> Iterator[None]:  # noqa: ANN401 - a DBAPI connection: no two have a type in common
         event.listen(self.outer.engine, "handle_error", self._name_test)
         try:
             if self.outer.dialect.name == "postgresql":
-                self.outer.execute(_set_local(self.settings))
+                self.outer.exec_driver_sql(
+                    _set_local(self.settings), execution_options={"no_parameters": True}
+                )
                 yield
             elif self.outer.dialect.name == "sqlite":
                 before, raw.isolation_level = (
@@ -162,15 +170,14 @@ class Scope:
         finally:
             event.remove(self.outer.engine, "handle_error", self._name_test)
 
-    def _end_sessions(self, below: int) -> None:
-        """Close what is open above, after the database has forgotten it."""
-        owners = {one.owner for one in self.savepoints[below:]}
+    def _end_sessions(self, savepoints: list[_Savepoint]) -> None:
+        """Close those that these are of, after the database has forgotten it all."""
+        owners = {one.owner for one in savepoints}
         self.undone = True
         for session in [one for one, connection in self.joined.items() if connection in owners]:
             with suppress(DBAPIError):  # the connection is gone, say: there is nothing left to undo
                 session.close()
         self.undone = False
-        del self.savepoints[below:]
 
     def _check(self) -> None:
         if self.over:
@@ -213,9 +220,8 @@ class Scope:
 
     def _catch_up(self, connection: Connection, cursor: DBAPICursor) -> None:
         """Move savepoints of one who has only read to after what others have written since: that is the same to it."""
-        for one in [
-            one for one in self.savepoints if one.owner is connection and one.others_wrote and not one.wrote
-        ]:
+        mine = [one for one in self.savepoints if one.owner is connection]
+        for one in [one for one in mine if one.others_wrote and not one.wrote]:
             self.savepoints.remove(one)
             self.savepoints.append(one)
             one.others_wrote = False
@@ -252,9 +258,15 @@ class Scope:
             error.add_note(f"in {self.named}")
 
 
-def _set_local(values: Mapping[str, str]) -> TextClause:
-    calls = ", ".join(f"set_config('{name}', :{name}, true)" for name in values)
-    return text(f"SELECT {calls}").bindparams(**values)
+def _set_local(values: Mapping[str, str]) -> str:
+    return "SELECT " + ", ".join(
+        f"set_config('{name}', {_quoted(value)}, true)" for name, value in values.items()
+    )
+
+
+def _quoted(value: str) -> str:
+    """A constant that means the same whatever ``standard_conforming_strings`` is."""
+    return "E'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def joining(kind: type[Session]) -> type[Session]:

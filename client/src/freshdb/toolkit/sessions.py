@@ -150,12 +150,12 @@ class TestSessionFactory:
 
     @property
     def connection(self) -> Connection:
-        """The connection with the outer transaction, for what is no session's.
+        """A connection inside the transaction, for what is no session's; each time another object.
 
         Raises:
             SessionEnded: the ``with`` block is over, or has not begun.
         """
-        return _open(self._scope).outer
+        return _open(self._scope).another()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -204,7 +204,6 @@ class AsyncTestSessionFactory:
         self._like: async_sessionmaker[AsyncSession] = like or async_sessionmaker()
         self._stack = AsyncExitStack()
         self._scope: Scope | None = None
-        self._outer: AsyncConnection | None = None
 
     @property
     def session_maker(self) -> async_sessionmaker[AsyncSession]:
@@ -219,14 +218,13 @@ class AsyncTestSessionFactory:
 
     @property
     def connection(self) -> AsyncConnection:
-        """The connection with the outer transaction, for what is no session's.
+        """A connection inside the transaction, for what is no session's; each time another object.
 
         Raises:
             SessionEnded: the ``async with`` block is over, or has not begun.
         """
-        _open(self._scope)
-        assert self._outer is not None  # noqa: S101 - set together
-        return self._outer
+        scope = _open(self._scope)
+        return AsyncConnection(AsyncEngine(scope.outer.engine), scope.another())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -236,7 +234,7 @@ class AsyncTestSessionFactory:
             sync = await outer.run_sync(lambda connection: connection)
             scope = Scope(sync, self._test, self._settings.values(self._test), asyncio.get_running_loop())
             await stack.enter_async_context(_awaited(outer, scope.transaction()))
-            self._scope, self._outer, self._stack = scope, outer, stack.pop_all()
+            self._scope, self._stack = scope, stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
