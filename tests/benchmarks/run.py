@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import floor, pool_size, reuse, schema_size, starting, suite, turnover
+from tests.benchmarks import floor, pool_size, reuse, schema_size, starting, suite, toolkit, turnover
 from tests.benchmarks.results import Findings, Report, Run, Section, busy_percent, machine
 from tests.benchmarks.running import ROOT
 
@@ -23,6 +23,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "pool_size": ("Size of the pool", pool_size.measure),
     "reuse": ("One database, over and over", reuse.measure),
     "floor": ("A reset and its floor", floor.measure),
+    "toolkit": ("The toolkit: cleanup in place, and rollback", toolkit.measure),
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from freshdb_service.cluster.catalogs import Extent
-from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.connections import Reader
 from freshdb_service.cluster.picture import Picture, Qualified, full_name, sequences_query, shown, states_of
 
 
@@ -29,9 +29,7 @@ class Digest:
     sequences: Mapping[Qualified, tuple[int, bool]]
 
 
-async def read_digest(
-    connection: Connection, version: int, picture: Picture, *, schema: str | None
-) -> Digest:
+async def read_digest(connection: Reader, version: int, picture: Picture, *, schema: str | None) -> Digest:
     """Read everything that a database, or one schema in it, holds.
 
     Args:

@@ -27,7 +27,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.connections import Reader
 from freshdb_service.cluster.identifiers import quoted
 
 FIRST_OID: Final = 16384
@@ -197,7 +197,7 @@ class Catalogs:
         self.names = tuple(name for name in columns if not schema or name in _OF_SCHEMA)
 
     @classmethod
-    async def of(cls, connection: Connection, *, schema: bool) -> Catalogs:
+    async def of(cls, connection: Reader, *, schema: bool) -> Catalogs:
         """Read which there are."""
         rows = await connection.fetch(
             """
@@ -215,7 +215,7 @@ class Catalogs:
 
     async def extents(
         self,
-        connection: Connection,
+        connection: Reader,
         names: Collection[str],
         scope: Sequence[int],
         only: Iterable[str] | None = None,
@@ -239,7 +239,7 @@ class Catalogs:
         }
 
     async def changes(
-        self, connection: Connection, since: int, scope: Sequence[int], names: Iterable[str]
+        self, connection: Reader, since: int, scope: Sequence[int], names: Iterable[str]
     ) -> dict[str, Change]:
         """Count what these catalogs hold, and what of it was written since the transaction ``since``."""
         parts = [self._change(name, len(scope) + 1) for name in names]
@@ -254,7 +254,7 @@ class Catalogs:
         }
 
     async def described(
-        self, connection: Connection, since: int, scope: Sequence[int], names: Iterable[str]
+        self, connection: Reader, since: int, scope: Sequence[int], names: Iterable[str]
     ) -> list[str]:
         """What was defined since a transaction, in PostgreSQL's words; at most ``_MOST_DESCRIBED``, tables first.
 

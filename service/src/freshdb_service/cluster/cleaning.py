@@ -25,9 +25,10 @@ template's author wrote, in a session of the service.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Final
+from typing import Final, Protocol
 
 import asyncpg
 
@@ -35,7 +36,7 @@ from freshdb_service.cluster.baseline import Cause, Mark, Unprovable
 from freshdb_service.cluster.catalogs import written_since, xid
 from freshdb_service.cluster.identifiers import constant, literal, quoted
 from freshdb_service.cluster.knowledge import TemplateKnowledge
-from freshdb_service.cluster.look import Look, Touched
+from freshdb_service.cluster.look import Touched
 from freshdb_service.cluster.ordering import Entangled, Order, affected, order
 from freshdb_service.cluster.picture import Qualified, Table, full_name, shown
 from freshdb_service.cluster.sessions import Session
@@ -98,8 +99,20 @@ class Plan:
         return ", ".join(parts) or "nothing was changed"
 
 
+class Seen(Protocol):
+    """As much of a ``Look`` as decides what is done."""
+
+    @property
+    def tables(self) -> Mapping[Qualified, Touched]:
+        """Those that were written to."""
+
+    @property
+    def sequences(self) -> Collection[Qualified]:
+        """Those that were read or moved."""
+
+
 def plan(
-    template: TemplateKnowledge, seen: Look, rewritten: frozenset[Qualified], *, in_order: bool = False
+    template: TemplateKnowledge, seen: Seen, rewritten: frozenset[Qualified], *, in_order: bool = False
 ) -> Plan:
     """Choose the cheapest way that is sure.
 
@@ -226,7 +239,13 @@ async def carry_out(
         Unprovable: there is no such login: somebody else has the database by now. Nothing was changed.
     """
     in_order = made.order or Order(delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload)
-    script = "; ".join(_statements(made, in_order, handover, schema, mark, at_once=at_once))
+    script = "; ".join(
+        [
+            *_handing_over(handover, at_once=at_once),
+            *removals(made, in_order, schema, mark.transaction),
+            *settings_of(made, schema),
+        ]
+    )
     try:
         if made.reload:
             async with session.transaction():
@@ -255,29 +274,31 @@ async def let_in(session: Session, handover: Handover) -> None:
     await session.execute(f"ALTER ROLE {quoted(handover.new)} LOGIN PASSWORD {literal(handover.verifier)}")
 
 
-def _statements(
-    made: Plan, in_order: Order, handover: Handover, schema: str | None, mark: Mark, *, at_once: bool
-) -> list[str]:
-    statements: list[str] = []
+def _handing_over(handover: Handover, *, at_once: bool) -> list[str]:
     if at_once:
         # Not ``ALTER ROLE … PASSWORD``: it hashes the empty password, to see that this is not it, and takes 3 ms for that.
         # And one change of the row instead of two, because every backend of the server hears of each.
-        statements.append(
+        row = (
             f"WITH handed AS (UPDATE pg_authid SET rolname = {literal(handover.new)}, rolcanlogin = true, "
             f"rolpassword = {literal(handover.verifier)} WHERE rolname = {literal(handover.old)} RETURNING 1) "
             "SELECT 1 / count(*) FROM handed"
         )
-    else:
-        statements += [
-            f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
-            "SELECT pg_stat_force_next_flush()",
-        ]
+        return [row]
+    return [
+        f"ALTER ROLE {quoted(handover.old)} RENAME TO {quoted(handover.new)}",
+        "SELECT pg_stat_force_next_flush()",
+    ]
+
+
+def removals(made: Plan, in_order: Order, schema: str | None, since: int) -> list[str]:
+    """The statements that remove rows; what was written since the transaction ``since`` is new."""
+    statements: list[str] = []
     if in_order.deferred:
         statements.append("SET CONSTRAINTS ALL DEFERRED")
     if made.truncate:
         tables = ", ".join(f"ONLY {full_name(name, schema)}" for name in made.truncate)
         statements.append(f"TRUNCATE {tables}")
-    new = written_since(f"'{xid(mark.transaction)}'")
+    new = written_since(f"'{xid(since)}'")
     for name, columns in in_order.unset:
         unset = ", ".join(f"{quoted(column)} = NULL" for column in columns)
         where = f" WHERE {new}" if name in made.delete_new else ""
@@ -285,10 +306,13 @@ def _statements(
     for name in in_order.delete:
         where = f" WHERE {new}" if name in made.delete_new else ""
         statements.append(f"DELETE FROM ONLY {full_name(name, schema)}{where}")
-    if made.sequences:
-        calls = (
-            f"setval({constant(full_name(name, schema))}::regclass, {value:d}, {called})"
-            for name, value, called in made.sequences
-        )
-        statements.append(f"SELECT {', '.join(calls)}")
     return statements
+
+
+def settings_of(made: Plan, schema: str | None) -> list[str]:
+    """The statement that sets sequences, if any is to be set."""
+    calls = ", ".join(
+        f"setval({constant(full_name(name, schema))}::regclass, {value:d}, {called})"
+        for name, value, called in made.sequences
+    )
+    return [f"SELECT {calls}"] if calls else []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 
-from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.connections import Connection, Reader
 from freshdb_service.cluster.identifiers import constant, quoted
 
 Qualified: TypeAlias = tuple[str, str]
@@ -111,7 +111,7 @@ def _by_number(stored: Mapping[str, Sequence[str]]) -> dict[int, Qualified]:
     return {int(number): (schema, name) for number, (schema, name) in stored.items()}
 
 
-async def read_relations(connection: Connection, *, schema: str | None) -> Relations:
+async def read_relations(connection: Reader, *, schema: str | None) -> Relations:
     """Read what a database, or one schema in it, has counters of."""
     tables: dict[int, Qualified] = {}
     sequences: dict[int, Qualified] = {}
@@ -122,7 +122,7 @@ async def read_relations(connection: Connection, *, schema: str | None) -> Relat
 
 
 async def read_picture(
-    connection: Connection, version: int, *, schema: str | None, as_replica: bool = True
+    connection: Reader, version: int, *, schema: str | None, as_replica: bool = True
 ) -> Picture:
     """Read what a database, or one schema in it, holds.
 

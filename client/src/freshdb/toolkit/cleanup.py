@@ -1,0 +1,435 @@
+"""One's own PostgreSQL database, made clean where it was touched.
+
+::
+
+    cleanup = Cleanup(engine)
+    cleanup.note()                  # as it is now, it is clean
+    ...
+    cleanup.reset()                 # and so it is again
+    cleanup.reset("order", "line")  # or these tables, with their sequences
+    cleanup.check()                 # compares everything
+
+This is the service's reset engine (``pip install 'freshdb[service]'``): what it reads of a template, how it plans, in which
+order, and what it executes. But a lease is fenced before it is looked at, and one's own database is not: connections stay
+open, and PostgreSQL's counters lag behind what they did. So the tables are asked: an empty one whether there is a row, any
+other how many rows are older than the note, and how many are not. Every sequence is read. That takes a scan of each table
+that holds rows: leave a large one out that no test writes to.
+
+Definitions are not put back. When a table, a column, an index, a sequence or a view is another than it was, ``reset`` says
+so; ``check`` compares all of the catalogs.
+
+Every call has a transaction of its own: all of it is done, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb.toolkit.answering import Answering, at_once
+from freshdb.toolkit.connecting import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
+from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable, WouldCascade
+from freshdb.toolkit.noting import (
+    NOBODY,
+    Counter,
+    Layout,
+    Moment,
+    Note,
+    Question,
+    Seen,
+    as_text,
+    begin,
+    read_layout,
+    take_note,
+)
+from freshdb.toolkit.tables import TableMap
+from freshdb_service.cluster.audit import Digest, differences, differences_of_catalogs, read_digest
+from freshdb_service.cluster.baseline import Unprovable
+from freshdb_service.cluster.cleaning import Plan, plan, removals, settings_of
+from freshdb_service.cluster.identifiers import constant, quoted
+from freshdb_service.cluster.ordering import Entangled, Order, order
+from freshdb_service.cluster.picture import Qualified, full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What a reset found and did.
+
+    Attributes:
+        path: the dearest thing that was done: nothing, sequences, delete, truncate, reload.
+        tables: that had been written to.
+        sequences: that had been moved.
+    """
+
+    path: str
+    tables: tuple[str, ...]
+    sequences: tuple[str, ...]
+
+
+class _Operations:
+    """What can be done, on a connection with a transaction for it alone."""
+
+    def __init__(self, exclude: Collection[str]) -> None:
+        self._exclude = exclude
+        self._noted: Note | None = None
+        self._defined_at = 0
+        self._loaded: dict[Qualified, int] = {}
+        self._question: Question | None = None
+
+    def note(self, connection: Connection) -> None:
+        """Remember what the database is like: from here on, that is clean.
+
+        Raises:
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        self._take(*begin(connection))
+
+    def note_if_changed(self, connection: Connection) -> None:
+        """Do the same, unless rows, sequences and tables are what was noted last: quicker, where that is often so.
+
+        Raises:
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        ask, moment = begin(connection, self._defined_at)
+        if self._noted is not None and not self._redefined(ask, self._noted, moment):
+            seen = self._asked(ask, self._noted)
+            if not seen.tables and not seen.sequences:
+                return
+        self._take(ask, moment)
+
+    def reset(self, connection: Connection, *tables: str) -> Cleaned:
+        """Make these tables, and the sequences that fill their columns, what they were; without names, everything.
+
+        Raises:
+            NotNoted: nobody has said what that is.
+            UnknownTable: there is no such table.
+            NotATable: it is a view, or a partition.
+            WouldCascade: others were written to that refer to these, or that these refer to.
+            NotClean: something cannot be put back: a definition, or rows of a large table.
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        noted = self._clean()
+        ask, moment = begin(connection, self._defined_at)
+        if changed := self._redefined(ask, noted, moment):
+            raise NotClean(
+                [f"definitions were changed, which only a new database undoes: {', '.join(changed)}"]
+            )
+        seen = self._asked(ask, noted)
+        if tables or self._exclude:
+            seen = _only(
+                noted.layout, self._wanted(connection, noted.layout, tables), seen, all_sequences=not tables
+            )
+        made = self._carried_out(ask, noted, seen)
+        shown = noted.layout.shown
+        return Cleaned(
+            made.path, tuple(map(shown, sorted(seen.tables))), tuple(map(shown, sorted(seen.sequences)))
+        )
+
+    def check(self, connection: Connection) -> None:
+        """Compare everything with what was noted: every row, every sequence, every entry of the catalogs.
+
+        Raises:
+            NotClean: something differs; says what.
+            NotNoted: nobody has said what it should be.
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        noted = self._clean()
+        ask, _ = begin(connection)
+        as_text(ask)
+        now = at_once(read_digest(ask, noted.layout.version, noted.layout.picture, schema=None))
+        out = self._excluded(noted.layout)
+        found = [*differences(_without(noted.digest, out), _without(now, out))]
+        extents = at_once(noted.catalogs.extents(ask, NOBODY, ()))
+        found += differences_of_catalogs(noted.extents, extents)
+        if found:
+            raise NotClean(found)
+
+    def truncate(self, connection: Connection, *tables: str) -> None:
+        """Truncate these tables together, or all; their own sequences start again. No other table loses anything.
+
+        Raises:
+            WouldCascade: others refer to these: name them, too.
+            UnknownTable: there is no such table.
+            NotATable: it is a view, or a partition.
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        ask, _ = begin(connection)
+        layout = read_layout(ask)
+        wanted = self._wanted(connection, layout, tables)
+        _refuse(sorted(layout.referring(wanted)), "refer to")
+        wholes = {(layout.picture.tables[name].family, name) for name in layout.tables(wanted)}
+        names = sorted(
+            {f"{'ONLY ' if whole == name else ''}{full_name(whole, None)}" for whole, name in wholes}
+        )
+        if names:
+            ask.execute(f"TRUNCATE {', '.join(names)} RESTART IDENTITY")
+
+    def delete(self, connection: Connection, *tables: str) -> None:
+        """Delete every row of these tables, or of all, in an order that foreign keys agree with; triggers fire.
+
+        Raises:
+            WouldCascade: others have rows that refer to these: name them, too.
+            CircularTables: there is no such order.
+            UnknownTable: there is no such table.
+            NotATable: it is a view, or a partition.
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        ask, _ = begin(connection)
+        layout = read_layout(ask)
+        wanted = self._wanted(connection, layout, tables)
+        _refuse(
+            [one for one in sorted(layout.referring(wanted)) if _has_rows(ask, layout, one)],
+            "have rows that refer to",
+        )
+        names = sorted(layout.tables(wanted))
+        try:
+            in_order = order(layout.picture, empty=names, thin=(), load=names)
+        except Entangled as entangled:
+            raise CircularTables(f"{entangled}: truncate them instead") from entangled
+        made = Plan(delete=names, truncate=in_order.truncate)
+        for statement in removals(made, in_order, None, 0):
+            ask.execute(statement)
+
+    def reset_sequences(
+        self, connection: Connection, *sequences: str, to: Literal["noted", "start", "max"] = "max"
+    ) -> None:
+        """Set these sequences, or all: identity's, serial's, those that a column's default names, and free ones.
+
+        Args:
+            connection: where.
+            sequences: by name; without names, all.
+            to: ``noted``: as they were; ``start``: as if nobody had used them; ``max``: so that the next value comes after
+                all that are in the columns they fill (before, if they descend). One that fills no column keeps its own.
+
+        Raises:
+            UnknownTable: there is no such sequence.
+            NotNoted: nobody has said how they were.
+            InTransaction: the connection has a transaction open already.
+            DatabaseInUse: another connection writes in one that it has not ended.
+        """
+        if to not in {"noted", "start", "max"}:
+            raise ValueError(f"to={to!r}: wanted noted, start or max")
+        noted = self._clean() if to == "noted" else None
+        ask, _ = begin(connection)
+        layout = read_layout(ask)
+        known = {layout.shown(one.name): one for one in layout.counters}
+        for name in sequences:
+            if name not in known:
+                raise UnknownTable(
+                    f"there is no sequence {name!r}; there are {', '.join(known) or 'none at all'}"
+                )
+        chosen = [known[name] for name in sequences or known]
+        if noted is not None:
+            states = noted.layout.picture.sequences
+            made = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
+            statements = settings_of(made, None)
+        else:
+            statements = [_setting(one, to) for one in chosen if one.columns or to == "start"]
+        for statement in statements:
+            ask.execute(statement)
+
+    # Details
+
+    def _clean(self) -> Note:
+        if self._noted is None:
+            raise NotNoted("nobody has noted what clean is: call note() while the database is")
+        return self._noted
+
+    def _wanted(self, connection: Connection, layout: Layout, tables: Sequence[str]) -> list[str]:
+        unknown = [name for name in tables if name not in layout.families]
+        if unknown:
+            TableMap.of_connection(connection).check(unknown)
+            raise UnknownTable(f"{unknown[0]} belongs to an extension, or was made after the note")
+        if tables:
+            return list(dict.fromkeys(tables))
+        return [name for name in layout.families if name not in self._exclude]
+
+    def _excluded(self, layout: Layout) -> set[Qualified]:
+        return set(layout.tables(name for name in self._exclude if name in layout.families))
+
+    def _left_alone(self, layout: Layout) -> set[Qualified]:
+        """Tables that are left out, and that no foreign key leads to or from: nobody needs to look at them."""
+        alone = [one for one in self._exclude if one in layout.families]
+        return set(
+            layout.tables(one for one in alone if not layout.referring([one]) | layout.referred([one]))
+        )
+
+    def _take(self, ask: Answering, moment: Moment) -> None:
+        self._noted, self._question = take_note(ask, moment), None
+        self._defined_at = moment.now
+        self._loaded.clear()
+
+    def _asked(self, ask: Answering, noted: Note) -> Seen:
+        if self._question is None:
+            self._question = noted.question(self._left_alone(noted.layout), self._loaded)
+        return self._question.asked(ask)
+
+    def _redefined(self, ask: Answering, noted: Note, moment: Moment) -> list[str]:
+        """What was defined anew, as far as that shows in tables, indexes, sequences and views."""
+        if moment.relations == noted.moment.relations and not moment.redefined:
+            return []
+        now = at_once(noted.catalogs.extents(ask, NOBODY, ()))
+        names = [name for name, extent in now.items() if extent != noted.extents.get(name)]
+        if not names:
+            self._defined_at = moment.now  # truncated, say: stored anew, and defined as before
+        return at_once(noted.catalogs.described(ask, noted.moment.now, (), names)) or names
+
+    def _carried_out(self, ask: Answering, noted: Note, seen: Seen) -> Plan:
+        """Plan, in an order that foreign keys agree with, or, where there is none, without them; and do it."""
+        layout = noted.layout
+        try:
+            made = plan(noted.knowledge(layout.picture), seen, frozenset(), in_order=True)
+        except Unprovable as unprovable:
+            if layout.unchecked is None:
+                raise NotClean([str(unprovable)]) from unprovable
+            try:
+                made = plan(noted.knowledge(layout.unchecked), seen, frozenset())
+            except Unprovable as still:
+                raise NotClean([str(still)]) from still
+            ask.execute("SET LOCAL session_replication_role = replica")
+        in_order = made.order or Order(
+            delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload
+        )
+        for statement in _together(removals(made, in_order, None, noted.moment.now)):
+            ask.execute(statement)
+        if in_order.load:
+            as_text(ask)
+            self._question = None
+        for name in in_order.load:
+            _load(ask, name, noted)
+            self._loaded[name] = ask.column("SELECT pg_current_xact_id()::text::bigint")[0]
+        for statement in settings_of(made, None):
+            ask.execute(statement)
+        return made
+
+
+class Cleanup:
+    """Makes a database clean, blocking.
+
+    Args:
+        target: an ``Engine``, a ``Connection`` without a transaction, or a DSN.
+        exclude: tables to be left as they are.
+
+    Raises:
+        WrongTarget: the target is none of these.
+    """
+
+    def __init__(self, target: Target, *, exclude: Collection[str] = ("alembic_version",)) -> None:
+        self.target: Target = target if isinstance(target, Connection) else engine_of(target)
+        self.operations = _Operations(exclude)
+
+    note = Blocking(_Operations.note)
+    note_if_changed = Blocking(_Operations.note_if_changed)
+    reset = Blocking(_Operations.reset)
+    check = Blocking(_Operations.check)
+    truncate = Blocking(_Operations.truncate)
+    delete = Blocking(_Operations.delete)
+    reset_sequences = Blocking(_Operations.reset_sequences)
+
+
+class AsyncCleanup:
+    """The same, awaited.
+
+    Args:
+        target: an ``AsyncEngine``, an ``AsyncConnection`` without a transaction, or a DSN.
+        exclude: tables to be left as they are.
+
+    Raises:
+        WrongTarget: the target is none of these.
+    """
+
+    def __init__(self, target: AsyncTarget, *, exclude: Collection[str] = ("alembic_version",)) -> None:
+        self.target: AsyncTarget = target if isinstance(target, AsyncConnection) else async_engine_of(target)
+        self.operations = _Operations(exclude)
+
+    note = Awaiting(_Operations.note)
+    note_if_changed = Awaiting(_Operations.note_if_changed)
+    reset = Awaiting(_Operations.reset)
+    check = Awaiting(_Operations.check)
+    truncate = Awaiting(_Operations.truncate)
+    delete = Awaiting(_Operations.delete)
+    reset_sequences = Awaiting(_Operations.reset_sequences)
+
+
+def _only(layout: Layout, wanted: Collection[str], seen: Seen, *, all_sequences: bool) -> Seen:
+    """What of it concerns these tables.
+
+    Raises:
+        WouldCascade: rows of others may depend on rows that will go, or rows that will come on theirs.
+    """
+    chosen = layout.tables(wanted)
+    mine = {name: one for name, one in seen.tables.items() if name in chosen}
+    others = layout.families_of(seen.tables.keys() - mine.keys())
+    if others:
+        lost = [name for name, one in mine.items() if one.deleted]
+        _refuse(sorted(layout.referring(layout.families_of(mine)) & others), "were written to, and refer to")
+        _refuse(
+            sorted(layout.referred(layout.families_of(lost)) & others),
+            "were written to, and are referred to by",
+        )
+    if all_sequences:
+        return Seen(mine, seen.sequences)
+    filling = {
+        one.name for one in layout.counters if any(layout.shown(table) in wanted for table, _ in one.columns)
+    }
+    return Seen(mine, filling & set(seen.sequences))
+
+
+def _together(statements: list[str]) -> list[str]:
+    """Several deletions as one statement: foreign keys are checked at its end, and to ask once takes less time."""
+    if len(statements) < 2 or not all(one.startswith("DELETE ") for one in statements):  # noqa: PLR2004 - several
+        return statements
+    parts = ", ".join(f"d{number} AS ({one})" for number, one in enumerate(statements))
+    return [f"WITH {parts} SELECT 1"]
+
+
+def _refuse(tables: Sequence[str], why: str) -> None:
+    if tables:
+        raise WouldCascade(f"{', '.join(tables)} {why} what was named: name them, too", tables)
+
+
+def _has_rows(ask: Answering, layout: Layout, family: str) -> bool:
+    names = layout.families[family]
+    found = " OR ".join(f"EXISTS (SELECT FROM ONLY {full_name(name, None)})" for name in names)
+    return bool(ask.column(f"SELECT {found}")[0])
+
+
+def _load(ask: Answering, name: Qualified, noted: Note) -> None:
+    """Put a table's rows back, each from its text."""
+    said, columns = full_name(name, None), noted.layout.picture.tables[name].columns
+    into, values = (", ".join(f"{row}{quoted(column)}" for column in columns) for row in ("", "(r)."))
+    ask.execute(
+        f"INSERT INTO {said} ({into}) OVERRIDING SYSTEM VALUE "
+        f"SELECT {values} FROM (SELECT one::{said} AS r FROM unnest($1::text[]) AS given (one) OFFSET 0) rows",
+        list(noted.rows[name]),
+    )
+
+
+def _setting(counter: Counter, to: str) -> str:
+    said = f"{constant(full_name(counter.name, None))}::regclass"
+    if to == "start":
+        return f"SELECT setval({said}, {counter.start:d}, false)"
+    furthest = "max" if counter.ascending else "min"
+    values = " UNION ALL ".join(
+        f"SELECT {furthest}({quoted(column)})::bigint AS value FROM {full_name(table, None)}"
+        for table, column in counter.columns
+    )
+    return (
+        f"SELECT setval({said}, coalesce(value, {counter.start:d}), value IS NOT NULL) "
+        f"FROM (SELECT {furthest}(value) AS value FROM ({values}) filled) one"
+    )
+
+
+def _without(digest: Digest, tables: Iterable[Qualified]) -> Digest:
+    out = set(tables)
+    return replace(digest, tables={name: one for name, one in digest.tables.items() if name not in out})

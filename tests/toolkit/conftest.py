@@ -1,0 +1,90 @@
+"""Real databases for the toolkit: one per schema and test process, and clones of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from tests.servers import PostgresServer
+
+_NUMBERS = count()
+
+_GIVE = """
+DO $$
+DECLARE one record;
+BEGIN
+    EXECUTE format('ALTER DATABASE %I OWNER TO {role}', current_database());
+    FOR one IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('ALTER SCHEMA %I OWNER TO {role}', one.nspname);
+    END LOOP;
+    FOR one IN SELECT oid::regclass AS name FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v') LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO {role}', one.name);
+    END LOOP;
+    FOR one IN SELECT oid::regclass AS name FROM pg_class c WHERE oid >= 16384 AND relkind = 'S' AND NOT EXISTS (
+            SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i')) LOOP
+        EXECUTE format('ALTER SEQUENCE %s OWNER TO {role}', one.name);
+    END LOOP;
+END $$
+"""
+
+
+@dataclass
+class Databases:
+    """Makes databases on one server, and drops them."""
+
+    server: str
+    templates: dict[str, str] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+    def clone(self, sql: str) -> str:
+        """A DSN of a new database that holds what this SQL makes."""
+        if sql not in self.templates:
+            name = self.templates[sql] = self._create("template0")
+            with psycopg.connect(self._dsn(name), autocommit=True) as connection:
+                connection.execute(sql.encode())
+        return self._dsn(self._create(self.templates[sql]))
+
+    def _create(self, template: str) -> str:
+        self.made.append(f"toolkit_{os.getpid()}_{next(_NUMBERS)}")
+        self._say(f"CREATE DATABASE {self.made[-1]} TEMPLATE {template}")
+        return self.made[-1]
+
+    def drop(self) -> None:
+        while self.made:
+            self._say(f"DROP DATABASE {self.made.pop()} WITH (FORCE)")
+
+    @contextmanager
+    def plain_role(self, dsn: str) -> Iterator[str]:
+        """A DSN of a role that owns what is in this database, and is nothing else."""
+        role = f"plain_{os.getpid()}_{next(_NUMBERS)}"
+        database = make_url(dsn).database
+        self._say(f"CREATE ROLE {role} LOGIN PASSWORD 'plain' IN ROLE pg_read_all_data")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(_GIVE.replace("{role}", role).encode())
+        try:
+            yield make_url(dsn).set(username=role, password="plain").render_as_string(hide_password=False)
+        finally:
+            self._say(f"DROP DATABASE {database} WITH (FORCE)")
+            self.made.remove(str(database))
+            self._say(f"DROP ROLE {role}")
+
+    def _say(self, statement: str) -> None:
+        with psycopg.connect(self.server, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _dsn(self, database: str) -> str:
+        return make_url(self.server).set(database=database).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def databases(postgres_18: PostgresServer) -> Iterator[Databases]:
+    made = Databases(postgres_18.dsn)
+    yield made
+    made.drop()
