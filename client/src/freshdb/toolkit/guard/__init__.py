@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from freshdb.errors import FreshdbError
+from freshdb.toolkit.errors import ToolkitError
 from freshdb.toolkit.guard.drivers import watch
 from freshdb.toolkit.guard.patches import Patches
 from freshdb.toolkit.guard.targets import Target
@@ -48,7 +48,7 @@ _INSTALLED: Final = ("site-packages", "dist-packages")
 _MEND: Final = "Give it the URL of a lease, or allow it: Guard(allow=[{url!r}])."
 
 
-class NotALease(FreshdbError):
+class NotALease(ToolkitError):
     """A connection was refused: it would have led to a database that is no lease of this process."""
 
 
