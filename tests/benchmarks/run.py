@@ -11,7 +11,18 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import floor, pool_size, reuse, schema_size, starting, suite, turnover
+from tests.benchmarks import (
+    floor,
+    guarding,
+    making_rows,
+    moving,
+    pool_size,
+    reuse,
+    schema_size,
+    starting,
+    suite,
+    turnover,
+)
 from tests.benchmarks.results import Findings, Report, Run, Section, busy_percent, machine
 from tests.benchmarks.running import ROOT
 
@@ -23,6 +34,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "pool_size": ("Size of the pool", pool_size.measure),
     "reuse": ("One database, over and over", reuse.measure),
     "floor": ("A reset and its floor", floor.measure),
+    "guard": ("A guarded suite", guarding.measure),
+    "factories": ("Rows by factories", making_rows.measure),
+    "moving": ("An old suite on its way", moving.measure),
 }
 
 

@@ -473,4 +473,5 @@ def test_a_release_of_a_driver_without_the_door_is_told_not_passed_over(
     guard = Guard()
     with pytest.raises(RuntimeError, match=r"'_connect'.*switch the guard off"):
         guard.on()
-    guard.off()
+    assert not guard._patches._undone
+    assert guard._patches not in sys.meta_path

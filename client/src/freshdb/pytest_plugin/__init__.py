@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import pytest
 
 from freshdb.pytest_plugin.guarding import start_guard, take_offences
-from freshdb.pytest_plugin.remarks import Teller
+from freshdb.pytest_plugin.remarks import Remarks, Teller
 from freshdb.pytest_plugin.settings import add_options, read_settings
 from freshdb.pytest_plugin.wanted import coming, wanted_by
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from freshdb.pytest_plugin.database import LeasedDatabase
     from freshdb.pytest_plugin.exchange import Exchange
-    from freshdb.pytest_plugin.remarks import Remarks
     from freshdb.pytest_plugin.run import Run
 
 __all__ = ["LeasedDatabase"]
@@ -259,9 +258,10 @@ def _remarks(config: pytest.Config, *, settle: bool = False) -> Remarks | None:
     run = config.stash.get(_RUN, None)
     remarks = None if run is None else run.remarks(settle=settle)
     offences = take_offences(config)
-    if not offences:
-        return remarks
-    return {"kept": [], "lost": [], "unreleased": [], **(remarks or {}), "offences": offences}
+    if offences:
+        remarks = remarks or Remarks(kept=[], lost=[], unreleased=[], offences=[])
+        remarks["offences"] = offences
+    return remarks
 
 
 def _settle(config: pytest.Config) -> None:

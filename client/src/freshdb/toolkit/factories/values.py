@@ -25,6 +25,7 @@ Make = Callable[[], object]
 _NOW: Final = datetime(2025, 1, 1, tzinfo=UTC)
 """Times are around this one, whenever they are made: a seed gives the same rows on every day."""
 _YEAR_SECONDS: Final = 365 * 24 * 3600
+_STEMS: Final = 100
 _TRIES: Final = 20
 _WIDTH: Final = 1000
 _WORDS: Final[Sequence[tuple[str, str]]] = (
@@ -79,6 +80,7 @@ class Values:
         self._draws = 0
         self._said = " AND ".join(check.expression for check in checks)
         self._made = 0
+        self._stems: list[str] = []
         self._one = self._element()
 
     @property
@@ -157,10 +159,11 @@ class Values:
         if kind.startswith("timestamp"):
             made = _NOW + timedelta(seconds=number)
             return made if kind.endswith("with time zone") else made.replace(tzinfo=None)
-        value = make()
-        if not isinstance(value, str) or self._pattern() is not None:
-            return value
-        name, at, rest = value.partition("@")
+        if kind not in _TEXTS or self._pattern() is not None:
+            return make()
+        if len(self._stems) < _STEMS:
+            self._stems.append(str(make()))
+        name, at, rest = self._stems[number % len(self._stems)].partition("@")
         longest = self._lengths()[1]
         tail = f"{'.' if at else ' ' if ' ' in name else '-'}{number}{at}{rest}"
         if len(tail) * 2 > longest:

@@ -23,9 +23,8 @@ import os
 import re
 import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from freshdb.toolkit.errors import ToolkitError
 from freshdb.toolkit.guard.drivers import watch
@@ -52,8 +51,7 @@ class NotALease(ToolkitError):
     """A connection was refused: it would have led to a database that is no lease of this process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offence:
+class Offence(NamedTuple):
     """An attempt to connect to something that is no lease.
 
     Attributes:
@@ -114,8 +112,16 @@ class Guard:
         self.off()
 
     def on(self) -> None:
-        """Look at every connection from now on; drivers that are not imported yet included."""
-        watch(self, self._patches)
+        """Look at every connection from now on; drivers that are not imported yet included.
+
+        Raises:
+            RuntimeError: a driver's release that the guard does not know; nothing is watched then.
+        """
+        try:
+            watch(self, self._patches)
+        except RuntimeError:
+            self.off()
+            raise
 
     def off(self) -> None:
         """Leave no trace in the drivers."""
@@ -129,7 +135,7 @@ class Guard:
         """A lease has ended."""
         credentials = self._leases.pop(name, None)
         if credentials is not None:
-            self._ended = {name: credentials}
+            self._ended[name] = credentials
 
     def check(self, targets: Iterable[Target], driver: str) -> None:
         """Let pass, or note and refuse.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import configparser
-import getpass
 import socket
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -24,8 +21,7 @@ _VARIABLES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A database that a connection would lead to.
 
     Attributes:
@@ -70,7 +66,7 @@ def libpq_targets(given: Mapping[str, object], environ: Mapping[str, str]) -> li
     for key, variable in _VARIABLES.items():
         if environ.get(variable):
             options.setdefault(key, environ[variable])
-    user = options.get("user") or getpass.getuser()
+    user = options.get("user") or _login()
     hosts = options.get("host", "").split(",")
     addresses = options.get("hostaddr", "").split(",")
     ports = options.get("port", "5432").split(",")
@@ -99,7 +95,15 @@ def _nth(values: list[str], number: int) -> str:
     return values[min(number, len(values) - 1)]
 
 
+def _login() -> str:
+    import getpass  # noqa: PLC0415 - every guarded pytest run loads this module: most need neither this one nor the next
+
+    return getpass.getuser()
+
+
 def _service(name: str, environ: Mapping[str, str]) -> dict[str, str] | None:
+    import configparser  # noqa: PLC0415
+
     for path in _service_files(environ):
         parser = configparser.RawConfigParser(delimiters="=", comment_prefixes="#", strict=False)
         try:
