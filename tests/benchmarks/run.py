@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import floor, pool_size, reuse, schema_size, starting, suite, toolkit, turnover
+from tests.benchmarks import (
+    floor,
+    guarding,
+    making_rows,
+    moving,
+    pool_size,
+    reuse,
+    schema_size,
+    starting,
+    suite,
+    toolkit,
+    turnover,
+)
 from tests.benchmarks.results import Findings, Report, Run, Section, busy_percent, machine
 from tests.benchmarks.running import ROOT
 
@@ -24,6 +36,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "reuse": ("One database, over and over", reuse.measure),
     "floor": ("A reset and its floor", floor.measure),
     "toolkit": ("The toolkit: cleanup in place, and rollback", toolkit.measure),
+    "guard": ("A guarded suite", guarding.measure),
+    "factories": ("Rows by factories", making_rows.measure),
+    "moving": ("An old suite on its way", moving.measure),
 }
 
 

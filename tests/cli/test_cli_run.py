@@ -17,6 +17,16 @@ import pytest
 from freshdb import Client, LeaseNotFound, Template
 from tests.cli.conftest import COUNT_ITEMS, PRINT_ENVIRONMENT, Freshdb, unique
 
+GUARDED = (
+    "import os, psycopg\n"
+    "from freshdb.toolkit.guard import Guard, NotALease\n"
+    "with Guard(allow=os.environ['FRESHDB_GUARD_ALLOW'].split()):\n"
+    "    psycopg.connect(os.environ['DATABASE_URL']).close()\n"
+    "    try:\n"
+    "        psycopg.connect(dbname='postgres')\n"
+    "    except NotALease:\n"
+    "        print('refused')\n"
+)
 READY = "import os, sys, time; print(os.environ['FRESHDB_LEASE_ID'], flush=True); "
 WAIT = READY + "time.sleep(60)"
 COUNT_SIGNALS = (
@@ -73,6 +83,11 @@ def test_it_can_use_it(freshdb_command: Freshdb, shop: Template) -> None:
             "run", "--template", shop.name, "--isolation", isolation, "--", sys.executable, "-c", COUNT_ITEMS
         )
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_a_guard_in_it_lets_its_database_pass_and_no_other(freshdb_command: Freshdb, shop: Template) -> None:
+    done = freshdb_command(*_run(shop, GUARDED))
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
 def test_the_commands_exit_code_is_ours(freshdb_command: Freshdb, shop: Template) -> None:

@@ -45,6 +45,9 @@ class Suite:
         path.write_text(textwrap.dedent(text))
         return path
 
+    def whole_environment(self) -> dict[str, str]:
+        return _clean_environment() | self.environment
+
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         # the environment's other plugins take three times as long to load as the rest of such a run
         plugins = ["-p", "freshdb", "-p", "xdist", "-p", "no:cacheprovider"]
@@ -52,7 +55,7 @@ class Suite:
         return subprocess.Popen(
             command,
             cwd=self.directory,
-            env=_clean_environment() | self.environment | environment,
+            env=self.whole_environment() | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

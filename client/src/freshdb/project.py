@@ -10,6 +10,8 @@
     isolation = "database"                  # or "schema"
     url = "http://freshdb.internal:8777"    # a shared service instead of an embedded one
     prefetch = 1                            # leases that the pytest plugin acquires ahead
+    guard = "on"                            # in pytest, connections to what is no lease: "on", "report" or "off"
+    guard_allow = ["sqlite:////srv/*.db"]   # but for these
 
 With ``sql = ["schema.sql", "seed.sql"]`` instead of ``build`` the service runs these files itself; with neither, the
 template must have been registered elsewhere. The fingerprint covers the inputs, the SQL, the command and the
@@ -32,7 +34,18 @@ if TYPE_CHECKING:
     from freshdb.client import Client
     from freshdb.models import BuildGrant, Isolation, Template
 
-_KEYS: Final = ("template", "inputs", "build", "sql", "extensions", "isolation", "url", "prefetch")
+_KEYS: Final = (
+    "template",
+    "inputs",
+    "build",
+    "sql",
+    "extensions",
+    "isolation",
+    "url",
+    "prefetch",
+    "guard",
+    "guard_allow",
+)
 _SHOWN_CHARACTERS: Final = 12
 
 
@@ -49,6 +62,8 @@ class Project:
     isolation: Isolation | None = None
     url: str | None = None
     prefetch: int | None = None
+    guard: str | None = None
+    guard_allow: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Hash what the template is made from.
@@ -199,6 +214,8 @@ class _Reader:
             isolation=self._isolation(),
             url=self._text("url"),
             prefetch=self._count("prefetch"),
+            guard=self._text("guard"),
+            guard_allow=self._texts("guard_allow"),
         )
 
     def _text(self, key: str) -> str | None:

@@ -70,7 +70,10 @@ def _held(arguments: argparse.Namespace, name: str) -> Iterator[HeldLease]:
 
 
 def _environment(lease: HeldLease | Lease) -> dict[str, str]:
-    return {**environment_with(lease, os.environ), "FRESHDB_LEASE_ID": lease.id}
+    """Also for a pytest whose guard would know nothing of this process's lease; its login is nobody else's."""
+    allowed = f"{os.environ.get('FRESHDB_GUARD_ALLOW', '')} postgresql://{lease.user}@*/{lease.database}"
+    named = {"FRESHDB_LEASE_ID": lease.id, "FRESHDB_GUARD_ALLOW": allowed.strip()}
+    return {**environment_with(lease, os.environ), **named}
 
 
 def _leave_in_order_on_signals() -> None:

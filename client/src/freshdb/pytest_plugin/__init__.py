@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pytest
 
-from freshdb.pytest_plugin.remarks import Teller
+from freshdb.pytest_plugin.guarding import start_guard, take_offences
+from freshdb.pytest_plugin.remarks import Remarks, Teller
 from freshdb.pytest_plugin.settings import add_options, read_settings
 from freshdb.pytest_plugin.wanted import coming, wanted_by
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from freshdb.pytest_plugin.database import LeasedDatabase
     from freshdb.pytest_plugin.exchange import Exchange
-    from freshdb.pytest_plugin.remarks import Remarks
     from freshdb.pytest_plugin.run import Run
 
 __all__ = ["LeasedDatabase"]
@@ -116,6 +116,12 @@ def _lease(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Guard the run before the project's own code comes in."""
+    start_guard(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -224,12 +230,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     run = item.config.stash.get(_RUN, None)
-    if run is not None:
-        if report.failed:
-            run.mark_failed(item)
-        remarks = run.remarks()
-        if remarks is not None:
-            report.freshdb = remarks  # type: ignore[attr-defined] # travels to xdist's controller
+    if run is not None and report.failed:
+        run.mark_failed(item)
+    remarks = _remarks(item.config)
+    if remarks is not None:
+        report.freshdb = remarks  # type: ignore[attr-defined] # travels to xdist's controller
     return report
 
 
@@ -249,9 +254,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # Details
 
 
-def _settle(config: pytest.Config) -> None:
+def _remarks(config: pytest.Config, *, settle: bool = False) -> Remarks | None:
     run = config.stash.get(_RUN, None)
-    remarks = None if run is None else run.remarks(settle=True)
+    remarks = None if run is None else run.remarks(settle=settle)
+    offences = take_offences(config)
+    if offences:
+        remarks = remarks or Remarks(kept=[], lost=[], unreleased=[], offences=[])
+        remarks["offences"] = offences
+    return remarks
+
+
+def _settle(config: pytest.Config) -> None:
+    remarks = _remarks(config, settle=True)
     if remarks is None:
         return
     if _worker(config) is None:

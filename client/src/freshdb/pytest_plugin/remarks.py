@@ -5,6 +5,7 @@ Remarks travel on the next report, or with what an xdist worker leaves at its en
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypedDict
 
 import pytest
@@ -19,6 +20,8 @@ class Remarks(TypedDict):
     """Node id and message for each test whose lease turned out to be lost after the test had ended."""
     unreleased: list[str]
     """Leases that could not be given back."""
+    offences: list[str]
+    """Connections to what is no lease."""
 
 
 class Teller:
@@ -28,6 +31,7 @@ class Teller:
         self._config = config
         self._kept: list[str] = []
         self._unreleased: list[str] = []
+        self._offences: Counter[str] = Counter()
 
     def take(self, remarks: Remarks | None) -> None:
         """Take what a process had to say; a lost lease is an error of its test at once."""
@@ -35,6 +39,7 @@ class Teller:
             return
         self._kept += remarks["kept"]
         self._unreleased += remarks["unreleased"]
+        self._offences.update(remarks["offences"])
         for node_id, message in remarks["lost"]:
             self._config.hook.pytest_runtest_logreport(report=_error(node_id, message))
 
@@ -47,6 +52,13 @@ class Teller:
         for title, lines in (
             ("databases of failed tests, kept for an hour", self._kept),
             ("freshdb: leases that could not be given back; their TTL ends them", self._unreleased),
+            (
+                "freshdb guard: connections to what is no lease",
+                [
+                    f"{offence}, {times} times" if times > 1 else offence
+                    for offence, times in self._offences.items()
+                ],
+            ),
         ):
             if lines:
                 terminalreporter.section(title)

@@ -186,7 +186,7 @@ class Run:
         if not (kept or found.losses or found.unreleased):
             return None
         lost = [[one.test, _loss_message(one.lease_id, one.database, one.reason)] for one in found.losses]
-        return Remarks(kept=kept, lost=lost, unreleased=found.unreleased)
+        return Remarks(kept=kept, lost=lost, unreleased=found.unreleased, offences=[])
 
     def _connect(self, url: str) -> Client:
         if self._client is None:

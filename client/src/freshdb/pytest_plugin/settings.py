@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 ISOLATIONS: Final = ("database", "schema")
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
-_PROJECT_KEYS: Final = ("url", "template", "isolation", "prefetch")
+_GUARDS: Final = ("on", "report", "off")
+_PROJECT_KEYS: Final = ("url", "template", "isolation", "prefetch", "guard")
 
 
 class _Option(NamedTuple):
@@ -47,7 +48,13 @@ _OPTIONS: Final = (
         "NUMBER",
         "how many leases to acquire ahead of their tests (default 1); 0: acquire and release while the test waits",
     ),
+    _Option(
+        "guard",
+        "MODE",
+        "connections to what is no lease: on (refused; the default once a template is set), report (listed) or off",
+    ),
 )
+_ALLOW: Final = "URLs, without passwords, that the guard lets pass; * stands for anything"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,14 @@ class Settings:
     project: Project | None
 
 
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """How connections to what is no lease are met."""
+
+    mode: str
+    allow: tuple[str, ...]
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the command line's options and their ini twins."""
     group = parser.getgroup("freshdb", "clean PostgreSQL databases")
@@ -74,6 +89,7 @@ def add_options(parser: pytest.Parser) -> None:
     keep = "keep the database of a failed test for an hour and print how to open it with psql"
     group.addoption("--freshdb-keep", dest="freshdb_keep", action="store_const", const="true", help=keep)
     parser.addini("freshdb_keep", keep, type="string", default=None)
+    parser.addini("freshdb_guard_allow", _ALLOW, type="linelist", default=[])
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -96,6 +112,25 @@ def read_settings(config: pytest.Config) -> Settings:
     )
 
 
+def read_guard(config: pytest.Config) -> GuardSettings:
+    """Look up what concerns the guard, before the command line is parsed to its end. Lists of what is allowed add up.
+
+    Raises:
+        pytest.UsageError: a value is malformed, or ``[tool.freshdb]`` is. The message names the source.
+    """
+    project = _load_project(config)
+    found = _find(config, project, "guard")
+    if found is None:
+        mode = "off" if _find(config, project, "template") is None else "on"
+    elif found.value in _GUARDS:
+        mode = found.value
+    else:
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is none of {', '.join(_GUARDS)}")
+    named = os.environ.get("FRESHDB_GUARD_ALLOW", "").split()
+    allowed = (*config.getini("freshdb_guard_allow"), *(project.guard_allow if project else ()), *named)
+    return GuardSettings(mode, allowed)
+
+
 def parse_isolation(text: str, source: str) -> Isolation:
     """Check an isolation that `source` gave.
 
@@ -114,6 +149,8 @@ class _Found(NamedTuple):
 
 def _find(config: pytest.Config, project: Project | None, name: str) -> _Found | None:
     given = config.getoption(f"freshdb_{name}", default=None)
+    if given is None:  # not parsed to the end yet
+        given = getattr(config.known_args_namespace, f"freshdb_{name}", None)
     if given is not None:
         return _Found(str(given), f"--freshdb-{name}")
     given = config.getini(f"freshdb_{name}")

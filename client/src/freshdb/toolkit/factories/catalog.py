@@ -1,0 +1,183 @@
+"""What PostgreSQL says about the rows that a table takes: types, lengths, labels, defaults, checks, what is unique."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A CHECK constraint, of a table or of a domain.
+
+    Attributes:
+        columns: those that it speaks of.
+        expression: SQL, with the columns' names.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        declared: its type as written, for casts.
+        type: the same, or what a domain is made of, without limits: ``character varying``, ``numeric``, ``integer[]``.
+        limits: length, or precision and scale.
+        labels: of an enum.
+        fills_itself: has a default, or is an identity.
+        sequence: where its default comes from, as a quoted name.
+    """
+
+    name: str
+    declared: str
+    type: str
+    limits: tuple[int, ...]
+    labels: tuple[str, ...]
+    nullable: bool
+    fills_itself: bool
+    sequence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """One table. Generated columns are left out: nobody writes them.
+
+    Attributes:
+        key: the primary key's columns.
+        uniques: sets of columns that are unique together, the primary key among them.
+        checks: of the table, its domains, and, if it is partitioned, of what its partitions hold between them.
+    """
+
+    columns: dict[str, Column]
+    key: tuple[str, ...]
+    uniques: tuple[tuple[str, ...], ...]
+    checks: tuple[Check, ...]
+
+
+def read_facts(connection: Connection, schema: str | None, table: str) -> TableFacts:
+    """Read one table's, in two round trips."""
+    name = {"schema": schema, "table": table}
+    columns: dict[str, Column] = {}
+    checks: list[Check] = []
+    for row in connection.execute(_COLUMNS, name):
+        kind = re.sub(r"\(([\d,]+)\)", "", row.type)
+        limits = re.search(r"\(([\d,]+)\)", row.type)
+        columns[row.name] = Column(
+            row.name,
+            row.declared,
+            kind,
+            tuple(int(one) for one in limits.group(1).split(",")) if limits else (),
+            tuple(row.labels or ()),
+            row.nullable,
+            row.fills_itself,
+            row.sequence,
+        )
+        quoted = '"' + row.name.replace('"', '""') + '"'
+        checks += [
+            Check(row.declared, (row.name,), re.sub(r"\bVALUE\b", lambda _: quoted, expression))  # noqa: B023 - used at once
+            for expression in row.domain_checks or ()
+        ]
+    key: tuple[str, ...] = ()
+    uniques: list[tuple[str, ...]] = []
+    for row in connection.execute(_RULES, name):
+        named = tuple(column for column in columns if column in row.columns)
+        if row.kind == "check":
+            if len(named) == len(
+                row.columns
+            ):  # else it speaks of generated columns, which nobody can ask about
+                checks.append(Check(row.name, named, row.expression))
+            continue
+        named += tuple(
+            one for one in columns if row.expression and re.search(rf"\b{re.escape(one)}\b", row.expression)
+        )
+        uniques.append(named)
+        if row.kind == "key":
+            key = tuple(row.columns)
+    return TableFacts(columns, key, tuple(uniques), tuple(checks))
+
+
+def failing(
+    connection: Connection,
+    facts: TableFacts,
+    checks: Sequence[Check],
+    rows: Sequence[Sequence[str | None]],
+    columns: Sequence[str],
+) -> dict[Check, set[int]]:
+    """Ask PostgreSQL which of these rows break which checks: their numbers."""
+    casts = ", ".join(
+        f"CAST(v{at} AS {facts.columns[name].declared}) AS {quoted(name)}" for at, name in enumerate(columns)
+    )
+    values = ", ".join(f"CAST(:v{at} AS text[])" for at in range(len(columns)))
+    names = ", ".join(f"v{at}" for at in range(len(columns)))
+    verdicts = ", ".join(
+        f"array_agg(n) FILTER (WHERE ({_escaped(check.expression)}) IS FALSE)" for check in checks
+    )
+    statement = text(
+        f"SELECT {verdicts} FROM (SELECT n - 1 AS n, {casts} "
+        f"FROM unnest({values}) WITH ORDINALITY AS given({names}, n)) AS candidate"
+    )
+    given = {f"v{at}": [row[at] for row in rows] for at in range(len(columns))}
+    found = connection.execute(statement, given).one()
+    return {check: set(numbers or ()) for check, numbers in zip(checks, found, strict=True)}
+
+
+def quoted(name: str) -> str:
+    """As an identifier in SQL text of SQLAlchemy's."""
+    return '"' + _escaped(name.replace('"', '""')) + '"'
+
+
+def _escaped(sql: str) -> str:
+    return sql.replace(":", "\\:")
+
+
+_COLUMNS: Final = text(r"""
+SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS declared,
+       format_type(b.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END) AS type,
+       NOT (a.attnotnull OR t.typnotnull) AS nullable,
+       d.adbin IS NOT NULL OR a.attidentity <> '' AS fills_itself,
+       coalesce(pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname),
+                substring(pg_get_expr(d.adbin, d.adrelid) FROM 'nextval\(''(.+)''\:\:regclass\)')) AS sequence,
+       (SELECT array_agg(enumlabel\:\:text ORDER BY enumsortorder) FROM pg_enum
+        WHERE enumtypid IN (b.oid, b.typelem)) AS labels,
+       (SELECT array_agg(pg_get_expr(conbin, 0)) FROM pg_constraint
+        WHERE contypid = t.oid AND contype = 'c') AS domain_checks
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+     JOIN pg_type t ON t.oid = a.atttypid
+     JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE n.nspname = coalesce(:schema, current_schema()) AND c.relname = :table
+      AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+ORDER BY a.attnum
+""")
+
+_RULES: Final = text(r"""
+WITH it AS (SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = coalesce(:schema, current_schema()) AND c.relname = :table)
+SELECT 'check' AS kind, k.conname\:\:text AS name, pg_get_expr(k.conbin, k.conrelid) AS expression,
+       (SELECT array_agg(attname\:\:text) FROM pg_attribute a
+        WHERE a.attrelid = it.oid AND a.attnum = ANY (k.conkey)) AS columns
+FROM it JOIN pg_constraint k ON k.conrelid = it.oid AND k.contype = 'c' AND k.conkey IS NOT NULL
+UNION ALL
+SELECT CASE WHEN i.indisprimary THEN 'key' ELSE 'unique' END, '', pg_get_expr(i.indexprs, i.indrelid),
+       (SELECT coalesce(array_agg(a.attname\:\:text ORDER BY p.at), '{}')
+        FROM unnest(i.indkey\:\:int2[]) WITH ORDINALITY AS p(number, at)
+             JOIN pg_attribute a ON a.attrelid = it.oid AND a.attnum = p.number
+        WHERE p.at <= i.indnkeyatts)
+FROM it JOIN pg_index i ON i.indrelid = it.oid AND i.indisunique
+UNION ALL
+SELECT 'check', 'its partitions', string_agg('(' || pg_get_partition_constraintdef(h.inhrelid) || ')', ' OR '),
+       (SELECT array_agg(a.attname\:\:text) FROM pg_partitioned_table p JOIN pg_attribute a
+            ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs\:\:int2[]) WHERE p.partrelid = it.oid)
+FROM it JOIN pg_inherits h ON h.inhparent = it.oid
+WHERE it.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = it.oid AND p.partdefid <> 0)
+GROUP BY it.oid
+""")

@@ -1,0 +1,120 @@
+"""Section ``guard``: what it costs a suite that nothing but its leases can be connected to."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import psycopg
+from sqlalchemy import make_url
+
+from freshdb.connectable import Credentials
+from freshdb.toolkit.guard import Guard
+from tests.benchmarks import suite
+from tests.benchmarks.results import Findings, Run, Table, milliseconds
+from tests.benchmarks.running import DATA_ARE, ROOT, data_directory, serving
+
+GOAL_PERCENT = 1.0
+CONNECTIONS = 200
+VARIANT = suite.Variant("freshdb_function", "freshdb, an engine per test", ("freshdb.pytest_plugin",))
+
+
+def measure(run: Run) -> Findings:
+    """Connect with and without it; run the suite with and without it, in turns."""
+    effort = suite.QUICK if run.quick else suite.Effort(rounds=9)
+    with (
+        data_directory() as data,
+        suite._postgres(data) as dsn,
+        tempfile.TemporaryDirectory() as project,
+        serving(data, postgres=f"bench={dsn}", adopt="bench") as served,
+    ):
+        root = Path(project)
+        suite._write(root, dsn)
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONPATH": str(ROOT),
+            "FRESHDB_URL": served.url,
+            "BENCH_POSTGRES": dsn,
+            "BENCH_TESTS": str(effort.tests),
+        }
+        suite._seconds(root, environment, VARIANT, effort.tests)  # not measured: builds the template
+        taken: dict[str, list[float]] = {"off": [], "on": []}
+        for number in range(effort.rounds):
+            for mode in ("off", "on") if number % 2 else ("on", "off"):
+                taken[mode].append(
+                    suite._seconds(root, environment | {"FRESHDB_GUARD": mode}, VARIANT, effort.tests)
+                )
+                run.say(f"round {number + 1}: guard {mode} {taken[mode][-1]:.2f} s")
+            run.calibrate()
+        without, with_it, asked = _connecting(dsn, 10 if run.quick else CONNECTIONS)
+    more = [(on / off - 1) * 100 for on, off in zip(taken["on"], taken["off"], strict=True)]
+    share = asked / without * 100
+    return Findings(
+        settings=[
+            (
+                f"The suite of section `suite` ({effort.tests} tests, an engine and so a connection each, "
+                f"`-n {suite.WORKERS}`), with `FRESHDB_GUARD` on and off in turns, {effort.rounds} rounds; "
+                "median of the rounds' ratios."
+            ),
+            (
+                "One connection: psycopg opens one to a lease, with and without a guard in turns, median of "
+                f"{CONNECTIONS}; what the guard itself takes of that is measured alone, since the connections vary by more."
+            ),
+            f"One embedded PostgreSQL, default settings, {DATA_ARE}.",
+        ],
+        tables=[
+            Table(
+                caption="",
+                head=["what", "guard off", "guard on", "more", "goal"],
+                rows=[
+                    [
+                        "the suite, s",
+                        f"{median(taken['off']):.2f}",
+                        f"{median(taken['on']):.2f}",
+                        f"{median(more):+.1f} % ({min(more):+.1f} to {max(more):+.1f})",
+                        f"< {GOAL_PERCENT:g} %",
+                    ],
+                    [
+                        "one connection, ms",
+                        milliseconds(without),
+                        milliseconds(with_it),
+                        f"the guard's own part {milliseconds(asked)} ms: {share:.1f} %",
+                        "",
+                    ],
+                ],
+            )
+        ],
+        figures={"suite.more_percent": median(more), "connection.more_percent": share},
+    )
+
+
+def _connecting(dsn: str, times: int) -> tuple[float, float, float]:
+    url = make_url(dsn)
+    lease = Credentials(
+        str(url.host), int(url.port or 0), str(url.database), str(url.username), str(url.password)
+    )
+    with Guard() as guard:
+        guard.hold("lease", lease)
+        door = vars(psycopg.Connection.__mro__[1])["_connect_gen"].__func__
+        without, with_it, asked = [], [], []
+        for _ in range(times):
+            with_it.append(_seconds(dsn))
+            began = time.perf_counter()
+            door(
+                psycopg.Connection, dsn
+            ).close()  # a generator that nobody begins: the guard has been asked, no more
+            asked.append(time.perf_counter() - began)
+            guard.off()
+            without.append(_seconds(dsn))
+            guard.on()
+    return median(without), median(with_it), median(asked)
+
+
+def _seconds(dsn: str) -> float:
+    began = time.perf_counter()
+    psycopg.connect(dsn).close()
+    return time.perf_counter() - began

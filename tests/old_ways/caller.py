@@ -1,0 +1,23 @@
+"""Asks an application that is here in the process."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from starlette.types import ASGIApp
+
+
+class Caller:
+    """Asks, and waits for the answer; the application's own errors come through."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def ask(self, method: str, path: str, **params: str | int) -> httpx.Response:
+        async def answer() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                return await client.request(method, path, params=params)
+
+        return asyncio.run(answer())

@@ -1,0 +1,22 @@
+"""How the suite's tests get their application and their database: the steps from the old way to the new one."""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Named:
+    """Middleware that says in each answer which test asked."""
+
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self.app = app
+        self.name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("x-test", self.name)
+            await send(message)
+
+        await self.app(scope, receive, say)

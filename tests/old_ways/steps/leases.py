@@ -1,0 +1,30 @@
+"""Step 1: the schema is made once, in a template; every test gets a database of its own, and nothing is dropped.
+
+Gone with it: the order in which tables can be dropped, CREATE OR REPLACE FUNCTION by two processes at a time, and
+identifiers that collide, so that the suite may run in parallel. The rest is as before: an engine for each test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import create_engine
+
+from freshdb.pytest_plugin import LeasedDatabase
+from tests.old_ways.application import make_app
+from tests.old_ways.caller import Caller
+from tests.old_ways.steps import Named
+
+
+def leased(database: LeasedDatabase, name: str) -> Iterator[Caller]:
+    engine = create_engine(database.sqlalchemy_url("psycopg"))
+    app = make_app(engine)  # the test's own: what is added to it goes with it
+    app.add_middleware(Named, name=name)
+    yield Caller(app)
+    engine.dispose()
+
+
+@pytest.fixture
+def client(freshdb: LeasedDatabase, request: pytest.FixtureRequest) -> Iterator[Caller]:
+    yield from leased(freshdb, request.node.name)

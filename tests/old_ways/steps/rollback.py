@@ -1,0 +1,45 @@
+"""Step 2, for tests that may share a database: one lease for each module, and a transaction around each test, rolled back.
+
+Not for what looks at sequences: a number that was drawn stays drawn. Such tests keep a lease of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from freshdb.pytest_plugin import LeasedDatabase
+from tests.old_ways.application import get_session, make_app
+from tests.old_ways.caller import Caller
+from tests.old_ways.steps import Named
+from tests.old_ways.steps.leases import leased
+
+
+@pytest.fixture(scope="module")
+def engine(freshdb_module: LeasedDatabase) -> Iterator[Engine]:
+    engine = create_engine(freshdb_module.sqlalchemy_url("psycopg"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Iterator[Caller]:
+    if "numbered" in request.node.name:
+        yield from leased(request.getfixturevalue("freshdb"), request.node.name)
+        return
+    engine: Engine = request.getfixturevalue("engine")
+    app = make_app()
+    app.add_middleware(Named, name=request.node.name)
+    with engine.connect() as connection:
+        outer = connection.begin()
+
+        def session() -> Iterator[Session]:
+            with Session(connection, join_transaction_mode="create_savepoint") as inner:
+                yield inner
+
+        app.dependency_overrides[get_session] = session
+        yield Caller(app)
+        outer.rollback()
