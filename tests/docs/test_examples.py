@@ -45,7 +45,7 @@ class Reader:
     def __init__(self, home: Path, data: Path) -> None:
         self._home = home
         self._state = home.with_name("state")
-        self._port = free_port()
+        self._port = PORT
         self._environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("FRESHDB_", "PYTEST_"))
         } | {
@@ -84,6 +84,7 @@ class Reader:
     @contextmanager
     def background(self, block: Block) -> Iterator[None]:
         """Run it until this ends, and see that it then ends in order."""
+        self._port = free_port()
         environment = self._environment | {"FRESHDB_DATA": str(self._home.with_name("service"))}
         command = ["bash", "-euc", f"exec {self._mine(block.text)}"]
         with (

@@ -19,6 +19,10 @@ from tests.docs.pages import PAGES, ROOT, name
 from tools import reference
 from tools.rest import openapi
 
+pytestmark = [
+    pytest.mark.xdist_group("site"),
+    pytest.mark.timeout(900),
+]  # built once, also by a machine that is busy
 LOADED: Final = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"([^\"]*)\"|<link\b[^>]*\bhref=\"([^\"]*)\""
 )
