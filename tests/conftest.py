@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 import redis
 
-from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, outer_majors, wanted_majors
+from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
 
 _SERVERS = pytest.StashKey[Servers]()
@@ -27,6 +27,23 @@ class _Node(Protocol):
 def pytest_configure(config: pytest.Config) -> None:
     root = getattr(config, "workerinput", {}).get(_ROOT)
     config.stash[_SERVERS] = Servers(Path(root)) if root else Servers.of_new_run()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has not its turn."""
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        major = _version_of(item)
+        test = item.nodeid.replace(f"pg{major}", "")
+        (kept if major is None or has_its_turn(major, test) else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
+
+def _version_of(item: pytest.Item) -> int | None:
+    major = item.callspec.params.get("postgres") if hasattr(item, "callspec") else None
+    return major if isinstance(major, int) else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,9 +82,9 @@ def postgres_trust(servers: Servers) -> PostgresServer:
     return servers.postgres(18, "trust")
 
 
-@pytest.fixture(scope="session", params=outer_majors(), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
 def postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
-    """The newest version, and the oldest."""
+    """The newest version; of the others, those whose turn it is."""
     return _server(servers, request.param)
 
 

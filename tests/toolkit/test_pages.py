@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.light import LIGHT
 from tests.toolkit.conftest import Databases
 
 PAGES = [
@@ -68,7 +69,7 @@ def test_the_pages_examples_work(databases: Databases, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", tmp_path],
-        env=environment | {"DATABASE_URL": dsn},
+        env={**environment, **LIGHT, "DATABASE_URL": dsn},
         cwd=tmp_path,
         capture_output=True,
         text=True,
