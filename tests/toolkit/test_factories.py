@@ -21,7 +21,10 @@ from freshdb.toolkit.factories import DataFactory, Factories, NoValue, RowsRefus
 from tests.toolkit.conftest import Databases
 
 PAGE = Path(__file__).parents[2] / "docs" / "toolkit-factories.md"
-EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```sql\n(.*?)```\n\n```python\n(.*?)```", re.DOTALL)
+EXAMPLE = re.compile(
+    r"<!-- example: file (\w+)\.sql -->\n```sql\n(.*?)```\n\n<!-- example: file \1\.py -->\n```python\n(.*?)```",
+    re.DOTALL,
+)
 EXAMPLES = {name: (sql, code) for name, sql, code in EXAMPLE.findall(PAGE.read_text())}
 
 SHAPES = {
