@@ -18,7 +18,8 @@ that holds rows: leave a large one out that no test writes to.
 Definitions are not put back. When a table, a column, an index, a sequence or a view is another than it was, ``reset`` says
 so; ``check`` compares all of the catalogs.
 
-Every call has a transaction of its own: all of it is done, or nothing.
+Every call has a transaction of its own: all of it is done, or nothing. Each raises ``InTransaction`` if the connection has
+one open already, and ``DatabaseInUse`` if another connection writes in one that it has not ended.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb.toolkit.answering import Answering, at_once
 from freshdb.toolkit.connecting import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
-from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable, WouldCascade
+from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable
 from freshdb.toolkit.noting import (
     NOBODY,
-    Counter,
     Layout,
     Moment,
     Note,
@@ -43,14 +43,16 @@ from freshdb.toolkit.noting import (
     Seen,
     as_text,
     begin,
+    concerning,
     read_layout,
+    refuse,
     take_note,
 )
 from freshdb.toolkit.tables import TableMap
 from freshdb_service.cluster.audit import Digest, differences, differences_of_catalogs, read_digest
 from freshdb_service.cluster.baseline import Unprovable
 from freshdb_service.cluster.cleaning import Plan, plan, removals, settings_of
-from freshdb_service.cluster.identifiers import constant, quoted
+from freshdb_service.cluster.identifiers import quoted
 from freshdb_service.cluster.ordering import Entangled, Order, order
 from freshdb_service.cluster.picture import Qualified, full_name
 
@@ -81,21 +83,11 @@ class _Operations:
         self._question: Question | None = None
 
     def note(self, connection: Connection) -> None:
-        """Remember what the database is like: from here on, that is clean.
-
-        Raises:
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
-        """
+        """Remember what the database is like: from here on, that is clean."""
         self._take(*begin(connection))
 
     def note_if_changed(self, connection: Connection) -> None:
-        """Do the same, unless rows, sequences and tables are what was noted last: quicker, where that is often so.
-
-        Raises:
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
-        """
+        """Do the same, unless rows, sequences and tables are what was noted last: quicker, where that is often so."""
         ask, moment = begin(connection, self._defined_at)
         if self._noted is not None and not self._redefined(ask, self._noted, moment):
             seen = self._asked(ask, self._noted)
@@ -112,8 +104,6 @@ class _Operations:
             NotATable: it is a view, or a partition.
             WouldCascade: others were written to that refer to these, or that these refer to.
             NotClean: something cannot be put back: a definition, or rows of a large table.
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
         """
         noted = self._clean()
         ask, moment = begin(connection, self._defined_at)
@@ -123,7 +113,7 @@ class _Operations:
             )
         seen = self._asked(ask, noted)
         if tables or self._exclude:
-            seen = _only(
+            seen = concerning(
                 noted.layout, self._wanted(connection, noted.layout, tables), seen, all_sequences=not tables
             )
         made = self._carried_out(ask, noted, seen)
@@ -138,8 +128,6 @@ class _Operations:
         Raises:
             NotClean: something differs; says what.
             NotNoted: nobody has said what it should be.
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
         """
         noted = self._clean()
         ask, _ = begin(connection)
@@ -159,13 +147,11 @@ class _Operations:
             WouldCascade: others refer to these: name them, too.
             UnknownTable: there is no such table.
             NotATable: it is a view, or a partition.
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
         """
         ask, _ = begin(connection)
         layout = read_layout(ask)
         wanted = self._wanted(connection, layout, tables)
-        _refuse(sorted(layout.referring(wanted)), "refer to")
+        refuse(sorted(layout.referring(wanted)), "refer to")
         wholes = {(layout.picture.tables[name].family, name) for name in layout.tables(wanted)}
         names = sorted(
             {f"{'ONLY ' if whole == name else ''}{full_name(whole, None)}" for whole, name in wholes}
@@ -181,13 +167,11 @@ class _Operations:
             CircularTables: there is no such order.
             UnknownTable: there is no such table.
             NotATable: it is a view, or a partition.
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
         """
         ask, _ = begin(connection)
         layout = read_layout(ask)
         wanted = self._wanted(connection, layout, tables)
-        _refuse(
+        refuse(
             [one for one in sorted(layout.referring(wanted)) if _has_rows(ask, layout, one)],
             "have rows that refer to",
         )
@@ -214,8 +198,6 @@ class _Operations:
         Raises:
             UnknownTable: there is no such sequence.
             NotNoted: nobody has said how they were.
-            InTransaction: the connection has a transaction open already.
-            DatabaseInUse: another connection writes in one that it has not ended.
         """
         if to not in {"noted", "start", "max"}:
             raise ValueError(f"to={to!r}: wanted noted, start or max")
@@ -234,7 +216,7 @@ class _Operations:
             made = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
             statements = settings_of(made, None)
         else:
-            statements = [_setting(one, to) for one in chosen if one.columns or to == "start"]
+            statements = [one.setting(to) for one in chosen if one.columns or to == "start"]
         for statement in statements:
             ask.execute(statement)
 
@@ -361,41 +343,12 @@ class AsyncCleanup:
     reset_sequences = Awaiting(_Operations.reset_sequences)
 
 
-def _only(layout: Layout, wanted: Collection[str], seen: Seen, *, all_sequences: bool) -> Seen:
-    """What of it concerns these tables.
-
-    Raises:
-        WouldCascade: rows of others may depend on rows that will go, or rows that will come on theirs.
-    """
-    chosen = layout.tables(wanted)
-    mine = {name: one for name, one in seen.tables.items() if name in chosen}
-    others = layout.families_of(seen.tables.keys() - mine.keys())
-    if others:
-        lost = [name for name, one in mine.items() if one.deleted]
-        _refuse(sorted(layout.referring(layout.families_of(mine)) & others), "were written to, and refer to")
-        _refuse(
-            sorted(layout.referred(layout.families_of(lost)) & others),
-            "were written to, and are referred to by",
-        )
-    if all_sequences:
-        return Seen(mine, seen.sequences)
-    filling = {
-        one.name for one in layout.counters if any(layout.shown(table) in wanted for table, _ in one.columns)
-    }
-    return Seen(mine, filling & set(seen.sequences))
-
-
 def _together(statements: list[str]) -> list[str]:
     """Several deletions as one statement: foreign keys are checked at its end, and to ask once takes less time."""
     if len(statements) < 2 or not all(one.startswith("DELETE ") for one in statements):  # noqa: PLR2004 - several
         return statements
     parts = ", ".join(f"d{number} AS ({one})" for number, one in enumerate(statements))
     return [f"WITH {parts} SELECT 1"]
-
-
-def _refuse(tables: Sequence[str], why: str) -> None:
-    if tables:
-        raise WouldCascade(f"{', '.join(tables)} {why} what was named: name them, too", tables)
 
 
 def _has_rows(ask: Answering, layout: Layout, family: str) -> bool:
@@ -412,21 +365,6 @@ def _load(ask: Answering, name: Qualified, noted: Note) -> None:
         f"INSERT INTO {said} ({into}) OVERRIDING SYSTEM VALUE "
         f"SELECT {values} FROM (SELECT one::{said} AS r FROM unnest($1::text[]) AS given (one) OFFSET 0) rows",
         list(noted.rows[name]),
-    )
-
-
-def _setting(counter: Counter, to: str) -> str:
-    said = f"{constant(full_name(counter.name, None))}::regclass"
-    if to == "start":
-        return f"SELECT setval({said}, {counter.start:d}, false)"
-    furthest = "max" if counter.ascending else "min"
-    values = " UNION ALL ".join(
-        f"SELECT {furthest}({quoted(column)})::bigint AS value FROM {full_name(table, None)}"
-        for table, column in counter.columns
-    )
-    return (
-        f"SELECT setval({said}, coalesce(value, {counter.start:d}), value IS NOT NULL) "
-        f"FROM (SELECT {furthest}(value) AS value FROM ({values}) filled) one"
     )
 
 

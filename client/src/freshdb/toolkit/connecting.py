@@ -18,7 +18,7 @@ driver. Each use of it opens a connection and closes it: where time counts, give
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
 
 from freshdb.toolkit.errors import WrongTarget
 
@@ -164,8 +164,14 @@ class Blocking(Generic[P, T]):
         self.__wrapped__ = operation
         self.__doc__ = operation.__doc__
 
-    def __get__(self, owner: BlockingOwner, kind: type[BlockingOwner]) -> Callable[P, T]:
+    @overload
+    def __get__(self, owner: None, kind: type[BlockingOwner]) -> Self: ...
+    @overload
+    def __get__(self, owner: BlockingOwner, kind: type[BlockingOwner]) -> Callable[P, T]: ...
+    def __get__(self, owner: BlockingOwner | None, kind: type[BlockingOwner]) -> Self | Callable[P, T]:
         """Bind to a target."""
+        if owner is None:
+            return self
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return run(
@@ -173,6 +179,7 @@ class Blocking(Generic[P, T]):
                 lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
             )
 
+        method.__doc__ = self.__doc__
         return method
 
 
@@ -184,8 +191,16 @@ class Awaiting(Generic[P, T]):
         self.__wrapped__ = operation
         self.__doc__ = operation.__doc__
 
-    def __get__(self, owner: AwaitingOwner, kind: type[AwaitingOwner]) -> Callable[P, Awaitable[T]]:
+    @overload
+    def __get__(self, owner: None, kind: type[AwaitingOwner]) -> Self: ...
+    @overload
+    def __get__(self, owner: AwaitingOwner, kind: type[AwaitingOwner]) -> Callable[P, Awaitable[T]]: ...
+    def __get__(
+        self, owner: AwaitingOwner | None, kind: type[AwaitingOwner]
+    ) -> Self | Callable[P, Awaitable[T]]:
         """Bind to a target."""
+        if owner is None:
+            return self
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
             return await run_async(
@@ -193,4 +208,5 @@ class Awaiting(Generic[P, T]):
                 lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
             )
 
+        method.__doc__ = self.__doc__
         return method

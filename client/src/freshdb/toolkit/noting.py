@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from freshdb.toolkit.answering import Answering, at_once
 from freshdb.toolkit.connecting import see_that_it_can_be_undone
-from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WrongTarget
+from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WouldCascade, WrongTarget
 from freshdb.toolkit.tables import neighbours, reached
 
 try:
     from freshdb_service.cluster.audit import Digest, read_digest
     from freshdb_service.cluster.catalogs import Catalogs, Extent, written_since, xid
-    from freshdb_service.cluster.identifiers import constant
+    from freshdb_service.cluster.identifiers import constant, quoted
     from freshdb_service.cluster.knowledge import SEED_ROWS, TemplateKnowledge
     from freshdb_service.cluster.look import Touched
     from freshdb_service.cluster.picture import Picture, Qualified, full_name, read_picture
@@ -55,6 +55,21 @@ class Counter:
     start: int
     ascending: bool
     columns: tuple[tuple[Qualified, str], ...]
+
+    def setting(self, to: str) -> str:
+        """Give the statement that sets it to its start, or to the furthest of its values."""
+        said = f"{constant(full_name(self.name, None))}::regclass"
+        if to == "start":
+            return f"SELECT setval({said}, {self.start:d}, false)"
+        furthest = "max" if self.ascending else "min"
+        values = " UNION ALL ".join(
+            f"SELECT {furthest}({quoted(column)})::bigint AS value FROM {full_name(table, None)}"
+            for table, column in self.columns
+        )
+        return (
+            f"SELECT setval({said}, coalesce(value, {self.start:d}), value IS NOT NULL) "
+            f"FROM (SELECT {furthest}(value) AS value FROM ({values}) filled) one"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,6 +210,40 @@ class Question:
             missing = self.counts[name] - old or int(name in self.loaded)
             tables[name] = Touched(new, 0, missing, pages)
         return Seen(tables, sequences)
+
+
+def concerning(layout: Layout, wanted: Collection[str], seen: Seen, *, all_sequences: bool) -> Seen:
+    """Leave what concerns these tables, and, where none were named, every sequence.
+
+    Raises:
+        WouldCascade: rows of others may depend on rows that will go, or rows that will come on theirs.
+    """
+    chosen = layout.tables(wanted)
+    mine = {name: one for name, one in seen.tables.items() if name in chosen}
+    others = layout.families_of(seen.tables.keys() - mine.keys())
+    if others:
+        lost = [name for name, one in mine.items() if one.deleted]
+        refuse(sorted(layout.referring(layout.families_of(mine)) & others), "were written to, and refer to")
+        refuse(
+            sorted(layout.referred(layout.families_of(lost)) & others),
+            "were written to, and are referred to by",
+        )
+    if all_sequences:
+        return Seen(mine, seen.sequences)
+    filling = {
+        one.name for one in layout.counters if any(layout.shown(table) in wanted for table, _ in one.columns)
+    }
+    return Seen(mine, filling & set(seen.sequences))
+
+
+def refuse(tables: Sequence[str], why: str) -> None:
+    """Refuse to go on, if there are such tables.
+
+    Raises:
+        WouldCascade: there are.
+    """
+    if tables:
+        raise WouldCascade(f"{', '.join(tables)} {why} what was named: name them, too", tables)
 
 
 def take_note(ask: Answering, moment: Moment) -> Note:
