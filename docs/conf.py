@@ -11,9 +11,16 @@ sys.path.insert(0, str(ROOT))
 
 from freshdb import AsyncClient, Client, __version__  # noqa: E402 - the checkout, as installed
 from freshdb.binding import Awaiting, Blocking  # noqa: E402
+from freshdb.toolkit import cleanup, connecting, data  # noqa: E402
 from tools import reference  # noqa: E402 - found by the line above
 
 project = "freshdb"
+BOUND = (Awaiting, Blocking, connecting.Awaiting, connecting.Blocking)
+BINDING = (
+    Client,
+    AsyncClient,
+    *(kind for one in (cleanup, data) for kind in vars(one).values() if isinstance(kind, type)),
+)
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
@@ -31,17 +38,18 @@ def setup(app: Sphinx) -> None:
     """Fill pages in as they are read, and have autodoc see methods where clients bind operations."""
     app.connect("source-read", _fill)
     app.connect("autodoc-process-signature", _say_what_it_gives)
-    for client in (Client, AsyncClient):
-        for name, value in list(vars(client).items()):
-            if isinstance(value, Blocking | Awaiting):
-                setattr(client, name, value.__wrapped__)
+    for kind in BINDING:
+        for name, value in list(vars(kind).items()):
+            if isinstance(value, BOUND):
+                setattr(kind, name, value.__wrapped__)
 
 
 def _say_what_it_gives(*said: object) -> tuple[str, str] | None:
-    """Of an operation, what the client's method gives: not the flow that it is inside."""
+    """Of an operation, what the method takes and gives: no connection, which it opens, and not a flow that this is in."""
     *_, arguments, gives = said
     found = re.fullmatch(r"Flow\[(.*)\]", str(gives))
-    return (str(arguments), found[1]) if found else None
+    taken = re.sub(r"^\(connection: [^,)]+(?:, )?", "(", str(arguments))
+    return (taken, found[1] if found else str(gives)) if found or (arguments and taken != arguments) else None
 
 
 def _fill(_app: Sphinx, _page: str, source: list[str]) -> None:
