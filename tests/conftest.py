@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 import redis
 
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
+
+hypothesis.settings.register_profile("freshdb", deadline=None)  # how busy the machine is says nothing of the code
+hypothesis.settings.load_profile("freshdb")
 
 _SERVERS = pytest.StashKey[Servers]()
 _ROOT = "freshdb_test_servers"
