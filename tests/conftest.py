@@ -14,7 +14,8 @@ import redis
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
 
-hypothesis.settings.register_profile("freshdb", deadline=None)  # how busy the machine is says nothing of the code
+# How busy the machine is says nothing of the code.
+hypothesis.settings.register_profile("freshdb", deadline=None)
 hypothesis.settings.load_profile("freshdb")
 
 _SERVERS = pytest.StashKey[Servers]()
