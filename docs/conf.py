@@ -17,7 +17,6 @@ project = "freshdb"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
-suppress_warnings = ["toc.empty_glob"]  # `make load` and `make crash` write pages that need not be there
 html_theme = "furo"
 html_title = f"freshdb {version}"
 html_copy_source = False
