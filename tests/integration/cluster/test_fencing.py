@@ -19,6 +19,10 @@ from tests.integration.cluster.stage import build_template, connect, connected, 
 from tests.servers import PostgresServer
 from tests.services import with_database
 
+pytestmark = pytest.mark.xdist_group(
+    "starting"
+)  # backends that are being started delay whoever cleans beside
+
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
 ROUNDS = 20

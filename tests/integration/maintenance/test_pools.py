@@ -78,7 +78,9 @@ async def test_the_janitor_finds_what_nobody_told_it_of_while_other_resets_are_u
         round_of_it = asyncio.create_task(bench.janitor.run_once())
         await asyncio.sleep(0)
         await bench.given_back(held)
-        assert await bench.states() == {"ready": 1, "dirty": 1}
+        assert (await bench.states())[
+            "ready"
+        ] == 1  # the other one waits for a hand, or has just got the one that waits
         short.set()
         async with asyncio.timeout(30):
             while await bench.states() != {"ready": 2}:
