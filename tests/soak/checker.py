@@ -19,7 +19,7 @@ FORGET_SECONDS = 5.0
 """So long the service knows a lease that has ended."""
 DEAD_SECONDS = 15.0
 """After so long the URL of a lease that is over reaches nothing, whoever has died meanwhile."""
-QUEUE_SECONDS = 2.0
+QUEUE_SECONDS = 1.0
 """Who comes so much later than another is behind them in the queue; who leaves it so much earlier was served before."""
 
 
