@@ -13,9 +13,8 @@ from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import Pool, build_template, connected, pool_of
 from tests.servers import PostgresServer
 
-pytestmark = pytest.mark.xdist_group(
-    "starting"
-)  # backends that are being started delay whoever cleans beside
+# Backends that are being started delay whoever cleans beside.
+pytestmark = pytest.mark.xdist_group("starting")
 
 TEMPLATE = """
 CREATE TABLE customer (id bigserial PRIMARY KEY, name text NOT NULL);

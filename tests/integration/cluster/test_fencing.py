@@ -19,9 +19,8 @@ from tests.integration.cluster.stage import build_template, connect, connected, 
 from tests.servers import PostgresServer
 from tests.services import with_database
 
-pytestmark = pytest.mark.xdist_group(
-    "starting"
-)  # backends that are being started delay whoever cleans beside
+# Backends that are being started delay whoever cleans beside.
+pytestmark = pytest.mark.xdist_group("starting")
 
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
@@ -237,6 +236,28 @@ async def test_a_client_that_was_let_in_unseen_is_waited_for_and_ended(
             await (await arriving).execute("INSERT INTO t VALUES (2)")
     async with connected(any_server, outcome.login) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t") == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_client_that_arrives_while_the_fence_looks_is_ended(
+    any_server: Server, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither in a picture that was taken before it arrived nor among the locks that are read after that."""
+    for name in (
+        "_LOCKED",
+        "_NOBODY",
+    ):  # as if the processor were taken away for longer than it takes to arrive
+        locks = getattr(fence, name)
+        monkeypatch.setattr(
+            fence, name, f"(SELECT CASE WHEN pg_sleep(1.5)::text IS NOT NULL THEN {locks} END)"
+        )
+    pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
+    login = await pool.provision(database_id := uuid4())
+    async with let_in_unseen(any_server, login) as arriving:
+        outcome = await pool.reset(database_id, 2)
+        assert outcome.path == "nothing"
+        with pytest.raises(CLOSED):
+            await (await arriving).execute("INSERT INTO t VALUES (2)")
 
 
 @pytest.mark.usefixtures("patient")

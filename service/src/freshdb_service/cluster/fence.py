@@ -8,7 +8,9 @@ nobody slips through.
 is there without a user): the loop does not see it. If it looks at its role after the commit it is refused. If it looked
 before, it is inside the transaction that every start-up is, and shows a virtual transaction id in ``pg_locks`` until it
 appears in ``pg_stat_activity``, which happens before that transaction ends. So: after the commit, every process that holds
-a virtual transaction id and has no user is waited for. Each either vanishes or appears, and what appears is terminated.
+a virtual transaction id and has no user is waited for. Each either vanishes or appears, and what appears is terminated. The
+locks are read before the picture of who is there is taken: one that arrives between a picture and a later look at the locks
+would be in neither. From PostgreSQL 18 on the picture alone has both, those who are there and those who are being started.
 
 *A client that takes its time over its password* looks the same, and has its look at the role still before it. From
 PostgreSQL 18 on it can be told: its backend waits for the client and has no user. The one is read live, the other from a
@@ -70,22 +72,17 @@ WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
 _STARTING_IS_VISIBLE: Final = 18
 """From this version on ``pg_stat_activity`` shows backends from before they are authenticated."""
 
-_STARTING_NOW = """
-SELECT DISTINCT l.pid FROM pg_locks l LEFT JOIN backends b ON b.pid = l.pid
-WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid() AND (b.pid IS NULL OR (b.role = 0 AND b.database = 0))
-"""
-
-_STARTING_NOW_IF_ANY = f"""{_STARTING_NOW}
-  AND EXISTS (  -- to look at all locks takes longer than all the rest; PostgreSQL's own processes have no client
-    SELECT FROM backends WHERE role = 0 AND pg_stat_get_backend_client_port(id) IS NOT NULL)
-"""
+_LOCKED: Final = "ARRAY(SELECT pid FROM pg_locks WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid())"
+_NOBODY: Final = "ARRAY[]::integer[]"
 
 _SHUT_OUT = """
 WITH me AS MATERIALIZED ({me}  -- once the login has another name, nobody is ours to end
-), backends AS MATERIALIZED (
+), locked AS MATERIALIZED (
+    SELECT {locked} AS pids
+), backends AS MATERIALIZED (  -- the picture, taken when the locks have been read: see above
     SELECT id, pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_userid(id) AS role,
            pg_stat_get_backend_dbid(id) AS database
-    FROM pg_stat_get_backend_idset() AS id
+    FROM locked CROSS JOIN LATERAL (SELECT pg_stat_get_backend_idset() AS id WHERE cardinality(locked.pids) >= 0) one
 ), open AS MATERIALIZED (
     SELECT b.pid FROM me, backends b
     WHERE (b.role = me.login OR ($2::text IS NULL AND b.database = me.database AND b.role <> 0
@@ -94,7 +91,12 @@ WITH me AS MATERIALIZED ({me}  -- once the login has another name, nobody is our
                                       OR NOT EXISTS (SELECT FROM pg_stat_get_activity(b.pid) a
                                                      WHERE a.application_name = '{ours}'))))
       AND b.pid <> pg_backend_pid()
-), starting AS MATERIALIZED ({starting})
+), starting AS MATERIALIZED (  -- PostgreSQL's own processes have no client
+    SELECT pid FROM backends WHERE role = 0 AND database = 0 AND pg_stat_get_backend_client_port(id) IS NOT NULL
+    UNION
+    SELECT pid FROM locked CROSS JOIN unnest(locked.pids) AS pid LEFT JOIN backends USING (pid)
+    WHERE backends.id IS NULL OR (role = 0 AND database = 0)
+)
 SELECT ARRAY(SELECT pid::text FROM open) AS inside,
        (SELECT count(*) FROM me, pg_prepared_xact() p
         WHERE p.ownerid = me.login OR ($2::text IS NULL AND p.dbid = me.database))::int AS prepared,
@@ -171,8 +173,7 @@ async def shut_out(
     if not await close(session, site.login):
         raise Unprovable("its login is gone", cause=Cause.LOGIN)
     visible = sees_all and session.get_server_version().major >= _STARTING_IS_VISIBLE
-    starting_ones = _STARTING_NOW_IF_ANY if visible else _STARTING_NOW
-    query = _SHUT_OUT.replace("{starting}", starting_ones).replace("{look}", question.query)
+    query = _SHUT_OUT.replace("{locked}", _NOBODY if visible else _LOCKED).replace("{look}", question.query)
     values, began = question.values, monotonic()
     found: Leftovers | None = None
     starting: set[str] | None = None
