@@ -56,10 +56,10 @@ class Servers:
         return cls(root)
 
     def postgres(
-        self, major: int, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256"
+        self, major: int, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256", owner: str = "all"
     ) -> PostgresServer:
-        """Start, or join, the server of this version."""
-        name = f"postgres-{major}-{auth}"
+        """Start, or join, the server of this version; one of its own for tests that would be in others' way."""
+        name = f"postgres-{major}-{auth}-{owner}"
         if name not in self._started:
             binaries = postgres_binaries(major)
             if binaries is None:

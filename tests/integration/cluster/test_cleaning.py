@@ -13,9 +13,6 @@ from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import Pool, build_template, connected, pool_of
 from tests.servers import PostgresServer
 
-# Backends that are being started delay whoever cleans beside.
-pytestmark = pytest.mark.xdist_group("starting")
-
 TEMPLATE = """
 CREATE TABLE customer (id bigserial PRIMARY KEY, name text NOT NULL);
 CREATE TABLE purchase (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer_id bigint NOT NULL REFERENCES customer,

@@ -16,17 +16,22 @@ from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database,
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import build_template, connect, connected, pool_of
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, Servers
 from tests.services import with_database
 
-# Backends that are being started delay whoever cleans beside.
-pytestmark = pytest.mark.xdist_group("starting")
+pytestmark = pytest.mark.xdist_group("fencing")
 
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
 ROUNDS = 20
 KNOCKERS = 3
 SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres: PostgresServer, servers: Servers) -> PostgresServer:
+    """A server of these tests alone: backends that are being started delay every reset on it."""
+    return servers.postgres(postgres.major, owner="fencing")
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ try:
     from freshdb_service.cluster.knowledge import SEED_ROWS, TemplateKnowledge
     from freshdb_service.cluster.look import Touched
     from freshdb_service.cluster.picture import Picture, Qualified, full_name, read_picture
+    from freshdb_service.cluster.sessions import FORMATS
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         "freshdb.toolkit.cleanup is the service's reset engine: pip install 'freshdb[service]'",
@@ -287,7 +288,7 @@ def read_layout(ask: Answering) -> Layout:
 
 def as_text(ask: Answering) -> None:
     """For the rest of the transaction, have values written as text that every connection reads alike."""
-    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _FORMATS.items())
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in FORMATS.items())
     ask.execute(f"SELECT {calls}")
 
 
@@ -320,15 +321,6 @@ def begin(connection: Connection, since: int | None = None) -> tuple[Answering, 
         )
     return ask, Moment(now, relations, redefined)
 
-
-_FORMATS: Final = {
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "timezone": "UTC",
-    "lc_monetary": "C",
-}
 
 _SERVER: Final = """
 SELECT current_setting('server_version_num')::int AS version, current_schemas(false)::text[] AS path,

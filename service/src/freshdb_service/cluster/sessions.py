@@ -25,11 +25,7 @@ Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 UNCOUNTED: Final = {"track_counts": "off"}
 AS_REPLICA: Final = {"session_replication_role": "replica"}
-SETTINGS: Final = {
-    "row_security": "off",
-    "stats_fetch_consistency": "none",
-    "plan_cache_mode": "force_generic_plan",
-    "max_parallel_workers_per_gather": "0",
+FORMATS: Final = {
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
     "extra_float_digits": "1",
@@ -37,7 +33,15 @@ SETTINGS: Final = {
     "timezone": "UTC",
     "lc_monetary": "C",
 }
-"""Beside what every connection of the service sends: for resets, and for rows that one session writes and another reads."""
+"""For values that one session writes as text and another reads."""
+SETTINGS: Final = {
+    "row_security": "off",
+    "stats_fetch_consistency": "none",
+    "plan_cache_mode": "force_generic_plan",
+    "max_parallel_workers_per_gather": "0",
+    **FORMATS,
+}
+"""Beside what every connection of the service sends: for resets."""
 
 
 class Sessions:
