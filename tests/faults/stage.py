@@ -98,6 +98,12 @@ class Stage:
         states: dict[str, int] = self.pool()["databases"]
         return states
 
+    def settled(self) -> bool:
+        """Whether the pool has what it wants, and nothing of it is under way or about to be."""
+        databases = self.databases()
+        wanted = range(int(SETTINGS["min_ready"]), int(SETTINGS["max_size"]) + 1)
+        return databases.keys() == {"ready"} and databases["ready"] in wanted
+
     def pool(self) -> dict[str, Any]:
         """The one of the template that all tests use."""
         pools: list[dict[str, Any]] = self.ask("GET", "/v1/pools").json()["items"]
@@ -111,12 +117,12 @@ class Stage:
             assert connection.execute("select * from t").fetchall() == []
             connection.execute("insert into t values (1)")
         self.release(lease)
-        until(lambda: self.databases().keys() == {"ready"})
+        until(self.settled)
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """The pool wants one more database than it has, which has to be made; afterwards as many as before."""
-        until(lambda: self.databases().keys() == {"ready"})
+        until(self.settled)
         number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
         assert self.ask("PATCH", path, {"min_ready": number, "max_size": number}).status_code == 200
         try:

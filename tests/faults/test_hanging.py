@@ -67,7 +67,7 @@ def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> No
 
 def test_a_copy_that_hangs_is_given_up_with_its_server(stage: Stage) -> None:
     """It may take ten minutes, and would; but a server that gives no sign of life is not copying."""
-    until(lambda: stage.databases().keys() == {"ready"})
+    until(stage.settled)
     with stage.as_superuser() as superuser, stage.as_superuser() as observer:
         superuser.execute("begin")
         # Takes a lock that a copy waits for.

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -65,6 +66,35 @@ async def test_who_asks_while_somebody_waits_goes_behind(replicas: tuple[Replica
         assert not admission.admitted
         assert await two.deadlines.expiry([uuid4()]) == [None]
     assert (await two.ask()).admitted
+
+
+async def test_who_leaves_while_it_is_said_that_they_are_there_has_left(
+    redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody's place would be the first one for as long as a presence lasts."""
+    queue, run = Queue(redis, Signals(redis)), redis.run
+    entered, refreshing, left, refreshed = (asyncio.Event() for _ in range(4))
+
+    async def late(script: str, *said: Any) -> object:  # noqa: ANN401 - as the method has them
+        if script != "enter" or not entered.is_set():
+            return await run(script, *said)
+        refreshing.set()
+        await left.wait()
+        answer = await run(script, *said)
+        refreshed.set()
+        return answer
+
+    monkeypatch.setattr(redis, "run", late)
+    staying = asyncio.create_task(queue.stay(asyncio.Event()))
+    async with queue.waiting(POOL, 1), asyncio.timeout(10):
+        entered.set()
+        await refreshing.wait()
+    left.set()
+    async with asyncio.timeout(queue_module.PRESENCE_SECONDS / 2):
+        await refreshed.wait()
+        while (await queue.place(POOL)).waiting:
+            await asyncio.sleep(0.005)
+    staying.cancel()
 
 
 async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tuple[Replica, Replica]) -> None:

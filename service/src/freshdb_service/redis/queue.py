@@ -144,10 +144,7 @@ class Queue:
             if not self._here[pool_id]:
                 del self._here[pool_id]
             self._signals.forget(name)
-            with suppress(BackendUnavailable):  # its presence ends by itself
-                await asyncio.shield(
-                    self._redis.run("leave", self._keys(pool_id), [name, self._signals.channel])
-                )
+            await asyncio.shield(self._leave(pool_id, name))
 
     async def ticket_again(self, pool_id: UUID, owner: str, ticket: int, keep_seconds: float) -> int:
         """The ticket that this owner had in this pool before, or else this one, remembered for ``keep_seconds``.
@@ -204,8 +201,15 @@ class Queue:
             for start in range(0, len(there), _CHUNK):
                 names = there[start : start + _CHUNK]
                 await self._enter(pool_id, [waiters[name] for name in names if name in waiters])
+                for name in names:
+                    if name not in waiters:  # it left meanwhile, perhaps before it was said that it is there
+                        await self._leave(pool_id, name)
         except BackendUnavailable as error:
             _log.warning("cannot refresh the queue: %s", error)
+
+    async def _leave(self, pool_id: UUID, name: str) -> None:
+        with suppress(BackendUnavailable):  # its presence ends by itself
+            await self._redis.run("leave", self._keys(pool_id), [name, self._signals.channel])
 
     def _end(self) -> None:
         for waiters in self._here.values():
