@@ -98,7 +98,13 @@ _CLAIM_DROPPING = text(
     WHERE d.id IN (
         SELECT c.id FROM databases c
         JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
-        WHERE c.server = ANY (:servers)
+        WHERE c.id = ANY (ARRAY(  -- found by indexes first: nearly all databases are ready, and stay so
+              SELECT id FROM databases WHERE state IN ('dropping', 'failed')
+              UNION ALL
+              SELECT left_over.id FROM templates gone JOIN pools ON pools.template_id = gone.id
+              JOIN databases left_over ON left_over.pool_id = pools.id
+              WHERE gone.state <> 'ready' AND left_over.state IN ('ready', 'dirty')))
+          AND c.server = ANY (:servers)
           AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
           AND ((c.state = 'dropping' AND (c.claimed_until IS NULL OR c.claimed_until <= clock_timestamp()))
             OR (c.state IN ('ready', 'dirty') AND t.state <> 'ready')

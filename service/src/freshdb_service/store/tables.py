@@ -151,6 +151,7 @@ databases = Table(
         postgresql_where=text("state NOT IN ('ready', 'leased')"),
     ),
     Index("ix_databases_pool_id", "pool_id", "state"),
+    Index("ix_databases_server", "server"),
     postgresql_with={"fillfactor": "70"},
 )
 

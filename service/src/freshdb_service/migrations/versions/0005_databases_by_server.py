@@ -1,0 +1,20 @@
+"""the databases of a server are found without looking at those of all others."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.create_index("ix_databases_server", "databases", ["server"])
+
+
+def downgrade() -> None:
+    """Undo."""
+    op.drop_index("ix_databases_server", table_name="databases")

@@ -1,0 +1,94 @@
+"""What every round of every replica's loops asks does not look at everything there is."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from freshdb_service import migrations
+from freshdb_service.store import databases, leases, pools
+from freshdb_service.store.session import Connection, Store
+from tests.benchmarks.scaling.growth import blocks_seen, fill
+from tests.servers import PostgresServer, run_sync
+from tests.services import with_database
+
+DATABASES = 1_000
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_18: PostgresServer) -> Iterator[str]:
+    """A control plane with many databases."""
+    name = f"grown_{secrets.token_hex(4)}"
+    dsn = with_database(postgres_18.dsn, name)
+
+    async def made() -> None:
+        store = Store(dsn, answer_seconds=60)
+        await migrations.upgrade(store.engine)
+        await fill(store, DATABASES)
+        await store.close()
+
+    with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+        run_sync(made())
+        yield dsn
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def store(dsn: str) -> AsyncIterator[Store]:
+    store = Store(dsn, pool_size=1)
+    yield store
+    await store.close()
+
+
+async def size(store: Store, table: str) -> int:
+    """Blocks of a table."""
+    async with store.statement() as connection:
+        pages = await connection.execute(
+            text("select relpages from pg_class where relname = :table"), {"table": table}
+        )
+        return int(pages.scalar_one())
+
+
+async def looked_at(store: Store, statement: Callable[[Connection], Awaitable[object]]) -> int:
+    """Blocks that a statement looks at, once it is prepared."""
+    found = []
+    for _ in range(2):
+        before = await blocks_seen(store)
+        async with store.statement() as connection:
+            await statement(connection)
+        found.append(await blocks_seen(store) - before)
+    return found[-1]
+
+
+async def test_a_server_s_databases_are_found_without_those_of_others(store: Store) -> None:
+    there = await looked_at(store, lambda connection: databases.listing(connection, "s7"))
+    assert there < await size(store, "databases") / 4
+
+
+async def test_the_load_of_all_servers_takes_one_look_at_all_databases(store: Store) -> None:
+    assert await looked_at(store, pools.load) < 2 * await size(store, "databases")
+
+
+async def test_databases_that_stay_are_not_looked_at_to_find_those_to_drop(store: Store) -> None:
+    async def claim(connection: Connection) -> None:
+        await databases.claim_dropping(connection, ["s7"], 16, claim_seconds=5, failed_seconds=3600)
+
+    assert await looked_at(store, claim) < await size(store, "databases") / 2
+
+
+async def test_leases_that_are_kept_for_now_are_not_looked_at_to_forget_old_ones(store: Store) -> None:
+    there = await looked_at(store, lambda connection: leases.prune(connection, 86_400))
+    assert there < await size(store, "leases") / 10
+
+
+async def test_old_leases_are_forgotten_and_those_that_live_are_not(store: Store) -> None:
+    async with store.engine.connect() as connection:  # rolled back at the end
+        live = await leases.count_live(connection)
+        everything = await connection.scalar(text("select count(*) from leases"))
+        assert await leases.prune(connection, 0) == everything - live
+        assert await leases.count_live(connection) == live
