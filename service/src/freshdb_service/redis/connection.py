@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
@@ -126,6 +126,12 @@ async def translated() -> AsyncIterator[None]:
         yield
     except (RedisConnectionError, RedisTimeout, OSError) as error:
         message = f"Redis does not answer: {error}"
+        raise BackendUnavailable(message, retry_after_seconds=1.0) from error
+    except MovedError as error:
+        message = (
+            "this node of a Redis Cluster does not have the keys of this installation, which are all on one node: "
+            f"name that one ({error.host}:{error.port}) as the Redis of every replica"
+        )
         raise BackendUnavailable(message, retry_after_seconds=1.0) from error
     except RedisError as error:
         message = f"Redis refuses: {error}"
