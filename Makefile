@@ -8,7 +8,7 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := .venv/bin
 
-.PHONY: help install demo serve test check format bench crash faults hygiene soak load fuzz image docs lock clean
+.PHONY: help install demo serve test check format bench scaling crash faults hygiene soak load fuzz image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,6 +41,9 @@ format: install ## let ruff format and mend what it can
 
 bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
+
+scaling: install ## three replicas, four servers, and what that says of larger fleets; writes docs/scaling.md (PARTS="simulated", QUICK=1)
+	$(BIN)/python -m tests.benchmarks.scaling $(if $(QUICK),--quick) $(PARTS)
 
 faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
 	FRESHDB_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults

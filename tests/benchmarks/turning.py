@@ -15,6 +15,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
@@ -102,35 +103,52 @@ async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
     await http.close()
 
 
-async def work(url: str, template: str, concurrency: int, warm_up_leases: int, seconds: float) -> None:
-    """All clients."""
-    turns = Turns()
+async def work(
+    urls: Sequence[str], templates: Sequence[str], concurrency: int, warm_up_leases: int, seconds: float
+) -> None:
+    """All clients; each has one of the services and one of the templates for itself and its like."""
+    clients = [Turns() for _ in range(concurrency)]
     began = time.perf_counter()
+
+    def done() -> list[int]:
+        return [turns.done for turns in clients]
+
     async with asyncio.TaskGroup() as group:
-        for number in range(concurrency):
+        for number, turns in enumerate(clients):
+            url, template = urls[number % len(urls)], templates[number % len(templates)]
             group.create_task(turn(url, template, number, turns))
-        while turns.done < warm_up_leases or time.perf_counter() - began < _WARM_UP_SECONDS:
+        while sum(done()) < warm_up_leases or time.perf_counter() - began < _WARM_UP_SECONDS:
             await asyncio.sleep(0.01)
         print("began", flush=True)  # noqa: T201 - the parent reads it
-        window, cpu, done = time.perf_counter(), time.process_time(), turns.done
+        window, cpu, before = time.perf_counter(), time.process_time(), done()
         await asyncio.sleep(seconds)
-        taken, cpu, done = time.perf_counter() - window, time.process_time() - cpu, turns.done - done
+        taken, cpu = time.perf_counter() - window, time.process_time() - cpu
+        leases = [now - then for now, then in zip(done(), before, strict=True)]
         print("ended", flush=True)  # noqa: T201 - likewise
-        turns.stop = True
-    acquires = [one for at, one in turns.acquires if window <= at < window + taken]
-    print(json.dumps({"leases": done, "seconds": taken, "cpu_seconds": cpu, "acquires": acquires}))  # noqa: T201
+        for turns in clients:
+            turns.stop = True
+    seen = {
+        "leases": sum(leases),
+        "by_url": [sum(leases[number :: len(urls)]) for number in range(len(urls))],
+        "by_template": [sum(leases[number :: len(templates)]) for number in range(len(templates))],
+        "seconds": taken,
+        "cpu_seconds": cpu,
+        "acquires": [one for turns in clients for at, one in turns.acquires if window <= at < window + taken],
+    }
+    print(json.dumps(seen))  # noqa: T201
 
 
 def main() -> None:
     """Read the arguments, work."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("url")
-    parser.add_argument("template")
+    parser.add_argument("urls", help="one, or several with commas between them")
+    parser.add_argument("templates", help="likewise")
     parser.add_argument("--concurrency", type=int, required=True)
     parser.add_argument("--warm-up-leases", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
-    uvloop.run(work(given.url, given.template, given.concurrency, given.warm_up_leases, given.seconds))
+    urls, templates = given.urls.split(","), given.templates.split(",")
+    uvloop.run(work(urls, templates, given.concurrency, given.warm_up_leases, given.seconds))
 
 
 if __name__ == "__main__":

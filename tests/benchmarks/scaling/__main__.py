@@ -1,0 +1,70 @@
+"""``make scaling``: how far freshdb scales: measured here, simulated beyond; writes ``docs/scaling.md``.
+
+``python -m tests.benchmarks.scaling [--quick] [--into DIR] [PART …]``: ``measured``, ``growth`` and ``simulated``; all by
+default. ``--quick`` only shows that it works: durations are tiny, and nothing is written unless ``--into`` says where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from tests.benchmarks.results import Run, busy_percent
+from tests.benchmarks.scaling import growth, measured
+from tests.benchmarks.scaling.findings import PLACE, Findings, Part, Simulated
+from tests.benchmarks.scaling.fleet import Basis
+from tests.benchmarks.scaling.page import page
+from tests.benchmarks.scaling.plans import PLANS, REMEDIES
+
+PARTS = ("measured", "growth", "simulated")
+
+
+def main() -> None:
+    """Measure, simulate, print, write."""
+    parser = argparse.ArgumentParser(prog="make scaling", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="tiny durations: shows that it works")
+    parser.add_argument("--into", type=Path, help="the directory of scaling.json and scaling.md (docs)")
+    given = parser.parse_args()
+    into: Path | None = given.into or (None if given.quick else PLACE)
+    findings = Findings() if into is None else Findings.read(into)
+    for name in given.parts or PARTS:
+        run, busy = Run(name, quick=given.quick), busy_percent()
+        run.calibrate()
+        if name == "measured":
+            findings.measured = Part.of(run, busy, measured.measure(run))
+        elif name == "growth":
+            findings.growth = Part.of(run, busy, asyncio.run(growth.measure(run)))
+        else:
+            findings.simulated = _simulated(findings, run)
+        if into is not None:
+            (into / "scaling.json").write_text(findings.model_dump_json(indent=1) + "\n")
+    text = page(findings)
+    print(text)  # noqa: T201 - a command prints
+    if into is not None:
+        (into / "scaling.md").write_text(text)
+
+
+def _simulated(findings: Findings, run: Run) -> Simulated:
+    if findings.measured is None or findings.growth is None:
+        raise SystemExit(
+            "there is nothing to simulate from: measure first (make scaling PARTS='measured growth')"
+        )
+    basis = Basis(findings.measured.found, findings.growth.found)
+    leases = 1_000 if run.quick else 20_000
+    run.say("validation")
+    validations = basis.validation(10 if run.quick else 200)
+    forecasts = []
+    for plan in PLANS:
+        run.say(f"{plan.holders} holders")
+        forecasts.append(basis.forecast(plan, leases))
+    remedies = {}
+    for what, plan in REMEDIES.items():
+        run.say(what)
+        remedies[what] = basis.forecast(plan, leases)
+    return Simulated(validations=validations, forecasts=forecasts, remedies=remedies)
+
+
+if __name__ == "__main__":
+    main()

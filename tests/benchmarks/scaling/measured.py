@@ -1,0 +1,200 @@
+"""What a lease costs each part, measured: holders loop {acquire, connect, write, close, release} on a real site.
+
+Processor seconds do not depend on how busy the machine is; leases per second do. So what other programs took meanwhile is
+noted, too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Final
+
+import httpx
+from pydantic import BaseModel
+
+from tests.benchmarks.results import Run, percentile
+from tests.benchmarks.running import (
+    ROOT,
+    break_in,
+    open_pool,
+    register,
+    resize,
+    schema,
+    wait_until_ready,
+)
+from tests.benchmarks.scaling.site import SERVERS, Site, machine_cpu_seconds
+
+PARTS: Final = ("replica", "control", "server", "redis", "client")
+
+
+class Round(BaseModel):
+    """One round of so many holders."""
+
+    holders: int
+    leases: int
+    seconds: float
+    cpu_seconds: dict[str, float]
+    """By part."""
+    others_cores: float
+    """What other programs used."""
+    statements: float
+    commands: float
+    scripts: float
+    by_replica: list[int]
+    by_server: dict[str, int]
+    acquire_p50_seconds: float
+    acquire_p99_seconds: float
+
+    @property
+    def leases_per_second(self) -> float:
+        """The turnover."""
+        return self.leases / self.seconds
+
+
+class Idle(BaseModel):
+    """What a replica costs each second while nobody asks for anything."""
+
+    cores: dict[str, float]
+    """By part; the managed servers together."""
+    statements: float
+    commands: float
+    scripts: float
+
+
+class Measured(BaseModel):
+    """Everything that was measured on the site."""
+
+    replicas: int
+    servers: int
+    databases: int
+    rounds: list[Round]
+    idle: Idle
+
+    def cpu_seconds(self, part: str) -> float:
+        """Of one lease, above what is used at rest: the median of the rounds with the most holders."""
+        return median(
+            (one.cpu_seconds[part] - self._at_rest(part) * one.seconds) / one.leases for one in self._full()
+        )
+
+    def per_lease(self, what: str) -> float:
+        """``statements``, ``commands`` or ``scripts``, likewise."""
+        at_rest = float(getattr(self.idle, what)) * self.replicas
+        return median(
+            (float(getattr(one, what)) - at_rest * one.seconds) / one.leases for one in self._full()
+        )
+
+    def _at_rest(self, part: str) -> float:
+        return self.idle.cores.get(part, 0.0) * self.replicas
+
+    def _full(self) -> list[Round]:
+        most = max(one.holders for one in self.rounds)
+        return [one for one in self.rounds if one.holders == most]
+
+
+def measure(run: Run) -> Measured:
+    """Start the site, let it rest, and let holders loop."""
+    holders, rounds, seconds, rest_seconds = (
+        ((1, 4), 1, 1.5, 2.0) if run.quick else ((1, 4, 16), 3, 10.0, 30.0)
+    )
+    with Site.opened() as site:
+        templates, databases = _pools(site, max(holders))
+        run.say("at rest")
+        idle = _idle(site, rest_seconds)
+        found = []
+        for number in range(rounds):
+            for many in holders:
+                found.append(_round(site, templates, many, seconds))
+                run.say(f"round {number + 1}: {many} holders: {found[-1].leases_per_second:.1f} leases/s")
+            run.calibrate()
+        return Measured(
+            replicas=len(site.replicas),
+            servers=len(site.managed),
+            databases=databases,
+            rounds=found,
+            idle=idle,
+        )
+
+
+def _pools(site: Site, holders: int) -> tuple[dict[str, str], int]:
+    """A template, and its pool, for each server: the service places them. Each template's server, and how many databases."""
+    size = 8 + 2 * holders // SERVERS
+    placed = {}
+    with httpx.Client(base_url=site.urls[0], timeout=120) as client:
+        for number in range(SERVERS):
+            name = f"shop{number}"
+            register(client, name, schema())
+            pool_id = open_pool(client, name)
+            resize(client, pool_id, size)
+            wait_until_ready(client, pool_id, size)
+            break_in(client, pool_id, name, size)
+            placed[name] = client.get(f"/v1/pools/{pool_id}").json()["server"]
+    return placed, size * SERVERS
+
+
+def _idle(site: Site, seconds: float) -> Idle:
+    before, began = site.used(), time.perf_counter()
+    time.sleep(seconds)
+    used, taken = site.used() - before, time.perf_counter() - began
+    each = taken * len(site.replicas)
+    return Idle(
+        cores={part: cpu / each for part, cpu in used.cpu_seconds.items()},
+        statements=used.statements / each,
+        commands=used.commands / each,
+        scripts=used.scripts / each,
+    )
+
+
+def _round(site: Site, templates: dict[str, str], holders: int, seconds: float) -> Round:
+    command = [
+        *(sys.executable, "-m", "tests.benchmarks.turning", ",".join(site.urls), ",".join(templates)),
+        *(f"--concurrency={holders}", f"--warm-up-leases={4 * holders}", f"--seconds={seconds}"),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
+        assert clients.stdout is not None
+        _expect(clients.stdout.readline(), "began")
+        before, busy = site.used(), machine_cpu_seconds()
+        _expect(clients.stdout.readline(), "ended")
+        busy = machine_cpu_seconds() - busy
+        used = site.used() - before
+        seen = Seen.model_validate_json(clients.stdout.read())
+    cpu_seconds = used.cpu_seconds | {"client": seen.cpu_seconds}
+    return Round(
+        holders=holders,
+        leases=seen.leases,
+        seconds=seen.seconds,
+        cpu_seconds=cpu_seconds,
+        others_cores=max(0.0, busy - sum(cpu_seconds.values())) / seen.seconds,
+        statements=used.statements,
+        commands=used.commands,
+        scripts=used.scripts,
+        by_replica=seen.by_url,
+        by_server=_by_server(templates, seen.by_template),
+        acquire_p50_seconds=percentile(seen.acquires, 50),
+        acquire_p99_seconds=percentile(seen.acquires, 99),
+    )
+
+
+def _by_server(templates: dict[str, str], leases: list[int]) -> dict[str, int]:
+    found = dict.fromkeys(sorted(templates.values()), 0)
+    for server, number in zip(templates.values(), leases, strict=True):
+        found[server] += number
+    return found
+
+
+class Seen(BaseModel):
+    """What the clients say of one round."""
+
+    leases: int
+    by_url: list[int]
+    by_template: list[int]
+    seconds: float
+    cpu_seconds: float
+    acquires: list[float]
+
+
+def _expect(line: str, word: str) -> None:
+    if line.strip() != word:
+        raise RuntimeError(f"the clients said {line!r} instead of {word}: see above")

@@ -1,0 +1,306 @@
+"""``docs/scaling.md``: written from ``docs/scaling.json``; nobody types a figure by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from tests.benchmarks.results import milliseconds
+from tests.benchmarks.scaling.findings import Findings
+from tests.benchmarks.scaling.fleet import HOLD_SECONDS, SERVER_CORES, Forecast, Validation
+from tests.benchmarks.scaling.growth import HISTORY, POOLS, Cost
+from tests.benchmarks.scaling.measured import PARTS, Measured
+
+NAMES = {
+    "replica": "replicas",
+    "control": "the control plane's PostgreSQL",
+    "server": "managed servers",
+    "redis": "Redis",
+    "client": "clients",
+}
+
+TEXT = """# Scaling past one machine
+
+`make scaling` writes this page from `scaling.json`, which it keeps; nobody types a figure by hand. Measured on one
+machine of two cores; everything larger is simulated from that, and says so.
+
+## How much for how many leases
+
+| part | processor time of a lease | leases a second that one core like these is enough for |
+|---|---:|---:|
+{answer}
+
+Plan **a replica** (one process, one core) **for every {replica:.0f} leases a second, and a core of the control plane's
+server for every {control:.0f}**, both with a fifth to spare, and more for what the loops take (below). An installation has
+one Redis, which uses one core, and ends at {redis:.0f} leases a second. Managed servers need a core for every {server:.0f}
+leases a second of holders that do as little as those here: what your own tests do comes on top.
+
+## What saturates first
+
+Simulated: each holder acquires, holds its lease for {hold:g} s on average, and releases, round and round. As many replicas
+as that needs and a quarter more; {server_cores} cores in each managed server.
+
+{forecasts}
+
+*Ends at*: the leases a second at which a part would have nothing left, after what the loops of all replicas take of it.
+{first}
+
+## What then
+
+The largest of these fleets, with one thing changed:
+
+{remedies}
+
+Connections: each replica opens up to {control_connections} to the control plane's server and up to {server_connections} to
+each managed one (`FRESHDB_IDLE_SESSIONS` and `FRESHDB_PROVISION_CONCURRENCY` make it fewer), so that `max_connections` has
+to grow with the number of replicas. Several installations (each with a control plane, a Redis and servers of its own) share
+nothing, and so divide everything.
+
+A Redis Cluster gains nothing for one installation: all its keys are in one slot, and so on one node. It works where every
+replica is given the address of that node; any other refuses, with the right address in the message
+(`tests/integration/redis/test_cluster.py`).
+
+## Measured
+
+{site}
+
+{spread}
+
+{idle}
+
+{rounds}
+
+## Simulated, against measured
+
+The measured loop, simulated as one station that has what other programs left of the two cores. A lease costs what it cost
+with the most holders, so that only the other rows are predictions of something that was not put in.
+
+{validations}
+
+## What grows
+
+One call, with so many databases in {pools} pools on {pools} servers, {history} times as many leases that are over, a
+deadline in Redis for each database, and a waiter for every ten: milliseconds of processor time in the backend, and in
+the replica that asks. Blocks are those that PostgreSQL looked at.
+
+{growth}
+
+## How, and what not
+
+- Processor times are what the system counts for each process, ended ones included. They do not depend on how busy the
+  machine is; leases a second and waiting times do, and so were compared with what other programs left.
+  {calibration}
+- The simulator (`tests/benchmarks/scaling/simulation.py`) is held against Erlang's formulas and exact mean value analysis
+  by its own tests. Service times are exponential; how a lease's cost is divided between acquire, release and reset is a
+  guess, and matters to waiting times alone.
+- The loops of every replica are counted twice over: as measured at rest on the small site, and as they grow.
+- Not measured: networks (everything was on loopback); disks (`fsync` was off: a control plane that waits for its disk
+  answers later, for the same processor time); the catalogs of managed servers with a thousand databases, which the
+  reconciler of every replica reads every ten seconds; wake-ups, which go to all replicas; crowds that wait; the dashboard.
+- {machine}.
+"""
+
+
+def page(findings: Findings) -> str:
+    """The page; what was not measured yet is left out."""
+    if findings.measured is None or findings.growth is None or findings.simulated is None:
+        return ""
+    site, costs, said = findings.measured.found, findings.growth.found, findings.simulated
+    rates = {part: 1 / site.cpu_seconds(part) for part in PARTS}
+    largest = said.forecasts[-1]
+    return TEXT.format(
+        answer="\n".join(
+            f"| {NAMES[part]} | {milliseconds(site.cpu_seconds(part))} ms | {rates[part]:,.0f} |"
+            for part in PARTS
+        ),
+        **{part: rates[part] * (0.8 if part in {"replica", "control"} else 1) for part in PARTS},
+        hold=HOLD_SECONDS,
+        server_cores=SERVER_CORES,
+        forecasts=_forecasts(said.forecasts),
+        first=_first(said.forecasts),
+        remedies=_remedies(said.remedies),
+        control_connections=largest.control_connections * largest.installations // largest.replicas,
+        server_connections=largest.server_connections * largest.installations // largest.replicas,
+        site=(
+            f"{site.replicas} replicas, {site.servers} managed servers, one for the control plane, one Redis; "
+            f"{site.databases} databases of 30 tables in {site.servers} pools. Holders acquire, connect, insert into three "
+            "tables, close and release. Per lease: "
+            f"{site.per_lease('statements'):.1f} transactions of the control plane, "
+            f"{site.per_lease('scripts'):.1f} scripts and {site.per_lease('commands'):.0f} commands of Redis (those within "
+            "scripts included)."
+        ),
+        spread=_spread(site),
+        idle=_idle(site),
+        rounds=_rounds(site),
+        validations=_validations(said.validations),
+        pools=POOLS,
+        history=HISTORY,
+        growth=_growth(costs),
+        calibration=f"Calibration: {findings.measured.calibration}.",
+        machine=f"Measured {findings.measured.at:%Y-%m-%d}, {findings.measured.machine}",
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    ).replace("| --- |", "|---|")
+
+
+def _forecasts(forecasts: Sequence[Forecast]) -> str:
+    head = [
+        "servers · databases · holders",
+        "replicas",
+        "control plane's cores",
+        "leases/s",
+        "acquire p50 · p99",
+    ]
+    head += [f"{NAMES[part]}: at work, ends at" for part in PARTS[:-1]]
+    return _table(
+        head,
+        [
+            [
+                f"{one.servers} · {one.databases:,} · {one.holders:,}",
+                f"{one.replicas}",
+                f"{one.control_cores}",
+                f"{one.leases_per_second:,.0f}",
+                _latency(one.acquire_p50_seconds, one.acquire_p99_seconds),
+                *(f"{one.used[part]:.0%}, {one.limits[part]:,.0f}/s" for part in PARTS[:-1]),
+            ]
+            for one in forecasts
+        ],
+    )
+
+
+def _latency(p50_seconds: float, p99_seconds: float) -> str:
+    return f"{milliseconds(p50_seconds)} · {milliseconds(p99_seconds)} ms"
+
+
+def _first(forecasts: Sequence[Forecast]) -> str:
+    one = forecasts[0]
+    each = one.limits["replica"] / one.replicas
+    after = "; ".join(
+        f"with {one.holders:,} holders {NAMES[one.next]}, at {one.limits[one.next]:,.0f}" for one in forecasts
+    )
+    return (
+        f"Replicas saturate first, each at {each:,.0f} leases a second in the smallest of these fleets, and can be added. "
+        f"Next: {after}."
+    )
+
+
+def _remedies(remedies: dict[str, Forecast]) -> str:
+    return _table(
+        ["changed", "replicas", "leases/s", "saturates first", "at"],
+        [
+            [
+                what,
+                f"{one.replicas}",
+                f"{one.leases_per_second:,.0f}",
+                NAMES[one.first],
+                f"{one.limits[one.first]:,.0f}/s",
+            ]
+            for what, one in remedies.items()
+        ],
+    )
+
+
+def _spread(site: Measured) -> str:
+    most = max(one.holders for one in site.rounds)
+    full = [one for one in site.rounds if one.holders == most]
+    leases = sum(one.leases for one in full)
+    replicas = [sum(one.by_replica[n] for one in full) / leases for n in range(site.replicas)]
+    servers = [sum(one.by_server[name] for one in full) / leases for name in full[0].by_server]
+    return (
+        f"With {most} holders, each at one replica and one template: leases by replica {_shares(replicas)}; by server "
+        f"{_shares(servers)}. A template is placed on the server that has the least, and its pools live there."
+    )
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return ", ".join(f"{one:.0%}" for one in shares)
+
+
+def _idle(site: Measured) -> str:
+    idle = site.idle
+    cores = ", ".join(f"{NAMES[part]} {used:.2%}" for part, used in idle.cores.items())
+    return (
+        f"At rest, each replica costs every second: {idle.statements:.1f} transactions, {idle.commands:.0f} commands of "
+        f"Redis; of a core, {cores}."
+    )
+
+
+def _rounds(site: Measured) -> str:
+    by_holders = {
+        holders: [one for one in site.rounds if one.holders == holders]
+        for holders in sorted({one.holders for one in site.rounds})
+    }
+    head = ["holders", "leases/s", "acquire p50 · p99", *(f"{NAMES[part]}, CPU ms/lease" for part in PARTS)]
+    return _table(
+        [*head, "other programs, cores"],
+        [
+            [
+                f"{holders}",
+                f"{median(one.leases_per_second for one in rounds):.0f}",
+                _latency(
+                    median(one.acquire_p50_seconds for one in rounds),
+                    median(one.acquire_p99_seconds for one in rounds),
+                ),
+                *(
+                    milliseconds(
+                        sum(one.cpu_seconds[part] for one in rounds) / sum(one.leases for one in rounds)
+                    )
+                    for part in PARTS
+                ),
+                f"{median(one.others_cores for one in rounds):.2f}",
+            ]
+            for holders, rounds in by_holders.items()
+        ],
+    )
+
+
+def _validations(validations: Sequence[Validation]) -> str:
+    return _table(
+        ["holders", "cores left", "measured, leases/s", "simulated", "error"],
+        [
+            [
+                f"{one.holders}",
+                f"{one.cores:.2f}",
+                f"{one.measured:.1f}",
+                f"{one.predicted:.1f}",
+                f"{one.error:+.0%}",
+            ]
+            for one in validations
+        ],
+    )
+
+
+def _growth(costs: Sequence[Cost]) -> str:
+    sizes = sorted({one.there for one in costs})
+    calls: dict[tuple[str, str], list[Cost]] = {}
+    for one in costs:
+        calls.setdefault((one.backend, one.what), []).append(one)
+    head = [
+        "call",
+        "how often, by each replica",
+        *(f"{size:,}: backend · replica" for size in sizes),
+        "blocks",
+    ]
+    return _table(
+        head,
+        [
+            [
+                f"{what} ({NAMES[backend].removeprefix('the ')})",
+                _often(found[0]),
+                *(
+                    f"{milliseconds(one.backend_seconds)} · {milliseconds(one.caller_seconds)}"
+                    for one in found
+                ),
+                " · ".join(f"{one.blocks:,.0f}" for one in found) if backend == "control" else "",
+            ]
+            for (backend, what), found in calls.items()
+        ],
+    )
+
+
+def _often(cost: Cost) -> str:
+    return f"every {1 / cost.per_second:g} s" if cost.per_second else "as needed"

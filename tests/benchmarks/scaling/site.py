@@ -1,0 +1,142 @@
+"""What is measured: three replicas, four managed PostgreSQL servers, one for the control plane, one Redis; all real.
+
+Each has its processes for itself, so that what each uses can be told apart. Processor seconds are those of a server's
+processes that live, and of those that have ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import psutil
+import psycopg
+import redis
+
+from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests.benchmarks.running import data_directory
+from tests.servers import run_sync
+from tests.services import Service, start_service
+
+REPLICAS: Final = 3
+SERVERS: Final = 4
+SETTINGS: Final = {"min_ready": 1, "access_log": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What there was of everything so far, or in between.
+
+    Attributes:
+        cpu_seconds: by part.
+        statements: transactions of the control plane's database; nearly all have one statement.
+        commands: that Redis has carried out, those within scripts included.
+        scripts: that Redis has run.
+    """
+
+    cpu_seconds: dict[str, float]
+    statements: float
+    commands: float
+    scripts: float
+
+    def __sub__(self, before: Used) -> Used:
+        """In between."""
+        return Used(
+            {part: now - before.cpu_seconds[part] for part, now in self.cpu_seconds.items()},
+            self.statements - before.statements,
+            self.commands - before.commands,
+            self.scripts - before.scripts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Everything, running."""
+
+    replicas: list[Service]
+    control: EmbeddedPostgres
+    managed: list[EmbeddedPostgres]
+    keys: EmbeddedRedis
+
+    @classmethod
+    @contextmanager
+    def opened(cls) -> Iterator[Site]:
+        """Start it; end it."""
+        with data_directory() as directory, ExitStack() as stack:
+            control, *managed = (
+                EmbeddedPostgres(directory / name)
+                for name in ("control", *(f"s{n}" for n in range(1, SERVERS + 1)))
+            )
+            keys = EmbeddedRedis(directory / "redis")
+
+            def started(server: EmbeddedPostgres | EmbeddedRedis) -> str:
+                stack.callback(lambda: run_sync(server.stop()))
+                return run_sync(server.start())
+
+            control_dsn, *dsns = (started(server) for server in (control, *managed))
+            url = started(keys)
+            replicas: list[Service] = []
+            for _ in range(REPLICAS):
+                replica = start_service(
+                    [f"s{n}={dsn}" for n, dsn in enumerate(dsns, start=1)],
+                    url,
+                    settings=SETTINGS,
+                    replica_of=replicas[0] if replicas else None,
+                    control=control_dsn,
+                )
+                stack.callback(shutil.rmtree, replica.data)
+                stack.callback(replica.stop)
+                replicas.append(replica)
+            yield cls(replicas, control, managed, keys)
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the replicas."""
+        return [replica.url for replica in self.replicas]
+
+    def used(self) -> Used:
+        """Until now."""
+        with psycopg.connect(self.replicas[0].control_dsn, autocommit=True) as connection:
+            row = connection.execute(
+                "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
+            ).fetchone()
+        with redis.Redis.from_url(self.replicas[0].redis_url) as client:
+            stats = cast("dict[str, dict[str, float]]", client.info("commandstats"))
+        return Used(
+            {
+                "replica": sum(cpu_seconds(replica.process.pid) for replica in self.replicas),
+                "control": cpu_seconds(_pid(self.control.data / "cluster" / "postmaster.pid")),
+                "server": sum(
+                    cpu_seconds(_pid(one.data / "cluster" / "postmaster.pid")) for one in self.managed
+                ),
+                "redis": cpu_seconds(_pid(self.keys.data / "redis.pid")),
+            },
+            float(row[0]) if row else 0.0,
+            sum(one["calls"] for one in stats.values()),
+            stats.get("cmdstat_evalsha", {"calls": 0})["calls"],
+        )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and all below it. What of its children has ended, a process knows once it has looked for them."""
+    top = psutil.Process(pid)
+    used = 0.0
+    for process in (top, *top.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+def machine_cpu_seconds() -> float:
+    """Of every process on this machine, as far as it counts them."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def _pid(path: Path) -> int:
+    return int(path.read_text().split()[0])
