@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -47,6 +48,7 @@ POSTGRES = (
     + "ALTER TABLE department ADD FOREIGN KEY (head_id) REFERENCES employee;"
     + "CREATE TABLE hen (id int PRIMARY KEY, egg_id int NOT NULL); CREATE TABLE egg (id int PRIMARY KEY, "
     + "hen_id int NOT NULL REFERENCES hen); ALTER TABLE hen ADD FOREIGN KEY (egg_id) REFERENCES egg;"
+    + "CREATE TABLE late (id int PRIMARY KEY, early_id int REFERENCES late DEFERRABLE INITIALLY DEFERRED);"
     + "CREATE TYPE mood AS ENUM ('calm', 'wild');"
     + "CREATE TABLE various (id int PRIMARY KEY, m mood, tags text[], span interval, extra jsonb, address inet, flag bool);"
 )
@@ -334,6 +336,23 @@ def test_a_reference_to_nothing_is_found(postgres_data: Data) -> None:
         "1 rows of note refer by line_order, line_item to rows that line does not have",
         "1 rows of order refer by customer_id to rows that customer does not have",
     ]
+
+
+def test_what_a_refused_commit_undoes_is_not_believed(postgres_engine: Engine) -> None:
+    data = Data(postgres_engine)
+    with pytest.raises(IntegrityError):
+        data.set_up({"late": {"lost": {"id": 1, "early_id": 9}}})
+    with pytest.raises(DataInvalid, match="no row is called lost"):
+        data.set_up({"late": [{"id": 2, "early_id": "@lost"}]})
+    data.set_up({"late": [{"id": 1}]})
+    other = Data(postgres_engine)
+    other.set_up({"late": [{"id": 2, "early_id": 1}]})
+    with pytest.raises(IntegrityError):
+        data.tear_down()
+    data.check_counts({"late": 2})
+    other.tear_down()
+    data.tear_down()
+    data.check_counts({"late": 0})
 
 
 def test_ids_are_the_same_in_every_run_and_others_in_every_test() -> None:

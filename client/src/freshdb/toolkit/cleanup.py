@@ -249,7 +249,7 @@ class _Operations:
     def _take(self, ask: Answering, moment: Moment) -> None:
         self._noted, self._question = take_note(ask, moment), None
         self._defined_at = moment.now
-        self._loaded.clear()
+        self._loaded = {}
 
     def _asked(self, ask: Answering, noted: Note) -> Seen:
         if self._question is None:
@@ -289,7 +289,7 @@ class _Operations:
             self._question = None
         for name in in_order.load:
             _load(ask, name, noted)
-            self._loaded[name] = ask.column("SELECT pg_current_xact_id()::text::bigint")[0]
+            self._loaded = {**self._loaded, name: ask.column("SELECT pg_current_xact_id()::text::bigint")[0]}
         for statement in settings_of(made, None):
             ask.execute(statement)
         return made

@@ -17,7 +17,8 @@ driver. Each use of it opens a connection and closes it: where time counts, give
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
 
 from freshdb.toolkit.errors import WrongTarget
@@ -132,6 +133,21 @@ def _url(target: object, wanted: str, *, blocking: bool) -> URL:
     return url if names is None else url.set(drivername=names[0 if blocking else 1])
 
 
+@contextmanager
+def _believed_once_done(operations: object) -> Iterator[None]:
+    """Have operations know what they knew before, if the block fails: also by a commit that is refused.
+
+    Their attributes are put back, not what these contain.
+    """
+    before = dict(vars(operations))
+    try:
+        yield
+    except BaseException:
+        vars(operations).clear()
+        vars(operations).update(before)
+        raise
+
+
 class BlockingOwner(Protocol):
     """Has a target, and what can be done to it."""
 
@@ -174,10 +190,11 @@ class Blocking(Generic[P, T]):
             return self
 
         def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            return run(
-                owner.target,
-                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
-            )
+            with _believed_once_done(owner.operations):
+                return run(
+                    owner.target,
+                    lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+                )
 
         method.__doc__ = self.__doc__
         return method
@@ -203,10 +220,11 @@ class Awaiting(Generic[P, T]):
             return self
 
         async def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await run_async(
-                owner.target,
-                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
-            )
+            with _believed_once_done(owner.operations):
+                return await run_async(
+                    owner.target,
+                    lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+                )
 
         method.__doc__ = self.__doc__
         return method

@@ -93,7 +93,7 @@ class _Operations:
         """
         tables = self._map(connection)
         if isinstance(source, Path) and source.suffix == ".sql":
-            self._made += self._run_sql(connection, tables, source)
+            self._made = [*self._made, *self._run_sql(connection, tables, source)]
             return {}
         given = rows_of(source)
         tables.check(row.table for row in given)
