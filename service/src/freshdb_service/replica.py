@@ -39,6 +39,7 @@ from freshdb_service.maintenance.replenisher import Replenisher
 from freshdb_service.maintenance.rounds import Loop, run
 from freshdb_service.overview import Overview
 from freshdb_service.pools import Pools
+from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import leases as store_leases
 from freshdb_service.templates import Templates
@@ -71,7 +72,7 @@ class Replica:
         settings = at.settings
         databases = Databases(at, engine)
         acquiring, leases, builds = Acquiring(at), Leases(at, databases), Builds(at)
-        reconciler = Reconciler(at, builds)
+        reconciler = Reconciler(at, builds, Duties(at.redis))
         dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
         keyring = Keyring(at)
         loops = [

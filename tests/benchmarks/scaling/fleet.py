@@ -1,15 +1,15 @@
 """From what was measured to what was not: the same loop, by simulation, on fleets that are not here.
 
 A lease costs each part what it cost on this machine. What loops cost at rest comes from the site, and what they cost the
-more there is, from ``growth``; both are taken for every replica. How the costs are divided among the steps of a turn is a
-guess, and matters to how long a turn takes, not to how many there can be.
+more there is, from ``growth``: both for every replica, but for what one does for all. How the costs are divided among the
+steps of a turn is a guess, and matters to how long a turn takes, not to how many there can be.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final
 
 from pydantic import BaseModel
@@ -103,14 +103,19 @@ class Basis:
     measured: Measured
     costs: Sequence[Cost]
 
-    def loops(self, backend: str, databases: int, *, caller: bool = False) -> float:
-        """Cores that one replica's loops take of a backend, or of the replica itself; by the next larger size measured."""
+    def loops(self, backend: str, databases: int, replicas: int, *, caller: bool = False) -> float:
+        """Cores that the loops of all replicas take of a backend, or of the replicas themselves.
+
+        By the next larger number of databases that was measured. What one replica does for all is counted once.
+        """
         there = min(
             (one.there for one in self.costs if one.there >= databases),
             default=max(one.there for one in self.costs),
         )
         return sum(
-            one.per_second * (one.caller_seconds if caller else one.backend_seconds)
+            one.per_second
+            * (one.caller_seconds if caller else one.backend_seconds)
+            * (1 if one.by_one else replicas)
             for one in self.costs
             if one.backend == backend and one.there == there
         )
@@ -175,29 +180,33 @@ class Basis:
     def replicas_needed(self, plan: Plan) -> int:
         """For what its holders ask for, and a quarter more."""
         wanted = _SPARE * plan.holders / (HOLD_SECONDS + _ROUND_TRIP_SECONDS)
-        return math.ceil(wanted * self.measured.cpu_seconds("replica") / (1 - self._replica_at_rest(plan)))
+        work = wanted * self.measured.cpu_seconds("replica")
+        return next(number for number in count(1) if number * (1 - self._at_rest(plan, number)) >= work)
 
-    def _replica_at_rest(self, plan: Plan) -> float:
-        loops = sum(self.loops(backend, plan.databases, caller=True) for backend in ("control", "redis"))
-        return (self.measured.idle.cores["replica"] + loops) / plan.calm
+    def _at_rest(self, plan: Plan, replicas: int) -> float:
+        """Of the core of each replica; what one does for all is divided among them, as if they took turns."""
+        loops = sum(
+            self.loops(backend, plan.databases, replicas, caller=True) for backend in ("control", "redis")
+        )
+        return (self.measured.idle.cores["replica"] + loops / replicas) / plan.calm
 
     def fleet(self, plan: Plan, replicas: int) -> Fleet:
         """What there is, each part with what the loops of all replicas leave of it."""
         rest = self.measured.idle.cores
-        each = {
-            "control": rest["control"] + self.loops("control", plan.databases),
-            "redis": rest["redis"] + self.loops("redis", plan.databases),
-            "server": rest["server"] / self.measured.servers,
+        background = {
+            "control": replicas * rest["control"] + self.loops("control", plan.databases, replicas),
+            "redis": replicas * rest["redis"] + self.loops("redis", plan.databases, replicas),
+            "server": replicas * rest["server"] / self.measured.servers,
         }
         cores = {"control": plan.control_cores, "redis": 1, "server": SERVER_CORES}
-        background = {part: replicas * used / plan.calm for part, used in each.items()}
+        background = {part: used / plan.calm for part, used in background.items()}
         background["redis"] /= plan.redis_speed
         costs = {part: self.measured.cpu_seconds(part) for part in PARTS} | {"client": 0.0}
         costs["redis"] /= plan.redis_speed
         acquire, release, reset = _steps(costs)
         return Fleet(
             parts={
-                "replica": Part(replicas, 1, self._replica_at_rest(plan)),
+                "replica": Part(replicas, 1, self._at_rest(plan, replicas)),
                 **{part: Part(1, cores[part], background[part]) for part in ("control", "redis")},
                 "server": Part(plan.servers, cores["server"], background["server"]),
             },

@@ -26,6 +26,7 @@ from freshdb_service.lifecycle import LeaseState
 from freshdb_service.redis import queue as queues
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadline, Deadlines
+from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.queue import Queue
 from freshdb_service.redis.signals import Signals
 from freshdb_service.store import claims, databases, granting, leases, pools, resetting, templates
@@ -55,6 +56,7 @@ class Cost(BaseModel):
         backend_seconds: of the processor, in the control plane's session or Redis.
         caller_seconds: of the processor, in the replica.
         blocks: of the control plane's tables and indexes, looked at.
+        by_one: one replica makes it for all.
     """
 
     what: str
@@ -64,6 +66,7 @@ class Cost(BaseModel):
     backend_seconds: float
     caller_seconds: float
     blocks: float = 0.0
+    by_one: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class _Call:
     run: Callable[[], Awaitable[object]]
     per_second: float = 0.0
     times: int = 100
+    by_one: bool = False
 
 
 async def measure(run: Run) -> list[Cost]:
@@ -166,13 +170,18 @@ def _rounds(store: Store) -> list[_Call]:
     """What every replica asks, whether anybody leases or not, and how often."""
 
     def call(
-        what: str, statement: Callable[[Connection], Awaitable[object]], loop: str, times: int = 10
+        what: str,
+        statement: Callable[[Connection], Awaitable[object]],
+        loop: str,
+        times: int = 10,
+        *,
+        by_one: bool = False,
     ) -> _Call:
         async def run() -> None:
             async with store.statement() as connection:
                 await statement(connection)
 
-        return _Call(what, run, 1 / _ONCE_EVERY[loop], times)
+        return _Call(what, run, 1 / _ONCE_EVERY[loop], times, by_one)
 
     async def dropping(connection: Connection) -> None:
         await databases.claim_dropping(connection, _SERVERS, 16, claim_seconds=5, failed_seconds=10)
@@ -184,7 +193,7 @@ def _rounds(store: Store) -> list[_Call]:
         for server in _SERVERS:
             await templates.all_of_server(connection, server)
             await databases.listing(connection, server)
-            await pools.listing(connection)
+            await pools.all_of_server(connection, server)
 
     async def retired(connection: Connection) -> None:
         await templates.retire_unused(connection, 7 * 86_400)
@@ -200,8 +209,8 @@ def _rounds(store: Store) -> list[_Call]:
         call("look for strays", databases.recover_strays, "reaper"),
         call("look for dead workers", claims.unseen, "deaths"),
         call("forget old leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
-        call("list live leases", leases.live, "reconciler"),
-        call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3),
+        call("list live leases", leases.live, "reconciler", by_one=True),
+        call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3, by_one=True),
         call("retire what nobody uses", retired, "reconciler"),
     ]
 
@@ -224,6 +233,11 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         await waiting.enter()
         admitted: list[UUID] = []
         free_pool = uuid4()
+        idle, duties = _Waiting(queue, 0), Duties(redis)
+
+        async def take_duties() -> None:
+            for server in _SERVERS:
+                await duties.mine(server, seconds=60)
 
         async def admit() -> None:
             admitted.append(uuid4())
@@ -241,9 +255,19 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
             _Call("wake the first of a queue", lambda: queue.wake(waiting.longest)),
             _Call("heartbeat", lambda: deadlines.renew(lease_ids[-1], ttl_seconds=None, principal="ci")),
             _Call("take what is due", deadlines.due, 1 / _ONCE_EVERY["reaper"]),
-            _Call(f"look at the queues of {POOLS} pools", waiting.look, 1 / _ONCE_EVERY["replenisher"], 10),
+            _Call(f"look at {POOLS} queues, all empty", idle.look, 1 / _ONCE_EVERY["replenisher"], 10),
+            _Call(
+                f"ask who looks at each of {POOLS} servers", take_duties, 1 / _ONCE_EVERY["reconciler"], 10
+            ),
+            _Call(f"look at {POOLS} queues in which all wait", waiting.look, 0.0, 10),
             _Call("say that all who wait are there", waiting.enter, 0.0, 10),
-            _Call("compare all deadlines with the leases", compare, 1 / _ONCE_EVERY["reconciler"], 10),
+            _Call(
+                "compare all deadlines with the leases",
+                compare,
+                1 / _ONCE_EVERY["reconciler"],
+                10,
+                by_one=True,
+            ),
         ]
         return [await _cost(call, "redis", there, pid) for call in calls]
 
@@ -286,6 +310,7 @@ async def _cost(call: _Call, backend: str, there: int, pid: int, store: Store | 
         backend=backend,
         there=there,
         per_second=call.per_second,
+        by_one=call.by_one,
         backend_seconds=theirs / call.times,
         caller_seconds=mine / call.times,
         blocks=blocks / call.times,

@@ -93,10 +93,11 @@ the replica that asks. Blocks are those that PostgreSQL looked at.
 - The simulator (`tests/benchmarks/scaling/simulation.py`) is held against Erlang's formulas and exact mean value analysis
   by its own tests. Service times are exponential; how a lease's cost is divided between acquire, release and reset is a
   guess, and matters to waiting times alone.
-- The loops of every replica are counted twice over: as measured at rest on the small site, and as they grow.
+- The loops of every replica are counted twice over: as measured at rest on the small site, and as they grow. What one
+  replica does for all is simulated as if they took turns at it.
 - Not measured: networks (everything was on loopback); disks (`fsync` was off: a control plane that waits for its disk
   answers later, for the same processor time); the catalogs of managed servers with a thousand databases, which the
-  reconciler of every replica reads every ten seconds; wake-ups, which go to all replicas; crowds that wait; the dashboard.
+  reconciler of one replica reads every ten seconds; wake-ups, which go to all replicas; crowds that wait; the dashboard.
 - {machine}.
 """
 
@@ -281,7 +282,7 @@ def _growth(costs: Sequence[Cost]) -> str:
         calls.setdefault((one.backend, one.what), []).append(one)
     head = [
         "call",
-        "how often, by each replica",
+        "how often, by each replica (or by one for all)",
         *(f"{size:,}: backend · replica" for size in sizes),
         "blocks",
     ]
@@ -290,7 +291,7 @@ def _growth(costs: Sequence[Cost]) -> str:
         [
             [
                 f"{what} ({NAMES[backend].removeprefix('the ')})",
-                _often(found[0]),
+                _often(found[0]) + (", by one" if found[0].by_one else ""),
                 *(
                     f"{milliseconds(one.backend_seconds)} · {milliseconds(one.caller_seconds)}"
                     for one in found

@@ -80,8 +80,15 @@ def test_a_larger_fleet_ends_where_its_smallest_part_does() -> None:
 
 def test_what_the_loops_cost_is_that_of_the_next_larger_size() -> None:
     basis = Basis(measured(leases=1_000, holders=16), [cost(1_000, 0.01), cost(10_000, 0.1)])
-    loops = [basis.loops("control", there) for there in (100, 1_000, 1_001, 50_000)]
+    loops = [basis.loops("control", there, 1) for there in (100, 1_000, 1_001, 50_000)]
     assert loops == pytest.approx([0.005, 0.005, 0.05, 0.05])
+
+
+def test_what_one_replica_does_for_all_is_counted_once() -> None:
+    each, once = cost(1_000, 0.01), cost(1_000, 0.1).model_copy(update={"by_one": True})
+    basis = Basis(measured(leases=1_000, holders=16), [each, once])
+    assert basis.loops("control", 1_000, 4) == pytest.approx(4 * 0.005 + 0.05)
+    assert basis.loops("control", 1_000, 4, caller=True) == pytest.approx(4 * 0.0005 + 0.005)
 
 
 def test_installations_divide_everything() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from time import monotonic
+from typing import Final
 from uuid import UUID
 
 from freshdb_service.builds import Builds
@@ -19,6 +20,7 @@ from freshdb_service.errors import FreshdbError
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
 from freshdb_service.redis.deadlines import Deadline
+from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.signals import Work
 from freshdb_service.store import claims
 from freshdb_service.store import databases as store_databases
@@ -29,14 +31,23 @@ from freshdb_service.store.claims import Claimed
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
 
 _log = logging.getLogger(__name__)
+_ROUNDS_WITH_DUTY: Final = 2
+"""For so many rounds a replica that is not heard of again keeps what was its duty to compare."""
 
 
 class Reconciler:
-    """One round: rows whose worker died, deadlines that are missing, templates that are over, leftovers on servers."""
+    """One round: rows whose worker died, deadlines that are missing, templates that are over, leftovers on servers.
 
-    def __init__(self, at: Installation, builds: Builds) -> None:
+    Comparing everything costs the more, the more there is. With ``duties``, one replica does it for all: one the deadlines,
+    one each server, whichever came first. A replica that has just started compares everything once: nobody knows what
+    came before it.
+    """
+
+    def __init__(self, at: Installation, builds: Builds, duties: Duties | None = None) -> None:
         self._at = at
         self._builds = builds
+        self._duties = duties
+        self._new = True
         self._strays: set[UUID] = set()
         """Leases that Redis knew of in the round before, and the control plane did not."""
         self._unseen: dict[Claimed, float] = {}
@@ -49,14 +60,29 @@ class Reconciler:
             await store_leases.prune(connection, self._at.settings.history_seconds)
         await self._at.trail.prune(self._at.settings.trail_seconds)
         await self._at.history.prune(self._at.settings.history_seconds)
-        await self._deadlines()
+        if await self._mine("deadlines"):
+            await self._deadlines()
         await self._overdue_builds()
         for server in self._at.servers.values():
+            if not await self._mine(server.name):
+                continue
             try:
                 await self._server(server)
             except FreshdbError as error:
                 _log.warning("reconciling %s: %s", server.name, error)
+                await self._leave_to_others(server.name)  # it may answer them
         await self._retired()
+        self._new = False
+
+    async def _mine(self, what: str) -> bool:
+        if self._duties is None:
+            return True
+        seconds = _ROUNDS_WITH_DUTY * self._at.settings.reconciler_seconds
+        return await self._duties.mine(f"compare:{what}", seconds=seconds) or self._new
+
+    async def _leave_to_others(self, what: str) -> None:
+        if self._duties is not None:
+            await self._duties.lay_down(f"compare:{what}")
 
     async def recover(self, gone: Sequence[Claimed] = ()) -> None:
         """Take over what workers that died had claimed. Cheap, and somebody may be waiting for it: done more often."""
@@ -122,8 +148,8 @@ class Reconciler:
         async with self._at.store.statement() as connection:
             templates = await store_templates.all_of_server(connection, server.name)
             rows = await store_databases.listing(connection, server.name)
-            pools = await store_pools.listing(connection)
-        wanted = _Wanted(templates, rows, [pool for pool in pools if pool.server == server.name])
+            pools = await store_pools.all_of_server(connection, server.name)
+        wanted = _Wanted(templates, rows, pools)
         for leftover in there:
             if not wanted.has(leftover):
                 _log.info(

@@ -21,20 +21,19 @@ from freshdb_service.errors import BackendUnavailable, ConfigurationError
 from freshdb_service.visits import Visiting, unseen
 
 SCRIPTS: Final = (
-    *(
-        "admit",
-        "enter",
-        "expire",
-        "keep",
-        "leave",
-        "lengthen",
-        "place",
-        "renew",
-        "restore",
-        "settle",
-        "waiters",
-        "wake",
-    ),
+    "admit",
+    "duty",
+    "enter",
+    "expire",
+    "keep",
+    "leave",
+    "lengthen",
+    "place",
+    "renew",
+    "restore",
+    "settle",
+    "waiters",
+    "wake",
 )
 OLDEST: Final = (6, 2)
 

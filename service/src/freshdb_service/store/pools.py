@@ -78,6 +78,11 @@ async def listing(
     return [pool_row(row) for row in await connection.execute(query)]
 
 
+async def all_of_server(connection: AsyncConnection, server: str) -> list[PoolRow]:
+    """Every pool on a server."""
+    return [pool_row(row) for row in await connection.execute(_QUERY.where(pools.c.server == server))]
+
+
 async def resize(
     connection: AsyncConnection, pool_id: UUID, sizes: Mapping[str, float | int]
 ) -> PoolRow | None:

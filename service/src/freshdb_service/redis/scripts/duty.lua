@@ -1,0 +1,15 @@
+-- Take a duty, or keep it; or lay it down.
+--
+-- KEYS  1 duty
+-- ARGV  1 replica   2 for how long (milliseconds; 0: lay it down)
+-- Returns 1 if it is (or was) this replica's, 0 if it is another's.
+local whose = redis.call('GET', KEYS[1])
+if whose and whose ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] == '0' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return 1

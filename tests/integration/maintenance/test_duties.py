@@ -1,0 +1,74 @@
+"""What costs the more, the more there is, is done by one replica for all, and by another once that one cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psycopg
+
+from freshdb_service.maintenance.reconciler import Reconciler
+from freshdb_service.redis.duties import Duties
+from tests.faults.proxy import Proxy
+from tests.integration.installations import Bench, Site, names_on, replica
+
+
+def reconciler(bench: Bench) -> Reconciler:
+    """As a replica among others has it."""
+    return Reconciler(bench.at, bench.builds, Duties(bench.at.redis))
+
+
+def leftover(here: Site, bench: Bench) -> str:
+    """Something that the next look at the server drops."""
+    name = f"{here.settings.prefix}_d_0123456789ab_1"
+    with psycopg.connect(here.dsns[0], autocommit=True) as superuser:
+        superuser.execute(f"create role {name}")
+        superuser.execute(f"comment on role {name} is 'freshdb:{bench.at.id}'")
+    return name
+
+
+async def test_one_replica_looks_at_a_server_for_all_and_a_new_one_looks_once(
+    here: Site, bench: Bench
+) -> None:
+    one, two = reconciler(bench), reconciler(bench)
+    await one.run_once()
+    first = leftover(here, bench)
+    await two.run_once()
+    assert first not in names_on(here)
+    second = leftover(here, bench)
+    await two.run_once()
+    assert second in names_on(here)
+    await one.run_once()
+    assert second not in names_on(here)
+
+
+async def test_a_server_that_one_replica_does_not_reach_is_looked_at_by_another(
+    here: Site, bench: Bench
+) -> None:
+    with Proxy(here.dsns[0]) as between:
+        led = here.settings.model_copy(update={"postgres": (f"pg18={between.url}",)})
+        async with replica(replace(here, settings=led)) as cut_off:
+            one, two = reconciler(cut_off), reconciler(bench)
+            await one.run_once()
+            await two.run_once()
+            name = leftover(here, bench)
+            between.refuse()
+            await two.run_once()
+            assert name in names_on(here)
+            await one.run_once()
+            assert name in names_on(here)
+            await two.run_once()
+            assert name not in names_on(here)
+
+
+async def test_deadlines_are_compared_by_one_replica(bench: Bench) -> None:
+    one, two = reconciler(bench), reconciler(bench)
+    await one.run_once()
+    await two.run_once()
+    await bench.template()
+    await bench.replenisher.run_once()
+    held = await bench.acquire()
+    await bench.at.redis.client.delete(bench.at.redis.key("deadlines"))
+    await two.run_once()
+    assert (await bench.at.deadlines.expiry([held.lease.id])) == [None]
+    await one.run_once()
+    assert (await bench.at.deadlines.expiry([held.lease.id])) != [None]

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import asyncio
+
+from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.duties import Duties
+
+
+async def test_a_duty_is_one_replicas_until_it_lays_it_down_or_is_not_heard_of(
+    redis: RedisConnection,
+) -> None:
+    one, two = Duties(redis), Duties(redis)
+    assert await one.mine("sweep", seconds=60)
+    assert await one.mine("sweep", seconds=60)
+    assert not await two.mine("sweep", seconds=60)
+    assert await two.mine("mop", seconds=60)
+    await two.lay_down("sweep")  # it is not its own
+    assert not await two.mine("sweep", seconds=60)
+    await one.lay_down("sweep")
+    assert await two.mine("sweep", seconds=0.05)
+    async with asyncio.timeout(5):
+        while not await one.mine("sweep", seconds=60):
+            await asyncio.sleep(0.005)
