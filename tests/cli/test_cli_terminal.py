@@ -22,6 +22,7 @@ import pytest
 
 from freshdb import Client, Template, errors
 from freshdb.cli.hints import hint
+from tests import pictures
 from tests.cli.conftest import Freshdb, unique
 from tests.servers import ALL_MAJORS_REQUIRED
 
@@ -110,7 +111,13 @@ def test_watching_shows_health_pools_with_bars_and_leases_as_they_come(
         seen.until(client.url, "ok", shop.name, "q quits")
         lease = client.acquire(shop.name, holder={"name": "somebody at work"})
         seen.until(lease.id, "active", "somebody at work", "█", "■")
+        [pool] = [one for one in client.pools() if one.template == shop.reference]
+        client.resize(pool.id, min_ready=1, max_size=6)
+        seen.until(lease.id, "██", "q quits")
+        seen.until(lease.id, "q quits")
+        pictures.terminal(seen.raw, "watch")
         client.release(lease.id)
+        client.resize(pool.id, min_ready=pool.min_ready, max_size=pool.max_size)
         before = seen.before
         seen.press("q")
         assert seen.ended() == 0

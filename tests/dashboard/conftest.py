@@ -7,21 +7,19 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
+from tests import pictures
 from tests.dashboard.site import TOKENS, Site
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
 from tests.services import start_service
 
 CHROMIUM = shutil.which("chromium")
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
-MOST_BYTES = 150_000
 PATIENCE_MS = 20_000
 SETTINGS = {"min_ready": 2, "max_size": 3, "history_flush_seconds": 0.5}
 
@@ -107,9 +105,9 @@ def _nothing(wrong: list[str]) -> None:
 
 def shoot(page: Page, name: str) -> None:
     """Take a picture for the docs, if that is what this run is for."""
-    if os.environ.get("FRESHDB_SCREENSHOTS") != "1":
+    if not pictures.wanted():
         return
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    path = IMAGES / f"dashboard-{name}.png"
+    pictures.IMAGES.mkdir(parents=True, exist_ok=True)
+    path = pictures.IMAGES / f"dashboard-{name}.png"
     page.screenshot(path=path)
-    assert path.stat().st_size < MOST_BYTES
+    pictures.see_that_it_is_small(path)

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.observability.prometheus import ROOT, Prometheus
+from tests import pictures
+from tests.observability.prometheus import ROOT, Labels, Prometheus
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
 DASHBOARD: Final[dict[str, Any]] = json.loads((ROOT / "deploy" / "grafana" / "freshdb.json").read_text())
 PANELS: Final = [one for one in DASHBOARD["panels"] if one["type"] != "row"]
+PAGE: Final = pictures.DOCS / "grafana.md"
+MOST_SERIES: Final = 6
+INTRODUCTION: Final = """# The dashboard for Grafana
+
+[`deploy/grafana/freshdb.json`](../deploy/grafana/freshdb.json): in Grafana, *Dashboards → New → Import*; the compose file
+and `deploy/grafana/provisioning` put it in place by themselves. It asks for a Prometheus that scrapes the service
+([metrics](metrics.md)), and has two variables, pool and isolation.
+
+Below is every panel with what its queries gave at one moment, for all pools together: from a real Prometheus over a real
+service that some callers worked with (`tests/observability`, where each query has to give something). Of many series, the
+largest are shown. Grafana itself was not there to draw them.
+"""
 pytestmark = pytest.mark.xdist_group("prometheus")
 
 
 def queries() -> Iterator[tuple[str, str]]:
     """Title and query, with the variables filled in as Grafana does for "All"."""
     for panel in PANELS:
-        for target in panel["targets"]:
-            query = target["expr"].replace("$pool", ".*").replace("$isolation", ".*")
-            yield panel["title"], query.replace("$__rate_interval", "20s")
+        for query in of_panel(panel):
+            yield panel["title"], query
+
+
+def of_panel(panel: dict[str, Any]) -> list[str]:
+    """Its queries."""
+    filled = (one["expr"].replace("$pool", ".*").replace("$isolation", ".*") for one in panel["targets"])
+    return [query.replace("$__rate_interval", "20s") for query in filled]
 
 
 def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
@@ -49,6 +68,56 @@ def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -
 @pytest.mark.parametrize(("title", "query"), list(queries()))
 def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus, title: str, query: str) -> None:
     prometheus.until(lambda: prometheus.values(query), f"{title}: no data for {query}")
+
+
+def test_what_the_panels_show_is_on_their_page(prometheus: Prometheus) -> None:
+    if pictures.wanted():
+        PAGE.write_text(page(prometheus))
+    shown = PAGE.read_text()
+    for panel in PANELS:
+        assert f"| {panel['title']} | {panel['description']} |" in shown
+
+
+def page(prometheus: Prometheus) -> str:
+    """Every panel, and what its queries give."""
+    lines = []
+    for panel in DASHBOARD["panels"]:
+        if panel["type"] == "row":
+            lines += ["", f"## {panel['title']}", "", "| panel | what it shows | seen |", "|---|---|---|"]
+            continue
+        found = [
+            (value, legend(target, labels))
+            for target, query in zip(panel["targets"], of_panel(panel), strict=True)
+            for labels, value in prometheus.instant(query)
+            if math.isfinite(value)
+        ]
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        most = [f"{name}{readable(value, unit)}" for value, name in sorted(found, reverse=True)[:MOST_SERIES]]
+        lines.append(f"| {panel['title']} | {panel['description']} | {', '.join(most)} |")
+    return "\n".join([INTRODUCTION.rstrip(), *lines, ""])
+
+
+def readable(value: float, unit: str) -> str:
+    """In a unit of Grafana's."""
+    match unit:
+        case "s":
+            return f"{value:,.1f} s" if value >= 1 else f"{value * 1000:,.1f} ms"
+        case "bytes":
+            return f"{value / 2**20:,.0f} MiB"
+        case "percentunit":
+            return f"{value:.0%}"
+        case "ops" | "reqps":
+            return f"{value:.2f}/s"
+        case _:
+            return f"{value:,.4g}"
+
+
+def legend(target: dict[str, Any], labels: Labels) -> str:
+    """As Grafana names the series."""
+    said = target.get("legendFormat", "")
+    for name, value in labels.items():
+        said = said.replace(f"{{{{{name}}}}}", value.partition("@")[0])
+    return f"{said}: " if said else ""
 
 
 def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, traffic: str) -> None:

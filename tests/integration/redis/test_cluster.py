@@ -23,6 +23,7 @@ from freshdb_service.embedded import redis_binary
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import SCRIPTS, RedisConnection
 from freshdb_service.redis.deadlines import Deadline, Deadlines
+from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.queue import Queue
 from freshdb_service.redis.signals import Signals
 from tests.servers import PostgresServer
@@ -68,6 +69,7 @@ async def everything(connection: RedisConnection) -> None:
             assert await queue.ticket_again(pool, "me", 7, 60) == 7
         await deadlines.settle([lease])
     assert len(await deadlines.noted()) == 1
+    assert await Duties(connection).mine("sweep", seconds=60)
 
 
 async def test_all_keys_of_an_installation_are_in_one_slot(noting: Noting) -> None:

@@ -112,8 +112,10 @@ def bar(pool: Pool) -> Text:
     most = max(pool.max_size, sum(pool.databases.values()), 1)
     line, drawn_cells, counted = Text(), 0, 0
     for state, cell in _BAR:
-        counted += pool.databases.get(state, 0)
-        until = round(counted * _BAR_CELLS / most)
+        number = pool.databases.get(state, 0)
+        counted += number
+        # Of what there is, at least one cell is seen.
+        until = min(_BAR_CELLS, max(round(counted * _BAR_CELLS / most), drawn_cells + (number > 0)))
         line.append(cell * (until - drawn_cells), style=STATES[state])
         drawn_cells = max(drawn_cells, until)
     return line.append("·" * (_BAR_CELLS - drawn_cells), style="dim")
