@@ -93,7 +93,7 @@ class Recreate(Nothing):
         """Two statements, on a connection that is there."""
         strategy = "FILE_COPY" if server.file_copy else "WAL_LOG"
         async with server.maintenance() as connection:
-            await connection.execute(f'DROP DATABASE "{login.database}" WITH (FORCE)')
+            await connection.execute(f'DROP DATABASE IF EXISTS "{login.database}" WITH (FORCE)')
             await connection.execute(
                 f'CREATE DATABASE "{login.database}" OWNER "{login.user}" TEMPLATE "{origin.template_database}" '
                 f"STRATEGY {strategy}"
