@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import subprocess
 import sys
@@ -75,16 +76,16 @@ def development(
         yield Development(f"sqlite+aiosqlite:///{file}", f"sqlite:///{file}")
         return
     with psycopg.connect(postgres_18.dsn, autocommit=True) as server:
-        server.execute("DROP DATABASE IF EXISTS development")
-        server.execute("CREATE DATABASE development")
-        url = make_url(postgres_18.dsn).set(drivername="postgresql+asyncpg", database="development")
+        name = f"development_{secrets.token_hex(4)}"  # other workers have the same server
+        server.execute(f"CREATE DATABASE {name}")
+        url = make_url(postgres_18.dsn).set(drivername="postgresql+asyncpg", database=name)
         with psycopg.connect(
             url.set(drivername="postgresql").render_as_string(hide_password=False)
         ) as connection:
             connection.execute("CREATE TABLE customer (id integer PRIMARY KEY)")
-        shown = f"postgresql://{url.username}@{url.host}:{url.port}/development"
+        shown = f"postgresql://{url.username}@{url.host}:{url.port}/{name}"
         yield Development(url.render_as_string(hide_password=False), shown)
-        server.execute("DROP DATABASE development WITH (FORCE)")
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -115,6 +116,9 @@ def test_a_suite_that_imports_the_applications_session_maker_does_not_drop_the_d
 def test_a_report_lists_the_offenders_of_all_workers_and_fails_nothing(
     story: Suite, development: Development
 ) -> None:
+    story.run(
+        "--freshdb-guard=off"
+    )  # two workers that drop the same table at a time would be in each other's way
     reported = story.run("-n2", "--freshdb-guard=report")
     assert reported.counts() == {"passed": 2}
     offence = f"test_shop ({story.directory}/test_shop.py:7) connects to {development.shown} by SQLAlchemy (aiosqlite)"
