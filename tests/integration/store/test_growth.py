@@ -74,6 +74,23 @@ async def test_the_load_of_all_servers_takes_one_look_at_all_databases(store: St
     assert await looked_at(store, pools.load) < 2 * await size(store, "databases")
 
 
+async def test_no_pool_is_forgotten_however_many_there_are(store: Store) -> None:
+    """The reconciler would drop what is its, and the replenisher would not fill it."""
+    async with store.engine.connect() as connection:  # rolled back at the end
+        before = len(await pools.listing(connection))
+        await connection.execute(
+            text(
+                "with made as (insert into templates (id, name, fingerprint, state, server, build_seconds) "
+                "select gen_random_uuid(), 'many' || n, md5(n::text), 'ready', 's7', 600 "
+                "from generate_series(1, 10001) n returning id) "
+                "insert into pools (id, template_id, isolation, server, min_ready, max_size, idle_seconds) "
+                "select gen_random_uuid(), id, 'database', 's7', 1, 1, 300 from made"
+            )
+        )
+        assert len(await pools.listing(connection)) == before + 10_001
+        assert len(await pools.all_of_server(connection, "s7")) >= 10_001
+
+
 async def test_databases_that_stay_are_not_looked_at_to_find_those_to_drop(store: Store) -> None:
     async def claim(connection: Connection) -> None:
         await databases.claim_dropping(connection, ["s7"], 16, claim_seconds=5, failed_seconds=3600)

@@ -31,8 +31,8 @@ from freshdb_service.store.claims import Claimed
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
 
 _log = logging.getLogger(__name__)
-_ROUNDS_WITH_DUTY: Final = 2
-"""For so many rounds a replica that is not heard of again keeps what was its duty to compare."""
+_ROUNDS_WITH_DUTY: Final = 1.25
+"""For so many rounds a replica that is not heard of again keeps what was its duty to compare: just until its next one."""
 
 
 class Reconciler:

@@ -69,9 +69,9 @@ async def get(connection: AsyncConnection, pool_id: UUID) -> PoolRow | None:
 
 
 async def listing(
-    connection: AsyncConnection, *, limit: int = 10_000, after: UUID | None = None
+    connection: AsyncConnection, *, limit: int | None = None, after: UUID | None = None
 ) -> list[PoolRow]:
-    """Every pool, by id."""
+    """Every pool, or so many of them, by id."""
     query = _QUERY.order_by(pools.c.id).limit(limit)
     if after is not None:
         query = query.where(pools.c.id > after)
