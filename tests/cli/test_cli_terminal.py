@@ -111,7 +111,7 @@ def test_watching_shows_health_pools_with_bars_and_leases_as_they_come(
         seen.until(client.url, "ok", shop.name, "q quits")
         lease = client.acquire(shop.name, holder={"name": "somebody at work"})
         seen.until(lease.id, "active", "somebody at work", "█", "■")
-        [pool] = [one for one in client.pools() if one.template == shop.reference]
+        [pool] = [one for one in client.pools() if one.id == lease.pool_id]
         client.resize(pool.id, min_ready=1, max_size=6)
         seen.until(lease.id, "██", "q quits")
         seen.until(lease.id, "q quits")
