@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from freshdb_service.cluster import activity
 from freshdb_service.diagnosis import (
     Finding,
     Limits,
@@ -17,20 +16,19 @@ from freshdb_service.diagnosis import (
     findings,
     why_waiting,
 )
-from freshdb_service.errors import DatabaseNotFound, FreshdbError
+from freshdb_service.errors import DatabaseNotFound
 from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DatabaseState, TemplateState
 from freshdb_service.redis.queue import Standing
+from freshdb_service.servers import all_servers
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import looking
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
 from freshdb_service.store.history import ResetFilter, ResetRow
-from freshdb_service.store.looking import Counts, DatabaseFilter, DatabaseLook, ServerLook
+from freshdb_service.store.looking import Counts, DatabaseFilter, DatabaseLook
 from freshdb_service.store.rows import LeaseRow, PoolRow
 
-_ANSWER_SECONDS: Final = 2.0
-"""A server that takes longer to say how busy it is, counts as away: nobody looks at a page for longer."""
 _MOST_FAILED: Final = 20
 _MOST_OF_A_LIFE: Final = 100
 
@@ -78,7 +76,7 @@ class Overview:
 
     async def glance(self) -> Glance:
         """The whole, with everything that is worth saying about it."""
-        servers = await self.servers()
+        servers = await all_servers(self._at)
         async with self._at.store.statement() as connection:
             pools = await store_pools.listing(connection)
             held = await store_databases.counts(connection)
@@ -103,9 +101,7 @@ class Overview:
 
     async def servers(self) -> list[ServerFacts]:
         """Every server, and how busy it is."""
-        async with self._at.store.statement() as connection:
-            known = await looking.servers_with_load(connection)
-        return list(await asyncio.gather(*map(self._server, known)))
+        return await all_servers(self._at)
 
     async def waiting(self, *, limit: int, pool_id: UUID | None = None) -> list[Waiting]:
         """Who waits, pool by pool, the first in each queue first."""
@@ -121,7 +117,7 @@ class Overview:
             if not standing:
                 continue
             if servers is None:
-                servers = {one.server.name: one for one in await self.servers()}
+                servers = {one.server.name: one for one in await all_servers(self._at)}
             facts = PoolFacts(pool, held.get(pool.id, {}), len(standing), standing[0].waited_seconds)
             _, why, remedy = why_waiting(facts, servers.get(pool.server), self.limits)
             found += [Waiting(pool, place, one, why, remedy) for place, one in enumerate(standing, start=1)]
@@ -152,14 +148,3 @@ class Overview:
     async def _facts(self, pool: PoolRow, held: Mapping[DatabaseState, int]) -> PoolFacts:
         place = await self._at.queue.place(pool.id)
         return PoolFacts(pool, held, place.waiting, place.age_seconds)
-
-    async def _server(self, known: ServerLook) -> ServerFacts:
-        if known.name not in self._at.servers:
-            return ServerFacts(known, None, "this replica was not started with it", managed_here=False)
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return ServerFacts(known, await activity(self._at.server(known.name)), None)
-        except FreshdbError as error:
-            return ServerFacts(known, None, error.message)
-        except TimeoutError:
-            return ServerFacts(known, None, f"no answer within {_ANSWER_SECONDS:g} seconds")

@@ -104,7 +104,7 @@ class Templates:
             content=content,
             build_seconds=wanted.build_seconds if wanted.sql is None else self._at.settings.claim_seconds,
             build_token=_digest(token),
-            server=await placement(self._at),
+            server=await self._server(wanted.name, fingerprint),
             token_id=None if charged_to is None else charged_to.id,
         )
         async with self._at.store.transaction() as connection:
@@ -211,6 +211,12 @@ class Templates:
         self._at.events.emit("template.retired", template=retired.label)
         await self._at.signals.announce(Work.DEMAND)
         return retired
+
+    async def _server(self, name: str, fingerprint: str) -> str:
+        """Where the template is; a place is looked for only where it is not there yet."""
+        async with self._at.store.statement() as connection:
+            there = await store_templates.find(connection, name, fingerprint)
+        return await placement(self._at) if there is None else there.server
 
     async def _settled(self, template: TemplateRow, wait_seconds: float) -> TemplateRow:
         """The template once it is no longer being built, or as it is when the wait is over.

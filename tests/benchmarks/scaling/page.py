@@ -213,7 +213,7 @@ def _spread(site: Measured) -> str:
     servers = [sum(one.by_server[name] for one in full) / leases for name in full[0].by_server]
     return (
         f"With {most} holders, each at one replica and one template: leases by replica {_shares(replicas)}; by server "
-        f"{_shares(servers)}. A template is placed on the server that has the least, and its pools live there."
+        f"{_shares(servers)}. A template is placed on the server of which the least is used, and its pools live there."
     )
 
 

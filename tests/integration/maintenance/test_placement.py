@@ -1,0 +1,86 @@
+"""Where templates go, over two servers that nobody else uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from freshdb_service.errors import BackendUnavailable
+from tests.faults.proxy import Proxy
+from tests.integration.installations import Bench, replica, site
+from tests.servers import PostgresServer, Servers
+
+pytestmark = pytest.mark.xdist_group("placement")
+
+TWO = (18, 16)
+_ASKED = 20
+
+
+@pytest.fixture(scope="module")
+def two(servers: Servers) -> tuple[PostgresServer, ...]:
+    return tuple(servers.postgres(major, owner="placement") for major in TWO)
+
+
+@pytest.fixture
+def second(two: tuple[PostgresServer, ...]) -> Iterator[Proxy]:
+    """What stands before the second."""
+    with Proxy(two[1].dsn) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def bench(two: tuple[PostgresServer, ...], second: Proxy, redis_url: str) -> AsyncIterator[Bench]:
+    ours = site([two[0], replace(two[1], dsn=second.url)], redis_url, max_databases=100)
+    async with replica(ours) as one:
+        yield one
+
+
+async def place(bench: Bench, name: str) -> str:
+    return (await bench.template(name)).server
+
+
+async def test_templates_that_are_registered_together_are_spread(bench: Bench) -> None:
+    places = [await place(bench, f"t{number}") for number in range(8)]
+    assert Counter(places) == {"pg18": 4, "pg16": 4}
+
+
+async def test_a_server_that_is_asked_much_gets_less(bench: Bench, two: tuple[PostgresServer, ...]) -> None:
+    asked = [await psycopg.AsyncConnection.connect(two[0].dsn, autocommit=True) for _ in range(_ASKED)]
+    running = [asyncio.ensure_future(one.execute("select pg_sleep(600)")) for one in asked]
+    try:
+        async with await psycopg.AsyncConnection.connect(two[0].dsn, autocommit=True) as look:
+            while True:
+                found = await look.execute(
+                    "select count(*) from pg_stat_activity where state = 'active' and query ~ '^select pg_sleep'"
+                )
+                if await found.fetchone() == (_ASKED,):
+                    break
+        assert [await place(bench, f"t{number}") for number in range(3)] == ["pg16"] * 3
+    finally:
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for one in asked:
+            await one.close()
+
+
+async def test_a_server_that_does_not_answer_gets_none(bench: Bench, second: Proxy) -> None:
+    second.refuse()
+    assert {await place(bench, f"t{number}") for number in range(3)} == {"pg18"}
+    second.pass_on()
+    assert await place(bench, "again") == "pg16"
+
+
+async def test_where_nothing_has_room_what_is_there_is_still_found(
+    two: tuple[PostgresServer, ...], redis_url: str
+) -> None:
+    async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
+        there = await bench.template("there")
+        with pytest.raises(BackendUnavailable, match="raise max_databases"):
+            await bench.template("new")
+        assert (await bench.template("there")).id == there.id

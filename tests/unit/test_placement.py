@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from freshdb_service.cluster import Activity
+from freshdb_service.diagnosis import Limits, ServerFacts
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.placement import least_used
+from freshdb_service.store.looking import ServerLook
+
+LIMITS = Limits(max_databases=100, max_disk_bytes=1000)
+CALM = Activity(connections=3, max_connections=97, active=0)
+
+
+def server(
+    name: str,
+    activity: Activity | None = CALM,
+    *,
+    databases: int = 0,
+    templates: int = 0,
+    disk_bytes: int = 0,
+) -> ServerFacts:
+    look = ServerLook(name, "host", 5432, 180000, disk_bytes, databases, templates, leased=0)
+    return ServerFacts(look, activity, None if activity else "it is away")
+
+
+def chosen(*servers: ServerFacts) -> str:
+    return least_used(servers, LIMITS, databases_each=4).server.name
+
+
+def test_among_equals_the_first() -> None:
+    assert chosen(server("one"), server("two")) == "one"
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [
+        server("one", databases=5),
+        server("one", disk_bytes=10),
+        server("one", replace(CALM, connections=4)),
+        server("one", replace(CALM, active=1)),
+    ],
+    ids=["databases", "disk", "connections", "statements"],
+)
+def test_each_thing_that_can_run_out_counts(busy: ServerFacts) -> None:
+    assert chosen(busy, server("two")) == "two"
+
+
+def test_much_of_one_weighs_more_than_little_of_every_other() -> None:
+    few_connections_left = server("one", replace(CALM, connections=90))
+    assert chosen(few_connections_left, server("two", databases=20, disk_bytes=200, templates=1)) == "two"
+
+
+def test_a_larger_server_has_more_room() -> None:
+    assert (
+        chosen(server("small", replace(CALM, connections=20)), server("large", Activity(40, 997, 0)))
+        == "large"
+    )
+
+
+def test_templates_of_a_moment_ago_count_as_what_they_are_about_to_have() -> None:
+    taken = {"one": 0, "two": 0, "three": 0}
+    for _ in range(30):
+        taken[chosen(*(server(name, templates=held) for name, held in taken.items()))] += 1
+    assert set(taken.values()) == {10}
+    assert chosen(server("new", templates=2), server("filled", templates=1, databases=4)) == "filled"
+
+
+@pytest.mark.parametrize(
+    "full",
+    [server("full", databases=90, templates=10), server("full", disk_bytes=1000)],
+    ids=["databases", "disk"],
+)
+def test_a_full_server_is_left_out_and_so_is_one_that_is_away(full: ServerFacts) -> None:
+    crowded = server("three", Activity(97, 97, 90), databases=99, disk_bytes=999)
+    assert chosen(full, server("away", None), crowded) == "three"
+
+
+def test_why_there_is_no_place() -> None:
+    with pytest.raises(BackendUnavailable, match="max_databases or max_disk_bytes"):
+        chosen(server("full", databases=100), server("full, and away", None, databases=100))
+    with pytest.raises(BackendUnavailable, match="away: it is away"):
+        chosen(server("full", databases=100), server("away", None))
