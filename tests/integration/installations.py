@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -98,11 +99,10 @@ class Bench:
 
     async def states(self) -> dict[str, int]:
         """How many databases are in each state."""
-        return {
-            state.value: number
-            for health in await self.pools.listing()
-            for state, number in health.databases.items()
-        }
+        found: Counter[str] = Counter()
+        for health in await self.pools.listing():
+            found.update({state.value: number for state, number in health.databases.items()})
+        return dict(found)
 
 
 @dataclass(frozen=True, slots=True)

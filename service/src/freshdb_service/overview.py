@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -84,7 +83,11 @@ class Overview:
             failed = await store_templates.listing(
                 connection, name=None, state=TemplateState.FAILED, limit=_MOST_FAILED, after=None
             )
-        facts = await asyncio.gather(*(self._facts(one, held.get(one.id, {})) for one in pools))
+        places = await self._at.queue.places([one.id for one in pools])
+        facts = [
+            PoolFacts(pool, held.get(pool.id, {}), place.waiting, place.age_seconds)
+            for pool, place in zip(pools, places, strict=True)
+        ]
         databases: dict[DatabaseState, int] = dict.fromkeys(DatabaseState, 0)
         for of_pool in held.values():
             for state, number in of_pool.items():
@@ -144,7 +147,3 @@ class Overview:
             raise DatabaseNotFound(message)
         resets = await self._at.history.resets(ResetFilter(database_id=database_id), limit=_MOST_OF_A_LIFE)
         return Life(database, had, resets)
-
-    async def _facts(self, pool: PoolRow, held: Mapping[DatabaseState, int]) -> PoolFacts:
-        place = await self._at.queue.place(pool.id)
-        return PoolFacts(pool, held, place.waiting, place.age_seconds)

@@ -38,8 +38,9 @@ class Pools:
         async with self._at.store.statement() as connection:
             found = await store_pools.listing(connection, limit=limit, after=after)
             held = await store_databases.counts(connection)
+        places = await self._at.queue.places([pool.id for pool in found])
         return [
-            PoolHealth(pool, held.get(pool.id, {}), await self._at.queue.place(pool.id)) for pool in found
+            PoolHealth(pool, held.get(pool.id, {}), place) for pool, place in zip(found, places, strict=True)
         ]
 
     async def show(self, pool_id: UUID) -> PoolHealth:

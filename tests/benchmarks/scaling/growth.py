@@ -292,8 +292,7 @@ class _Waiting:
             await self._queue._stay(pool, {waiter.name: waiter for waiter in line})
 
     async def look(self) -> None:
-        for pool in self._pools:
-            await self._queue.place(pool)
+        await self._queue.places(self._pools)
 
 
 async def _cost(call: _Call, backend: str, there: int, pid: int, store: Store | None = None) -> Cost:

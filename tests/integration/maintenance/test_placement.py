@@ -47,6 +47,8 @@ async def place(bench: Bench, name: str) -> str:
 async def test_templates_that_are_registered_together_are_spread(bench: Bench) -> None:
     places = [await place(bench, f"t{number}") for number in range(8)]
     assert Counter(places) == {"pg18": 4, "pg16": 4}
+    await bench.replenisher.run_once()
+    assert await bench.states() == {"ready": 16}
 
 
 async def test_a_server_that_is_asked_much_gets_less(bench: Bench, two: tuple[PostgresServer, ...]) -> None:

@@ -12,7 +12,7 @@ from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.orders import Acquire
-from tests.integration.installations import SQL, Bench, Site, names_on, replica, site
+from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.servers import PostgresServer
 
 BOTH = pytest.mark.parametrize("isolation", list(Isolation))
@@ -199,16 +199,6 @@ async def test_a_pool_whose_template_is_broken_says_why_and_does_not_keep_the_se
     assert await bench.states() == {"failed": failed}
     with pytest.raises(PoolExhausted, match=f"there is no database {template.database_name}"):
         await bench.acquire()
-
-
-async def test_templates_are_spread_over_the_servers(
-    postgres_18: PostgresServer, postgres_16: PostgresServer, redis_url: str
-) -> None:
-    async with replica(site([postgres_18, postgres_16], redis_url)) as bench:
-        servers = {(await bench.template(f"t{n}", SQL)).server for n in range(2)}
-        assert servers == {"pg18", "pg16"}
-        await bench.replenisher.run_once()
-        assert await bench.states() == {"ready": 2}
 
 
 @BOTH

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -130,6 +131,25 @@ async def test_a_place_counts_who_is_before(replicas: tuple[Replica, Replica]) -
         assert (place.position, place.waiting, place.wanted) == (2, 2, 4)
     nobody = await one.queue.place(POOL)
     assert (nobody.position, nobody.waiting, nobody.wanted, nobody.age_seconds) == (0, 0, 0, 0.0)
+
+
+async def test_all_queues_at_once_are_what_each_is_alone(replicas: tuple[Replica, Replica]) -> None:
+    """More of them than one question is about."""
+    queue = replicas[0].queue
+    pools = [uuid4() for _ in range(250)]
+    async with AsyncExitStack() as stack:
+        for number in (0, 99, 100, 249):
+            for wanted in range(1, number % 7 + 2):
+                await stack.enter_async_context(queue.waiting(pools[number], wanted, wanted=wanted))
+        found = await queue.places(pools)
+        assert [(one.position, one.waiting, one.wanted) for one in found] == [
+            (0, alone.waiting, alone.wanted) for alone in [await queue.place(pool) for pool in pools]
+        ]
+        assert {number: found[number].waiting for number in range(250) if found[number].waiting} == {
+            number: number % 7 + 1 for number in (0, 99, 100, 249)
+        }
+        assert all(one.age_seconds > 0 for one in found if one.waiting)
+    assert await queue.places([]) == []
 
 
 async def test_a_queue_is_as_old_as_the_first_who_is_still_there(replicas: tuple[Replica, Replica]) -> None:

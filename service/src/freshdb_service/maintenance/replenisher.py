@@ -124,9 +124,9 @@ class Replenisher:
             load = await store_pools.load(connection)
         shown: list[PoolFacts] = []
         self._headroom.forget({pool.id for pool in pools})
-        for pool in pools:
+        places = await self._at.queue.places([pool.id for pool in pools])
+        for pool, place in zip(pools, places, strict=True):
             held = counts.get(pool.id, {})
-            place = await self._at.queue.place(pool.id)
             target = self._headroom.target(
                 pool.id,
                 min_ready=pool.min_ready,

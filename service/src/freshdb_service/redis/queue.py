@@ -13,7 +13,7 @@ import asyncio
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from freshdb_service.redis.signals import Signals
 PRESENCE_SECONDS: Final = 1.0
 REFRESH_SECONDS: Final = 0.25
 _CHUNK: Final = 100
-"""Of so many waiters it is said at once that they are there: for longer, nobody else gets an answer from Redis."""
+"""So many waiters are there, and so many queues looked at, at once: for longer, nobody else gets an answer from Redis."""
 
 _LONGEST_WORD: Final = 200
 _MOST_PAIRS: Final = 10
@@ -169,9 +169,24 @@ class Queue:
 
     async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> Place:
         """How long the queue is, and where a waiter stands in it."""
-        answer = await self._redis.run("place", self._keys(pool_id), [waiter.name if waiter else ""])
-        position, waiting, wanted, microseconds = cast("list[int]", answer)
-        return Place(int(position), int(waiting), int(wanted), int(microseconds) / 1_000_000)
+        [place] = await self._places([pool_id], waiter)
+        return place
+
+    async def places(self, pool_ids: Sequence[UUID]) -> list[Place]:
+        """How long the queues of these pools are, in their order."""
+        found: list[Place] = []
+        for start in range(0, len(pool_ids), _CHUNK):
+            found += await self._places(pool_ids[start : start + _CHUNK], None)
+        return found
+
+    async def _places(self, pool_ids: Sequence[UUID], waiter: Waiter | None) -> list[Place]:
+        keys = [self._redis.key(part, one) for one in pool_ids for part in ("queue", "presence", "wanted")]
+        answer = cast("list[int]", await self._redis.run("place", keys, [waiter.name if waiter else ""]))
+        numbers = [iter(map(int, answer))] * 4
+        return [
+            Place(position, waiting, wanted, microseconds / 1_000_000)
+            for position, waiting, wanted, microseconds in zip(*numbers, strict=True)
+        ]
 
     async def standing(self, pool_id: UUID, *, most: int) -> list[Standing]:
         """Who waits for a database of a pool, the first in the queue first."""
