@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import redis
 
+from tests import services
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
 
@@ -30,6 +31,7 @@ class _Node(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    services.FORKED = True
     root = getattr(config, "workerinput", {}).get(_ROOT)
     config.stash[_SERVERS] = Servers(Path(root)) if root else Servers.of_new_run()
 

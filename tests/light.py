@@ -5,5 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-LIGHT: Final[Mapping[str, str]] = {"PYTEST_ADDOPTS": "-p no:schemathesis -p no:hypothesispytest -p no:anyio"}
+LIGHT: Final[Mapping[str, str]] = {
+    "PYTEST_ADDOPTS": "-p no:schemathesis -p no:hypothesispytest -p no:anyio -p no:faker -p no:django"
+}
 """Variables for its environment."""

@@ -21,6 +21,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+from tests.forked import ForkedService
+
+FORKED = False
+"""Whether services without variables or arguments of their own are forked; tests do, what measures does not."""
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 
@@ -34,7 +38,7 @@ class Service:
     prefix: str
     control_dsn: str
     redis_url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedService
     log_path: Path
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -100,12 +104,22 @@ def start_service(
         **{f"FRESHDB_{name.upper()}": str(value) for name, value in (settings or {}).items()},
         **(environment or {}),
     }
-    command = [sys.executable, "-m", "freshdb_service", "--data", str(data), "--port", "0", *arguments]
+    options = ["--data", str(data), "--port", "0", *arguments]
+    command = [sys.executable, "-m", "freshdb_service", *options]
     log_path = data / "service.log"
+    process: subprocess.Popen[bytes] | ForkedService
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, start_new_session=True
-        )
+        if FORKED and not arguments and not environment:
+            process = ForkedService(options, variables, log_path)
+        else:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                start_new_session=True,
+            )
     url = _announced(data, process, log_path)
     return Service(url, data, prefix, control, redis_url, process, log_path, command, variables)
 
@@ -128,7 +142,7 @@ def _name(address: str) -> str:
     return f"{parts.hostname}:{parts.port or 5432}"
 
 
-def _announced(data: Path, process: subprocess.Popen[bytes], log_path: Path) -> str:
+def _announced(data: Path, process: subprocess.Popen[bytes] | ForkedService, log_path: Path) -> str:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:

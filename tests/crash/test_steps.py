@@ -1,6 +1,7 @@
 """A replica that is gone at any step of anything loses nothing, strands nothing and leaves nothing behind.
 
-By default one step of each story is tried with each isolation. ``make crash`` (``FRESHDB_CRASH=all``) tries every step.
+By default one step of each story is tried, with one isolation by turns. ``make crash`` (``FRESHDB_CRASH=all``) tries every
+step with both.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ EARLY = 14
     ("story", "isolation"),
     [
         pytest.param(name, isolation, id=f"{name}-{isolation}")
-        for name, story in STORIES.items()
-        for isolation in story.isolations
+        for turn, (name, story) in enumerate(STORIES.items())
+        for isolation in (story.isolations if ALL else story.isolations[turn % len(story.isolations) :][:1])
     ],
 )
 async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import multiprocessing.connection
 from collections import Counter
 from collections.abc import Iterator
 from time import monotonic
@@ -14,6 +14,7 @@ import redis as redis_client
 from freshdb_service.lifecycle import Isolation
 from tests.crash.child import Task, perform
 from tests.crash.stories import PATIENCE_SECONDS, STORIES, WHO, Here, Told, rounds, run, url_of
+from tests.forked import PROCESSES
 from tests.integration.installations import Bench, Site, names_on, replica
 from tests.integration.installations import site as new_site
 from tests.servers import PostgresServer
@@ -27,8 +28,6 @@ SETTINGS = {
     "janitor_seconds": 0.2,
 }
 _SETTLED = {"ready", "leased", "kept"}
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.crash.child"])
 
 
 async def live_through(
@@ -61,8 +60,8 @@ def _unheard(told: Told) -> None:
 
 def _ended(task: Task) -> tuple[Told, int | None]:
     """Run it in a process of its own."""
-    theirs, ours = _PROCESSES.Pipe()
-    process = _PROCESSES.Process(target=perform, args=(task, theirs))
+    theirs, ours = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=perform, args=(task, theirs))
     process.start()
     theirs.close()
     told, taken = Told(task.isolation), None

@@ -1,8 +1,8 @@
 """Every attack, and where it is made.
 
 A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. By default those attacks
-that are not slow are made on the newest version, as a superuser; in CI on every version. ``FRESHDB_HOSTILE=all`` makes all
-of them in every place.
+that are not slow are made on the newest version, as a superuser; in CI some of them in each other place, too, by turns.
+``FRESHDB_HOSTILE=all`` (``make hygiene``) makes all of them in every place.
 
 ``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
 """
@@ -55,25 +55,23 @@ IN_THE_MATRIX: Final[Mapping[str, str]] = {
 
 
 def places() -> list[Place]:
-    """Where attacks are made: on the newest version in both isolations, in CI as plain roles, too; on others in one."""
-    majors = matrix_majors()
-    newest = max(majors)
+    """Where attacks are made: on the newest version as a superuser; in CI elsewhere, too, as whatever role."""
     return [
         Place(major, isolation, plain)
-        for major in majors
+        for major in matrix_majors()
         for plain in (False, True)
-        for turn, isolation in enumerate(ISOLATIONS)
-        if EVERYTHING
-        or (major == newest and (not plain or ALL_MAJORS_REQUIRED))
-        or (not plain and turn == major % 2)
+        for isolation in ISOLATIONS
+        if EVERYTHING or ALL_MAJORS_REQUIRED or not plain
     ]
 
 
 def made_in(place: Place) -> Iterator[Attack]:
-    """The attacks that are made in a place."""
-    for attack in ATTACKS:
+    """The attacks that are made in a place: as a superuser on the newest version all that are quick, elsewhere by turns."""
+    elsewhere = [one for one in places() if one.plain or one.major != max(matrix_majors())]
+    for turn, attack in enumerate(ATTACKS):
         possible = place.isolation in attack.isolations and not (place.plain and attack.superuser)
-        if possible and (EVERYTHING or not attack.slow):
+        in_turn = place not in elsewhere or turn % len(elsewhere) == elsewhere.index(place)
+        if possible and (EVERYTHING or (in_turn and not attack.slow)):
             yield attack
 
 

@@ -32,12 +32,22 @@ CATALOGUE: Final[tuple[Change, ...]] = (
 
 
 class Reach(StrEnum):
-    """How much is made."""
+    """How much is made.
+
+    Attributes:
+        USUAL: what matters most (``EVERYWHERE_KINDS``) on the newest version in both isolations, by turns on an older, and
+            some of it as a plain role; of everything else what is refused.
+        TURNS: what matters most in every place, everything else by turns.
+        ALL: everything, everywhere.
+    """
 
     USUAL = "usual"
     TURNS = "turns"
     ALL = "all"
 
+
+_ROLES_TURNS: Final = 3
+"""Of so many kinds, one is made as a plain role, too."""
 
 REACH: Final = Reach(os.environ.get("FRESHDB_HYGIENE", "usual"))
 
@@ -186,8 +196,8 @@ def _plain_places_for(change: Change, places: list[Place], reach: Reach) -> list
     allowed = [place for place in places if place.isolation not in change.refused]
     if change.name not in EVERYWHERE_KINDS or not allowed:
         return []
-    turn = sorted(EVERYWHERE_KINDS).index(change.name)
-    return [allowed[turn % len(allowed)]]
+    turn, has_none = divmod(sorted(EVERYWHERE_KINDS).index(change.name), _ROLES_TURNS)
+    return [] if has_none else [allowed[turn % len(allowed)]]
 
 
 def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) -> set[Place]:
@@ -195,11 +205,10 @@ def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) ->
         return set(places)
     if change.name in EVERYWHERE_KINDS:
         newest = max(place.major for place in places)
-        return {
-            place
-            for place in places
-            if place.major == newest or ISOLATIONS.index(place.isolation) == (turn + place.major) % 2
-        }
+        older = [place for place in places if place.major != newest]
+        return {place for place in places if place.major == newest} | (
+            {older[turn % len(older)]} if older else set()
+        )
     refused = [place for place in places if place.isolation in change.refused]
     allowed = [place for place in places if place.isolation not in change.refused]
     in_turn = refused[turn % len(refused) :][:1] if refused else []

@@ -46,7 +46,7 @@ IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
 VERSIONS = [
     pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
     for major in matrix_majors()
-    if REACH is not Reach.USUAL or major in {max(matrix_majors()), min(matrix_majors())}
+    if REACH is not Reach.USUAL or major == max(matrix_majors())
 ]
 
 
