@@ -124,13 +124,16 @@ class Stage:
         """The pool wants one more database than it has, which has to be made; afterwards as many as before."""
         until(self.settled)
         number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
-        assert self.ask("PATCH", path, {"min_ready": number, "max_size": number}).status_code == 200
+        self._resize(path, {"min_ready": number, "max_size": number})
         try:
             yield
             until(lambda: self.databases() == {"ready": number})
         finally:
-            sizes = {name: SETTINGS[name] for name in ("min_ready", "max_size")}
-            assert self.ask("PATCH", path, sizes).status_code == 200
+            self._resize(path, {name: SETTINGS[name] for name in ("min_ready", "max_size")})
+
+    def _resize(self, path: str, sizes: dict[str, Any]) -> None:
+        """However long what a test before had taken away is missed."""
+        until(lambda: self.ask("PATCH", path, sizes).status_code == 200)
 
     def template_database(self, superuser: psycopg.Connection) -> str:
         """Of the template that all tests use: the first that was made."""
