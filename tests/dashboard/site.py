@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from tests import asking
 from tests.services import Service
 
 ADMIN, ANN, GUEST = "admin-secret", "ann-secret", "guest-secret"
@@ -45,7 +46,7 @@ class Site:
     ) -> httpx.Response:
         secret = self.token if token is None else token
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
-        return httpx.request(
+        return asking.request(
             method, self.url + path, json=body, headers=headers, params=query or None, timeout=60
         )
 

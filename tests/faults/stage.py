@@ -16,6 +16,7 @@ import psutil
 import psycopg
 
 from freshdb_service.embedded import EmbeddedPostgres
+from tests import asking
 from tests.faults.proxy import Proxy
 from tests.servers import run_sync
 from tests.services import Service
@@ -52,7 +53,7 @@ class Stage:
 
     def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Ask; the answer must come in time."""
-        return httpx.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
+        return asking.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
 
     def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
         """Ask for something that is expected to be done."""

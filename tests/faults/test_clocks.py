@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import asking
 from tests.faults.clocks import WrongClock, faketime
 from tests.faults.slow import slow
 from tests.faults.stage import until
@@ -66,7 +66,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> 
 
 
 def ask(service: Service, method: str, path: str, body: object = None) -> dict[str, Any]:
-    answer = httpx.request(method, service.url + path, json=body, timeout=60)
+    answer = asking.request(method, service.url + path, json=body, timeout=60)
     assert answer.is_success, answer.text
     told: dict[str, Any] = answer.json()
     return told

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 
+from tests import asking
 from tests.faults.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -49,19 +50,19 @@ def test_who_waits_behind_a_replica_that_dies_is_served_long_before_its_claim_en
             for _ in range(2)
         ]
         try:
-            httpx.post(
+            asking.post(
                 f"{doomed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
             ).raise_for_status()
-            held = httpx.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+            held = asking.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
             waiting = crowd.submit(
                 httpx.post,
                 f"{others[0].url}/v1/leases",
                 json={"template": "t", "wait_seconds": 20},
                 timeout=60,
             )
-            until(lambda: httpx.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
+            until(lambda: asking.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
             between.swallow()  # whatever the doomed one does to the database now takes for ever
-            released = httpx.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
+            released = asking.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
             assert released.status_code == 200, released.text
             until(lambda: claimed(doomed) == [("resetting",)] and locks(doomed) == 1)
             time.sleep(1.5)  # it lives, and can be seen: nobody takes its work away

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 
 from freshdb import Client
+from tests import asking
 from tests.observability.prometheus import Prometheus
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -87,7 +87,7 @@ def some_work(client: Client, name: str) -> None:
         one.join()
     client.retire(passing.id)
     client.health()
-    httpx.post(f"{client.url}/v1/leases", json={"template": "none"})
+    asking.post(f"{client.url}/v1/leases", json={"template": "none"})
     end = time.monotonic() + 30
     while client.get_lease(lost.id).state != "expired":
         assert time.monotonic() < end

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests import asking
 from tests.servers import ALL_MAJORS_REQUIRED
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -86,7 +87,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str | float) -> Any:  # noqa: ANN401 - JSON of Prometheus
         """Ask its API."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        answer = asking.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
         body = answer.json()
         assert body["status"] == "success", (parameters, body)
         return body["data"]
@@ -115,6 +116,6 @@ class Prometheus:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/-/ready", timeout=5).status_code == 200
+            return asking.get(f"{self.url}/-/ready", timeout=5).status_code == 200
         except httpx.TransportError:
             return False

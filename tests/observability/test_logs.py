@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import asking
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -31,7 +32,7 @@ def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=60) as client:
+    with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=60) as client:
         client.post("/v1/templates", json={"name": "logged", "sql": SQL}).raise_for_status()
         yield client
 
@@ -109,8 +110,8 @@ def test_for_people_a_line_is_readable_and_stays_one_line(
 ) -> None:
     running = start_service([postgres_18.dsn], redis_url, settings={"log_format": "console"})
     try:
-        httpx.get(f"{running.url}/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
-        httpx.get(f"{running.url}/livez")
+        asking.get(f"{running.url}/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
+        asking.get(f"{running.url}/livez")
     finally:
         assert running.stop() == 0
     [line] = [one for one in running.log.splitlines() if "request=broken" in one]
@@ -125,7 +126,7 @@ def test_without_a_terminal_the_log_is_json_and_access_lines_can_be_left_out(
         [postgres_18.dsn], redis_url, settings={"log_format": "auto", "access_log": "false"}
     )
     try:
-        httpx.get(f"{running.url}/v1/leases")
+        asking.get(f"{running.url}/v1/leases")
     finally:
         assert running.stop() == 0
     said = [json.loads(line) for line in running.log.splitlines()]

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from freshdb import Client
 from freshdb_service.tracing import UNTRACED, from_environment
+from tests import asking
 from tests.observability.receiver import Receiver, Span, receiving
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -151,7 +151,7 @@ def test_a_request_id_of_a_traced_request_is_its_trace_and_is_in_the_log(
     traced: Service, receiver: Receiver
 ) -> None:
     trace = "0123456789abcdef0123456789abcdef"
-    answer = httpx.get(
+    answer = asking.get(
         f"{traced.url}/v1/pools",
         headers={"traceparent": f"00-{trace}-0123456789abcdef-01", "Authorization": f"Bearer {TOKEN}"},
     )

@@ -19,6 +19,7 @@ import httpx
 import redis
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests import asking
 from tests.faults.clocks import WrongClock, faketime
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
@@ -184,7 +185,10 @@ class Site:
 
     async def answering(self) -> None:
         """Every replica says that it is ready."""
-        async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(ANSWER_SECONDS):
+        async with (
+            httpx.AsyncClient(verify=asking.PLAIN, timeout=5) as client,
+            asyncio.timeout(ANSWER_SECONDS),
+        ):
             for url in self.urls:
                 while True:
                     try:

@@ -6,6 +6,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests import asking
 from tests.integration.access.conftest import SETTINGS, Caller, refused, unique, until
 from tests.services import Service, start_service
 
@@ -157,7 +158,7 @@ def test_a_replica_that_is_killed_takes_no_record_of_a_lease_with_it(
     settings = {**SETTINGS, "trail_flush_seconds": 600}
     dsns = services[0].environment["FRESHDB_POSTGRES"].split()
     doomed = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
-    with httpx.Client(base_url=doomed.url, headers=boss.headers, timeout=60) as http:
+    with httpx.Client(verify=asking.PLAIN, base_url=doomed.url, headers=boss.headers, timeout=60) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
         http.delete(f"/v1/leases/{lease['id']}").raise_for_status()
@@ -174,7 +175,7 @@ def test_a_replica_that_stops_writes_what_it_collected(
     dsns = services[0].environment["FRESHDB_POSTGRES"].split()
     third = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
     headers = {"authorization": f"Bearer {secret}"}
-    with httpx.Client(base_url=third.url, headers=headers, timeout=60) as http:
+    with httpx.Client(verify=asking.PLAIN, base_url=third.url, headers=headers, timeout=60) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
     assert third.stop() == 0

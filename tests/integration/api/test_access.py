@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
+from tests import asking
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -16,7 +16,7 @@ TOKENS = "ci:ci-secret dev:dev-secret watcher:watch-secret:read boss:boss-secret
 @pytest.fixture(scope="module")
 def url(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[str]:
     service = start_service([postgres_18.dsn], service_redis_url, settings={"tokens": TOKENS})
-    answer = httpx.post(
+    answer = asking.post(
         f"{service.url}/v1/templates",
         json={"name": "t", "sql": ["select 1"]},
         headers=bearer("ci"),
@@ -34,7 +34,7 @@ def bearer(name: str) -> dict[str, str]:
 
 
 def lease_of_ci(url: str) -> dict[str, str]:
-    answer = httpx.post(f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=60)
+    answer = asking.post(f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=60)
     assert answer.status_code == 201, answer.text
     lease: dict[str, str] = answer.json()
     assert lease["principal"] == "ci"
@@ -53,45 +53,45 @@ def lease_of_ci(url: str) -> dict[str, str]:
     ],
 )
 def test_without_a_token_that_is_known_nothing_is_shown(url: str, headers: dict[str, str]) -> None:
-    answer = httpx.get(f"{url}/v1/leases", headers=headers)
+    answer = asking.get(f"{url}/v1/leases", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert httpx.get(f"{url}/livez").status_code == 200
+    assert asking.get(f"{url}/livez").status_code == 200
 
 
 def test_somebody_elses_lease_can_be_seen_but_not_touched(url: str) -> None:
     lease = lease_of_ci(url)
     for method, path in (("POST", "/renew"), ("POST", "/keep"), ("DELETE", "")):
-        answer = httpx.request(method, f"{url}/v1/leases/{lease['id']}{path}", headers=bearer("dev"))
+        answer = asking.request(method, f"{url}/v1/leases/{lease['id']}{path}", headers=bearer("dev"))
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "somebody else" in answer.json()["detail"]
-    shown = httpx.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("dev"))
+    shown = asking.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("dev"))
     assert shown.json()["password"] is None
     assert lease["password"] not in shown.text
-    own = httpx.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).json()
+    own = asking.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).json()
     assert own["password"] == lease["password"]
-    httpx.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).raise_for_status()
+    asking.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).raise_for_status()
 
 
 def test_revoking_needs_the_scope_admin(url: str) -> None:
     lease = lease_of_ci(url)
     where = f"{url}/v1/leases/{lease['id']}?force=true"
-    refused = httpx.delete(where, headers=bearer("dev"))
+    refused = asking.delete(where, headers=bearer("dev"))
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-    revoked = httpx.delete(where, headers=bearer("boss"))
+    revoked = asking.delete(where, headers=bearer("boss"))
     assert revoked.json()["state"] == "revoked"
     assert revoked.json()["end_reason"] == "revoked by boss"
-    over = httpx.post(f"{url}/v1/leases/{lease['id']}/renew", headers=bearer("ci"))
+    over = asking.post(f"{url}/v1/leases/{lease['id']}/renew", headers=bearer("ci"))
     assert (over.status_code, over.json()["code"]) == (410, "lease_ended")
 
 
 def test_who_may_only_read_can_do_nothing_else(url: str) -> None:
     headers = bearer("watcher")
-    assert httpx.get(f"{url}/v1/pools", headers=headers).status_code == 200
+    assert asking.get(f"{url}/v1/pools", headers=headers).status_code == 200
     for answer in (
-        httpx.post(f"{url}/v1/leases", json={"template": "t"}, headers=headers),
-        httpx.post(f"{url}/v1/templates", json={"name": "u", "sql": ["select 1"]}, headers=headers),
-        httpx.delete(f"{url}/v1/templates/t", headers=headers),
+        asking.post(f"{url}/v1/leases", json={"template": "t"}, headers=headers),
+        asking.post(f"{url}/v1/templates", json={"name": "u", "sql": ["select 1"]}, headers=headers),
+        asking.delete(f"{url}/v1/templates/t", headers=headers),
     ):
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "lacks the scope" in answer.json()["detail"]
@@ -100,9 +100,9 @@ def test_who_may_only_read_can_do_nothing_else(url: str) -> None:
 def test_the_same_idempotency_key_of_two_callers_is_two_keys(url: str) -> None:
     body, key = {"template": "t"}, {"idempotency-key": "the same"}
     leases = [
-        httpx.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()
+        asking.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()
         for who in ("ci", "dev")
     ]
     assert leases[0]["id"] != leases[1]["id"]
     for who, lease in zip(("ci", "dev"), leases, strict=True):
-        httpx.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer(who)).raise_for_status()
+        asking.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer(who)).raise_for_status()

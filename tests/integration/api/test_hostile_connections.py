@@ -21,6 +21,7 @@ import psycopg
 import pytest
 import redis
 
+from tests import asking
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -190,7 +191,7 @@ def test_thousands_of_idle_connections_keep_nobody_from_being_answered(service: 
         with contextlib.ExitStack() as stack:
             for _ in range(number):
                 stack.enter_context(connect(service))
-            with httpx.Client(base_url=service.url, timeout=5) as client:
+            with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=5) as client:
                 for _ in range(20):
                     assert client.get("/v1/leases").status_code == 200
             assert _callers(service) >= number
@@ -200,7 +201,7 @@ def test_thousands_of_idle_connections_keep_nobody_from_being_answered(service: 
 
 def test_events_that_nobody_reads_cost_no_memory_and_the_reader_is_dropped(strict: Service) -> None:
     process = psutil.Process(strict.process.pid)
-    httpx.get(f"{strict.url}/v1/events?follow=false&since=0")
+    asking.get(f"{strict.url}/v1/events?follow=false&since=0")
     with redis.Redis.from_url(strict.redis_url) as connection:
         key = f"freshdb:{{{_installation(strict)}}}:events".encode()
         with connection.pipeline(transaction=False) as pipeline:
@@ -218,7 +219,7 @@ def test_events_that_nobody_reads_cost_no_memory_and_the_reader_is_dropped(stric
         def all_dropped() -> bool:
             nonlocal most
             most = max(most, process.memory_info().rss)
-            assert httpx.get(f"{strict.url}/livez").status_code == 200
+            assert asking.get(f"{strict.url}/livez").status_code == 200
             return _callers(strict) == 0
 
         _until(all_dropped)
@@ -231,14 +232,16 @@ def test_more_followers_than_may_be_are_refused(strict: Service) -> None:
             stream = stack.enter_context(connect(strict))
             stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert stream.recv(9) == b"HTTP/1.1 "
-        answer = httpx.get(f"{strict.url}/v1/events")
+        answer = asking.get(f"{strict.url}/v1/events")
         assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
         assert answer.headers["retry-after"]
 
 
 def test_pages_opened_two_hundred_times_at_once(service: Service) -> None:
     with (
-        httpx.Client(base_url=service.url, limits=httpx.Limits(max_connections=200), timeout=60) as client,
+        httpx.Client(
+            verify=asking.PLAIN, base_url=service.url, limits=httpx.Limits(max_connections=200), timeout=60
+        ) as client,
         ThreadPoolExecutor(50) as threads,
     ):
         for page in ("/docs", "/openapi.json"):
@@ -250,7 +253,7 @@ def test_pages_opened_two_hundred_times_at_once(service: Service) -> None:
 @pytest.fixture
 def occupied(strict: Service) -> Iterator[tuple[httpx.Client, dict[str, Any]]]:
     """The only database of a template, leased."""
-    with httpx.Client(base_url=strict.url, timeout=60) as client:
+    with httpx.Client(verify=asking.PLAIN, base_url=strict.url, timeout=60) as client:
         client.post("/v1/templates", json={"name": "narrow", "sql": ["select 1"]})
         lease = client.post("/v1/leases", json={"template": "narrow"}).json()
         yield client, lease
@@ -280,7 +283,7 @@ def _callers(service: Service) -> int:
 def _wait_for_one(strict: Service, done: list[httpx.Response]) -> threading.Thread:
     def ask() -> None:
         body = {"template": "narrow", "wait_seconds": 60}
-        done.append(httpx.post(f"{strict.url}/v1/leases", json=body, timeout=90))
+        done.append(asking.post(f"{strict.url}/v1/leases", json=body, timeout=90))
 
     thread = threading.Thread(target=ask)
     thread.start()

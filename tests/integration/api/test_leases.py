@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests import asking
 from tests.services import Service
 
 Acquire = Callable[..., dict[str, Any]]
@@ -219,14 +220,14 @@ def test_the_same_idempotency_key_at_the_same_time_gets_one_lease(service: Servi
     key = {"idempotency-key": uuid.uuid4().hex}
 
     def call(_: int) -> str:
-        answer = httpx.post(f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=60)
+        answer = asking.post(f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=60)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     with ThreadPoolExecutor(8) as crowd:
         got = set(crowd.map(call, range(16)))
     assert len(got) == 1
-    httpx.delete(f"{service.url}/v1/leases/{got.pop()}")
+    asking.delete(f"{service.url}/v1/leases/{got.pop()}")
 
 
 def test_a_batch_is_granted_whole(http: httpx.Client, shop: str) -> None:
@@ -282,11 +283,11 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Servi
 
     def stand(number: int) -> None:
         body = {"template": name, "wait_seconds": 60, "holder": {"number": str(number)}}
-        got = httpx.post(f"{service.url}/v1/leases", json=body, timeout=90)
+        got = asking.post(f"{service.url}/v1/leases", json=body, timeout=90)
         assert got.status_code == 201, got.text
         lease = got.json()
         served.append((lease["granted_at"], number))
-        httpx.delete(f"{service.url}/v1/leases/{lease['id']}")
+        asking.delete(f"{service.url}/v1/leases/{lease['id']}")
 
     with ThreadPoolExecutor(8) as crowd:
         stands = []
@@ -322,7 +323,7 @@ def test_a_caller_that_asks_again_with_its_key_keeps_its_place(
 def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{service.url}/v1/leases", json={"template": name, "wait_seconds": 200}, timeout=0.5)
+        asking.post(f"{service.url}/v1/leases", json={"template": name, "wait_seconds": 200}, timeout=0.5)
     until(lambda: http.get(f"/v1/pools/{pool}").json()["waiting"] == 0)
     for lease in held:
         http.delete(f"/v1/leases/{lease}")
@@ -336,7 +337,7 @@ def test_contenders_never_share_a_database(
     http.patch(f"/v1/pools/{pool}", json={"min_ready": 2, "max_size": 4})
 
     def contend(number: int) -> None:
-        with httpx.Client(base_url=service.url, timeout=90) as client:
+        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as client:
             for turn in range(5):
                 got = client.post("/v1/leases", json={"template": name, "wait_seconds": 60})
                 assert got.status_code == 201, got.text

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests import asking
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -33,7 +34,7 @@ def watched(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture
 def looker(watched: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=watched.url, timeout=60) as client:
+    with httpx.Client(verify=asking.PLAIN, base_url=watched.url, timeout=60) as client:
         yield client
 
 
@@ -226,7 +227,7 @@ def test_history_outlives_a_replica_and_is_one_for_all(
         assert (one.stop(), two.stop()) == (0, 0)
     third = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
-        history = httpx.get(f"{third.url}/v1/pools/{pool}/history").json()
+        history = asking.get(f"{third.url}/v1/pools/{pool}/history").json()
         assert (history["waits"]["count"], history["resets"]["count"]) == (2, 2)
     finally:
         assert third.stop() == 0

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests import asking
 from tests.services import Service, start_service
 
 
@@ -43,7 +44,7 @@ def redis_alone(directory: Path) -> Iterator[EmbeddedRedis]:
 def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Iterator[Service]:
     dsn, url = asyncio.run(postgres_alone.start()), asyncio.run(redis_alone.start())
     service = start_service([dsn], url)
-    answer = httpx.post(
+    answer = asking.post(
         f"{service.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
     )
     assert answer.status_code == 201, answer.text
@@ -59,7 +60,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def acquire(service: Service) -> httpx.Response:
-    return httpx.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
+    return asking.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
 
 
 def away(answer: httpx.Response) -> None:
@@ -74,15 +75,15 @@ def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -
     refused = acquire(alone)
     away(refused)
     assert "Redis" in refused.json()["detail"]
-    away(httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
-    ready = httpx.get(f"{alone.url}/readyz", timeout=60)
+    away(asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
+    ready = asking.get(f"{alone.url}/readyz", timeout=60)
     assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
     assert "Redis" in ready.json()["checks"]["redis"]
-    assert httpx.get(f"{alone.url}/livez").status_code == 200
+    assert asking.get(f"{alone.url}/livez").status_code == 200
     with psycopg.connect(lease["url"]) as connection:  # the holder does not even notice
         connection.execute("select * from t")
     asyncio.run(redis_alone.start())
-    until(lambda: httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200)
+    until(lambda: asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200)
     until(lambda: acquire(alone).status_code == 201)
 
 
@@ -90,13 +91,13 @@ def test_postgresql_away_and_back(alone: Service, postgres_alone: EmbeddedPostgr
     lease = acquire(alone).json()
     asyncio.run(postgres_alone.stop())
     away(acquire(alone))
-    ready = httpx.get(f"{alone.url}/readyz", timeout=60)
+    ready = asking.get(f"{alone.url}/readyz", timeout=60)
     assert ready.status_code == 503
-    renewed = httpx.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
+    renewed = asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
     assert renewed.status_code == 200  # heartbeats touch Redis alone
     asyncio.run(postgres_alone.start())
-    until(lambda: httpx.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
+    until(lambda: asking.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
     with psycopg.connect(lease["url"]) as connection:
         connection.execute("select * from t")
     until(lambda: acquire(alone).status_code == 201)
-    assert httpx.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200
+    assert asking.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200

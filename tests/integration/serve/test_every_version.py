@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import psycopg
 
+from tests import asking
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -26,7 +27,7 @@ def test_register_lease_use_release_and_again(every_postgres: PostgresServer, re
     settings = {"min_ready": 0, "max_size": 1}
     service = start_service([every_postgres.dsn], redis_url, settings=settings)
     try:
-        with httpx.Client(base_url=service.url, timeout=90) as http:
+        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as http:
             template = http.post("/v1/templates", json={"name": "t", "sql": [SQL]})
             assert template.json()["state"] == "ready", template.text
             for isolation in ("database", "schema"):
