@@ -44,5 +44,5 @@ def _no_leases_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "stage" in request.fixturenames:
         stage: Stage = request.getfixturevalue("stage")
-        for lease in stage.ask("GET", "/v1/leases").json()["items"]:
+        for lease in stage.items("/v1/leases"):
             stage.ask("DELETE", f"/v1/leases/{lease['id']}")

@@ -107,8 +107,19 @@ class Stage:
 
     def pool(self) -> dict[str, Any]:
         """The one of the template that all tests use."""
-        pools: list[dict[str, Any]] = self.ask("GET", "/v1/pools").json()["items"]
-        return next(one for one in pools if one["template"].startswith("t@"))
+        return next(one for one in self.items("/v1/pools") if one["template"].startswith("t@"))
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """A list of the service, once it can tell."""
+        answers: list[httpx.Response] = []
+
+        def told() -> bool:
+            answers.append(self.ask("GET", path))
+            return answers[-1].status_code == 200
+
+        until(told)
+        items: list[dict[str, Any]] = answers[-1].json()["items"]
+        return items
 
     def as_before(self) -> None:
         """All is well again, by itself: leases come, are clean, and go."""
