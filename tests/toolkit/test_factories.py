@@ -7,6 +7,8 @@ import enum
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,26 @@ def test_every_type_has_values_in_unique_columns_too(engine_on: Callable[..., En
         assert len(factories.of("kinds").create_many(50)) == 50
         assert len(factories.of("alone").create_many(12)) == 12
         assert len(factories.of("alone").create_many(12)) == 12
+
+
+def test_what_is_given_arrives_as_it_is(engine_on: Callable[..., Engine]) -> None:
+    given: dict[str, Any] = {
+        "lasts": timedelta(microseconds=1),
+        "past": timedelta(days=-1, microseconds=1),
+        "many": [timedelta(seconds=1), timedelta(microseconds=2)],
+        "said": "tab\t, line\nend, \\N, \\.",
+        "words": ["a,b", 'a"b', "{", "", "NULL", "\\"],
+        "raw": b"\x00\xff\\",
+        "tree": {"a": ["\\", "\n", None]},
+        "tiny": Decimal("1E-7"),
+        "real": 1e-300,
+    }
+    kinds = ["interval", "interval", "interval[]", "text", "text[]", "bytea", "jsonb", "numeric", "float8"]
+    columns = ", ".join(f"{name} {kind}" for name, kind in zip(given, kinds, strict=True))
+    engine = engine_on(f"CREATE TABLE given (id serial PRIMARY KEY, {columns})")
+    with Factories(engine) as factories:
+        made = factories.of("given").create(**given)
+        assert {name: made[name] for name in given} == given
 
 
 def test_what_a_row_refers_to_is_made_and_may_be_shared_also_through_other_tables(shop: Engine) -> None:

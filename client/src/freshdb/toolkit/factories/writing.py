@@ -39,7 +39,7 @@ def as_text(value: object, kind: str) -> str | None:
         case date() | time():
             return value.isoformat()
         case timedelta():
-            return f"{value.total_seconds()} seconds"
+            return f"{value.total_seconds():.6f} seconds"  # no exponent, which PostgreSQL would not read
         case list() | tuple():
             return "{" + ",".join(_item(as_text(one, kind.removesuffix("[]"))) for one in value) + "}"
         case Enum():
