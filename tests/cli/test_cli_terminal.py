@@ -245,29 +245,54 @@ def test_each_shell_accepts_the_code_for_it(freshdb_command: Freshdb, shell: str
     code = freshdb_command("completion", shell)
     assert code.returncode == 0
     assert json.loads(freshdb_command("completion", shell, "--json").stdout)["shell"] == shell
-    if shutil.which(shell) is None:
-        if shell == "bash" and ALL_MAJORS_REQUIRED:
-            pytest.fail("there is no bash")
-        pytest.skip(f"{shell} is not installed: its code is not run")
+    _needed(shell)
     done = subprocess.run([shell, "-n"], input=code.stdout, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_bash_completes_at_its_prompt(freshdb_command: Freshdb, tmp_path: Path) -> None:
-    (tmp_path / "rc").write_text(f"PS1='> '\n{freshdb_command('completion', 'bash').stdout}")
-    beside = Path(sys.executable).parent
-    environment = {**freshdb_command.full_environment(), "PATH": f"{beside}:{os.environ['PATH']}"}
-    shell = Terminal(
-        ["bash", "--noprofile", "--rcfile", str(tmp_path / "rc"), "-i"], environment, tmp_path, 40
-    )
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_it_completes_at_the_shells_prompt(freshdb_command: Freshdb, tmp_path: Path, shell: str) -> None:
+    _needed(shell)
+    code = freshdb_command("completion", shell).stdout
+    (tmp_path / "rc").write_text(f"PS1='> '\n{code}")
+    (tmp_path / ".zshrc").write_text(f"autoload -Uz compinit; compinit -u\nPS1='> '\n{code}")
+    environment = {**_with_ours(freshdb_command), "ZDOTDIR": str(tmp_path)}
+    begun = {"bash": ["--noprofile", "--rcfile", str(tmp_path / "rc")], "zsh": ["--no-globalrcs"]}
+    typed = Terminal([shell, *begun[shell], "-i"], environment, tmp_path, 40)
     try:
-        shell.until("> ")
-        shell.press("freshdb complet\t")
-        shell.until("freshdb completion ")
-        shell.press("\x15exit\n")  # without what was typed
-        shell.ended()
+        typed.until("> ")
+        typed.press("freshdb complet\t")
+        typed.until("freshdb completion ")
+        typed.press("\x15exit\n")  # without what was typed
+        typed.ended()
     finally:
-        shell.close()
+        typed.close()
+
+
+def test_fish_completes(freshdb_command: Freshdb, tmp_path: Path) -> None:
+    _needed("fish")
+    (tmp_path / "code.fish").write_text(freshdb_command("completion", "fish").stdout)
+    asked = f"source {tmp_path / 'code.fish'}; complete --do-complete 'freshdb complet'"
+    done = subprocess.run(
+        ["fish", "--no-config", "--command", asked],
+        env={**_with_ours(freshdb_command), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split()[0] == "completion"
+
+
+def _needed(shell: str) -> None:
+    if shutil.which(shell) is None:
+        if shell == "bash" and ALL_MAJORS_REQUIRED:
+            pytest.fail("there is no bash")
+        pytest.skip(f"{shell} is not installed: its code is not run")
+
+
+def _with_ours(command: Freshdb) -> dict[str, str]:
+    return {**command.full_environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def test_with_json_an_error_is_json_too_and_has_the_next_step(freshdb_command: Freshdb) -> None:
