@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -60,10 +59,6 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    gc.disable()  # as the command does
     from freshdb_service.serve import main  # noqa: PLC0415 - it is there already
 
     sys.exit(main(arguments))

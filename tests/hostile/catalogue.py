@@ -69,10 +69,15 @@ def made_in(place: Place) -> Iterator[Attack]:
     """The attacks that are made in a place: as a superuser on the newest version all that are quick, elsewhere by turns."""
     elsewhere = [one for one in places() if one.plain or one.major != max(matrix_majors())]
     for turn, attack in enumerate(ATTACKS):
-        possible = place.isolation in attack.isolations and not (place.plain and attack.superuser)
-        in_turn = place not in elsewhere or turn % len(elsewhere) == elsewhere.index(place)
-        if possible and (EVERYTHING or (in_turn and not attack.slow)):
+        if not _possible(attack, place) or (attack.slow and not EVERYTHING):
+            continue
+        others = [one for one in elsewhere if _possible(attack, one)]
+        if EVERYTHING or place not in others or place == others[turn % len(others)]:
             yield attack
+
+
+def _possible(attack: Attack, place: Place) -> bool:
+    return place.isolation in attack.isolations and not (place.plain and attack.superuser)
 
 
 def table() -> str:
