@@ -69,6 +69,8 @@ async def test_a_function_that_autovacuum_runs_does_not_write_for_the_next_holde
                 await holder.execute(SOBER + "; DROP FUNCTION write_later()")
             outcome = await pool.reset(database_id, 2)
             assert outcome.path == "rebuild"
+            assert outcome.leftovers is not None
+            assert [one.rpartition(".")[2] for one in outcome.leftovers.objects] == ["f(integer)"]
             async with connected(server, outcome.login) as following:
                 assert await following.fetchval(IS_IN) == 0  # nobody is left to write anything
                 assert await following.fetchval("SELECT count(*) FROM spy") == 0

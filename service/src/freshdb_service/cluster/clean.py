@@ -269,7 +269,7 @@ class CleaningEngine:
         known = work.known
         lost = unreliable(known.baseline, known.mark, seen)
         if lost is not None:
-            raise Unprovable(lost, cause=Cause.STATISTICS)
+            raise Unprovable(lost, cause=Cause.STATISTICS, objects=await self._defined_since(session, work))
         stored_anew = await self._defined_as_before(session, work, seen)
         written_outside = seen.mark.shared_writes != known.mark.shared_writes
         if written_outside and await changed_outside(session, work.site, known.baseline):
@@ -287,7 +287,8 @@ class CleaningEngine:
             return frozenset()
         if seen.vacuuming and (in_schema or "pg_proc" in seen.catalogs):
             # The function that it runs may be one that is defined as before by now.
-            raise Unprovable("autovacuum was at work, and functions were defined", cause=Cause.CATALOGS)
+            reason = "autovacuum was at work, and functions were defined"
+            raise Unprovable(reason, cause=Cause.CATALOGS, objects=await self._defined_since(session, work))
         catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
         unreadable = seen.catalogs.difference(catalogs.names)
         if unreadable:
@@ -302,6 +303,12 @@ class CleaningEngine:
         else:
             await self._vacuum_catalogs(session, site.database, seen)
         return await rewritten(session, site, work.known.mark) if "pg_class" in written else frozenset()
+
+    async def _defined_since(self, session: Session, work: _Work) -> list[str]:
+        """What its holder has defined, as far as it can be named: for the holder to read, where nothing is compared."""
+        catalogs = await self._knowledge.catalogs(work.server, session, schema=work.site.schema is not None)
+        known = work.known
+        return await catalogs.described(session, known.mark.transaction, known.baseline.scope, catalogs.names)
 
     async def _vacuum_logins(self, session: Session, server: Server) -> None:
         """Bound what handing over logins leaves in the server's catalog of roles.
