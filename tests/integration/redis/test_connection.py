@@ -104,6 +104,19 @@ async def test_but_not_for_ever(redis_url: str) -> None:
         await redis.close()
 
 
+async def test_once_it_is_closed_nobody_who_is_still_at_work_opens_a_connection(redis_url: str) -> None:
+    redis = RedisConnection(redis_url, uuid4())
+    connecting = asyncio.create_task(redis.ping())
+    while not redis.client.connection_pool._in_use_connections:
+        await asyncio.sleep(0)
+    await redis.close()
+    for late in (connecting, length(redis), redis.ping()):
+        with pytest.raises(BackendUnavailable, match="has closed its connections"):
+            await late
+    pool = redis.client.connection_pool
+    assert not [one for one in (*pool._available_connections, *pool._in_use_connections) if one.is_connected]
+
+
 async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

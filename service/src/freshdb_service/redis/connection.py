@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
@@ -38,6 +38,38 @@ SCRIPTS: Final = (
 OLDEST: Final = (6, 2)
 
 
+class _Pool(BlockingConnectionPool):
+    """A pool that opens no connection once it is closed: there would be nobody left to close it."""
+
+    closed = False
+
+    async def get_connection(self, *command: object, **options: object) -> AbstractConnection:
+        """As the pool that it is, until it is closed.
+
+        Raises:
+            RedisConnectionError: it was closed, perhaps while this connection was being opened.
+        """
+        self._see_that_it_is_open()
+        connection: AbstractConnection = await super().get_connection(*command, **options)  # type: ignore[no-untyped-call]
+        try:
+            self._see_that_it_is_open()
+        except RedisConnectionError:
+            await connection.disconnect()
+            await self.release(connection)
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Close every connection, and open no other."""
+        self.closed = True
+        await self.disconnect()
+
+    def _see_that_it_is_open(self) -> None:
+        if self.closed:
+            message = "this replica has closed its connections"
+            raise RedisConnectionError(message)
+
+
 class RedisConnection:
     """A pool of connections to one Redis (or Valkey), the key prefix of this installation, and the scripts."""
 
@@ -59,7 +91,7 @@ class RedisConnection:
         self._visiting = visiting
         # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
         # A burst waits for a connection instead of failing.
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        self._pool: _Pool = _Pool.from_url(
             url,
             max_connections=max_connections,
             timeout=timeout_seconds,
@@ -68,7 +100,7 @@ class RedisConnection:
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )
-        self.client: Redis = Redis(connection_pool=pool)
+        self.client: Redis = Redis(connection_pool=self._pool)
         self._scripts: dict[str, AsyncScript] = {
             name: self.client.register_script(
                 files(__package__).joinpath("scripts", f"{name}.lua").read_text()
@@ -114,8 +146,8 @@ class RedisConnection:
             await self.client.ping()
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.client.connection_pool.disconnect()
+        """Close every connection; from then on nothing is asked of Redis, whoever is still at work."""
+        await self._pool.close()
 
 
 @asynccontextmanager
