@@ -129,6 +129,44 @@ def test_a_lease_that_never_was(http: httpx.Client, verb: str, lease: str) -> No
     problem(http.delete(f"/v1/leases/{lease}"), 404, "lease_not_found")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{nope",
+        b"[]",
+        b"1",
+        b'"x"',
+        b'{"ttl_seconds": "long"}',
+        b'{"ttl_seconds": -1}',
+        b'{"ttl_seconds": NaN}',
+        b'{"ttl_seconds": 1e999}',
+        b'{"ttl_seconds": true}',
+        b'{"ttl": 60}',
+        b'{"ttl_seconds": 60, "ttl_seconds": []}',
+        b"\xff",
+    ],
+)
+def test_a_heartbeat_is_refused_as_any_other_body_is(
+    http: httpx.Client, acquire: Acquire, body: bytes
+) -> None:
+    """It comes by a way of its own."""
+    lease = acquire()["id"]
+    headers = {"content-type": "application/json"}
+    verbs = ("renew", "keep")
+    answers = [http.post(f"/v1/leases/{lease}/{verb}", content=body, headers=headers) for verb in verbs]
+    heartbeat, other = (problem(answer, 422, "invalid_request")["errors"] for answer in answers)
+    assert [one["field"] for one in heartbeat] == [one["field"] for one in other]
+    assert http.get(f"/v1/leases/{lease}").json()["state"] == "active"
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b'{"ttl_seconds": null}'])
+def test_a_heartbeat_need_not_say_anything(http: httpx.Client, acquire: Acquire, body: bytes) -> None:
+    lease = acquire(ttl_seconds=40)["id"]
+    headers = {"content-type": "application/json"} if body else {}
+    renewed = http.post(f"/v1/leases/{lease}/renew", content=body, headers=headers)
+    assert renewed.json()["ttl_seconds"] == pytest.approx(40, abs=1)
+
+
 def test_a_lease_that_is_over(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()["id"]
     assert http.delete(f"/v1/leases/{lease}", params={"force": "true"}).status_code == 200

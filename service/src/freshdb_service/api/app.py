@@ -59,6 +59,7 @@ def create_app(context: Context) -> FastAPI:
         trail.router,
     ):
         v1.include_router(router)
+    app.router.routes.append(leases.HEARTBEAT)
     app.include_router(v1)
     app.include_router(health.router)
     document.install(app, context.settings)

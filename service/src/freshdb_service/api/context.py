@@ -43,16 +43,18 @@ class Context:
         return self.at.settings
 
 
-async def _context(request: Request) -> Context:
+async def in_context(request: Request) -> Context:
+    """A dependency: the use cases; somebody asks for something."""
     context: Context = request.app.state.context
     context.asked_at = monotonic()
     return context
 
 
-InContext = Annotated[Context, Depends(_context)]
+holder = needs("lease")
+InContext = Annotated[Context, Depends(in_context)]
 Caller = Annotated[Principal, Depends(anybody)]
 Reader = Annotated[Principal, Depends(needs("read"))]
-Holder = Annotated[Principal, Depends(needs("lease"))]
+Holder = Annotated[Principal, Depends(holder)]
 Builder = Annotated[Principal, Depends(needs("build"))]
 Admin = Annotated[Principal, Depends(needs("admin"))]
 

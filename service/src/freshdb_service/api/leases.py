@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+from starlette.routing import Route
 
 from freshdb_service.acquiring import Granted
 from freshdb_service.api.access import Gate, Principal
 from freshdb_service.api.connections import ARRIVED
-from freshdb_service.api.context import Context, Holder, InContext, Reader, answer
+from freshdb_service.api.context import Context, Holder, InContext, Reader, answer, holder, in_context
 from freshdb_service.api.fields import NO_NULL
 from freshdb_service.api.limits import SLOT
 from freshdb_service.api.pages import CURSOR, cursor, position
@@ -130,6 +133,23 @@ async def renew(
     metrics.heartbeat(ttl_seconds=renewal.ttl_seconds, left_seconds=renewal.left_seconds)
     metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
     return renewed
+
+
+async def _heartbeat(request: Request) -> Response:
+    """``renew``, told by hand what FastAPI would find out for it."""
+    context, principal = await in_context(request), await holder(request)
+    given = await request.body()
+    try:
+        body = _RENEWAL.validate_json(given) if given else None
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+    return await renew(request.path_params["lease_id"], request, context, principal, body)
+
+
+HEARTBEAT: Final = Route("/v1/leases/{lease_id}/renew", _heartbeat, methods=["POST"])
+"""Stands before ``renew`` among the routes. There are more heartbeats than anything else, and none may be late: what FastAPI
+does for a request would be half of what one costs."""
+_RENEWAL: Final = TypeAdapter[RenewIn | None](RenewIn | None)
 
 
 @router.post("/{lease_id}/reset", response_model=LeaseOut, responses=refusals(404, 409, 410))

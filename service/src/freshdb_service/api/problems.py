@@ -126,7 +126,7 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         metrics.refusals.labels("invalid_request").inc()
-        errors = [{"field": _field(one["loc"]), "message": str(one["msg"])} for one in error.errors()]
+        errors = [{"field": _field(one), "message": str(one["msg"])} for one in error.errors()]
         return problem("invalid_request", _sentence(errors), extra={"errors": errors})
 
     @app.exception_handler(HTTPException)
@@ -157,10 +157,11 @@ def invalid(field: str, message: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {message}", extra={"errors": [{"field": field, "message": message}]})
 
 
-def _field(location: Sequence[int | str]) -> str:
-    return (
-        ".".join(str(part) for part in location if part not in {"body", "query", "path", "header"}) or "body"
-    )
+def _field(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":  # it is somewhere in the text, and in no field
+        return "body"
+    parts = (str(part) for part in error["loc"] if part not in {"body", "query", "path", "header"})
+    return ".".join(parts) or "body"
 
 
 def _sentence(errors: Sequence[Mapping[str, str]]) -> str:
