@@ -53,7 +53,7 @@ class Role:
             status, retry_after, answer = await self._answer(http)
             taken = time.perf_counter() - began
             if status != 201:
-                self._refused(status, retry_after, answer, taken)
+                self._refused(status, retry_after, answer, taken, waited_out=taken >= wait_seconds)
                 await asyncio.sleep(retry_after or 1.0)
                 continue
             self.seen.granted += 1
@@ -94,10 +94,12 @@ class Role:
         length, retry_after = _number(head, b"content-length:"), _number(head, b"retry-after:")
         return int(head[9:12]), retry_after, await http.reader.readexactly(int(length or 0))
 
-    def _refused(self, status: int, retry_after: float | None, answer: bytes, taken: float) -> None:
+    def _refused(
+        self, status: int, retry_after: float | None, answer: bytes, taken: float, *, waited_out: bool
+    ) -> None:
         document = json.loads(answer)
         self.seen.note(f"acquire {status} {document['code']}")
-        self.seen.refusals.append(taken)
+        (self.seen.waited_out if waited_out else self.seen.refusals).append(taken)
         self.seen.without_retry_after += retry_after is None
 
 

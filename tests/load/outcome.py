@@ -47,6 +47,8 @@ class Seen:
     renewals_sent: list[float] = field(default_factory=list)
     """The same heartbeats, timed from the instant at which they were sent."""
     refusals: list[float] = field(default_factory=list)
+    waited_out: list[float] = field(default_factory=list)
+    """Those who waited as long as they would."""
     outcomes: dict[str, int] = field(default_factory=dict)
     without_retry_after: int = 0
 

@@ -57,6 +57,7 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
             f"longest ≤ 5,000: {_met(goals.refusal)}",
         ),
         _row("wait in the queue", queue.waits, outcome, ""),
+        _row("wait in the queue, until it was too long", queue.waited_out, outcome, ""),
         _row("release, into the queue", queue.releases, outcome, ""),
         _row("acquire, in the other pools", beats.waits, outcome, ""),
         _row("release, in the other pools", beats.releases, outcome, ""),

@@ -11,6 +11,7 @@ from sqlalchemy import Select, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
+from freshdb_service.store.pools import templates_held
 from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row
 from freshdb_service.store.tables import databases, leases, pools, servers, templates
 
@@ -132,7 +133,7 @@ async def servers_with_load(connection: AsyncConnection) -> list[ServerLook]:
         servers.c.version,
         servers.c.disk_bytes,
         select(func.count()).where(of_server).scalar_subquery().label("databases"),
-        select(func.count()).where(templates.c.server == servers.c.name).scalar_subquery().label("templates"),
+        templates_held().label("templates"),
         select(func.count())
         .where(of_server, databases.c.state.in_(["leased", "kept"]))
         .scalar_subquery()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, func, literal, or_, select, update
+from sqlalchemy import ScalarSelect, and_, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -218,9 +218,14 @@ async def note_disk(connection: AsyncConnection, name: str, disk_bytes: int) -> 
     )
 
 
+def templates_held() -> ScalarSelect[int]:
+    """How many templates a server (of the query around it) holds: one that failed has no database."""
+    there = templates.c.state != TemplateState.FAILED.value
+    return select(func.count()).where(templates.c.server == servers.c.name, there).scalar_subquery()
+
+
 async def load(connection: AsyncConnection) -> dict[str, tuple[int, int]]:
     """Per server: how many databases and templates it holds, and their bytes as last measured."""
     held = select(func.count()).where(databases.c.server == servers.c.name).scalar_subquery()
-    built = select(func.count()).where(templates.c.server == servers.c.name).scalar_subquery()
-    rows = await connection.execute(select(servers.c.name, held + built, servers.c.disk_bytes))
+    rows = await connection.execute(select(servers.c.name, held + templates_held(), servers.c.disk_bytes))
     return {row[0]: (int(row[1]), int(row[2])) for row in rows}
