@@ -62,14 +62,16 @@ class Stage:
         done: dict[str, Any] = answer.json()
         return done
 
-    def acquire(self, wait_seconds: float = 5) -> httpx.Response:
+    def acquire(self, wait_seconds: float = 5, *, ttl_seconds: float | None = None) -> httpx.Response:
         """Ask for a lease."""
-        return self.ask("POST", "/v1/leases", {"template": "t", "wait_seconds": wait_seconds})
+        return self.ask(
+            "POST", "/v1/leases", {"template": "t", "wait_seconds": wait_seconds, "ttl_seconds": ttl_seconds}
+        )
 
-    def lease(self) -> dict[str, Any]:
+    def lease(self, *, ttl_seconds: float | None = None) -> dict[str, Any]:
         """A lease, soon."""
         end = time.monotonic() + WAIT_SECONDS
-        while (answer := self.acquire()).status_code != 201:
+        while (answer := self.acquire(ttl_seconds=ttl_seconds)).status_code != 201:
             assert time.monotonic() < end, answer.text
             time.sleep(0.02)
         got: dict[str, Any] = answer.json()

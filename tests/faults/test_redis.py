@@ -172,7 +172,7 @@ def test_a_redis_that_comes_back_with_what_it_believed_before_ends_no_lease(stag
         )
         until(lambda: stage.shown(gone)["state"] == "expired")
         stage.redis.lead_to(stage.redis_url)  # which knows of its old end alone, and that has passed
-        marker = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 1})
+        marker = stage.lease(ttl_seconds=1)
         until(lambda: stage.shown(marker)["state"] == "expired")  # so the reaper has been there
         assert stage.shown(held)["state"] == "active"
         stage.release(held)
