@@ -320,7 +320,7 @@ async def a_dirty_database(here: Here) -> None:
     """For the janitor."""
     await here.bench.template()
     lease_id = await here.leased(mess=CHANGED)
-    with here.bench.hands_full():
+    async with here.bench.hands_full():
         await here.bench.leases.release(lease_id, principal=WHO)
     here.told.ended.add(lease_id)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -71,17 +71,17 @@ class Bench:
             reconciler=Reconciler(at, builds),
         )
 
-    @contextmanager
-    def hands_full(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def hands_full(self) -> AsyncIterator[None]:
         """As if as many resets were under way as there may be: databases that come back stay dirty."""
-        with ExitStack() as promises:
+        async with AsyncExitStack() as promises:
             while self.databases.resets.free:
-                promises.enter_context(self.databases.resets.promised())
+                await promises.enter_async_context(self.databases.resets.promised())
             yield
 
     async def given_back(self, held: Granted) -> None:
         """Release a lease, and leave its database to the janitor."""
-        with self.hands_full():
+        async with self.hands_full():
             await self.leases.release(held.lease.id, principal="test")
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 
 from freshdb_service.errors import BackendUnavailable
 
@@ -20,6 +21,7 @@ class Crew:
         self._stopping = stopping
         self._at_work: set[asyncio.Task[None]] = set()
         self._promised = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def free(self) -> int:
@@ -32,15 +34,46 @@ class Crew:
         self._at_work.add(task)
         task.add_done_callback(self._done)
 
-    @contextmanager
-    def promised(self) -> Iterator[bool]:
-        """Keep a hand free, if there is one, for work that may be taken on before the end of the block."""
-        promise = self.free > 0
-        self._promised += promise
+    @asynccontextmanager
+    async def promised(self, wait_seconds: float = 0.0) -> AsyncIterator[bool]:
+        """Keep a hand for work that may be taken on before the end of the block.
+
+        If none is free, wait for one, up to so long: first come, first served, and before work that nobody waits for.
+        Whether there is one is what the block gets.
+        """
+        promise = await self._promise(wait_seconds)
         try:
             yield promise
         finally:
-            self._promised -= promise
+            if promise:
+                self._break_promise()
+
+    async def _promise(self, wait_seconds: float) -> bool:
+        if self.free:
+            self._promised += 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=wait_seconds)
+        except asyncio.CancelledError:
+            if turn.done():
+                self._break_promise()
+            raise
+        finally:
+            if not turn.done():
+                self._waiting.remove(turn)
+        return turn.done()
+
+    def _break_promise(self) -> None:
+        self._promised -= 1
+        self._call()
+
+    def _call(self) -> None:
+        """Promise hands that are free to those who wait for one."""
+        while self._waiting and self.free:
+            self._promised += 1
+            self._waiting.popleft().set_result(None)
 
     async def a_hand_free(self, wake: asyncio.Event | None = None) -> bool:
         """Wait until a piece of work is done (or ``wake`` is set); ``False`` when there is none under way."""
@@ -61,6 +94,7 @@ class Crew:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._at_work.discard(task)
+        self._call()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, BackendUnavailable):  # what was claimed is taken over when the claim has run out
             _log.warning("work was given up: %s", error)

@@ -30,6 +30,9 @@ from freshdb_service.store.rows import LeaseRow
 from freshdb_service.store.trail import FRESHDB, Actor
 
 _LOOK_SECONDS: Final = 1.0
+_HAND_SECONDS: Final = 0.25
+"""So long a release waits for its turn to be reset at once: to close its login, and leave the database dirty for later,
+takes the server as much as the reset itself."""
 _log = logging.getLogger(__name__)
 
 
@@ -130,7 +133,9 @@ class Leases:
         by: Actor,
         reason: str | None = None,
     ) -> Released:
-        given_back = await self._give_back(lease_id, state, principal=principal, by=by, reason=reason)
+        given_back = await self._give_back(
+            lease_id, state, principal=principal, by=by, reason=reason, wait_seconds=_HAND_SECONDS
+        )
         if given_back is None:
             there = await self.get(lease_id)
             if there.state not in LEASE_LIVE:
@@ -160,9 +165,10 @@ class Leases:
         by: Actor,
         principal: str | None = None,
         reason: str | None = None,
+        wait_seconds: float = 0.0,
     ) -> _GivenBack | None:
-        """End a live lease; and begin to reset its database, unless this replica has its hands full."""
-        with self._databases.resets.promised() as promised:
+        """End a live lease; and begin to reset its database, unless this replica has its hands full for so long."""
+        async with self._databases.resets.promised(wait_seconds) as promised:
             claim = store_leases.Claim(self._at.settings.claim_seconds, list(self._at.servers))
             ended = await store_leases.end(
                 self._at.store,

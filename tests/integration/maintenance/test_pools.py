@@ -131,6 +131,20 @@ async def test_a_released_database_comes_back_clean_under_another_login(
     assert again.lease.login != used.lease.login
 
 
+async def test_releases_that_come_together_wait_for_their_turn_to_be_reset(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    """Here is no janitor: what was left dirty would stay so."""
+    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=12)) as bench:
+        assert bench.databases.resets.free == 4
+        await bench.template()
+        await bench.replenisher.run_once()
+        held = [await bench.acquire() for _ in range(12)]
+        await asyncio.gather(*(bench.leases.release(one.lease.id, principal="test") for one in held))
+        await bench.databases.resets.finish()
+        assert await bench.states() == {"ready": 12}
+
+
 async def test_an_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(site([postgres_18], redis_url, min_ready=4)) as bench:
         await bench.template()
