@@ -48,6 +48,12 @@ VARIANTS = (
     Variant("connection", "no isolation, but a connection per test: no database per test costs less"),
     Variant("freshdb_one_engine", "freshdb, an engine per worker", _FRESHDB, f"≤ {GOAL_MS:g}"),
     Variant("freshdb_function", "freshdb, an engine per test", _FRESHDB),
+    Variant(
+        "freshdb_cleanup",
+        "freshdb, a lease per worker, cleaned in place by the toolkit; connections are kept",
+        (*_FRESHDB, "freshdb.toolkit.fixtures"),
+        f"≤ {GOAL_MS:g}",
+    ),
     Variant("rollback", "rollback of an outer transaction (SQLAlchemy), no commits"),
     Variant("clone", "a clone of a template per test (`file_copy`), an engine per test"),
     PYTEST_POSTGRESQL,
