@@ -32,6 +32,7 @@ from tests.benchmarks.turning import TOUCHED
 
 GOAL = 1.2
 TEMPLATE = "reuse"
+FRESH = "fresh"
 ISOLATIONS = ("database", "schema")
 SEED = "insert into t0 (name) select 'row ' || i from generate_series(1, 100) i"
 
@@ -43,9 +44,12 @@ class Effort:
     turns: int = 10_000
     window: int = 500
     """Turns between two looks at the sizes."""
+    compared: int = 20
+    """How often, at the end, a block of turns of it and one of a fresh database follow each other."""
+    block: int = 20
 
 
-QUICK = Effort(turns=60, window=20)
+QUICK = Effort(turns=60, window=20, compared=2, block=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,15 @@ class Window:
         return self.database + self.catalogs + self.roles
 
 
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """One database: what was seen while it was used, and, at the end, in turns with a fresh one."""
+
+    windows: list[Window]
+    old: list[float]
+    fresh: list[float]
+
+
 SIZES = """
 SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE NOT c.relisshared AND c.oid >= 16384
                 AND ($1::text IS NULL OR n.nspname = $1)), 0)::bigint / 1024 AS database,
@@ -86,6 +99,7 @@ def measure(run: Run) -> Findings:
         try:
             with serving(data, postgres=superuser) as served, served.client() as client:
                 register(client, TEMPLATE, schema(), SEED)
+                register(client, FRESH, schema(), SEED, "comment on table t0 is 'fresh'")
                 found = {
                     isolation: uvloop.run(_reused(run, effort, client, superuser, isolation))
                     for isolation in ISOLATIONS
@@ -95,24 +109,14 @@ def measure(run: Run) -> Findings:
     return _findings(effort, found)
 
 
-async def _reused(
-    run: Run, effort: Effort, client: httpx.Client, superuser: str, isolation: str
-) -> list[Window]:
-    pool = open_pool(client, TEMPLATE, isolation)
-    resize(client, pool, 1)
-    wait_until_ready(client, pool, 1)
+async def _reused(run: Run, effort: Effort, client: httpx.Client, superuser: str, isolation: str) -> Reused:
+    pool = _pool_of_one(client, TEMPLATE, isolation)
     choose = random.Random(4)  # noqa: S311 - which tables, nothing secret
     events = Resets(client)
     events.skip()
     windows = []
-    lease: dict[str, Any] = {}
     for number in range(1, effort.turns + 1):
-        lease = acquire(client, TEMPLATE, isolation)
-        connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
-        for statement in _work(choose, number):
-            await connection.execute(statement)
-        await connection.close()
-        release(client, lease["id"])
+        lease = await _turn(client, TEMPLATE, isolation, choose, number)
         if number % effort.window == 0:
             wait_until_ready(client, pool, 1)
             windows.append(await _window(number, events, superuser, lease))
@@ -122,7 +126,39 @@ async def _reused(
                 f"{one.database} + {one.catalogs} + {one.roles} KiB, {one.rebuilds} rebuilt"
             )
             run.calibrate()
-    return windows
+    pools = {TEMPLATE: pool, FRESH: _pool_of_one(client, FRESH, isolation)}
+    taken: dict[str, list[float]] = {name: [] for name in pools}
+    for number in range(effort.compared + 1):
+        for name, its in pools.items():
+            for turn in range(effort.block):
+                await _turn(client, name, isolation, choose, turn)
+            wait_until_ready(client, its, 1)
+            seconds = [one.seconds for one in events.all()]
+            if number:  # the first block of the fresh one makes it warm
+                taken[name] += seconds
+    run.say(
+        f"{isolation}: {median(taken[TEMPLATE]) * 1e3:.2f} ms, a fresh one {median(taken[FRESH]) * 1e3:.2f} ms"
+    )
+    return Reused(windows, taken[TEMPLATE], taken[FRESH])
+
+
+def _pool_of_one(client: httpx.Client, template: str, isolation: str) -> str:
+    pool = open_pool(client, template, isolation)
+    resize(client, pool, 1)
+    wait_until_ready(client, pool, 1)
+    return pool
+
+
+async def _turn(
+    client: httpx.Client, template: str, isolation: str, choose: random.Random, number: int
+) -> dict[str, Any]:
+    lease = acquire(client, template, isolation)
+    connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
+    for statement in _work(choose, number):
+        await connection.execute(statement)
+    await connection.close()
+    release(client, lease["id"])
+    return lease
 
 
 def _work(choose: random.Random, number: int) -> Iterator[str]:
@@ -157,11 +193,12 @@ async def _window(number: int, events: Resets, superuser: str, lease: dict[str, 
     )
 
 
-def _findings(effort: Effort, found: dict[str, list[Window]]) -> Findings:
+def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
     figures: dict[str, float] = {}
     rows: list[list[str]] = []
     ratios: list[list[str]] = []
-    for isolation, windows in found.items():
+    for isolation, reused in found.items():
+        windows = reused.windows
         # The third window is the start: in the second the first audit is due, for which the database is made anew.
         start, end = windows[2], windows[-1]
         shown = sorted(
@@ -179,10 +216,10 @@ def _findings(effort: Effort, found: dict[str, list[Window]]) -> Findings:
             for one in (windows[number] for number in shown)
         ]
         for what, first, last in (
-            ("reset", median(start.seconds), median(end.seconds)),
+            ("reset, beside a fresh one", median(reused.fresh), median(reused.old)),
             ("size", start.kibibytes, end.kibibytes),
         ):
-            figures[f"{isolation}.{what}.end/start"] = last / first
+            figures[f"{isolation}.{what.partition(',')[0]}.end/start"] = last / first
             ratios.append([isolation, what, f"{last / first:.2f}", f"≤ {GOAL}"])
         figures[f"{isolation}.rebuilds"] = float(sum(one.rebuilds for one in windows))
     return Findings(
@@ -194,8 +231,13 @@ def _findings(effort: Effort, found: dict[str, list[Window]]) -> Findings:
             ),
             (
                 f"Seconds of a reset as the service's events say them, over {effort.window} turns each; they hold the wait "
-                "for the holder's backend to end. Sizes at the end of these. The start, for the ratios, is the third "
+                "for the holder's backend to end. Sizes at the end of these. The start, for the sizes' ratios, is the third "
                 "row: in the second the first audit is due, and the database is made anew to have something to compare with."
+            ),
+            (
+                "A machine's speed changes over so many turns. So, at the end, the old database and a new one, of another "
+                f"template with the same tables, are used in turns, {effort.block} times each, {effort.compared} times: the "
+                "speeds' ratio is that of the medians of their resets."
             ),
         ],
         tables=[
@@ -213,7 +255,7 @@ def _findings(effort: Effort, found: dict[str, list[Window]]) -> Findings:
                 ],
                 rows=rows,
             ),
-            Table(caption="The end over the start", head=["isolation", "what", "ratio", "goal"], rows=ratios),
+            Table(caption="After all these turns", head=["isolation", "what", "ratio", "goal"], rows=ratios),
         ],
         figures=figures,
     )
