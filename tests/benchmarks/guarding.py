@@ -24,7 +24,7 @@ VARIANT = suite.Variant("freshdb_function", "freshdb, an engine per test", ("fre
 
 def measure(run: Run) -> Findings:
     """Connect with and without it; run the suite with and without it, in turns."""
-    effort = suite.QUICK if run.quick else suite.Effort(rounds=9)
+    effort = suite.QUICK if run.quick else suite.Effort(rounds=25)
     with (
         data_directory() as data,
         suite._postgres(data) as dsn,
