@@ -75,4 +75,5 @@ async def test_nobody_is_begun_with_once_it_stops() -> None:
         waiting = asyncio.create_task(promised(crew, 0.05, [], "waiting"))
         await asked()
         stopping.set()
+        assert not await promised(crew, LONG, [], "late")  # there is nothing to wait for
     assert not await waiting

@@ -52,6 +52,8 @@ class Crew:
         if self.free:
             self._promised += 1
             return True
+        if self._stopping.is_set():
+            return False
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:

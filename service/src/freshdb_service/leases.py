@@ -31,8 +31,8 @@ from freshdb_service.store.trail import FRESHDB, Actor
 
 _LOOK_SECONDS: Final = 1.0
 _HAND_SECONDS: Final = 0.25
-"""So long a release waits for its turn to be reset at once: to close its login, and leave the database dirty for later,
-takes the server as much as the reset itself."""
+"""So long a release waits for its turn to be reset at once: to close its login, and leave the database dirty for later, is
+more work for all."""
 _log = logging.getLogger(__name__)
 
 
