@@ -5,6 +5,8 @@ The service gives up by its own settings, says so, does not use up what it has, 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.faults.slow import slow
@@ -26,6 +28,30 @@ def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stag
     finally:
         stage.control.pass_on()
     stage.release(held)
+    stage.as_before()
+
+
+def test_a_transaction_whose_replica_cannot_be_heard_any_more_holds_nobody_up_for_long(stage: Stage) -> None:
+    """Nobody tells its backend that the connection is lost: it holds its locks, and waits for the next statement."""
+    pool, whose = stage.pool()["id"], f"{stage.service.prefix}_control"
+    sessions = "select 1 from pg_stat_activity where query like 'UPDATE pools%' and "
+    with (
+        stage.as_superuser(whose) as holder,
+        stage.as_superuser(whose) as observer,
+        ThreadPoolExecutor(1) as one,
+    ):
+        holder.execute("begin")
+        holder.execute("select from pools where id = %s for update", [pool])
+        resizing = one.submit(stage.ask, "PATCH", f"/v1/pools/{pool}", {"idle_seconds": 301})
+        try:
+            until(lambda: observer.execute(f"{sessions} wait_event_type = 'Lock'").fetchone())
+            stage.control.swallow()
+            holder.execute("rollback")
+            until(lambda: observer.execute(f"{sessions} state = 'idle in transaction'").fetchone())
+            refused(resizing.result())
+        finally:
+            stage.control.pass_on()
+        until(lambda: stage.ask("PATCH", f"/v1/pools/{pool}", {"idle_seconds": 302}).status_code == 200)
     stage.as_before()
 
 

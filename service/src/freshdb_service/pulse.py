@@ -6,6 +6,8 @@ statement would wait for its own timeout, which for copying a large template is 
 for a sign of life, over and over, in a session that is for this alone. When two in a row do not come, the server is *lost*:
 all connections to it are cut, so that everything that waits ends now, and whoever asks it for something is refused at once,
 so that nothing piles up. The first answer makes it as good as before.
+
+The other side has the same trouble with us: ``KEEPALIVES``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,16 @@ from freshdb_service.errors import BackendUnavailable
 
 _MISSES: Final = 2
 _log = logging.getLogger(__name__)
+
+KEEPALIVES: Final = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60s",
+}
+"""Settings of our sessions: PostgreSQL ends one whose machine or network is gone, and frees its locks, after a minute. With
+the kernel's own values it would after two hours, or, where an answer was under way, a quarter of an hour.
+https://www.postgresql.org/docs/current/runtime-config-connection.html"""
 
 Driver = Any
 """A connection of asyncpg; only the packages that open one know that."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
 from uuid import uuid4
@@ -81,12 +82,15 @@ async def test_all_keys_of_an_installation_are_in_one_slot(noting: Noting) -> No
 
 
 def free_port() -> int:
-    """One that leaves room for the nodes to talk to each other, 10,000 ports higher."""
+    """One that is free together with the one 10,000 higher, on which nodes talk to each other.
+
+    Both are below those that the kernel gives to whoever asks for any.
+    """
     while True:
-        with socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-        if port < 55_000:
+        port = 10_000 + secrets.randbelow(10_000)
+        with socket() as one, socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
             return port
 
 

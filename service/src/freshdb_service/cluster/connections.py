@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
+from freshdb_service.pulse import KEEPALIVES
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -57,7 +58,7 @@ SETTINGS: Final = {
     "role": "none",
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",  # we pause for milliseconds, or are not heard any more
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
@@ -76,8 +77,8 @@ SETTINGS: Final = {
     "exit_on_error": "off",
     "array_nulls": "on",
     "transform_null_equals": "off",
-    "tcp_user_timeout": "0",
     "vacuum_cost_delay": "0",
+    **KEEPALIVES,
 }
 """What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy.
 With ``synchronous_commit = on``, no crash of the server brings a login back that was shut out.
@@ -94,6 +95,7 @@ _AWAY = (
     asyncpg.DiskFullError,
     asyncpg.QueryCanceledError,
     asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,  # what asyncpg makes of a backend that was ended at an unlucky moment
 )
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.pulse import Pulse, Told, nobody
+from freshdb_service.pulse import KEEPALIVES, Pulse, Told, nobody
 from freshdb_service.visits import Visiting, unseen
 
 _UNIQUE_VIOLATION: Final = "23505"
@@ -30,10 +30,11 @@ SETTINGS: Final = {
     # What somebody set for our role, or for the database, is not meant for this.
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
+    # A replica whose machine or network is gone says no goodbye: its sessions, and their locks, would stay.
+    **KEEPALIVES,
     # Planning the grant anew takes longer than running it.
     "plan_cache_mode": "force_generic_plan",
 }
@@ -68,7 +69,11 @@ class Store:
         connect_arguments = {
             "command_timeout": answer_seconds,
             "timeout": answer_seconds / 2,
-            "server_settings": SETTINGS,
+            "server_settings": SETTINGS
+            | {
+                # Whoever has said nothing for so long in the middle of a transaction is not heard any more: its locks go.
+                "idle_in_transaction_session_timeout": f"{round(answer_seconds * 1000)}ms"
+            },
         }
         self.engine: AsyncEngine = create_async_engine(
             url,
