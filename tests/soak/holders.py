@@ -30,6 +30,9 @@ TEMPLATE_SQL: Final = (
 TTL_SECONDS: Final = 6.0
 WAIT_SECONDS: Final = 60.0
 VISIT_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 60.0
+LEASES_OF_ONE_CLIENT: Final = 20
+"""A client stays with the replica that answered it, so that without new ones those that are killed would soon have none."""
 OF_ASYNCPG: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The last is what asyncpg makes of a backend that was ended at an unlucky moment."""
 
@@ -53,7 +56,8 @@ class Holder:
     """One of them."""
 
     number: int
-    client: AsyncClient
+    urls: Sequence[str]
+    """Of the replicas; now and then, another one is asked first."""
     history: History
     choose: random.Random
     pools: Sequence[Pool]
@@ -61,20 +65,29 @@ class Holder:
     left_open: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
     knocks: list[asyncio.Task[None]] = field(default_factory=list)
     returned: int = 0
+    client: AsyncClient = field(init=False)
 
     async def work(self) -> None:
         """Lease after lease, until it is time to stop."""
         while not self.stopping.is_set():
-            lease = await self._acquire(self.choose.choice(self.pools))
-            if lease is None:
-                await asyncio.sleep(0.1)
-                continue
-            await self._hold(lease)
+            urls = self.choose.sample(self.urls, len(self.urls))
+            async with AsyncClient(urls, retry_seconds=RETRY_SECONDS) as self.client:
+                await self._work_for_a_while()
         for connection in self.left_open:
             connection.terminate()
         for knock in self.knocks:
             knock.cancel()
         await asyncio.gather(*self.knocks, return_exceptions=True)
+
+    async def _work_for_a_while(self) -> None:
+        for _ in range(LEASES_OF_ONE_CLIENT):
+            if self.stopping.is_set():
+                return
+            lease = await self._acquire(self.choose.choice(self.pools))
+            if lease is None:
+                await asyncio.sleep(0.1)
+            else:
+                await self._hold(lease)
 
     async def _acquire(self, pool: Pool) -> Lease | None:
         answer, op = await self._asked(

@@ -85,10 +85,9 @@ async def soak(
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
         stopping = asyncio.Event()
-        clients = [AsyncClient(site.urls, retry_seconds=60) for _ in range(CALM_HOLDERS if calm else HOLDERS)]
         holders = [
-            Holder(number, client, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
-            for number, client in enumerate(clients)
+            Holder(number, site.urls, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
+            for number in range(CALM_HOLDERS if calm else HOLDERS)
         ]
         working = [asyncio.create_task(holder.work()) for holder in holders]
         while not all(holder.returned for holder in holders):  # the pools are there
@@ -103,8 +102,6 @@ async def soak(
             stopping.set()
             measuring.cancel()
         await asyncio.gather(*working)
-        for client in clients:
-            await client.close()
         left = await _settled(site)
         site.complaints()
     counts = Counter(op.kind.value for op in history.ops if op.ok)
