@@ -39,8 +39,8 @@ first come first served, and no way in with the URL of a lease that was given ba
 | minutes | seed | faults | leases | findings | left over | longest wait during a kill | acquire p50 · p95 · p99 |
 |---:|---:|---|---:|---:|---:|---:|---|
 {runs}
-
-{found}The longest wait is that of the acquires during which one replica was killed and nothing else happened. Where all faults
+{found}
+The longest wait is that of the acquires during which one replica was killed and nothing else happened. Where all faults
 happen, the pools are cold and the two processors have too much to do, which is waited for, too; with kills alone (`CALM=1`:
 {calm_holders} holders) it is what a killed replica costs by itself.
 
@@ -74,8 +74,8 @@ What was refused (a knock, with the URL of a lease that is over, always should b
 
 FOUND = {
     71: (
-        "clients stay with the replica that answers them, and by chance the one that is watched had none for half of the "
-        "run, and then all. Holders have a new client every {leases} leases since, and each asks another replica first."
+        "clients stay\nwith the replica that answers them, and by chance the one that is watched had none for half of the run, "
+        "and then all.\nHolders have a new client every {leases} leases since, and each asks another replica first."
     )
 }
 """What runs with findings were about, by their seeds."""
@@ -123,7 +123,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         seeds=" | ".join(f"seed {run['seed']}" for run in runs),
         lines="---|" * len(runs),
         found="".join(
-            f"The finding of seed {run['seed']} ({'; '.join(run['wrong'])}): {FOUND[run['seed']]}\n\n"
+            f"\nThe finding of seed {run['seed']} ({'; '.join(run['wrong'])}): {FOUND[run['seed']]}\n"
             for run in runs
             if run["wrong"] and run["seed"] in FOUND
         ).format(leases=LEASES_OF_ONE_CLIENT),
