@@ -74,9 +74,9 @@ What was refused (a knock, with the URL of a lease that is over, always should b
 
 FOUND = {
     71: (
-        "clients stay\n"
-        "with the replica that answers them, and by chance the one that is watched had none for half of the run, and then all.\n"
-        "Holders have a new client every {leases} leases since, and each asks another replica first."
+        "clients\n"
+        "stay with the replica that answers them, and the one that is watched had none for half of the run, and then\n"
+        "all. Holders have a new client every {leases} leases since, and each asks another replica first."
     )
 }
 """What runs with findings were about, by their seeds."""
