@@ -27,7 +27,7 @@ LONG_MINUTES = 5
 
 TEXT = """# Soaks
 
-`make soak MINUTES=… SEED=…` added each line of the first table: {holders} holders on {replicas} replicas, with both
+`make soak MINUTES=… SEED=…` added each line of the first table: holders on {replicas} replicas, with both
 isolations, over two managed PostgreSQL servers, one for the control plane, and Redis, while the faults below happened one
 after the other, at random; a seed has their order again. Every holder writes who it is into its database and reads it back.
 Everything that was asked, answered and seen is written down, and `tests/soak/checker.py` judges it: no two holders of one
@@ -36,8 +36,8 @@ first come first served, and no way in with the URL of a lease that was given ba
 
 **{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault.
 
-| minutes | seed | faults | leases | findings | left over | longest wait during a kill | acquire p50 · p95 · p99 |
-|---:|---:|---|---:|---:|---:|---:|---|
+| minutes | seed | faults | holders | leases | findings | left over | longest wait during a kill | acquire p50 · p95 · p99 |
+|---:|---:|---|---:|---:|---:|---:|---:|---|
 {runs}
 {found}
 The longest wait is that of the acquires during which one replica was killed and nothing else happened. Where all faults
@@ -89,7 +89,14 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=random.randrange(10**6))  # noqa: S311
     parser.add_argument("--calm", action="store_true", help="kills alone, and few holders")
     asked = parser.parse_args()
-    report, history = asyncio.run(soak(asked.minutes * 60, asked.seed, calm=asked.calm))
+    report, history = asyncio.run(
+        soak(
+            asked.minutes * 60,
+            asked.seed,
+            holders=CALM_HOLDERS if asked.calm else HOLDERS,
+            calm=asked.calm,
+        )
+    )
     print(report)  # noqa: T201
     if asked.minutes >= LONG_MINUTES:
         note(report)
@@ -113,7 +120,6 @@ def note(report: Report, docs: Path = DOCS) -> None:
 def page(runs: list[dict[str, Any]]) -> str:
     """For people to read."""
     return TEXT.format(
-        holders=HOLDERS,
         calm_holders=CALM_HOLDERS,
         replicas=REPLICAS,
         immortal=REPLICAS - MORTAL,
@@ -143,6 +149,7 @@ def _run(run: dict[str, Any]) -> str:
         f"{run['seconds'] / 60:.0f}",
         run["seed"],
         "kills alone" if run["calm"] else "all",
+        run["holders"],
         f"{run['counts'].get('acquire', 0):,}",
         len(run["wrong"]),
         len(run["left"]),

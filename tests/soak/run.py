@@ -23,7 +23,7 @@ from tests.soak.holders import TEMPLATE_SQL, Holder, Isolation, Pool
 from tests.soak.measures import Measures, growing
 from tests.soak.site import Site
 
-HOLDERS: Final = 16
+HOLDERS: Final = 48
 CALM_HOLDERS: Final = 4
 """So few that the processors have time to spare: what is waited for then is freshdb, and nothing else."""
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
@@ -45,7 +45,8 @@ class Report:
     kill_cost_seconds: float
     """The longest wait for a lease, of those during which one replica was killed and nothing else happened."""
     calm: bool = False
-    """Kills alone, and few holders."""
+    """Kills alone."""
+    holders: int = HOLDERS
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     """What was used after the warm-up, and at the end."""
     left: list[str] = field(default_factory=list)
@@ -73,11 +74,12 @@ async def soak(
     seconds: float,
     seed: int,
     *,
+    holders: int = HOLDERS,
     calm: bool = False,
     every_seconds: float = 2.0,
     say: Callable[[str], None] = print,
 ) -> tuple[Report, History]:
-    """Run, and judge; ``calm`` is to see what a killed replica costs: kills alone, and few holders."""
+    """Run, and judge; ``calm`` is to see what a killed replica costs: kills alone, best with few holders."""
     history = History()
     began = monotonic()
     async with Site.opened() as site:
@@ -85,12 +87,12 @@ async def soak(
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
         stopping = asyncio.Event()
-        holders = [
+        crowd = [
             Holder(number, site.urls, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
-            for number in range(CALM_HOLDERS if calm else HOLDERS)
+            for number in range(holders)
         ]
-        working = [asyncio.create_task(holder.work()) for holder in holders]
-        while not all(holder.returned for holder in holders):  # the pools are there
+        working = [asyncio.create_task(holder.work()) for holder in crowd]
+        while not all(holder.returned for holder in crowd):  # the pools are there
             await asyncio.sleep(0.05)
         began = monotonic()
         measures = Measures()
@@ -116,6 +118,7 @@ async def soak(
             waits_seconds=_percentiles(history),
             kill_cost_seconds=_kill_cost(history),
             calm=calm,
+            holders=holders,
             windows=measures.windows(),
             left=left,
             unexpected=site.unexpected,

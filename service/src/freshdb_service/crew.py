@@ -77,13 +77,17 @@ class Crew:
             self._promised += 1
             self._waiting.popleft().set_result(None)
 
-    async def a_hand_free(self, wake: asyncio.Event | None = None) -> bool:
-        """Wait until a piece of work is done (or ``wake`` is set); ``False`` when there is none under way."""
+    async def a_hand_free(
+        self, wake: asyncio.Event | None = None, *, within_seconds: float | None = None
+    ) -> bool:
+        """Wait until a piece of work is done, ``wake`` is set, or the time is over; ``False`` when none is under way."""
         if not self._at_work:
             return False
         waits = [asyncio.create_task(wake.wait())] if wake is not None and self.free else []
         try:
-            await asyncio.wait({*self._at_work, *waits}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {*self._at_work, *waits}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             for wait in waits:
                 wait.cancel()

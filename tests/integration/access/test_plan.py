@@ -41,12 +41,16 @@ async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(ben
         await connection.execute(text("update pools set server = 'other' where id = :pool"), {"pool": there})
 
     async with store.transaction() as connection:
-        first = await store_databases.plan(connection, here, 2, max_databases=100, claim_seconds=60)
+        first = await store_databases.plan(connection, here, 2, enough=2, max_databases=100, claim_seconds=60)
         assert len(first) == 2
 
         async def on_the_other_server() -> int:
             async with store.transaction() as another:
-                return len(await store_databases.plan(another, there, 2, max_databases=100, claim_seconds=60))
+                return len(
+                    await store_databases.plan(
+                        another, there, 2, enough=2, max_databases=100, claim_seconds=60
+                    )
+                )
 
         second = asyncio.create_task(on_the_other_server())
         async with store.statement() as watcher:

@@ -11,6 +11,7 @@ import pytest
 from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
 from freshdb_service.lifecycle import Isolation
+from freshdb_service.maintenance import replenisher
 from freshdb_service.orders import Acquire
 from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.servers import PostgresServer
@@ -50,6 +51,31 @@ async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None
     async with replica(here) as one, replica(here) as two:
         await one.template()
         await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 5})
+        await asyncio.gather(*(each.replenisher.run_once() for each in (one, two, one, two)))
+        assert await one.states() == {"ready": 5}
+
+
+async def test_what_is_lacking_is_made_as_hands_come_free_and_not_once_per_look(
+    postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replenisher, "_REST_SECONDS", 3_600)  # one look is all there is
+    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
+        for name in ("shop", "bank"):
+            await bench.template(name=name)
+        for health in await bench.pools.listing():
+            await bench.pools.resize(health.pool.id, {"min_ready": 3})
+        looking = asyncio.create_task(bench.replenisher.run_once())
+        async with asyncio.timeout(60):
+            while await bench.states() != {"ready": 6}:
+                assert not looking.done()
+                await asyncio.sleep(0.01)
+        looking.cancel()
+
+
+async def test_replicas_that_see_the_same_lack_make_no_more_than_it(here: Site) -> None:
+    async with replica(here) as one, replica(here) as two:
+        await one.template()
+        await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 50})
         await asyncio.gather(*(each.replenisher.run_once() for each in (one, two, one, two)))
         assert await one.states() == {"ready": 5}
 

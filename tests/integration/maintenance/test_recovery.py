@@ -239,7 +239,9 @@ async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Sit
     await ready(bench)
     [health] = await bench.pools.listing()
     async with bench.at.store.transaction() as connection:
-        await store_databases.plan(connection, health.pool.id, 1, max_databases=10, claim_seconds=60)
+        await store_databases.plan(
+            connection, health.pool.id, 1, enough=9, max_databases=10, claim_seconds=60
+        )
     execute(here.control, "update databases set claimed_until = now() where state = 'creating'")
     await bench.reconciler.run_once()
     assert (await bench.states())["dropping"] == 1

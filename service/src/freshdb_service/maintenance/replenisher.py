@@ -8,8 +8,10 @@ broken template does not keep the servers busy.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from time import monotonic
 from uuid import UUID
 
@@ -28,14 +30,27 @@ from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.rows import PoolRow
 
-_COMING = (DatabaseState.CREATING, DatabaseState.RESETTING, DatabaseState.DIRTY, DatabaseState.DROPPING)
-"""What makes one more database unnecessary for now. One that is being dropped makes room first: while a server is away,
-nothing can be dropped, and so nothing piles up."""
 _RETRY_SECONDS = 5.0
 _REST_SECONDS = 0.05
 _REST_RATIO = 8
-"""Looking at many pools takes long, the more so where much else goes on: an eighth of the time goes into it, no more."""
+"""Looking at many pools takes long, the more so where much else goes on: an eighth of the time goes into it, no more. In
+between, what was seen to be lacking is made."""
 _LONGEST_LOOK_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class _Lack:
+    """What a pool was seen to lack.
+
+    Attributes:
+        pool_id: which.
+        missing: how many databases.
+        enough: how many it should have then, ready or coming.
+    """
+
+    pool_id: UUID
+    missing: int
+    enough: int
 
 
 class Replenisher:
@@ -64,19 +79,22 @@ class Replenisher:
             await self._rest()
             await self._note_demand()
             await self._prepare()
-            await self._plan(crew)
-            await self._drop(crew)
+            lacking = await self._look()
             self._look_seconds = min(_LONGEST_LOOK_SECONDS, monotonic() - self._looked_at)
+            await self._work(crew, lacking)
             if not await crew.a_hand_free(self._wake):
                 return
 
     async def _rest(self) -> None:
         """Let some time pass between two looks at all pools, however many callers ask for one."""
-        rest = max(_REST_SECONDS, _REST_RATIO * self._look_seconds)
-        await asyncio.sleep(max(0.0, self._looked_at + rest - monotonic()))
+        await asyncio.sleep(max(0.0, self._look_at - monotonic()))
         self._looked_at = monotonic()
         if self._wake is not None:
             self._wake.clear()
+
+    @property
+    def _look_at(self) -> float:
+        return self._looked_at + max(_REST_SECONDS, _REST_RATIO * self._look_seconds)
 
     async def _note_demand(self) -> None:
         asked, self._acquiring.asked_for = self._acquiring.asked_for, set()
@@ -117,12 +135,14 @@ class Replenisher:
         claim_seconds = self._at.settings.claim_seconds
         return kept(f"the preparation of pool {pool.id}", extend, claim_seconds=claim_seconds)
 
-    async def _plan(self, crew: Crew) -> None:
+    async def _look(self) -> deque[_Lack]:
+        """See what pools lack, and mark what they have too much of."""
         async with self._at.store.statement() as connection:
             pools = await store_pools.listing(connection)
             counts = await store_databases.counts(connection)
             load = await store_pools.load(connection)
         shown: list[PoolFacts] = []
+        lacking: deque[_Lack] = deque()
         self._headroom.forget({pool.id for pool in pools})
         places = await self._at.queue.places([pool.id for pool in pools])
         for pool, place in zip(pools, places, strict=True):
@@ -145,43 +165,59 @@ class Replenisher:
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, -room, idle_seconds=0)
                 continue
-            missing = min(_missing(held, place, target), room)
+            enough = max(target, place.wanted)
+            missing = min(_missing(held, enough), room)
             if missing > 0 and load[pool.server][1] < self._at.settings.max_disk_bytes:
-                await self._create(pool.id, min(missing, crew.free), crew)
+                lacking.append(_Lack(pool.id, missing, enough))
             elif (surplus := held.get(DatabaseState.READY, 0) - target) > 0:
                 async with self._at.store.statement() as connection:
                     await store_databases.shrink(connection, pool.id, surplus, idle_seconds=pool.idle_seconds)
         self._at.metrics.show(shown, self._servers(load))
+        return lacking
 
-    async def _create(self, pool_id: UUID, wanted: int, crew: Crew) -> None:
-        if wanted <= 0:
-            return
+    async def _work(self, crew: Crew, lacking: deque[_Lack]) -> None:
+        """Make what pools lack, in turns, and drop, as hands come free, until it is time to look again."""
+        dropping = True
+        while lacking or dropping:
+            while lacking and (free := crew.free):
+                lack = lacking.popleft()
+                wanted = min(lack.missing, -(-free // (len(lacking) + 1)))
+                if await self._create(lack, wanted, crew) == wanted < lack.missing:
+                    lacking.append(replace(lack, missing=lack.missing - wanted))
+            if dropping and (free := crew.free):
+                dropping = await self._drop(free, crew) == free
+            left = self._look_at - monotonic()
+            if left <= 0 or not await crew.a_hand_free(within_seconds=left):
+                return
+
+    async def _create(self, lack: _Lack, wanted: int, crew: Crew) -> int:
         settings = self._at.settings
         async with self._at.store.transaction() as connection:
             planned = await store_databases.plan(
                 connection,
-                pool_id,
+                lack.pool_id,
                 wanted,
+                enough=lack.enough,
                 max_databases=settings.max_databases,
                 claim_seconds=settings.claim_seconds,
             )
         for row in planned:
             crew.take(self._databases.provision(row))
+        return len(planned)
 
-    async def _drop(self, crew: Crew) -> None:
-        if not crew.free:
-            return
+    async def _drop(self, most: int, crew: Crew) -> int:
         settings = self._at.settings
         async with self._at.store.statement() as connection:
             claimed = await store_databases.claim_dropping(
                 connection,
                 list(self._at.servers),
-                crew.free,
+                most,
                 claim_seconds=settings.claim_seconds,
                 failed_seconds=settings.failed_seconds,
             )
         for row in claimed:
             crew.take(self._databases.drop(row))
+        return len(claimed)
 
     def _servers(self, load: Mapping[str, tuple[int, int]]) -> list[ServerFacts]:
         most = self._at.settings
@@ -205,9 +241,8 @@ def _facts(pool: PoolRow, held: Mapping[DatabaseState, int], place: Place, targe
     )
 
 
-def _missing(held: dict[DatabaseState, int], place: Place, target: int) -> int:
+def _missing(held: Mapping[DatabaseState, int], enough: int) -> int:
     """How many databases a pool lacks: to have its target ready, or for those who wait."""
     if held.get(DatabaseState.FAILED):
         return 0
-    supply = held.get(DatabaseState.READY, 0) + sum(held.get(state, 0) for state in _COMING)
-    return max(target, place.wanted) - supply
+    return enough - sum(held.get(state, 0) for state in store_databases.SUPPLY)

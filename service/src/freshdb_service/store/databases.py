@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, text, update
@@ -32,18 +33,35 @@ _COLUMNS = (
     databases.c.error,
 )
 
+SUPPLY: Final = (
+    DatabaseState.READY,
+    DatabaseState.CREATING,
+    DatabaseState.RESETTING,
+    DatabaseState.DIRTY,
+    DatabaseState.DROPPING,
+)
+"""What is ready or will be, and makes one more database unnecessary for now. One that is being dropped makes room first:
+while a server is away, nothing can be dropped, and so nothing piles up."""
+
 
 def _seconds(value: float) -> ColumnElement[timedelta]:
     return func.make_interval(0, 0, 0, 0, 0, 0, value)
 
 
 async def plan(
-    connection: AsyncConnection, pool_id: UUID, wanted: int, *, max_databases: int, claim_seconds: float
+    connection: AsyncConnection,
+    pool_id: UUID,
+    wanted: int,
+    *,
+    enough: int,
+    max_databases: int,
+    claim_seconds: float,
 ) -> list[DatabaseRow]:
     """Enter up to ``wanted`` new databases as ``creating``, claimed, never passing a limit.
 
-    The limits are the pool's, the server's and the quotas of whoever registered the template. Runs inside a transaction; the
-    locks on the server's, the pool's and the token's row make them hold across replicas.
+    The limits are the pool's, the server's and the quotas of whoever registered the template; ``enough``, what the pool
+    should have of those that are ready or will be (``SUPPLY``); and nothing while a failed one is shown. Runs inside a
+    transaction; the locks on the server's, the pool's and the token's row make them hold across replicas.
     """
     server = (
         await connection.execute(select(pools.c.server).where(pools.c.id == pool_id))
@@ -61,10 +79,20 @@ async def plan(
     ).one_or_none()
     if row is None:
         return []
-    in_pool = select(func.count()).where(databases.c.pool_id == pool_id).scalar_subquery()
-    on_server = select(func.count()).where(databases.c.server == server).scalar_subquery()
-    have, all_here = (await connection.execute(select(in_pool, on_server))).one()
-    room = min(wanted, row.max_size - have, max_databases - all_here)
+    on_server = select(func.count()).where(databases.c.server == server).correlate(None).scalar_subquery()
+    seen = (
+        await connection.execute(
+            select(
+                func.count().label("have"),
+                func.count().filter(databases.c.state == DatabaseState.FAILED).label("failed"),
+                func.count().filter(databases.c.state.in_(SUPPLY)).label("supply"),
+                on_server.label("on_server"),
+            ).where(databases.c.pool_id == pool_id)
+        )
+    ).one()
+    if seen.failed:
+        return []
+    room = min(wanted, row.max_size - seen.have, enough - seen.supply, max_databases - seen.on_server)
     if room > 0:
         room = await room_of(connection, pool_id, room)
     if room <= 0:
