@@ -47,7 +47,7 @@ class Effort:
 
     databases: tuple[int, ...] = (10, 100, 2_000)
     schemas: tuple[int, ...] = (10, 1_000, 10_000)
-    fill_seconds: float = 150.0
+    fill_seconds: float = 600.0
     rounds: int = 7
     acquires: int = 50
     at_once: int = 5

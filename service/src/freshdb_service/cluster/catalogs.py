@@ -93,61 +93,89 @@ _NAMED: Final[Mapping[str, str]] = {
 
 _MOST_DESCRIBED: Final = 20
 
-_CLASSES = "(SELECT oid FROM pg_class WHERE relnamespace = $1)"
-_TYPES = "(SELECT oid FROM pg_type WHERE typnamespace = $1)"
-_ROUTINES = "(SELECT oid FROM pg_proc WHERE pronamespace = $1)"
-_OBJECTS = """(
-    SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relnamespace = $1
-    UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typnamespace = $1
-    UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE pronamespace = $1
-    UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE connamespace = $1
-    UNION ALL SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid IN {classes}
-    UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE ev_class IN {classes}
-    UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polrelid IN {classes}
-    UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid IN {classes}
-    UNION ALL SELECT 'pg_operator'::regclass, oid FROM pg_operator WHERE oprnamespace = $1
-    UNION ALL SELECT 'pg_opclass'::regclass, oid FROM pg_opclass WHERE opcnamespace = $1
-    UNION ALL SELECT 'pg_opfamily'::regclass, oid FROM pg_opfamily WHERE opfnamespace = $1
-    UNION ALL SELECT 'pg_collation'::regclass, oid FROM pg_collation WHERE collnamespace = $1
-    UNION ALL SELECT 'pg_conversion'::regclass, oid FROM pg_conversion WHERE connamespace = $1
-    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid FROM pg_statistic_ext WHERE stxnamespace = $1
-    UNION ALL SELECT 'pg_ts_config'::regclass, oid FROM pg_ts_config WHERE cfgnamespace = $1
-    UNION ALL SELECT 'pg_ts_dict'::regclass, oid FROM pg_ts_dict WHERE dictnamespace = $1
-    UNION ALL SELECT 'pg_namespace'::regclass, $1
-)""".replace("{classes}", _CLASSES)
+
+def _of(name: str) -> str:
+    """The numbers of a schema's objects of one kind, as an array.
+
+    Found once for a whole query (``_NUMBERS``), whatever of it asks for them. And PostgreSQL takes an array of unknown
+    length for a short one, and so looks up what belongs to those objects by index; to join them, it would read all catalogs
+    of a shared database.
+    """
+    return f"((SELECT numbers FROM of_{name})::oid[])"
+
+
+_NUMBERS: Final[Mapping[str, str]] = {
+    "pg_class": "SELECT oid FROM pg_class WHERE relnamespace = $1",
+    "pg_type": "SELECT oid FROM pg_type WHERE typnamespace = $1",
+    "pg_proc": "SELECT oid FROM pg_proc WHERE pronamespace = $1",
+    "pg_constraint": "SELECT oid FROM pg_constraint WHERE connamespace = $1",
+    "pg_trigger": f"SELECT oid FROM pg_trigger WHERE tgrelid = ANY {_of('pg_class')}",
+    "pg_rewrite": f"SELECT oid FROM pg_rewrite WHERE ev_class = ANY {_of('pg_class')}",
+    "pg_policy": f"SELECT oid FROM pg_policy WHERE polrelid = ANY {_of('pg_class')}",
+    "pg_attrdef": f"SELECT oid FROM pg_attrdef WHERE adrelid = ANY {_of('pg_class')}",
+    "pg_operator": "SELECT oid FROM pg_operator WHERE oprnamespace = $1",
+    "pg_opclass": "SELECT oid FROM pg_opclass WHERE opcnamespace = $1",
+    "pg_opfamily": "SELECT oid FROM pg_opfamily WHERE opfnamespace = $1",
+    "pg_collation": "SELECT oid FROM pg_collation WHERE collnamespace = $1",
+    "pg_conversion": "SELECT oid FROM pg_conversion WHERE connamespace = $1",
+    "pg_statistic_ext": "SELECT oid FROM pg_statistic_ext WHERE stxnamespace = $1",
+    "pg_ts_config": "SELECT oid FROM pg_ts_config WHERE cfgnamespace = $1",
+    "pg_ts_dict": "SELECT oid FROM pg_ts_dict WHERE dictnamespace = $1",
+    "pg_namespace": "SELECT $1::oid",
+}
+"""What a schema (``$1``) holds, by the catalogs that other catalogs refer to."""
+
+_TOAST: Final = f"SELECT reltoastrelid FROM pg_class WHERE oid = ANY {_of('pg_class')}"
+
+_WITH_NUMBERS: Final = "WITH " + ", ".join(
+    f"of_{name} (numbers) AS MATERIALIZED (SELECT ARRAY({query}))"
+    for name, query in (*_NUMBERS.items(), ("toast", _TOAST))
+)
+
+
+def _about(kind: str, number: str) -> str:
+    """That a row is about an object of the schema's."""
+    return " OR ".join(f"{kind} = '{name}'::regclass AND {number} = ANY {_of(name)}" for name in _NUMBERS)
+
 
 _OF_SCHEMA: Final[Mapping[str, str]] = {
-    "pg_aggregate": f"aggfnoid::oid IN {_ROUTINES}",
-    "pg_attrdef": f"adrelid IN {_CLASSES}",
-    "pg_attribute": f"attrelid IN {_CLASSES}",
-    "pg_cast": f"castsource IN {_TYPES} OR casttarget IN {_TYPES} OR castfunc IN {_ROUTINES}",
-    "pg_class": "relnamespace = $1 OR oid IN (SELECT reltoastrelid FROM pg_class WHERE relnamespace = $1)",
-    "pg_collation": "collnamespace = $1",
-    "pg_constraint": "connamespace = $1",
-    "pg_conversion": "connamespace = $1",
+    "pg_aggregate": f"aggfnoid::oid = ANY {_of('pg_proc')}",
+    "pg_attrdef": f"oid = ANY {_of('pg_attrdef')}",
+    "pg_attribute": f"attrelid = ANY {_of('pg_class')}",
+    "pg_cast": " OR ".join(
+        (
+            f"castsource = ANY {_of('pg_type')}",
+            f"casttarget = ANY {_of('pg_type')}",
+            f"castfunc = ANY {_of('pg_proc')}",
+        )
+    ),
+    "pg_class": f"oid = ANY {_of('pg_class')} OR oid = ANY {_of('toast')}",
+    "pg_collation": f"oid = ANY {_of('pg_collation')}",
+    "pg_constraint": f"oid = ANY {_of('pg_constraint')}",
+    "pg_conversion": f"oid = ANY {_of('pg_conversion')}",
     "pg_default_acl": "defaclrole = $2 OR defaclnamespace = $1",
-    "pg_depend": f"(classid, objid) IN {_OBJECTS}",
-    "pg_description": f"(classoid, objoid) IN {_OBJECTS}",
-    "pg_enum": f"enumtypid IN {_TYPES}",
-    "pg_index": f"indrelid IN {_CLASSES}",
-    "pg_inherits": f"inhrelid IN {_CLASSES}",
+    "pg_depend": _about("classid", "objid"),
+    "pg_description": _about("classoid", "objoid"),
+    "pg_enum": f"enumtypid = ANY {_of('pg_type')}",
+    "pg_index": f"indrelid = ANY {_of('pg_class')}",
+    "pg_inherits": f"inhrelid = ANY {_of('pg_class')}",
     "pg_largeobject_metadata": "lomowner = $2",
     "pg_namespace": "oid = $1",
-    "pg_opclass": "opcnamespace = $1",
-    "pg_operator": "oprnamespace = $1",
-    "pg_opfamily": "opfnamespace = $1",
-    "pg_partitioned_table": f"partrelid IN {_CLASSES}",
-    "pg_policy": f"polrelid IN {_CLASSES}",
-    "pg_proc": "pronamespace = $1",
-    "pg_range": f"rngtypid IN {_TYPES}",
-    "pg_rewrite": f"ev_class IN {_CLASSES}",
-    "pg_sequence": f"seqrelid IN {_CLASSES}",
-    "pg_statistic_ext": "stxnamespace = $1",
-    "pg_trigger": f"tgrelid IN {_CLASSES}",
-    "pg_ts_config": "cfgnamespace = $1",
-    "pg_ts_config_map": "mapcfg IN (SELECT oid FROM pg_ts_config WHERE cfgnamespace = $1)",
-    "pg_ts_dict": "dictnamespace = $1",
-    "pg_type": "typnamespace = $1",
+    "pg_opclass": f"oid = ANY {_of('pg_opclass')}",
+    "pg_operator": f"oid = ANY {_of('pg_operator')}",
+    "pg_opfamily": f"oid = ANY {_of('pg_opfamily')}",
+    "pg_partitioned_table": f"partrelid = ANY {_of('pg_class')}",
+    "pg_policy": f"oid = ANY {_of('pg_policy')}",
+    "pg_proc": f"oid = ANY {_of('pg_proc')}",
+    "pg_range": f"rngtypid = ANY {_of('pg_type')}",
+    "pg_rewrite": f"oid = ANY {_of('pg_rewrite')}",
+    "pg_sequence": f"seqrelid = ANY {_of('pg_class')}",
+    "pg_statistic_ext": f"oid = ANY {_of('pg_statistic_ext')}",
+    "pg_trigger": f"oid = ANY {_of('pg_trigger')}",
+    "pg_ts_config": f"oid = ANY {_of('pg_ts_config')}",
+    "pg_ts_config_map": f"mapcfg = ANY {_of('pg_ts_config')}",
+    "pg_ts_dict": f"oid = ANY {_of('pg_ts_dict')}",
+    "pg_type": f"oid = ANY {_of('pg_type')}",
 }
 """What of a catalog belongs to one schema (``$1``) or its login (``$2``); in the others that login can write nothing."""
 
@@ -232,7 +260,7 @@ class Catalogs:
         if not parts:
             return {}
         pattern = rf"\m({'|'.join(names)})\M"
-        rows = await connection.fetch(" UNION ALL ".join(parts), *scope, pattern)
+        rows = await connection.fetch(self._query(parts), *scope, pattern)
         return {
             str(row["catalog"]): Extent(int(row["own"]), int(row["present"]), str(row["content"] or ""))
             for row in rows
@@ -245,7 +273,7 @@ class Catalogs:
         parts = [self._change(name, len(scope) + 1) for name in names]
         if not parts:
             return {}
-        rows = await connection.fetch(" UNION ALL ".join(parts), *scope, xid(since))
+        rows = await connection.fetch(self._query(parts), *scope, xid(since))
         return {
             str(row["catalog"]): Change(
                 int(row["own"]), int(row["present"]), int(row["own_written"]), int(row["written"])
@@ -263,8 +291,11 @@ class Catalogs:
         parts = [self._described(name, len(scope) + 1) for name in names if name in _NAMED]
         if not parts:
             return []
-        query = f"SELECT what FROM ({' UNION ALL '.join(parts)}) found ORDER BY rank, what LIMIT {_MOST_DESCRIBED}"
+        query = f"SELECT what FROM ({self._query(parts)}) found ORDER BY rank, what LIMIT {_MOST_DESCRIBED}"
         return [str(row["what"]) for row in await connection.fetch(query, *scope, xid(since))]
+
+    def _query(self, parts: Iterable[str]) -> str:
+        return f"{_WITH_NUMBERS if self._schema else ''} {' UNION ALL '.join(parts)}"
 
     def _described(self, name: str, since_at: int) -> str:
         return (

@@ -223,7 +223,7 @@ class CleaningEngine:
         site = replace(work.site, login=handover.new)
         try:
             if not at_once:  # what we wrote was counted, and is not the next holder's
-                mark = await counted_now(session, site)
+                mark = await counted_now(session, site, work.known.baseline.relations)
                 await let_in(session, handover)
                 return mark
             if made.writes:  # what is written since the mark is not the template's

@@ -22,6 +22,7 @@ is a parameter, or is quoted by PostgreSQL itself (``format('%I, %L', …)``) in
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -130,3 +131,12 @@ def literal(text: str) -> str:
             "only values of our own making are written into statements; pass others as parameters"
         )
     return f"'{text}'"
+
+
+def array(numbers: Iterable[int]) -> str:
+    """An array as PostgreSQL writes it.
+
+    To send or receive arrays of most types, asyncpg asks each new session for their definition, which takes longer than all
+    of a reset.
+    """
+    return f"{{{','.join(map(str, numbers))}}}"

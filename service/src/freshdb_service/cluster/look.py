@@ -15,7 +15,7 @@ A sequence that was read may have been moved, and is set to the template's state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from freshdb_service.cluster.baseline import (
     Site,
 )
 from freshdb_service.cluster.connections import Connection
+from freshdb_service.cluster.identifiers import array
 from freshdb_service.cluster.picture import Qualified, Relations
 
 _NEVER: Final[Counts] = (0, 0, 0)
@@ -123,15 +124,6 @@ class Question:
             sequences=frozenset(self.relations.sequences[number] for number, _ in row["sequences"]),
             elsewhere=now.writes != expected,
         )
-
-
-def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL writes it.
-
-    To send or receive arrays of most types, asyncpg asks each new session for their definition, which takes longer than all
-    of a reset.
-    """
-    return f"{{{','.join(map(str, numbers))}}}"
 
 
 async def with_catalogs(connection: Connection, seen: Look) -> Look:

@@ -226,7 +226,7 @@ SELECT c.oid::bigint AS number, CASE WHEN $1::text IS NULL THEN n.nspname ELSE '
        c.relkind = 'S' AS is_sequence
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'S') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
-  AND ($1::text IS NULL OR n.nspname = $1::text)
+  AND ($1::text IS NULL OR c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1::text))
 ORDER BY c.oid
 """
 
