@@ -87,8 +87,11 @@ async def drop_shared(server: Server, pool_id: UUID) -> None:
 
 
 @operation
-async def drop_owned(server: Server, owned: OwnedObject) -> None:
+async def drop_owned(server: Server, owned: OwnedObject) -> bool:
     """Drop one thing of the inventory, if it is still there and still ours.
+
+    Returns:
+        whether there was anything to do.
 
     Raises:
         BackendUnavailable: the server is away, or something still holds on to it.
@@ -98,18 +101,19 @@ async def drop_owned(server: Server, owned: OwnedObject) -> None:
         databases = [one for one in await ownership.databases(connection, server) if one.name == owned.name]
         if owned.kind == "database":
             if not databases or databases[0].oid != owned.oid:
-                return  # gone, or another one by now
+                return False  # gone, or another one by now
             await fence(connection, server, roles)
             await _drop_shared(connection, server, databases[0])
         elif owned.kind == "role" and (databases or not roles or roles[0].oid != owned.oid):
-            return  # its database goes first; or it is gone, or another one by now
+            return False  # its database goes first; or it is gone, or another one by now
         elif owned.name.kind is Kind.SCHEMA:
             await _drop_schema_roles(connection, server, roles, [owned.database] if owned.database else [])
-            return
+            return True
         else:
             await fence(connection, server, roles)
         for role in roles:
             await drop_role(connection, server, role)
+        return True
 
 
 async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int | None) -> None:

@@ -217,13 +217,13 @@ class Server:
         """Every role, database and schema of ours."""
         return await inventory(self)
 
-    async def drop_owned(self, owned: OwnedObject) -> None:
-        """Drop one thing of the inventory, if it is still there and still ours.
+    async def drop_owned(self, owned: OwnedObject) -> bool:
+        """Drop one thing of the inventory, if it is still there and still ours: whether there was anything to do.
 
         Raises:
             BackendUnavailable: the server is away, or something still holds on to it.
         """
-        await drop_owned(self, owned)
+        return await drop_owned(self, owned)
 
     async def disk_bytes(self) -> int:
         """How much our databases take on the server's disk."""

@@ -152,13 +152,15 @@ class Reconciler:
         wanted = _Wanted(templates, rows, pools)
         for leftover in there:
             if not wanted.has(leftover):
-                _log.info(
-                    "dropping %s %s on %s: nothing refers to it", leftover.kind, leftover.name, server.name
-                )
                 try:
-                    await server.drop_owned(leftover)
+                    dropped = await server.drop_owned(leftover)
                 except FreshdbError as error:
                     _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
+                    continue
+                if dropped:  # and not a login, say, that has got its next name since the look
+                    _log.info(
+                        "dropped %s %s on %s: nothing refers to it", leftover.kind, leftover.name, server.name
+                    )
         await self._vanished(server, there, rows)
         sizes = await server.sizes()
         async with self._at.store.statement() as connection:
