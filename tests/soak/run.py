@@ -23,7 +23,7 @@ from tests.soak.holders import TEMPLATE_SQL, Holder, Isolation, Pool
 from tests.soak.measures import Measures, growing
 from tests.soak.site import Site
 
-HOLDERS: Final = 48
+HOLDERS: Final = 24
 CALM_HOLDERS: Final = 4
 """So few that the processors have time to spare: what is waited for then is freshdb, and nothing else."""
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")

@@ -32,7 +32,7 @@ MORTAL: Final = 3
 SETTINGS: Final = {
     "answer_seconds": 6,
     "min_ready": 2,
-    "max_size": 24,
+    "max_size": 12,
     "failed_seconds": 1,
     "history_seconds": FORGET_SECONDS,
     "max_ttl_seconds": 600,
