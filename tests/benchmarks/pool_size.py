@@ -148,34 +148,36 @@ class Waited:
 
 
 def measure(run: Run) -> Findings:
-    """Pools of each size in turns; then waiters, on the smallest."""
+    """Pools of each size in turns, of one isolation after the other; then waiters, on the smallest."""
     effort = QUICK if run.quick else Effort()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket per waiter, here and in the service
     waited: dict[int, list[Waited]] = {}
     with ExitStack() as stack:
-        crowds = [
-            _crowd(run, stack, isolation, size, effort)
-            for isolation, sizes in (("schema", effort.schemas), ("database", effort.databases))
-            for size in sorted(sizes)
-        ]
-        crowds.sort(key=lambda one: (one.isolation, one.wanted))  # made in the order of the memory they need
-        for number in range(effort.rounds):
-            first = number % len(crowds)
-            for crowd in crowds[first:] + crowds[:first]:
-                with crowd.awake():
-                    crowd.round(effort)
-                run.say(
-                    f"round {number + 1}: {crowd.size} ({crowd.isolation}): p50 "
-                    f"{percentile(crowd.rounds[-1], 50) * 1e3:.2f} ms"
-                )
-            run.calibrate()
+        schemas = [_crowd(run, stack, "schema", size, effort) for size in sorted(effort.schemas)]
+        _rounds(run, schemas, effort)
+    with ExitStack() as stack:  # now that there is memory for them
+        crowds = [_crowd(run, stack, "database", size, effort) for size in sorted(effort.databases)]
+        _rounds(run, crowds, effort)
         for number in effort.waiters:
             with crowds[0].awake():
                 waited[number] = [_waiters(crowds[0], number) for _ in range(effort.waiter_rounds)]
             run.say(f"{number} waiters: {sum(one.errors for one in waited[number])} errors")
         run.calibrate()
-    return _findings(effort, crowds, waited)
+    return _findings(effort, [*crowds, *schemas], waited)
+
+
+def _rounds(run: Run, crowds: list[Crowd], effort: Effort) -> None:
+    for number in range(effort.rounds):
+        first = number % len(crowds)
+        for crowd in crowds[first:] + crowds[:first]:
+            with crowd.awake():
+                crowd.round(effort)
+            run.say(
+                f"round {number + 1}: {crowd.size} ({crowd.isolation}): p50 "
+                f"{percentile(crowd.rounds[-1], 50) * 1e3:.2f} ms"
+            )
+        run.calibrate()
 
 
 def _crowd(run: Run, stack: ExitStack, isolation: str, size: int, effort: Effort) -> Crowd:
