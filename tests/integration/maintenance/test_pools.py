@@ -72,6 +72,26 @@ async def test_what_is_lacking_is_made_as_hands_come_free_and_not_once_per_look(
         looking.cancel()
 
 
+async def test_what_is_to_be_dropped_does_not_wait_until_nothing_is_lacking(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
+        await bench.template(name="bank")
+        await bench.template(name="shop")
+        over, lacking = sorted(await bench.pools.listing(), key=lambda health: health.pool.template)
+        await bench.pools.resize(over.pool.id, {"min_ready": 2})
+        await bench.replenisher.run_once()
+        await bench.pools.resize(over.pool.id, {"min_ready": 0, "idle_seconds": 0})
+        await bench.templates.retire(str(over.pool.template_id), force=True)
+        await bench.pools.resize(lacking.pool.id, {"min_ready": 12, "max_size": 12})
+        looking = asyncio.create_task(bench.replenisher.run_once())
+        async with asyncio.timeout(60):
+            while (await bench.pools.show(over.pool.id)).databases:
+                await asyncio.sleep(0.001)
+        assert sum((await bench.pools.show(lacking.pool.id)).databases.values()) < 12
+        await looking
+
+
 async def test_replicas_that_see_the_same_lack_make_no_more_than_it(here: Site) -> None:
     async with replica(here) as one, replica(here) as two:
         await one.template()

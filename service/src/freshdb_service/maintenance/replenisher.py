@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from itertools import cycle
 from time import monotonic
 from uuid import UUID
 
@@ -69,6 +70,7 @@ class Replenisher:
         self._acquiring = acquiring
         self._wake = wake
         self._headroom = Headroom()
+        self._turns = cycle((False, True))
         self._looked_at = -_REST_SECONDS
         self._look_seconds = 0.0
 
@@ -176,9 +178,11 @@ class Replenisher:
         return lacking
 
     async def _work(self, crew: Crew, lacking: deque[_Lack]) -> None:
-        """Make what pools lack, in turns, and drop, as hands come free, until it is time to look again."""
+        """Make what pools lack, and drop what is over, in turns, as hands come free, until it is time to look again."""
         dropping = True
-        while lacking or dropping:
+        while True:
+            if dropping and crew.free and next(self._turns):  # however much is lacking
+                dropping = await self._drop(1, crew) == 1
             while lacking and (free := crew.free):
                 lack = lacking.popleft()
                 wanted = min(lack.missing, -(-free // (len(lacking) + 1)))
@@ -187,7 +191,8 @@ class Replenisher:
             if dropping and (free := crew.free):
                 dropping = await self._drop(free, crew) == free
             left = self._look_at - monotonic()
-            if left <= 0 or not await crew.a_hand_free(within_seconds=left):
+            more = lacking or dropping
+            if not more or left <= 0 or not await crew.a_hand_free(within_seconds=left):
                 return
 
     async def _create(self, lack: _Lack, wanted: int, crew: Crew) -> int:
