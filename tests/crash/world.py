@@ -189,4 +189,5 @@ class World:
         return [*rows, *keys, *sorted(names_on(self._where))]
 
 
-_THERE_FOR_GOOD = {"events", "epoch"}
+_THERE_FOR_GOOD = {"events", "epoch", "over"}
+"""The last goes by itself, a minute after the last lease."""

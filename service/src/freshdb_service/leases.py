@@ -30,6 +30,8 @@ from freshdb_service.store.rows import LeaseRow
 from freshdb_service.store.trail import FRESHDB, Actor
 
 _LOOK_SECONDS: Final = 1.0
+_TRIES: Final = 5
+"""So often a heartbeat is tried; each thing that Redis may not know comes once, unless it is lost again meanwhile."""
 _HAND_SECONDS: Final = 0.25
 """So long a release waits for its turn to be reset at once: to close its login, and leave the database dirty for later, is
 more work for all."""
@@ -58,22 +60,29 @@ class Leases:
     def __init__(self, at: Installation, databases: Databases) -> None:
         self._at = at
         self._databases = databases
+        self._reminding = asyncio.Lock()
 
     async def renew(
         self, lease_id: UUID, *, principal: str, ttl_seconds: float | None, address: str | None = None
     ) -> Renewal:
         """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
 
-        Touches Redis alone, unless Redis has forgotten the lease: then the control plane is asked, and a lease that lives
-        gets its deadline back. With a longer TTL than its own, the lease has that one from then on: the control plane notes
-        it first, so that it is known whatever becomes of Redis.
+        Touches Redis alone, unless Redis has forgotten the lease, or has started anew: then the control plane is asked, and
+        what lives gets its deadline back. With a longer TTL than its own, the lease has that one from then on: the control
+        plane notes it first, so that it is known whatever becomes of Redis.
 
         Raises:
             LeaseEnded, LeaseNotFound, Forbidden: as it says.
         """
-        for _ in range(3):
+        restored = False
+        for _ in range(_TRIES):
             answer = await self._at.deadlines.renew(lease_id, ttl_seconds=ttl_seconds, principal=principal)
             if isinstance(answer, Renewal):
+                if restored and not await self._live(
+                    lease_id
+                ):  # it has ended between that look and the deadline
+                    await self._settle(lease_id)
+                    break
                 self._at.trail.collect("lease.renewed", Actor(principal, address), subject=lease_id)
                 return answer
             if answer is Refusal.FOREIGN:
@@ -85,16 +94,31 @@ class Leases:
                     await store_leases.lengthen(connection, lease_id, ttl_seconds)
                 await self._at.deadlines.lengthen(lease_id, ttl_seconds=ttl_seconds)
                 continue
-            async with self._at.store.statement() as connection:
-                live = await store_leases.live(connection, lease_id)
-            if not live:
+            restored = True
+            if answer is Refusal.FORGOTTEN:
+                await self.remind()
+                continue
+            if not (live := await self._live(lease_id)):
                 break
-            await self._at.deadlines.restore(
-                [Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live],
-                run_id=None,
-            )
+            await self._at.deadlines.restore(live, run_id=None)
         there = await self.get(lease_id)
         raise _over(there) if there.principal == principal else _forbidden(lease_id)
+
+    async def remind(self) -> None:
+        """Where Redis has started anew, or is another one, give every live lease its full TTL again."""
+        async with self._reminding:
+            run_id = await self._at.deadlines.forgotten_in_run()
+            if run_id is None:
+                return
+            live = await self._live()
+            await self._at.deadlines.restore(live, run_id=run_id)
+        if live:
+            _log.warning("Redis has started anew: %d leases got their full TTL again", len(live))
+
+    async def _live(self, lease_id: UUID | None = None) -> list[Deadline]:
+        async with self._at.store.statement() as connection:
+            live = await store_leases.live(connection, lease_id)
+        return [Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live]
 
     async def release(self, lease_id: UUID, *, principal: str, address: str | None = None) -> Released:
         """Give a lease back, and say what was left open. Releasing it again is no error.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.cluster import CleaningEngine, Leftovers, ResetOutcome
 from freshdb_service.databases import Databases
-from freshdb_service.errors import BackendUnavailable, Conflict
+from freshdb_service.errors import BackendUnavailable, Conflict, LeaseEnded
 from freshdb_service.leases import Leases
 from freshdb_service.lifecycle import DatabaseState, LeaseState
 from freshdb_service.store import databases as store_databases
@@ -58,6 +59,50 @@ async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Ben
     assert (shown.expires_at - shown.lease.granted_at).total_seconds() >= 299
     await bench.reaper.run_once()
     assert (await bench.leases.get(held.lease.id)).state == "active"
+
+
+async def test_a_redis_that_believes_what_was_true_before_ends_no_lease(bench: Bench, redis_url: str) -> None:
+    """It has started from a snapshot, or a replica that lagged has become the one: no heartbeat is refused by that."""
+    await ready(bench)
+    held, other = await bench.acquire(), await bench.acquire()
+    await bench.reaper.run_once()
+    async with raw(redis_url) as redis:
+        long_ago = {str(one.lease.id): 1 for one in (held, other)}
+        await redis.zadd(bench.at.redis.key("deadlines"), long_ago)
+        await redis.set(bench.at.redis.key("epoch"), "another run")
+    renewed = await bench.leases.renew(held.lease.id, principal="test", ttl_seconds=None)
+    assert renewed.ttl_seconds == pytest.approx(300, abs=2)
+    await bench.reaper.run_once()
+    assert (await bench.leases.get(other.lease.id)).state == "active"
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["", "and Redis is emptied"])
+async def test_no_heartbeat_revives_a_lease_that_ends_while_it_is_looked_for(
+    bench: Bench, redis_url: str, monkeypatch: pytest.MonkeyPatch, *, forgets: bool
+) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.reaper.run_once()
+    looked = store_leases.live
+
+    async def looked_and_then_it_ended(
+        connection: AsyncConnection, lease_id: UUID | None = None
+    ) -> list[store_leases.LiveLease]:
+        there = await looked(connection, lease_id)
+        assert [one.id for one in there] == [held.lease.id]
+        monkeypatch.undo()
+        await bench.leases.expire(held.lease.id)  # the reaper goes on
+        if forgets:
+            await redis.flushall()
+        return there
+
+    async with raw(redis_url) as redis:
+        await redis.zadd(bench.at.redis.key("deadlines"), {str(held.lease.id): 1})
+        assert (await bench.at.deadlines.due()).lease_ids == [held.lease.id]  # the reaper has begun
+        monkeypatch.setattr(store_leases, "live", looked_and_then_it_ended)
+        with pytest.raises(LeaseEnded):
+            await bench.leases.renew(held.lease.id, principal="test", ttl_seconds=None)
+    assert await bench.at.deadlines.expiry([held.lease.id]) == [None]
 
 
 async def test_a_deadline_without_a_lease_goes(bench: Bench, redis_url: str) -> None:

@@ -29,6 +29,8 @@ async def calls(redis: RedisConnection, command: str) -> int:
 
 async def admitted(deadlines: Deadlines, principal: str = "ci", *, ttl_seconds: float = 60) -> UUID:
     lease = uuid4()
+    if (run := await deadlines.forgotten_in_run()) is not None:
+        await deadlines.restore([], run_id=run)
     await deadlines.admit(
         POOL, [lease], ttl_seconds=ttl_seconds, max_ttl_seconds=600, principal=principal, at_head=True
     )

@@ -20,6 +20,7 @@ def deadlines(redis: RedisConnection) -> Deadlines:
 
 
 async def admit(deadlines: Deadlines, lease: UUID, *, ttl: float = 60, longest: float = 3600) -> datetime:
+    await run_id(deadlines)
     admission = await deadlines.admit(
         POOL, [lease], ttl_seconds=ttl, max_ttl_seconds=longest, principal="ci", at_head=True
     )
@@ -32,10 +33,10 @@ async def make_due(redis: RedisConnection, lease: UUID) -> None:
 
 
 async def run_id(deadlines: Deadlines) -> str:
-    due = await deadlines.due()
-    assert due.forgotten_in_run is not None
-    await deadlines.restore([], run_id=due.forgotten_in_run)
-    return due.forgotten_in_run
+    """Of Redis, which has been told all deadlines."""
+    if (run := await deadlines.forgotten_in_run()) is not None:
+        await deadlines.restore([], run_id=run)
+    return deadlines._run_id
 
 
 def near(instant: datetime, seconds: float) -> bool:

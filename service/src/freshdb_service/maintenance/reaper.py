@@ -8,14 +8,8 @@ full TTL again first.
 
 from __future__ import annotations
 
-import logging
-
 from freshdb_service.installation import Installation
 from freshdb_service.leases import Leases
-from freshdb_service.redis.deadlines import Deadline
-from freshdb_service.store import leases as store_leases
-
-_log = logging.getLogger(__name__)
 
 
 class Reaper:
@@ -29,14 +23,7 @@ class Reaper:
         """End the leases that are due now."""
         due = await self._at.deadlines.due()
         if due.forgotten_in_run is not None:
-            async with self._at.store.statement() as connection:
-                live = await store_leases.live(connection)
-            entries = [
-                Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live
-            ]
-            await self._at.deadlines.restore(entries, run_id=due.forgotten_in_run)
-            if entries:
-                _log.warning("Redis has started anew: %d leases got their full TTL again", len(entries))
+            await self._leases.remind()
             return
         for lease_id in due.lease_ids:
             await self._leases.expire(lease_id)

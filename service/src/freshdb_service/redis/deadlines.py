@@ -3,7 +3,8 @@
 A deadline is written *before* its lease is granted, so that no lease is ever without one; a deadline whose lease never
 came to be is settled by the caller, or by the reaper. Redis loses everything when it restarts empty, and may be out of
 date when it restarts from a snapshot or fails over: the *epoch* key names the run of Redis that the deadlines were written
-to, and until somebody has restored them after a change of run, no lease expires. One that comes back as it was before a
+to, and until somebody has restored them after a change of run, no lease expires, and no heartbeat is answered by what Redis
+believes. One that comes back as it was before a
 failover names itself, and is wrong all the same: so each replica also remembers the run that it spoke with last.
 
 What is restored is a full TTL from now. So that this is never less than what was granted, a heartbeat that asks for more
@@ -25,6 +26,9 @@ from freshdb_service.redis.connection import RedisConnection, translated
 
 _CHUNK = 500
 _TAKEN_AGAIN_MS = 5_000
+_OVER_MS = 60_000
+"""For so long it is remembered that a lease is over: longer than anybody takes who looked at the control plane, to restore
+deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Refusal(Enum):
     FOREIGN = -1
     OVER = -2
     LONGER = -3
+    FORGOTTEN = -4
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class Deadlines:
         self._limits = redis.key("limits")
         self._expiring = redis.key("expiring")
         self._epoch = redis.key("epoch")
+        self._over = redis.key("over")
         self._beats: list[_Beat] = []
         self._beating: asyncio.Task[None] | None = None
         self._run_id = ""
@@ -133,7 +139,8 @@ class Deadlines:
         """Forget leases that are over, or were never granted."""
         for start in range(0, len(lease_ids), _CHUNK):
             some = [str(one) for one in lease_ids[start : start + _CHUNK]]
-            await self._redis.run("settle", [self._deadlines, self._limits, self._expiring], some)
+            keys = [self._deadlines, self._limits, self._expiring, self._over]
+            await self._redis.run("settle", keys, [_OVER_MS, *some])
 
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
@@ -166,7 +173,8 @@ class Deadlines:
     async def _send(self, beats: list[_Beat]) -> None:
         arguments = [word for beat in beats for word in (beat.lease_id, beat.ttl_ms, beat.principal)]
         try:
-            answers = await self._redis.run("renew", [self._deadlines, self._limits], arguments)
+            keys = [self._deadlines, self._limits, self._epoch]
+            answers = await self._redis.run("renew", keys, [self._run_id, *arguments])
         except BaseException as error:
             for beat in beats:
                 if not beat.answer.done():
@@ -211,8 +219,12 @@ class Deadlines:
             self._run_id = run_id
         return Due([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
 
+    async def forgotten_in_run(self) -> str | None:
+        """The run of Redis that needs its deadlines back, if it does."""
+        return (await self.due(most=0)).forgotten_in_run
+
     async def restore(self, entries: Iterable[Deadline], *, run_id: str | None) -> int:
-        """Give leases their full TTL again.
+        """Give leases their full TTL again, but for those that were settled lately.
 
         Args:
             entries: the live leases.
@@ -237,7 +249,7 @@ class Deadlines:
                     _ms(one.remaining_seconds),
                     one.principal,
                 ]
-            keys = [self._deadlines, self._limits, self._epoch, self._expiring]
+            keys = [self._deadlines, self._limits, self._epoch, self._expiring, self._over]
             written += int(cast("int", await self._redis.run("restore", keys, arguments)))
         if run_id is not None:
             self._run_id = run_id

@@ -1,13 +1,21 @@
 -- Heartbeats: move leases' deadlines, never past their limits, never closer.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
--- ARGV  lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
+--       3 epoch (string: run id of the Redis that the deadlines were written to)
+-- ARGV  1 run id of the Redis that the caller asked before, or ''
+--       2.. lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
 -- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms, what was left of the TTL in ms}; {0} not known here; {-1} somebody else's; {-2} over;
--- {-3} the TTL is longer than the lease's own: were Redis lost now, nobody would know of it.
+-- {-3} the TTL is longer than the lease's own: were Redis lost now, nobody would know of it; {-4} Redis has restarted since,
+-- or is another one than before, which may believe what was true a while ago: nothing that it knows counts.
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local forgotten = redis.call('GET', KEYS[3]) ~= run_id or (ARGV[1] ~= '' and ARGV[1] ~= run_id)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function renewed(lease, asked_ttl, asked_principal)
+  if forgotten then
+    return {-4}
+  end
   local limit = redis.call('HGET', KEYS[2], lease)
   local old = redis.call('ZSCORE', KEYS[1], lease)
   if not limit or not old then
@@ -33,7 +41,7 @@ local function renewed(lease, asked_ttl, asked_principal)
 end
 
 local answers = {}
-for i = 1, #ARGV, 3 do
+for i = 2, #ARGV, 3 do
   answers[#answers + 1] = renewed(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 return answers

@@ -1,6 +1,7 @@
--- Write deadlines again that Redis has forgotten: a full TTL from now, within each lease's limit.
+-- Write deadlines again that Redis has forgotten: a full TTL from now, within each lease's limit. Not those of leases that
+-- are over by now.
 --
--- KEYS  1 deadlines (zset)   2 limits (hash)   3 epoch (string)   4 expiring (zset)
+-- KEYS  1 deadlines (zset)   2 limits (hash)   3 epoch (string)   4 expiring (zset)   5 over (zset)
 -- ARGV  1 run id to note when all is written, or '' while more will come   2 "1": also where a deadline is there already
 --       3.. lease, TTL in ms, rest of its longest life in ms, principal; and so on
 -- Returns how many deadlines were written.
@@ -10,7 +11,7 @@ local written = 0
 for i = 3, #ARGV, 4 do
   local lease = ARGV[i]
   local known = redis.call('ZSCORE', KEYS[1], lease) or redis.call('ZSCORE', KEYS[4], lease)
-  if ARGV[2] == '1' or not known then
+  if not redis.call('ZSCORE', KEYS[5], lease) and (ARGV[2] == '1' or not known) then
     local max_at = now + math.max(0, tonumber(ARGV[i + 2]))
     local deadline = math.min(now + tonumber(ARGV[i + 1]), max_at)
     redis.call('ZADD', KEYS[1], string.format('%.0f', deadline), lease)
