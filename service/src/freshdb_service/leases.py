@@ -142,7 +142,7 @@ class Leases:
     async def expire(self, lease_id: UUID) -> None:
         """End a lease whose deadline has passed; nothing happens if it is over already."""
         given_back = await self._give_back(lease_id, LeaseState.EXPIRED, by=FRESHDB)
-        await self._at.deadlines.settle([lease_id])
+        await self._at.deadlines.settle([lease_id], over=True)
         if given_back is not None:
             self._ended(given_back.lease)
             if given_back.left is None:
@@ -177,7 +177,7 @@ class Leases:
     async def _settle(self, lease_id: UUID) -> None:
         """Forget the deadline of a lease that has ended; without Redis, the reaper does so when it passes."""
         try:
-            await self._at.deadlines.settle([lease_id])
+            await self._at.deadlines.settle([lease_id], over=True)
         except BackendUnavailable as error:
             _log.warning("the deadline of lease %s stays for the reaper: %s", lease_id, error)
 

@@ -135,12 +135,12 @@ class Deadlines:
         admitted, ticket, deadline, waiting = cast("list[str]", answer)
         return Admission(bool(int(admitted)), int(ticket), _instant(deadline), int(waiting))
 
-    async def settle(self, lease_ids: Sequence[UUID]) -> None:
-        """Forget leases that are over, or were never granted."""
+    async def settle(self, lease_ids: Sequence[UUID], *, over: bool = False) -> None:
+        """Forget leases that are ``over``, or were never granted."""
         for start in range(0, len(lease_ids), _CHUNK):
             some = [str(one) for one in lease_ids[start : start + _CHUNK]]
             keys = [self._deadlines, self._limits, self._expiring, self._over]
-            await self._redis.run("settle", keys, [_OVER_MS, *some])
+            await self._redis.run("settle", keys, [_OVER_MS if over else 0, *some])
 
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None

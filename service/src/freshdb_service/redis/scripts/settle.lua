@@ -1,18 +1,21 @@
--- Forget leases that are over, or were never granted; and remember that for a while, lest somebody who looked at the
--- control plane before writes their deadlines again (restore).
+-- Forget leases that are over, or were never granted. Of those that are over it is remembered for a while, lest somebody who
+-- looked at the control plane before writes their deadlines again (restore).
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash)   3 expiring (zset)   4 over (zset: lease -> since, ms)
--- ARGV  1 for so long, in ms   2.. lease ids
+-- ARGV  1 for so long, in ms; 0 for leases that were never granted   2.. lease ids
 -- Returns how many deadlines there were.
 local leases = {unpack(ARGV, 2)}
 local removed = redis.call('ZREM', KEYS[1], unpack(leases))
 redis.call('HDEL', KEYS[2], unpack(leases))
 redis.call('ZREM', KEYS[3], unpack(leases))
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, lease in ipairs(leases) do
-  redis.call('ZADD', KEYS[4], now, lease)
+local keep = tonumber(ARGV[1])
+if keep > 0 then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  for _, lease in ipairs(leases) do
+    redis.call('ZADD', KEYS[4], now, lease)
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - keep)
+  redis.call('PEXPIRE', KEYS[4], keep)
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[1]))
-redis.call('PEXPIRE', KEYS[4], ARGV[1])
 return removed
