@@ -128,10 +128,14 @@ def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: S
     expect(waits).to_contain_text(f"{history['waits']['count']:,} leases")
     chart = waits.locator("svg[tabindex]")
     chart.focus()
+    legend = waits.locator(".legend b").first
     page.keyboard.press("ArrowLeft")
-    expect(waits.locator(".legend b").first).to_contain_text("s")
+    expect(legend).not_to_have_text("")
+    if legend.text_content() == "–":  # a minute has just begun, and nothing was leased in it
+        page.keyboard.press("ArrowLeft")
+    expect(legend).to_contain_text("s")
     page.keyboard.press("Escape")
-    expect(waits.locator(".legend b").first).to_have_text("")
+    expect(legend).to_have_text("")
     waits.get_by_text("As a table").click()
     expect(waits.get_by_role("row")).to_have_count(len(history["items"]) + 1)
     page.get_by_role("link", name="24 hours").click()
