@@ -131,7 +131,7 @@ def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: S
     legend = waits.locator(".legend b").first
     page.keyboard.press("ArrowLeft")
     expect(legend).not_to_have_text("")
-    if legend.text_content() == "–":  # a minute has just begun, and nothing was leased in it
+    if legend.text_content() == "\N{EN DASH}":  # a minute has just begun, and nothing was leased in it
         page.keyboard.press("ArrowLeft")
     expect(legend).to_contain_text("s")
     page.keyboard.press("Escape")
