@@ -36,7 +36,8 @@ Everything that was asked, answered and seen is written down, and `tests/soak/ch
 database, nothing found that somebody else had left, nothing lost before its acknowledged end, nothing alive long after it,
 first come first served, and no way in with the URL of a lease that was given back.
 
-**{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault.
+**{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault. Since what was found last was
+mended: **{mended:,} leases, 0 findings**.
 
 | minutes | seed | faults | holders | leases | findings | left over | longest wait during a kill | acquire p50 · p95 · p99 |
 |---:|---:|---|---:|---:|---:|---:|---:|---|
@@ -86,6 +87,12 @@ FOUND = {
         "(`tests/integration/maintenance/test_recovery.py`). In this run, `make crash` worked on the same two processors: "
         "most of what was waited for is that."
     ),
+    97: (
+        "the control plane's server hung twice for ten seconds, and in the two seconds between not every lease that was over "
+        "was ended: a reaper that could not end what it had taken left it for five seconds. It hands it on to the next round "
+        "since (`tests/integration/maintenance/test_recovery.py`). And the first to ask for a pool, which had to be made, got "
+        "its ticket after some that came a second later; pools are there since before anything is judged."
+    ),
 }
 """What runs with findings were about, by their seeds."""
 
@@ -131,9 +138,10 @@ def page(runs: list[dict[str, Any]]) -> str:
         calm_holders=CALM_HOLDERS,
         replicas=REPLICAS,
         immortal=REPLICAS - MORTAL,
-        total=sum(run["counts"].get("acquire", 0) for run in runs),
+        total=_leases(runs),
         wrong=sum(len(run["wrong"]) for run in runs),
         left=sum(len(run["left"]) for run in runs),
+        mended=_leases(runs[max((n for n, run in enumerate(runs, start=1) if run["wrong"]), default=0) :]),
         runs="\n".join(map(_run, runs)),
         seeds=" | ".join(f"seed {run['seed']}" for run in runs),
         lines="---|" * len(runs),
@@ -143,6 +151,10 @@ def page(runs: list[dict[str, Any]]) -> str:
         operations=_rows(runs, "counts"),
         outcomes=_rows(runs, "outcomes"),
     )
+
+
+def _leases(runs: list[dict[str, Any]]) -> int:
+    return sum(run["counts"].get("acquire", 0) for run in runs)
 
 
 def _found(run: dict[str, Any]) -> str:

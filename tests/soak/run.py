@@ -86,13 +86,20 @@ async def soak(
         async with AsyncClient(site.urls) as client:
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
+        for url in (
+            site.urls
+        ):  # the pools are there, and each replica has seen them: the first one to ask makes them
+            async with AsyncClient(url) as client:
+                for pool in _POOLS:
+                    async with client.lease(pool.template, isolation=pool.isolation, wait_seconds=60):
+                        pass
         stopping = asyncio.Event()
         crowd = [
             Holder(number, site.urls, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
             for number in range(holders)
         ]
         working = [asyncio.create_task(holder.work()) for holder in crowd]
-        while not all(holder.returned for holder in crowd):  # the pools are there
+        while not all(holder.returned for holder in crowd):
             await asyncio.sleep(0.05)
         began = monotonic()
         measures = Measures()

@@ -9,7 +9,7 @@ from tests.soak.run import Report
 
 
 def test_each_run_is_added_to_those_before(tmp_path: Path) -> None:
-    for seed, wrong in ((1, []), (2, ["a database was held twice"])):
+    for seed, wrong in ((1, []), (2, ["a database was held twice"]), (3, [])):
         note(
             Report(
                 seed=seed,
@@ -25,7 +25,8 @@ def test_each_run_is_added_to_those_before(tmp_path: Path) -> None:
             tmp_path,
         )
     text = (tmp_path / "soak.md").read_text()
-    assert "**120,000 leases, 1 findings, 0 things left over**" in text
+    assert "**180,000 leases, 1 findings, 0 things left over**" in text
+    assert "**60,000 leases, 0 findings**" in text
     assert "| 10 | 1 | all | 24 | 60,000 | 0 | 0 | 1.2 s | 10 ms · 100 ms · 1500 ms |" in text
-    assert "| Redis emptied | 4 |" in text
-    assert "| keys in Redis | +10% + 20 | 10 → 11 | 10 → 11 |" in text
+    assert "| Redis emptied | 6 |" in text
+    assert "| keys in Redis | +10% + 20 | 10 → 11 | 10 → 11 | 10 → 11 |" in text

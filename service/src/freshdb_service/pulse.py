@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
@@ -40,6 +41,17 @@ Driver = Any
 
 Told = Callable[[float | None], None]
 """Told of every sign of life after how many seconds it came; of one that did not come, or a refusal, ``None``."""
+
+
+def cut_between(error: BaseException) -> bool:
+    """Whether this is what asyncpg makes of a connection that was cut between two steps of one statement.
+
+    What it goes on with is ``None`` by then (0.32, ``Connection._abort``), and it says no more than that.
+    """
+    if not isinstance(error, AttributeError) or error.obj is not None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
 def nobody(seconds: float | None) -> None:

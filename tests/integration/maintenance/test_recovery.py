@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
+import asyncpg
 import psycopg
 import pytest
 from redis.asyncio import Redis
@@ -179,6 +180,40 @@ async def test_a_reaper_that_died_between_redis_and_the_control_plane_is_replace
     assert (await bench.leases.get(held.lease.id)).state == "expired"
     await bench.janitor.run_once()
     assert await bench.states() == {"ready": 2}
+
+
+async def test_what_a_reaper_could_not_end_is_ended_in_the_next_round(
+    here: Site, bench: Bench, redis_url: str
+) -> None:
+    await ready(bench)
+    held, other = await bench.acquire(), await bench.acquire()
+    await bench.reaper.run_once()
+    execute(here.control, "ALTER TABLE leases RENAME TO elsewhere")
+    async with raw(redis_url) as redis:
+        long_ago = {str(one.lease.id): 1 for one in (held, other)}
+        await redis.zadd(bench.at.redis.key("deadlines"), long_ago)
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await bench.reaper.run_once()
+    execute(here.control, "ALTER TABLE elsewhere RENAME TO leases")
+    await bench.reaper.run_once()
+    assert [(await bench.leases.get(one.lease.id)).state for one in (held, other)] == ["expired"] * 2
+
+
+async def test_a_lease_that_was_handed_on_and_got_its_deadline_back_lives(
+    bench: Bench, redis_url: str
+) -> None:
+    await ready(bench)
+    held = await bench.acquire()
+    await bench.reaper.run_once()
+    async with raw(redis_url) as redis:
+        await redis.zadd(bench.at.redis.key("deadlines"), {str(held.lease.id): 1})
+        due = await bench.at.deadlines.due()
+        assert due.lease_ids == [held.lease.id]
+        await redis.flushall()
+    await bench.reaper.run_once()  # another one, who sees that Redis has forgotten
+    await bench.at.deadlines.hand_on(due.lease_ids)
+    await bench.reaper.run_once()
+    assert (await bench.leases.get(held.lease.id)).state == "active"
 
 
 async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by_another(

@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from freshdb_service.cluster.connections import answering
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.store.session import ConstraintViolated, Store
 from tests.servers import PostgresServer
@@ -68,6 +74,53 @@ async def test_a_server_that_lets_nobody_in_is_away(closed: str) -> None:
         async with store.transaction():
             pass
     await store.close()
+
+
+@pytest.fixture
+async def cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection is cut just when a statement has been prepared, as it is when a server is lost."""
+    await store.ping()
+    prepare: Callable[..., Awaitable[object]] = asyncpg.Connection._get_statement  # type: ignore[attr-defined]
+
+    async def prepare_and_lose(
+        self: asyncpg.Connection[asyncpg.Record], *args: object, **kwargs: object
+    ) -> object:
+        statement = await prepare(self, *args, **kwargs)
+        self.terminate()
+        return statement
+
+    monkeypatch.setattr(asyncpg.Connection, "_get_statement", prepare_and_lose)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("visit", [Store.statement, Store.transaction])
+async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_lost(
+    store: Store, visit: Callable[[Store], AbstractAsyncContextManager[AsyncConnection]]
+) -> None:
+    with pytest.raises(BackendUnavailable, match="control plane"):
+        async with visit(store) as connection:
+            await connection.execute(
+                text("select null::information_schema.sql_identifier[]")
+            )  # asks what that is
+
+
+@pytest.mark.usefixtures("cut")
+async def test_so_it_is_where_the_driver_is_used_itself(store: Store, postgres_18: PostgresServer) -> None:
+    with pytest.raises(BackendUnavailable, match="control plane"):
+        async with store.driver() as driver:
+            await driver.fetchval("select 1")
+    connection = await asyncpg.connect(postgres_18.dsn)
+    with pytest.raises(BackendUnavailable, match="the PostgreSQL server one"), answering("one"):
+        await connection.fetchval("select 1")
+
+
+async def test_an_attribute_that_is_not_there_is_a_mistake_of_ours(store: Store) -> None:
+    nothing: Any = None
+    with pytest.raises(AttributeError):
+        async with store.statement():
+            nothing.bind_execute()
+    with pytest.raises(AttributeError), answering("one"):
+        nothing.bind_execute()
 
 
 async def test_more_visits_than_connections_leave_none_open(postgres_18: PostgresServer) -> None:

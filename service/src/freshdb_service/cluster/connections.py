@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-from freshdb_service.pulse import KEEPALIVES
+from freshdb_service.pulse import KEEPALIVES, cut_between
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -267,6 +267,10 @@ def answering(name: str) -> Iterator[None]:
         # asyncpg has no type of its own for a connection, or a pool, that was closed under our hands; one of a pool's
         # that was lost "has been released back".
         if not any(word in str(error) for word in ("clos", "released back")):
+            raise
+        raise away(name, error) from error
+    except AttributeError as error:
+        if not cut_between(error):
             raise
         raise away(name, error) from error
 

@@ -2,8 +2,8 @@
 
 The reaper takes due leases out of the deadlines first, so that no heartbeat can revive what is being ended, then ends each
 in the control plane, then settles it in Redis. One that dies in between leaves the lease in ``expiring``, where the next
-reaper finds it. When Redis has started anew since the deadlines were written, nothing expires: every live lease gets its
-full TTL again first.
+reaper finds it after a while; what cannot be ended now is handed on to the next round. When Redis has started anew since the
+deadlines were written, nothing expires: every live lease gets its full TTL again first.
 """
 
 from __future__ import annotations
@@ -25,5 +25,9 @@ class Reaper:
         if due.forgotten_in_run is not None:
             await self._leases.remind()
             return
-        for lease_id in due.lease_ids:
-            await self._leases.expire(lease_id)
+        for ended, lease_id in enumerate(due.lease_ids):
+            try:
+                await self._leases.expire(lease_id)
+            except Exception:
+                await self._at.deadlines.hand_on(due.lease_ids[ended:])
+                raise

@@ -219,6 +219,14 @@ class Deadlines:
             self._run_id = run_id
         return Due([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
 
+    async def hand_on(self, lease_ids: Sequence[UUID]) -> None:
+        """Let whoever asks next what is due have these, which could not be ended now.
+
+        Those that have got their deadlines back meanwhile are left as they are.
+        """
+        async with translated():
+            await self._redis.client.zadd(self._expiring, {str(one): 0 for one in lease_ids}, xx=True)
+
     async def forgotten_in_run(self) -> str | None:
         """The run of Redis that needs its deadlines back, if it does."""
         return (await self.due(most=0)).forgotten_in_run

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.pulse import KEEPALIVES, Pulse, Told, nobody
+from freshdb_service.pulse import KEEPALIVES, Pulse, Told, cut_between, nobody
 from freshdb_service.visits import Visiting, unseen
 
 _UNIQUE_VIOLATION: Final = "23505"
@@ -258,7 +258,8 @@ def _translated(error: Exception) -> Exception:
     """Turn "the database is away" into one error; leave mistakes of ours as they are."""
     if isinstance(error, IntegrityError):
         return ConstraintViolated(str(error.orig))
-    if isinstance(error, (DBAPIError, PoolTimeout, OSError)) and not isinstance(error, _OUR_MISTAKE):
+    away = isinstance(error, (DBAPIError, PoolTimeout, OSError)) and not isinstance(error, _OUR_MISTAKE)
+    if away or cut_between(error):
         return _away(str(getattr(error, "orig", None) or error) or type(error).__name__)
     return error
 
