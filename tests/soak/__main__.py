@@ -88,10 +88,10 @@ FOUND = {
         "most of what was waited for is that."
     ),
     97: (
-        "the control plane's server hung twice for ten seconds, and in the two seconds between not every lease that was over "
-        "was ended: a reaper that could not end what it had taken left it for five seconds. It hands it on to the next round "
-        "since (`tests/integration/maintenance/test_recovery.py`). And the first to ask for a pool, which had to be made, got "
-        "its ticket after some that came a second later; pools are there since before anything is judged."
+        "the control plane's server hung twice for ten seconds, and in the two seconds between not every lease that was "
+        "over was ended: a reaper that could not end what it had taken left it for five seconds. It hands it on to the next "
+        "round since (`tests/integration/maintenance/test_recovery.py`). And the first to ask for a pool, which had to be "
+        "made, got its ticket after some that came a second later; pools are there since before anything is judged."
     ),
 }
 """What runs with findings were about, by their seeds."""
