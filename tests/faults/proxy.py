@@ -6,6 +6,8 @@ It runs in a thread of its own, and what it does can be changed at any moment fr
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -14,6 +16,7 @@ from typing import Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 _CHUNK = 65_536
+_AT_ONCE = struct.pack("ii", 1, 0)
 T = TypeVar("T")
 
 
@@ -75,6 +78,10 @@ class Proxy:
         """Let nobody in, and throw out who is."""
         self._do(self._shut())
 
+    def reset(self) -> None:
+        """Throw out who is, as a machine does that knows of no connection (RST)."""
+        self._do(self._reset())
+
     def lead_to(self, url: str) -> None:
         """From now on there is another server; connections to the one before end."""
         self._target = _place(url)
@@ -105,6 +112,12 @@ class Proxy:
             task.cancel()
         if there:
             await asyncio.wait(there)
+
+    async def _reset(self) -> None:
+        for talk in self._talks:
+            for side in talk.sides:
+                side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        await self._cut()
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._talk(reader, writer))

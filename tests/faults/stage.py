@@ -77,6 +77,10 @@ class Stage:
         got: dict[str, Any] = answer.json()
         return got
 
+    def renew(self, lease: dict[str, Any]) -> None:
+        """Renew it, at once."""
+        self.post(f"/v1/leases/{lease['id']}/renew", expected=200)
+
     def release(self, lease: dict[str, Any]) -> None:
         """Give it back, soon."""
         until(lambda: self.ask("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})

@@ -35,7 +35,7 @@ def test_slow_redis_costs_time_and_nothing_else(stage: Stage) -> None:
         assert {one.json()["code"] for one in answers if one.status_code != 201} == {"pool_exhausted"}
         assert len({one["database"] for one in got}) == 3
         for lease in got:
-            assert stage.ask("POST", f"/v1/leases/{lease['id']}/renew").status_code == 200
+            stage.renew(lease)
             stage.release(lease)
     finally:
         stage.redis.pass_on()
@@ -76,7 +76,7 @@ def test_read_only_redis_is_away_and_no_lease_is_lost(stage: Stage) -> None:
             _reaches(held)
         finally:
             server.replicaof("NO", "ONE")
-    assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
+    stage.renew(held)
     stage.release(held)
     stage.as_before()
 
@@ -90,7 +90,7 @@ def test_redis_out_of_memory_is_away_and_no_lease_is_lost(stage: Stage) -> None:
             refused(stage.ask("POST", f"/v1/leases/{held['id']}/renew"))
         finally:
             server.config_set("maxmemory", 0)
-    assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
+    stage.renew(held)
     stage.release(held)
     stage.as_before()
 
@@ -103,7 +103,16 @@ def test_refused_by_redis_is_away_and_no_lease_is_lost(stage: Stage) -> None:
         assert "Redis" in stage.ask("GET", "/readyz").json()["checks"]["redis"]
     finally:
         stage.redis.pass_on()
-    assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
+    stage.renew(held)
+    stage.release(held)
+    stage.as_before()
+
+
+def test_connections_that_were_reset_are_not_used(stage: Stage) -> None:
+    held = stage.lease()
+    for _ in range(5):
+        stage.redis.reset()
+        stage.renew(held)
     stage.release(held)
     stage.as_before()
 

@@ -44,10 +44,12 @@ Told = Callable[[float | None], None]
 
 
 def cut_between(error: BaseException) -> bool:
-    """Whether this is what asyncpg makes of a connection that was cut between two steps of one statement.
+    """Whether this is what libraries make of a connection that is gone between two steps of one statement.
 
-    What it goes on with is ``None`` by then (0.32, ``Connection._abort``), and it says no more than that.
+    uvloop refuses to write to it; asyncpg (0.32, ``Connection._abort``) goes on with ``None``. They say no more than that.
     """
+    if isinstance(error, RuntimeError):
+        return "handler is closed" in str(error)
     if not isinstance(error, AttributeError) or error.obj is not None:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
 import pytest
+import uvloop
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis import signals as signals_module
-from freshdb_service.redis.connection import RedisConnection
+from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.signals import Signals, Work
 from tests.faults.proxy import Proxy
 
@@ -41,6 +42,47 @@ async def test_a_connection_that_was_closed_meanwhile_is_made_anew(redis: RedisC
     await redis.client.client_kill_filter(_type="normal", skipme=True)
     await redis.client.ping()  # by now the end of the other one has arrived
     assert await length(redis) == 0
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_so_is_one_that_was_reset(redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def ask() -> None:
+        redis = RedisConnection(between.url, INSTALLATION, max_connections=1)
+        for _ in range(3):
+            assert await length(redis) == 0
+            between.reset()
+            [connection] = redis.client.connection_pool._available_connections
+            async with asyncio.timeout(10):
+                while connection._reader is not None and connection._reader.exception() is None:
+                    await asyncio.sleep(0)
+        await redis.close()
+
+    with Proxy(redis_url) as between, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask())
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_one_that_is_reset_just_when_it_is_used_is_one_clear_error(
+    redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def ask() -> None:
+        redis = RedisConnection(redis_url, INSTALLATION)
+        await redis.ping()
+        [connection] = redis.client.connection_pool._available_connections
+        assert connection._writer is not None
+        connection._writer.transport.abort()
+
+        async def use() -> None:
+            async with translated():
+                await connection.send_command("PING")
+                await connection.read_response()
+
+        with pytest.raises(BackendUnavailable, match="Redis does not answer"):
+            await use()
+        await redis.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask())
 
 
 async def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(redis: RedisConnection) -> None:

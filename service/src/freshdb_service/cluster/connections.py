@@ -269,7 +269,7 @@ def answering(name: str) -> Iterator[None]:
         if not any(word in str(error) for word in ("clos", "released back")):
             raise
         raise away(name, error) from error
-    except AttributeError as error:
+    except (AttributeError, RuntimeError) as error:
         if not cut_between(error):
             raise
         raise away(name, error) from error

@@ -59,6 +59,13 @@ class _Pool(BlockingConnectionPool):
             raise
         return connection
 
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Have it connected, and anew if it was reset: redis-py (8.1, ``can_read``) sees only those that were closed."""
+        reader = connection._reader  # noqa: SLF001 - nothing public tells
+        if reader is not None and reader.exception() is not None:
+            await connection.disconnect()
+        await super().ensure_connection(connection)
+
     async def close(self) -> None:
         """Close every connection, and open no other."""
         self.closed = True
@@ -157,6 +164,13 @@ async def translated() -> AsyncIterator[None]:
         yield
     except (RedisConnectionError, RedisTimeout, OSError) as error:
         message = f"Redis does not answer: {error}"
+        raise BackendUnavailable(message, retry_after_seconds=1.0) from error
+    except (
+        RuntimeError
+    ) as error:  # uvloop's own, where the connection was reset just before something is said
+        if "handler is closed" not in str(error):
+            raise
+        message = "Redis does not answer: the connection was reset"
         raise BackendUnavailable(message, retry_after_seconds=1.0) from error
     except MovedError as error:
         message = (
