@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import asking
-from tests.faults.clocks import WrongClock, faketime
+from tests.faults.clocks import WrongClock, faketime, sweep
 from tests.faults.slow import slow
 from tests.faults.stage import until
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
@@ -47,8 +47,9 @@ def library() -> Path:
 
 
 @pytest.fixture
-def clock(tmp_path: Path, library: Path) -> WrongClock:
-    return WrongClock(tmp_path / "clock", library)
+def clock(tmp_path: Path, library: Path) -> Iterator[WrongClock]:
+    yield WrongClock(tmp_path / "clock", library)
+    sweep()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import redis
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests import asking
-from tests.faults.clocks import WrongClock, faketime
+from tests.faults.clocks import WrongClock, faketime, sweep
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
 from tests.soak.checker import FORGET_SECONDS
@@ -138,6 +138,7 @@ class Site:
         for service in self.replicas:
             service.process.send_signal(signal.SIGCONT)
             service.stop()
+        sweep()
 
     async def _serve(self) -> None:
         for clock in self.clocks:
