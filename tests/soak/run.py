@@ -86,9 +86,8 @@ async def soak(
         async with AsyncClient(site.urls) as client:
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
-        for url in (
-            site.urls
-        ):  # the pools are there, and each replica has seen them: the first one to ask makes them
+        # The first to ask for a pool has to make it: that is done before anything is judged.
+        for url in site.urls:
             async with AsyncClient(url) as client:
                 for pool in _POOLS:
                     async with client.lease(pool.template, isolation=pool.isolation, wait_seconds=60):

@@ -26,7 +26,7 @@ def test_each_run_is_added_to_those_before(tmp_path: Path) -> None:
         )
     text = (tmp_path / "soak.md").read_text()
     assert "**180,000 leases, 1 findings, 0 things left over**" in text
-    assert "**60,000 leases, 0 findings**" in text
+    assert "the last finding: **60,000 leases**." in text
     assert "| 10 | 1 | all | 24 | 60,000 | 0 | 0 | 1.2 s | 10 ms · 100 ms · 1500 ms |" in text
     assert "| Redis emptied | 6 |" in text
     assert "| keys in Redis | +10% + 20 | 10 → 11 | 10 → 11 | 10 → 11 |" in text

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from freshdb_service.acquiring import Granted
 from freshdb_service.cluster import CleaningEngine, Leftovers, ResetOutcome
 from freshdb_service.databases import Databases
 from freshdb_service.errors import BackendUnavailable, Conflict, LeaseEnded
@@ -188,15 +189,46 @@ async def test_what_a_reaper_could_not_end_is_ended_in_the_next_round(
     await ready(bench)
     held, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
-    execute(here.control, "ALTER TABLE leases RENAME TO elsewhere")
-    async with raw(redis_url) as redis:
-        long_ago = {str(one.lease.id): 1 for one in (held, other)}
-        await redis.zadd(bench.at.redis.key("deadlines"), long_ago)
-    with pytest.raises(asyncpg.UndefinedTableError):
+    await due_now(bench, redis_url, held, other)
+    control = f"{here.settings.prefix}_control"
+    execute(here.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS false')
+    execute(
+        here.dsns[0], f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{control}'"
+    )
+    with pytest.raises(BackendUnavailable):
         await bench.reaper.run_once()
-    execute(here.control, "ALTER TABLE elsewhere RENAME TO leases")
+    execute(here.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS true')
     await bench.reaper.run_once()
     assert [(await bench.leases.get(one.lease.id)).state for one in (held, other)] == ["expired"] * 2
+
+
+async def test_one_lease_that_cannot_be_ended_holds_no_other_up(
+    here: Site, bench: Bench, redis_url: str
+) -> None:
+    await ready(bench)
+    stuck, other = sorted([await bench.acquire(), await bench.acquire()], key=lambda one: str(one.lease.id))
+    await bench.reaper.run_once()
+    execute(
+        here.control,
+        f"""
+        CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'data_exception'; END $$;
+        CREATE TRIGGER no BEFORE UPDATE ON leases FOR EACH ROW
+            WHEN (old.id = '{stuck.lease.id}') EXECUTE FUNCTION no()
+        """,
+    )
+    await due_now(bench, redis_url, stuck, other)
+    with pytest.raises(asyncpg.DataError):
+        await bench.reaper.run_once()
+    await bench.reaper.run_once()
+    assert [(await bench.leases.get(one.lease.id)).state for one in (stuck, other)] == ["active", "expired"]
+
+
+async def due_now(bench: Bench, redis_url: str, *held: Granted) -> None:
+    """Have the time of these be over, the first one's first."""
+    async with raw(redis_url) as redis:
+        ends = {str(one.lease.id): when for when, one in enumerate(held, start=1)}
+        await redis.zadd(bench.at.redis.key("deadlines"), ends)
 
 
 async def test_a_lease_that_was_handed_on_and_got_its_deadline_back_lives(

@@ -99,9 +99,8 @@ async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_lost
 ) -> None:
     with pytest.raises(BackendUnavailable, match="control plane"):
         async with visit(store) as connection:
-            await connection.execute(
-                text("select null::information_schema.sql_identifier[]")
-            )  # asks what that is
+            # asyncpg asks the server first what type that is
+            await connection.execute(text("select null::information_schema.sql_identifier[]"))
 
 
 @pytest.mark.usefixtures("cut")

@@ -2,12 +2,13 @@
 
 The reaper takes due leases out of the deadlines first, so that no heartbeat can revive what is being ended, then ends each
 in the control plane, then settles it in Redis. One that dies in between leaves the lease in ``expiring``, where the next
-reaper finds it after a while; what cannot be ended now is handed on to the next round. When Redis has started anew since the
-deadlines were written, nothing expires: every live lease gets its full TTL again first.
+reaper finds it after a while; what cannot be ended because something is away is handed on to the next round. When Redis has
+started anew since the deadlines were written, nothing expires: every live lease gets its full TTL again first.
 """
 
 from __future__ import annotations
 
+from freshdb_service.errors import BackendUnavailable
 from freshdb_service.installation import Installation
 from freshdb_service.leases import Leases
 
@@ -28,6 +29,8 @@ class Reaper:
         for ended, lease_id in enumerate(due.lease_ids):
             try:
                 await self._leases.expire(lease_id)
-            except Exception:
-                await self._at.deadlines.hand_on(due.lease_ids[ended:])
+            except Exception as error:
+                # What cannot be ended for a reason of its own comes again later, and holds nobody else up.
+                done = ended if isinstance(error, BackendUnavailable) else ended + 1
+                await self._at.deadlines.hand_on(due.lease_ids[done:])
                 raise

@@ -224,6 +224,8 @@ class Deadlines:
 
         Those that have got their deadlines back meanwhile are left as they are.
         """
+        if not lease_ids:
+            return
         async with translated():
             await self._redis.client.zadd(self._expiring, {str(one): 0 for one in lease_ids}, xx=True)
 
