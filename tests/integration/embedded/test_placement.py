@@ -58,6 +58,31 @@ def test_a_program_out_of_reach_is_copied_once_per_version(closed: Path, shelter
         assert copy.stat().st_mode & 0o005 == 0o005
 
 
+def test_copy_of_a_linked_program_keeps_the_name_of_the_link(closed: Path, shelter: Path) -> None:
+    made(closed / "busybox", "1")
+    copies = []
+    for name in ("redis-server", "valkey-server"):
+        (closed / name).symlink_to("busybox")
+        copies.append(placement.runnable(closed / name, STRANGER, bundle=redis_bundle))
+    assert [copy.name for copy in copies] == ["redis-server", "valkey-server"]
+    assert {copy.read_text() for copy in copies} == {"1"}
+    assert all(copy.resolve().is_relative_to(shelter) for copy in copies)
+
+
+def test_program_behind_a_directory_or_link_out_of_reach_is_copied(
+    directory: Path, closed: Path, shelter: Path
+) -> None:
+    made(directory / "redis", "1")
+    (closed / "step").symlink_to(directory / "redis")
+    (directory / "redis-server").symlink_to(closed / "step")
+    (directory / "bin").symlink_to(closed)
+    (closed / "redis-server").symlink_to(directory / "redis")
+    for program in (directory / "redis-server", directory / "bin" / "redis-server"):
+        copy = placement.runnable(program, STRANGER, bundle=redis_bundle)
+        assert copy.is_relative_to(shelter)
+        assert copy.name == "redis-server"
+
+
 def test_a_program_that_can_neither_be_reached_nor_copied_is_named(closed: Path, shelter: Path) -> None:
     shelter.write_text("in the way")
     program = made(closed / "redis-server", "1")

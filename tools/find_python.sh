@@ -1,0 +1,18 @@
+#!/bin/sh
+# Print the path of a Python 3.11 or newer. Usage: find_python.sh [NAME ...]; the first NAME that runs wins.
+# Without names: the versions that freshdb is tested on, the preferred one first.
+# A NAME on PATH may be the shim of a version manager and run nothing. pyenv knows where it keeps the program itself.
+
+print_if_it_runs() {
+    "$1" -c 'import sys; assert sys.version_info >= (3, 11); print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null
+}
+
+[ $# -gt 0 ] || set -- python3.13 python3.12 python3.11 python3.14 python3
+for name; do
+    print_if_it_runs "$name" && exit
+    command -v pyenv >/dev/null || continue
+    for path in $(pyenv whence --path "$name" 2>/dev/null | sort -rV); do
+        print_if_it_runs "$path" && exit
+    done
+done
+exit 1
