@@ -10,8 +10,11 @@ MINUTES ?= 5
 SECONDS ?= 300
 CASES ?= 20000
 BIN := $(VENV)/bin
+PYTHONS := python3.11 python3.12 python3.13 python3.14
+SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
+    tests/unit "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]"
 
-.PHONY: help install demo serve test check format bench scaling crash faults hygiene soak load fuzz image docs lock clean
+.PHONY: help install demo serve test check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -66,6 +69,18 @@ fuzz: install ## calls that nobody in their senses would make, from the OpenAPI 
 
 crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
+
+pythons: ## on every other Python that is installed here: the tests of what a Python's version may change
+	@for python in $(PYTHONS); do \
+	    found=$$(tools/find_python.sh $$python) && [ "$$found" != "$(INTERPRETER)" ] || continue; \
+	    $(MAKE) sample PYTHON=$$found VENV=.venv-$$python || exit 1; \
+	done
+
+sample: install ## those tests, on one Python (PYTHON=python3.12 VENV=.venv-3.12)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(SAMPLE)
+
+platforms: install ## on which Pythons and platforms every dependency has a wheel; writes docs/platforms.md
+	$(BIN)/python -m tests.packaging
 
 image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
 	$(INTERPRETER) tools/image.py

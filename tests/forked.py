@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,10 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
+    if (
+        environment.get("PYTHONWARNINGS") == "error"
+    ):  # the interpreter that this was forked from did not see it
+        warnings.simplefilter("error")
     from freshdb_service.serve import main  # noqa: PLC0415 - it is there already
 
     sys.exit(main(arguments))

@@ -1,4 +1,4 @@
-"""What a pytest that a test starts need not load: plugins of our own, which take ten times as long as pytest itself."""
+"""Environment variables for programs that tests start."""
 
 from __future__ import annotations
 
@@ -8,4 +8,7 @@ from typing import Final
 LIGHT: Final[Mapping[str, str]] = {
     "PYTEST_ADDOPTS": "-p no:schemathesis -p no:hypothesispytest -p no:anyio -p no:faker -p no:django"
 }
-"""Variables for its environment."""
+"""Variables for a pytest that a test starts: it loads no plugins of ours, which take ten times as long as pytest itself."""
+
+STRICT: Final[dict[str, str]] = {"PYTHONWARNINGS": "error"}
+"""Variables for services and commands of freshdb: a warning, such as a newer Python gives, is an error there, too."""

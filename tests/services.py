@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 
 from tests.forked import ForkedService
+from tests.light import STRICT
 
 FORKED = False
 """Whether services without variables or arguments of their own are forked; tests do, what measures does not."""
@@ -95,6 +96,7 @@ def start_service(
             connection.execute(f'create database "{prefix}_control"')
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
+        **STRICT,
         "FRESHDB_LOG_FORMAT": "console",
         "FRESHDB_PREFIX": prefix,
         "FRESHDB_REDIS": redis_url,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from freshdb import Client, Template
+from tests.light import STRICT
 from tests.services import Service
 
 SCHEMA = "create table item (id int primary key, name text); insert into item values (1, 'one')"
@@ -37,7 +38,7 @@ class Freshdb:
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("FRESHDB_", "PG"))
         }
-        return {**inherited, **self.environment}
+        return {**inherited, **STRICT, **self.environment}
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

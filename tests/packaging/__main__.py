@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.packaging.platforms import CHECKOUT, FREE_THREADED, PLATFORMS, PYTHONS, without_wheel
 
 _PAGE = """# Pythons and platforms
 
-`make platforms` wrote this page on {day}. It resolves the pinned version of every dependency of the client and the service, extras
-included, from wheels alone. "Yes" means that `pip install 'freshdb[service]'` needs no compiler there. Else the table names the
-packages without a wheel: pip builds them from source, or fails.
+`make platforms` wrote this page on {day}. It resolves the pinned version of every dependency of the client and the service,
+extras included, from wheels alone. "Yes" means that `pip install 'freshdb[service]'` needs no compiler there. Otherwise the
+table names the packages without a wheel: pip builds them from source, or fails.
 
 | Python | {titles} |
 |---|{rule}
 {rows}
 
-A Python with a `t` is the free-threaded build. The client alone (`pip install freshdb`) needs httpx, which is pure Python, and
-installs everywhere. Alpine Linux (musl) has no wheel of the embedded PostgreSQL: install the system's `postgresql` and `valkey`.
+A Python with a `t` is the free-threaded build. The client alone (`pip install freshdb`) needs httpx, which is pure Python,
+and installs everywhere. On Alpine Linux (musl) the service cannot be installed: the embedded PostgreSQL has no wheel for it.
 """
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         rows.append(f"| {python} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)  # noqa: T201 - a command reports
     page = _PAGE.format(
-        day=datetime.datetime.now(datetime.UTC).date(),
+        day=dt.datetime.now(dt.UTC).date(),
         titles=" | ".join(platform.title for platform in PLATFORMS),
         rule="---|" * len(PLATFORMS),
         rows="\n".join(rows),

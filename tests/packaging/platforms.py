@@ -38,7 +38,9 @@ class Platform:
         """Return the tags of the wheels that it can install."""
         if self.system == "linux":
             modern = [f"manylinux_2_{minor}" for minor in range(OLDEST_GLIBC_MINOR, 4, -1)]
-            return [f"{tag}_{self.machine}" for tag in (*modern, "manylinux2014", "manylinux2010", "manylinux1")]
+            return [
+                f"{tag}_{self.machine}" for tag in (*modern, "manylinux2014", "manylinux2010", "manylinux1")
+            ]
         versions = [f"{major}_0" for major in range(OLDEST_MACOS, 10, -1)]
         if self.machine == "x86_64":
             versions += [f"10_{minor}" for minor in range(16, 8, -1)]
@@ -81,8 +83,22 @@ def without_wheel(python: str, platform: Platform) -> list[str]:
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-                    *("--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--target", target),
-                    *("--implementation", "cp", "--python-version", version, "--abi", f"cp{python.replace('.', '')}"),
+                    *(
+                        "--dry-run",
+                        "--ignore-installed",
+                        "--no-deps",
+                        "--only-binary=:all:",
+                        "--target",
+                        target,
+                    ),
+                    *(
+                        "--implementation",
+                        "cp",
+                        "--python-version",
+                        version,
+                        "--abi",
+                        f"cp{python.replace('.', '')}",
+                    ),
                     *(word for tag in platform.tags() for word in ("--platform", tag)),
                     *(f"{name}=={release}" for name, release in pins.items()),
                 ],
@@ -102,7 +118,9 @@ def pinned(markers: dict[str, str]) -> dict[str, str]:
     """Return name and version of what an installation with every extra needs where these markers hold."""
     wanted = needed()
     pins = {}
-    for line in re.findall(r"^[a-z0-9][^\\\n]*", (CHECKOUT / "constraints.txt").read_text(), flags=re.MULTILINE):
+    for line in re.findall(
+        r"^[a-z0-9][^\\\n]*", (CHECKOUT / "constraints.txt").read_text(), flags=re.MULTILINE
+    ):
         one = Requirement(line)
         if canonicalize_name(one.name) in wanted and (one.marker is None or one.marker.evaluate(markers)):
             pins[one.name] = str(one.specifier).removeprefix("==")
@@ -114,7 +132,9 @@ def needed() -> set[str]:
 
     What this machine does not install, and so has no metadata of, is in the image's pins.
     """
-    image = re.findall(r"^([a-z0-9][\w.-]*)==", (CHECKOUT / "deploy/requirements.txt").read_text(), flags=re.MULTILINE)
+    image = re.findall(
+        r"^([a-z0-9][\w.-]*)==", (CHECKOUT / "deploy/requirements.txt").read_text(), flags=re.MULTILINE
+    )
     todo = [*image]
     for directory in ("client", "service"):
         project = tomllib.loads((CHECKOUT / directory / "pyproject.toml").read_text())["project"]

