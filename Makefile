@@ -3,8 +3,11 @@
 # make PYTHON=python3.13 chooses another Python, and VENV=.venv-3.13 keeps its environment beside the usual one.
 PYTHON ?=
 VENV ?= .venv
-INTERPRETER := $(shell tools/find_python.sh $(PYTHON))
-INSTALLED := $(VENV)/.installed$(subst /,-,$(INTERPRETER))
+INTERPRETER := $(shell tools/find_python.sh $(if $(PYTHON),"$(PYTHON)"))
+INSTALLED := $(VENV)/.installed$(subst $() ,-,$(subst /,-,$(INTERPRETER)))
+ifneq ($(words $(VENV)),1)
+    $(error VENV names the directory of the environment: give a path without spaces, such as VENV=.venv-3.13)
+endif
 WORKERS ?= 2
 MINUTES ?= 5
 SECONDS ?= 300
@@ -23,7 +26,7 @@ install: $(INSTALLED) ## create the environment in .venv (the other targets do i
 
 $(INSTALLED): constraints.txt client/pyproject.toml service/pyproject.toml tools/install.py
 	@test -n "$(INTERPRETER)" || { echo "$(if $(PYTHON),$(PYTHON) does not run or is older than 3.11,no Python 3.11 or newer on PATH): install it, or name another (make PYTHON=...)" >&2; exit 1; }
-	@$(INTERPRETER) tools/install.py $(VENV)
+	@"$(INTERPRETER)" tools/install.py $(VENV)
 	@touch $@
 
 demo: install ## templates from real projects, a pytest suite on clean databases, one table
@@ -73,7 +76,7 @@ crash: install ## a replica dies at every step of everything it does; an hour; w
 pythons: ## on every other Python that is installed here: the tests of what a Python's version may change
 	@for python in $(PYTHONS); do \
 	    found=$$(tools/find_python.sh $$python) && [ "$$found" != "$(INTERPRETER)" ] || continue; \
-	    $(MAKE) sample PYTHON=$$found VENV=.venv-$$python || exit 1; \
+	    $(MAKE) sample PYTHON="$$found" VENV=.venv-$$python || exit 1; \
 	done
 
 sample: install ## those tests, on one Python (PYTHON=python3.12 VENV=.venv-3.12)
@@ -83,7 +86,7 @@ platforms: install ## on which Pythons and platforms every dependency has a whee
 	$(BIN)/python -m tests.packaging
 
 image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
-	$(INTERPRETER) tools/image.py
+	"$(INTERPRETER)" tools/image.py
 
 docs: install ## the site, in build/docs (a warning is an error), and the examples of all pages, which are tests
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs

@@ -40,13 +40,19 @@ def main() -> int:
 
 
 def make_environment() -> None:
-    """Make the virtual environment, unless there is one of this very Python."""
-    if PYTHON.exists() and version_of(PYTHON) == version_of(Path(sys.executable)):
+    """Create the virtual environment, unless there is a working one of this very Python."""
+    if version_of(PYTHON) == version_of(Path(sys.executable)) and has_pip(PYTHON):
         return
-    say(f"making {ENVIRONMENT}")
+    if ENVIRONMENT.exists() and not (ENVIRONMENT / "pyvenv.cfg").exists() and any(ENVIRONMENT.iterdir()):
+        message = f"{ENVIRONMENT} is not an environment and would be emptied: name another with VENV=, or remove it"
+        raise OSError(message)
+    say(f"creating {ENVIRONMENT}")
     try:
         venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(ENVIRONMENT)
-    except subprocess.CalledProcessError as error:
+    except (
+        subprocess.CalledProcessError,
+        SystemExit,
+    ) as error:  # Debian's venv exits where its package is missing
         minor = f"python3.{sys.version_info.minor}"
         message = (
             f"this Python cannot make a virtual environment with pip in it; on Debian and Ubuntu: "
@@ -106,6 +112,11 @@ def version_of(python: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except OSError:
         return ""
+
+
+def has_pip(python: Path) -> bool:
+    """Whether an environment is complete: one whose creation was interrupted has no pip."""
+    return not subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode
 
 
 def say(text: str) -> None:

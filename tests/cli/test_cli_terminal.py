@@ -24,6 +24,7 @@ from freshdb import Client, Template, errors
 from freshdb.cli.hints import hint
 from tests import pictures
 from tests.cli.conftest import Freshdb, unique
+from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED
 
 WITHOUT_RICH = (
@@ -58,11 +59,12 @@ class Terminal:
         """What was written, without colours and cursor movements."""
         return _CONTROL.sub("", self.raw)
 
-    def until(self, *words: str, seconds: float = 30.0) -> str:
-        """Read until all of these were written since the last call."""
+    def until(self, *words: str | re.Pattern[str], seconds: float = LIMIT_SECONDS) -> str:
+        """Read until all of these words and patterns were written since the last call."""
         end = time.monotonic() + seconds
         begun = len(self.raw)
-        while not all(word in _CONTROL.sub("", self.raw[begun:]) for word in words):
+        patterns = [re.compile(re.escape(word)) if isinstance(word, str) else word for word in words]
+        while not all(one.search(_CONTROL.sub("", self.raw[begun:])) for one in patterns):
             assert time.monotonic() < end, (words, self.text[-3000:])
             self._read()
         return _CONTROL.sub("", self.raw[begun:])
@@ -70,7 +72,7 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def ended(self, seconds: float = 30.0) -> int:
+    def ended(self, seconds: float = LIMIT_SECONDS) -> int:
         """Read until it has ended; its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
@@ -191,8 +193,8 @@ def test_waiting_shows_for_how_long_at_a_terminal(freshdb_command: Freshdb, clie
     first = client.acquire(template.name)
     [pool] = [one for one in client.pools() if one.template == template.reference]
     client.resize(pool.id, min_ready=1, max_size=1)
-    with terminal(freshdb_command, "acquire", template.name, "--wait", "60") as seen:
-        seen.until("waiting for a database of", "0:00:0")
+    with terminal(freshdb_command, "acquire", template.name, "--wait", f"{LIMIT_SECONDS:.0f}") as seen:
+        seen.until("waiting for a database of", re.compile(r"\d:\d\d:\d\d"))
         client.release(first.id)
         seen.until("postgresql://")
         assert seen.ended() == 0

@@ -82,7 +82,7 @@ class Bench:
     async def given_back(self, held: Granted) -> None:
         """Release a lease, and leave its database to the janitor."""
         async with self.hands_full():
-            await self.leases.release(held.lease.id, principal="test")
+            await Leases(self.at, self.databases, turn_seconds=0).release(held.lease.id, principal="test")
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
         """A template that is ready."""

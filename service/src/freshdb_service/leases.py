@@ -32,9 +32,9 @@ from freshdb_service.store.trail import FRESHDB, Actor
 _LOOK_SECONDS: Final = 1.0
 _TRIES: Final = 5
 """So often a heartbeat is tried; each thing that Redis may not know comes once, unless it is lost again meanwhile."""
-_HAND_SECONDS: Final = 0.25
-"""So long a release waits for its turn to be reset at once: to close its login, and leave the database dirty for later, is
-more work for all."""
+_TURN_SECONDS: Final = 0.25
+"""Timeout of a release that waits for a worker slot. Without one, the login is closed and the database stays dirty for the
+janitor, which is more work in total."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,11 +55,20 @@ class _GivenBack:
 
 
 class Leases:
-    """What callers can do with leases that they have."""
+    """What callers can do with leases that they have.
 
-    def __init__(self, at: Installation, databases: Databases) -> None:
+    Args:
+        at: the resources of this replica.
+        databases: resets what is released.
+        turn_seconds: timeout of a release that waits for a worker slot to reset its database.
+    """
+
+    def __init__(
+        self, at: Installation, databases: Databases, *, turn_seconds: float = _TURN_SECONDS
+    ) -> None:
         self._at = at
         self._databases = databases
+        self._turn_seconds = turn_seconds
         self._reminding = asyncio.Lock()
 
     async def renew(
@@ -158,7 +167,7 @@ class Leases:
         reason: str | None = None,
     ) -> Released:
         given_back = await self._give_back(
-            lease_id, state, principal=principal, by=by, reason=reason, wait_seconds=_HAND_SECONDS
+            lease_id, state, principal=principal, by=by, reason=reason, wait_seconds=self._turn_seconds
         )
         if given_back is None:
             there = await self.get(lease_id)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from freshdb_service.embedded import BinaryNotFound, DataDirectoryUnusable, default_data_directory, placement
-from freshdb_service.embedded.binaries import redis_bundle
+from freshdb_service.embedded.binaries import postgres_bundle, redis_bundle
 from freshdb_service.embedded.placement import Account
 
 STRANGER = Account("stranger", uid=54_321, gid=54_321)
@@ -69,6 +69,25 @@ def test_copy_of_a_linked_program_keeps_the_name_of_the_link(closed: Path, shelt
     assert all(copy.resolve().is_relative_to(shelter) for copy in copies)
 
 
+def test_copy_that_was_damaged_is_created_again(closed: Path, shelter: Path) -> None:
+    assert not shelter.exists()
+    program = made(closed / "redis-server", "1")
+    copy = placement.runnable(program, STRANGER, bundle=redis_bundle)
+    copy.unlink()
+    assert placement.runnable(program, STRANGER, bundle=redis_bundle) == copy
+    assert copy.read_text() == "1"
+
+
+def test_link_beside_its_file_is_copied_with_the_directory(closed: Path, shelter: Path) -> None:
+    for name in ("bin", "lib", "share"):
+        (closed / "pg" / name).mkdir(parents=True)
+    made(closed / "pg" / "bin" / "postgres-18", "1")
+    (closed / "pg" / "bin" / "postgres").symlink_to("postgres-18")
+    copy = placement.runnable(closed / "pg" / "bin" / "postgres", STRANGER, bundle=postgres_bundle)
+    assert copy.is_relative_to(shelter)
+    assert copy.read_text() == "1"
+
+
 def test_program_behind_a_directory_or_link_out_of_reach_is_copied(
     directory: Path, closed: Path, shelter: Path
 ) -> None:
@@ -77,7 +96,18 @@ def test_program_behind_a_directory_or_link_out_of_reach_is_copied(
     (directory / "redis-server").symlink_to(closed / "step")
     (directory / "bin").symlink_to(closed)
     (closed / "redis-server").symlink_to(directory / "redis")
-    for program in (directory / "redis-server", directory / "bin" / "redis-server"):
+    (directory / "open").mkdir(mode=0o755)
+    (directory / "open" / "redis-server").symlink_to("../redis")
+    (closed / "way").symlink_to(directory / "open")
+    (directory / "roundabout").symlink_to("closed/way")
+    assert placement.runnable(directory / "open" / "redis-server", STRANGER, bundle=redis_bundle).parent == (
+        directory / "open"
+    )
+    for program in (
+        directory / "redis-server",
+        directory / "bin" / "redis-server",
+        directory / "roundabout" / "redis-server",
+    ):
         copy = placement.runnable(program, STRANGER, bundle=redis_bundle)
         assert copy.is_relative_to(shelter)
         assert copy.name == "redis-server"

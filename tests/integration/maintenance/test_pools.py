@@ -10,10 +10,12 @@ import pytest
 
 from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
+from freshdb_service.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance import replenisher
 from freshdb_service.orders import Acquire
 from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
 BOTH = pytest.mark.parametrize("isolation", list(Isolation))
@@ -186,7 +188,8 @@ async def test_releases_that_come_together_wait_for_their_turn_to_be_reset(
         await bench.template()
         await bench.replenisher.run_once()
         held = [await bench.acquire() for _ in range(12)]
-        await asyncio.gather(*(bench.leases.release(one.lease.id, principal="test") for one in held))
+        leases = Leases(bench.at, bench.databases, turn_seconds=LIMIT_SECONDS)
+        await asyncio.gather(*(leases.release(one.lease.id, principal="test") for one in held))
         await bench.databases.resets.finish()
         assert await bench.states() == {"ready": 12}
 

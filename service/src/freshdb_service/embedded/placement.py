@@ -28,6 +28,7 @@ SHELTER: Final = Path("/var/lib/freshdb")
 
 _ORIGIN = "origin"
 _TRAVERSABLE = 0o711
+_MOST_LINKS = 40  # as Linux follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,13 @@ def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path],
         BinaryNotFound: it would have to be copied, and that failed.
     """
     program = program.absolute()
-    file = program.resolve()
-    if account is None or (
-        all(passable(directory, account) for directory in _passed_through(program))
-        and _granted(file, account, 0o5)
-    ):
+    if account is None:
         return program
     try:
+        file = program.resolve()
+        reachable = all(_granted(directory, account, 0o1) for directory in _passed_through(program))
+        if reachable and _granted(file, account, 0o5):
+            return program
         return _copied(file, program.name, sorted(bundle(file)))
     except OSError as error:
         raise BinaryNotFound(
@@ -103,14 +104,18 @@ def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path],
         ) from error
 
 
-def _passed_through(program: Path) -> Iterator[Path]:
-    """Yield the directories that the system passes through on its way from a path to the file, link by link."""
-    while True:
-        yield program.parent
-        yield program.parent.resolve()
-        if not program.is_symlink():
-            return
-        program = program.parent.resolve() / program.readlink()
+def _passed_through(path: Path) -> Iterator[Path]:
+    """Yield every directory that the system passes through on its way to a file, those of links on the way among them."""
+    here, todo, links = Path("/"), [*reversed(path.parts[1:])], 0
+    while todo:
+        yield here
+        step = here / todo.pop()
+        if step.is_symlink() and links < _MOST_LINKS:
+            links += 1
+            target = step.readlink()
+            todo += reversed(target.parts)  # joined to `here`, an absolute path begins again at the root
+        else:
+            here = step.parent.parent if step.name == ".." else step
 
 
 def _copied(file: Path, name: str, bundle: list[Path]) -> Path:
@@ -122,24 +127,28 @@ def _copied(file: Path, name: str, bundle: list[Path]) -> Path:
     home = shelter("binaries")
     copy = home / f"{name}-{digest.hexdigest()[:16]}"
     program = (copy / file.relative_to(top)).with_name(name)
-    if not copy.is_dir():
-        staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=home))
-        try:
-            for source in bundle:
-                target = staging / source.relative_to(top)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if source.is_dir():
-                    shutil.copytree(source, target, symlinks=True)
-                else:
-                    shutil.copy2(source, target)
-            if name != file.name:
-                (staging / program.relative_to(copy)).symlink_to(file.name)
-            _open_to_all(staging)
-            staging.rename(copy)
-        except OSError:
-            shutil.rmtree(staging, ignore_errors=True)
-            if not copy.is_dir():  # else somebody else was faster
-                raise
+    if copy.is_dir():  # it came here complete, by one rename
+        if program.exists():
+            return program
+        shutil.rmtree(copy)  # it was damaged since
+    staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=home))
+    try:
+        for source in bundle:
+            target = staging / source.relative_to(top)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True)
+            else:
+                shutil.copy2(source, target)
+        link = staging / program.relative_to(copy)
+        if not link.exists():
+            link.symlink_to(file.name)
+        _open_to_all(staging)
+        staging.rename(copy)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not program.exists():  # otherwise another process was faster
+            raise
     return program
 
 

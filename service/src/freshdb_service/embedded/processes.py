@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ LOOPBACK: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.01
 STARTING_LOCK: Final = "starting.lock"
 RUNNING_LOCK: Final = "running.lock"
+_MOST_OUTPUT_BYTES: Final = 65_536
 
 
 @contextmanager
@@ -93,6 +95,56 @@ def spawn(
     # Whoever ends it, and whether or not anybody here still thinks of it then: it is collected at once.
     threading.Thread(target=child.wait, name=f"wait for {child.pid}", daemon=True).start()
     return child
+
+
+def output_of(
+    command: Sequence[str | Path], account: Account | None, *, timeout_seconds: float
+) -> tuple[int | None, str]:
+    """Run a short command as a server would be run, and return its exit code and the first 64 KiB that it printed.
+
+    The exit code is ``None`` if it had not ended by then. Nothing that it started is left.
+
+    Raises:
+        OSError: it cannot be run.
+    """
+    with subprocess.Popen(
+        command,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
+        start_new_session=True,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=() if account else None,
+    ) as child:
+        try:
+            printed = _read(child, monotonic() + timeout_seconds)
+            code = child.poll()
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+    return code, printed.decode(errors="replace").strip()
+
+
+def _read(child: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """Read what a child prints until it has ended; what it started may hold its output open for longer."""
+    assert child.stdout is not None  # noqa: S101 - for the type checker
+    printed = b""
+    while monotonic() < deadline and len(printed) < _MOST_OUTPUT_BYTES:
+        ended = child.poll() is not None
+        if select.select([child.stdout], [], [], 0 if ended else POLL_SECONDS)[0]:
+            part = os.read(child.stdout.fileno(), _MOST_OUTPUT_BYTES)
+            printed += part
+            if part:
+                continue
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - monotonic()))
+            break
+        if ended:
+            break
+    return printed
 
 
 def environment() -> dict[str, str]:

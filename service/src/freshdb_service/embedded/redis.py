@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from freshdb_service.embedded import placement, processes
-from freshdb_service.embedded.binaries import check_redis, redis_binary, redis_bundle, redis_fix
+from freshdb_service.embedded.binaries import redis_binary, redis_fix, usable_redis
 from freshdb_service.embedded.errors import PortTaken, ServerNotStarted
 from freshdb_service.embedded.placement import Account
 from freshdb_service.embedded.processes import LOOPBACK, POLL_SECONDS, BoundedLog
@@ -107,7 +107,7 @@ class EmbeddedRedis:
         return None
 
     def _launched(self, home: Path, password: str, account: Account | None) -> int:
-        program = placement.runnable(self._program(), account, bundle=redis_bundle)
+        program = usable_redis(self._binary, account) if self._binary else redis_binary(account)
         log = BoundedLog(home / "redis.log")
         (home / "work").mkdir(mode=0o700, exist_ok=True)
         placement.hand_over(home / "work", account)
@@ -120,20 +120,17 @@ class EmbeddedRedis:
             child = processes.spawn([program, home / "redis.conf"], directory=home, account=account, log=log)
             (home / "redis.pid").write_text(f"{child.pid}\n")
             (home / "port").write_text(f"{port}\n")
-            if self._ready(home, port, password, child):
+            if self._ready(port, password, child):
                 self._child = child
                 return port
             said = log.tail(start)
             if "Address already in use" not in said:
-                raise ServerNotStarted(f"{program} did not start in {home}; {redis_fix()}. It said:\n{said}")
+                processes.end(child.pid, directory=home, steps=_END_STEPS, child=child)
+                raise ServerNotStarted(
+                    f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. It said:\n{said}"
+                )
             # Somebody was faster than we were between choosing the port and using it.
         raise PortTaken(f"no port on {LOOPBACK} stays free for long enough to start Redis in {home}")
-
-    def _program(self) -> Path:
-        if self._binary is None:
-            return redis_binary()
-        check_redis(self._binary)
-        return self._binary
 
     def _choose_port(self, home: Path) -> int:
         if self._port is None:
@@ -145,17 +142,12 @@ class EmbeddedRedis:
         return self._port
 
     @staticmethod
-    def _ready(home: Path, port: int, password: str, child: subprocess.Popen[bytes]) -> bool:
-        """Wait until it answers; false when it ended instead."""
+    def _ready(port: int, password: str, child: subprocess.Popen[bytes]) -> bool:
+        """Wait until it answers; false when it ended instead, or took too long."""
         deadline = monotonic() + _START_SECONDS
-        while child.poll() is None:
+        while child.poll() is None and monotonic() < deadline:
             if _answers(port, password):
                 return True
-            if monotonic() > deadline:
-                processes.end(child.pid, directory=home, steps=_END_STEPS, child=child)
-                raise ServerNotStarted(
-                    f"Redis has not answered in {_START_SECONDS:.0f} s in {home}; see {home / 'redis.log'}"
-                )
             sleep(POLL_SECONDS)
         return False
 

@@ -1,0 +1,9 @@
+"""How long tests wait for what must happen: one generous limit, which ends a test that hangs and decides nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+LIMIT_SECONDS: Final = 120.0 * float(os.environ.get("FRESHDB_TEST_PATIENCE", "1"))
+"""``FRESHDB_TEST_PATIENCE=3`` triples it, for a machine that is busier still."""
