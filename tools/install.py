@@ -44,7 +44,9 @@ def make_environment() -> None:
     if version_of(PYTHON) == version_of(Path(sys.executable)) and has_pip(PYTHON):
         return
     if ENVIRONMENT.exists() and not (ENVIRONMENT / "pyvenv.cfg").exists() and any(ENVIRONMENT.iterdir()):
-        message = f"{ENVIRONMENT} is not an environment and would be emptied: name another with VENV=, or remove it"
+        message = (
+            f"{ENVIRONMENT} is not an environment and would be emptied: name another with VENV=, or remove it"
+        )
         raise OSError(message)
     say(f"creating {ENVIRONMENT}")
     try:
