@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, create_engine, text
+from sqlalchemy import Engine, ForeignKey, NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
@@ -390,4 +390,4 @@ def test_psycopg2_and_a_connection_in_a_transaction_of_the_callers(engine_on: Ca
 
 def test_sqlite_is_told_to_be_the_wrong_database() -> None:
     with pytest.raises(WrongTarget, match="sqlite"):
-        Factories(create_engine("sqlite://")).of("customer").create()
+        Factories(create_engine("sqlite://", poolclass=NullPool)).of("customer").create()
