@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests import services
+from tests.runs import Run
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
 
@@ -19,6 +20,7 @@ from tests.services import Service, start_service
 hypothesis.settings.register_profile("freshdb", deadline=None)
 hypothesis.settings.load_profile("freshdb")
 
+_RUN = pytest.StashKey[Run]()
 _SERVERS = pytest.StashKey[Servers]()
 _ROOT = "freshdb_test_servers"
 
@@ -33,7 +35,10 @@ class _Node(Protocol):
 def pytest_configure(config: pytest.Config) -> None:
     services.FORKED = True
     root = getattr(config, "workerinput", {}).get(_ROOT)
-    config.stash[_SERVERS] = Servers(Path(root)) if root else Servers.of_new_run()
+    if root is None:
+        config.stash[_RUN] = Run.begin()
+        root = config.stash[_RUN].root
+    config.stash[_SERVERS] = Servers(Path(root))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,8 +64,8 @@ def pytest_configure_node(node: _Node) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput") and _SERVERS in config.stash:
-        config.stash[_SERVERS].remove()
+    if _RUN in config.stash:
+        config.stash[_RUN].end()
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,21 @@
 """The real servers that the tests run against: started when first asked for, one per kind for all of a run's processes.
 
-They live in one directory of the run, in memory where the system offers that. Whichever process needs a server first starts
-it, the others adopt it; the run's main process ends them all. What a run that was killed has left is ended by the next.
+The process that needs a server first starts it below the run's directory, the others adopt it. ``tests.runs`` ends them all.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import tempfile
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 from zlib import crc32
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis, postgres_binaries
+from tests.runs import run_sync
 
 MAJORS: Final = (18, 16, 15)
 ALL_MAJORS_REQUIRED: Final = os.environ.get("CI", "").lower() in {"1", "true"}
-
-_PREFIX = "freshdb-tests-"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +34,6 @@ class Servers:
     root: Path
     _started: dict[str, PostgresServer] = field(default_factory=dict)
     _handles: list[EmbeddedPostgres | EmbeddedRedis] = field(default_factory=list)
-
-    @classmethod
-    def of_new_run(cls) -> Servers:
-        """Make the run's directory; clear those of dead runs."""
-        parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())  # noqa: S108 - mkdtemp
-        for left in parent.glob(f"{_PREFIX}*"):
-            if left.stat().st_uid == os.geteuid() and not _alive(left.name.split("-")[2]):
-                cls(left).remove()
-        root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-        root.chmod(0o711)  # for the servers' own user
-        return cls(root)
 
     def postgres(
         self, major: int, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256", owner: str = "all"
@@ -74,17 +54,6 @@ class Servers:
         server = EmbeddedRedis(self.root / f"redis-{owner}")
         self._handles.append(server)
         return run_sync(server.start())
-
-    def remove(self) -> None:
-        """End everything, and leave nothing."""
-        for directory in self.root.iterdir():
-            server = (
-                EmbeddedRedis(directory)
-                if directory.name.startswith("redis")
-                else EmbeddedPostgres(directory)
-            )
-            run_sync(server.stop())
-        shutil.rmtree(self.root)
 
 
 def wanted_majors() -> list[int]:
@@ -112,25 +81,3 @@ def matrix_majors() -> list[int]:
     """The versions for what has hundreds of cases: the newest alone, unless CI demands all or some are named."""
     wanted = wanted_majors()
     return wanted if ALL_MAJORS_REQUIRED or "FRESHDB_TEST_POSTGRES" in os.environ else wanted[:1]
-
-
-def end_servers_in(directory: Path) -> None:
-    """End the embedded servers that run in the subdirectories of this one, whoever started them."""
-    for home in directory.iterdir():
-        if (home / "redis.conf").exists():
-            run_sync(EmbeddedRedis(home).stop())
-        elif (home / "cluster").exists():
-            run_sync(EmbeddedPostgres(home).stop())
-
-
-def run_sync(awaitable: Coroutine[object, object, T]) -> T:
-    """Run it to its end in a loop of its own, also where one is running."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, awaitable).result()
-
-
-def _alive(pid: str) -> bool:
-    with suppress(ValueError, ProcessLookupError):
-        os.kill(int(pid), 0)
-        return True
-    return False

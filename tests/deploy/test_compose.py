@@ -19,7 +19,7 @@ import pytest
 from freshdb import Client
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.deploy.documents import DEPLOY, compose, postgres_settings
-from tests.servers import end_servers_in, run_sync
+from tests.runs import end_servers_in, run_sync
 from tests.services import Service, start_service
 
 TOKEN = "a-secret"

@@ -13,7 +13,8 @@ import pytest
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.faults.proxy import Proxy
 from tests.faults.stage import SETTINGS, Stage
-from tests.servers import Servers, run_sync
+from tests.runs import run_sync
+from tests.servers import Servers
 from tests.services import start_service
 
 

@@ -18,7 +18,7 @@ import psycopg
 from freshdb_service.embedded import EmbeddedPostgres
 from tests import asking
 from tests.faults.proxy import Proxy
-from tests.servers import run_sync
+from tests.runs import run_sync
 from tests.services import Service
 
 SETTINGS = {

@@ -16,7 +16,8 @@ from freshdb_service.embedded import EmbeddedPostgres
 from tests.faults.proxy import Proxy
 from tests.faults.slow import slow
 from tests.faults.stage import SETTINGS, Stage, until
-from tests.servers import Servers, run_sync
+from tests.runs import run_sync
+from tests.servers import Servers
 from tests.services import start_service
 
 _MEGABYTES = 160

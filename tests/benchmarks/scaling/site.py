@@ -19,7 +19,7 @@ import redis
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.benchmarks.running import data_directory
-from tests.servers import run_sync
+from tests.runs import run_sync
 from tests.services import Service, start_service
 
 REPLICAS: Final = 3

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from freshdb_service.embedded import placement
-from tests.servers import Servers, end_servers_in
+from tests.runs import end_servers_in
+from tests.servers import Servers
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
 

@@ -14,7 +14,8 @@ from freshdb_service import migrations
 from freshdb_service.store import databases, leases, pools
 from freshdb_service.store.session import Connection, Store
 from tests.benchmarks.scaling.growth import POOLS, blocks_seen, fill
-from tests.servers import PostgresServer, run_sync
+from tests.runs import run_sync
+from tests.servers import PostgresServer
 from tests.services import with_database
 
 DATABASES = 1_000

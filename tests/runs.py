@@ -1,0 +1,140 @@
+"""One test run: where it keeps its files, and the end of everything that it started, however the run itself ends.
+
+Servers hold a lock below the run's directories (``freshdb_service.embedded.processes``). Every other process inherits the
+variable ``TEST_RUN_OF_FRESHDB``. A keeper, a process of its own, waits at a pipe for the end of the run's main process, and
+ends both kinds: also after SIGTERM or SIGKILL. What an earlier run left all the same, as when the keeper was killed, too, is
+ended when the next one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psutil
+
+from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis, placement, processes
+
+MARK: Final = "TEST_RUN_OF_FRESHDB"
+"""Its name has no prefix that tests take out of an environment."""
+_PREFIX: Final = "freshdb-testrun-"
+_LOCK: Final = "run.lock"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A test run. Its ``root`` is in memory where the system offers that, its other files are in ``TMPDIR``."""
+
+    root: Path
+    lock: int
+    keeper: subprocess.Popen[bytes]
+
+    @classmethod
+    def begin(cls) -> Run:
+        """End what dead runs left, create this run's directories, and start its keeper."""
+        temporary = Path(tempfile.gettempdir())
+        in_memory = Path("/dev/shm")  # noqa: S108 - mkdtemp
+        parent = in_memory if os.access(in_memory, os.W_OK) else temporary
+        with _alone(parent):
+            for left in parent.glob(f"{_PREFIX}*"):
+                if left.is_dir() and left.stat().st_uid == os.geteuid() and not _is_live(left):
+                    end_everything(left)
+                    shutil.rmtree(_files_of(left), ignore_errors=True)
+            root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            lock = os.open(root / _LOCK, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        root.chmod(0o711)  # for the servers' own user
+        files = temporary / f"{root.name}-files"
+        files.mkdir(mode=0o711)
+        (root / "files").symlink_to(files)
+        command = [sys.executable, "-m", "tests.runs", str(root)]
+        keeper = subprocess.Popen(
+            command, stdin=subprocess.PIPE, cwd=Path(__file__).parents[1], start_new_session=True
+        )
+        os.environ |= {MARK: str(root), "TMPDIR": str(files)}
+        tempfile.tempdir = None  # to be read again
+        return cls(root, lock, keeper)
+
+    def end(self) -> None:
+        """End everything that the run started; its files stay until the next run begins."""
+        self.keeper.communicate()
+        os.close(self.lock)
+
+
+def end_everything(root: Path) -> None:
+    """End the processes and servers of a run, and remove what it kept in memory."""
+    above = {os.getpid(), *(one.pid for one in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid not in above and process.environ().get(MARK) == str(root):
+                process.kill()
+    for directory in (_files_of(root), root):
+        end_servers_in(directory)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def end_servers_in(directory: Path) -> None:
+    """End the embedded servers that run for anything below this directory, whichever process started them."""
+    homes = [lock.parent for lock in directory.rglob(processes.RUNNING_LOCK)]
+    homes += [
+        origin.parent
+        for origin in (placement.SHELTER / "data").glob("*/origin")
+        if Path(origin.read_text().strip()).is_relative_to(directory)
+    ]
+    for home in homes:
+        if processes.is_running(home):
+            is_redis = (home / "redis.conf").exists()
+            run_sync((EmbeddedRedis(home) if is_redis else EmbeddedPostgres(home)).stop())
+
+
+def run_sync(awaitable: Coroutine[object, object, T]) -> T:
+    """Run it to its end in a loop of its own, also where one is running."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, awaitable).result()
+
+
+def _files_of(root: Path) -> Path:
+    return (root / "files").resolve()
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """Keep other runs of this user from beginning in the meantime."""
+    with (parent / f"{_PREFIX}{os.geteuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_live(root: Path) -> bool:
+    try:
+        with (root / _LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _keep(root: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()  # nothing is ever written: this returns when the run's main process has ended
+    end_everything(root)
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]))
