@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import re
@@ -90,6 +91,19 @@ def test_a_wheel_holds_every_file_of_its_package_and_no_other(
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
     assert f"{package}/py.typed" in held
+
+
+@pytest.mark.parametrize("directory", DISTRIBUTIONS)
+def test_wheel_has_the_license_and_a_description(wheels: dict[str, Path], directory: str) -> None:
+    with zipfile.ZipFile(wheels[directory]) as wheel:
+        [name] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+        found = email.message_from_bytes(wheel.read(name))
+        [license_name] = [name for name in wheel.namelist() if name.endswith("/licenses/LICENSE")]
+        assert wheel.read(license_name) == (CHECKOUT / "LICENSE").read_bytes()
+    assert found["License-Expression"] == "MIT"
+    assert found["Author"] == "freshdb developers"
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_payload() == (CHECKOUT / directory / "README.md").read_text()
 
 
 def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
