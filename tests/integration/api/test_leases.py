@@ -326,7 +326,7 @@ def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Se
     with pytest.raises(httpx.ReadTimeout):
         asking.post(
             f"{service.url}/v1/leases",
-            json={"template": name, "wait_seconds": 600},
+            json={"template": name, "wait_seconds": 200},
             timeout=httpx.Timeout(LIMIT_SECONDS, read=0.5),
         )
     until(lambda: http.get(f"/v1/pools/{pool}").json()["waiting"] == 0)
