@@ -20,14 +20,16 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import redis
 
 from tests.forked import ForkedService
 from tests.light import STRICT
+from tests.limits import LIMIT_SECONDS
 
 FORKED = False
 """Whether services without variables or arguments of their own are forked; tests do, what measures does not."""
-START_SECONDS = 60.0
-STOP_SECONDS = 60.0
+START_SECONDS = LIMIT_SECONDS
+STOP_SECONDS = LIMIT_SECONDS
 
 
 @dataclass(slots=True)
@@ -124,6 +126,15 @@ def start_service(
             )
     url = _announced(data, process, log_path)
     return Service(url, data, prefix, control, redis_url, process, log_path, command, variables)
+
+
+def make_due(service: Service, lease_id: str) -> None:
+    """Have the end of a lease be past."""
+    with psycopg.connect(service.control_dsn) as control:
+        row = control.execute("select id from installation").fetchone()
+    assert row is not None
+    with redis.Redis.from_url(service.redis_url) as connection:
+        assert connection.zadd(f"freshdb:{{{row[0]}}}:deadlines", {lease_id: 1}, xx=True, ch=True) == 1
 
 
 def with_database(dsn: str, name: str) -> str:

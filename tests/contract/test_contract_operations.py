@@ -24,6 +24,7 @@ from freshdb import (
     TemplateFailed,
 )
 from tests.contract.conftest import SCHEMA, shrink, unique
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 
@@ -48,7 +49,7 @@ def test_a_lease_gives_a_clean_database_and_takes_it_away_again(client: Client, 
         shown = client.get_lease(lease.id)
         assert (shown.state, shown.holder, shown.labels) == ("active", {"name": "contract"}, {"suite": "a"})
         url = lease.url
-    until = time.monotonic() + 20
+    until = time.monotonic() + LIMIT_SECONDS
     while _is_open(url):  # the janitor fences it off in the background
         assert time.monotonic() < until
     over = client.get_lease(shown.id)
@@ -118,7 +119,7 @@ def test_a_long_list_comes_whole_or_up_to_its_limit(service: Service, shop: Temp
 def test_a_revoked_lease_is_lost_to_its_holder(client: Client, shop: Template) -> None:
     with pytest.raises(LeaseLost, match="revoked"), client.lease(shop.name, ttl_seconds=1) as lease:  # noqa: PT012 - the end of the block raises
         assert client.revoke(lease.id).state == "revoked"
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
         assert lease.loss is not None
 
 
@@ -280,8 +281,8 @@ def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template)
     wanted: set[object] = set()
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
-    assert started.wait(10)
-    until = time.monotonic() + 20
+    assert started.wait(LIMIT_SECONDS)
+    until = time.monotonic() + LIMIT_SECONDS
     while thread.is_alive() and time.monotonic() < until:
         with client.lease(shop.name) as lease:  # again and again: nobody knows when the stream is open
             wanted.add(lease.id)
@@ -296,7 +297,7 @@ def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template)
 def test_events_of_the_past_end_by_themselves(client: Client, shop: Template) -> None:
     with client.lease(shop.name) as lease:
         pass
-    until = time.monotonic() + 10
+    until = time.monotonic() + LIMIT_SECONDS
     kinds: list[str] = []
     events: list[Event] = []
     while "lease.released" not in kinds and time.monotonic() < until:

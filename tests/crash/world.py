@@ -20,7 +20,7 @@ from tests.integration.installations import site as new_site
 from tests.servers import PostgresServer
 
 SETTINGS = {
-    "claim_seconds": 0.6,
+    "claim_seconds": 2,
     "failed_seconds": 0.2,
     "min_ready": 1,
     "max_size": 2,

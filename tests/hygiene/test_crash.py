@@ -27,6 +27,7 @@ from tests.hygiene.change import ISOLATIONS, Holder
 from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
 from tests.hygiene.ground import Ground, Lease
 from tests.hygiene.judge import differences
+from tests.limits import LIMIT_SECONDS
 from tests.servers import matrix_majors
 from tests.services import Service, start_service
 
@@ -184,7 +185,7 @@ def test_a_crash_right_after_a_release(site: Site) -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)
@@ -205,7 +206,7 @@ def _next_is_clean(stand: Stand) -> None:
 
 def _acquired(ground: Ground) -> Lease:
     """As clients do: an answer that says to come again is no refusal."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT_SECONDS
     while True:
         answer = ground.ask()
         if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > end:

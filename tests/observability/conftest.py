@@ -13,6 +13,7 @@ import pytest
 
 from freshdb import Client
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.observability.prometheus import Prometheus
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -30,7 +31,7 @@ def observed(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Se
     running = start_service(
         [f"main={postgres_18.dsn}"],
         service_redis_url,
-        settings={"min_ready": 2, "max_size": 3, "audit_every": 2, "answer_seconds": 2},
+        settings={"min_ready": 2, "max_size": 3, "audit_every": 2},
     )
     yield running
     running.stop()
@@ -88,7 +89,7 @@ def some_work(client: Client, name: str) -> None:
     client.retire(passing.id)
     client.health()
     asking.post(f"{client.url}/v1/leases", json={"template": "none"})
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while client.get_lease(lost.id).state != "expired":
         assert time.monotonic() < end
         time.sleep(0.1)

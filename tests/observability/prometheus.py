@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -106,7 +107,7 @@ class Prometheus:
         values = [float(value) for series in found["result"] for _, value in series["values"]]
         return [value for value in values if math.isfinite(value)]
 
-    def until(self, holds: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    def until(self, holds: Callable[[], object], what: str, seconds: float = LIMIT_SECONDS) -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
         while not holds():

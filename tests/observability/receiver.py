@@ -13,6 +13,8 @@ from threading import Lock, Thread
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from tests.limits import LIMIT_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -36,7 +38,7 @@ class Receiver:
     spans: list[Span] = field(default_factory=list)
     raw: bytes = b""
 
-    def until(self, enough: Callable[[list[Span]], bool], seconds: float = 30.0) -> list[Span]:
+    def until(self, enough: Callable[[list[Span]], bool], seconds: float = LIMIT_SECONDS) -> list[Span]:
         """Wait for spans."""
         end = time.monotonic() + seconds
         while not enough(self.spans):

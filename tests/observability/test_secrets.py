@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -137,6 +138,6 @@ def every_way_to_fail(http: httpx.Client, seen: Secrets) -> None:
     http.post(f"/v1/templates/{again['id']}/ready", json={"token": wrong})
     http.post(f"/v1/templates/{again['id']}/failed", json={"token": again["build"]["token"], "message": "x"})
     http.post(f"/v1/leases/{again['id']}/renew", headers={"X-Request-Id": "late"})
-    end = time.monotonic() + 10
+    end = time.monotonic() + LIMIT_SECONDS
     while http.get("/v1/leases", headers={"Authorization": f"Bearer {BOSS}"}).status_code != 200:
         assert time.monotonic() < end

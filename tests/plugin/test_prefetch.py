@@ -231,7 +231,7 @@ def test_first(freshdb, pytestconfig):
     [waiting] = pytestconfig.stash[_RUN]._errands._spares.values()
     with package.Client() as client:
         client.revoke(found.id)
-    assert waiting.in_hand.held.lost.wait(20)  # its heartbeat notices
+    assert waiting.in_hand.held.lost.wait(120)  # its heartbeat notices
     note("lost", found.id)
 
 def test_second(freshdb):

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -31,7 +32,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str) -> Iterator[list[Servi
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.01)

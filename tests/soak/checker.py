@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tests.limits import PATIENCE
 from tests.soak.history import Fault, History, Kind, Op
 
 OVER = {"lease_ended", "lease_not_found"}
-FORGET_SECONDS = 5.0
+FORGET_SECONDS = 5.0 * PATIENCE
 """So long the service knows a lease that has ended."""
-DEAD_SECONDS = 15.0
+DEAD_SECONDS = 15.0 * PATIENCE
 """After so long the URL of a lease that is over reaches nothing, whoever has died meanwhile."""
 QUEUE_SECONDS = 1.0
 """Who comes so much later than another is behind them in the queue; who leaves it so much earlier was served before."""

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -86,7 +87,7 @@ def refused(answer: httpx.Response, status: int, code: str, **extra: object) -> 
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.01)

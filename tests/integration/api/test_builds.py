@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 
@@ -73,13 +75,15 @@ async def test_among_many_contenders_exactly_one_builds_and_all_lease(service: S
 
 
 def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
-    http: httpx.Client, name: str
+    http: httpx.Client, service: Service, name: str
 ) -> None:
-    body = {"name": name, "fingerprint": "1", "build_seconds": 0.3}
+    body = {"name": name, "fingerprint": "1", "build_seconds": 600}
     dead = http.post("/v1/templates", json=body).json()
     assert http.post("/v1/templates", json=body).json()["build"] is None
-    http.get(f"/v1/templates/{name}", params={"wait_seconds": 10})  # comes back when the deadline has passed
-    heir = http.post("/v1/templates", json={**body, "build_seconds": 60}).json()
+    with psycopg.connect(service.control_dsn, autocommit=True) as connection:  # its deadline has passed
+        connection.execute("update templates set build_deadline_at = now() where id = %s", (dead["id"],))
+    http.get(f"/v1/templates/{name}", params={"wait_seconds": 600})  # comes back: no builder is waited for
+    heir = http.post("/v1/templates", json=body).json()
     assert heir["id"] == dead["id"]
     assert heir["build"]["url"] != dead["build"]["url"]
     late = http.post(f"/v1/templates/{dead['id']}/ready", json={"token": dead["build"]["token"]})
@@ -90,15 +94,18 @@ def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
 
 
 def test_a_builder_that_renews_is_not_replaced(http: httpx.Client, name: str) -> None:
-    body = {"name": name, "fingerprint": "1", "build_seconds": 1.0}
+    body = {"name": name, "fingerprint": "1", "build_seconds": 60}
     mine = http.post("/v1/templates", json=body).json()
     token = {"token": mine["build"]["token"]}
-    deadline = mine["build"]["deadline_at"]
+    deadline = datetime.fromisoformat(mine["build"]["deadline_at"])
+    shown = http.get(f"/v1/templates/{mine['id']}").json()["build_deadline_at"]
+    assert datetime.fromisoformat(shown) == deadline
     for _ in range(5):
-        http.get(f"/v1/templates/{name}", params={"wait_seconds": 0.3})
         renewed = http.post(f"/v1/templates/{mine['id']}/renew", json=token).json()["deadline_at"]
-        assert renewed > deadline
-        deadline = renewed
+        assert datetime.fromisoformat(renewed) > deadline
+        deadline = datetime.fromisoformat(renewed)
+        shown = http.get(f"/v1/templates/{mine['id']}").json()["build_deadline_at"]
+        assert datetime.fromisoformat(shown) == deadline
     assert http.post("/v1/templates", json=body).json()["build"] is None
 
 
@@ -159,7 +166,7 @@ def test_a_retired_template_is_gone_and_leaves_nothing(
 
 
 def _until_gone(service: Service, template_id: str) -> None:
-    end = time.monotonic() + 40
+    end = time.monotonic() + LIMIT_SECONDS
     with psycopg.connect(service.environment["FRESHDB_POSTGRES"], autocommit=True) as connection:
         pattern = f"{service.prefix}_t_{template_id.replace('-', '')[:12]}%"
         while connection.execute("select 1 from pg_database where datname like %s", (pattern,)).fetchone():

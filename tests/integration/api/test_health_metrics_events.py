@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 Acquire = Callable[..., dict[str, Any]]
@@ -53,7 +54,7 @@ def test_metrics_count_grants_ends_waits_and_refusals(http: httpx.Client, acquir
         "freshdb_reset_seconds_count",
         "freshdb_provision_seconds_count",
     }
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while not names <= {name for name, _ in samples(http)}:  # the reset goes on behind the release
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -22,6 +22,7 @@ import pytest
 import redis
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -31,21 +32,30 @@ MAX_CONNECTIONS = 60
 MAX_STREAMS = 25
 WAITERS = 2
 MANY_IDLE = 5_000
+NARROW = {
+    "min_ready": 1,
+    "max_size": 1,
+    "request_seconds": REQUEST_SECONDS,
+    "reader_seconds": READER_SECONDS,
+    "max_connections": MAX_CONNECTIONS,
+    "max_requests": MAX_STREAMS + WAITERS,
+    "max_waiters": WAITERS,
+    "max_event_streams": MAX_STREAMS,
+}
 
 
 @pytest.fixture(scope="module")
 def strict(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
     """A service with narrow limits."""
-    settings = {
-        "min_ready": 1,
-        "max_size": 1,
-        "request_seconds": REQUEST_SECONDS,
-        "reader_seconds": READER_SECONDS,
-        "max_connections": MAX_CONNECTIONS,
-        "max_requests": MAX_STREAMS + WAITERS,
-        "max_waiters": WAITERS,
-        "max_event_streams": MAX_STREAMS,
-    }
+    running = start_service([postgres_18.dsn], service_redis_url, settings=NARROW)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def crowded(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
+    """A service with narrow limits, and all the time in the world."""
+    settings = {**NARROW, "request_seconds": 2 * LIMIT_SECONDS}
     running = start_service([postgres_18.dsn], service_redis_url, settings=settings)
     yield running
     assert running.stop() == 0
@@ -56,7 +66,7 @@ def connect(service: Service, *, receive_bytes: int | None = None) -> socket.soc
     connection = socket.socket()
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(30)
+    connection.settimeout(LIMIT_SECONDS)
     connection.connect((where.hostname, where.port))
     return connection
 
@@ -81,7 +91,7 @@ def problem(said: bytes) -> tuple[int, dict[str, Any]]:
 
 def drip(connection: socket.socket, one: bytes = b"x") -> bytes:
     """Send a little, again and again, until the other side has hung up; what it said."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < until:
         readable, _, _ = select.select([connection], [], [], 0.05)
         if readable:
@@ -172,10 +182,10 @@ def test_a_connection_that_never_asks_anything_is_closed(strict: Service) -> Non
         assert everything(connection) == b""
 
 
-def test_when_there_are_too_many_connections_the_one_that_idled_longest_makes_room(strict: Service) -> None:
+def test_when_there_are_too_many_connections_the_one_that_idled_longest_makes_room(crowded: Service) -> None:
     with contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(connect(strict)) for _ in range(MAX_CONNECTIONS)]
-        asked = stack.enter_context(connect(strict))
+        idle = [stack.enter_context(connect(crowded)) for _ in range(MAX_CONNECTIONS)]
+        asked = stack.enter_context(connect(crowded))
         asked.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
         assert asked.recv(65536).startswith(b"HTTP/1.1 200")
         assert idle[0].recv(1) == b""
@@ -191,7 +201,7 @@ def test_thousands_of_idle_connections_keep_nobody_from_being_answered(service: 
         with contextlib.ExitStack() as stack:
             for _ in range(number):
                 stack.enter_context(connect(service))
-            with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=5) as client:
+            with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=LIMIT_SECONDS) as client:
                 for _ in range(20):
                     assert client.get("/v1/leases").status_code == 200
             assert _callers(service) >= number
@@ -266,7 +276,7 @@ def _waiting(client: httpx.Client, pool_id: str) -> None:
 
 
 def _until(it_holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + LIMIT_SECONDS
     while not it_holds():
         assert time.monotonic() < until
 

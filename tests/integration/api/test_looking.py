@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -61,7 +62,7 @@ def get(looker: httpx.Client, path: str, **query: object) -> Any:  # noqa: ANN40
 
 
 def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - an answer
-    until = time.monotonic() + 30
+    until = time.monotonic() + LIMIT_SECONDS
     while not wanted(seen := look()):
         assert time.monotonic() < until, seen
         time.sleep(0.05)

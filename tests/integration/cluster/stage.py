@@ -34,6 +34,7 @@ from freshdb_service.cluster import (
 from freshdb_service.cluster.identifiers import Kind, Name
 from freshdb_service.embedded import postgres_binaries
 from freshdb_service.lifecycle import Isolation
+from tests.limits import LIMIT_SECONDS
 
 EVERYTHING = Path(__file__).with_name("everything.sql").read_text(encoding="utf-8")
 
@@ -119,7 +120,7 @@ async def connect(server: Server, login: Login, **settings: str) -> asyncpg.Conn
         password=login.password,
         database=login.database,
         statement_cache_size=0,
-        timeout=10,
+        timeout=LIMIT_SECONDS,
         server_settings=settings,
     )
 
@@ -130,7 +131,7 @@ async def connected(server: Server, login: Login) -> AsyncIterator[asyncpg.Conne
     try:
         yield connection
     finally:
-        await connection.close(timeout=5)
+        await connection.close(timeout=LIMIT_SECONDS)
 
 
 async def dump(dsn: str, database: str, *options: str) -> str:

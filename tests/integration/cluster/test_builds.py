@@ -20,6 +20,7 @@ from freshdb_service.cluster import (
 )
 from freshdb_service.errors import BuildLost, Conflict, InvalidRequest, TemplateFailed, TemplateNotFound
 from tests.integration.cluster.stage import build_template, connect, connected
+from tests.limits import LIMIT_SECONDS
 
 
 @pytest.fixture
@@ -105,9 +106,9 @@ async def test_script_is_not_taken_apart(server: Server, build: Login) -> None:
 async def test_data_for_copy_is_refused_soon(server_18: Server) -> None:
     build = await create_build(server_18, uuid4(), 1, [])
     script = "CREATE TABLE t (a integer);\nCOPY t FROM stdin;"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         with pytest.raises(TemplateFailed, match="COPY FROM stdin") as failure:
-            await run_sql(server_18, build, [script], timeout_seconds=300)
+            await run_sql(server_18, build, [script], timeout_seconds=10 * LIMIT_SECONDS)
     assert failure.value.extra["position"] == script.index("COPY") + 1
     assert "build of your own" in str(failure.value.extra["hint"])
 

@@ -16,6 +16,7 @@ from freshdb_service.cluster import Login, RebuildEngine, Server, drop_database,
 from freshdb_service.cluster.fence import settle_starting
 from freshdb_service.lifecycle import Isolation
 from tests.integration.cluster.stage import build_template, connect, connected, pool_of
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer, Servers
 from tests.services import with_database
 
@@ -25,6 +26,7 @@ CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientE
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
 ROUNDS = 20
 KNOCKERS = 3
+DELAY_SECONDS = 3
 SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
 
 
@@ -77,14 +79,14 @@ async def knocking(server: Server, login: Login) -> AsyncIterator[Knocking]:
 
 
 async def until_in(state: Knocking) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while not state.got_in:
             await asyncio.sleep(0.001)
 
 
 async def until_tried(state: Knocking, more: int) -> None:
     wanted = state.tried + more
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while state.tried < wanted:
             await asyncio.sleep(0.001)
 
@@ -185,28 +187,34 @@ async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: 
         assert await connection.fetchval("SELECT count(*) FROM t") == 1
 
 
-def titles() -> Iterator[str]:
-    """What the processes of this machine call themselves."""
-    return (" ".join(one.info["cmdline"] or ()).strip() for one in psutil.process_iter(["cmdline"]))
+def titles(postmaster: psutil.Process) -> Iterator[str]:
+    """What the processes of a server call themselves."""
+    for one in postmaster.children():
+        with suppress(psutil.NoSuchProcess):
+            yield " ".join(one.cmdline()).strip()
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound is as long as the delay, whose unit is seconds."""
-    monkeypatch.setattr(fence, "STARTUP_SECONDS", 10.0)
+    """The bounds are longer than the delay, whose unit is seconds."""
+    for name in ("STARTUP_SECONDS", "GONE_SECONDS"):
+        monkeypatch.setattr(fence, name, LIMIT_SECONDS)
 
 
 @asynccontextmanager
 async def let_in_unseen(
     server: Server, login: Login
 ) -> AsyncIterator[asyncio.Task[asyncpg.Connection[asyncpg.Record]]]:
-    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be in a second.
+    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be after a delay.
 
     Its title says ``startup`` from the end of authentication on, and others are connecting to the same server.
     """
-    arriving = asyncio.create_task(connect(server, login, post_auth_delay="1"))
+    async with server.maintenance() as connection:
+        postmaster = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()")).parent()
+    assert postmaster is not None
+    arriving = asyncio.create_task(connect(server, login, post_auth_delay=str(DELAY_SECONDS)))
     title = f" {login.user} {login.database} "
-    while not any(title in one and one.endswith(" startup") for one in titles()):
+    while not any(title in one and one.endswith(" startup") for one in titles(postmaster)):
         assert not arriving.done(), "it was in before it could be seen that it is being let in"
         await asyncio.sleep(0)
     yield arriving
@@ -254,7 +262,9 @@ async def test_a_client_that_arrives_while_the_fence_looks_is_ended(
     ):  # as if the processor were taken away for longer than it takes to arrive
         locks = getattr(fence, name)
         monkeypatch.setattr(
-            fence, name, f"(SELECT CASE WHEN pg_sleep(1.5)::text IS NOT NULL THEN {locks} END)"
+            fence,
+            name,
+            f"(SELECT CASE WHEN pg_sleep({1.5 * DELAY_SECONDS})::text IS NOT NULL THEN {locks} END)",
         )
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     login = await pool.provision(database_id := uuid4())
@@ -284,7 +294,8 @@ async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bound
     """From PostgreSQL 18 on it can be told from one that was let in, and delays nobody."""
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, SEED))
     login = await pool.provision(database_id := uuid4())
-    async with no_password_yet(server, login), asyncio.timeout(10):
+    # Well before the server itself gives up such a client, by authentication_timeout: after 60 seconds.
+    async with no_password_yet(server, login), asyncio.timeout(45):
         outcome = await pool.reset(database_id, 2)
     assert outcome.path == ("nothing" if server.version >= 18_00_00 else "rebuild")
 
@@ -359,8 +370,14 @@ async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
 
 @pytest.mark.parametrize("changed", [False, True], ids=["cleaned", "rebuilt"])
 async def test_a_visitor_with_more_rights_is_waited_for(
-    plain_server: Server, postgres: PostgresServer, isolation: Isolation, *, changed: bool
+    plain_server: Server,
+    postgres: PostgresServer,
+    isolation: Isolation,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    changed: bool,
 ) -> None:
+    monkeypatch.setattr(fence, "PRIVILEGED_SECONDS", LIMIT_SECONDS)
     pool = await pool_of(plain_server, isolation, await build_template(plain_server, SEED))
     database_id = uuid4()
     login = await pool.provision(database_id)

@@ -26,6 +26,7 @@ from freshdb_service.cluster import (
 from freshdb_service.errors import BackendUnavailable, ConfigurationError, FreshdbError, ServerRefused
 from tests.integration.cluster.conftest import plain_role
 from tests.integration.cluster.stage import build_template
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
 
@@ -185,7 +186,7 @@ async def test_server_that_goes_away_is_said_to_be_away_and_comes_back(
 
     async def work() -> None:
         async with server.maintenance() as connection:
-            await connection.execute("SELECT pg_sleep(30) /* cut */")
+            await connection.execute(f"SELECT pg_sleep({2 * LIMIT_SECONDS}) /* cut */")
 
     async def cut() -> None:
         while not await superuser.fetchval(
@@ -195,7 +196,7 @@ async def test_server_that_goes_away_is_said_to_be_away_and_comes_back(
             await asyncio.sleep(0.01)
 
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             results = await asyncio.gather(work(), cut(), return_exceptions=True)
         assert isinstance(results[0], BackendUnavailable)
         assert "main" in results[0].message
@@ -209,12 +210,12 @@ async def test_server_that_goes_away_is_said_to_be_away_and_comes_back(
 
 async def test_statement_that_takes_too_long_is_given_up(postgres_18: PostgresServer) -> None:
     server = await Server.open(
-        "main", postgres_18.dsn, installation=uuid4(), options=ServerOptions(command_timeout_seconds=0.3)
+        "main", postgres_18.dsn, installation=uuid4(), options=ServerOptions(command_timeout_seconds=3)
     )
     try:
         with pytest.raises(BackendUnavailable, match="too long"):
             async with server.maintenance() as connection:
-                await connection.execute("SELECT pg_sleep(30)")
+                await connection.execute(f"SELECT pg_sleep({LIMIT_SECONDS})")
     finally:
         await server.close()
 

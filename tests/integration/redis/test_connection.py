@@ -15,6 +15,7 @@ from freshdb_service.redis import signals as signals_module
 from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.signals import Signals, Work
 from tests.faults.proxy import Proxy
+from tests.limits import LIMIT_SECONDS
 
 INSTALLATION = uuid4()
 
@@ -52,7 +53,7 @@ def test_so_is_one_that_was_reset(redis_url: str, loop: Callable[[], asyncio.Abs
             assert await length(redis) == 0
             between.reset()
             [connection] = redis.client.connection_pool._available_connections
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT_SECONDS):
                 while connection._reader is not None and connection._reader.exception() is None:
                     await asyncio.sleep(0)
         await redis.close()
@@ -108,7 +109,7 @@ async def test_an_answer_that_nobody_waits_for_is_nobody_elses(redis: RedisConne
     await redis.client.zadd(queue, {"somebody": 1})
     await redis.client.zadd(redis.key("presence"), {"somebody": 2**53})
     assert await length(redis) == 1
-    async with paused(redis, 10_000):
+    async with paused(redis, round(LIMIT_SECONDS * 1000)):
         left = asyncio.create_task(length(redis))
         while not await blocked(redis):
             await asyncio.sleep(0)
@@ -135,15 +136,19 @@ async def test_a_burst_waits_for_its_turn(redis_url: str) -> None:
         await redis.close()
 
 
-async def test_but_not_for_ever(redis_url: str) -> None:
-    redis = RedisConnection(redis_url, uuid4(), max_connections=1, timeout_seconds=0.2)
+async def test_but_not_for_ever(redis: RedisConnection, redis_url: str) -> None:
+    impatient = RedisConnection(redis_url, uuid4(), max_connections=1, timeout_seconds=LIMIT_SECONDS)
+    pool = impatient._pool
     try:
-        assert await length(redis) == 0
-        async with paused(redis, 10_000):
-            answers = await asyncio.gather(*(length(redis) for _ in range(20)), return_exceptions=True)
+        assert await length(impatient) == 0
+        [connection] = pool._available_connections
+        assert pool.timeout == connection.socket_timeout == LIMIT_SECONDS
+        pool.timeout = connection.socket_timeout = 0.2  # once it is connected
+        async with paused(redis, round(LIMIT_SECONDS * 1000)):
+            answers = await asyncio.gather(*(length(impatient) for _ in range(20)), return_exceptions=True)
             assert {type(one) for one in answers} == {BackendUnavailable}
     finally:
-        await redis.close()
+        await impatient.close()
 
 
 async def test_once_it_is_closed_nobody_who_is_still_at_work_opens_a_connection(redis_url: str) -> None:
@@ -187,7 +192,7 @@ async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
 async def said(mouth: Signals, heard: asyncio.Event) -> None:
     """Say it until it is heard."""
     heard.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while not heard.is_set():
             await mouth.announce(Work.DIRTY)
             await asyncio.sleep(0.02)

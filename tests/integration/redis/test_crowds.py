@@ -16,6 +16,7 @@ from freshdb_service.redis.deadlines import Deadlines, Refusal, Renewal
 from freshdb_service.redis.events import Event, Events
 from freshdb_service.redis.queue import Queue
 from freshdb_service.redis.signals import Signals
+from tests.limits import LIMIT_SECONDS
 
 POOL = uuid4()
 MANY = 300
@@ -83,7 +84,7 @@ async def test_when_redis_is_away_every_heartbeat_hears_of_it(redis_url: str) ->
 async def test_a_long_queue_is_kept_alive_piece_by_piece(
     redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 1.0)
+    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", LIMIT_SECONDS)
     monkeypatch.setattr(queue_module, "REFRESH_SECONDS", 0.05)
     queue = Queue(redis, Signals(redis))
     stopping = asyncio.Event()
@@ -91,7 +92,7 @@ async def test_a_long_queue_is_kept_alive_piece_by_piece(
     async with AsyncExitStack() as stack:
         waiters = [await stack.enter_async_context(queue.waiting(POOL, n + 1)) for n in range(MANY)]
         before = await presence(redis)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while True:  # until each was said to be there once more
                 now = await presence(redis)
                 if set(now) == {waiter.name for waiter in waiters} and all(
@@ -123,7 +124,7 @@ async def test_however_many_follow_redis_is_asked_once(redis: RedisConnection, e
     stop = asyncio.Event()
     start = await events.position("$")
     followers = [asyncio.create_task(_until_seen(events, start, "last", stop)) for _ in range(MANY)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while events._seen_after is None:
             await asyncio.sleep(0.01)
         before = await calls(redis, "xread")
@@ -144,7 +145,7 @@ async def test_who_comes_late_or_reads_slowly_misses_nothing(redis: RedisConnect
         events.emit(f"old {number}")
     await events.flush()
     kept = asyncio.create_task(_until_seen(events, await events.position("$"), "last", stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while events._seen_after is None:
             await asyncio.sleep(0.01)
         late = asyncio.create_task(_until_seen(events, "0", "last", stop))

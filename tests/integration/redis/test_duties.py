@@ -4,6 +4,7 @@ import asyncio
 
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.duties import Duties
+from tests.limits import LIMIT_SECONDS
 
 
 async def test_a_duty_is_one_replicas_until_it_lays_it_down_or_is_not_heard_of(
@@ -18,6 +19,6 @@ async def test_a_duty_is_one_replicas_until_it_lays_it_down_or_is_not_heard_of(
     assert not await two.mine("sweep", seconds=60)
     await one.lay_down("sweep")
     assert await two.mine("sweep", seconds=0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while not await one.mine("sweep", seconds=60):
             await asyncio.sleep(0.005)

@@ -15,6 +15,7 @@ from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Admission, Deadlines
 from freshdb_service.redis.queue import Queue, Waiter
 from freshdb_service.redis.signals import Signals, Work
+from tests.limits import LIMIT_SECONDS
 
 POOL = uuid4()
 
@@ -41,8 +42,25 @@ class Replica:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+@pytest.fixture(autouse=True)
+def presence_seconds(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A presence outlasts its test: one that is to end is moved into the past."""
+    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", LIMIT_SECONDS)
+    return LIMIT_SECONDS
+
+
+async def die_out(redis: RedisConnection, waiter: Waiter) -> None:
+    """As if it had not been heard of for as long as a presence lasts."""
+    assert await redis.client.zadd(redis.key("presence", POOL), {waiter.name: 1}, ch=True) == 1
+
+
+async def redis_ms(redis: RedisConnection) -> int:
+    seconds, microseconds = await redis.client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 async def until_subscribed(redis: RedisConnection, channel: str, number: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_SECONDS):
         while dict(await redis.client.pubsub_numsub(channel)).get(channel, 0) < number:
             await asyncio.sleep(0.005)
 
@@ -74,28 +92,21 @@ async def test_who_leaves_while_it_is_said_that_they_are_there_has_left(
 ) -> None:
     """Else nobody's place would be the first one for as long as a presence lasts."""
     queue, run = Queue(redis, Signals(redis)), redis.run
-    entered, refreshing, left, refreshed = (asyncio.Event() for _ in range(4))
+    refreshing, left = asyncio.Event(), asyncio.Event()
 
     async def late(script: str, *said: Any) -> object:  # noqa: ANN401 - as the method has them
-        if script != "enter" or not entered.is_set():
-            return await run(script, *said)
-        refreshing.set()
-        await left.wait()
-        answer = await run(script, *said)
-        refreshed.set()
-        return answer
+        if script == "enter":
+            refreshing.set()
+            await left.wait()
+        return await run(script, *said)
 
-    monkeypatch.setattr(redis, "run", late)
-    staying = asyncio.create_task(queue.stay(asyncio.Event()))
-    async with queue.waiting(POOL, 1), asyncio.timeout(10):
-        entered.set()
+    async with queue.waiting(POOL, 1), asyncio.timeout(LIMIT_SECONDS):
+        monkeypatch.setattr(redis, "run", late)
+        staying = asyncio.create_task(queue._stay(POOL, queue._here[POOL]))
         await refreshing.wait()
     left.set()
-    async with asyncio.timeout(queue_module.PRESENCE_SECONDS / 2):
-        await refreshed.wait()
-        while (await queue.place(POOL)).waiting:
-            await asyncio.sleep(0.005)
-    staying.cancel()
+    await staying
+    assert (await queue.place(POOL)).waiting == 0
 
 
 async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tuple[Replica, Replica]) -> None:
@@ -106,7 +117,7 @@ async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tupl
         async with replica.queue.waiting(POOL, ticket) as waiter:
             entered.release()
             await go.wait()
-            assert await waiter.turn(10)
+            assert await waiter.turn(LIMIT_SECONDS)
             served.append(ticket)
 
     go = asyncio.Event()
@@ -160,37 +171,40 @@ async def test_a_queue_is_as_old_as_the_first_who_is_still_there(replicas: tuple
         one.queue.waiting(POOL, now - 60_000_000),
         two.queue.waiting(POOL, now - 90_000_000),
     ):
-        assert (await one.queue.place(POOL)).age_seconds == pytest.approx(90, abs=5)
+        age = (await one.queue.place(POOL)).age_seconds
+        assert 90 <= age <= 90 + time.time() - now / 1_000_000
     assert (await one.queue.place(POOL)).age_seconds == 0
 
 
 async def test_a_replica_that_dies_holds_nobody_up(
-    replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+    redis: RedisConnection, replicas: tuple[Replica, Replica], presence_seconds: float
 ) -> None:
     one, two = replicas
-    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 0.2)
-    monkeypatch.setattr(queue_module, "REFRESH_SECONDS", 0.05)
     dead = Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")
+    before = await redis_ms(redis)
     await one.queue._enter(POOL, [dead])  # and never again
+    until = await redis.client.zscore(redis.key("presence", POOL), dead.name)
+    assert until is not None
+    assert before <= until - presence_seconds * 1000 <= await redis_ms(redis)
     async with two.queue.waiting(POOL, 2) as waiter:
         assert (await two.queue.place(POOL, waiter)).position == 2
-        assert await waiter.turn(10)
+        await die_out(redis, dead)
+        assert await waiter.turn(LIMIT_SECONDS)
         assert (await two.queue.place(POOL, waiter)).position == 1
 
 
 async def test_a_replica_that_dies_leaves_nothing_in_the_queue(
-    redis: RedisConnection, replicas: tuple[Replica, Replica], monkeypatch: pytest.MonkeyPatch
+    redis: RedisConnection, replicas: tuple[Replica, Replica]
 ) -> None:
     one, two = replicas
-    monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", 0.05)
     dead = Waiter(POOL, 1, 1, asyncio.Event(), "of a replica that was killed")
     await one.queue._enter(POOL, [dead], who='["ann", {}]')
     keys = [redis.key(part, POOL) for part in ("queue", "presence", "wanted", "who")]
     for key in keys:
         assert 0 < await redis.client.ttl(key) <= 60  # should nobody ever ask again
-    async with asyncio.timeout(10):
-        while not (await two.ask()).admitted:
-            await asyncio.sleep(0.01)
+    assert not (await two.ask()).admitted
+    await die_out(redis, dead)
+    assert (await two.ask()).admitted
     assert await redis.client.exists(*keys) == 0
 
 
@@ -200,7 +214,7 @@ async def test_a_waiter_that_redis_forgot_comes_back_to_its_place(
     one, two = replicas
     async with one.queue.waiting(POOL, 1) as first:
         await redis.client.flushdb()
-        async with two.queue.waiting(POOL, 2) as second, asyncio.timeout(10):
+        async with two.queue.waiting(POOL, 2) as second, asyncio.timeout(LIMIT_SECONDS):
             while (await one.queue.place(POOL, first)).position != 1:
                 await asyncio.sleep(0.01)
             assert (await two.queue.place(POOL, second)).position == 2
@@ -213,7 +227,7 @@ async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
     dirty = two.signals.subscribe(Work.DIRTY)
     demand = two.signals.subscribe(Work.DEMAND)
     await one.signals.announce(Work.DIRTY)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await dirty.wait()
     assert not demand.is_set()
 

@@ -15,6 +15,7 @@ import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service, start_service
 
 
@@ -53,7 +54,7 @@ def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Itera
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)

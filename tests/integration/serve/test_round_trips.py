@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -36,7 +37,7 @@ class Turns:
 
     def when_quiet(self) -> int:
         """The count, once nothing has been said for a while: the loops' round after the pool was changed is over."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + LIMIT_SECONDS
         while True:
             before = self.count
             time.sleep(0.5)

@@ -11,6 +11,7 @@ import pytest
 
 from freshdb import AsyncClient, Client, Conflict, InternalError, LeaseEnded, LeaseLost, Leftovers
 from freshdb.heartbeat import _process_hearts
+from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import (
     LEASE,
     PASSWORD,
@@ -95,7 +96,7 @@ def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: S
     script.play(desk)
     told: list[LeaseLost] = []
     with pytest.raises(LeaseLost, match="revoked"), client.lease("shop", on_lost=told.append) as lease:  # noqa: PT012 - the end of the block raises
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
         assert lease.loss is not None
         assert LEASE in str(lease.loss)
         for use in ("url", "async_url", "dsn", "host", "password"):
@@ -111,7 +112,7 @@ def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
         raise ConnectionResetError
     assert isinstance(caught.value.__context__, ConnectionResetError)
 
@@ -121,7 +122,7 @@ def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(KeyboardInterrupt), client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
         raise KeyboardInterrupt
 
 
@@ -142,7 +143,7 @@ def test_a_service_that_went_away_is_a_lost_lease_when_the_ttl_is_over(script: S
         pytest.raises(LeaseLost, match="no heartbeat"),
         client.lease("shop") as lease,
     ):
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
 
 
 def test_a_release_that_nobody_answers_is_left_to_the_ttl(
@@ -418,7 +419,7 @@ def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
-        assert lease.lost.wait(10)
+        assert lease.lost.wait(LIMIT_SECONDS)
         assert PASSWORD not in repr(lease)
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert PASSWORD not in shown
@@ -442,7 +443,7 @@ async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
     async with AsyncClient(script.url) as client:
         with pytest.raises(LeaseLost, match="revoked"):  # noqa: PT012 - the end of the block raises
             async with client.lease("shop") as lease:
-                await asyncio.wait_for(lease.lost.wait(), 10)
+                await asyncio.wait_for(lease.lost.wait(), LIMIT_SECONDS)
                 with pytest.raises(LeaseLost):
                     lease.check()
 
