@@ -129,7 +129,9 @@ def test_nobody_there_is_said_after_retry_seconds_and_names_the_address(
     assert nobody in str(caught.value)
     tried = re.search(r"tried for (\d+) s", str(caught.value))
     assert tried is not None
-    assert 4 <= int(tried.group(1)) <= 9  # by a clock that goes on by two seconds with each look
+    assert (
+        4 <= int(tried.group(1)) < 20
+    )  # by a clock that goes on by two seconds with each look; by default it is 30
 
 
 def test_a_service_without_its_backends_is_asked_again_after_what_it_says(
