@@ -14,10 +14,12 @@ SECONDS ?= 300
 CASES ?= 20000
 BIN := $(VENV)/bin
 PYTHONS := python3.11 python3.12 python3.13 python3.14
+UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/soak/test_page.py \
+    tests/observability/test_metrics.py tests/observability/test_cost.py tests/deploy/test_kubernetes.py
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
     tests/unit "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]"
 
-.PHONY: help install demo serve test check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
+.PHONY: help install demo serve test unit check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -37,6 +39,9 @@ serve: install ## the service with a PostgreSQL and a Redis of its own, until Ct
 
 test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+unit: install ## the inner loop: tests that need nothing but Python, in half a minute
+	$(BIN)/python -m pytest -p no:schemathesis -p no:faker -p no:django -p no:anyio $(UNIT)
 
 check: install ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

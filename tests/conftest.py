@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests import services
+from tests.limits import LIMIT_SECONDS
 from tests.runs import Run
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
 from tests.services import Service, start_service
@@ -66,6 +67,12 @@ def pytest_configure_node(node: _Node) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _RUN in config.stash:
         config.stash[_RUN].end()
+
+
+@pytest.fixture
+def frequent_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases and builds of LIMIT_SECONDS are renewed every 0.05 s: renewals are seen soon, and a slow machine loses none."""
+    monkeypatch.setattr("freshdb.heartbeat.PART", 0.05 / LIMIT_SECONDS)
 
 
 @pytest.fixture(scope="session")

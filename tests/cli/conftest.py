@@ -14,6 +14,7 @@ import pytest
 
 from freshdb import Client, Template
 from tests.light import STRICT
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 SCHEMA = "create table item (id int primary key, name text); insert into item values (1, 'one')"
@@ -30,9 +31,10 @@ class Freshdb:
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = ("-m", "freshdb")
 
     def words(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "freshdb", *words]
+        return [sys.executable, *self.program, *words]
 
     def full_environment(self) -> dict[str, str]:
         inherited = {
@@ -48,7 +50,7 @@ class Freshdb:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT_SECONDS,
             check=False,
         )
 

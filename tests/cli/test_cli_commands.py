@@ -11,6 +11,7 @@ import pytest
 
 from freshdb import Client, Template
 from tests.cli.conftest import COUNT_ITEMS, SCHEMA, Freshdb, unique
+from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import LEASE, Reply, lease_body, methods, scripted_service
 
 FILL = (
@@ -233,7 +234,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(freshdb_command: Freshdb, sho
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
-    process.wait(60)
+    process.wait(LIMIT_SECONDS)
 
 
 def test_help_and_version_work_everywhere(tmp_path: Path) -> None:

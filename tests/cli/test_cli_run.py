@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from freshdb import Client, LeaseNotFound, Template
 from tests.cli.conftest import COUNT_ITEMS, PRINT_ENVIRONMENT, Freshdb, unique
+from tests.limits import LIMIT_SECONDS
 
 GUARDED = (
     "import os, psycopg\n"
@@ -28,14 +30,19 @@ GUARDED = (
     "        print('refused')\n"
 )
 READY = "import os, sys, time; print(os.environ['FRESHDB_LEASE_ID'], flush=True); "
-WAIT = READY + "time.sleep(60)"
+WAIT = READY + f"time.sleep({2 * LIMIT_SECONDS})"
+WAIT_FOR_FILE = READY + "\nwhile not os.path.exists('go-on'): time.sleep(0.01)"
+BEAT_OFTEN = (
+    "import sys, freshdb.cli, freshdb.heartbeat as h;"
+    f" h.PART = 0.05 / {LIMIT_SECONDS}; sys.exit(freshdb.cli.main(sys.argv[1:]))"
+)
 COUNT_SIGNALS = (
     "import os, signal, sys, time\n"
     "got = []\n"
     "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
     "    signal.signal(number, lambda number, _: got.append(number))\n"
     "print(os.environ['FRESHDB_LEASE_ID'], flush=True)\n"
-    "until = time.monotonic() + 30\n"
+    f"until = time.monotonic() + {LIMIT_SECONDS}\n"
     "while not got and time.monotonic() < until:\n"
     "    time.sleep(0.01)\n"
     "time.sleep(0.5)\n"  # a second one would have arrived by then
@@ -123,7 +130,7 @@ def test_a_signal_is_passed_on_once_and_the_command_decides(
     started.append(process)
     lease = _lease_id(process)
     os.kill(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert out.strip() == f"got {number.value}", err
     assert process.returncode == 0
     assert client.get_lease(lease).state == "released"
@@ -136,7 +143,7 @@ def test_a_command_that_dies_of_the_signal_gives_its_number(
     started.append(process)
     lease = _lease_id(process)
     os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     assert client.get_lease(lease).state == "released"
 
@@ -144,11 +151,11 @@ def test_a_command_that_dies_of_the_signal_gives_its_number(
 def test_a_lost_lease_ends_the_command_loudly(
     freshdb_command: Freshdb, shop: Template, client: Client, started: list[subprocess.Popen[str]]
 ) -> None:
-    words = ["run", "--template", shop.name, "--ttl", "1", "--", sys.executable, "-c", WAIT]
-    process = freshdb_command.start(*words)
+    words = ["run", "--template", shop.name, "--ttl", f"{LIMIT_SECONDS}", "--", sys.executable, "-c", WAIT]
+    process = replace(freshdb_command, program=("-c", BEAT_OFTEN)).start(*words)
     started.append(process)
     client.revoke(_lease_id(process))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 75
     assert "revoked" in err
     assert "ending" in err
@@ -157,10 +164,11 @@ def test_a_lost_lease_ends_the_command_loudly(
 def test_a_lease_that_was_lost_unnoticed_fails_a_command_that_succeeded(
     freshdb_command: Freshdb, shop: Template, client: Client, started: list[subprocess.Popen[str]]
 ) -> None:
-    process = freshdb_command.start(*_run(shop, READY + "time.sleep(1)"))
+    process = freshdb_command.start(*_run(shop, WAIT_FOR_FILE))
     started.append(process)
     client.revoke(_lease_id(process))
-    _, err = process.communicate(timeout=60)
+    (freshdb_command.directory / "go-on").touch()
+    _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 75
     assert "revoked" in err
 
@@ -188,7 +196,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_command_once(
 
 def _read_until(terminal: int, wanted: bytes) -> bytes:
     shown = b""
-    until = time.monotonic() + 60
+    until = time.monotonic() + LIMIT_SECONDS
     while wanted not in shown:
         assert time.monotonic() < until, shown
         if select.select([terminal], [], [], 0.1)[0]:

@@ -25,6 +25,7 @@ from freshdb.cli.hints import hint
 from tests import pictures
 from tests.cli.conftest import Freshdb, unique
 from tests.limits import LIMIT_SECONDS
+from tests.pools import shrink
 from tests.servers import ALL_MAJORS_REQUIRED
 
 WITHOUT_RICH = (
@@ -40,6 +41,7 @@ class Terminal:
 
     def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, lines: int) -> None:
         self.raw = ""
+        self._read_to = 0  # how much of `text` the calls of `until` have dealt with
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 160, 0, 0))
         self.before = termios.tcgetattr(theirs)
@@ -60,14 +62,17 @@ class Terminal:
         return _CONTROL.sub("", self.raw)
 
     def until(self, *words: str | re.Pattern[str], seconds: float = LIMIT_SECONDS) -> str:
-        """Read until all of these words and patterns were written since the last call."""
+        """Read until all of these words and patterns were written, after what the last call has found."""
         end = time.monotonic() + seconds
-        begun = len(self.raw)
         patterns = [re.compile(re.escape(word)) if isinstance(word, str) else word for word in words]
-        while not all(one.search(_CONTROL.sub("", self.raw[begun:])) for one in patterns):
-            assert time.monotonic() < end, (words, self.text[-3000:])
+        while True:
+            text = self.text
+            ends = [one.end() for one in (one.search(text, self._read_to) for one in patterns) if one]
+            if len(ends) == len(patterns):
+                begun, self._read_to = self._read_to, max(ends)
+                return text[begun:]
+            assert time.monotonic() < end, (words, text[-3000:])
             self._read()
-        return _CONTROL.sub("", self.raw[begun:])
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
@@ -138,8 +143,9 @@ def test_ctrl_c_ends_watching_in_order(freshdb_command: Freshdb, shop: Template)
 def test_watching_says_that_the_service_is_away_and_goes_on(tmp_path: Path) -> None:
     command = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:1"})
     with terminal(command, "status", "--watch", "0.2") as seen:
-        seen.until("unreachable")
-        seen.until("unreachable")
+        whole = re.compile("unreachable.*q quits", re.DOTALL)
+        seen.until(whole)
+        seen.until(whole)
         seen.press("q")
         assert seen.ended() == 0
 
@@ -163,7 +169,7 @@ def test_watching_as_json_is_one_object_a_line_without_secrets(
     assert process.stdout is not None
     frames = [json.loads(process.stdout.readline()) for _ in range(3)]
     process.send_signal(2)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 0
     assert all(one["status"] == "ok" and one["pools"] for one in frames)
     assert lease.id in [one["id"] for one in frames[-1]["leases"]]
@@ -191,8 +197,7 @@ def test_a_table_has_colours_at_a_terminal_and_none_in_a_pipe(
 def test_waiting_shows_for_how_long_at_a_terminal(freshdb_command: Freshdb, client: Client) -> None:
     template = client.ensure_sql(unique("full"), ["create table item (id int)"])
     first = client.acquire(template.name)
-    [pool] = [one for one in client.pools() if one.template == template.reference]
-    client.resize(pool.id, min_ready=1, max_size=1)
+    shrink(client, first.pool_id)
     with terminal(freshdb_command, "acquire", template.name, "--wait", f"{LIMIT_SECONDS:.0f}") as seen:
         seen.until("waiting for a database of", re.compile(r"\d:\d\d:\d\d"))
         client.release(first.id)
@@ -225,10 +230,17 @@ def completed(command: Freshdb, line: str) -> list[str]:
             "COMP_POINT": str(len(line)),
         },
         stdout=subprocess.DEVNULL,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
         check=True,
     )
     return [one.strip() for one in answers.read_text().split("\n")]
+
+
+def assert_completed(command: Freshdb, line: str, wanted: str) -> None:
+    """The service has a second to answer: on a machine that is busy, that may take more than one try."""
+    until = time.monotonic() + LIMIT_SECONDS
+    while wanted not in (given := completed(command, line)):
+        assert time.monotonic() < until, given
 
 
 def test_commands_options_templates_and_leases_are_completed(
@@ -236,9 +248,9 @@ def test_commands_options_templates_and_leases_are_completed(
 ) -> None:
     assert {"status", "acquire", "template", "completion"} <= set(completed(freshdb_command, "freshdb "))
     assert "--watch" in completed(freshdb_command, "freshdb status --w")
-    assert shop.name in completed(freshdb_command, f"freshdb acquire {shop.name[:6]}")
+    assert_completed(freshdb_command, f"freshdb acquire {shop.name[:6]}", shop.name)
     lease = client.acquire(shop.name)
-    assert lease.id in completed(freshdb_command, f"freshdb release {lease.id[:8]}")
+    assert_completed(freshdb_command, f"freshdb release {lease.id[:8]}", lease.id)
     client.release(lease.id)
 
 
@@ -281,7 +293,7 @@ def test_fish_completes(freshdb_command: Freshdb, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
     )
     assert done.stdout.split()[0] == "completion"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,15 +29,6 @@ def shop(client: Client) -> Template:
 def template(client: Client) -> Callable[[], Template]:
     """Makes a template of the test's own."""
     return lambda: client.ensure_sql(unique("own"), [SCHEMA])
-
-
-def shrink(client: Client, pool_id: str) -> None:
-    """Leave a pool with the one database that is leased, and room for no other."""
-    client.resize(pool_id, min_ready=0, max_size=1, idle_seconds=0.01)
-    until = time.monotonic() + 30
-    while sum(client.pool(pool_id).databases.values()) > 1:
-        assert time.monotonic() < until, client.pool(pool_id)
-        time.sleep(0.05)
 
 
 def unique(name: str) -> str:

@@ -19,6 +19,7 @@ from freshdb import (
     Unauthorized,
 )
 from tests.contract.conftest import SCHEMA, unique
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -81,12 +82,12 @@ def test_a_quota_that_waiting_helps_is_waited_for_and_another_is_not(boss: Clien
     secret = boss.create_token(unique("small"), quotas={"max_leases": 1, "max_ttl_seconds": 300}).secret
     with Client(boss.url, secret) as client:
         lease = client.acquire("shop", ttl_seconds=1)
-        second = client.acquire("shop", wait_seconds=30)  # the first one expires
+        second = client.acquire("shop", wait_seconds=LIMIT_SECONDS)  # the first one expires
         assert second.id != lease.id
         began = time.monotonic()
         with pytest.raises(QuotaExceeded) as hit:
-            client.acquire("shop", ttl_seconds=301, wait_seconds=30)
-        assert time.monotonic() - began < 10
+            client.acquire("shop", ttl_seconds=301, wait_seconds=LIMIT_SECONDS)
+        assert time.monotonic() - began < LIMIT_SECONDS
         assert (hit.value.quota, hit.value.limit, hit.value.use) == ("max_ttl_seconds", 300, 301)
         with pytest.raises(QuotaExceeded) as full:
             client.acquire("shop", wait_seconds=0)

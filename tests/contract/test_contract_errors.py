@@ -29,7 +29,8 @@ from freshdb import (
     TemplateNotFound,
     Unauthorized,
 )
-from tests.contract.conftest import SCHEMA, shrink, unique
+from tests.contract.conftest import SCHEMA, unique
+from tests.pools import shrink
 from tests.servers import PostgresServer
 from tests.services import start_service
 

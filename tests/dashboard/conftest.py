@@ -14,13 +14,14 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, exp
 
 from tests import pictures
 from tests.dashboard.site import TOKENS, Site
+from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
 from tests.services import start_service
 
 CHROMIUM = shutil.which("chromium")
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
-PATIENCE_MS = 20_000
+PATIENCE_MS = LIMIT_SECONDS * 1000
 SETTINGS = {"min_ready": 2, "max_size": 3, "history_flush_seconds": 0.5}
 
 Open = Callable[..., Page]

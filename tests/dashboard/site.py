@@ -13,6 +13,7 @@ import httpx
 import psycopg
 
 from tests import asking
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 ADMIN, ANN, GUEST = "admin-secret", "ann-secret", "guest-secret"
@@ -47,7 +48,7 @@ class Site:
         secret = self.token if token is None else token
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         return asking.request(
-            method, self.url + path, json=body, headers=headers, params=query or None, timeout=60
+            method, self.url + path, json=body, headers=headers, params=query or None, timeout=LIMIT_SECONDS
         )
 
     def get(self, path: str, **query: str) -> Item:
@@ -92,7 +93,7 @@ class Site:
 
 
 def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - whatever is looked at
-    until = time.monotonic() + 60
+    until = time.monotonic() + LIMIT_SECONDS
     while not wanted(seen := look()):
         assert time.monotonic() < until, seen
         time.sleep(0.05)

@@ -14,8 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.light import STRICT
+from tests.limits import LIMIT_SECONDS
 
-PATIENCE_SECONDS = 30.0
+BEAT_OFTEN = f"""
+import freshdb.heartbeat
+
+freshdb.heartbeat.PART = 0.05 / {LIMIT_SECONDS}  # leases of {LIMIT_SECONDS:.0f} s are renewed every 0.05 s
+"""
+"""A ``conftest.py`` for a suite that is run with a TTL of LIMIT_SECONDS."""
 
 
 @dataclass
@@ -73,7 +79,7 @@ class Suite:
 def finish(process: subprocess.Popen[str]) -> Finished:
     """Wait for the end."""
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=2 * LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -82,10 +88,10 @@ def finish(process: subprocess.Popen[str]) -> Finished:
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
     """Wait, bounded, until `holds`."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
+            pytest.fail(f"not within {LIMIT_SECONDS:.0f} s: {what}")
         time.sleep(0.02)
 
 

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from freshdb import Client, Lease
-from tests.plugin.suites import Suite, eventually, finish
+from tests.limits import LIMIT_SECONDS
+from tests.plugin.suites import BEAT_OFTEN, Suite, eventually, finish
 
 HANGS = """
 import pathlib, time
@@ -54,14 +55,19 @@ def test_sigterm_releases_every_lease(suite: Suite, active: Callable[[], list[Le
     eventually(lambda: active() == [], "the leases are released")
 
 
-def test_a_killed_run_is_ended_by_the_ttl(suite: Suite, active: Callable[[], list[Lease]]) -> None:
+def test_a_killed_run_is_ended_by_the_ttl(
+    suite: Suite, client: Client, active: Callable[[], list[Lease]]
+) -> None:
+    suite.write("conftest.py", BEAT_OFTEN)
     suite.write("test_hangs.py", HANGS)
-    with suite.start("--freshdb-ttl=2") as process:
+    with suite.start("--freshdb-ttl=5") as process:
         eventually((suite.directory / "ready-0").exists, "the test holds its lease")
+        held = {one.id for one in active()}
+        assert held
         process.kill()
         finish(process)
-    assert active() != []
     eventually(lambda: active() == [], "the leases expire")
+    assert {client.get_lease(one).state for one in held} == {"expired"}
 
 
 @pytest.mark.parametrize("workers", ["0", "2"], ids=["plain", "xdist"])
@@ -105,16 +111,17 @@ def test_a_lease_that_was_revoked_during_a_test_is_an_error_with_the_reason(suit
 
 
 def test_a_class_whose_lease_is_lost_fails_from_then_on(suite: Suite) -> None:
+    suite.write("conftest.py", BEAT_OFTEN)
     suite.write(
         "test_it.py",
-        """
+        f"""
         import freshdb as package
 
         class TestShared:
             def test_loses(self, freshdb_class):
                 with package.Client() as client:
                     client.revoke(freshdb_class.lease.id)
-                assert freshdb_class._held.lost.wait(120)  # until the heartbeat notices
+                assert freshdb_class._held.lost.wait({LIMIT_SECONDS})  # until the heartbeat notices
 
             def test_after(self, freshdb_class):
                 raise SystemExit("never run")
@@ -123,7 +130,7 @@ def test_a_class_whose_lease_is_lost_fails_from_then_on(suite: Suite) -> None:
             pass
         """,
     )
-    finished = suite.run("--freshdb-ttl=3")
+    finished = suite.run(f"--freshdb-ttl={LIMIT_SECONDS}")
     assert finished.counts() == {"passed": 2, "error": 2}
     assert "never run" not in finished.output.replace('raise SystemExit("never run")', "")
 

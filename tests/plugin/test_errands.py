@@ -9,7 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from freshdb import Client
+from freshdb.pytest_plugin import errands as product
 from freshdb.pytest_plugin.errands import Errands, InHand, Order
+from tests.limits import LIMIT_SECONDS
 from tests.plugin.suites import eventually
 from tests.unit.client.scripted import (
     LEASE,
@@ -59,6 +61,13 @@ def _pool(waiting: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spare stays, and nothing is asked about it, however slow the test is; tests of the looks set their own."""
+    monkeypatch.setattr(product, "_LOOK_SECONDS", ())
+    monkeypatch.setattr(product, "_KEEP_SECONDS", 10 * LIMIT_SECONDS)
+
+
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
@@ -73,7 +82,7 @@ def script(desk: Desk) -> Iterator[Script]:
 
 @pytest.fixture
 def client(script: Script) -> Iterator[Client]:
-    with Client(script.url, retry_seconds=0.1) as client:
+    with Client(script.url, retry_seconds=0) as client:
         yield client
 
 
@@ -112,7 +121,7 @@ def test_who_asks_while_a_spare_is_being_acquired_gets_it(
     hold_back = threading.Event()
 
     def slowly() -> Reply:
-        hold_back.wait(20)
+        hold_back.wait(LIMIT_SECONDS)
         return granted()
 
     desk.acquired = slowly
@@ -130,7 +139,7 @@ def test_a_spare_that_comes_after_it_was_recalled_goes_back_at_once(
     hold_back = threading.Event()
 
     def slowly() -> Reply:
-        hold_back.wait(20)
+        hold_back.wait(LIMIT_SECONDS)
         return granted()
 
     desk.acquired = slowly
@@ -151,12 +160,12 @@ def test_what_is_given_back_does_not_wait_for_what_is_acquired(
 
     def slowly() -> Reply:
         busy.set()
-        go_on.wait(20)
+        go_on.wait(LIMIT_SECONDS)
         return granted()
 
     desk.acquired = slowly
     errands.look_ahead([FIRST])
-    assert busy.wait(20)
+    assert busy.wait(LIMIT_SECONDS)
     errands.give_back(in_hand, "test_before")
     script.wait_for(3)
     go_on.set()
@@ -168,7 +177,7 @@ def test_what_is_acquired_does_not_wait_for_what_is_given_back(
 ) -> None:
     in_hand = hold(client)
     go_on = threading.Event()
-    desk.before_release = lambda: go_on.wait(20)
+    desk.before_release = lambda: go_on.wait(LIMIT_SECONDS)
     errands.give_back(in_hand, "test_before")
     script.wait_for(2)
     errands.look_ahead([FIRST])
@@ -186,7 +195,7 @@ def test_leases_are_given_back_in_order_and_no_more_than_a_few_are_left_to_be(
     desk.acquired = lambda: granted(id=f"lease-{next(numbers)}")
     all_in_hand = [hold(client) for _ in range(7)]
     go_on, given_back = threading.Event(), threading.Semaphore(0)
-    desk.before_release = lambda: go_on.wait(20)
+    desk.before_release = lambda: go_on.wait(LIMIT_SECONDS)
 
     def finish_tests() -> None:
         for number, in_hand in enumerate(all_in_hand):
@@ -196,7 +205,7 @@ def test_leases_are_given_back_in_order_and_no_more_than_a_few_are_left_to_be(
     tests = threading.Thread(target=finish_tests)
     tests.start()
     for _ in range(5):  # one is on its way, four are to be
-        assert given_back.acquire(timeout=20)
+        assert given_back.acquire(timeout=LIMIT_SECONDS)
     assert not given_back.acquire(timeout=0.2)
     go_on.set()
     tests.join()
@@ -231,24 +240,30 @@ def test_any_other_refusal_is_nobodys_business(errands: Errands, script: Script,
 
 
 def test_a_spare_goes_back_when_somebody_waits_and_none_is_acquired_for_a_while(
-    errands: Errands, script: Script, desk: Desk
+    errands: Errands, script: Script, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(product, "_LOOK_SECONDS", [0.05 * number for number in range(1, 10_000)])
+    monkeypatch.setattr(product, "_CONTENDED_SECONDS", 10 * LIMIT_SECONDS)
     errands.look_ahead([FIRST])
-    script.wait_for(2)
-    assert methods(script.asked) == [ACQUIRE, LOOK]
+    script.wait_for(4)
+    assert methods(script.asked)[:4] == [ACQUIRE, LOOK, LOOK, LOOK]
     desk.waiting = 1
     eventually(lambda: RELEASE in methods(script.asked), "it is given back")
-    assert methods(script.asked).count(LOOK) < 4  # before it was too old anyway
     errands.look_ahead([SECOND])
     errands.settle()
     assert methods(script.asked).count(ACQUIRE) == 1
 
 
-def test_a_spare_that_nobody_takes_for_long_goes_back(errands: Errands, script: Script) -> None:
+def test_a_spare_that_nobody_takes_for_long_goes_back(
+    errands: Errands, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "_LOOK_SECONDS", (0.1, 0.2, 0.3, 0.4))
+    monkeypatch.setattr(product, "_KEEP_SECONDS", 0.5)
     errands.look_ahead([FIRST])
     eventually(lambda: RELEASE in methods(script.asked), "it is given back")
     assert methods(script.asked) == [ACQUIRE, LOOK, LOOK, LOOK, LOOK, RELEASE]
     assert errands.take(FIRST) is None
+    monkeypatch.setattr(product, "_KEEP_SECONDS", 10 * LIMIT_SECONDS)
     errands.look_ahead([SECOND])
     script.wait_for(7)
     assert errands.take(SECOND) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,19 +13,22 @@ import pytest
 
 from freshdb import Client, Lease, ensure_service, stop_service
 from freshdb.models import Isolation
-from tests.plugin.suites import Suite, eventually, finish
+from tests.limits import LIMIT_SECONDS
+from tests.plugin.suites import BEAT_OFTEN, Suite, eventually, finish
 
-PREAMBLE = """
+PREAMBLE = f"""
 import os, pathlib, time
 import pytest
 import freshdb as package
+
+LIMIT_SECONDS = {LIMIT_SECONDS}
 
 def spares(own):
     with package.Client() as client:
         return [one for one in client.leases(state="active") if one.id != own.lease.id]
 
 def spare(own):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not (found := spares(own)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -37,12 +41,20 @@ def note(name, text):
 def noted(name):
     return pathlib.Path(name).read_text()
 """
-ONLY_RECALL = """
+ONLY_RECALL = f"""
 from freshdb.pytest_plugin import errands
 
 errands._LOOK_SECONDS = ()  # nobody looks whether somebody waits
-errands._KEEP_SECONDS = 600.0
+errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
 """
+"""A ``conftest.py``: a spare stays for its test, however slow everything is."""
+ONLY_LOOKS = f"""
+from freshdb.pytest_plugin import errands
+
+errands._LOOK_SECONDS = [0.1 * number for number in range(1, 10_000)]
+errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
+"""
+"""A ``conftest.py``: a spare is given back when somebody waits, and for no other reason."""
 BOTH = pytest.mark.parametrize("workers", ["0", "1"], ids=["plain", "xdist"])
 
 
@@ -97,6 +109,7 @@ def _databases(client: Client, lease: Lease) -> dict[str, int]:
 
 @BOTH
 def test_the_next_tests_lease_is_acquired_in_its_name_while_this_one_runs(suite: Suite, workers: str) -> None:
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -133,12 +146,13 @@ def test_with_prefetch_0_each_test_acquires_and_releases_by_itself(
 
 def test_more_than_one_can_be_acquired_ahead(suite: Suite, client: Client, template: str) -> None:
     warm(client, template, 3)
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
         + """
 def test_first(freshdb):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT_SECONDS
     while len(found := spares(freshdb)) < 2:
         assert time.monotonic() < deadline
     names = {one.holder["test"].rpartition("::")[2]: one.id for one in found}
@@ -158,6 +172,7 @@ def test_third(freshdb):
 
 def test_a_lease_is_acquired_ahead_of_what_the_next_test_wants(suite: Suite, client: Client) -> None:
     warm(client, "shop", 2, "schema")
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -185,6 +200,7 @@ def test_fourth():
 def test_a_spare_that_its_test_did_not_want_is_given_back_and_the_others_names_stay_right(
     suite: Suite, leases: Callable[[], dict[str, list[Lease]]], active: Callable[[], list[Lease]]
 ) -> None:
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -200,7 +216,7 @@ def test_skipped(unwilling, freshdb):
     pass
 
 def test_third(freshdb):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT_SECONDS
     while "skipped" in str(spares(freshdb)):
         assert time.monotonic() < deadline
     assert freshdb.lease.holder["test"] == "test_it.py::test_third"
@@ -220,6 +236,7 @@ def test_fifth(freshdb):
 
 
 def test_a_spare_that_was_lost_is_replaced(suite: Suite) -> None:
+    suite.write("conftest.py", ONLY_RECALL + BEAT_OFTEN)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -231,7 +248,7 @@ def test_first(freshdb, pytestconfig):
     [waiting] = pytestconfig.stash[_RUN]._errands._spares.values()
     with package.Client() as client:
         client.revoke(found.id)
-    assert waiting.in_hand.held.lost.wait(120)  # its heartbeat notices
+    assert waiting.in_hand.held.lost.wait(LIMIT_SECONDS)  # its heartbeat notices
     note("lost", found.id)
 
 def test_second(freshdb):
@@ -239,7 +256,7 @@ def test_second(freshdb):
     assert freshdb.lease.id != noted("lost")
 """,
     )
-    assert suite.run("--freshdb-ttl=1").counts() == {"passed": 2}
+    assert suite.run(f"--freshdb-ttl={LIMIT_SECONDS}").counts() == {"passed": 2}
 
 
 @pytest.mark.parametrize(
@@ -254,6 +271,7 @@ def test_an_interrupted_run_gives_its_spares_back(
     ending: signal.Signals,
 ) -> None:
     warm(client, template, 4)
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -265,6 +283,8 @@ def test_it(freshdb, number):
 """,
     )
     with suite.start("-n", str(workers), "--freshdb-ttl=3600") as process:
+        ready = suite.directory.glob
+        eventually(lambda: len(list(ready("ready-*"))) == (workers or 1), "each worker is in a test")
         eventually(lambda: len(active()) == 2 * (workers or 1), "each worker has a spare")
         os.killpg(process.pid, ending)
         finish(process)
@@ -274,6 +294,7 @@ def test_it(freshdb, number):
 def test_stopping_at_the_first_failure_gives_the_spare_back(
     suite: Suite, active: Callable[[], list[Lease]]
 ) -> None:
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE + "\ndef test_first(freshdb):\n    spare(freshdb)\n    raise ValueError\n"
@@ -287,6 +308,7 @@ def test_who_waits_gets_the_spare_while_the_test_before_it_still_runs(
     suite: Suite, client: Client, template: str
 ) -> None:
     limit(client, template, 2)
+    suite.write("conftest.py", ONLY_LOOKS)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -294,7 +316,7 @@ def test_who_waits_gets_the_spare_while_the_test_before_it_still_runs(
 def test_first(freshdb):
     spare(freshdb)
     note("ready", "")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not pathlib.Path("served").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -305,7 +327,7 @@ def test_second(freshdb):
     )
     with suite.start() as process:
         eventually((suite.directory / "ready").exists, "the test has its database, and there is a spare")
-        lease = client.acquire(template, wait_seconds=20)
+        lease = client.acquire(template, wait_seconds=LIMIT_SECONDS)
         (suite.directory / "served").touch()
         client.release(lease.id)
         assert finish(process).counts() == {"passed": 2}
@@ -318,7 +340,7 @@ def test_a_pool_of_one_serves_two_workers(suite: Suite, client: Client, template
         PREAMBLE
         + "\n@pytest.mark.parametrize('number', range(8))\ndef test_it(freshdb, number):\n    pass\n",
     )
-    assert suite.run("-n", "2", "--freshdb-wait=20").counts() == {"passed": 8}
+    assert suite.run("-n", "2", f"--freshdb-wait={LIMIT_SECONDS}").counts() == {"passed": 8}
 
 
 def test_a_spare_does_not_stand_in_the_way_of_a_modules_own_database(
@@ -340,7 +362,7 @@ def test_third(freshdb, freshdb_module):
     )
     for name in ("one", "other", "third"):
         suite.write(f"test_{name}.py", body)
-    assert suite.run("--freshdb-wait=10").counts() == {"passed": 9}
+    assert suite.run(f"--freshdb-wait={LIMIT_SECONDS}").counts() == {"passed": 9}
 
 
 @pytest.mark.parametrize("fixture", ["freshdb", "freshdb_class"])
@@ -356,7 +378,7 @@ def test_a_test_that_asks_late_is_not_kept_waiting_by_the_next_ones_spare(
 class TestFirst:
     def test_first(self, request):
         from freshdb.pytest_plugin import _RUN
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LIMIT_SECONDS
         while not request.config.stash[_RUN]._errands._spares:
             assert time.monotonic() < deadline
         assert request.getfixturevalue("{fixture}").url
@@ -365,13 +387,14 @@ def test_second(freshdb):
     assert freshdb.url
 """,
     )
-    assert suite.run("--freshdb-wait=10").counts() == {"passed": 2}
+    assert suite.run(f"--freshdb-wait={LIMIT_SECONDS}").counts() == {"passed": 2}
 
 
 @BOTH
 def test_a_failed_tests_database_is_kept_although_the_next_ones_is_at_hand(
     suite: Suite, client: Client, template: str, active: Callable[[], list[Lease]], workers: str
 ) -> None:
+    suite.write("conftest.py", ONLY_RECALL)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -445,6 +468,7 @@ def service_of_its_own(suite: Suite) -> Iterator[None]:
     try:
         with Client(suite.environment["FRESHDB_URL"]) as client:
             client.ensure_sql("shop", ["CREATE TABLE item (name text)"])
+            warm(client, "shop", 1)
         yield
     finally:
         stop_service(data)
@@ -485,7 +509,7 @@ def no_network(freshdb, monkeypatch):
 
 @pytest.mark.parametrize("number", range(3))
 def test_it(no_network, freshdb, number):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LIMIT_SECONDS
     while number < 2 and not pathlib.Path("tried").exists():
         assert time.monotonic() < deadline
     assert freshdb.url
@@ -503,7 +527,8 @@ def test_a_forked_test_does_without_its_parents_spares(
     """As with pytest-forked: each test, its fixtures included, in a child."""
     suite.write(
         "conftest.py",
-        """
+        ONLY_RECALL
+        + textwrap.dedent("""
         import os, warnings
         import pytest
         from _pytest.runner import runtestprotocol
@@ -526,7 +551,7 @@ def test_a_forked_test_does_without_its_parents_spares(
             report = pytest.TestReport(item.nodeid, item.location, {}, "failed" if code else "passed", None, "call")
             item.ihook.pytest_runtest_logreport(report=report)
             return True
-        """,
+        """),
     )
     suite.write(
         "test_it.py",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("freshdb.heartbeat")
 
 PART: Final = 1 / 3
+"""Of the time that was granted: when this has gone by, the next heartbeat is due."""
 LONGEST_SLEEP_SECONDS: Final = 5.0
 _LONGEST_ATTEMPT_SECONDS: Final = 5.0
 _SHORTEST_ATTEMPT_SECONDS: Final = 0.2

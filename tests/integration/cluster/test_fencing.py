@@ -26,7 +26,7 @@ CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientE
 """What a client of asyncpg sees when its backend is ended, depending on the moment."""
 ROUNDS = 20
 KNOCKERS = 3
-DELAY_SECONDS = 1.5
+DELAY_SECONDS = 2
 SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
 
 

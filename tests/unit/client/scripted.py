@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.limits import LIMIT_SECONDS
+
 TEMPLATE = "11111111-1111-4111-8111-111111111111"
 LEASE = "22222222-2222-4222-8222-222222222222"
 PASSWORD = "s3cr3t:/@"
@@ -58,7 +60,7 @@ class Script:
             self.arrived.notify_all()
         return step if isinstance(step, Reply) else step(asked)
 
-    def wait_for(self, count: int, seconds: float = 10.0) -> None:
+    def wait_for(self, count: int, seconds: float = LIMIT_SECONDS) -> None:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.asked) >= count, seconds), self.asked
 

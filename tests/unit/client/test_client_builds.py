@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from freshdb import AsyncClient, BuildGrant, Client, TemplateBuilding, TemplateFailed
+from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import (
     PASSWORD,
     TEMPLATE,
@@ -104,8 +105,11 @@ def test_waiting_has_an_end(client: Client, script: Script) -> None:
         client.build("shop", "abc", _never, wait_seconds=0.6)
 
 
+@pytest.mark.usefixtures("frequent_beats")
 def test_a_build_is_renewed_while_the_builder_works(client: Client, script: Script) -> None:
-    granted = Reply(201, template_body("building", build={**build_body(), "renew_seconds": 0.2}))
+    granted = Reply(
+        201, template_body("building", build={**build_body(), "renew_seconds": LIMIT_SECONDS / 3})
+    )
 
     def answer(asked: Asked) -> Reply:
         if asked.path.endswith("/renew"):

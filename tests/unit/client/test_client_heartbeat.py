@@ -10,6 +10,7 @@ import pytest
 from freshdb.calls import Answer, Call, Failure
 from freshdb.errors import ServiceUnreachable
 from freshdb.heartbeat import LONGEST_SLEEP_SECONDS, Beat, Heart, Queue
+from tests.limits import LIMIT_SECONDS
 
 
 class Clock:
@@ -204,17 +205,20 @@ def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Cl
     assert queue.sleep_seconds(1000.0) == LONGEST_SLEEP_SECONDS
 
 
-def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others() -> None:
-    heart = Heart()
-    renewals = {"good": 0, "bad": 0}
+def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others(
+    clock: Clock,
+) -> None:
+    heart = Heart(clock)
+    renewals = {"bad": 0, "good": 0}
     enough = threading.Event()
     beats = {
         name: Beat(
             Call("POST", name),
-            lambda _: 0.3,
-            ttl_seconds=0.3,
-            counted_from=heart._clock(),
+            lambda _: 30.0,
+            ttl_seconds=30.0,
+            counted_from=clock.now - 10.0,
             on_lost=lambda _: None,
+            clock=clock,
         )
         for name in renewals
     }
@@ -225,12 +229,13 @@ def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others() ->
             enough.set()
         if beat.call.path == "bad":
             raise ZeroDivisionError
-        beat.take(_answer(heart._clock()))
+        beat.take(_answer(clock.now))
+        clock.now = beat.due_at
 
     before = threading.active_count()
     for beat in beats.values():
         heart.add(beat, send)
     assert threading.active_count() == before + 1
-    assert enough.wait(10)
+    assert enough.wait(LIMIT_SECONDS)
     for beat in beats.values():
         heart.remove(beat)

@@ -31,6 +31,7 @@ RELEASE = f"DELETE /v1/leases/{LEASE}"
 GONE = problem(410, "lease_ended", "the lease is over: revoked; acquire a new one")
 
 
+BEATS = pytest.mark.usefixtures("frequent_beats")
 FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, beside threads
 
 
@@ -82,16 +83,18 @@ def test_and_when_it_is_interrupted(client: Client, script: Script) -> None:
     assert methods(script.asked)[-1] == RELEASE
 
 
+@BEATS
 def test_it_is_renewed_while_the_block_runs(client: Client, script: Script) -> None:
-    script.play(Desk(ttl_seconds=0.6))
+    script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
         script.wait_for(5)
         lease.check()
     assert methods(script.asked)[1:4] == [RENEW] * 3
 
 
+@BEATS
 def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: Script) -> None:
-    desk = Desk(ttl_seconds=0.6)
+    desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
     told: list[LeaseLost] = []
@@ -107,8 +110,9 @@ def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: S
     assert [one.reason for one in told] == ["the lease is over: revoked; acquire a new one"]
 
 
+@BEATS
 def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script) -> None:
-    desk = Desk(ttl_seconds=0.6)
+    desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
@@ -117,8 +121,9 @@ def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script
     assert isinstance(caught.value.__context__, ConnectionResetError)
 
 
+@BEATS
 def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script: Script) -> None:
-    desk = Desk(ttl_seconds=0.6)
+    desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(KeyboardInterrupt), client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
@@ -202,8 +207,9 @@ def test_the_operation_gives_the_lease_whatever_the_release_answers(client: Clie
     assert [one.leftovers for one in found] == [Leftovers(advisory_locks=1), Leftovers(connections=2), None]
 
 
+@BEATS
 def test_a_reset_lease_is_the_same_lease_with_another_login(client: Client, script: Script) -> None:
-    script.play(Desk(ttl_seconds=0.6))
+    script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
         before = lease.url
         clean = lease.reset()
@@ -343,11 +349,12 @@ def test_a_lease_that_an_earlier_attempt_may_have_got_is_renewed_at_once(
         assert methods(script.asked)[2] == RENEW
 
 
+@BEATS
 @FORKS
 def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
     client: Client, script: Script
 ) -> None:
-    script.play(Desk(ttl_seconds=0.6))
+    script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     reader, writer = os.pipe()
     with client.lease("shop") as lease:
         script.wait_for(2)
@@ -414,8 +421,9 @@ def test_all_blocking_leases_of_a_process_share_one_thread(script: Script) -> No
             assert threading.active_count() <= before + 1  # the server's thread for the second connection
 
 
+@BEATS
 def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script: Script) -> None:
-    desk = Desk(ttl_seconds=0.6)
+    desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
     with pytest.raises(LeaseLost) as caught, client.lease("shop") as lease:  # noqa: PT012 - the end of the block raises
@@ -426,8 +434,9 @@ def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script
     assert "s3cr3t" not in shown
 
 
+@BEATS
 async def test_asynchronously_it_is_renewed_and_released_alike(script: Script) -> None:
-    script.play(Desk(ttl_seconds=0.6))
+    script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     async with AsyncClient(script.url) as client:
         async with client.lease("shop") as lease:
             await asyncio.to_thread(script.wait_for, 4)
@@ -436,8 +445,9 @@ async def test_asynchronously_it_is_renewed_and_released_alike(script: Script) -
         assert [task for task in asyncio.all_tasks() if task.get_name() == "freshdb-heartbeat"] == []
 
 
+@BEATS
 async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
-    desk = Desk(ttl_seconds=0.6)
+    desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
     async with AsyncClient(script.url) as client:
@@ -482,17 +492,21 @@ async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script)
     ]
 
 
-def test_a_heartbeat_does_not_stand_behind_calls_that_wait(client: Client, script: Script) -> None:
+@BEATS
+def test_a_heartbeat_does_not_stand_behind_calls_that_wait(script: Script) -> None:
     everybody_waits = threading.Event()
     waiting: list[threading.Thread] = []
+    longer = (
+        LIMIT_SECONDS * 10
+    )  # than the lease lives: no call gives up, and leaves its connection to the heartbeat
 
     def answer(asked: Asked) -> Reply:
         if asked.path == "/v1/leases" and len(script.asked) > 1:
-            everybody_waits.wait(20)
-        return Desk(ttl_seconds=2.0)(asked)
+            everybody_waits.wait(longer)
+        return Desk(ttl_seconds=LIMIT_SECONDS)(asked)
 
     script.play(answer)
-    with client.lease("shop") as lease:
+    with Client(script.url, timeout_seconds=longer) as client, client.lease("shop") as lease:
         for _ in range(105):  # more than httpx has connections for, unless it is told otherwise
             waiting.append(threading.Thread(target=client.acquire, args=["shop"]))
             waiting[-1].start()
