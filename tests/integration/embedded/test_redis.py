@@ -279,6 +279,7 @@ def test_link_that_an_ordinary_user_cannot_follow_is_passed_over(places: list[Pa
 import os, sys, encodings.idna
 from freshdb_service.embedded import binaries
 binaries._package = lambda _: None
+sys.prefix = "/nowhere"
 os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})
 print(binaries.redis_binary())
 """
