@@ -14,7 +14,7 @@ import atexit
 import os
 import sys
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -130,12 +130,19 @@ def start(environment: Mapping[str, str] = os.environ) -> str | None:
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    atexit.register(_send_the_last, provider)
+    ending = Event()
+    last = Thread(target=_shut_down, args=(provider, ending), name="last spans", daemon=True)
+    last.start()  # not at the end: Python 3.12 starts no thread while it exits
+    atexit.register(_send_the_last, ending, last)
     return None
 
 
-def _send_the_last(provider: TracerProvider) -> None:
-    """Send what is left; a collector that is away would be asked again for longer than anybody waits at a prompt."""
-    last = Thread(target=provider.shutdown, name="last spans", daemon=True)
-    last.start()
+def _shut_down(provider: TracerProvider, ending: Event) -> None:
+    ending.wait()
+    provider.shutdown()
+
+
+def _send_the_last(ending: Event, last: Thread) -> None:
+    """Send what is left, within a limit: an unavailable collector would be tried for longer than a prompt should wait."""
+    ending.set()
     last.join(_CLOSE_SECONDS)
