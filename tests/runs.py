@@ -31,6 +31,7 @@ MARK: Final = "TEST_RUN_OF_FRESHDB"
 """Its name has no prefix that tests take out of an environment."""
 _PREFIX: Final = "freshdb-testrun-"
 _LOCK: Final = "run.lock"
+_FILES: Final = "-files"
 T = TypeVar("T")
 
 
@@ -52,12 +53,16 @@ class Run:
             for left in parent.glob(f"{_PREFIX}*"):
                 if left.is_dir() and left.stat().st_uid == os.geteuid() and not _is_live(left):
                     end_everything(left)
-                    shutil.rmtree(_files_of(left), ignore_errors=True)
+            for files in temporary.glob(f"{_PREFIX}*{_FILES}"):
+                if files.stat().st_uid == os.geteuid() and not _is_live(
+                    parent / files.name.removesuffix(_FILES)
+                ):
+                    shutil.rmtree(files, ignore_errors=True)
             root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             lock = os.open(root / _LOCK, os.O_CREAT | os.O_RDWR)
             fcntl.flock(lock, fcntl.LOCK_EX)
         root.chmod(0o711)  # for the servers' own user
-        files = temporary / f"{root.name}-files"
+        files = temporary / f"{root.name}{_FILES}"
         files.mkdir(mode=0o711)
         (root / "files").symlink_to(files)
         command = [sys.executable, "-m", "tests.runs", str(root)]
@@ -88,12 +93,17 @@ def end_everything(root: Path) -> None:
 
 def end_servers_in(directory: Path) -> None:
     """End the embedded servers that run for anything below this directory, whichever process started them."""
-    homes = [lock.parent for lock in directory.rglob(processes.RUNNING_LOCK)]
-    homes += [
-        origin.parent
-        for origin in (placement.SHELTER / "data").glob("*/origin")
-        if Path(origin.read_text().strip()).is_relative_to(directory)
-    ]
+    homes = []
+    for place, below, files in os.walk(
+        directory
+    ):  # which goes on where a server removes a directory in the meantime
+        below[:] = [name for name in below if name != "cluster"]
+        if processes.RUNNING_LOCK in files:
+            homes.append(Path(place))
+    for origin in (placement.SHELTER / "data").glob("*/origin"):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            if Path(origin.read_text().strip()).is_relative_to(directory):
+                homes.append(origin.parent)
     for home in homes:
         if processes.is_running(home):
             is_redis = (home / "redis.conf").exists()

@@ -54,7 +54,7 @@ from freshdb.pytest_plugin import errands
 errands._LOOK_SECONDS = [0.1 * number for number in range(1, 10_000)]
 errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
 """
-"""A ``conftest.py``: a spare is given back when somebody waits, and for no other reason."""
+"""A ``conftest.py``: a spare is given back when another caller waits, and for no other reason."""
 BOTH = pytest.mark.parametrize("workers", ["0", "1"], ids=["plain", "xdist"])
 
 

@@ -123,9 +123,9 @@ class EmbeddedRedis:
             if self._ready(port, password, child):
                 self._child = child
                 return port
+            processes.end(child.pid, directory=home, steps=_END_STEPS, child=child)
             said = log.tail(start)
             if "Address already in use" not in said:
-                processes.end(child.pid, directory=home, steps=_END_STEPS, child=child)
                 raise ServerNotStarted(
                     f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. It said:\n{said}"
                 )
