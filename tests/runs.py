@@ -31,7 +31,7 @@ MARK: Final = "TEST_RUN_OF_FRESHDB"
 """Its name has no prefix that tests take out of an environment."""
 _PREFIX: Final = "freshdb-testrun-"
 _LOCK: Final = "run.lock"
-_FILES: Final = "-files"
+_FILES: Final = "freshdb-testfiles-"
 T = TypeVar("T")
 
 
@@ -53,7 +53,7 @@ class Run:
             for left in parent.glob(f"{_PREFIX}*"):
                 if left.is_dir() and left.stat().st_uid == os.geteuid() and not _is_live(left):
                     end_everything(left)
-            for files in temporary.glob(f"{_PREFIX}*{_FILES}"):
+            for files in temporary.glob(f"{_FILES}*"):
                 if files.stat().st_uid == os.geteuid() and not _is_live(
                     parent / files.name.removesuffix(_FILES)
                 ):
@@ -62,7 +62,7 @@ class Run:
             lock = os.open(root / _LOCK, os.O_CREAT | os.O_RDWR)
             fcntl.flock(lock, fcntl.LOCK_EX)
         root.chmod(0o711)  # for the servers' own user
-        files = temporary / f"{root.name}{_FILES}"
+        files = temporary / root.name.replace(_PREFIX, _FILES)
         files.mkdir(mode=0o711)
         (root / "files").symlink_to(files)
         command = [sys.executable, "-m", "tests.runs", str(root)]

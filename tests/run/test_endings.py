@@ -25,8 +25,8 @@ def left_of(run: str) -> Iterator[str]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             held = [file.path for file in process.open_files() if file.path.endswith("running.lock")]
-            files = Path(run).name
-            if process.environ().get(MARK) == run or any(files in path for path in held):
+            own = Path(run).name.rpartition("-")[2]
+            if process.environ().get(MARK) == run or any(own in path for path in held):
                 yield f"{process.pid} {process.cmdline()}"
 
 
