@@ -54,9 +54,8 @@ class Run:
                 if left.is_dir() and left.stat().st_uid == os.geteuid() and not _is_live(left):
                     end_everything(left)
             for files in temporary.glob(f"{_FILES}*"):
-                if files.stat().st_uid == os.geteuid() and not _is_live(
-                    parent / files.name.removesuffix(_FILES)
-                ):
+                root = parent / files.name.replace(_FILES, _PREFIX)
+                if files.stat().st_uid == os.geteuid() and not _is_live(root):
                     shutil.rmtree(files, ignore_errors=True)
             root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             lock = os.open(root / _LOCK, os.O_CREAT | os.O_RDWR)
