@@ -15,7 +15,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -79,8 +79,8 @@ def postgres_major(binaries: Path) -> int:
     Raises:
         BinaryNotFound: the program is missing or does not run; the message names the file and the reason.
     """
-    program = binaries / "postgres"
-    said = _version_text(program, None, bundle=postgres_bundle)
+    program = _file(binaries / "postgres")
+    said = _version_text(program, program, account=None)
     found = re.search(r"\(PostgreSQL\) (\d+)", said)
     if not found:
         raise BinaryNotFound(
@@ -117,8 +117,9 @@ def usable_redis(program: Path, account: Account | None = None) -> Path:
     Raises:
         BinaryNotFound: it does not run, is another program, or is older than 6.2; the message names the file and the reason.
     """
-    program = program.absolute()
-    said = _version_text(program, account, bundle=redis_bundle)
+    program = _file(program)
+    reachable = placement.runnable(program, account, bundle=redis_bundle)
+    said = _version_text(program, reachable, account)
     found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
     if not found:
         raise BinaryNotFound(f"{program} is no Redis or Valkey server: it says {said[-_QUOTED:]!r}")
@@ -127,7 +128,7 @@ def usable_redis(program: Path, account: Account | None = None) -> Path:
         raise BinaryNotFound(
             f"{program} is version {'.'.join(found.groups())}, and freshdb needs 6.2 or newer"
         )
-    return placement.runnable(program, account, bundle=redis_bundle)
+    return reachable
 
 
 def redis_fix() -> str:
@@ -181,15 +182,24 @@ def _package(name: str) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _version_text(program: Path, account: Account | None, *, bundle: Callable[[Path], Iterator[Path]]) -> str:
-    """Return what ``program --version`` prints when this account runs it, as a server would be.
+def _file(program: Path) -> Path:
+    """Return the absolute path of a program that is a file, or a link to one.
 
     Raises:
-        BinaryNotFound: it cannot be run; the message names the file and the reason.
+        BinaryNotFound: it is not; the message names the path and the reason.
     """
+    program = program.absolute()
     if not os.path.isfile(program):  # noqa: PTH113 - Path.is_file raises where a directory is closed
         raise BinaryNotFound(f"{program} {_why_it_is_no_file(program)}")
-    reachable = placement.runnable(program, account, bundle=bundle)
+    return program
+
+
+def _version_text(program: Path, reachable: Path, account: Account | None) -> str:
+    """Return what ``program --version`` prints when this account runs it at ``reachable``, as a server would be.
+
+    Raises:
+        BinaryNotFound: it cannot be run; the message names the program and the reason.
+    """
     try:
         code, said = processes.output_of([reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS)
     except OSError as error:
