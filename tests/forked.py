@@ -60,9 +60,8 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
-    if (
-        environment.get("PYTHONWARNINGS") == "error"
-    ):  # the interpreter that this was forked from did not see it
+    # The interpreter that this was forked from did not see it.
+    if environment.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
     from freshdb_service.serve import main  # noqa: PLC0415 - it is there already
 

@@ -496,9 +496,8 @@ async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script)
 def test_a_heartbeat_does_not_stand_behind_calls_that_wait(script: Script) -> None:
     everybody_waits = threading.Event()
     waiting: list[threading.Thread] = []
-    longer = (
-        LIMIT_SECONDS * 10
-    )  # than the lease lives: no call gives up, and leaves its connection to the heartbeat
+    # Longer than the lease lives: no call gives up and leaves its connection to the heartbeat.
+    longer = LIMIT_SECONDS * 10
 
     def answer(asked: Asked) -> Reply:
         if asked.path == "/v1/leases" and len(script.asked) > 1:

@@ -38,8 +38,8 @@ HANG_UP = Reply(hang_up=True)
 
 
 @pytest.fixture
-def nobody() -> str:
-    """The address of a port that nobody listens on."""
+def unreachable() -> str:
+    """The address of a port on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
@@ -87,18 +87,18 @@ def test_a_registration_with_sql_is(client: Client, script: Script) -> None:
 
 
 def test_what_was_refused_before_it_was_sent_goes_to_the_next_address_whatever_it_is(
-    script: Script, nobody: str
+    script: Script, unreachable: str
 ) -> None:
     script.play(Reply(201, template_body()))
-    with Client([nobody, script.url]) as client:
+    with Client([unreachable, script.url]) as client:
         assert client.register("shop", fingerprint="abc").state == "ready"
         assert client.url == script.url
 
 
 def test_addresses_come_from_the_environment_too(
-    script: Script, nobody: str, monkeypatch: pytest.MonkeyPatch
+    script: Script, unreachable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FRESHDB_URL", f"{nobody}, {script.url}/")
+    monkeypatch.setenv("FRESHDB_URL", f"{unreachable}, {script.url}/")
     monkeypatch.setenv("FRESHDB_TOKEN", "from-the-environment")
     script.play(granted())
     with Client() as client:
@@ -119,19 +119,18 @@ def test_without_any_address_the_error_says_what_to_set() -> None:
         Client()
 
 
-def test_nobody_there_is_said_after_retry_seconds_and_names_the_address(
-    nobody: str, monkeypatch: pytest.MonkeyPatch
+def test_unreachable_service_is_an_error_after_retry_seconds_that_names_it(
+    unreachable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = count()
     monkeypatch.setattr("freshdb.configuration.elapsed_seconds", lambda: 2.0 * next(looks))
-    with Client(nobody, retry_seconds=9) as client, pytest.raises(ServiceUnreachable) as caught:
+    with Client(unreachable, retry_seconds=9) as client, pytest.raises(ServiceUnreachable) as caught:
         client.pools()
-    assert nobody in str(caught.value)
+    assert unreachable in str(caught.value)
     tried = re.search(r"tried for (\d+) s", str(caught.value))
     assert tried is not None
-    assert (
-        4 <= int(tried.group(1)) < 20
-    )  # by a clock that goes on by two seconds with each look; by default it is 30
+    # By a clock that goes on by two seconds with each look. The default is 30 s.
+    assert 4 <= int(tried.group(1)) < 20
 
 
 def test_a_service_without_its_backends_is_asked_again_after_what_it_says(
@@ -241,11 +240,14 @@ def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent(client: Clie
     assert script.asked == []
 
 
-def test_neither_repr_nor_error_shows_the_token(client: Client, nobody: str) -> None:
+def test_neither_repr_nor_error_shows_the_token(client: Client, unreachable: str) -> None:
     assert "t-secret" not in repr(client) + repr(client.connection) + repr(client.policy) + repr(
         client.operations
     )
-    with Client(nobody, "t-secret", retry_seconds=0) as other, pytest.raises(ServiceUnreachable) as caught:
+    with (
+        Client(unreachable, "t-secret", retry_seconds=0) as other,
+        pytest.raises(ServiceUnreachable) as caught,
+    ):
         other.pools()
     assert "t-secret" not in str(caught.value)
 
@@ -258,10 +260,10 @@ def test_a_closed_client_says_so(script: Script) -> None:
 
 
 def test_proxies_of_the_environment_are_not_used_for_loopback(
-    script: Script, nobody: str, monkeypatch: pytest.MonkeyPatch
+    script: Script, unreachable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", nobody)
-    monkeypatch.setenv("http_proxy", nobody)
+    monkeypatch.setenv("HTTP_PROXY", unreachable)
+    monkeypatch.setenv("http_proxy", unreachable)
     script.play(Reply(200, {"items": [], "next": None}))
     for urls in ([script.url], [script.url, "http://elsewhere.example"]):
         with Client(urls, retry_seconds=0) as client:
