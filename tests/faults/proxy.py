@@ -38,6 +38,7 @@ class Proxy:
         self._target = _place(url)
         self._delay_seconds = 0.0
         self._swallows = False
+        self._resets_left = 0
         self._talks: set[_Talk] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -82,6 +83,10 @@ class Proxy:
         """Throw out who is, as a machine does that knows of no connection (RST)."""
         self._do(self._reset())
 
+    def reset_next(self, number: int) -> None:
+        """Reset that many connections, each when the client next sends something through it, which is lost."""
+        self._resets_left = number
+
     def lead_to(self, url: str) -> None:
         """From now on there is another server; connections to the one before end."""
         self._target = _place(url)
@@ -115,8 +120,7 @@ class Proxy:
 
     async def _reset(self) -> None:
         for talk in self._talks:
-            for side in talk.sides:
-                side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            _reset_on_close(talk)
         await self._cut()
 
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,6 +149,13 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while said := await source.read(_CHUNK):
+                if not late and self._resets_left:
+                    self._resets_left -= 1
+                    talk.lost = True
+                    _reset_on_close(talk)
+                    for side in talk.sides:
+                        side.transport.abort()
+                    return
                 talk.lost = talk.lost or self._swallows
                 if talk.lost:
                     continue
@@ -154,6 +165,11 @@ class Proxy:
                 await sink.drain()
         if not talk.lost:
             sink.close()
+
+
+def _reset_on_close(talk: _Talk) -> None:
+    for side in talk.sides:
+        side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
 
 def _place(url: str) -> tuple[str, int]:

@@ -13,6 +13,7 @@ import uvloop
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis import signals as signals_module
 from freshdb_service.redis.connection import RedisConnection, translated
+from freshdb_service.redis.deadlines import Deadline, Deadlines, Renewal
 from freshdb_service.redis.signals import Signals, Work
 from tests.faults.proxy import Proxy
 from tests.limits import LIMIT_SECONDS
@@ -60,6 +61,48 @@ def test_so_is_one_that_was_reset(redis_url: str, loop: Callable[[], asyncio.Abs
 
     with Proxy(redis_url) as between, asyncio.Runner(loop_factory=loop) as runner:
         runner.run(ask())
+
+
+LEASE = uuid4()
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_heartbeat_whose_connection_is_reset_in_flight_is_sent_again(
+    redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def ask() -> None:
+        redis = RedisConnection(between.url, INSTALLATION)
+        deadlines = Deadlines(redis)
+        await deadlines.restore([Deadline(LEASE, "p", 60, 60)], run_id=await deadlines.forgotten_in_run())
+        for _ in range(3):
+            assert isinstance(await deadlines.renew(LEASE, ttl_seconds=None, principal="p"), Renewal)
+            between.reset_next(1)
+        await redis.close()
+
+    with Proxy(redis_url) as between, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ask())
+
+
+async def test_heartbeat_is_sent_again_only_once(redis_url: str) -> None:
+    with Proxy(redis_url) as between:
+        redis = RedisConnection(between.url, INSTALLATION)
+        deadlines = Deadlines(redis)
+        await deadlines.restore([Deadline(LEASE, "p", 60, 60)], run_id=await deadlines.forgotten_in_run())
+        between.reset_next(2)
+        with pytest.raises(BackendUnavailable):
+            await deadlines.renew(LEASE, ttl_seconds=None, principal="p")
+        await redis.close()
+
+
+async def test_command_that_is_not_idempotent_is_not_sent_again(redis_url: str) -> None:
+    with Proxy(redis_url) as between:
+        redis = RedisConnection(between.url, INSTALLATION)
+        assert await length(redis) == 0
+        between.reset_next(1)
+        with pytest.raises(BackendUnavailable):
+            await length(redis)
+        assert await length(redis) == 0
+        await redis.close()
 
 
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])

@@ -35,7 +35,13 @@ SCRIPTS: Final = (
     "waiters",
     "wake",
 )
+REPEATABLE: Final = frozenset({"renew"})
+"""Scripts that may run twice with the same result. They run again, once, when their connection is lost."""
 OLDEST: Final = (6, 2)
+
+
+class ConnectionLost(BackendUnavailable):
+    """The connection was lost before Redis answered: the command may have run, or not."""
 
 
 class _Pool(BlockingConnectionPool):
@@ -48,9 +54,15 @@ class _Pool(BlockingConnectionPool):
 
         Raises:
             RedisConnectionError: it was closed, perhaps while this connection was being opened.
+            RedisTimeout: every connection is in use.
         """
         self._see_that_it_is_open()
-        connection: AbstractConnection = await super().get_connection(*command, **options)  # type: ignore[no-untyped-call]
+        try:
+            connection: AbstractConnection = await super().get_connection(*command, **options)  # type: ignore[no-untyped-call]
+        except RedisConnectionError as error:
+            if isinstance(error.__cause__, TimeoutError):  # no connection was lost: all are in use
+                raise RedisTimeout(str(error)) from error
+            raise
         try:
             self._see_that_it_is_open()
         except RedisConnectionError:
@@ -120,14 +132,24 @@ class RedisConnection:
         return self.prefix + ":".join(str(part) for part in parts)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> object:
-        """Run a script by name.
+        """Run a script by name. One of ``REPEATABLE`` runs again, once, when its connection is lost.
 
         Raises:
-            BackendUnavailable: Redis is away, or refuses.
+            BackendUnavailable: Redis is unavailable, or refuses.
         """
         with self._visiting(script):
-            async with translated():
-                return await self._scripts[script](keys=list(keys), args=list(arguments))
+            try:
+                return await self._run_once(script, keys, arguments)
+            except ConnectionLost:
+                if script not in REPEATABLE:
+                    raise
+                return await self._run_once(script, keys, arguments)
+
+    async def _run_once(
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]
+    ) -> object:
+        async with translated():
+            return await self._scripts[script](keys=list(keys), args=list(arguments))
 
     async def check(self) -> None:
         """See that Redis answers and is new enough.
@@ -162,16 +184,17 @@ async def translated() -> AsyncIterator[None]:
     """Turn Redis's failures into one error."""
     try:
         yield
-    except (RedisConnectionError, RedisTimeout, OSError) as error:
+    except RedisTimeout as error:
         message = f"Redis does not answer: {error}"
         raise BackendUnavailable(message, retry_after_seconds=1.0) from error
-    except (
-        RuntimeError
-    ) as error:  # uvloop's own, where the connection was reset just before something is said
+    except (RedisConnectionError, OSError) as error:
+        message = f"Redis does not answer: {error}"
+        raise ConnectionLost(message, retry_after_seconds=1.0) from error
+    except RuntimeError as error:  # uvloop raises it when the connection was reset just before a write
         if "handler is closed" not in str(error):
             raise
         message = "Redis does not answer: the connection was reset"
-        raise BackendUnavailable(message, retry_after_seconds=1.0) from error
+        raise ConnectionLost(message, retry_after_seconds=1.0) from error
     except MovedError as error:
         message = (
             "this node of a Redis Cluster does not have the keys of this installation, which are all on one node: "
