@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from freshdb import AsyncClient, Client, __version__  # noqa: E402 - the checkout, as installed
-from freshdb.binding import Awaiting, Blocking  # noqa: E402
-from freshdb.toolkit import cleanup, connecting, data  # noqa: E402
+from freshdb.methods import Awaiting, Blocking  # noqa: E402
+from freshdb.toolkit import cleanup, data, engines  # noqa: E402
 from tools import reference  # noqa: E402 - found by the line above
 
 project = "freshdb"
-BOUND = (Awaiting, Blocking, connecting.Awaiting, connecting.Blocking)
+BOUND = (Awaiting, Blocking, engines.Awaiting, engines.Blocking)
 BINDING = (
     Client,
     AsyncClient,

@@ -30,7 +30,6 @@ from freshdb.pytest_plugin import settings as plugin_settings
 from freshdb_service import errors as service_errors
 from freshdb_service import serve
 from freshdb_service.api.problems import STATUS
-from freshdb_service.cluster import Cause
 from freshdb_service.config import Settings
 from freshdb_service.lifecycle import (
     DATABASE_TRANSITIONS,
@@ -38,8 +37,9 @@ from freshdb_service.lifecycle import (
     TEMPLATE_TRANSITIONS,
     DatabaseState,
 )
-from freshdb_service.metrics import Metrics
-from freshdb_service.metrics.facts import PoolFacts, ServerFacts
+from freshdb_service.observability.metrics import Metrics
+from freshdb_service.observability.metrics.facts import PoolGauges, ServerGauges
+from freshdb_service.postgres import Cause
 from tools.drawing import drawing
 from tools.markdown import code, table
 from tools.rest import Rest
@@ -230,8 +230,8 @@ def metrics() -> str:
 def every_metric() -> Metrics:
     """Metrics that show one of everything."""
     every = Metrics(Cause)
-    pool = PoolFacts("shop@1", "database", {DatabaseState.READY: 1}, 0, 0.0, 1, 1, 1)
-    every.show([pool], [ServerFacts("pg", 1, 1, 1, 1)])
+    pool = PoolGauges("shop@1", "database", {DatabaseState.READY: 1}, 0, 0.0, 1, 1, 1)
+    every.show([pool], [ServerGauges("pg", 1, 1, 1, 1)])
     return every
 
 

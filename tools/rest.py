@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from freshdb_service.api.app import create_app
 from freshdb_service.api.context import Context
 from freshdb_service.config import Settings
-from freshdb_service.metrics import Metrics
+from freshdb_service.observability.metrics import Metrics
 from tools.markdown import code, table
 
 

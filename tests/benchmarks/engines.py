@@ -24,11 +24,12 @@ from uuid import UUID
 
 import uvloop
 
-from freshdb_service.cluster import (
+from freshdb_service.config import Settings
+from freshdb_service.postgres import (
+    CopySource,
     Fenced,
     Leftovers,
     Login,
-    Origin,
     ResetEngine,
     ResetOutcome,
     Server,
@@ -37,8 +38,7 @@ from freshdb_service.cluster import (
     provision_database,
     untold,
 )
-from freshdb_service.cluster.reset import Known
-from freshdb_service.config import Settings
+from freshdb_service.postgres.reset.engine import KnownState
 from freshdb_service.serve import serve
 
 
@@ -48,7 +48,7 @@ class Nothing:
     def __init__(self) -> None:
         self._logins: dict[UUID, Login] = {}
 
-    async def note(self, server: Server, login: Login, origin: Origin) -> Known | None:
+    async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
         """Nothing is noted of new databases."""
         del server, login, origin
         return None
@@ -57,7 +57,7 @@ class Nothing:
         self,
         server: Server,
         used: UsedDatabase,
-        origin: Origin,
+        origin: CopySource,
         generation: int,
         fenced: Fenced = untold,
     ) -> ResetOutcome:
@@ -74,22 +74,22 @@ class Nothing:
             await self.clean(server, login, origin)
         return ResetOutcome(login=login, path="rebuild", reason="a benchmark", seconds=monotonic() - began)
 
-    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+    async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
         """Do what is needed once."""
 
-    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+    async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
         """Do what is needed each time."""
 
 
 class Recreate(Nothing):
     """Drops and creates."""
 
-    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+    async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
         """Let the login use what the template's builder owns, also in copies that nobody hands over to it."""
         async with server.maintenance() as connection:
             await connection.execute(f'GRANT "{origin.template_database}" TO "{login.user}"')
 
-    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+    async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
         """Two statements, on a connection that is there."""
         strategy = "FILE_COPY" if server.file_copy else "WAL_LOG"
         async with server.maintenance() as connection:
@@ -107,7 +107,7 @@ class Truncate(Nothing):
         super().__init__()
         self._tables: dict[str, str] = {}
 
-    async def prepare(self, server: Server, login: Login, origin: Origin) -> None:
+    async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
         """See which tables there are."""
         del origin
         async with server.inside(login.database) as connection:
@@ -116,7 +116,7 @@ class Truncate(Nothing):
                 "schemaname NOT IN ('pg_catalog', 'information_schema')"
             )
 
-    async def clean(self, server: Server, login: Login, origin: Origin) -> None:
+    async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
         """One statement, on a new connection."""
         del origin
         async with server.inside(login.database) as connection:
@@ -141,7 +141,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (
-        patch("freshdb_service.leases.close_login", left_open),
+        patch("freshdb_service.leasing.leases.close_login", left_open),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         settings = Settings(data=arguments.data, port=arguments.port)

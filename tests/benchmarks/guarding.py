@@ -11,7 +11,7 @@ from statistics import median
 import psycopg
 from sqlalchemy import make_url
 
-from freshdb.connectable import Credentials
+from freshdb.credentials import Credentials
 from freshdb.toolkit.guard import Guard
 from tests.benchmarks import suite
 from tests.benchmarks.results import Findings, Run, Table, milliseconds

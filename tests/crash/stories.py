@@ -16,12 +16,12 @@ from uuid import UUID
 
 import psycopg
 
-from freshdb_service.acquiring import Granted
 from freshdb_service.errors import FreshdbError, LeaseEnded, LeaseNotFound
+from freshdb_service.leasing.acquire import Granted
+from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.lifecycle import Isolation, TemplateState
-from freshdb_service.orders import Acquire
 from freshdb_service.store.rows import LeaseRow
-from freshdb_service.templates import Register
+from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import SQL, Bench
 from tests.limits import LIMIT_SECONDS
 from tests.services import with_database
@@ -78,7 +78,7 @@ class Here:
         self, *, ttl_seconds: float = 300.0, key: str | None = None, number: int = 1
     ) -> list[Granted]:
         """Acquire, whatever it takes."""
-        wanted = [Acquire("shop", self.told.isolation, ttl_seconds)] * number
+        wanted = [AcquireRequest("shop", self.told.isolation, ttl_seconds)] * number
         asking = asyncio.create_task(
             self.bench.acquiring.acquire(
                 wanted, principal=WHO, wait_seconds=PATIENCE_SECONDS, idempotency_key=key
@@ -163,14 +163,16 @@ def a_lease(mess: str = "", ttl_seconds: float = 300.0) -> Callable[[Here], Awai
 
 
 async def registers(here: Here) -> None:
-    await here.bench.templates.register(Register("shop", None, [SQL], [], 60), wait_seconds=PATIENCE_SECONDS)
+    await here.bench.templates.register(
+        RegisterRequest("shop", None, [SQL], [], 60), wait_seconds=PATIENCE_SECONDS
+    )
 
 
 async def registered_at_last(here: Here) -> None:
-    await here.until(lambda: _registered(here, Register("shop", None, [SQL], [], 60)))
+    await here.until(lambda: _registered(here, RegisterRequest("shop", None, [SQL], [], 60)))
 
 
-_BUILT: Final = Register("shop", "made-by-hand", None, [], 1)
+_BUILT: Final = RegisterRequest("shop", "made-by-hand", None, [], 1)
 
 
 async def builds(here: Here) -> None:
@@ -182,7 +184,7 @@ async def built_at_last(here: Here) -> None:
     await here.until(lambda: _registered(here, _BUILT))
 
 
-async def _registered(here: Here, wanted: Register) -> bool:
+async def _registered(here: Here, wanted: RegisterRequest) -> bool:
     with suppress(FreshdbError):
         registered = await here.bench.templates.register(wanted, wait_seconds=0.1)
         if registered.build is not None:
@@ -208,7 +210,7 @@ async def a_new_pool(here: Here) -> None:
     await here.bench.template()
     with suppress(FreshdbError):
         await here.bench.acquiring.acquire(
-            [Acquire("shop", here.told.isolation, 300)], principal=WHO, wait_seconds=0
+            [AcquireRequest("shop", here.told.isolation, 300)], principal=WHO, wait_seconds=0
         )
 
 
@@ -339,7 +341,7 @@ async def drops(here: Here) -> None:
 
 async def registered_anew(here: Here) -> None:
     """A template that was retired may be registered again."""
-    await here.until(lambda: _registered(here, Register("shop", None, [SQL], [], 60)))
+    await here.until(lambda: _registered(here, RegisterRequest("shop", None, [SQL], [], 60)))
 
 
 async def a_mess(here: Here) -> None:

@@ -27,7 +27,7 @@ TTL_SECONDS = 4.0
 LONG_SECONDS = 60.0
 LATE_SECONDS = 3.0
 _OF_PEOPLE = {
-    Path("client/src/freshdb/cli/access_arguments.py"),
+    Path("client/src/freshdb/cli/token_arguments.py"),
     Path("client/src/freshdb/cli/watch.py"),
 }
 """``freshdb audit --since 2h`` means the clock of the person who asks, and ``--watch`` shows it; nothing ends by it."""

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from freshdb.connectable import Credentials
+from freshdb.credentials import Credentials
 from freshdb.toolkit.guard import Guard, NotALease
 from freshdb.toolkit.guard.targets import Target, libpq_targets, sqlite_target
 from tests.servers import PostgresServer

@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from freshdb_service.cluster import (
+from freshdb_service.embedded import postgres_binaries
+from freshdb_service.errors import BackendUnavailable
+from freshdb_service.postgres import (
     Server,
     ServerOptions,
     drop_shared,
     ensure_control_database,
     prepare_shared,
 )
-from freshdb_service.embedded import postgres_binaries
-from freshdb_service.errors import BackendUnavailable
 from tests.hostile.attack import OF_DATABASE, OF_SCHEMA, Afterwards, Attack, Outcome, Scene, cleaned
 
 TRAPPED: Final = "trapped_by_a_holder"

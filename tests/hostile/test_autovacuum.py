@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from freshdb_service.cluster import ServerOptions
 from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
 from freshdb_service.lifecycle import Isolation
+from freshdb_service.postgres import ServerOptions
 from tests.hostile.catalogue import EVERYTHING
-from tests.integration.cluster.conftest import managed
-from tests.integration.cluster.stage import build_template, connected, pg_dump, pool_of
+from tests.integration.postgres.conftest import managed
+from tests.integration.postgres.stage import build_template, connected, pg_dump, pool_of
 from tests.servers import ALL_MAJORS_REQUIRED, matrix_majors
 
 SOBER = """

@@ -9,11 +9,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from freshdb_service.cluster import Server, ServerOptions
 from freshdb_service.lifecycle import Isolation
+from freshdb_service.postgres import Server, ServerOptions
 from tests.hostile.left import leave_every_setting
-from tests.integration.cluster.conftest import managed
-from tests.integration.cluster.stage import build_template, pg_dump, pool_of
+from tests.integration.postgres.conftest import managed
+from tests.integration.postgres.stage import build_template, pg_dump, pool_of
 from tests.servers import Servers, matrix_majors
 
 HARMLESS: Final = {

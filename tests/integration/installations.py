@@ -12,23 +12,23 @@ from dataclasses import dataclass
 import psycopg
 from pydantic import SecretStr
 
-from freshdb_service.acquiring import Acquiring, Granted
-from freshdb_service.builds import Builds
-from freshdb_service.cluster import CleaningEngine, ServerOptions
 from freshdb_service.config import Settings
-from freshdb_service.databases import Databases
 from freshdb_service.embedded import postgres_binaries
-from freshdb_service.installation import Installation, opened
-from freshdb_service.leases import Leases
+from freshdb_service.leasing.acquire import Acquirer, Granted
+from freshdb_service.leasing.acquire_request import AcquireRequest
+from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance.janitor import Janitor
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
-from freshdb_service.orders import Acquire
-from freshdb_service.pools import Pools
+from freshdb_service.pooling.pools import Pools
+from freshdb_service.pooling.reset_jobs import ResetJobs
+from freshdb_service.postgres import CleaningEngine, ServerOptions
+from freshdb_service.resources import Resources, opened
 from freshdb_service.store.rows import TemplateRow
-from freshdb_service.templates import Register, Templates
+from freshdb_service.templates.builds import Builds
+from freshdb_service.templates.registry import RegisterRequest, TemplateRegistry
 from tests.servers import PostgresServer
 from tests.services import with_database
 
@@ -41,12 +41,12 @@ SQL = "create table item (id serial primary key, name text); insert into item (n
 class Bench:
     """One replica without its loops: a test does their rounds."""
 
-    at: Installation
-    acquiring: Acquiring
-    databases: Databases
+    at: Resources
+    acquiring: Acquirer
+    databases: ResetJobs
     leases: Leases
     builds: Builds
-    templates: Templates
+    templates: TemplateRegistry
     pools: Pools
     reaper: Reaper
     janitor: Janitor
@@ -54,21 +54,21 @@ class Bench:
     reconciler: Reconciler
 
     @classmethod
-    def over(cls, at: Installation) -> Bench:
-        databases = Databases(at, CleaningEngine(audit_every=at.settings.audit_every))
-        acquiring, leases, builds = Acquiring(at), Leases(at, databases), Builds(at)
+    def over(cls, resources: Resources) -> Bench:
+        databases = ResetJobs(resources, CleaningEngine(audit_every=resources.settings.audit_every))
+        acquiring, leases, builds = Acquirer(resources), Leases(resources, databases), Builds(resources)
         return cls(
-            at=at,
+            at=resources,
             acquiring=acquiring,
             databases=databases,
             leases=leases,
             builds=builds,
-            templates=Templates(at, builds),
-            pools=Pools(at),
-            reaper=Reaper(at, leases),
-            janitor=Janitor(at, databases),
-            replenisher=Replenisher(at, databases, acquiring),
-            reconciler=Reconciler(at, builds),
+            templates=TemplateRegistry(resources, builds),
+            pools=Pools(resources),
+            reaper=Reaper(resources, leases),
+            janitor=Janitor(resources, databases),
+            replenisher=Replenisher(resources, databases, acquiring),
+            reconciler=Reconciler(resources, builds),
         )
 
     @asynccontextmanager
@@ -86,14 +86,16 @@ class Bench:
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
         """A template that is ready."""
-        registered = await self.templates.register(Register(name, None, [sql], [], 60), wait_seconds=60)
+        registered = await self.templates.register(
+            RegisterRequest(name, None, [sql], [], 60), wait_seconds=60
+        )
         assert registered.template.error is None
         return registered.template
 
     async def acquire(self, template: str = "shop", isolation: Isolation = Isolation.DATABASE) -> Granted:
         """A lease of something that is ready."""
         [granted] = await self.acquiring.acquire(
-            [Acquire(template, isolation, 300)], principal="test", wait_seconds=0.5
+            [AcquireRequest(template, isolation, 300)], principal="test", wait_seconds=0.5
         )
         return granted
 

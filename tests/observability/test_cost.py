@@ -11,11 +11,11 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from starlette.types import Message, Receive, Scope, Send
 
-from freshdb_service.api.requests import Requests
+from freshdb_service.api.access_log import AccessLog
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
-from freshdb_service.logs import ACCESS, JsonFormatter
-from freshdb_service.metrics import Metrics
-from freshdb_service.tracing import UNTRACED
+from freshdb_service.observability.logs import ACCESS, JsonFormatter
+from freshdb_service.observability.metrics import Metrics
+from freshdb_service.observability.tracing import UNTRACED
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/leases", "headers": [(b"host", b"localhost")] * 8}
 
@@ -58,7 +58,7 @@ async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
     monkeypatch.setattr(JsonFormatter, "format", formatted)
     monkeypatch.setattr(logging.getLogger(ACCESS), "level", logging.WARNING)
     logging.getLogger(ACCESS).manager._clear_cache()  # type: ignore[attr-defined]  # what was enabled is remembered
-    requests = Requests(nothing, Metrics(), UNTRACED)
+    requests = AccessLog(nothing, Metrics(), UNTRACED)
     await requests(dict(SCOPE), unsent, unread)
     with Calls() as calls:
         await requests(dict(SCOPE), unsent, unread)

@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from freshdb import Client
-from freshdb_service.tracing import UNTRACED, from_environment
+from freshdb_service.observability.tracing import UNTRACED, from_environment
 from tests import asking
 from tests.observability.receiver import Receiver, Span, receiving
 from tests.servers import PostgresServer
@@ -223,7 +223,7 @@ def test_at_the_end_nobody_waits_long_for_a_collector_that_is_away(monkeypatch: 
 
     tracing = from_environment({"OTEL_TRACES_EXPORTER": "console"})
     monkeypatch.setattr(TracerProvider, "shutdown", hanging)
-    monkeypatch.setattr("freshdb_service.tracing._CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr("freshdb_service.observability.tracing._CLOSE_SECONDS", 0.01)
     tracing.close()
     assert begun.wait(30)
     let_go.set()

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 
 from freshdb import Client
-from freshdb.pytest_plugin import errands as product
-from freshdb.pytest_plugin.errands import Errands, InHand, Order
+from freshdb.pytest_plugin import prefetch as product
+from freshdb.pytest_plugin.prefetch import LeaseOrder, Prefetcher, TestLease
 from tests.limits import LIMIT_SECONDS
 from tests.plugin.suites import eventually
 from tests.unit.client.scripted import (
@@ -31,7 +31,10 @@ from tests.unit.client.scripted import (
 ACQUIRE = "POST /v1/leases"
 RELEASE = f"DELETE /v1/leases/{LEASE}"
 LOOK = f"GET /v1/pools/{TEMPLATE}"
-FIRST, SECOND = Order("test_first", "shop@abc", "database"), Order("test_second", "shop@abc", "database")
+FIRST, SECOND = (
+    LeaseOrder("test_first", "shop@abc", "database"),
+    LeaseOrder("test_second", "shop@abc", "database"),
+)
 EXHAUSTED = problem(503, "pool_exhausted", retry_after=1)
 
 
@@ -87,21 +90,21 @@ def client(script: Script) -> Iterator[Client]:
 
 
 @pytest.fixture
-def errands(client: Client) -> Iterator[Errands]:
-    errands = Errands(client, lambda test: {"test": test}, ttl_seconds=60.0)
+def errands(client: Client) -> Iterator[Prefetcher]:
+    errands = Prefetcher(client, lambda test: {"test": test}, ttl_seconds=60.0)
     try:
         yield errands
     finally:
         errands.close()
 
 
-def hold(client: Client) -> InHand:
+def hold(client: Client) -> TestLease:
     ending = ExitStack()
-    return InHand(ending.enter_context(client.lease("shop")), ending)
+    return TestLease(ending.enter_context(client.lease("shop")), ending)
 
 
 def test_a_spare_is_acquired_without_a_wait_and_taken_without_a_word(
-    errands: Errands, script: Script
+    errands: Prefetcher, script: Script
 ) -> None:
     errands.look_ahead([FIRST])
     script.wait_for(1)
@@ -116,7 +119,7 @@ def test_a_spare_is_acquired_without_a_wait_and_taken_without_a_word(
 
 
 def test_who_asks_while_a_spare_is_being_acquired_gets_it(
-    errands: Errands, script: Script, desk: Desk
+    errands: Prefetcher, script: Script, desk: Desk
 ) -> None:
     hold_back = threading.Event()
 
@@ -134,7 +137,7 @@ def test_who_asks_while_a_spare_is_being_acquired_gets_it(
 
 
 def test_a_spare_that_comes_after_it_was_recalled_goes_back_at_once(
-    errands: Errands, script: Script, desk: Desk
+    errands: Prefetcher, script: Script, desk: Desk
 ) -> None:
     hold_back = threading.Event()
 
@@ -153,7 +156,7 @@ def test_a_spare_that_comes_after_it_was_recalled_goes_back_at_once(
 
 
 def test_what_is_given_back_does_not_wait_for_what_is_acquired(
-    errands: Errands, script: Script, client: Client, desk: Desk
+    errands: Prefetcher, script: Script, client: Client, desk: Desk
 ) -> None:
     in_hand = hold(client)
     busy, go_on = threading.Event(), threading.Event()
@@ -173,7 +176,7 @@ def test_what_is_given_back_does_not_wait_for_what_is_acquired(
 
 
 def test_what_is_acquired_does_not_wait_for_what_is_given_back(
-    errands: Errands, script: Script, client: Client, desk: Desk
+    errands: Prefetcher, script: Script, client: Client, desk: Desk
 ) -> None:
     in_hand = hold(client)
     go_on = threading.Event()
@@ -189,7 +192,7 @@ def test_what_is_acquired_does_not_wait_for_what_is_given_back(
 
 
 def test_leases_are_given_back_in_order_and_no_more_than_a_few_are_left_to_be(
-    errands: Errands, script: Script, client: Client, desk: Desk
+    errands: Prefetcher, script: Script, client: Client, desk: Desk
 ) -> None:
     numbers = iter(range(10))
     desk.acquired = lambda: granted(id=f"lease-{next(numbers)}")
@@ -213,14 +216,16 @@ def test_leases_are_given_back_in_order_and_no_more_than_a_few_are_left_to_be(
     assert methods(script.asked)[7:] == [f"DELETE /v1/leases/lease-{number}" for number in range(7)]
 
 
-def test_an_address_that_was_given_back_cannot_be_had_any_more(errands: Errands, client: Client) -> None:
+def test_an_address_that_was_given_back_cannot_be_had_any_more(errands: Prefetcher, client: Client) -> None:
     in_hand = hold(client)
     errands.give_back(in_hand, "test_before")
     assert in_hand.held.ended
     assert in_hand.held.loss is None
 
 
-def test_an_exhausted_pool_is_asked_again_a_few_times(errands: Errands, script: Script, desk: Desk) -> None:
+def test_an_exhausted_pool_is_asked_again_a_few_times(
+    errands: Prefetcher, script: Script, desk: Desk
+) -> None:
     replies = iter([EXHAUSTED, EXHAUSTED, granted()])
     desk.acquired = lambda: next(replies)
     errands.look_ahead([FIRST])
@@ -230,7 +235,7 @@ def test_an_exhausted_pool_is_asked_again_a_few_times(errands: Errands, script: 
     assert methods(script.asked) == [ACQUIRE] * 3
 
 
-def test_any_other_refusal_is_nobodys_business(errands: Errands, script: Script, desk: Desk) -> None:
+def test_any_other_refusal_is_nobodys_business(errands: Prefetcher, script: Script, desk: Desk) -> None:
     desk.acquired = lambda: problem(404, "template_not_found")
     errands.look_ahead([FIRST])
     script.wait_for(1)
@@ -240,7 +245,7 @@ def test_any_other_refusal_is_nobodys_business(errands: Errands, script: Script,
 
 
 def test_a_spare_goes_back_when_somebody_waits_and_none_is_acquired_for_a_while(
-    errands: Errands, script: Script, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    errands: Prefetcher, script: Script, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product, "_LOOK_SECONDS", [0.05 * number for number in range(1, 10_000)])
     monkeypatch.setattr(product, "_CONTENDED_SECONDS", 10 * LIMIT_SECONDS)
@@ -255,7 +260,7 @@ def test_a_spare_goes_back_when_somebody_waits_and_none_is_acquired_for_a_while(
 
 
 def test_a_spare_that_nobody_takes_for_long_goes_back(
-    errands: Errands, script: Script, monkeypatch: pytest.MonkeyPatch
+    errands: Prefetcher, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product, "_LOOK_SECONDS", (0.1, 0.2, 0.3, 0.4))
     monkeypatch.setattr(product, "_KEEP_SECONDS", 0.5)
@@ -270,7 +275,7 @@ def test_a_spare_that_nobody_takes_for_long_goes_back(
 
 
 def test_after_a_spare_that_was_not_wanted_none_is_acquired_until_a_test_asks(
-    errands: Errands, script: Script
+    errands: Prefetcher, script: Script
 ) -> None:
     errands.look_ahead([FIRST])
     script.wait_for(1)
@@ -285,7 +290,7 @@ def test_after_a_spare_that_was_not_wanted_none_is_acquired_until_a_test_asks(
 
 
 def test_a_loss_is_told_once_with_its_test(
-    errands: Errands, client: Client, script: Script, desk: Desk
+    errands: Prefetcher, client: Client, script: Script, desk: Desk
 ) -> None:
     in_hand = hold(client)
     desk.released = problem(410, "lease_ended", "the lease is over: revoked")
@@ -298,7 +303,7 @@ def test_a_loss_is_told_once_with_its_test(
     assert methods(script.asked) == [ACQUIRE, RELEASE]
 
 
-def test_the_loss_of_a_spare_is_nobodys_loss(errands: Errands, script: Script, desk: Desk) -> None:
+def test_the_loss_of_a_spare_is_nobodys_loss(errands: Prefetcher, script: Script, desk: Desk) -> None:
     desk.released = problem(410, "lease_ended", "the lease is over: revoked")
     errands.look_ahead([FIRST])
     script.wait_for(1)
@@ -306,7 +311,7 @@ def test_the_loss_of_a_spare_is_nobodys_loss(errands: Errands, script: Script, d
 
 
 def test_a_release_that_failed_is_tried_again_at_the_end(
-    errands: Errands, client: Client, script: Script, desk: Desk
+    errands: Prefetcher, client: Client, script: Script, desk: Desk
 ) -> None:
     in_hand = hold(client)
     desk.released = problem(503, "backend_unavailable")
@@ -319,7 +324,7 @@ def test_a_release_that_failed_is_tried_again_at_the_end(
     assert methods(script.asked)[-1] == RELEASE
 
 
-def test_and_told_when_it_fails_again(errands: Errands, client: Client, desk: Desk) -> None:
+def test_and_told_when_it_fails_again(errands: Prefetcher, client: Client, desk: Desk) -> None:
     in_hand = hold(client)
     desk.released = problem(503, "backend_unavailable")
     errands.give_back(in_hand, "test_before")

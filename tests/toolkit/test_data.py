@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from freshdb.toolkit.data import AsyncData, Data, uuid_of
-from freshdb.toolkit.differing import TableChanges
 from freshdb.toolkit.errors import (
     CircularTables,
     DataDiffers,
@@ -23,6 +22,7 @@ from freshdb.toolkit.errors import (
     UnknownTable,
     WouldCascade,
 )
+from freshdb.toolkit.row_diff import TableChanges
 from freshdb.toolkit.sessions import TestSessionFactory
 from freshdb.toolkit.tables import TableMap
 from tests.toolkit.conftest import Databases

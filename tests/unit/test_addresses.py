@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 from pydantic import ValidationError
 
-from freshdb_service.api.addresses import Addresses, neighbourhood
+from freshdb_service.api.client_ip import ClientAddresses, neighbourhood
 from freshdb_service.config import Settings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
@@ -38,11 +38,11 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
 def test_only_proxies_that_are_trusted_say_where_a_request_came_from(
     peer: str | None, forwarded: list[str], address: str | None
 ) -> None:
-    assert Addresses(PROXIES).of(peer, forwarded) == address
+    assert ClientAddresses(PROXIES).of(peer, forwarded) == address
 
 
 def test_nobody_is_trusted_unless_it_was_said() -> None:
-    assert Addresses(Settings().trusted_proxies).of("127.0.0.1", ["198.51.100.1"]) == "127.0.0.1"
+    assert ClientAddresses(Settings().trusted_proxies).of("127.0.0.1", ["198.51.100.1"]) == "127.0.0.1"
 
 
 def test_proxies_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from freshdb_service.api.attempts import Attempts
+from freshdb_service.api.auth_throttle import AuthThrottle
 
 
 class Clock:
@@ -21,7 +21,7 @@ def clock() -> Clock:
 
 
 def test_so_many_attempts_in_a_minute_and_then_one_by_one(clock: Clock) -> None:
-    attempts = Attempts(6, clock=clock)
+    attempts = AuthThrottle(6, clock=clock)
     for _ in range(6):
         assert attempts.wait_seconds("a") == 0
         attempts.note("a")
@@ -41,7 +41,7 @@ def test_so_many_attempts_in_a_minute_and_then_one_by_one(clock: Clock) -> None:
 
 
 def test_it_is_logged_once_and_not_for_every_request(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    attempts = Attempts(4, clock=clock)
+    attempts = AuthThrottle(4, clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
             if not attempts.wait_seconds("192.0.2.1"):
@@ -51,7 +51,7 @@ def test_it_is_logged_once_and_not_for_every_request(clock: Clock, caplog: pytes
 
 
 def test_only_so_many_addresses_are_remembered(clock: Clock) -> None:
-    attempts = Attempts(1, clock=clock)
+    attempts = AuthThrottle(1, clock=clock)
     for number in range(20_000):
         attempts.note(str(number))
     assert attempts.wait_seconds("19999") > 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from freshdb_service.crew import Crew
+from freshdb_service.pooling.worker_pool import WorkerPool
 
 LONG = 60.0
 
 
-async def promised(crew: Crew, wait_seconds: float, told: list[str], name: str) -> bool:
-    async with crew.promised(wait_seconds) as promise:
+async def promised(workers: WorkerPool, wait_seconds: float, told: list[str], name: str) -> bool:
+    async with workers.promised(wait_seconds) as promise:
         if promise:
             told.append(name)
         return promise
@@ -24,38 +24,38 @@ async def asked() -> None:
 
 
 async def test_who_waits_gets_the_next_hand_in_turn_and_before_work_that_nobody_waits_for() -> None:
-    crew, done, told = Crew(1, asyncio.Event()), asyncio.Event(), list[str]()
+    workers, done, told = WorkerPool(1, asyncio.Event()), asyncio.Event(), list[str]()
 
     async def work() -> None:
         await done.wait()
 
-    crew.take(work())
-    waiting = [asyncio.create_task(promised(crew, LONG, told, name)) for name in "abc"]
+    workers.take(work())
+    waiting = [asyncio.create_task(promised(workers, LONG, told, name)) for name in "abc"]
     await asked()
     assert not told
     done.set()
     while len(told) < 3:
-        assert not crew.free
+        assert not workers.free
         await asyncio.sleep(0)
     assert await asyncio.gather(*waiting) == [True] * 3
     assert told == ["a", "b", "c"]
-    assert crew.free == 1
+    assert workers.free == 1
 
 
 async def test_who_has_waited_long_enough_gets_none_and_keeps_none() -> None:
-    crew = Crew(1, asyncio.Event())
-    async with crew.promised() as held:
+    workers = WorkerPool(1, asyncio.Event())
+    async with workers.promised() as held:
         assert held
-        assert not await promised(crew, 0.0, [], "at once")
-        assert not await promised(crew, 0.01, [], "soon")
-    assert crew.free == 1
+        assert not await promised(workers, 0.0, [], "at once")
+        assert not await promised(workers, 0.01, [], "soon")
+    assert workers.free == 1
 
 
 async def test_a_hand_of_somebody_who_has_gone_is_the_next_ones() -> None:
-    crew, told = Crew(1, asyncio.Event()), list[str]()
-    async with crew.promised():
+    workers, told = WorkerPool(1, asyncio.Event()), list[str]()
+    async with workers.promised():
         gone, late, there = (
-            asyncio.create_task(promised(crew, LONG, told, name)) for name in ("gone", "late", "there")
+            asyncio.create_task(promised(workers, LONG, told, name)) for name in ("gone", "late", "there")
         )
         await asked()
         gone.cancel()
@@ -65,15 +65,15 @@ async def test_a_hand_of_somebody_who_has_gone_is_the_next_ones() -> None:
         await late
     assert await there
     assert told == ["there"]
-    assert crew.free == 1
+    assert workers.free == 1
 
 
 async def test_nobody_is_begun_with_once_it_stops() -> None:
     stopping = asyncio.Event()
-    crew = Crew(1, stopping)
-    async with crew.promised():
-        waiting = asyncio.create_task(promised(crew, 0.05, [], "waiting"))
+    workers = WorkerPool(1, stopping)
+    async with workers.promised():
+        waiting = asyncio.create_task(promised(workers, 0.05, [], "waiting"))
         await asked()
         stopping.set()
-        assert not await promised(crew, LONG, [], "late")  # there is nothing to wait for
+        assert not await promised(workers, LONG, [], "late")  # there is nothing to wait for
     assert not await waiting

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from freshdb_service.cluster.denial import denied, refusal
 from freshdb_service.config import DENY, Settings
+from freshdb_service.postgres.server.deny_list import denied, refusal
 
 PRODUCTION = (
     "prod",

@@ -20,32 +20,32 @@ STATEMENT: Final = re.compile(
 
 KNOWN: Final = {
     # Dropped. Each is looked up by prefix and stamp (``ownership``) in the moment before.
-    "cluster/removal.py": {"ALTER DATABASE", "ALTER ROLE", "DROP DATABASE", "DROP SCHEMA"},
+    "postgres/drop.py": {"ALTER DATABASE", "ALTER ROLE", "DROP DATABASE", "DROP SCHEMA"},
     # The role was looked up by prefix and stamp; closed and dropped with what it has, and nothing of others'.
-    "cluster/roles.py": {"ALTER ROLE", "DROP OWNED", "DROP ROLE", "pg_terminate_backend"},
+    "postgres/roles.py": {"ALTER ROLE", "DROP OWNED", "DROP ROLE", "pg_terminate_backend"},
     # Databases are looked up by prefix and stamp; sessions are ended, and transactions rolled back, of our logins alone.
-    "cluster/grip.py": {"ALTER DATABASE", "ROLLBACK PREPARED", "pg_terminate_backend"},
+    "postgres/fencing/blockers.py": {"ALTER DATABASE", "ROLLBACK PREPARED", "pg_terminate_backend"},
     # Sessions of our logins, and of whoever is in one of our databases.
-    "cluster/fence.py": {"pg_terminate_backend"},
-    "cluster/leftovers.py": {"pg_terminate_backend"},
+    "postgres/fencing/fence.py": {"pg_terminate_backend"},
+    "postgres/fencing/close_login.py": {"pg_terminate_backend"},
     # Begins with the renaming of the login that is ours by the store's row, in the same transaction.
-    "cluster/cleaning.py": {"ALTER ROLE", "UPDATE pg_authid", "TRUNCATE", "UPDATE ONLY", "DELETE FROM"},
-    "cluster/clean.py": {"ALTER ROLE"},
+    "postgres/reset/plan.py": {"ALTER ROLE", "UPDATE pg_authid", "TRUNCATE", "UPDATE ONLY", "DELETE FROM"},
+    "postgres/reset/cleaning_engine.py": {"ALTER ROLE"},
     # Only of what was made a moment before, by the same operation, under a name of ours (which must not exist before).
-    "cluster/databases.py":
+    "postgres/provision/clone.py":
         {"ALTER DATABASE", "ALTER SCHEMA", "ALTER ROLE", "ALTER DEFAULT PRIVILEGES", "ALTER POLICY", "DROP OWNED",
          "REASSIGN OWNED", "REVOKE"},
-    "cluster/schemas.py": {"ALTER ROLE", "REVOKE"},
-    "cluster/shared.py": {"ALTER SCHEMA", "ALTER EXTENSION", "ALTER TABLE", "REVOKE"},
+    "postgres/provision/schema.py": {"ALTER ROLE", "REVOKE"},
+    "postgres/provision/shared_database.py": {"ALTER SCHEMA", "ALTER EXTENSION", "ALTER TABLE", "REVOKE"},
     # The build's database is looked up by prefix and stamp.
-    "cluster/templates.py": {"ALTER DATABASE", "REVOKE"},
+    "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE"},
     # The right of everybody to connect: to an embedded server's own databases; to the control plane's database.
-    "cluster/server.py": {"REVOKE"},
-    "cluster/control.py": {"REVOKE"},
+    "postgres/server/server.py": {"REVOKE"},
+    "postgres/server/control_database.py": {"REVOKE"},
     # Words that are looked for in a dump; they run as the login that the schema is made for.
-    "cluster/blueprint.py": {"ALTER", "ALTER TABLE"},
+    "postgres/provision/blueprint.py": {"ALTER", "ALTER TABLE"},
     # A message that says what a superuser may do.
-    "cluster/facts.py": {"ALTER ROLE"},
+    "postgres/server/capabilities.py": {"ALTER ROLE"},
     # The control plane's own tables.
     "migrations/versions/0001_first_schema.py": set(),
 }  # fmt: skip
@@ -74,13 +74,13 @@ def test_every_statement_that_destroys_is_where_ownership_is_checked() -> None:
     found = {
         str(path.relative_to(SOURCE)): there
         for path in SOURCE.rglob("*.py")
-        if path.is_relative_to(SOURCE / "cluster") and (there := statements(path))
+        if path.is_relative_to(SOURCE / "postgres") and (there := statements(path))
     }
     assert found == {name: there for name, there in KNOWN.items() if there}
 
 
-def test_nothing_outside_of_the_cluster_package_speaks_to_managed_servers() -> None:
-    """They have the control plane's own database alone (import-linter: asyncpg only in ``cluster``)."""
+def test_nothing_outside_the_postgres_package_speaks_to_managed_servers() -> None:
+    """They have the control plane's own database alone (import-linter: asyncpg only in ``postgres``)."""
     destructive = {
         "DROP DATABASE",
         "DROP ROLE",
@@ -91,5 +91,5 @@ def test_nothing_outside_of_the_cluster_package_speaks_to_managed_servers() -> N
         "TRUNCATE",
     }
     for path in SOURCE.rglob("*.py"):
-        if not path.is_relative_to(SOURCE / "cluster"):
+        if not path.is_relative_to(SOURCE / "postgres"):
             assert not statements(path) & destructive, path

@@ -6,13 +6,20 @@ from uuid import uuid4
 
 import pytest
 
-from freshdb_service.cluster import Activity
-from freshdb_service.diagnosis import Finding, Limits, PoolFacts, ServerFacts, findings, status_of
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
-from freshdb_service.store.looking import ServerLook
+from freshdb_service.postgres import Activity
+from freshdb_service.status.diagnosis import (
+    Finding,
+    PoolStatus,
+    ServerLimits,
+    ServerStatus,
+    findings,
+    status_of,
+)
+from freshdb_service.store.dashboard_queries import ServerDetails
 from freshdb_service.store.rows import PoolRow
 
-LIMITS = Limits(max_databases=100, max_disk_bytes=1000)
+LIMITS = ServerLimits(max_databases=100, max_disk_bytes=1000)
 POOL = PoolRow(
     id=uuid4(),
     template_id=uuid4(),
@@ -30,20 +37,20 @@ POOL = PoolRow(
     last_acquired_at=datetime.now(UTC),
     idle=False,
 )
-SERVER = ServerLook("one", "host", 5432, 180000, disk_bytes=10, databases=4, templates=1, leased=0)
-WELL = ServerFacts(SERVER, Activity(connections=3, max_connections=97, active=0), None)
+SERVER = ServerDetails("one", "host", 5432, 180000, disk_bytes=10, databases=4, templates=1, leased=0)
+WELL = ServerStatus(SERVER, Activity(connections=3, max_connections=97, active=0), None)
 
 
 def found(
     pool: PoolRow = POOL,
     *,
-    server: ServerFacts = WELL,
+    server: ServerStatus = WELL,
     waiting: int = 0,
     longest: float = 0.0,
     **databases: int,
 ) -> list[Finding]:
     held = {DatabaseState(state): count for state, count in databases.items()}
-    return findings([PoolFacts(pool, held, waiting, longest)], [server], [], LIMITS)
+    return findings([PoolStatus(pool, held, waiting, longest)], [server], [], LIMITS)
 
 
 def test_where_nothing_is_wrong_nothing_is_said() -> None:
@@ -70,9 +77,9 @@ def test_waiting_while_databases_are_made_passes() -> None:
 def test_waiting_in_vain_is_an_error_with_its_cause() -> None:
     broken = replace(POOL, last_error="no such extension")
     assert [(one.code, one.severity) for one in found(broken, waiting=1)] == [("provision_failing", "error")]
-    full = ServerFacts(replace(SERVER, databases=100), WELL.activity, None)
+    full = ServerStatus(replace(SERVER, databases=100), WELL.activity, None)
     assert {one.code for one in found(waiting=1, server=full)} == {"server_full", "server_nearly_full"}
-    disk = ServerFacts(replace(SERVER, disk_bytes=1000), WELL.activity, None)
+    disk = ServerStatus(replace(SERVER, disk_bytes=1000), WELL.activity, None)
     assert {one.code for one in found(waiting=1, server=disk)} == {"disk_full", "disk_nearly_full"}
 
 
@@ -83,24 +90,24 @@ def test_a_failure_that_nobody_waits_for_is_a_warning_while_some_are_ready() -> 
 
 
 def test_a_server_that_does_not_answer_is_an_error_and_the_first_thing_said() -> None:
-    away = ServerFacts(SERVER, None, "connection refused")
+    away = ServerStatus(SERVER, None, "connection refused")
     said = found(replace(POOL, refusal=["it has event triggers"]), server=away)
     assert [one.code for one in said] == ["server_away", "isolation_unsupported"]
     assert status_of(said) == "failing"
 
 
 def test_a_server_of_other_replicas_is_a_warning() -> None:
-    others = ServerFacts(SERVER, None, "this replica was not started with it", managed_here=False)
+    others = ServerStatus(SERVER, None, "this replica was not started with it", managed_here=False)
     assert [(one.code, one.severity) for one in found(server=others)] == [("server_unmanaged", "warning")]
 
 
 def test_a_server_that_never_held_anything_may_be_away() -> None:
-    unused = ServerFacts(replace(SERVER, databases=0, templates=0), None, "connection refused")
+    unused = ServerStatus(replace(SERVER, databases=0, templates=0), None, "connection refused")
     assert found(server=unused) == []
 
 
 def test_connections_that_are_nearly_used_up_are_a_warning() -> None:
-    busy = ServerFacts(SERVER, Activity(connections=90, max_connections=97, active=9), None)
+    busy = ServerStatus(SERVER, Activity(connections=90, max_connections=97, active=9), None)
     assert [one.code for one in found(server=busy)] == ["connections_nearly_used"]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freshdb_service.durations import BOUNDS, BUCKETS, bucket_of, percentile
+from freshdb_service.observability.histogram import BOUNDS, BUCKETS, bucket_of, percentile
 
 
 def counted(*seconds: float) -> list[int]:

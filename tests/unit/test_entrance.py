@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from freshdb_service.api import limits
-from freshdb_service.api.limits import SLOT, Entrance, RequestLimit
-from freshdb_service.metrics import Metrics
+from freshdb_service.api import request_limits
+from freshdb_service.api.request_limits import SLOT, AcquireLimit, RequestLimit
+from freshdb_service.observability.metrics import Metrics
 
 
 @dataclass
@@ -53,37 +53,37 @@ def call(
 
 async def test_of_a_thousand_acquires_few_are_worked_on_and_a_heartbeat_goes_ahead() -> None:
     work = Work()
-    entrance = Entrance(work, Metrics())
+    entrance = AcquireLimit(work, Metrics())
     acquires = [call(entrance, "/v1/leases") for _ in range(1_000)]
     _, _, heartbeat = call(entrance, "/v1/leases/x/renew")
     await heartbeat
-    assert work.at_work == work.most - 1 == limits._AT_ONCE
+    assert work.at_work == work.most - 1 == request_limits._AT_ONCE
     work.go.set()
     await asyncio.gather(*(task for _, _, task in acquires))
-    assert work.most == limits._AT_ONCE + 1
+    assert work.most == request_limits._AT_ONCE + 1
 
 
 async def test_who_only_waits_lets_the_next_in_and_once_only() -> None:
     work = Work()
-    entrance = Entrance(work, Metrics())
-    acquires = [call(entrance, "/v1/leases/batch") for _ in range(limits._AT_ONCE + 3)]
+    entrance = AcquireLimit(work, Metrics())
+    acquires = [call(entrance, "/v1/leases/batch") for _ in range(request_limits._AT_ONCE + 3)]
     await asyncio.sleep(0)
     resting = acquires[0][0][SLOT]
     resting.leave()
     resting.leave()
     for _ in range(3):
         await asyncio.sleep(0)
-    assert work.at_work == limits._AT_ONCE + 1
+    assert work.at_work == request_limits._AT_ONCE + 1
     work.go.set()
     await asyncio.gather(*(task for _, _, task in acquires))
-    assert entrance._slots._value == limits._AT_ONCE
+    assert entrance._slots._value == request_limits._AT_ONCE
 
 
 async def test_who_cannot_enter_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_ENTRANCE_SECONDS", 0.01)
+    monkeypatch.setattr(request_limits, "_ENTRANCE_SECONDS", 0.01)
     work = Work()
-    entrance = Entrance(work, Metrics())
-    acquires = [call(entrance, "/v1/leases") for _ in range(limits._AT_ONCE + 1)]
+    entrance = AcquireLimit(work, Metrics())
+    acquires = [call(entrance, "/v1/leases") for _ in range(request_limits._AT_ONCE + 1)]
     _, said, task = acquires[-1]
     await task
     assert said[0]["status"] == 503

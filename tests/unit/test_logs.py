@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from freshdb_service.logs import LogFormat, about, configure, fields, note
+from freshdb_service.observability.logs import LogFormat, about, configure, fields, note
 
 _log = logging.getLogger("freshdb.test")
 

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freshdb_service.cluster.ordering import Entangled, Order, affected, order
-from freshdb_service.cluster.picture import Picture, Qualified, Reference, Table
+from freshdb_service.postgres.reset.foreign_key_order import (
+    CircularReferences,
+    CleaningOrder,
+    affected,
+    order,
+)
+from freshdb_service.postgres.reset.table_model import Qualified, Reference, Table, TableModel
 
 NAMES = [("s", letter) for letter in "abcde"]
 
@@ -29,7 +34,7 @@ def refers(of: str, to: str, *, blocks: bool = True, deferrable: bool = False, u
     return Reference(("s", of), ("s", to), blocks, deferrable, tuple(unset.split()))
 
 
-def picture(*references: Reference, rows: int = 0, fires: str = "") -> Picture:
+def picture(*references: Reference, rows: int = 0, fires: str = "") -> TableModel:
     tables = {}
     for name in NAMES:
         made = table(name, rows=rows, fires=fires)
@@ -37,14 +42,14 @@ def picture(*references: Reference, rows: int = 0, fires: str = "") -> Picture:
         tables[name] = Table(
             made.rows, made.pages, False, made.family, made.fires, False, made.columns, referenced_by=by
         )
-    return Picture(tables, {}, references)
+    return TableModel(tables, {}, references)
 
 
 def shortly(names: list[Qualified]) -> str:
     return "".join(name for _, name in names)
 
 
-def emptied(here: Picture, tables: str, *, load: str = "") -> Order:
+def emptied(here: TableModel, tables: str, *, load: str = "") -> CleaningOrder:
     return order(
         here,
         empty=[("s", name) for name in tables],
@@ -74,24 +79,24 @@ def test_a_circle_is_left_by_the_gentlest_way() -> None:
 
 def test_nothing_is_truncated_that_should_keep_rows() -> None:
     circle = (refers("a", "b"), refers("b", "a"))
-    with pytest.raises(Entangled, match="a and b refer to each other"):
+    with pytest.raises(CircularReferences, match="a and b refer to each other"):
         order(picture(*circle), empty=[("s", "a")], thin=[("s", "b")], load=[])
-    with pytest.raises(Entangled):  # c has rows, and would be truncated with them
+    with pytest.raises(CircularReferences):  # c has rows, and would be truncated with them
         emptied(picture(*circle, refers("c", "a"), rows=1), "ab", load="")
-    with pytest.raises(Entangled):
+    with pytest.raises(CircularReferences):
         emptied(picture(*circle, fires="truncate"), "ab")
-    with pytest.raises(Entangled, match="functions"):
+    with pytest.raises(CircularReferences, match="functions"):
         emptied(picture(refers("a", "b"), refers("b", "a", unset="a_id"), fires="update"), "ab")
-    with pytest.raises(Entangled, match="cannot be loaded"):
+    with pytest.raises(CircularReferences, match="cannot be loaded"):
         emptied(picture(*circle, rows=1), "ab", load="ab")
 
 
 def test_partitions_that_refer_to_each_other_are_not_emptied_one_by_one() -> None:
     parts = {("s", name): table(("s", name), family=("s", "whole")) for name in "ab"}
     whole = refers("whole", "whole", unset="other_id")
-    made = order(Picture(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
+    made = order(TableModel(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
     assert made.unset == [(("s", "a"), ("other_id",)), (("s", "b"), ("other_id",))]
-    alone = order(Picture(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
+    alone = order(TableModel(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
     assert alone.unset == []
 
 
@@ -122,7 +127,7 @@ def test_no_table_is_emptied_before_what_blocks_it(drawn: list[Reference], table
     here = picture(*drawn)
     try:
         made = emptied(here, "".join(sorted(tables)))
-    except Entangled:
+    except CircularReferences:
         return
     assert {*made.delete, *made.truncate} >= {("s", name) for name in tables}
     assert not {*made.delete} & {*made.truncate}
@@ -146,7 +151,7 @@ def test_every_table_is_loaded_after_what_it_refers_to(drawn: list[Reference]) -
     everything = [("s", name) for name in "abcde"]
     try:
         made = order(here, empty=everything, thin=[], load=everything)
-    except Entangled:
+    except CircularReferences:
         return
     assert sorted(made.load) == everything
     for one in drawn:

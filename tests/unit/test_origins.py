@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from freshdb_service.api.origins import Origins
+from freshdb_service.api.csrf import OriginCheck
 from freshdb_service.errors import Forbidden
 
-ORIGINS = Origins(["Dev.Example"])
+ORIGINS = OriginCheck(["Dev.Example"])
 
 
 def request(method: str, **headers: str) -> Request:

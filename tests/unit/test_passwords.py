@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from base64 import b64decode, b64encode
 
-from freshdb_service.cluster.passwords import Password, Passwords
+from freshdb_service.postgres.server.passwords import Password, Passwords
 
 ITERATIONS = 4096
 

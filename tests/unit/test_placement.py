@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from freshdb_service.cluster import Activity
-from freshdb_service.diagnosis import Limits, ServerFacts
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.placement import least_used
-from freshdb_service.store.looking import ServerLook
+from freshdb_service.postgres import Activity
+from freshdb_service.status.diagnosis import ServerLimits, ServerStatus
+from freshdb_service.store.dashboard_queries import ServerDetails
+from freshdb_service.templates.placement import least_used
 
-LIMITS = Limits(max_databases=100, max_disk_bytes=1000)
+LIMITS = ServerLimits(max_databases=100, max_disk_bytes=1000)
 CALM = Activity(connections=3, max_connections=97, active=0)
 
 
@@ -21,12 +21,12 @@ def server(
     databases: int = 0,
     templates: int = 0,
     disk_bytes: int = 0,
-) -> ServerFacts:
-    look = ServerLook(name, "host", 5432, 180000, disk_bytes, databases, templates, leased=0)
-    return ServerFacts(look, activity, None if activity else "it is away")
+) -> ServerStatus:
+    look = ServerDetails(name, "host", 5432, 180000, disk_bytes, databases, templates, leased=0)
+    return ServerStatus(look, activity, None if activity else "it is away")
 
 
-def chosen(*servers: ServerFacts) -> str:
+def chosen(*servers: ServerStatus) -> str:
     return least_used(servers, LIMITS, databases_each=4).server.name
 
 
@@ -44,7 +44,7 @@ def test_among_equals_the_first() -> None:
     ],
     ids=["databases", "disk", "connections", "statements"],
 )
-def test_each_thing_that_can_run_out_counts(busy: ServerFacts) -> None:
+def test_each_thing_that_can_run_out_counts(busy: ServerStatus) -> None:
     assert chosen(busy, server("two")) == "two"
 
 
@@ -73,7 +73,7 @@ def test_templates_of_a_moment_ago_count_as_what_they_are_about_to_have() -> Non
     [server("full", databases=90, templates=10), server("full", disk_bytes=1000)],
     ids=["databases", "disk"],
 )
-def test_a_full_server_is_left_out_and_so_is_one_that_is_away(full: ServerFacts) -> None:
+def test_a_full_server_is_left_out_and_so_is_one_that_is_away(full: ServerStatus) -> None:
     crowded = server("three", Activity(97, 97, 90), databases=99, disk_bytes=999)
     assert chosen(full, server("away", None), crowded) == "three"
 

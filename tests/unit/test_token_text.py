@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from freshdb_service.token_text import digest_of, hint_of, is_secret, new_secret
+from freshdb_service.auth.token_format import digest_of, hint_of, is_secret, new_secret
 
 
 def test_a_token_can_be_found_by_programs_that_look_for_secrets() -> None:

@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import pytest
 
+from freshdb_service.auth.audit_log import MOST, AuditLog
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.store.session import Store
-from freshdb_service.store.trail import Actor
-from freshdb_service.trail import MOST, Trail
+from freshdb_service.store.audit_log import Actor
+from freshdb_service.store.connection import Store
 
 
 def away() -> Store:
@@ -19,24 +19,24 @@ def away() -> Store:
 
 
 async def test_what_cannot_be_written_waits_and_is_counted_on() -> None:
-    trail, lease, runner = Trail(away()), uuid4(), Actor("ci", "192.0.2.1")
+    audit_log, lease, runner = AuditLog(away()), uuid4(), Actor("ci", "192.0.2.1")
     for _ in range(3):
-        trail.collect("lease.renewed", runner, subject=lease)
+        audit_log.collect("lease.renewed", runner, subject=lease)
         with pytest.raises(BackendUnavailable):
-            await trail.flush()
-    trail.collect("lease.renewed", runner, subject=uuid4())
-    assert sorted(tally.count for tally in trail._collected.values()) == [1, 3]
+            await audit_log.flush()
+    audit_log.collect("lease.renewed", runner, subject=uuid4())
+    assert sorted(tally.count for tally in audit_log._collected.values()) == [1, 3]
 
 
 async def test_callers_whom_nobody_knows_crowd_no_heartbeat_out(caplog: pytest.LogCaptureFixture) -> None:
-    trail, known = Trail(away()), Actor("ci", "192.0.2.1")
+    audit_log, known = AuditLog(away()), Actor("ci", "192.0.2.1")
     for number in range(MOST):
-        trail.collect("access.unauthorized", Actor(None, str(number)))
+        audit_log.collect("access.unauthorized", Actor(None, str(number)))
     for _ in range(MOST):
-        trail.collect("lease.renewed", known, subject=uuid4())
-    assert len(trail._collected) == MOST
-    assert sum(key[1] == "ci" for key in trail._collected) == MOST // 2
-    trail._collected.clear()
+        audit_log.collect("lease.renewed", known, subject=uuid4())
+    assert len(audit_log._collected) == MOST
+    assert sum(key[1] == "ci" for key in audit_log._collected) == MOST // 2
+    audit_log._collected.clear()
     with caplog.at_level(logging.WARNING):
-        await trail.flush()
+        await audit_log.flush()
     assert [record.getMessage().split()[0] for record in caplog.records] == [str(MOST)]

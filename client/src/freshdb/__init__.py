@@ -16,7 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from freshdb.access import AuditRecord, Token
     from freshdb.async_client import AsyncClient
     from freshdb.client import Client
     from freshdb.embedded import (
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
         Unauthorized,
         UnexpectedAnswer,
     )
-    from freshdb.held import AsyncHeldLease, HeldLease
+    from freshdb.held_lease import AsyncHeldLease, HeldLease
     from freshdb.models import (
         BuildGrant,
         Event,
@@ -76,11 +75,12 @@ if TYPE_CHECKING:
         TemplateError,
     )
     from freshdb.project import Project, load_project
+    from freshdb.token_models import AuditRecord, Token
 
 __version__ = "0.1.0"
 
 _MODULES: Final = {
-    "freshdb.access": ("AuditRecord", "Token"),
+    "freshdb.token_models": ("AuditRecord", "Token"),
     "freshdb.async_client": ("AsyncClient",),
     "freshdb.client": ("Client",),
     "freshdb.embedded": (
@@ -90,7 +90,7 @@ _MODULES: Final = {
         "running_service",
         "stop_service",
     ),
-    "freshdb.held": ("AsyncHeldLease", "HeldLease"),
+    "freshdb.held_lease": ("AsyncHeldLease", "HeldLease"),
     "freshdb.models": (
         "BuildGrant",
         "Event",

@@ -7,18 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from freshdb.binding import Awaiting
-from freshdb.calls import Failure
 from freshdb.configuration import Configuration
 from freshdb.errors import BuildLost, FreshdbError, LeaseEnded, LeaseLost, LeaseNotFound
 from freshdb.events import EventReader
-from freshdb.heartbeat import Beat, loop_heart
-from freshdb.held import AsyncHeldLease
-from freshdb.models import DEFAULT_TTL_SECONDS, DEFAULT_WAIT_SECONDS, LeaseRequest
-from freshdb.operations import Operations
-from freshdb.template_operations import DEFAULT_BUILD_SECONDS, DEFAULT_BUILD_WAIT_SECONDS
-from freshdb.transport import AsyncTransport, StreamBroken
-from freshdb.upkeep import (
+from freshdb.heartbeat import Heartbeat, loop_heart
+from freshdb.held_lease import AsyncHeldLease
+from freshdb.lease_upkeep import (
     brief,
     build_beat,
     failure_message,
@@ -27,12 +21,18 @@ from freshdb.upkeep import (
     note_unreported,
     worth_raising,
 )
+from freshdb.messages import Failure
+from freshdb.methods import Awaiting
+from freshdb.models import DEFAULT_TTL_SECONDS, DEFAULT_WAIT_SECONDS, LeaseRequest
+from freshdb.operations import Operations
+from freshdb.template_operations import DEFAULT_BUILD_SECONDS, DEFAULT_BUILD_WAIT_SECONDS
+from freshdb.transport import AsyncTransport, StreamBroken
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from freshdb.calls import Flow
     from freshdb.lease_operations import Granted
+    from freshdb.messages import Flow
     from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
 
 T = TypeVar("T")
@@ -252,7 +252,7 @@ class AsyncClient(Configuration):
             note_unreported(grant, unreported)
 
     @asynccontextmanager
-    async def _beating(self, beat: Beat) -> AsyncIterator[None]:
+    async def _beating(self, beat: Heartbeat) -> AsyncIterator[None]:
         heart = loop_heart()
         heart.add(beat, self._attempt)
         try:
@@ -260,7 +260,7 @@ class AsyncClient(Configuration):
         finally:
             await heart.remove(beat)
 
-    async def _attempt(self, beat: Beat) -> None:
+    async def _attempt(self, beat: Heartbeat) -> None:
         step = beat.attempt(self.policy.addresses.current)
         outcome = await self._transport.send(step)
         if isinstance(outcome, Failure):

@@ -11,18 +11,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from freshdb.binding import Blocking
-from freshdb.calls import Failure
 from freshdb.configuration import Configuration
 from freshdb.errors import BuildLost, FreshdbError, LeaseEnded, LeaseLost, LeaseNotFound
 from freshdb.events import EventReader
-from freshdb.heartbeat import Beat, process_heart
-from freshdb.held import HeldLease
-from freshdb.models import DEFAULT_TTL_SECONDS, DEFAULT_WAIT_SECONDS, LeaseRequest
-from freshdb.operations import Operations
-from freshdb.template_operations import DEFAULT_BUILD_SECONDS, DEFAULT_BUILD_WAIT_SECONDS
-from freshdb.transport import StreamBroken, Transport
-from freshdb.upkeep import (
+from freshdb.heartbeat import Heartbeat, process_heart
+from freshdb.held_lease import HeldLease
+from freshdb.lease_upkeep import (
     brief,
     build_beat,
     failure_message,
@@ -31,12 +25,18 @@ from freshdb.upkeep import (
     note_unreported,
     worth_raising,
 )
+from freshdb.messages import Failure
+from freshdb.methods import Blocking
+from freshdb.models import DEFAULT_TTL_SECONDS, DEFAULT_WAIT_SECONDS, LeaseRequest
+from freshdb.operations import Operations
+from freshdb.template_operations import DEFAULT_BUILD_SECONDS, DEFAULT_BUILD_WAIT_SECONDS
+from freshdb.transport import StreamBroken, Transport
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from freshdb.calls import Flow
     from freshdb.lease_operations import Granted
+    from freshdb.messages import Flow
     from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
 
 T = TypeVar("T")
@@ -254,7 +254,7 @@ class Client(Configuration):
             note_unreported(grant, unreported)
 
     @contextmanager
-    def _beating(self, beat: Beat) -> Iterator[None]:
+    def _beating(self, beat: Heartbeat) -> Iterator[None]:
         heart = process_heart()
         heart.add(beat, self._attempt)
         try:
@@ -262,7 +262,7 @@ class Client(Configuration):
         finally:
             heart.remove(beat)
 
-    def _attempt(self, beat: Beat) -> None:
+    def _attempt(self, beat: Heartbeat) -> None:
         step = beat.attempt(self.policy.addresses.current)
         outcome = self._transport.send(step)
         if isinstance(outcome, Failure):

@@ -11,8 +11,8 @@ from freshdb import __version__
 from freshdb.clock import elapsed_seconds
 from freshdb.errors import NotConfigured
 from freshdb.operations import Operations
-from freshdb.retry import Addresses, Policy
-from freshdb.transport import Connection
+from freshdb.retry import RetryPolicy, ServiceAddresses
+from freshdb.transport import ConnectionSettings
 
 
 class Configuration:
@@ -33,10 +33,12 @@ class Configuration:
     ) -> None:
         urls = service_urls(url)
         self.clock = elapsed_seconds
-        self.policy = Policy(Addresses(urls), timeout_seconds, retry_seconds, elapsed_seconds, random.random)
+        self.policy = RetryPolicy(
+            ServiceAddresses(urls), timeout_seconds, retry_seconds, elapsed_seconds, random.random
+        )
         self.operations = Operations(self.policy, poll_seconds)
         given = os.environ.get("FRESHDB_TOKEN") if token is None else token
-        self.connection = Connection(urls, given or None, user_agent=f"freshdb/{__version__}")
+        self.connection = ConnectionSettings(urls, given or None, user_agent=f"freshdb/{__version__}")
 
     @property
     def url(self) -> str:

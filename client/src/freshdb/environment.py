@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from freshdb.connectable import Connectable
+    from freshdb.credentials import Connectable
 
 _WOULD_WIN: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
 """What libpq follows before ``PGHOST`` and its like."""

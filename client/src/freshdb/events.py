@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from freshdb.calls import Call, Send, query
 from freshdb.errors import ServiceUnreachable
+from freshdb.messages import Send, ServiceCall, query
 from freshdb.models import Event
 
 if TYPE_CHECKING:
-    from freshdb.calls import Failure
-    from freshdb.retry import Policy
+    from freshdb.messages import Failure
+    from freshdb.retry import RetryPolicy
 
 _SILENCE_SECONDS: Final = 45.0
 """The service says that it is still there every 15 s."""
@@ -21,7 +21,7 @@ _LONGEST_PAUSE_SECONDS: Final = 5.0
 class EventReader:
     """Puts the lines of one stream together; remembers the last event's id, to go on from there."""
 
-    def __init__(self, since: str | None, policy: Policy) -> None:
+    def __init__(self, since: str | None, policy: RetryPolicy) -> None:
         self._since = since
         self._policy = policy
         self._alive_at = policy.clock()
@@ -33,7 +33,7 @@ class EventReader:
     def request(self, *, follow: bool) -> Send:
         """Make the request that goes on from here."""
         pairs = [("follow", "true" if follow else "false"), ("since", self._since)]
-        call = Call("GET", query("/v1/events", pairs), headers={"accept": "text/event-stream"})
+        call = ServiceCall("GET", query("/v1/events", pairs), headers={"accept": "text/event-stream"})
         return Send(self._policy.addresses.current, call, _SILENCE_SECONDS)
 
     def broke(self, failure: Failure) -> None:

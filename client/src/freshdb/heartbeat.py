@@ -1,6 +1,6 @@
 """Heartbeats: leases and builds are renewed off the caller's thread, and a loss is noticed.
 
-One ``Beat`` per lease or build decides, without I/O: renew after a third of the time that was granted, a little
+One ``Heartbeat`` per lease or build decides, without I/O: renew after a third of the time that was granted, a little
 earlier by chance; when an attempt fails, try again soon, and go on until the time is over. The time is counted by
 the client's own monotonic clock (suspended time included) from *before* the request that was granted was sent, so
 that the client never believes in a lease for longer than the service does. A lease is lost when the service says so
@@ -23,9 +23,9 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
-from freshdb.calls import Answer, Call, Failure, Send
 from freshdb.clock import elapsed_seconds
 from freshdb.errors import FreshdbError
+from freshdb.messages import Answer, Failure, Send, ServiceCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,7 +46,7 @@ _FIRST_RETRY_SECONDS: Final = 0.2
 _LONGEST_RETRY_SECONDS: Final = 5.0
 
 
-class Beat:
+class Heartbeat:
     """The heartbeat of one lease or build: when it is due, how it went, whether all is lost. Thread-safe.
 
     Args:
@@ -60,7 +60,7 @@ class Beat:
 
     def __init__(
         self,
-        call: Call,
+        call: ServiceCall,
         read: Read,
         *,
         ttl_seconds: float,
@@ -158,19 +158,19 @@ class Beat:
             _log.exception("the callback for a lost lease failed")
 
 
-class Queue:
+class HeartbeatQueue:
     """Beats by when they are due; one that is over is forgotten when its turn comes."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Beat]] = []
+        self._heap: list[tuple[float, int, Heartbeat]] = []
         self._count = 0
 
-    def put(self, beat: Beat) -> None:
+    def put(self, beat: Heartbeat) -> None:
         """Add one that is not in it."""
         self._count += 1  # breaks ties: beats have no order
         heapq.heappush(self._heap, (beat.due_at, self._count, beat))
 
-    def take_due(self, now: float) -> Beat | None:
+    def take_due(self, now: float) -> Heartbeat | None:
         """Take one out whose time has come."""
         self._forget()
         if self._heap and self._heap[0][0] <= now:
@@ -189,19 +189,19 @@ class Queue:
             heapq.heappop(self._heap)
 
 
-class Heart:
+class HeartbeatThread:
     """One daemon thread that renews what blocking clients hold."""
 
     def __init__(self, clock: Clock = elapsed_seconds) -> None:
         self._clock = clock
         self._condition = threading.Condition()
-        self._queue = Queue()
-        self._senders: dict[Beat, Callable[[Beat], None]] = {}
-        self._busy: Beat | None = None
+        self._queue = HeartbeatQueue()
+        self._senders: dict[Heartbeat, Callable[[Heartbeat], None]] = {}
+        self._busy: Heartbeat | None = None
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
 
-    def add(self, beat: Beat, send: Callable[[Beat], None]) -> None:
+    def add(self, beat: Heartbeat, send: Callable[[Heartbeat], None]) -> None:
         """Keep it beating; `send` makes one attempt and gives the outcome to the beat."""
         with self._condition:
             self._senders[beat] = send
@@ -211,7 +211,7 @@ class Heart:
                 self._thread.start()
             self._condition.notify_all()
 
-    def remove(self, beat: Beat) -> None:
+    def remove(self, beat: Heartbeat) -> None:
         """Let it rest; an attempt that is under way comes to its end first, so that its connection can be closed."""
         if self._pid != os.getpid():
             return  # a forked child's copy: its locks may be held by a thread that the child does not have
@@ -244,19 +244,19 @@ class Heart:
                     self._queue.put(beat)
 
 
-class LoopHeart:
+class HeartbeatTask:
     """One task of an event loop that renews what its asynchronous clients hold, concurrently."""
 
     def __init__(self, on_idle: Callable[[], object], clock: Clock = elapsed_seconds) -> None:
         self._on_idle = on_idle
         self._clock = clock
-        self._queue = Queue()
-        self._senders: dict[Beat, Callable[[Beat], Awaitable[None]]] = {}
+        self._queue = HeartbeatQueue()
+        self._senders: dict[Heartbeat, Callable[[Heartbeat], Awaitable[None]]] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._sending: dict[Beat, asyncio.Task[None]] = {}
+        self._sending: dict[Heartbeat, asyncio.Task[None]] = {}
 
-    def add(self, beat: Beat, send: Callable[[Beat], Awaitable[None]]) -> None:
+    def add(self, beat: Heartbeat, send: Callable[[Heartbeat], Awaitable[None]]) -> None:
         """Keep it beating; `send` makes one attempt and gives the outcome to the beat."""
         self._senders[beat] = send
         self._queue.put(beat)
@@ -264,7 +264,7 @@ class LoopHeart:
             self._task = asyncio.create_task(self._run(), name="freshdb-heartbeat")
         self._changed.set()
 
-    async def remove(self, beat: Beat) -> None:
+    async def remove(self, beat: Heartbeat) -> None:
         """Let it rest; an attempt that is under way comes to its end first. Without beats the task ends."""
         beat.stop()
         self._senders.pop(beat, None)
@@ -288,7 +288,7 @@ class LoopHeart:
             except TimeoutError:
                 continue
 
-    async def _renew(self, beat: Beat) -> None:
+    async def _renew(self, beat: Heartbeat) -> None:
         send = self._senders.get(beat)
         if send is not None and beat.look() is None:
             try:
@@ -301,23 +301,23 @@ class LoopHeart:
             self._changed.set()
 
 
-_process_hearts: Final[dict[int, Heart]] = {}
-_loop_hearts: Final[dict[asyncio.AbstractEventLoop, LoopHeart]] = {}
+_process_hearts: Final[dict[int, HeartbeatThread]] = {}
+_loop_hearts: Final[dict[asyncio.AbstractEventLoop, HeartbeatTask]] = {}
 _guard = threading.Lock()
 
 
-def process_heart() -> Heart:
+def process_heart() -> HeartbeatThread:
     """Give this process's heart."""
     with _guard:
-        return _process_hearts.setdefault(os.getpid(), Heart())
+        return _process_hearts.setdefault(os.getpid(), HeartbeatThread())
 
 
-def loop_heart() -> LoopHeart:
+def loop_heart() -> HeartbeatTask:
     """Give the running event loop's heart."""
     loop = asyncio.get_running_loop()
     heart = _loop_hearts.get(loop)
     if heart is None:
-        heart = _loop_hearts[loop] = LoopHeart(on_idle=lambda: _loop_hearts.pop(loop, None))
+        heart = _loop_hearts[loop] = HeartbeatTask(on_idle=lambda: _loop_hearts.pop(loop, None))
     return heart
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from freshdb import wire
-from freshdb.asking import Asking
-from freshdb.calls import Call, Pause, decode, encode, path, problem
+from freshdb import json_fields
 from freshdb.errors import Conflict, PoolExhausted
+from freshdb.messages import Pause, ServiceCall, decode, encode, path, problem
 from freshdb.models import (
     DEFAULT_KEEP_SECONDS,
     DEFAULT_TTL_SECONDS,
@@ -25,12 +24,13 @@ from freshdb.models import (
     Leftovers,
     Renewal,
 )
-from freshdb.retry import Exchange, exchange
+from freshdb.operations_base import OperationsBase
+from freshdb.retry import TimedAnswer, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from freshdb.calls import Flow
+    from freshdb.messages import Flow
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
 _RESET_SECONDS: Final = 60.0
@@ -47,7 +47,7 @@ class Granted:
     repeated: bool
 
 
-class LeaseOperations(Asking):
+class LeaseOperations(OperationsBase):
     """All that can be done with leases."""
 
     __slots__ = ()
@@ -88,14 +88,14 @@ class LeaseOperations(Asking):
         """Acquire, and tell since when the lease's time is counted."""
         key = idempotency_key or str(uuid.uuid4())
 
-        def slice_of(wait_seconds: float) -> Call:
+        def slice_of(wait_seconds: float) -> ServiceCall:
             content = encode(request.to_wire(wait_seconds=wait_seconds))
-            return Call(
+            return ServiceCall(
                 "POST", "/v1/leases", content, {"Idempotency-Key": key}, patience_seconds=wait_seconds
             )
 
         done = yield from self._queue(slice_of, request.wait_seconds)
-        lease = Lease.from_wire(wire.members(decode(done.answer)))
+        lease = Lease.from_wire(json_fields.members(decode(done.answer)))
         return Granted(
             lease, lease.ttl_seconds, done.counted_from, done.repeated or idempotency_key is not None
         )
@@ -103,7 +103,7 @@ class LeaseOperations(Asking):
     def take_up(self, lease: Lease) -> Flow[Granted]:
         """Renew a lease that was acquired before, and tell since when its time is counted."""
         done = yield from exchange(self.renewal(lease.id), self.policy)
-        renewal = Renewal.from_wire(wire.members(decode(done.answer)))
+        renewal = Renewal.from_wire(json_fields.members(decode(done.answer)))
         return Granted(lease, renewal.ttl_seconds, done.counted_from, repeated=False)
 
     def acquire_batch(
@@ -117,15 +117,15 @@ class LeaseOperations(Asking):
         key = idempotency_key or str(uuid.uuid4())
         wait_seconds = max((one.wait_seconds for one in requests), default=0.0)
 
-        def slice_of(wait_seconds: float) -> Call:
+        def slice_of(wait_seconds: float) -> ServiceCall:
             bodies = [one.to_wire(wait_seconds=min(one.wait_seconds, wait_seconds)) for one in requests]
             content = encode({"leases": bodies})
-            return Call(
+            return ServiceCall(
                 "POST", "/v1/leases/batch", content, {"Idempotency-Key": key}, patience_seconds=wait_seconds
             )
 
         done = yield from self._queue(slice_of, wait_seconds)
-        found, _ = wire.items(decode(done.answer))
+        found, _ = json_fields.items(decode(done.answer))
         return [Lease.from_wire(one) for one in found]
 
     def renew(self, lease_id: str, *, ttl_seconds: float | None = None) -> Flow[Renewal]:
@@ -135,12 +135,12 @@ class LeaseOperations(Asking):
             LeaseEnded: it is over.
         """
         found = yield from self._ask(self.renewal(lease_id, ttl_seconds=ttl_seconds))
-        return Renewal.from_wire(wire.members(found))
+        return Renewal.from_wire(json_fields.members(found))
 
-    def renewal(self, lease_id: str, *, ttl_seconds: float | None = None) -> Call:
+    def renewal(self, lease_id: str, *, ttl_seconds: float | None = None) -> ServiceCall:
         """Make the call that renews a lease."""
         body = {} if ttl_seconds is None else {"ttl_seconds": ttl_seconds}
-        return Call("POST", path("/v1/leases/{}/renew", lease_id), encode(body))
+        return ServiceCall("POST", path("/v1/leases/{}/renew", lease_id), encode(body))
 
     def release(self, lease_id: str) -> Flow[Lease]:
         """Give a database back; again is fine.
@@ -162,9 +162,9 @@ class LeaseOperations(Asking):
         """
         return Leftovers.of((yield from self._give_back(lease_id)))
 
-    def _give_back(self, lease_id: str) -> Flow[wire.Members]:
-        done = yield from exchange(Call("DELETE", path("/v1/leases/{}", lease_id)), self.policy)
-        return {} if done.answer.status == HTTPStatus.NO_CONTENT else wire.members(decode(done.answer))
+    def _give_back(self, lease_id: str) -> Flow[json_fields.Members]:
+        done = yield from exchange(ServiceCall("DELETE", path("/v1/leases/{}", lease_id)), self.policy)
+        return {} if done.answer.status == HTTPStatus.NO_CONTENT else json_fields.members(decode(done.answer))
 
     def reset(self, lease_id: str) -> Flow[Lease]:
         """Have a leased database made clean again, in place: the same lease, with a new login and so a new URL.
@@ -176,7 +176,7 @@ class LeaseOperations(Asking):
             LeaseEnded: it is over.
             Conflict: it is kept for a look, or being reset at this moment.
         """
-        call = Call("POST", path("/v1/leases/{}/reset", lease_id), patience_seconds=_RESET_SECONDS)
+        call = ServiceCall("POST", path("/v1/leases/{}/reset", lease_id), patience_seconds=_RESET_SECONDS)
         began_at = self.policy.clock()
         repeated = False
         while True:
@@ -186,7 +186,7 @@ class LeaseOperations(Asking):
             pause = error.retry_after_seconds if isinstance(error, Conflict) else None
             elapsed = self.policy.clock() - began_at
             if pause is None or not repeated or elapsed + pause > self.policy.retry_seconds:
-                return Lease.from_wire(wire.members(decode(done.answer)))
+                return Lease.from_wire(json_fields.members(decode(done.answer)))
             yield Pause(pause)  # the attempt whose answer was lost is still being carried out
 
     def revoke(self, lease_id: str) -> Flow[Lease]:
@@ -196,8 +196,8 @@ class LeaseOperations(Asking):
             Forbidden: the token may not.
             LeaseEnded: it is over already.
         """
-        found = yield from self._ask(Call("DELETE", path("/v1/leases/{}", lease_id) + "?force=true"))
-        return Lease.from_wire(wire.members(found))
+        found = yield from self._ask(ServiceCall("DELETE", path("/v1/leases/{}", lease_id) + "?force=true"))
+        return Lease.from_wire(json_fields.members(found))
 
     def keep(
         self, lease_id: str, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None
@@ -210,8 +210,8 @@ class LeaseOperations(Asking):
         body: dict[str, object] = {"ttl_seconds": ttl_seconds} | (
             {} if reason is None else {"reason": reason}
         )
-        found = yield from self._ask(Call("POST", path("/v1/leases/{}/keep", lease_id), encode(body)))
-        return Lease.from_wire(wire.members(found))
+        found = yield from self._ask(ServiceCall("POST", path("/v1/leases/{}/keep", lease_id), encode(body)))
+        return Lease.from_wire(json_fields.members(found))
 
     def get_lease(self, lease_id: str) -> Flow[Lease]:
         """Look one lease up.
@@ -219,8 +219,8 @@ class LeaseOperations(Asking):
         Raises:
             LeaseNotFound: there is none with this id.
         """
-        found = yield from self._ask(Call("GET", path("/v1/leases/{}", lease_id)))
-        return Lease.from_wire(wire.members(found))
+        found = yield from self._ask(ServiceCall("GET", path("/v1/leases/{}", lease_id)))
+        return Lease.from_wire(json_fields.members(found))
 
     def leases(
         self,
@@ -242,7 +242,7 @@ class LeaseOperations(Asking):
         pairs += [(f"label.{key}", value) for key, value in (labels or {}).items()]
         return (yield from self._list("/v1/leases", pairs, limit, Lease.from_wire))
 
-    def _queue(self, slice_of: Callable[[float], Call], wait_seconds: float) -> Flow[Exchange]:
+    def _queue(self, slice_of: Callable[[float], ServiceCall], wait_seconds: float) -> Flow[TimedAnswer]:
         """Ask in slices until the wait is over; any answer but ``pool_exhausted`` ends it."""
         clock = self.policy.clock
         began_at = asked_at = clock()

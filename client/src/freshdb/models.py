@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from freshdb import wire
-from freshdb.connectable import Connectable, Credentials
+from freshdb import json_fields
+from freshdb.credentials import Connectable, Credentials
 from freshdb.errors import NoCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from freshdb.wire import Members
+    from freshdb.json_fields import Members
 
 Isolation: TypeAlias = Literal["database", "schema"]
 
@@ -44,12 +44,12 @@ class Leftovers:
         """Read the member `leftovers`, if there is one; what is missing in it is none."""
         if answer.get("leftovers") is None:
             return None
-        found = wire.members(answer["leftovers"], "'leftovers'")
+        found = json_fields.members(answer["leftovers"], "'leftovers'")
         return cls(
-            connections=wire.maybe(wire.whole, found, "connections") or 0,
-            prepared_transactions=wire.maybe(wire.whole, found, "prepared_transactions") or 0,
-            advisory_locks=wire.maybe(wire.whole, found, "advisory_locks") or 0,
-            objects=wire.maybe(wire.texts, found, "objects") or (),
+            connections=json_fields.maybe(json_fields.whole, found, "connections") or 0,
+            prepared_transactions=json_fields.maybe(json_fields.whole, found, "prepared_transactions") or 0,
+            advisory_locks=json_fields.maybe(json_fields.whole, found, "advisory_locks") or 0,
+            objects=json_fields.maybe(json_fields.texts, found, "objects") or (),
         )
 
 
@@ -86,29 +86,29 @@ class Lease(Connectable):
     def from_wire(cls, source: Members) -> Lease:
         """Read the service's JSON."""
         return cls(
-            id=wire.text(source, "id"),
-            state=wire.text(source, "state"),
-            template=wire.text(source, "template"),
-            template_id=wire.text(source, "template_id"),
-            pool_id=wire.text(source, "pool_id"),
-            database_id=wire.maybe(wire.text, source, "database_id"),
-            isolation=wire.text(source, "isolation"),
-            server=wire.text(source, "server"),
-            host=wire.text(source, "host"),
-            port=wire.whole(source, "port"),
-            database=wire.text(source, "database"),
-            schema=wire.maybe(wire.text, source, "schema"),
-            user=wire.text(source, "user"),
-            password=wire.maybe(wire.text, source, "password"),
-            generation=wire.whole(source, "generation"),
-            holder=wire.text_map(source, "holder"),
-            labels=wire.text_map(source, "labels"),
-            ttl_seconds=wire.number(source, "ttl_seconds"),
-            granted_at=wire.instant(source, "granted_at"),
-            expires_at=wire.maybe(wire.instant, source, "expires_at"),
-            max_expires_at=wire.maybe(wire.instant, source, "max_expires_at"),
-            ended_at=wire.maybe(wire.instant, source, "ended_at"),
-            end_reason=wire.maybe(wire.text, source, "end_reason"),
+            id=json_fields.text(source, "id"),
+            state=json_fields.text(source, "state"),
+            template=json_fields.text(source, "template"),
+            template_id=json_fields.text(source, "template_id"),
+            pool_id=json_fields.text(source, "pool_id"),
+            database_id=json_fields.maybe(json_fields.text, source, "database_id"),
+            isolation=json_fields.text(source, "isolation"),
+            server=json_fields.text(source, "server"),
+            host=json_fields.text(source, "host"),
+            port=json_fields.whole(source, "port"),
+            database=json_fields.text(source, "database"),
+            schema=json_fields.maybe(json_fields.text, source, "schema"),
+            user=json_fields.text(source, "user"),
+            password=json_fields.maybe(json_fields.text, source, "password"),
+            generation=json_fields.whole(source, "generation"),
+            holder=json_fields.text_map(source, "holder"),
+            labels=json_fields.text_map(source, "labels"),
+            ttl_seconds=json_fields.number(source, "ttl_seconds"),
+            granted_at=json_fields.instant(source, "granted_at"),
+            expires_at=json_fields.maybe(json_fields.instant, source, "expires_at"),
+            max_expires_at=json_fields.maybe(json_fields.instant, source, "max_expires_at"),
+            ended_at=json_fields.maybe(json_fields.instant, source, "ended_at"),
+            end_reason=json_fields.maybe(json_fields.text, source, "end_reason"),
             leftovers=Leftovers.of(source),
         )
 
@@ -137,10 +137,10 @@ class Renewal:
     def from_wire(cls, source: Members) -> Renewal:
         """Read the service's JSON."""
         return cls(
-            id=wire.text(source, "id"),
-            ttl_seconds=wire.number(source, "ttl_seconds"),
-            expires_at=wire.instant(source, "expires_at"),
-            max_expires_at=wire.maybe(wire.instant, source, "max_expires_at"),
+            id=json_fields.text(source, "id"),
+            ttl_seconds=json_fields.number(source, "ttl_seconds"),
+            expires_at=json_fields.instant(source, "expires_at"),
+            max_expires_at=json_fields.maybe(json_fields.instant, source, "max_expires_at"),
         )
 
 
@@ -186,14 +186,14 @@ class BuildGrant(Connectable):
         """Read the service's JSON."""
         return cls(
             template=template,
-            host=wire.text(source, "host"),
-            port=wire.whole(source, "port"),
-            database=wire.text(source, "database"),
-            user=wire.text(source, "user"),
-            password=wire.text(source, "password"),
-            deadline_at=wire.instant(source, "deadline_at"),
-            token=wire.text(source, "token"),
-            renew_seconds=wire.number(source, "renew_seconds"),
+            host=json_fields.text(source, "host"),
+            port=json_fields.whole(source, "port"),
+            database=json_fields.text(source, "database"),
+            user=json_fields.text(source, "user"),
+            password=json_fields.text(source, "password"),
+            deadline_at=json_fields.instant(source, "deadline_at"),
+            token=json_fields.text(source, "token"),
+            renew_seconds=json_fields.number(source, "renew_seconds"),
         )
 
     def credentials(self) -> Credentials:
@@ -217,13 +217,13 @@ class TemplateError:
     def from_wire(cls, source: Members) -> TemplateError:
         """Read the service's JSON."""
         return cls(
-            message=wire.text(source, "message"),
-            sql_index=wire.maybe(wire.whole, source, "sql_index"),
-            statement=wire.maybe(wire.text, source, "statement"),
-            position=wire.maybe(wire.whole, source, "position"),
-            line=wire.maybe(wire.whole, source, "line"),
-            sqlstate=wire.maybe(wire.text, source, "sqlstate"),
-            hint=wire.maybe(wire.text, source, "hint"),
+            message=json_fields.text(source, "message"),
+            sql_index=json_fields.maybe(json_fields.whole, source, "sql_index"),
+            statement=json_fields.maybe(json_fields.text, source, "statement"),
+            position=json_fields.maybe(json_fields.whole, source, "position"),
+            line=json_fields.maybe(json_fields.whole, source, "line"),
+            sqlstate=json_fields.maybe(json_fields.text, source, "sqlstate"),
+            hint=json_fields.maybe(json_fields.text, source, "hint"),
         )
 
 
@@ -248,24 +248,24 @@ class Template:
     @classmethod
     def from_wire(cls, source: Members) -> Template:
         """Read the service's JSON."""
-        name, fingerprint = wire.text(source, "name"), wire.text(source, "fingerprint")
+        name, fingerprint = json_fields.text(source, "name"), json_fields.text(source, "fingerprint")
         error, build = source.get("error"), source.get("build")
         return cls(
-            id=wire.text(source, "id"),
+            id=json_fields.text(source, "id"),
             name=name,
             fingerprint=fingerprint,
-            state=wire.text(source, "state"),
-            extensions=wire.texts(source, "extensions"),
-            size_bytes=wire.maybe(wire.whole, source, "size_bytes"),
-            error=None if error is None else TemplateError.from_wire(wire.members(error, "error")),
-            created_at=wire.maybe(wire.instant, source, "created_at"),
-            ready_at=wire.maybe(wire.instant, source, "ready_at"),
-            last_used_at=wire.maybe(wire.instant, source, "last_used_at"),
-            build_deadline_at=wire.maybe(wire.instant, source, "build_deadline_at"),
-            server=wire.maybe(wire.text, source, "server"),
+            state=json_fields.text(source, "state"),
+            extensions=json_fields.texts(source, "extensions"),
+            size_bytes=json_fields.maybe(json_fields.whole, source, "size_bytes"),
+            error=None if error is None else TemplateError.from_wire(json_fields.members(error, "error")),
+            created_at=json_fields.maybe(json_fields.instant, source, "created_at"),
+            ready_at=json_fields.maybe(json_fields.instant, source, "ready_at"),
+            last_used_at=json_fields.maybe(json_fields.instant, source, "last_used_at"),
+            build_deadline_at=json_fields.maybe(json_fields.instant, source, "build_deadline_at"),
+            server=json_fields.maybe(json_fields.text, source, "server"),
             build=None
             if build is None
-            else BuildGrant.from_wire(wire.members(build, "build"), f"{name}@{fingerprint}"),
+            else BuildGrant.from_wire(json_fields.members(build, "build"), f"{name}@{fingerprint}"),
         )
 
     @property
@@ -299,19 +299,19 @@ class Pool:
     def from_wire(cls, source: Members) -> Pool:
         """Read the service's JSON."""
         return cls(
-            id=wire.text(source, "id"),
-            template=wire.text(source, "template"),
-            template_id=wire.text(source, "template_id"),
-            isolation=wire.text(source, "isolation"),
-            server=wire.maybe(wire.text, source, "server"),
-            min_ready=wire.whole(source, "min_ready"),
-            max_size=wire.whole(source, "max_size"),
-            idle_seconds=wire.number(source, "idle_seconds"),
-            databases=wire.whole_map(source, "databases"),
-            waiting=wire.whole(source, "waiting"),
-            refusal=wire.texts(source, "refusal"),
-            last_error=wire.maybe(wire.text, source, "last_error"),
-            last_acquired_at=wire.maybe(wire.instant, source, "last_acquired_at"),
+            id=json_fields.text(source, "id"),
+            template=json_fields.text(source, "template"),
+            template_id=json_fields.text(source, "template_id"),
+            isolation=json_fields.text(source, "isolation"),
+            server=json_fields.maybe(json_fields.text, source, "server"),
+            min_ready=json_fields.whole(source, "min_ready"),
+            max_size=json_fields.whole(source, "max_size"),
+            idle_seconds=json_fields.number(source, "idle_seconds"),
+            databases=json_fields.whole_map(source, "databases"),
+            waiting=json_fields.whole(source, "waiting"),
+            refusal=json_fields.texts(source, "refusal"),
+            last_error=json_fields.maybe(json_fields.text, source, "last_error"),
+            last_acquired_at=json_fields.maybe(json_fields.instant, source, "last_acquired_at"),
         )
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from freshdb import wire
-from freshdb.access_operations import AccessOperations
-from freshdb.calls import Answer, Call, Send, encode, path, read_json
+from freshdb import json_fields
 from freshdb.lease_operations import LeaseOperations
+from freshdb.messages import Answer, Send, ServiceCall, encode, path, read_json
 from freshdb.models import Health, Pool
 from freshdb.template_operations import TemplateOperations
+from freshdb.token_operations import TokenOperations
 
 if TYPE_CHECKING:
-    from freshdb.calls import Flow
+    from freshdb.messages import Flow
 
 
-class Operations(LeaseOperations, TemplateOperations, AccessOperations):
+class Operations(LeaseOperations, TemplateOperations, TokenOperations):
     """All operations under one policy: those on leases, templates and tokens, and these on pools and the service."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class Operations(LeaseOperations, TemplateOperations, AccessOperations):
             PoolNotFound: there is none with this id.
         """
         return Pool.from_wire(
-            wire.members((yield from self._ask(Call("GET", path("/v1/pools/{}", pool_id)))))
+            json_fields.members((yield from self._ask(ServiceCall("GET", path("/v1/pools/{}", pool_id)))))
         )
 
     def resize(
@@ -51,7 +51,9 @@ class Operations(LeaseOperations, TemplateOperations, AccessOperations):
         sizes = {"min_ready": min_ready, "max_size": max_size, "idle_seconds": idle_seconds}
         body = encode({key: value for key, value in sizes.items() if value is not None})
         return Pool.from_wire(
-            wire.members((yield from self._ask(Call("PATCH", path("/v1/pools/{}", pool_id), body))))
+            json_fields.members(
+                (yield from self._ask(ServiceCall("PATCH", path("/v1/pools/{}", pool_id), body)))
+            )
         )
 
     def health(self) -> Flow[Health]:
@@ -60,18 +62,21 @@ class Operations(LeaseOperations, TemplateOperations, AccessOperations):
         Raises:
             UnexpectedAnswer: somebody else answers there.
         """
-        alive = wire.members((yield from self._ask(Call("GET", "/livez"))))
+        alive = json_fields.members((yield from self._ask(ServiceCall("GET", "/livez"))))
         base = self.policy.addresses.current
-        outcome = yield Send(base, Call("GET", "/readyz"), self.policy.timeout_seconds)
+        outcome = yield Send(base, ServiceCall("GET", "/readyz"), self.policy.timeout_seconds)
         if not isinstance(outcome, Answer):
             return Health(
-                ok=False, status="unreachable", checks={}, version=wire.maybe(wire.text, alive, "version")
+                ok=False,
+                status="unreachable",
+                checks={},
+                version=json_fields.maybe(json_fields.text, alive, "version"),
             )
-        return _health(outcome, wire.maybe(wire.text, alive, "version"))
+        return _health(outcome, json_fields.maybe(json_fields.text, alive, "version"))
 
 
 def _health(answer: Answer, version: str | None) -> Health:
-    found = wire.members(read_json(answer))
+    found = json_fields.members(read_json(answer))
     checks = found.get("checks")
     return Health(
         ok=answer.status == HTTPStatus.OK,

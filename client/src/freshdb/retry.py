@@ -17,9 +17,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from freshdb import calls
-from freshdb.calls import Answer, Call, Failure, Flow, Pause, Send
+from freshdb import messages
 from freshdb.errors import ServiceError, ServiceUnreachable
+from freshdb.messages import Answer, Failure, Flow, Pause, Send, ServiceCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ _UNAVAILABLE: Final = 503
 _GATEWAY: Final = frozenset({502, 504})
 
 
-class Addresses:
+class ServiceAddresses:
     """The addresses of one service, of which one is in use; shared by all calls of a client, thread-safe."""
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """How patient a client is.
 
     Attributes:
@@ -70,7 +70,7 @@ class Policy:
         chance: a number from 0 to 1, drawn anew each time.
     """
 
-    addresses: Addresses
+    addresses: ServiceAddresses
     timeout_seconds: float
     retry_seconds: float
     clock: Clock
@@ -78,7 +78,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class TimedAnswer:
     """An answer, and since when the service may have acted on the call (an attempt before may have arrived)."""
 
     answer: Answer
@@ -90,7 +90,9 @@ class Exchange:
         return self.counted_from < self.answer.sent_at
 
 
-def exchange(call: Call, policy: Policy, *, quota_wait_seconds: float | None = None) -> Flow[Exchange]:
+def exchange(
+    call: ServiceCall, policy: RetryPolicy, *, quota_wait_seconds: float | None = None
+) -> Flow[TimedAnswer]:
     """Send a call until it is answered; a problem that would not go away by itself is an answer.
 
     Args:
@@ -112,7 +114,7 @@ def exchange(call: Call, policy: Policy, *, quota_wait_seconds: float | None = N
         outcome = yield Send(base, call, policy.timeout_seconds + call.patience_seconds)
         if isinstance(outcome, Answer):
             if not _again(outcome, call):
-                return Exchange(outcome, outcome.sent_at if counted_from is None else counted_from)
+                return TimedAnswer(outcome, outcome.sent_at if counted_from is None else counted_from)
             if outcome.status in _GATEWAY and counted_from is None:
                 counted_from = outcome.sent_at
             budget = quota_seconds if outcome.status == _TOO_MANY else policy.retry_seconds
@@ -129,27 +131,27 @@ def exchange(call: Call, policy: Policy, *, quota_wait_seconds: float | None = N
         elapsed = policy.clock() - started_at
         if elapsed + pause > budget:
             if isinstance(outcome, Answer):
-                raise calls.problem(outcome)
+                raise messages.problem(outcome)
             raise _unreachable(str(policy.addresses), _failure(outcome), f"tried for {elapsed:.0f} s")
         if pause > 0:
             yield Pause(pause)
 
 
-def _again(answer: Answer, call: Call) -> bool:
+def _again(answer: Answer, call: ServiceCall) -> bool:
     if answer.status == _UNAVAILABLE:
-        error = calls.problem(answer)
+        error = messages.problem(answer)
         return not (isinstance(error, ServiceError) and error.code == "pool_exhausted")
     if answer.status == _TOO_MANY:
-        error = calls.problem(answer)
+        error = messages.problem(answer)
         over_quota = isinstance(error, ServiceError) and error.code == "quota_exceeded"
-        return not over_quota or calls.retry_after(answer) is not None
+        return not over_quota or messages.retry_after(answer) is not None
     return answer.status in _GATEWAY and call.repeatable
 
 
-def _pause(outcome: Answer | Failure | None, failures: int, policy: Policy) -> float:
+def _pause(outcome: Answer | Failure | None, failures: int, policy: RetryPolicy) -> float:
     if isinstance(outcome, Failure) and failures < len(policy.addresses):
         return 0.0  # there is an address that was not tried yet
-    asked = calls.retry_after(outcome) if isinstance(outcome, Answer) else None
+    asked = messages.retry_after(outcome) if isinstance(outcome, Answer) else None
     rounds = min(failures - 1, 10)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**rounds) * (1 - policy.chance() / 2)
     return asked * (1 + policy.chance() / 10) if asked else pause

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from freshdb import fingerprints, wire
-from freshdb.asking import Asking
-from freshdb.calls import Call, Pause, encode, path, query
+from freshdb import fingerprints, json_fields
 from freshdb.errors import TemplateBuilding, TemplateFailed, TemplateNotFound
+from freshdb.messages import Pause, ServiceCall, encode, path, query
 from freshdb.models import DEFAULT_WAIT_SECONDS, Template
+from freshdb.operations_base import OperationsBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from freshdb.calls import Flow
+    from freshdb.messages import Flow
 
 DEFAULT_BUILD_SECONDS: Final = 60.0
 """How long a builder may be silent: its heartbeat extends the deadline, so this is not how long a build may take."""
@@ -24,7 +24,7 @@ _SEAL_SECONDS: Final = 300.0
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
 
 
-class TemplateOperations(Asking):
+class TemplateOperations(OperationsBase):
     """All that can be done with templates."""
 
     __slots__ = ()
@@ -60,10 +60,10 @@ class TemplateOperations(Asking):
             body["sql"] = list(sql)
         patience = 0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
         # a repetition without SQL would find the build granted: to an attempt whose answer nobody has
-        call = Call(
+        call = ServiceCall(
             "POST", "/v1/templates", encode(body), patience_seconds=patience, repeatable=sql is not None
         )
-        return Template.from_wire(wire.members((yield from self._ask(call))))
+        return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
     def template(self, reference: str, *, wait_seconds: float = 0.0) -> Flow[Template]:
         """Look a template up by id, ``name`` or ``name@fingerprint``; waits at most so long while it is building.
@@ -168,9 +168,9 @@ class TemplateOperations(Asking):
             template = yield from self.template(template.id, wait_seconds=left)
         return _ready(template)
 
-    def build_renewal(self, template_id: str, token: str) -> Call:
+    def build_renewal(self, template_id: str, token: str) -> ServiceCall:
         """Make the call that is a builder's heartbeat."""
-        return Call("POST", path("/v1/templates/{}/renew", template_id), encode({"token": token}))
+        return ServiceCall("POST", path("/v1/templates/{}/renew", template_id), encode({"token": token}))
 
     def build_ready(self, template_id: str, token: str) -> Flow[Template]:
         """Report that a template is filled.
@@ -178,13 +178,13 @@ class TemplateOperations(Asking):
         Raises:
             BuildLost: the deadline had passed, and what was built is gone.
         """
-        call = Call(
+        call = ServiceCall(
             "POST",
             path("/v1/templates/{}/ready", template_id),
             encode({"token": token}),
             patience_seconds=_SEAL_SECONDS,
         )
-        return Template.from_wire(wire.members((yield from self._ask(call))))
+        return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
     def build_failed(self, template_id: str, token: str, *, message: str | None = None) -> Flow[Template]:
         """Report that a template could not be filled.
@@ -193,8 +193,8 @@ class TemplateOperations(Asking):
             BuildLost: the deadline had passed.
         """
         body = {"token": token} | ({} if message is None else {"message": message})
-        call = Call("POST", path("/v1/templates/{}/failed", template_id), encode(body))
-        return Template.from_wire(wire.members((yield from self._ask(call))))
+        call = ServiceCall("POST", path("/v1/templates/{}/failed", template_id), encode(body))
+        return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
     def retire(self, template_id: str, *, force: bool = False) -> Flow[Template]:
         """Retire a template: no new leases, and its databases are dropped.
@@ -203,14 +203,14 @@ class TemplateOperations(Asking):
             Conflict: there are active leases on it, and `force` was not given.
         """
         address = query(path("/v1/templates/{}", template_id), [("force", "true" if force else None)])
-        found = yield from self._ask(Call("DELETE", address))
-        return Template.from_wire(wire.members(found))
+        found = yield from self._ask(ServiceCall("DELETE", address))
+        return Template.from_wire(json_fields.members(found))
 
     def _look(self, reference: str, wait_seconds: float) -> Flow[Template]:
         wait = f"{wait_seconds:.3f}" if wait_seconds > 0 else None
         address = query(path("/v1/templates/{}", reference), [("wait_seconds", wait)])
-        found = yield from self._ask(Call("GET", address, patience_seconds=wait_seconds))
-        return Template.from_wire(wire.members(found))
+        found = yield from self._ask(ServiceCall("GET", address, patience_seconds=wait_seconds))
+        return Template.from_wire(json_fields.members(found))
 
 
 def _ready(template: Template) -> Template:

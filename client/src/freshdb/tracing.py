@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanKind
 
-    from freshdb.calls import Send
+    from freshdb.messages import Send
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "freshdb"
@@ -36,14 +36,14 @@ _OPERATIONS: Final = {"grant": "acquire", "take_up": "renew", "give_back": "rele
 """What those flows are for that have no method of their own."""
 
 
-class Sent:
+class ClientSpan:
     """A request on its way."""
 
     def answered(self, status: int) -> None:
         """Note the status of its answer."""
 
 
-class _SentInSpan(Sent):
+class _SentInSpan(ClientSpan):
     def __init__(self, span: Span) -> None:
         self._span = span
 
@@ -53,7 +53,7 @@ class _SentInSpan(Sent):
             _failed(self._span, str(status))
 
 
-_NOTHING: Final = nullcontext(Sent())
+_NOTHING: Final = nullcontext(ClientSpan())
 
 
 def operation(flow: object) -> AbstractContextManager[object]:
@@ -64,7 +64,7 @@ def operation(flow: object) -> AbstractContextManager[object]:
     return _span(f"freshdb {_OPERATIONS.get(name, name)}", "INTERNAL", {})
 
 
-def sending(step: Send, headers: MutableMapping[str, str]) -> AbstractContextManager[Sent]:
+def sending(step: Send, headers: MutableMapping[str, str]) -> AbstractContextManager[ClientSpan]:
     """Surround the sending of a request, and say in its headers which trace it belongs to."""
     if "opentelemetry.trace" not in sys.modules:
         return _NOTHING
@@ -72,7 +72,7 @@ def sending(step: Send, headers: MutableMapping[str, str]) -> AbstractContextMan
 
 
 @contextmanager
-def _sending(step: Send, headers: MutableMapping[str, str]) -> Iterator[Sent]:
+def _sending(step: Send, headers: MutableMapping[str, str]) -> Iterator[ClientSpan]:
     from opentelemetry import propagate  # noqa: PLC0415 - there, because the program has loaded it
 
     path = step.call.path.partition("?")[0]

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from freshdb.calls import Answer, Failure, Flow, Outcome, Pause, Send, problem
 from freshdb.clock import elapsed_seconds
+from freshdb.messages import Answer, Failure, Flow, Outcome, Pause, Send, problem
 from freshdb.tracing import operation, sending
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class StreamBroken(Exception):
         self.failure = failure
 
 
-class Connection:
+class ConnectionSettings:
     """How to reach the service: the headers of every call, and which httpx settings its addresses need."""
 
     def __init__(self, urls: Sequence[str], token: str | None, user_agent: str) -> None:
@@ -120,7 +120,7 @@ class Connection:
 class Transport:
     """Carries steps out, blocking; thread-safe."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionSettings) -> None:
         self._connection = connection
         self._opened = connection.open()  # now: threads that come at once must not open two
         self._inherited: httpx.Client | None = None
@@ -210,7 +210,7 @@ class Transport:
 class AsyncTransport:
     """Carries steps out, awaiting; used by one event loop at a time."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ConnectionSettings) -> None:
         self._connection = connection
         self._opened: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from freshdb_service.logs import LogFormat, LogLevel
+from freshdb_service.observability.logs import LogFormat, LogLevel
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scope = Literal["read", "lease", "build", "admin"]

@@ -19,31 +19,31 @@ from time import monotonic
 import uvicorn
 
 from freshdb_service import dashboard
-from freshdb_service.acquiring import Acquiring
+from freshdb_service.api.access_log import AccessLog
 from freshdb_service.api.app import create_app
-from freshdb_service.api.connections import Bounds, bounded
+from freshdb_service.api.connection_limits import ConnectionLimits, bounded
 from freshdb_service.api.context import Context
-from freshdb_service.api.requests import Requests
-from freshdb_service.builds import Builds
-from freshdb_service.cluster import CleaningEngine, ResetEngine, ServerOptions, forgive_lost_connections
+from freshdb_service.auth.token_cache import TokenCache
 from freshdb_service.config import LOOPBACK, Settings
-from freshdb_service.databases import Databases
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-from freshdb_service.installation import Installation, opened
-from freshdb_service.keyring import Keyring
-from freshdb_service.leases import Leases
+from freshdb_service.leasing.acquire import Acquirer
+from freshdb_service.leasing.leases import Leases
 from freshdb_service.maintenance.janitor import Janitor
+from freshdb_service.maintenance.loop import Loop, run
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
-from freshdb_service.maintenance.rounds import Loop, run
-from freshdb_service.overview import Overview
-from freshdb_service.pools import Pools
-from freshdb_service.redis.duties import Duties
-from freshdb_service.redis.signals import Work
+from freshdb_service.observability.tracing import from_environment as tracing_from_environment
+from freshdb_service.pooling.pools import Pools
+from freshdb_service.pooling.reset_jobs import ResetJobs
+from freshdb_service.postgres import CleaningEngine, ResetEngine, ServerOptions, forgive_lost_connections
+from freshdb_service.redis.shared_work import SharedWork
+from freshdb_service.redis.wakeups import WakeupReason
+from freshdb_service.resources import Resources, opened
+from freshdb_service.status.overview import Overview
 from freshdb_service.store import leases as store_leases
-from freshdb_service.templates import Templates
-from freshdb_service.tracing import from_environment as tracing_from_environment
+from freshdb_service.templates.builds import Builds
+from freshdb_service.templates.registry import TemplateRegistry
 
 _log = logging.getLogger("freshdb")
 _DRAIN_SECONDS = 20
@@ -59,28 +59,37 @@ of them garbage: looking at all of them takes so long that heartbeats would be l
 class Replica:
     """The use cases and loops over one installation."""
 
-    at: Installation
-    databases: Databases
+    resources: Resources
+    databases: ResetJobs
     builds: Builds
     context: Context
-    keyring: Keyring
+    token_cache: TokenCache
     loops: list[Loop]
 
     @classmethod
-    def over(cls, at: Installation, engine: ResetEngine) -> Replica:
+    def over(cls, resources: Resources, engine: ResetEngine) -> Replica:
         """Put use cases and loops together; ``engine`` makes used databases clean."""
-        settings = at.settings
-        databases = Databases(at, engine)
-        acquiring, leases, builds = Acquiring(at), Leases(at, databases), Builds(at)
-        reconciler = Reconciler(at, builds, Duties(at.redis))
-        dirty, demand = at.signals.subscribe(Work.DIRTY), at.signals.subscribe(Work.DEMAND)
-        keyring = Keyring(at)
+        settings = resources.settings
+        databases = ResetJobs(resources, engine)
+        acquiring, leases, builds = Acquirer(resources), Leases(resources, databases), Builds(resources)
+        reconciler = Reconciler(resources, builds, SharedWork(resources.redis))
+        dirty, demand = (
+            resources.wakeups.subscribe(WakeupReason.DIRTY),
+            resources.wakeups.subscribe(WakeupReason.DEMAND),
+        )
+        token_cache = TokenCache(
+            resources.store,
+            resources.wakeups,
+            names_in_settings=frozenset(token.name for token in settings.tokens),
+        )
         loops = [
-            Loop("reaper", Reaper(at, leases).run_once, settings.reaper_seconds),
-            Loop("janitor", Janitor(at, databases, wake=dirty).run_once, settings.janitor_seconds, dirty),
+            Loop("reaper", Reaper(resources, leases).run_once, settings.reaper_seconds),
+            Loop(
+                "janitor", Janitor(resources, databases, wake=dirty).run_once, settings.janitor_seconds, dirty
+            ),
             Loop(
                 "replenisher",
-                Replenisher(at, databases, acquiring, wake=demand).run_once,
+                Replenisher(resources, databases, acquiring, wake=demand).run_once,
                 settings.replenisher_seconds,
                 demand,
             ),
@@ -88,33 +97,49 @@ class Replica:
             Loop("deaths", reconciler.look_for_deaths, settings.deaths_seconds),
             Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
             Loop(
-                "tokens", keyring.run_once, settings.token_refresh_seconds, at.signals.subscribe(Work.TOKENS)
+                "tokens",
+                token_cache.run_once,
+                settings.token_refresh_seconds,
+                resources.wakeups.subscribe(WakeupReason.TOKENS),
             ),
-            Loop("trail", at.trail.flush, settings.trail_flush_seconds),
-            Loop("history", at.history.flush, settings.history_flush_seconds),
+            Loop("trail", resources.audit_log.flush, settings.trail_flush_seconds),
+            Loop("history", resources.history.flush, settings.history_flush_seconds),
         ]
-        context = Context(at, acquiring, leases, Templates(at, builds), Pools(at), Overview(at), keyring)
-        return cls(at, databases, builds, context, keyring, loops)
+        context = Context(
+            resources,
+            acquiring,
+            leases,
+            TemplateRegistry(resources, builds),
+            Pools(resources),
+            Overview(resources),
+            token_cache,
+        )
+        return cls(resources, databases, builds, context, token_cache, loops)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the loops and listeners during the block; afterwards, finish what is under way."""
         listeners = [
-            asyncio.create_task(self.at.signals.listen(), name="signals"),
-            asyncio.create_task(self.at.queue.stay(self.at.stopping), name="queue"),
-            asyncio.create_task(self.at.events.write(), name="events"),
-            asyncio.create_task(self.at.claims.show(), name="claims"),
-            asyncio.create_task(self.at.metrics.feel_lag(), name="lag"),
+            asyncio.create_task(self.resources.wakeups.listen(), name="signals"),
+            asyncio.create_task(self.resources.queue.stay(self.resources.stopping), name="queue"),
+            asyncio.create_task(self.resources.events.write(), name="events"),
+            asyncio.create_task(self.resources.worker_locks.show(), name="claims"),
+            asyncio.create_task(self.resources.metrics.feel_lag(), name="lag"),
             *(
-                asyncio.create_task(pulse.feel(), name="pulse")
-                for pulse in (self.at.store.pulse, *(one.pulse for one in self.at.servers.values()))
+                asyncio.create_task(liveness.feel(), name="pulse")
+                for liveness in (
+                    self.resources.store.liveness,
+                    *(one.liveness for one in self.resources.servers.values()),
+                )
             ),
         ]
-        rounds = asyncio.create_task(run(self.loops, self.at.stopping, self.at.metrics), name="loops")
+        rounds = asyncio.create_task(
+            run(self.loops, self.resources.stopping, self.resources.metrics), name="loops"
+        )
         try:
             yield
         finally:
-            self.at.stopping.set()
+            self.resources.stopping.set()
             await rounds
             await self.databases.resets.finish()
             await self.builds.close()
@@ -125,10 +150,10 @@ class Replica:
 
     async def _write_the_last(self) -> None:
         for what, write in (
-            ("events", self.at.events.flush),
-            ("heartbeats and refusals of the audit trail", self.at.trail.flush),
-            ("minutes and resets of the history", self.at.history.flush),
-            ("uses of tokens", self.keyring.note_used),
+            ("events", self.resources.events.flush),
+            ("heartbeats and refusals of the audit trail", self.resources.audit_log.flush),
+            ("minutes and resets of the history", self.resources.history.flush),
+            ("uses of tokens", self.token_cache.note_used),
         ):
             try:
                 await write()
@@ -140,7 +165,7 @@ class Replica:
         while True:
             quiet = monotonic() - self.context.asked_at
             if quiet >= idle_seconds:
-                async with self.at.store.statement() as connection:
+                async with self.resources.store.statement() as connection:
                     if await store_leases.count_live(connection) == 0:
                         _log.info("nobody asked for anything for %.0f s: stopping", quiet)
                         stop()
@@ -191,17 +216,17 @@ async def replica_of(
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        at = await stack.enter_async_context(
+        resources = await stack.enter_async_context(
             opened(settings, options, own_servers=own_servers, tracing=tracing)
         )
-        replica = Replica.over(at, engine or CleaningEngine(audit_every=settings.audit_every))
-        await replica.keyring.refresh()
-        _see_that_somebody_may_come_in(settings, replica.keyring, own_servers=own_servers)
+        replica = Replica.over(resources, engine or CleaningEngine(audit_every=settings.audit_every))
+        await replica.token_cache.refresh()
+        _see_that_somebody_may_come_in(settings, replica.token_cache, own_servers=own_servers)
         await stack.enter_async_context(replica.running())
         yield replica
 
 
-def _bounds(settings: Settings) -> Bounds:
+def _bounds(settings: Settings) -> ConnectionLimits:
     """The bounds of connections: not more of them than there can be files open, for all else needs some, too."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_connections + _OTHER_FILES
@@ -215,7 +240,7 @@ def _bounds(settings: Settings) -> Bounds:
             "max_connections is %d, but only %d files may be open (ulimit -n): at most %d connections",
             *(settings.max_connections, most, connections),
         )
-    return Bounds(
+    return ConnectionLimits(
         max_connections=min(connections, settings.max_connections),
         max_header_bytes=settings.max_header_bytes,
         request_seconds=settings.request_seconds,
@@ -223,9 +248,9 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _see_that_somebody_may_come_in(settings: Settings, keyring: Keyring, *, own_servers: bool) -> None:
+def _see_that_somebody_may_come_in(settings: Settings, token_cache: TokenCache, *, own_servers: bool) -> None:
     """On loopback, anybody may while there are no tokens; elsewhere it takes one."""
-    if settings.host in LOOPBACK or keyring.any_usable:
+    if settings.host in LOOPBACK or token_cache.any_usable:
         return
     make = "`freshdb token create --name admin --scopes admin"
     if own_servers:
@@ -242,12 +267,12 @@ def _see_that_somebody_may_come_in(settings: Settings, keyring: Keyring, *, own_
 
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
     """Answer requests until ``stop`` is set; then let those under way finish."""
-    settings = context.at.settings
+    settings = context.resources.settings
     app = create_app(context)
     dashboard.install(app)
     server = _Server(
         uvicorn.Config(
-            Requests(app, context.at.metrics, context.at.tracing),
+            AccessLog(app, context.resources.metrics, context.resources.tracing),
             loop="none",
             lifespan="off",
             access_log=False,
@@ -271,7 +296,7 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    context.at.stopping.set()
+    context.resources.stopping.set()
     server.should_exit = True
     stopping.cancel()
     await serving

@@ -38,10 +38,10 @@ from freshdb_service.embedded import (
     postgres_binaries,
 )
 from freshdb_service.errors import ConfigurationError, FreshdbError
-from freshdb_service.logs import LogFormat, LogLevel, configure
+from freshdb_service.observability.logs import LogFormat, LogLevel, configure
 
 if TYPE_CHECKING:
-    from freshdb_service.cluster import ResetEngine
+    from freshdb_service.postgres import ResetEngine
 
 _log = logging.getLogger("freshdb")
 _WARN_SECONDS = 60.0

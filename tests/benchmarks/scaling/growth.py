@@ -26,11 +26,11 @@ from freshdb_service.lifecycle import LeaseState
 from freshdb_service.redis import queue as queues
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadline, Deadlines
-from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.queue import Queue
-from freshdb_service.redis.signals import Signals
-from freshdb_service.store import claims, databases, granting, leases, pools, resetting, templates
-from freshdb_service.store.session import Connection, Store
+from freshdb_service.redis.shared_work import SharedWork
+from freshdb_service.redis.wakeups import Wakeups
+from freshdb_service.store import databases, grant, leases, pools, reset_claims, templates, worker_locks
+from freshdb_service.store.connection import Connection, Store
 from tests.benchmarks.results import Run
 from tests.benchmarks.running import data_directory
 
@@ -140,17 +140,17 @@ class _Turns:
         self._store = store
         self._pool_ids = pool_ids
         self._granted: list[UUID] = []
-        self._ended: list[resetting.Used] = []
+        self._ended: list[reset_claims.ClaimedReset] = []
 
     async def grant(self) -> None:
         lease_id, pool_id = uuid4(), self._pool_ids[len(self._granted) % len(self._pool_ids)]
-        terms = granting.Terms("ci", {"name": "job"}, {}, 300, 3600)
-        share = granting.Share(pool_id, (lease_id,), pinned=False, first_index=0, terms=terms)
-        assert await granting.grant(self._store, [share])
+        terms = grant.GrantTerms("ci", {"name": "job"}, {}, 300, 3600)
+        share = grant.GrantShare(pool_id, (lease_id,), pinned=False, first_index=0, terms=terms)
+        assert await grant.grant(self._store, [share])
         self._granted.append(lease_id)
 
     async def end(self) -> None:
-        claim = leases.Claim(600, _SERVERS)
+        claim = leases.ResetClaim(600, _SERVERS)
         ended = await leases.end(
             self._store, self._granted.pop(), LeaseState.RELEASED, principal="ci", claim=claim
         )
@@ -160,10 +160,10 @@ class _Turns:
 
     async def ready(self) -> None:
         used = self._ended.pop()
-        clean = resetting.Clean(
+        clean = reset_claims.ResetResult(
             used.row.database_name or "", None, used.row.login or "", "secret", mark=used.mark
         )
-        assert await resetting.make_ready(self._store, used.row, clean)
+        assert await reset_claims.make_ready(self._store, used.row, clean)
 
 
 def _rounds(store: Store) -> list[_Call]:
@@ -187,7 +187,7 @@ def _rounds(store: Store) -> list[_Call]:
         await databases.claim_dropping(connection, _SERVERS, 16, claim_seconds=5, failed_seconds=10)
 
     async def dirty() -> None:
-        await resetting.claim_dirty(store, _SERVERS, 64, claim_seconds=5)
+        await reset_claims.claim_dirty(store, _SERVERS, 64, claim_seconds=5)
 
     async def rows_of_servers(connection: Connection) -> None:
         for server in _SERVERS:
@@ -207,7 +207,7 @@ def _rounds(store: Store) -> list[_Call]:
         _Call("claim what is dirty", dirty, 1 / _ONCE_EVERY["janitor"], times=10),
         call("take claims back", lambda connection: databases.release_claims(connection, []), "reaper"),
         call("look for strays", databases.recover_strays, "reaper"),
-        call("look for dead workers", claims.unseen, "deaths"),
+        call("look for dead workers", worker_locks.unseen, "deaths"),
         call("forget old leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
         call("list live leases", leases.live, "reconciler", by_one=True),
         call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3, by_one=True),
@@ -222,7 +222,7 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         redis = RedisConnection(await server.start(), uuid4(), timeout_seconds=60)
         stack.push_async_callback(redis.close)
         pid = int((data / "redis.pid").read_text())
-        deadlines, queue = Deadlines(redis), Queue(redis, Signals(redis))
+        deadlines, queue = Deadlines(redis), Queue(redis, Wakeups(redis))
         lease_ids = [uuid4() for _ in range(there)]
         run_id = (await deadlines.due()).forgotten_in_run
         await deadlines.restore((Deadline(one, "ci", 3600, 7200) for one in lease_ids), run_id=run_id)
@@ -233,11 +233,11 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         await waiting.enter()
         admitted: list[UUID] = []
         free_pool = uuid4()
-        idle, duties = _Waiting(queue, 0), Duties(redis)
+        idle, shared_work = _Waiting(queue, 0), SharedWork(redis)
 
         async def take_duties() -> None:
             for server in _SERVERS:
-                await duties.mine(server, seconds=60)
+                await shared_work.mine(server, seconds=60)
 
         async def admit() -> None:
             admitted.append(uuid4())
@@ -281,7 +281,7 @@ class _Waiting:
         self.longest = self._pools[0]
         self._lines = {
             pool: [
-                queues.Waiter(pool, n + 1, 1, queue._signals.turn_of(f"w{n}"), uuid4().hex)
+                queues.Waiter(pool, n + 1, 1, queue._wakeups.turn_of(f"w{n}"), uuid4().hex)
                 for n in range(first, min(first + _LONGEST_QUEUE, waiters))
             ]
             for pool, first in zip(self._pools, range(0, waiters, _LONGEST_QUEUE), strict=False)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
+from freshdb_service.auth.tokens import TokenRegistry, TokenRequest
 from freshdb_service.store import databases as store_databases
+from freshdb_service.store.audit_log import FRESHDB
 from freshdb_service.store.tokens import Quotas
-from freshdb_service.store.trail import FRESHDB
-from freshdb_service.templates import Register
-from freshdb_service.tokens import Registry, Wanted
+from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import Bench, replica, site
 from tests.servers import PostgresServer
 
@@ -25,12 +25,12 @@ async def bench(postgres_18: PostgresServer, redis_url: str) -> AsyncIterator[Be
 
 async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(bench: Bench) -> None:
     store = bench.at.store
-    issued = await Registry(store).create(
-        Wanted("team", frozenset({"build"}), Quotas(max_databases=3)), FRESHDB
+    issued = await TokenRegistry(store).create(
+        TokenRequest("team", frozenset({"build"}), Quotas(max_databases=3)), FRESHDB
     )
     for name in ("here", "there"):
         await bench.templates.register(
-            Register(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
+            RegisterRequest(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
         )
     await bench.builds.close()  # a template is ready before its pool is there
     here, there = [one.pool.id for one in await bench.pools.listing()]

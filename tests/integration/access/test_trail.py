@@ -11,7 +11,7 @@ from tests.integration.access.conftest import SETTINGS, Caller, refused, unique,
 from tests.services import Service, start_service
 
 
-def trail(boss: Caller, **wanted: object) -> list[tuple[str, str | None, str | None]]:
+def audit_log(boss: Caller, **wanted: object) -> list[tuple[str, str | None, str | None]]:
     """Action, principal and address of what was done, the oldest first."""
     items = boss.get("/v1/audit", limit=1000, **wanted)["items"]
     return [(one["action"], one["principal"], one["address"]) for one in reversed(items)]
@@ -26,7 +26,7 @@ def test_the_whole_life_of_a_lease_is_recorded_with_who_and_from_where(boss: Cal
     assert laptop.ask("POST", f"{where}/reset", replica=1).status_code == 200
     assert laptop.ask("POST", f"{where}/keep", {"reason": "a look"}).status_code == 200
     runner.release(lease)
-    assert trail(boss, subject=lease["id"]) == [
+    assert audit_log(boss, subject=lease["id"]) == [
         ("lease.acquired", name, "198.51.100.1"),
         ("lease.reset", name, "2001:db8::1"),
         ("lease.kept", name, "2001:db8::1"),
@@ -55,9 +55,9 @@ def test_who_revoked_is_not_who_held(boss: Caller) -> None:
 def test_a_lease_that_expires_is_ended_by_nobody(boss: Caller) -> None:
     secret, made = boss.create()
     lease = boss.using(secret, "198.51.100.1").acquire(ttl_seconds=1)
-    until(lambda: len(trail(boss, subject=lease["id"])) == 2)
-    assert trail(boss, subject=lease["id"])[1] == ("lease.expired", None, None)
-    assert trail(boss, principal=made["name"]) == [("lease.acquired", made["name"], "198.51.100.1")]
+    until(lambda: len(audit_log(boss, subject=lease["id"])) == 2)
+    assert audit_log(boss, subject=lease["id"])[1] == ("lease.expired", None, None)
+    assert audit_log(boss, principal=made["name"]) == [("lease.acquired", made["name"], "198.51.100.1")]
 
 
 def test_heartbeats_that_are_alike_are_one_record_with_a_count(boss: Caller) -> None:
@@ -98,10 +98,10 @@ def test_templates_and_pools_are_recorded(boss: Caller) -> None:
         boss.ask("PATCH", f"/v1/pools/{pool['id']}", {"min_ready": 9, "max_size": 1}), 422, "invalid_request"
     )
     boss.ask("DELETE", f"/v1/templates/{name}")
-    actions = [one[0] for one in trail(boss, subject=made["id"])]
+    actions = [one[0] for one in audit_log(boss, subject=made["id"])]
     assert actions == [f"template.{how}" for how in ("building", "failed", "building", "ready", "retired")]
-    assert [one[1:] for one in trail(boss, subject=made["id"], action="template.ready")] == [
-        (trail(boss, subject=made["id"])[0][1], "198.51.100.1")
+    assert [one[1:] for one in audit_log(boss, subject=made["id"], action="template.ready")] == [
+        (audit_log(boss, subject=made["id"])[0][1], "198.51.100.1")
     ]
     [resized] = boss.get("/v1/audit", subject=pool["id"])["items"]
     assert (resized["action"], resized["details"]) == ("pool.resized", {"min_ready": 0})
@@ -130,15 +130,17 @@ def test_who_was_refused_is_recorded(boss: Caller) -> None:
     for _ in range(3):
         refused(reader.ask("POST", "/v1/leases", {"template": "shop"}), 403, "forbidden")
     refused(boss.using(None, "198.51.100.78").ask("GET", "/v1/leases"), 401, "unauthorized")
-    until(lambda: len(trail(boss, address="198.51.100.78")) == 1)
-    assert trail(boss, address="198.51.100.78") == [("access.unauthorized", None, "198.51.100.78")]
+    until(lambda: len(audit_log(boss, address="198.51.100.78")) == 1)
+    assert audit_log(boss, address="198.51.100.78") == [("access.unauthorized", None, "198.51.100.78")]
     until(
         lambda: (
             sum(one["details"]["count"] for one in boss.get("/v1/audit", address="198.51.100.77")["items"])
             == 3
         )
     )
-    assert set(trail(boss, address="198.51.100.77")) == {("access.forbidden", made["name"], "198.51.100.77")}
+    assert set(audit_log(boss, address="198.51.100.77")) == {
+        ("access.forbidden", made["name"], "198.51.100.77")
+    }
 
 
 def test_what_was_not_granted_is_not_recorded(boss: Caller) -> None:
@@ -148,7 +150,7 @@ def test_what_was_not_granted_is_not_recorded(boss: Caller) -> None:
     lease = boss.acquire()
     refused(caller.ask("DELETE", f"/v1/leases/{lease['id']}"), 403, "forbidden")
     refused(caller.ask("POST", f"/v1/leases/{lease['id']}/keep"), 403, "forbidden")
-    assert trail(boss, principal=made["name"], action="lease.*") == []
+    assert audit_log(boss, principal=made["name"], action="lease.*") == []
     boss.release(lease)
 
 
@@ -163,7 +165,7 @@ def test_a_replica_that_is_killed_takes_no_record_of_a_lease_with_it(
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
         http.delete(f"/v1/leases/{lease['id']}").raise_for_status()
     doomed.kill()
-    assert [one[0] for one in trail(boss, subject=lease["id"])] == ["lease.acquired", "lease.released"]
+    assert [one[0] for one in audit_log(boss, subject=lease["id"])] == ["lease.acquired", "lease.released"]
 
 
 def test_a_replica_that_stops_writes_what_it_collected(
@@ -179,7 +181,7 @@ def test_a_replica_that_stops_writes_what_it_collected(
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
     assert third.stop() == 0
-    assert [one[0] for one in trail(boss, subject=lease["id"])] == ["lease.acquired", "lease.renewed"]
+    assert [one[0] for one in audit_log(boss, subject=lease["id"])] == ["lease.acquired", "lease.renewed"]
     assert boss.get(f"/v1/tokens/{made['id']}")["last_used_at"] is not None
     boss.using(secret).release(lease)
 
@@ -227,4 +229,4 @@ def test_what_is_older_than_it_is_kept_is_forgotten(boss: Caller, services: tupl
     with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:
         aged = "update trail set at = at - interval '31 days' where subject = %s"
         assert connection.execute(aged, (made["id"],)).rowcount == 1
-    until(lambda: trail(boss, subject=made["id"]) == [])
+    until(lambda: audit_log(boss, subject=made["id"]) == [])

@@ -7,14 +7,14 @@ from dataclasses import replace
 import psycopg
 
 from freshdb_service.maintenance.reconciler import Reconciler
-from freshdb_service.redis.duties import Duties
+from freshdb_service.redis.shared_work import SharedWork
 from tests.faults.proxy import Proxy
 from tests.integration.installations import Bench, Site, names_on, replica
 
 
 def reconciler(bench: Bench) -> Reconciler:
     """As a replica among others has it."""
-    return Reconciler(bench.at, bench.builds, Duties(bench.at.redis))
+    return Reconciler(bench.at, bench.builds, SharedWork(bench.at.redis))
 
 
 def leftover(here: Site, bench: Bench) -> str:

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.servers import all_servers
-from freshdb_service.templates import Register
+from freshdb_service.status.server_status import all_servers
+from freshdb_service.templates.registry import RegisterRequest
 from tests.faults.proxy import Proxy
 from tests.integration.installations import Bench, replica, site
 from tests.servers import PostgresServer, Servers
@@ -93,7 +93,9 @@ async def test_where_nothing_has_room_what_is_there_is_still_found(
 
 async def test_a_template_that_failed_takes_no_room(two: tuple[PostgresServer, ...], redis_url: str) -> None:
     async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
-        wrong = await bench.templates.register(Register("wrong", None, ["selec"], [], 60), wait_seconds=60)
+        wrong = await bench.templates.register(
+            RegisterRequest("wrong", None, ["selec"], [], 60), wait_seconds=60
+        )
         assert wrong.template.error
         assert (await place(bench, "right")) == "pg18"
         [server] = await all_servers(bench.at)

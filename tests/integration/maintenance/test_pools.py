@@ -8,12 +8,12 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from freshdb_service.acquiring import Granted
 from freshdb_service.errors import IsolationUnsupported, PoolExhausted, TemplateNotFound
-from freshdb_service.leases import Leases
+from freshdb_service.leasing.acquire import Granted
+from freshdb_service.leasing.acquire_request import AcquireRequest
+from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance import replenisher
-from freshdb_service.orders import Acquire
 from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
@@ -30,7 +30,7 @@ async def filled(bench: Bench, isolation: Isolation) -> Granted:
     """Let the first caller wait while the loops make its database."""
     await bench.template()
     waiting = asyncio.create_task(
-        bench.acquiring.acquire([Acquire("shop", isolation, 300)], principal="test", wait_seconds=60)
+        bench.acquiring.acquire([AcquireRequest("shop", isolation, 300)], principal="test", wait_seconds=60)
     )
     staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():
@@ -235,7 +235,9 @@ async def test_a_template_that_is_leased_is_never_unused(postgres_18: PostgresSe
 async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(bench: Bench) -> None:
     await bench.template("two", "create schema other; create table other.t (id int); create table u (id int)")
     waiting = asyncio.create_task(
-        bench.acquiring.acquire([Acquire("two", Isolation.SCHEMA, 300)], principal="test", wait_seconds=30)
+        bench.acquiring.acquire(
+            [AcquireRequest("two", Isolation.SCHEMA, 300)], principal="test", wait_seconds=30
+        )
     )
     staying = asyncio.create_task(bench.at.queue.stay(bench.at.stopping))
     while not waiting.done():

@@ -13,16 +13,16 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.acquiring import Granted
-from freshdb_service.cluster import CleaningEngine, Leftovers, ResetOutcome
-from freshdb_service.databases import Databases
 from freshdb_service.errors import BackendUnavailable, Conflict, LeaseEnded
-from freshdb_service.leases import Leases
+from freshdb_service.leasing.acquire import Granted
+from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import DatabaseState, LeaseState
+from freshdb_service.pooling.reset_jobs import ResetJobs
+from freshdb_service.postgres import CleaningEngine, Leftovers, ResetOutcome
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
-from freshdb_service.store import resetting
-from freshdb_service.templates import Register
+from freshdb_service.store import reset_claims
+from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.servers import PostgresServer
 
@@ -254,7 +254,7 @@ async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by
     await ready(bench)
     held = await bench.acquire()
     await bench.given_back(held)
-    [claimed] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
+    [claimed] = await reset_claims.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     assert claimed.row.state is DatabaseState.RESETTING  # and here its worker died
     await bench.reconciler.run_once()
     assert (await bench.states())["resetting"] == 1  # it may still be at it
@@ -270,7 +270,7 @@ async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
-    claimed = await resetting.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
+    claimed = await reset_claims.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
     assert claimed is not None  # and here its worker died
     with pytest.raises(Conflict, match="being reset"):
         await bench.leases.reset(held.lease.id, principal="test")
@@ -298,7 +298,7 @@ class NotNow(CleaningEngine):
 async def test_a_release_closes_the_login_also_when_the_reset_cannot_begin(here: Site, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    databases = Databases(bench.at, NotNow())
+    databases = ResetJobs(bench.at, NotNow())
     released = await Leases(bench.at, databases).release(held.lease.id, principal="test")
     assert released.leftovers == Leftovers()
     with psycopg.connect(here.dsns[0]) as superuser:
@@ -337,11 +337,11 @@ async def test_more_resets_in_place_than_there_are_hands_wait_for_their_turn(
 async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    for clean, state in ((None, "dirty"), (resetting.Clean("d", None, "l", "p"), "ready")):
-        claimed = await resetting.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
+    for clean, state in ((None, "dirty"), (reset_claims.ResetResult("d", None, "l", "p"), "ready")):
+        claimed = await reset_claims.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
         assert claimed is not None
         await bench.leases.release(held.lease.id, principal="test")
-        assert not await resetting.give_back(bench.at.store, claimed.row, clean)
+        assert not await reset_claims.give_back(bench.at.store, claimed.row, clean)
         assert (await bench.states())[state] >= 1
         await bench.janitor.run_once()
         held = await bench.acquire()
@@ -365,12 +365,12 @@ async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here:
     await ready(bench)
     held = await bench.acquire()
     await bench.given_back(held)
-    [paused] = await resetting.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
+    [paused] = await reset_claims.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     await bench.janitor.run_once()  # somebody else has done it
-    stale = resetting.Clean("stale", None, "stale", "stale")
-    assert not await resetting.make_ready(bench.at.store, paused.row, stale)
+    stale = reset_claims.ResetResult("stale", None, "stale", "stale")
+    assert not await reset_claims.make_ready(bench.at.store, paused.row, stale)
     async with bench.at.store.statement() as connection:
         assert not await store_databases.move(connection, paused.row, DatabaseState.FAILED)
         assert not await store_databases.extend_claim(connection, paused.row, 60)
@@ -414,7 +414,7 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
     async with replica(here) as dead:
         monkeypatch.setattr(dead.builds, "begin", lambda _: None)  # it died before it began
         await dead.templates.register(
-            Register("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
+            RegisterRequest("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
         )
     await bench.reconciler.run_once()
     assert (await bench.templates.find("t")).attempt == 1  # its replica may still be at it

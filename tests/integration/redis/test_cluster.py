@@ -24,9 +24,9 @@ from freshdb_service.embedded import redis_binary
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import SCRIPTS, RedisConnection
 from freshdb_service.redis.deadlines import Deadline, Deadlines
-from freshdb_service.redis.duties import Duties
 from freshdb_service.redis.queue import Queue
-from freshdb_service.redis.signals import Signals
+from freshdb_service.redis.shared_work import SharedWork
+from freshdb_service.redis.wakeups import Wakeups
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -54,7 +54,7 @@ async def noting(redis_url: str) -> AsyncIterator[Noting]:
 
 async def everything(connection: RedisConnection) -> None:
     """Whatever is asked of Redis by a script, for two pools and two leases."""
-    deadlines, queue = Deadlines(connection), Queue(connection, Signals(connection))
+    deadlines, queue = Deadlines(connection), Queue(connection, Wakeups(connection))
     run_id = (await deadlines.due()).forgotten_in_run
     await deadlines.restore([Deadline(uuid4(), "ci", 60, 600)], run_id=run_id)
     for pool, lease in ((uuid4(), uuid4()), (uuid4(), uuid4())):
@@ -70,7 +70,7 @@ async def everything(connection: RedisConnection) -> None:
             assert await queue.ticket_again(pool, "me", 7, 60) == 7
         await deadlines.settle([lease])
     assert len(await deadlines.noted()) == 1
-    assert await Duties(connection).mine("sweep", seconds=60)
+    assert await SharedWork(connection).mine("sweep", seconds=60)
 
 
 async def test_all_keys_of_an_installation_are_in_one_slot(noting: Noting) -> None:

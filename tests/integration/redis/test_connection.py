@@ -11,10 +11,10 @@ import pytest
 import uvloop
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.redis import signals as signals_module
+from freshdb_service.redis import wakeups as signals_module
 from freshdb_service.redis.connection import RedisConnection, translated
 from freshdb_service.redis.deadlines import Deadline, Deadlines, Renewal
-from freshdb_service.redis.signals import Signals, Work
+from freshdb_service.redis.wakeups import WakeupReason, Wakeups
 from tests.faults.proxy import Proxy
 from tests.limits import LIMIT_SECONDS
 
@@ -24,7 +24,7 @@ INSTALLATION = uuid4()
 async def length(redis: RedisConnection) -> int:
     """Run some script."""
     keys = [redis.key(part) for part in ("queue", "presence", "wanted")]
-    answer = await redis.run("wake", keys, ["nobody"])
+    answer = await redis.run("queue_wake", keys, ["nobody"])
     assert isinstance(answer, int)
     return answer
 
@@ -214,8 +214,8 @@ async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
     with Proxy(redis_url) as between:
         listening = RedisConnection(between.url, INSTALLATION, timeout_seconds=0.5)
         telling = RedisConnection(redis_url, INSTALLATION)
-        ears, mouth = Signals(listening), Signals(telling)
-        heard = ears.subscribe(Work.DIRTY)
+        ears, mouth = Wakeups(listening), Wakeups(telling)
+        heard = ears.subscribe(WakeupReason.DIRTY)
         task = asyncio.create_task(ears.listen())
         try:
             await said(mouth, heard)
@@ -232,10 +232,10 @@ async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
             await telling.close()
 
 
-async def said(mouth: Signals, heard: asyncio.Event) -> None:
+async def said(mouth: Wakeups, heard: asyncio.Event) -> None:
     """Say it until it is heard."""
     heard.clear()
     async with asyncio.timeout(LIMIT_SECONDS):
         while not heard.is_set():
-            await mouth.announce(Work.DIRTY)
+            await mouth.announce(WakeupReason.DIRTY)
             await asyncio.sleep(0.02)

@@ -15,7 +15,7 @@ from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines, Refusal, Renewal
 from freshdb_service.redis.events import Event, Events
 from freshdb_service.redis.queue import Queue
-from freshdb_service.redis.signals import Signals
+from freshdb_service.redis.wakeups import Wakeups
 from tests.limits import LIMIT_SECONDS
 
 POOL = uuid4()
@@ -86,7 +86,7 @@ async def test_a_long_queue_is_kept_alive_piece_by_piece(
 ) -> None:
     monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", LIMIT_SECONDS)
     monkeypatch.setattr(queue_module, "REFRESH_SECONDS", 0.05)
-    queue = Queue(redis, Signals(redis))
+    queue = Queue(redis, Wakeups(redis))
     stopping = asyncio.Event()
     staying = asyncio.create_task(queue.stay(stopping))
     async with AsyncExitStack() as stack:

@@ -3,14 +3,14 @@ from __future__ import annotations
 import asyncio
 
 from freshdb_service.redis.connection import RedisConnection
-from freshdb_service.redis.duties import Duties
+from freshdb_service.redis.shared_work import SharedWork
 from tests.limits import LIMIT_SECONDS
 
 
 async def test_a_duty_is_one_replicas_until_it_lays_it_down_or_is_not_heard_of(
     redis: RedisConnection,
 ) -> None:
-    one, two = Duties(redis), Duties(redis)
+    one, two = SharedWork(redis), SharedWork(redis)
     assert await one.mine("sweep", seconds=60)
     assert await one.mine("sweep", seconds=60)
     assert not await two.mine("sweep", seconds=60)

@@ -14,7 +14,7 @@ from freshdb_service.redis import queue as queue_module
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Admission, Deadlines
 from freshdb_service.redis.queue import Queue, Waiter
-from freshdb_service.redis.signals import Signals, Work
+from freshdb_service.redis.wakeups import WakeupReason, Wakeups
 from tests.limits import LIMIT_SECONDS
 
 POOL = uuid4()
@@ -25,11 +25,11 @@ class Replica:
 
     def __init__(self, redis: RedisConnection) -> None:
         self.redis = redis
-        self.signals = Signals(redis)
-        self.queue = Queue(redis, self.signals)
+        self.wakeups = Wakeups(redis)
+        self.queue = Queue(redis, self.wakeups)
         self.deadlines = Deadlines(redis)
         self.tasks = [
-            asyncio.create_task(self.signals.listen()),
+            asyncio.create_task(self.wakeups.listen()),
             asyncio.create_task(self.queue.stay(asyncio.Event())),
         ]
 
@@ -68,7 +68,7 @@ async def until_subscribed(redis: RedisConnection, channel: str, number: int) ->
 @pytest.fixture
 async def replicas(redis: RedisConnection) -> AsyncIterator[tuple[Replica, Replica]]:
     one, two = Replica(redis), Replica(redis)
-    await until_subscribed(redis, one.signals.channel, 2)
+    await until_subscribed(redis, one.wakeups.channel, 2)
     yield one, two
     await one.die()
     await two.die()
@@ -91,11 +91,11 @@ async def test_who_leaves_while_it_is_said_that_they_are_there_has_left(
     redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else nobody's place would be the first one for as long as a presence lasts."""
-    queue, run = Queue(redis, Signals(redis)), redis.run
+    queue, run = Queue(redis, Wakeups(redis)), redis.run
     refreshing, left = asyncio.Event(), asyncio.Event()
 
     async def late(script: str, *said: Any) -> object:  # noqa: ANN401 - as the method has them
-        if script == "enter":
+        if script == "queue_enter":
             refreshing.set()
             await left.wait()
         return await run(script, *said)
@@ -224,9 +224,9 @@ async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
     replicas: tuple[Replica, Replica],
 ) -> None:
     one, two = replicas
-    dirty = two.signals.subscribe(Work.DIRTY)
-    demand = two.signals.subscribe(Work.DEMAND)
-    await one.signals.announce(Work.DIRTY)
+    dirty = two.wakeups.subscribe(WakeupReason.DIRTY)
+    demand = two.wakeups.subscribe(WakeupReason.DEMAND)
+    await one.wakeups.announce(WakeupReason.DIRTY)
     async with asyncio.timeout(LIMIT_SECONDS):
         await dirty.wait()
     assert not demand.is_set()

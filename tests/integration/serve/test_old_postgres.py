@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from freshdb_service.cluster import Server, ServerOptions
 from freshdb_service.errors import ServerRefused
+from freshdb_service.postgres import Server, ServerOptions
 from tests.servers import PostgresServer
 
 

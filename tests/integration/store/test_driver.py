@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.cluster.connections import answering
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.store.session import ConstraintViolated, Store
+from freshdb_service.postgres.server.connections import answering
+from freshdb_service.store.connection import ConstraintViolated, Store
 from tests.servers import PostgresServer
 from tests.services import with_database
 

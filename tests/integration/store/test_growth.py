@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from freshdb_service import migrations
 from freshdb_service.store import databases, leases, pools
-from freshdb_service.store.session import Connection, Store
+from freshdb_service.store.connection import Connection, Store
 from tests.benchmarks.scaling.growth import POOLS, blocks_seen, fill
 from tests.runs import run_sync
 from tests.servers import PostgresServer

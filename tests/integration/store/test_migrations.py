@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from freshdb_service import migrations
-from freshdb_service.store.session import Store
+from freshdb_service.store.connection import Store
 from freshdb_service.store.tables import metadata
 from tests.servers import PostgresServer
 from tests.services import with_database

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from freshdb.calls import Answer, Call, Failure
 from freshdb.errors import ServiceUnreachable
-from freshdb.heartbeat import LONGEST_SLEEP_SECONDS, Beat, Heart, Queue
+from freshdb.heartbeat import LONGEST_SLEEP_SECONDS, Heartbeat, HeartbeatQueue, HeartbeatThread
+from freshdb.messages import Answer, Failure, ServiceCall
 from tests.limits import LIMIT_SECONDS
 
 
@@ -42,8 +42,8 @@ class Case:
     ) -> None:
         self.told: list[str] = []
         self.grants: float | str = 30.0
-        self.beat = Beat(
-            Call("POST", "/renew"),
+        self.beat = Heartbeat(
+            ServiceCall("POST", "/renew"),
             lambda _: self.grants,
             ttl_seconds=30.0,
             counted_from=counted_from,
@@ -171,13 +171,15 @@ def test_a_callback_that_fails_does_not_hide_the_loss(clock: Clock, caplog: pyte
     def fail(_: str) -> None:
         raise ZeroDivisionError
 
-    beat = Beat(Call("POST", "/"), lambda _: 1.0, ttl_seconds=1, counted_from=0, on_lost=fail, clock=clock)
+    beat = Heartbeat(
+        ServiceCall("POST", "/"), lambda _: 1.0, ttl_seconds=1, counted_from=0, on_lost=fail, clock=clock
+    )
     assert beat.look() is not None
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_the_earliest_is_first_and_what_is_over_is_forgotten(clock: Clock) -> None:
-    queue = Queue()
+    queue = HeartbeatQueue()
     late, soon, over = (Case(clock, counted_from=at).beat for at in (1000.0, 995.0, 990.0))
     for beat in (late, soon, over):
         queue.put(beat)
@@ -191,10 +193,10 @@ def test_the_earliest_is_first_and_what_is_over_is_forgotten(clock: Clock) -> No
 
 
 def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Clock) -> None:
-    queue = Queue()
+    queue = HeartbeatQueue()
     queue.put(
-        Beat(
-            Call("POST", "/"),
+        Heartbeat(
+            ServiceCall("POST", "/"),
             lambda _: 1.0,
             ttl_seconds=9000,
             counted_from=1000.0,
@@ -208,12 +210,12 @@ def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Cl
 def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others(
     clock: Clock,
 ) -> None:
-    heart = Heart(clock)
+    heart = HeartbeatThread(clock)
     renewals = {"bad": 0, "good": 0}
     enough = threading.Event()
     beats = {
-        name: Beat(
-            Call("POST", name),
+        name: Heartbeat(
+            ServiceCall("POST", name),
             lambda _: 30.0,
             ttl_seconds=30.0,
             counted_from=clock.now - 10.0,
@@ -223,7 +225,7 @@ def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others(
         for name in renewals
     }
 
-    def send(beat: Beat) -> None:
+    def send(beat: Heartbeat) -> None:
         renewals[beat.call.path] += 1
         if renewals["good"] >= 5 and renewals["bad"]:
             enough.set()

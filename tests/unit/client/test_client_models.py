@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
 from freshdb import BuildGrant, Lease, NoCredentials, Pool, Template, UnexpectedAnswer
-from freshdb.connectable import Credentials
+from freshdb.credentials import Credentials
 from freshdb.environment import environment_with
 from tests.unit.client.scripted import PASSWORD, TEMPLATE, build_body, lease_body, template_body
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from freshdb import __version__
-from freshdb.cli.access_arguments import add_access
+from freshdb.cli.token_arguments import add_access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

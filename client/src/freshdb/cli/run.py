@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from freshdb.held import HeldLease
+    from freshdb.held_lease import HeldLease
     from freshdb.models import Lease
 
 

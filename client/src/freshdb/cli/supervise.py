@@ -24,7 +24,7 @@ from freshdb.cli.output import complain, say
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from freshdb.held import HeldLease
+    from freshdb.held_lease import HeldLease
 
 _PASSED_ON: Final = (
     signal.SIGINT,

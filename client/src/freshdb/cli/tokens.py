@@ -11,19 +11,19 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from freshdb.access import Token
-from freshdb.access_operations import DEFAULT_SCOPES
 from freshdb.cli.connect import connect
 from freshdb.cli.output import as_json, pairs, print_json, print_table, result, say, size
 from freshdb.cli.usage import UsageError
 from freshdb.errors import FreshdbError, ServiceNotInstalled
+from freshdb.token_models import Token
+from freshdb.token_operations import DEFAULT_SCOPES
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
-    from freshdb.access import AuditRecord
-    from freshdb_service.direct import DirectTokens
+    from freshdb.token_models import AuditRecord
+    from freshdb_service.api.offline_tokens import OfflineTokens
 
 _QUOTAS: Final = ("max_leases", "max_databases", "max_ttl_seconds", "max_disk_bytes")
 
@@ -177,7 +177,7 @@ def _tokens(arguments: argparse.Namespace) -> Iterator[Tokens]:
 @contextmanager
 def _direct(dsn: str) -> Iterator[Tokens]:
     try:
-        from freshdb_service.direct import DirectTokens  # noqa: PLC0415 - another package, which need not be there
+        from freshdb_service.api.offline_tokens import OfflineTokens  # noqa: PLC0415 - another package, which need not be there
         from freshdb_service.errors import FreshdbError as ServiceError  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("freshdb_service"):
@@ -185,7 +185,7 @@ def _direct(dsn: str) -> Iterator[Tokens]:
         message = "--control needs the service's package: pip install 'freshdb[service]'"
         raise ServiceNotInstalled(message) from None
     try:
-        yield _Direct(DirectTokens(dsn, who=f"{getpass.getuser()}@{socket.gethostname()}"))
+        yield _Direct(OfflineTokens(dsn, who=f"{getpass.getuser()}@{socket.gethostname()}"))
     except ServiceError as error:
         raise FreshdbError(str(error)) from None
 
@@ -193,7 +193,7 @@ def _direct(dsn: str) -> Iterator[Tokens]:
 class _Direct:
     """Tokens in the control plane's database, in the client's words."""
 
-    def __init__(self, direct: DirectTokens) -> None:
+    def __init__(self, direct: OfflineTokens) -> None:
         self._direct = direct
 
     def create_token(

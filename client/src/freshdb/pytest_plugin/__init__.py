@@ -6,7 +6,7 @@ our fixtures: then `freshdb.pytest_plugin.run` is loaded and prepares, once, bef
 
 - In a plain run, after collection and before the first test.
 - Under pytest-xdist, in the controller, when the first worker that has collected says what its tests want
-  (`freshdb.pytest_plugin.exchange`).
+  (`freshdb.pytest_plugin.xdist_files`).
 - Later, when a test asks for a fixture that could not be foreseen (``request.getfixturevalue``).
 
 A preparation that fails ends the run with one error: every test that wants a database would fail alike.
@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pytest
 
-from freshdb.pytest_plugin.guarding import start_guard, take_offences
-from freshdb.pytest_plugin.remarks import Remarks, Teller
+from freshdb.pytest_plugin.guard import start_guard, take_offences
+from freshdb.pytest_plugin.markers import coming, wanted_by
+from freshdb.pytest_plugin.reporting import ProcessReport, Reporter
 from freshdb.pytest_plugin.settings import add_options, read_settings
-from freshdb.pytest_plugin.wanted import coming, wanted_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from freshdb.pytest_plugin.database import LeasedDatabase
-    from freshdb.pytest_plugin.exchange import Exchange
     from freshdb.pytest_plugin.run import Run
+    from freshdb.pytest_plugin.xdist_files import RunFiles
 
 __all__ = ["LeasedDatabase"]
 
 _RUN: Final = pytest.StashKey["Run"]()
-_EXCHANGE: Final = pytest.StashKey["Exchange"]()
+_EXCHANGE: Final = pytest.StashKey["RunFiles"]()
 _SCOPES: Final[Mapping[str, type[pytest.Item | pytest.Collector]]] = {
     "freshdb": pytest.Item,
     "freshdb_class": pytest.Class,
@@ -127,7 +127,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if _worker(config) is None:
-        config.pluginmanager.register(Teller(config), _TELLER)
+        config.pluginmanager.register(Reporter(config), _TELLER)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -142,13 +142,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _WorkerNode) -> None:
     """In xdist's controller: tell a new worker where to leave its needs."""
-    from freshdb.pytest_plugin.exchange import Exchange  # noqa: PLC0415 - see the module's docstring
+    from freshdb.pytest_plugin.xdist_files import RunFiles  # noqa: PLC0415 - see the module's docstring
 
     config = node.config
     if _EXCHANGE not in config.stash:
         directory = Path(tempfile.mkdtemp(prefix="freshdb-run-"))
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
-        config.stash[_EXCHANGE] = Exchange(directory)
+        config.stash[_EXCHANGE] = RunFiles(directory)
     node.workerinput["freshdb_exchange"] = str(config.stash[_EXCHANGE].directory)
 
 
@@ -158,12 +158,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     worker = _worker(session.config)
     exchange = _exchange(session.config) if worker is not None else None
     if worker is not None and exchange is not None and any(_users(session)):
-        from freshdb.pytest_plugin.exchange import Needs  # noqa: PLC0415
+        from freshdb.pytest_plugin.xdist_files import NeededTemplates  # noqa: PLC0415
 
         try:
-            needs = Needs(_needed_templates(session))
+            needs = NeededTemplates(_needed_templates(session))
         except pytest.UsageError as mistake:
-            needs = Needs(mistake=str(mistake))
+            needs = NeededTemplates(mistake=str(mistake))
         exchange.write_needs(worker, needs)
 
 
@@ -241,7 +241,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: _WorkerNode) -> None:
     """In xdist's controller: hear what came out at a worker's end."""
-    output: Mapping[str, Remarks] = getattr(node, "workeroutput", {})  # missing, if it has crashed
+    output: Mapping[str, ProcessReport] = getattr(node, "workeroutput", {})  # missing, if it has crashed
     _tell(node.config, output.get("freshdb"))
 
 
@@ -254,12 +254,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # Details
 
 
-def _remarks(config: pytest.Config, *, settle: bool = False) -> Remarks | None:
+def _remarks(config: pytest.Config, *, settle: bool = False) -> ProcessReport | None:
     run = config.stash.get(_RUN, None)
     remarks = None if run is None else run.remarks(settle=settle)
     offences = take_offences(config)
     if offences:
-        remarks = remarks or Remarks(kept=[], lost=[], unreleased=[], offences=[])
+        remarks = remarks or ProcessReport(kept=[], lost=[], unreleased=[], offences=[])
         remarks["offences"] = offences
     return remarks
 
@@ -274,8 +274,8 @@ def _settle(config: pytest.Config) -> None:
         cast("_WorkerConfig", config).workeroutput["freshdb"] = remarks
 
 
-def _tell(config: pytest.Config, remarks: Remarks | None) -> None:
-    teller: Teller | None = config.pluginmanager.get_plugin(_TELLER)
+def _tell(config: pytest.Config, remarks: ProcessReport | None) -> None:
+    teller: Reporter | None = config.pluginmanager.get_plugin(_TELLER)
     if teller is not None:
         teller.take(remarks)
 
@@ -356,12 +356,12 @@ def _worker(config: pytest.Config) -> str | None:
     return None if given is None else str(given["workerid"])
 
 
-def _exchange(config: pytest.Config) -> Exchange | None:
-    from freshdb.pytest_plugin.exchange import Exchange  # noqa: PLC0415
+def _exchange(config: pytest.Config) -> RunFiles | None:
+    from freshdb.pytest_plugin.xdist_files import RunFiles  # noqa: PLC0415
 
     given: Mapping[str, object] | None = getattr(config, "workerinput", None)
     if given is not None and "freshdb_exchange" in given:
-        return Exchange(Path(str(given["freshdb_exchange"])))
+        return RunFiles(Path(str(given["freshdb_exchange"])))
     return config.stash.get(_EXCHANGE, None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from freshdb.held import HeldLease
+    from freshdb.held_lease import HeldLease
     from freshdb.models import Lease
 
 

@@ -33,18 +33,18 @@ from freshdb.errors import (
     TemplateNotFound,
 )
 from freshdb.pytest_plugin.database import LeasedDatabase
-from freshdb.pytest_plugin.errands import Errands, Found, InHand, Order
-from freshdb.pytest_plugin.exchange import Exchange, Prepared
 from freshdb.pytest_plugin.holder import describe_holder, in_name_of
-from freshdb.pytest_plugin.remarks import Remarks
+from freshdb.pytest_plugin.prefetch import LeaseOrder, Prefetcher, PrefetchReport, TestLease
+from freshdb.pytest_plugin.reporting import ProcessReport
+from freshdb.pytest_plugin.xdist_files import PreparedRun, RunFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from freshdb.held import HeldLease
+    from freshdb.held_lease import HeldLease
+    from freshdb.pytest_plugin.markers import CloneRequest
     from freshdb.pytest_plugin.settings import Settings
-    from freshdb.pytest_plugin.wanted import Wanted
 
 _PER_TEST: Final = "freshdb"
 _ERRAND_SECONDS: Final = 5.0
@@ -61,7 +61,7 @@ class _Use:
 
     node: pytest.Item | pytest.Collector
     fixture: str
-    in_hand: InHand
+    in_hand: TestLease
     failed: bool = False
     reported: bool = False
 
@@ -79,20 +79,20 @@ class Run:
 
     settings: Settings
     worker: str | None
-    exchange: Exchange | None
+    exchange: RunFiles | None
     position: int = 0
     """Where in the list of tests we are, if more than the next one is looked for."""
     _kept: list[str] = field(default_factory=list)
-    _orders: list[Order] = field(default_factory=list)
+    _orders: list[LeaseOrder] = field(default_factory=list)
     _process: int = field(default_factory=os.getpid)
-    _prepared: Prepared | None = None
+    _prepared: PreparedRun | None = None
     _client: Client | None = None
     _helper: Client | None = None
-    _errands: Errands | None = None
+    _errands: Prefetcher | None = None
     _holder: dict[str, str] | None = None
     _uses: list[_Use] = field(default_factory=list)
 
-    def prepare(self, templates: frozenset[str], say: Callable[[str], None]) -> Prepared:
+    def prepare(self, templates: frozenset[str], say: Callable[[str], None]) -> PreparedRun:
         """Start the service if none is named, and build the project's template if it is wanted and not there.
 
         Raises:
@@ -107,16 +107,16 @@ class Run:
             exact = {name: self._ensure(client, name, say) for name in templates}
         except FreshdbError as error:
             raise PreparationError(str(error)) from error
-        self._prepared = Prepared(url, (known.templates if known else {}) | exact)
+        self._prepared = PreparedRun(url, (known.templates if known else {}) | exact)
         return self._prepared
 
-    def share(self, prepared: Prepared) -> None:
+    def share(self, prepared: PreparedRun) -> None:
         """Let the workers of this run know."""
         if self.exchange is not None:
             self.exchange.write_prepared(prepared)
 
     @contextmanager
-    def lease(self, request: pytest.FixtureRequest, wanted: Wanted) -> Iterator[LeasedDatabase]:
+    def lease(self, request: pytest.FixtureRequest, wanted: CloneRequest) -> Iterator[LeasedDatabase]:
         """Hold a clean database for as long as the fixture of `request` lives."""
         node = request.node
         name = node.nodeid or f"the session in {request.config.rootpath.name}"
@@ -160,11 +160,11 @@ class Run:
                 client.close()
         self._client = self._helper = self._errands = None
 
-    def expect(self, coming: list[tuple[str, Wanted]]) -> None:
+    def expect(self, coming: list[tuple[str, CloneRequest]]) -> None:
         """Hear of the tests to come, by node id, before a test's fixtures change the world that a client starts in."""
         known = self._known()
         self._orders = [
-            Order(name, known.templates[wanted.template], wanted.isolation)
+            LeaseOrder(name, known.templates[wanted.template], wanted.isolation)
             for name, wanted in coming
             if known is not None and wanted.template in known.templates
         ]
@@ -177,16 +177,16 @@ class Run:
         if self._errands is not None and os.getpid() == self._process:
             self._errands.look_ahead(self._orders)
 
-    def remarks(self, *, settle: bool = False) -> Remarks | None:
+    def remarks(self, *, settle: bool = False) -> ProcessReport | None:
         """What there is to tell since the last time; `settle` waits until everything beside the tests is done."""
-        found = Found()
+        found = PrefetchReport()
         if self._errands is not None and os.getpid() == self._process:
             found = self._errands.settle() if settle else self._errands.found()
         kept, self._kept = self._kept, []
         if not (kept or found.losses or found.unreleased):
             return None
         lost = [[one.test, _loss_message(one.lease_id, one.database, one.reason)] for one in found.losses]
-        return Remarks(kept=kept, lost=lost, unreleased=found.unreleased, offences=[])
+        return ProcessReport(kept=kept, lost=lost, unreleased=found.unreleased, offences=[])
 
     def _connect(self, url: str) -> Client:
         if self._client is None:
@@ -195,7 +195,9 @@ class Run:
                 patience = min(_ERRAND_SECONDS, self.settings.wait_seconds)
                 self._describe("")
                 self._helper = Client(_addresses(url), retry_seconds=patience)
-                self._errands = Errands(self._helper, self._describe, ttl_seconds=self.settings.ttl_seconds)
+                self._errands = Prefetcher(
+                    self._helper, self._describe, ttl_seconds=self.settings.ttl_seconds
+                )
             atexit.register(self.close)
         return self._client
 
@@ -206,7 +208,7 @@ class Run:
             self._holder = describe_holder(name, self.worker, os.environ)
         return in_name_of(name, self._holder)
 
-    def _known(self) -> Prepared | None:
+    def _known(self) -> PreparedRun | None:
         if self._prepared is None and self.exchange is not None:
             self._prepared = self.exchange.read_prepared()
         return self._prepared
@@ -221,7 +223,9 @@ class Run:
         except TemplateNotFound:  # a fixture of the suite may register it before it asks for a database
             return template
 
-    def _acquire(self, node: pytest.Item | pytest.Collector, fixture: str, wanted: Wanted, name: str) -> _Use:
+    def _acquire(
+        self, node: pytest.Item | pytest.Collector, fixture: str, wanted: CloneRequest, name: str
+    ) -> _Use:
         self._known()
         prepared = self.prepare(frozenset({wanted.template}), _say_nothing)
         client = self._connect(prepared.url)
@@ -229,7 +233,9 @@ class Run:
         end_session_on_sigterm()
         errands = self._errands if os.getpid() == self._process else None
         if errands is not None:
-            spare = errands.take(Order(name, template, wanted.isolation)) if fixture == _PER_TEST else None
+            spare = (
+                errands.take(LeaseOrder(name, template, wanted.isolation)) if fixture == _PER_TEST else None
+            )
             if spare is not None:
                 return _Use(node, fixture, spare)
             errands.recall()
@@ -243,7 +249,7 @@ class Run:
                 holder=self._describe(name),
             )
             try:
-                return _Use(node, fixture, InHand(ending.enter_context(context), ending))
+                return _Use(node, fixture, TestLease(ending.enter_context(context), ending))
             except TemplateBuilding:
                 client.wait_template(template)
         raise PreparationError(f"template {template!r} is being built again and again")

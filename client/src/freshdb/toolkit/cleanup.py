@@ -31,16 +31,16 @@ from typing import Literal
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb.toolkit.answering import Answering, at_once
-from freshdb.toolkit.connecting import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
+from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, at_once
+from freshdb.toolkit.engines import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable
-from freshdb.toolkit.noting import (
+from freshdb.toolkit.moment import (
     NOBODY,
+    ChangeQuery,
+    Changes,
     Layout,
     Moment,
     Note,
-    Question,
-    Seen,
     as_text,
     begin,
     concerning,
@@ -49,12 +49,12 @@ from freshdb.toolkit.noting import (
     take_note,
 )
 from freshdb.toolkit.tables import TableMap
-from freshdb_service.cluster.audit import Digest, differences, differences_of_catalogs, read_digest
-from freshdb_service.cluster.baseline import Unprovable
-from freshdb_service.cluster.cleaning import Plan, plan, removals, settings_of
-from freshdb_service.cluster.identifiers import quoted
-from freshdb_service.cluster.ordering import Entangled, Order, order
-from freshdb_service.cluster.picture import Qualified, full_name
+from freshdb_service.postgres.names import quoted
+from freshdb_service.postgres.reset.audit import Digest, differences, differences_of_catalogs, read_digest
+from freshdb_service.postgres.reset.baseline import Unprovable
+from freshdb_service.postgres.reset.foreign_key_order import CircularReferences, CleaningOrder, order
+from freshdb_service.postgres.reset.plan import Plan, plan, removals, settings_of
+from freshdb_service.postgres.reset.table_model import Qualified, full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class _Operations:
         self._noted: Note | None = None
         self._defined_at = 0
         self._loaded: dict[Qualified, int] = {}
-        self._question: Question | None = None
+        self._question: ChangeQuery | None = None
 
     def note(self, connection: Connection) -> None:
         """Remember what the database is like: from here on, that is clean."""
@@ -178,7 +178,7 @@ class _Operations:
         names = sorted(layout.tables(wanted))
         try:
             in_order = order(layout.picture, empty=names, thin=(), load=names)
-        except Entangled as entangled:
+        except CircularReferences as entangled:
             raise CircularTables(f"{entangled}: truncate them instead") from entangled
         made = Plan(delete=names, truncate=in_order.truncate)
         for statement in removals(made, in_order, None, 0):
@@ -246,17 +246,17 @@ class _Operations:
             layout.tables(one for one in alone if not layout.referring([one]) | layout.referred([one]))
         )
 
-    def _take(self, ask: Answering, moment: Moment) -> None:
+    def _take(self, ask: AsyncpgAdapter, moment: Moment) -> None:
         self._noted, self._question = take_note(ask, moment), None
         self._defined_at = moment.now
         self._loaded = {}
 
-    def _asked(self, ask: Answering, noted: Note) -> Seen:
+    def _asked(self, ask: AsyncpgAdapter, noted: Note) -> Changes:
         if self._question is None:
             self._question = noted.question(self._left_alone(noted.layout), self._loaded)
         return self._question.asked(ask)
 
-    def _redefined(self, ask: Answering, noted: Note, moment: Moment) -> list[str]:
+    def _redefined(self, ask: AsyncpgAdapter, noted: Note, moment: Moment) -> list[str]:
         """What was defined anew, as far as that shows in tables, indexes, sequences and views."""
         if moment.relations == noted.moment.relations and not moment.redefined:
             return []
@@ -266,7 +266,7 @@ class _Operations:
             self._defined_at = moment.now  # truncated, say: stored anew, and defined as before
         return at_once(noted.catalogs.described(ask, noted.moment.now, (), names)) or names
 
-    def _carried_out(self, ask: Answering, noted: Note, seen: Seen) -> Plan:
+    def _carried_out(self, ask: AsyncpgAdapter, noted: Note, seen: Changes) -> Plan:
         """Plan, in an order that foreign keys agree with, or, where there is none, without them; and do it."""
         layout = noted.layout
         try:
@@ -279,7 +279,7 @@ class _Operations:
             except Unprovable as still:
                 raise NotClean([str(still)]) from still
             ask.execute("SET LOCAL session_replication_role = replica")
-        in_order = made.order or Order(
+        in_order = made.order or CleaningOrder(
             delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload
         )
         for statement in _together(removals(made, in_order, None, noted.moment.now)):
@@ -351,13 +351,13 @@ def _together(statements: list[str]) -> list[str]:
     return [f"WITH {parts} SELECT 1"]
 
 
-def _has_rows(ask: Answering, layout: Layout, family: str) -> bool:
+def _has_rows(ask: AsyncpgAdapter, layout: Layout, family: str) -> bool:
     names = layout.families[family]
     found = " OR ".join(f"EXISTS (SELECT FROM ONLY {full_name(name, None)})" for name in names)
     return bool(ask.column(f"SELECT {found}")[0])
 
 
-def _load(ask: Answering, name: Qualified, noted: Note) -> None:
+def _load(ask: AsyncpgAdapter, name: Qualified, noted: Note) -> None:
     """Put a table's rows back, each from its text."""
     said, columns = full_name(name, None), noted.layout.picture.tables[name].columns
     into, values = (", ".join(f"{row}{quoted(column)}" for column in columns) for row in ("", "(r)."))

@@ -43,11 +43,11 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb.toolkit.connecting import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
-from freshdb.toolkit.differing import Row, Rows, Snapshot, TableChanges, changes_between, told, unlike
+from freshdb.toolkit.engines import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import DataDiffers, DataInvalid, WouldCascade
-from freshdb.toolkit.placing import Named, inserted, placed, see_columns, uuid_of
-from freshdb.toolkit.sources import Source, rows_of
+from freshdb.toolkit.insert_order import NamedRow, inserted, placed, see_columns, uuid_of
+from freshdb.toolkit.loaders import Source, rows_of
+from freshdb.toolkit.row_diff import Row, Rows, Snapshot, TableChanges, changes_between, told, unlike
 from freshdb.toolkit.tables import TableMap
 
 __all__ = ["AsyncData", "Data", "ExpectedChanges", "uuid_of"]
@@ -72,7 +72,7 @@ class _Operations:
         self._test = test
         self._tables = tables
         self._made: list[_Made] = []
-        self._named: dict[str, Named] = {}
+        self._named: dict[str, NamedRow] = {}
 
     def set_up(self, connection: Connection, source: Source) -> Mapping[str, Mapping[str, Any]]:
         """Insert rows; what was set up before can be referred to.
@@ -106,7 +106,7 @@ class _Operations:
             key = tuple(column.key for column in table.primary_key)
             made.append(_Made(one.given.table, {column: row[column] for column in key}, tuple(one.late)))
             if one.given.name is not None:
-                named[one.given.name] = Named(one.given.table, row, key)
+                named[one.given.name] = NamedRow(one.given.table, row, key)
         for one, done in zip(planned, made, strict=True):
             if one.late:
                 table = tables.tables[done.table]

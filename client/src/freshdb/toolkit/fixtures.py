@@ -42,7 +42,7 @@ def toolkit_dsn(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def _toolkit_engine(toolkit_dsn: str) -> Iterator[Engine]:
-    from freshdb.toolkit.connecting import engine_of  # noqa: PLC0415 - see above
+    from freshdb.toolkit.engines import engine_of  # noqa: PLC0415 - see above
 
     engine = engine_of(toolkit_dsn, pool_size=2)  # one for cleaning, one for a test's sessions
     yield engine

@@ -28,9 +28,9 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from freshdb.toolkit.connecting import AsyncTarget, Target, async_engine_of, engine_of
+from freshdb.toolkit.engines import AsyncTarget, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import SessionEnded, WrongEventLoop
-from freshdb.toolkit.joining import SCOPE, Scope, joining
+from freshdb.toolkit.savepoints import SCOPE, OuterTransaction, joining
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -137,7 +137,7 @@ class TestSessionFactory:
         self._target, self._test, self._settings = target, test, settings
         self._like: sessionmaker[Session] = like or sessionmaker()
         self._stack = ExitStack()
-        self._scope: Scope | None = None
+        self._scope: OuterTransaction | None = None
 
     @property
     def session_maker(self) -> sessionmaker[Session]:
@@ -163,7 +163,7 @@ class TestSessionFactory:
             outer = (
                 target if isinstance(target, Connection) else stack.enter_context(engine_of(target).connect())
             )
-            self._scope = Scope(outer, self._test, self._settings.values(self._test))
+            self._scope = OuterTransaction(outer, self._test, self._settings.values(self._test))
             stack.enter_context(self._scope.transaction())
             self._stack = stack.pop_all()
         return self
@@ -203,7 +203,7 @@ class AsyncTestSessionFactory:
         self._target, self._test, self._settings = target, test, settings
         self._like: async_sessionmaker[AsyncSession] = like or async_sessionmaker()
         self._stack = AsyncExitStack()
-        self._scope: Scope | None = None
+        self._scope: OuterTransaction | None = None
 
     @property
     def session_maker(self) -> async_sessionmaker[AsyncSession]:
@@ -232,7 +232,9 @@ class AsyncTestSessionFactory:
             if not isinstance(outer, AsyncConnection):
                 outer = await stack.enter_async_context(async_engine_of(outer).connect())
             sync = await outer.run_sync(lambda connection: connection)
-            scope = Scope(sync, self._test, self._settings.values(self._test), asyncio.get_running_loop())
+            scope = OuterTransaction(
+                sync, self._test, self._settings.values(self._test), asyncio.get_running_loop()
+            )
             await stack.enter_async_context(_awaited(outer, scope.transaction()))
             self._scope, self._stack = scope, stack.pop_all()
         return self
@@ -279,7 +281,7 @@ def as_before(app: Application) -> Iterator[None]:
         app.middleware_stack = stack
 
 
-def _open(scope: Scope | None) -> Scope:
+def _open(scope: OuterTransaction | None) -> OuterTransaction:
     if scope is None or scope.over:
         raise SessionEnded(
             "sessions are to be had within the block alone: with TestSessionFactory(…) as factory: …"
@@ -287,7 +289,7 @@ def _open(scope: Scope | None) -> Scope:
     return scope
 
 
-def _options(given: dict[str, Any], scope: Scope | None) -> dict[str, Any]:
+def _options(given: dict[str, Any], scope: OuterTransaction | None) -> dict[str, Any]:
     left = {name: value for name, value in given.items() if name not in {"bind", "binds", "twophase"}}
     info = {**(given.get("info") or {}), SCOPE: _open(scope)}
     return {**left, "info": info, "join_transaction_mode": "create_savepoint"}

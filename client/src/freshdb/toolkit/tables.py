@@ -28,7 +28,7 @@ from typing import Final, Self, TypeVar
 from sqlalchemy import Connection, ForeignKeyConstraint, MetaData, Table, inspect, text
 from sqlalchemy.exc import SAWarning
 
-from freshdb.toolkit.connecting import AsyncTarget, Target, run, run_async
+from freshdb.toolkit.engines import AsyncTarget, Target, run, run_async
 from freshdb.toolkit.errors import NotATable, UnknownTable
 
 N = TypeVar("N", bound=Hashable)

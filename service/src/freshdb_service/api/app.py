@@ -6,21 +6,21 @@ from fastapi import APIRouter, FastAPI
 
 from freshdb_service import __version__
 from freshdb_service.api import (
+    audit,
     databases,
-    document,
     events,
     health,
     leases,
+    openapi,
     overview,
     pools,
     problems,
     templates,
     tokens,
-    trail,
 )
-from freshdb_service.api.access import Gate
+from freshdb_service.api.auth import Authenticator
 from freshdb_service.api.context import Context
-from freshdb_service.api.limits import BodyLimit, Entrance, RequestLimit
+from freshdb_service.api.request_limits import AcquireLimit, BodyLimit, RequestLimit
 
 _DESCRIPTION = """
 Leases clean PostgreSQL databases: register a template, acquire a lease, use the URL, release it.
@@ -42,11 +42,13 @@ def create_app(context: Context) -> FastAPI:
         description=_DESCRIPTION,
     )
     app.state.context = context
-    app.state.gate = Gate(context.settings, context.keyring, context.at.trail)
-    problems.install(app, context.at.metrics, lambda path: document.allowed(app, path))
+    app.state.authenticator = Authenticator(
+        context.settings, context.token_cache, context.resources.audit_log
+    )
+    problems.install(app, context.resources.metrics, lambda path: openapi.allowed(app, path))
     app.add_middleware(BodyLimit, most=context.settings.max_body_bytes)
-    app.add_middleware(Entrance, metrics=context.at.metrics)
-    app.add_middleware(RequestLimit, most=context.settings.max_requests, metrics=context.at.metrics)
+    app.add_middleware(AcquireLimit, metrics=context.resources.metrics)
+    app.add_middleware(RequestLimit, most=context.settings.max_requests, metrics=context.resources.metrics)
     v1 = APIRouter(prefix="/v1")
     for router in (
         leases.router,
@@ -56,11 +58,11 @@ def create_app(context: Context) -> FastAPI:
         overview.router,
         events.router,
         tokens.router,
-        trail.router,
+        audit.router,
     ):
         v1.include_router(router)
     app.router.routes.append(leases.HEARTBEAT)
     app.include_router(v1)
     app.include_router(health.router)
-    document.install(app, context.settings)
+    openapi.install(app, context.settings)
     return app

@@ -10,28 +10,28 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from freshdb_service.acquiring import Acquiring
-from freshdb_service.api.access import Principal, anybody, needs
+from freshdb_service.api.auth import Principal, anybody, needs
+from freshdb_service.auth.token_cache import TokenCache
 from freshdb_service.config import Settings
-from freshdb_service.installation import Installation
-from freshdb_service.keyring import Keyring
-from freshdb_service.leases import Leases
-from freshdb_service.overview import Overview
-from freshdb_service.pools import Pools
-from freshdb_service.templates import Templates
+from freshdb_service.leasing.acquire import Acquirer
+from freshdb_service.leasing.leases import Leases
+from freshdb_service.pooling.pools import Pools
+from freshdb_service.resources import Resources
+from freshdb_service.status.overview import Overview
+from freshdb_service.templates.registry import TemplateRegistry
 
 
 @dataclass(slots=True)
 class Context:
     """The use cases of one replica, and when it was last asked for something."""
 
-    at: Installation
-    acquiring: Acquiring
+    resources: Resources
+    acquiring: Acquirer
     leases: Leases
-    templates: Templates
+    templates: TemplateRegistry
     pools: Pools
     overview: Overview
-    keyring: Keyring
+    token_cache: TokenCache
     asked_at: float = field(default_factory=monotonic)
     """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
     streams: int = 0
@@ -40,7 +40,7 @@ class Context:
     @property
     def settings(self) -> Settings:
         """The settings."""
-        return self.at.settings
+        return self.resources.settings
 
 
 async def in_context(request: Request) -> Context:

@@ -8,17 +8,17 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from freshdb_service.acquiring import Granted
 from freshdb_service.api.context import InContext, Reader, answer
 from freshdb_service.api.fields import NO_NULL
 from freshdb_service.api.leases import lease_out
-from freshdb_service.api.pages import CURSOR, UUID_PATTERN, cursor, position
+from freshdb_service.api.pagination import CURSOR, UUID_PATTERN, cursor, position
 from freshdb_service.api.problems import invalid, refusals
-from freshdb_service.api.watch_wire import DatabaseLifeOut, DatabaseOut, DatabasesOut, ResetOut, ResetsOut
+from freshdb_service.api.schemas_status import DatabaseLifeOut, DatabaseOut, DatabasesOut, ResetOut, ResetsOut
 from freshdb_service.errors import DatabaseNotFound
+from freshdb_service.leasing.acquire import Granted
 from freshdb_service.lifecycle import DatabaseState
+from freshdb_service.store.dashboard_queries import DatabaseFilter
 from freshdb_service.store.history import ResetFilter
-from freshdb_service.store.looking import DatabaseFilter
 
 router = APIRouter(tags=["databases"])
 Id = Annotated[str | None, Query(pattern=UUID_PATTERN)]
@@ -75,7 +75,7 @@ async def resets(
     """Resets, the newest first: the path, why it was taken, how long it took, and what the holder had left behind."""
     del principal
     wanted = ResetFilter(_uuid(database), _uuid(lease), _uuid(pool), left_behind)
-    found = await context.at.history.resets(wanted, limit=limit, before=position(after))
+    found = await context.resources.history.resets(wanted, limit=limit, before=position(after))
     last = found[-1] if len(found) == limit else None
     page = ResetsOut(
         items=[ResetOut.of(one) for one in found], next=cursor(last.at, last.id) if last else None

@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from freshdb_service.api.context import Context, InContext, Reader, answer
 from freshdb_service.api.problems import refusals
-from freshdb_service.api.watch_wire import EventOut, EventsOut
+from freshdb_service.api.schemas_status import EventOut, EventsOut
 from freshdb_service.errors import BackendUnavailable, QuotaExceeded
 from freshdb_service.redis.events import Event
 
@@ -53,8 +53,8 @@ async def events(
         message = f"{most} streams of events are open, as many as may be (max_event_streams); close some"
         raise QuotaExceeded(message, retry_after_seconds=1.0)
     # What can be refused is refused before the answer begins.
-    start = await context.at.events.position(last_event_id or since or ("$" if follow else "0"))
-    past = await context.at.events.read(start)
+    start = await context.resources.events.position(last_event_id or since or ("$" if follow else "0"))
+    past = await context.resources.events.read(start)
     return StreamingResponse(
         _stream(context, start, past, follow=follow),
         media_type="text/event-stream",
@@ -86,7 +86,7 @@ async def recent(
     def wanted(event: Event) -> bool:
         return _is(event.kind, kind) and (about is None or _mentions(event.data, about))
 
-    found = await context.at.events.newest(wanted, most=limit, before=after)
+    found = await context.resources.events.newest(wanted, most=limit, before=after)
     following = found[-1].id if len(found) == limit else None
     return answer(EventsOut(items=[EventOut.of(one) for one in found], next=following))
 
@@ -107,12 +107,12 @@ async def _stream(context: Context, start: str, past: Sequence[Event], *, follow
     try:
         if follow:
             yield ": following\n\n"
-            async for batch in context.at.events.follow(start, stop=context.at.stopping):
+            async for batch in context.resources.events.follow(start, stop=context.resources.stopping):
                 yield "".join(map(_line, batch)) or ": still here\n\n"
             return
         while past:
             yield "".join(map(_line, past))
-            past = await context.at.events.read(past[-1].id)
+            past = await context.resources.events.read(past[-1].id)
     except BackendUnavailable as error:
         # The answer has begun: all that can be said is that it ends here. The client goes on after the last event.
         yield f": {error.code}\n\n"

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from freshdb_service import __version__
 from freshdb_service.api.context import Context, answer
-from freshdb_service.api.wire import AliveOut, ReadyOut
+from freshdb_service.api.schemas import AliveOut, ReadyOut
 from freshdb_service.errors import BackendUnavailable
 
 router = APIRouter(tags=["health"])
@@ -26,8 +26,8 @@ async def livez() -> Response:
 async def readyz(request: Request) -> Response:
     """The control plane, Redis and every managed server answer."""
     context: Context = request.app.state.context
-    probes = {"control_plane": context.at.store.ping(), "redis": context.at.redis.ping()}
-    probes |= {f"server {name}": server.ping() for name, server in context.at.servers.items()}
+    probes = {"control_plane": context.resources.store.ping(), "redis": context.resources.redis.ping()}
+    probes |= {f"server {name}": server.ping() for name, server in context.resources.servers.items()}
     outcomes = await asyncio.gather(*probes.values(), return_exceptions=True)
     checks = {
         name: "ok" if outcome is None else str(outcome)
@@ -45,4 +45,4 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics of this replica."""
     context: Context = request.app.state.context
-    return Response(context.at.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(context.resources.metrics.text(), media_type=CONTENT_TYPE_LATEST)

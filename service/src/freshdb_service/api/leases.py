@@ -12,15 +12,14 @@ from fastapi.responses import Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.routing import Route
 
-from freshdb_service.acquiring import Granted
-from freshdb_service.api.access import Gate, Principal
-from freshdb_service.api.connections import ARRIVED
+from freshdb_service.api.auth import Authenticator, Principal
+from freshdb_service.api.connection_limits import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer, holder, in_context
 from freshdb_service.api.fields import NO_NULL
-from freshdb_service.api.limits import SLOT
-from freshdb_service.api.pages import CURSOR, cursor, position
+from freshdb_service.api.pagination import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
-from freshdb_service.api.wire import (
+from freshdb_service.api.request_limits import SLOT
+from freshdb_service.api.schemas import (
     AcquireIn,
     BatchIn,
     KeepIn,
@@ -32,10 +31,11 @@ from freshdb_service.api.wire import (
 )
 from freshdb_service.config import Settings
 from freshdb_service.errors import LeaseNotFound
+from freshdb_service.leasing.acquire import Granted
+from freshdb_service.leasing.acquire_request import AcquireRequest
+from freshdb_service.leasing.quotas import longest_life, too_long
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
-from freshdb_service.logs import note
-from freshdb_service.orders import Acquire
-from freshdb_service.quotas import longest_life, too_long
+from freshdb_service.observability.logs import note
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -129,7 +129,7 @@ async def renew(
         identifier, principal=principal.name, ttl_seconds=ttl, address=principal.address
     )
     renewed = answer(RenewalOut.of(identifier, renewal))
-    metrics = context.at.metrics
+    metrics = context.resources.metrics
     metrics.heartbeat(ttl_seconds=renewal.ttl_seconds, left_seconds=renewal.left_seconds)
     metrics.renew.observe(perf_counter() - request.scope[ARRIVED])
     return renewed
@@ -206,8 +206,8 @@ async def release(
             identifier, reason=f"revoked by {principal.name}", by=principal.actor
         )
     else:
-        gate: Gate = request.app.state.gate
-        raise gate.refuse(principal, "admin")
+        authenticator: Authenticator = request.app.state.authenticator
+        raise authenticator.refuse(principal, "admin")
     lease = lease_out(context, Granted(released.lease, None), None)
     return answer(ReleasedOut.after(lease, released.leftovers))
 
@@ -222,7 +222,7 @@ async def _acquire(
     settings = context.settings
     waits = [_wait(body.wait_seconds, settings) for body in bodies]
     wanted = [
-        Acquire(
+        AcquireRequest(
             template=body.template,
             isolation=body.isolation,
             ttl_seconds=_ttl(body.ttl_seconds, settings, principal),
@@ -261,7 +261,7 @@ async def _gone(request: Request) -> None:
 def lease_out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
     """A lease on the wire; with its password only for who acquired it."""
     row = granted.lease
-    host, port = context.at.address(row.server)
+    host, port = context.resources.address(row.server)
     return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)
 
 

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 
 from freshdb_service import __version__
 from freshdb_service.api.context import Caller, InContext, Reader, answer
-from freshdb_service.api.pages import UUID_PATTERN
-from freshdb_service.api.watch_wire import (
+from freshdb_service.api.pagination import UUID_PATTERN
+from freshdb_service.api.schemas_status import (
     CallerOut,
     FindingOut,
     OverviewOut,
@@ -21,7 +21,7 @@ from freshdb_service.api.watch_wire import (
     WaitersOut,
 )
 from freshdb_service.config import SCOPES
-from freshdb_service.diagnosis import status_of
+from freshdb_service.status.diagnosis import status_of
 
 router = APIRouter(tags=["overview"])
 
@@ -30,7 +30,7 @@ router = APIRouter(tags=["overview"])
 async def whoami(context: InContext, principal: Caller) -> Response:
     """Whom the token stands for, and what it may do."""
     scopes = [scope for scope in SCOPES if principal.has(scope)]
-    return answer(CallerOut(principal=principal.name, scopes=scopes, open=not context.keyring.closed))
+    return answer(CallerOut(principal=principal.name, scopes=scopes, open=not context.token_cache.closed))
 
 
 @router.get("/overview", response_model=OverviewOut)

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, InContext, Reader, answer
-from freshdb_service.api.pages import UUID_PATTERN
+from freshdb_service.api.pagination import UUID_PATTERN
 from freshdb_service.api.problems import refusals
-from freshdb_service.api.watch_wire import HistoryOut
-from freshdb_service.api.wire import PoolOut, PoolsOut, ResizeIn
+from freshdb_service.api.schemas import PoolOut, PoolsOut, ResizeIn
+from freshdb_service.api.schemas_status import HistoryOut
 from freshdb_service.errors import PoolNotFound
-from freshdb_service.logs import note
+from freshdb_service.observability.logs import note
 
 router = APIRouter(prefix="/pools", tags=["pools"])
 
@@ -58,7 +58,7 @@ async def history(
     del principal
     identifier = _pool_id(pool_id)
     await context.pools.show(identifier)
-    step_seconds, points = await context.at.history.points(identifier, seconds=seconds)
+    step_seconds, points = await context.resources.history.points(identifier, seconds=seconds)
     return answer(HistoryOut.of(seconds, step_seconds, points))
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from freshdb_service.errors import FreshdbError, InvalidRequest
-from freshdb_service.metrics import Metrics
+from freshdb_service.observability.metrics import Metrics
 
 STATUS: Final[Mapping[str, HTTPStatus]] = {
     "invalid_request": HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -10,9 +10,9 @@ from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, Builder, InContext, Reader, answer
 from freshdb_service.api.fields import NAME
-from freshdb_service.api.pages import CURSOR, cursor, position
+from freshdb_service.api.pagination import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
-from freshdb_service.api.wire import (
+from freshdb_service.api.schemas import (
     DeadlineOut,
     FailedIn,
     RegisterIn,
@@ -22,7 +22,7 @@ from freshdb_service.api.wire import (
 )
 from freshdb_service.errors import TemplateNotFound
 from freshdb_service.lifecycle import TemplateState
-from freshdb_service.templates import Register, raise_if_failed
+from freshdb_service.templates.registry import RegisterRequest, raise_if_failed
 
 router = APIRouter(prefix="/templates", tags=["templates"])
 
@@ -50,7 +50,7 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
             field, f"must be at most {settings.max_build_seconds:g} seconds; renew the build to go on longer"
         )
     registered = await context.templates.register(
-        Register(body.name, body.fingerprint, body.sql, body.extensions, build_seconds),
+        RegisterRequest(body.name, body.fingerprint, body.sql, body.extensions, build_seconds),
         wait_seconds=wait,
         by=principal.actor,
         charged_to=principal.token,

@@ -8,7 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 
-from freshdb_service.api.access_wire import (
+from freshdb_service.api.context import Admin, InContext, answer
+from freshdb_service.api.pagination import CURSOR, cursor, position
+from freshdb_service.api.problems import refusals
+from freshdb_service.api.schemas_auth import (
     ChangeTokenIn,
     CreateTokenIn,
     IssuedTokenOut,
@@ -18,9 +21,6 @@ from freshdb_service.api.access_wire import (
     TokensOut,
     TokenState,
 )
-from freshdb_service.api.context import Admin, InContext, answer
-from freshdb_service.api.pages import CURSOR, cursor, position
-from freshdb_service.api.problems import refusals
 from freshdb_service.errors import LeaseEnded, LeaseNotFound, TokenNotFound
 
 router = APIRouter(prefix="/tokens", tags=["tokens"])
@@ -34,7 +34,7 @@ async def create(body: CreateTokenIn, context: InContext, principal: Admin) -> R
 
     From the first token on, everybody needs one, also on loopback.
     """
-    issued = await context.keyring.create(body.wanted(), principal.actor)
+    issued = await context.token_cache.create(body.wanted(), principal.actor)
     return answer(IssuedTokenOut.issued(issued), status_code=201)
 
 
@@ -49,7 +49,7 @@ async def listing(
     """Tokens of the control plane, oldest first; those of FRESHDB_TOKENS are not among them."""
     del principal
     states: frozenset[str] = frozenset(state or ("active", "expired"))
-    rows = await context.keyring.registry.listing(states=states, limit=limit, after=position(after))
+    rows = await context.token_cache.registry.listing(states=states, limit=limit, after=position(after))
     last = rows[-1] if len(rows) == limit else None
     page = TokensOut(
         items=[TokenOut.of(row) for row in rows], next=cursor(last.created_at, last.id) if last else None
@@ -61,7 +61,7 @@ async def listing(
 async def show(token: Reference, context: InContext, principal: Admin) -> Response:
     """One token, and in `use` how much of its quotas it uses."""
     del principal
-    found, use = await context.keyring.registry.find(_storable(token))
+    found, use = await context.token_cache.registry.find(_storable(token))
     return answer(TokenOut.of(found, use))
 
 
@@ -69,7 +69,7 @@ async def show(token: Reference, context: InContext, principal: Admin) -> Respon
 async def change(token: Reference, body: ChangeTokenIn, context: InContext, principal: Admin) -> Response:
     """Change a token's quotas: what is left out stays, null lifts one. What it has already stays its own."""
     quotas = body.model_dump(exclude_unset=True)
-    return answer(TokenOut.of(await context.keyring.change(_storable(token), quotas, principal.actor)))
+    return answer(TokenOut.of(await context.token_cache.change(_storable(token), quotas, principal.actor)))
 
 
 @router.post("/{token}/rotate", response_model=IssuedTokenOut, responses=refusals(404, 409))
@@ -78,7 +78,7 @@ async def rotate(
 ) -> Response:
     """Give a token another secret, which the answer has in `token`. Its leases stay its own."""
     grace_seconds = 0.0 if body is None else body.grace_seconds
-    issued = await context.keyring.rotate(_storable(token), principal.actor, grace_seconds=grace_seconds)
+    issued = await context.token_cache.rotate(_storable(token), principal.actor, grace_seconds=grace_seconds)
     return answer(IssuedTokenOut.issued(issued))
 
 
@@ -94,9 +94,9 @@ async def revoke(
     ] = False,
 ) -> Response:
     """End a token for good. Revoking it again is no error."""
-    ended = await context.keyring.revoke(_storable(token), principal.actor)
+    ended = await context.token_cache.revoke(_storable(token), principal.actor)
     revoked = 0
-    for lease_id in await context.keyring.registry.held_by(ended) if leases else []:
+    for lease_id in await context.token_cache.registry.held_by(ended) if leases else []:
         with suppress(LeaseEnded, LeaseNotFound):
             await context.leases.revoke(
                 lease_id, reason=f"the token {ended.name} was revoked", by=principal.actor

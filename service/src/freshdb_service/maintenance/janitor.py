@@ -9,37 +9,39 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from freshdb_service.databases import Databases
-from freshdb_service.installation import Installation
-from freshdb_service.store import resetting
+from freshdb_service.pooling.reset_jobs import ResetJobs
+from freshdb_service.resources import Resources
+from freshdb_service.store import reset_claims
 
 
 class Janitor:
     """One round: reset until nothing is dirty, a bounded number at once."""
 
-    def __init__(self, at: Installation, databases: Databases, *, wake: asyncio.Event | None = None) -> None:
-        self._at = at
+    def __init__(
+        self, resources: Resources, databases: ResetJobs, *, wake: asyncio.Event | None = None
+    ) -> None:
+        self._resources = resources
         self._databases = databases
         self._wake = wake
 
     async def run_once(self) -> None:
         """Reset every dirty database on the servers of this replica; return when no reset is under way."""
-        crew = self._databases.resets
+        workers = self._databases.resets
         look_at = 0.0
         while True:
             woken = self._wake is not None and self._wake.is_set()
-            if (woken or monotonic() >= look_at) and (free := crew.free):
+            if (woken or monotonic() >= look_at) and (free := workers.free):
                 if self._wake is not None:
                     self._wake.clear()
-                claimed = await resetting.claim_dirty(
-                    self._at.store,
-                    list(self._at.servers),
+                claimed = await reset_claims.claim_dirty(
+                    self._resources.store,
+                    list(self._resources.servers),
                     free,
-                    claim_seconds=self._at.settings.claim_seconds,
+                    claim_seconds=self._resources.settings.claim_seconds,
                 )
                 more = len(claimed) == free
-                look_at = 0.0 if more else monotonic() + self._at.settings.janitor_seconds
+                look_at = 0.0 if more else monotonic() + self._resources.settings.janitor_seconds
                 for used in claimed:
-                    crew.take(self._databases.reset(used))
-            if not await crew.a_hand_free(self._wake):
+                    workers.take(self._databases.reset(used))
+            if not await workers.a_hand_free(self._wake):
                 return

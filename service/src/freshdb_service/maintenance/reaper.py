@@ -9,20 +9,20 @@ started anew since the deadlines were written, nothing expires: every live lease
 from __future__ import annotations
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.installation import Installation
-from freshdb_service.leases import Leases
+from freshdb_service.leasing.leases import Leases
+from freshdb_service.resources import Resources
 
 
 class Reaper:
     """One round: end everything that is due."""
 
-    def __init__(self, at: Installation, leases: Leases) -> None:
-        self._at = at
+    def __init__(self, resources: Resources, leases: Leases) -> None:
+        self._resources = resources
         self._leases = leases
 
     async def run_once(self) -> None:
         """End the leases that are due now."""
-        due = await self._at.deadlines.due()
+        due = await self._resources.deadlines.due()
         if due.forgotten_in_run is not None:
             await self._leases.remind()
             return
@@ -32,5 +32,5 @@ class Reaper:
             except Exception as error:
                 # What cannot be ended for a reason of its own comes again later, and holds nobody else up.
                 done = ended if isinstance(error, BackendUnavailable) else ended + 1
-                await self._at.deadlines.hand_on(due.lease_ids[done:])
+                await self._resources.deadlines.hand_on(due.lease_ids[done:])
                 raise

@@ -13,22 +13,22 @@ from time import monotonic
 from typing import Final
 from uuid import UUID
 
-from freshdb_service.builds import Builds
-from freshdb_service.cluster import OwnedObject, Server, drop_shared, drop_template
-from freshdb_service.cluster.identifiers import Kind, Name, token_of
 from freshdb_service.errors import FreshdbError
-from freshdb_service.installation import Installation
 from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
+from freshdb_service.postgres import OwnedObject, Server, drop_shared, drop_template
+from freshdb_service.postgres.names import Kind, Name, token_of
 from freshdb_service.redis.deadlines import Deadline
-from freshdb_service.redis.duties import Duties
-from freshdb_service.redis.signals import Work
-from freshdb_service.store import claims
+from freshdb_service.redis.shared_work import SharedWork
+from freshdb_service.redis.wakeups import WakeupReason
+from freshdb_service.resources import Resources
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
-from freshdb_service.store.claims import Claimed
+from freshdb_service.store import worker_locks
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
+from freshdb_service.store.worker_locks import LockedDatabase
+from freshdb_service.templates.builds import Builds
 
 _log = logging.getLogger(__name__)
 _ROUNDS_WITH_DUTY: Final = 1.25
@@ -43,27 +43,27 @@ class Reconciler:
     came before it.
     """
 
-    def __init__(self, at: Installation, builds: Builds, duties: Duties | None = None) -> None:
-        self._at = at
+    def __init__(self, resources: Resources, builds: Builds, shared_work: SharedWork | None = None) -> None:
+        self._resources = resources
         self._builds = builds
-        self._duties = duties
+        self._shared_work = shared_work
         self._new = True
         self._strays: set[UUID] = set()
         """Leases that Redis knew of in the round before, and the control plane did not."""
-        self._unseen: dict[Claimed, float] = {}
+        self._unseen: dict[LockedDatabase, float] = {}
         """Claims whose worker could not be seen when they were last looked at, and since when."""
 
     async def run_once(self) -> None:
         """Repair what differs; a server that does not answer keeps nobody from the others."""
         await self.recover()
-        async with self._at.store.statement() as connection:
-            await store_leases.prune(connection, self._at.settings.history_seconds)
-        await self._at.trail.prune(self._at.settings.trail_seconds)
-        await self._at.history.prune(self._at.settings.history_seconds)
+        async with self._resources.store.statement() as connection:
+            await store_leases.prune(connection, self._resources.settings.history_seconds)
+        await self._resources.audit_log.prune(self._resources.settings.trail_seconds)
+        await self._resources.history.prune(self._resources.settings.history_seconds)
         if await self._mine("deadlines"):
             await self._deadlines()
         await self._overdue_builds()
-        for server in self._at.servers.values():
+        for server in self._resources.servers.values():
             if not await self._mine(server.name):
                 continue
             try:
@@ -75,37 +75,39 @@ class Reconciler:
         self._new = False
 
     async def _mine(self, what: str) -> bool:
-        if self._duties is None:
+        if self._shared_work is None:
             return True
-        seconds = _ROUNDS_WITH_DUTY * self._at.settings.reconciler_seconds
-        return await self._duties.mine(f"compare:{what}", seconds=seconds) or self._new
+        seconds = _ROUNDS_WITH_DUTY * self._resources.settings.reconciler_seconds
+        return await self._shared_work.mine(f"compare:{what}", seconds=seconds) or self._new
 
     async def _leave_to_others(self, what: str) -> None:
-        if self._duties is not None:
-            await self._duties.lay_down(f"compare:{what}")
+        if self._shared_work is not None:
+            await self._shared_work.lay_down(f"compare:{what}")
 
-    async def recover(self, gone: Sequence[Claimed] = ()) -> None:
+    async def recover(self, gone: Sequence[LockedDatabase] = ()) -> None:
         """Take over what workers that died had claimed. Cheap, and somebody may be waiting for it: done more often."""
-        async with self._at.store.statement() as connection:
+        async with self._resources.store.statement() as connection:
             released = await store_databases.release_claims(connection, gone)
             strays = await store_databases.recover_strays(connection)
         for row in released:
             _log.warning("nobody finished with database %s: now %s", row.id, row.state)
-            self._at.events.emit(
+            self._resources.events.emit(
                 f"database.{row.state}", database=row.id, pool=row.pool_id, error="its worker died"
             )
         if released or strays:
-            await self._at.signals.announce(Work.DIRTY)
-            await self._at.signals.announce(Work.DEMAND)
+            await self._resources.wakeups.announce(WakeupReason.DIRTY)
+            await self._resources.wakeups.announce(WakeupReason.DEMAND)
 
     async def look_for_deaths(self) -> None:
         """Take over the claims of workers that could not be seen at the look before this one either."""
-        async with self._at.store.statement() as connection:
-            unseen = await claims.unseen(connection)
+        async with self._resources.store.statement() as connection:
+            unseen = await worker_locks.unseen(connection)
         now = monotonic()
         self._unseen = {one: self._unseen.get(one, now) for one in unseen}
         gone = [
-            one for one, since in self._unseen.items() if now - since >= self._at.settings.deaths_seconds / 2
+            one
+            for one, since in self._unseen.items()
+            if now - since >= self._resources.settings.deaths_seconds / 2
         ]
         if gone:
             await self.recover(gone)
@@ -115,28 +117,28 @@ class Reconciler:
 
         What is settled has been a stray for a whole round: a lease that is being granted has its deadline first.
         """
-        noted = await self._at.deadlines.noted()
-        async with self._at.store.statement() as connection:
+        noted = await self._resources.deadlines.noted()
+        async with self._resources.store.statement() as connection:
             live = await store_leases.live(connection)
-        expiry = await self._at.deadlines.expiry([one.id for one in live])
+        expiry = await self._resources.deadlines.expiry([one.id for one in live])
         missing = [
             Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds)
             for one, when in zip(live, expiry, strict=True)
             if when is None
         ]
         if missing:
-            written = await self._at.deadlines.restore(missing, run_id=None)
+            written = await self._resources.deadlines.restore(missing, run_id=None)
             _log.warning("%d leases had no deadline and got their full TTL", written)
         strays = noted - {one.id for one in live}
-        await self._at.deadlines.settle(list(strays & self._strays))
+        await self._resources.deadlines.settle(list(strays & self._strays))
         self._strays = strays
 
     async def _overdue_builds(self) -> None:
         """Builds from SQL whose replica died are done again here."""
         while True:
-            async with self._at.store.statement() as connection:
+            async with self._resources.store.statement() as connection:
                 template = await store_templates.take_over_sql_build(
-                    connection, claim_seconds=self._at.settings.claim_seconds
+                    connection, claim_seconds=self._resources.settings.claim_seconds
                 )
             if template is None:
                 return
@@ -145,7 +147,7 @@ class Reconciler:
 
     async def _server(self, server: Server) -> None:
         there = await server.inventory()
-        async with self._at.store.statement() as connection:
+        async with self._resources.store.statement() as connection:
             templates = await store_templates.all_of_server(connection, server.name)
             rows = await store_databases.listing(connection, server.name)
             pools = await store_pools.all_of_server(connection, server.name)
@@ -163,7 +165,7 @@ class Reconciler:
                     )
         await self._vanished(server, there, rows)
         sizes = await server.sizes()
-        async with self._at.store.statement() as connection:
+        async with self._resources.store.statement() as connection:
             await store_pools.note_disk(connection, server.name, sum(sizes.values()))
             await store_templates.note_disk(connection, wanted.disk_bytes_of_templates(sizes))
 
@@ -173,24 +175,24 @@ class Reconciler:
         if not gone:
             return
         for row in _not_whole(gone, await server.inventory()):  # it may have come after the first look
-            async with self._at.store.statement() as connection:
+            async with self._resources.store.statement() as connection:
                 if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
                     _log.warning("database %s vanished from %s", row.database_name, server.name)
-        await self._at.signals.announce(Work.DIRTY)
+        await self._resources.wakeups.announce(WakeupReason.DIRTY)
 
     async def _retired(self) -> None:
         """What is left of templates that are over goes, once no database of theirs is left."""
-        async with self._at.store.statement() as connection:
+        async with self._resources.store.statement() as connection:
             for template in await store_templates.retire_unused(
-                connection, self._at.settings.unused_template_seconds
+                connection, self._resources.settings.unused_template_seconds
             ):
-                self._at.events.emit("template.retired", template=template.label, reason="unused")
+                self._resources.events.emit("template.retired", template=template.label, reason="unused")
             emptied = await store_templates.emptied(connection)
             pools = await store_pools.listing(connection)
         for template in emptied:
-            if template.server not in self._at.servers:
+            if template.server not in self._resources.servers:
                 continue
-            server = self._at.server(template.server)
+            server = self._resources.server(template.server)
             try:
                 for pool in pools:
                     if pool.template_id == template.id and pool.isolation is Isolation.SCHEMA:
@@ -199,7 +201,7 @@ class Reconciler:
             except FreshdbError as error:
                 _log.warning("cannot drop the template %s yet: %s", template.label, error)
                 continue
-            async with self._at.store.statement() as connection:
+            async with self._resources.store.statement() as connection:
                 await store_templates.forget(connection, template.id)
 
 

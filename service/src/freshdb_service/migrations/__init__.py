@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from freshdb_service.store.session import Store
+from freshdb_service.store.connection import Store
 
 if TYPE_CHECKING:
     from alembic.config import Config

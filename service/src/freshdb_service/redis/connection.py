@@ -18,24 +18,24 @@ from redis.exceptions import MovedError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-from freshdb_service.visits import Visiting, unseen
+from freshdb_service.observability.instrumentation import Visiting, unseen
 
 SCRIPTS: Final = (
-    "admit",
-    "duty",
-    "enter",
-    "expire",
-    "keep",
-    "leave",
-    "lengthen",
-    "place",
-    "renew",
-    "restore",
-    "settle",
-    "waiters",
-    "wake",
+    "deadline_admit",
+    "deadline_expire",
+    "deadline_keep",
+    "deadline_lengthen",
+    "deadline_renew",
+    "deadline_restore",
+    "deadline_settle",
+    "queue_enter",
+    "queue_leave",
+    "queue_place",
+    "queue_waiters",
+    "queue_wake",
+    "shared_work_claim",
 )
-REPEATABLE: Final = frozenset({"renew"})
+REPEATABLE: Final = frozenset({"deadline_renew"})
 """Scripts that may run twice with the same result. They run again, once, when their connection is lost."""
 OLDEST: Final = (6, 2)
 

@@ -75,7 +75,7 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueLeases:
     """The leases that are over; or, when Redis has started anew since, the run that needs its deadlines back."""
 
     lease_ids: list[UUID]
@@ -121,7 +121,7 @@ class Deadlines:
         ``at_head`` is for the waiter whose turn it is.
         """
         answer = await self._redis.run(
-            "admit",
+            "deadline_admit",
             [
                 self._redis.key("queue", pool_id),
                 self._redis.key("presence", pool_id),
@@ -140,7 +140,7 @@ class Deadlines:
         for start in range(0, len(lease_ids), _CHUNK):
             some = [str(one) for one in lease_ids[start : start + _CHUNK]]
             keys = [self._deadlines, self._limits, self._expiring, self._over]
-            await self._redis.run("settle", keys, [_OVER_MS if over else 0, *some])
+            await self._redis.run("deadline_settle", keys, [_OVER_MS if over else 0, *some])
 
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
@@ -174,7 +174,7 @@ class Deadlines:
         arguments = [word for beat in beats for word in (beat.lease_id, beat.ttl_ms, beat.principal)]
         try:
             keys = [self._deadlines, self._limits, self._epoch]
-            answers = await self._redis.run("renew", keys, [self._run_id, *arguments])
+            answers = await self._redis.run("deadline_renew", keys, [self._run_id, *arguments])
         except BaseException as error:
             for beat in beats:
                 if not beat.answer.done():
@@ -188,11 +188,13 @@ class Deadlines:
 
     async def lengthen(self, lease_id: UUID, *, ttl_seconds: float) -> None:
         """Give a lease a longer TTL of its own; the control plane has noted it."""
-        await self._redis.run("lengthen", [self._limits], [str(lease_id), _ms(ttl_seconds)])
+        await self._redis.run("deadline_lengthen", [self._limits], [str(lease_id), _ms(ttl_seconds)])
 
     async def prolong(self, lease_id: UUID, *, ttl_seconds: float) -> None:
         """Give a lease that is kept for a look a deadline of its own, and a limit that admits it."""
-        await self._redis.run("keep", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds)])
+        await self._redis.run(
+            "deadline_keep", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds)]
+        )
 
     async def expiry(self, lease_ids: Sequence[UUID]) -> list[datetime | None]:
         """When these leases end, as far as is known here."""
@@ -209,15 +211,17 @@ class Deadlines:
         async with translated():
             return {UUID(str(one)) for one in await self._redis.client.hkeys(self._limits)}
 
-    async def due(self, most: int = 500) -> Due:
+    async def due(self, most: int = 500) -> DueLeases:
         """Take the leases whose deadline has passed; whoever takes them ends and settles them."""
         answer = await self._redis.run(
-            "expire", [self._deadlines, self._expiring, self._epoch], [most, _TAKEN_AGAIN_MS, self._run_id]
+            "deadline_expire",
+            [self._deadlines, self._expiring, self._epoch],
+            [most, _TAKEN_AGAIN_MS, self._run_id],
         )
         flag, run_id, *lease_ids = cast("list[str]", answer)
         if flag == "1":
             self._run_id = run_id
-        return Due([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
+        return DueLeases([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
 
     async def hand_on(self, lease_ids: Sequence[UUID]) -> None:
         """Let whoever asks next what is due have these, which could not be ended now.
@@ -260,7 +264,7 @@ class Deadlines:
                     one.principal,
                 ]
             keys = [self._deadlines, self._limits, self._epoch, self._expiring, self._over]
-            written += int(cast("int", await self._redis.run("restore", keys, arguments)))
+            written += int(cast("int", await self._redis.run("deadline_restore", keys, arguments)))
         if run_id is not None:
             self._run_id = run_id
         return written

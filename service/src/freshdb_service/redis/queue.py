@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.redis.connection import RedisConnection, translated
-from freshdb_service.redis.signals import Signals
+from freshdb_service.redis.wakeups import Wakeups
 
 PRESENCE_SECONDS: Final = 1.0
 REFRESH_SECONDS: Final = 0.25
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """Where a waiter stands; ``position`` counts from 1, and is 0 for one that does not wait."""
 
     position: int
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueueEntry:
     """Somebody who stands in a queue, for people to look at.
 
     Attributes:
@@ -114,9 +114,9 @@ class Waiter:
 class Queue:
     """The queues of all pools, seen from one process."""
 
-    def __init__(self, redis: RedisConnection, signals: Signals) -> None:
+    def __init__(self, redis: RedisConnection, wakeups: Wakeups) -> None:
         self._redis = redis
-        self._signals = signals
+        self._wakeups = wakeups
         self._here: defaultdict[UUID, dict[str, Waiter]] = defaultdict(dict)
 
     def _keys(self, pool_id: UUID) -> list[str]:
@@ -134,7 +134,7 @@ class Queue:
     ) -> AsyncIterator[Waiter]:
         """Stand in the queue of a pool from here to the end of the block; ``principal`` and ``holder`` say who does."""
         name = uuid4().hex
-        waiter = Waiter(pool_id, ticket, wanted, self._signals.turn_of(name), name)
+        waiter = Waiter(pool_id, ticket, wanted, self._wakeups.turn_of(name), name)
         self._here[pool_id][name] = waiter
         try:
             await self._enter(pool_id, [waiter], who=_said(principal, holder or {}))
@@ -143,7 +143,7 @@ class Queue:
             del self._here[pool_id][name]
             if not self._here[pool_id]:
                 del self._here[pool_id]
-            self._signals.forget(name)
+            self._wakeups.forget(name)
             await asyncio.shield(self._leave(pool_id, name))
 
     async def ticket_again(self, pool_id: UUID, owner: str, ticket: int, keep_seconds: float) -> int:
@@ -165,38 +165,42 @@ class Queue:
 
     async def wake(self, pool_id: UUID) -> int:
         """Wake the head of a pool's queue, wherever it is; returns how many wait."""
-        return int(cast("int", await self._redis.run("wake", self._keys(pool_id), [self._signals.channel])))
+        return int(
+            cast("int", await self._redis.run("queue_wake", self._keys(pool_id), [self._wakeups.channel]))
+        )
 
-    async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> Place:
+    async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> QueuePosition:
         """How long the queue is, and where a waiter stands in it."""
         [place] = await self._places([pool_id], waiter)
         return place
 
-    async def places(self, pool_ids: Sequence[UUID]) -> list[Place]:
+    async def places(self, pool_ids: Sequence[UUID]) -> list[QueuePosition]:
         """How long the queues of these pools are, in their order."""
-        found: list[Place] = []
+        found: list[QueuePosition] = []
         for start in range(0, len(pool_ids), _CHUNK):
             found += await self._places(pool_ids[start : start + _CHUNK], None)
         return found
 
-    async def _places(self, pool_ids: Sequence[UUID], waiter: Waiter | None) -> list[Place]:
+    async def _places(self, pool_ids: Sequence[UUID], waiter: Waiter | None) -> list[QueuePosition]:
         keys = [self._redis.key(part, one) for one in pool_ids for part in ("queue", "presence", "wanted")]
-        answer = cast("list[int]", await self._redis.run("place", keys, [waiter.name if waiter else ""]))
+        answer = cast(
+            "list[int]", await self._redis.run("queue_place", keys, [waiter.name if waiter else ""])
+        )
         numbers = [iter(map(int, answer))] * 4
         return [
-            Place(position, waiting, wanted, microseconds / 1_000_000)
+            QueuePosition(position, waiting, wanted, microseconds / 1_000_000)
             for position, waiting, wanted, microseconds in zip(*numbers, strict=True)
         ]
 
-    async def standing(self, pool_id: UUID, *, most: int) -> list[Standing]:
+    async def standing(self, pool_id: UUID, *, most: int) -> list[QueueEntry]:
         """Who waits for a database of a pool, the first in the queue first."""
-        answer = cast("list[str]", await self._redis.run("waiters", self._keys(pool_id), [most]))
+        answer = cast("list[str]", await self._redis.run("queue_waiters", self._keys(pool_id), [most]))
         now, *found = answer
         standing = []
         for ticket, wanted, who in zip(found[::3], found[1::3], found[2::3], strict=True):
             since = datetime.fromtimestamp(float(ticket) / 1e6, UTC)
             waited = max(0.0, (float(now) - float(ticket)) / 1e6)
-            standing.append(Standing(since, waited, int(wanted), **_read(who)))
+            standing.append(QueueEntry(since, waited, int(wanted), **_read(who)))
         return standing
 
     async def stay(self, stopping: asyncio.Event) -> None:
@@ -224,7 +228,7 @@ class Queue:
 
     async def _leave(self, pool_id: UUID, name: str) -> None:
         with suppress(BackendUnavailable):  # its presence ends by itself
-            await self._redis.run("leave", self._keys(pool_id), [name, self._signals.channel])
+            await self._redis.run("queue_leave", self._keys(pool_id), [name, self._wakeups.channel])
 
     def _end(self) -> None:
         for waiters in self._here.values():
@@ -235,8 +239,8 @@ class Queue:
         arguments: list[str | int] = [round(PRESENCE_SECONDS * 1000)]
         for waiter in waiters:
             arguments += [waiter.name, waiter.ticket, waiter.wanted, who]
-        head, _ = cast("list[str]", await self._redis.run("enter", self._keys(pool_id), arguments))
-        self._signals.wake(head)
+        head, _ = cast("list[str]", await self._redis.run("queue_enter", self._keys(pool_id), arguments))
+        self._wakeups.wake(head)
 
 
 def _said(principal: str, holder: Mapping[str, str]) -> str:

@@ -14,10 +14,10 @@ from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, check_database
-from freshdb_service.store.claims import Claimed, arrays
 from freshdb_service.store.rows import DatabaseRow, database_row
 from freshdb_service.store.tables import databases, pools, servers, templates
 from freshdb_service.store.tokens import room_of
+from freshdb_service.store.worker_locks import LockedDatabase, arrays
 
 _COLUMNS = (
     databases.c.id,
@@ -220,7 +220,7 @@ async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
     return done.rowcount == 1
 
 
-async def release_claims(connection: AsyncConnection, gone: Sequence[Claimed]) -> list[DatabaseRow]:
+async def release_claims(connection: AsyncConnection, gone: Sequence[LockedDatabase]) -> list[DatabaseRow]:
     """Send rows whose worker stopped answering, or is gone, back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
 
     A database that was being reset for its lease goes back to it; its holder can ask for the reset again. One that was being

@@ -20,11 +20,11 @@ from freshdb_service.lifecycle import (
     check_database,
     check_lease,
 )
-from freshdb_service.store.resetting import Used, from_json
+from freshdb_service.store.audit_log import FRESHDB, Actor, AuditAction, record
+from freshdb_service.store.connection import Store
+from freshdb_service.store.reset_claims import ClaimedReset, from_json
 from freshdb_service.store.rows import DatabaseRow, LeaseRow, lease_row
-from freshdb_service.store.session import Store
 from freshdb_service.store.tables import databases, leases, templates
-from freshdb_service.store.trail import FRESHDB, Actor, Deed, record
 
 _LIVE = text("state IN ('active', 'kept')")
 """To the letter what the index of live leases says: a parameter could not be matched with it."""
@@ -56,15 +56,15 @@ def _with_password() -> Select[*tuple[Any, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedLease:
     """A lease that has ended, and its database if it was claimed for its reset."""
 
     lease: LeaseRow
-    used: Used | None
+    used: ClaimedReset | None
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ResetClaim:
     """Who would reset a database at once: for how long it is theirs, and which servers they know."""
 
     seconds: float
@@ -79,8 +79,8 @@ async def end(
     principal: str | None,
     by: Actor = FRESHDB,
     reason: str | None = None,
-    claim: Claim | None = None,
-) -> Ended | None:
+    claim: ResetClaim | None = None,
+) -> EndedLease | None:
     """End a live lease and give its database back, in one statement, on the driver's own connection.
 
     Args:
@@ -121,10 +121,10 @@ async def end(
         holder=json.loads(row["holder"]),
         labels=json.loads(row["labels"]),
     )
-    return Ended(lease, None if row["claimed_generation"] is None else _used(lease, row))
+    return EndedLease(lease, None if row["claimed_generation"] is None else _used(lease, row))
 
 
-def _used(lease: LeaseRow, row: Any) -> Used:  # noqa: ANN401 - the driver's row
+def _used(lease: LeaseRow, row: Any) -> ClaimedReset:  # noqa: ANN401 - the driver's row
     database = DatabaseRow(
         id=lease.database_id,
         pool_id=lease.pool_id,
@@ -138,7 +138,7 @@ def _used(lease: LeaseRow, row: Any) -> Used:  # noqa: ANN401 - the driver's row
         lease_id=None,
         error=None,
     )
-    return Used(database, from_json(row["baseline"]), from_json(row["mark"]))
+    return ClaimedReset(database, from_json(row["baseline"]), from_json(row["mark"]))
 
 
 _PLAIN: Final = [column.name for column in leases.columns if column.name not in {"holder", "labels"}]
@@ -223,7 +223,7 @@ async def keep(
     )
     kept = lease_row(row.one())
     details = {"ttl_seconds": ttl_seconds, "reason": reason}
-    await record(connection, Deed("lease.kept", by, lease_id, kept.template, details))
+    await record(connection, AuditAction("lease.kept", by, lease_id, kept.template, details))
     return kept
 
 

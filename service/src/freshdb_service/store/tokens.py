@@ -39,7 +39,7 @@ class Quotas:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class TokenUsage:
     """How much of it a token has now."""
 
     leases: int
@@ -224,15 +224,15 @@ async def held_by(connection: AsyncConnection, principal: str) -> list[UUID]:
     return [row.id for row in rows]
 
 
-async def use_of(connection: AsyncConnection, token: TokenRow) -> Use:
+async def use_of(connection: AsyncConnection, token: TokenRow) -> TokenUsage:
     """How much a token has now."""
     held = len(await held_by(connection, token.name))
     made, disk = await _made_for(connection, token.id)
-    return Use(held, made, disk)
+    return TokenUsage(held, made, disk)
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class ExceededQuota:
     """A quota that leaves no room: whose, which, what it is, and how much of it is used."""
 
     token_id: UUID
@@ -242,12 +242,12 @@ class Hit:
     use: int
 
 
-async def hit_by_template(connection: AsyncConnection, token_id: UUID | None) -> Hit | None:
+async def hit_by_template(connection: AsyncConnection, token_id: UUID | None) -> ExceededQuota | None:
     """The quota that has no room for another template of this token. Runs inside a transaction."""
     return None if token_id is None else await _hit(connection, token_id, 0)
 
 
-async def hit_by_pool(connection: AsyncConnection, pool_id: UUID) -> Hit | None:
+async def hit_by_pool(connection: AsyncConnection, pool_id: UUID) -> ExceededQuota | None:
     """The quota that keeps a pool from having one more database; that of whoever registered its template."""
     row = (
         await connection.execute(
@@ -286,15 +286,15 @@ async def room_of(connection: AsyncConnection, pool_id: UUID, wanted: int) -> in
     return max(0, wanted)
 
 
-async def _hit(connection: AsyncConnection, token_id: UUID, size_bytes: int) -> Hit | None:
+async def _hit(connection: AsyncConnection, token_id: UUID, size_bytes: int) -> ExceededQuota | None:
     row = (await connection.execute(select(tokens).where(tokens.c.id == token_id, _LIVE))).one_or_none()
     if row is None or (row.max_databases is None and row.max_disk_bytes is None):
         return None
     made, disk_bytes = await _made_for(connection, token_id)
     if row.max_databases is not None and made >= row.max_databases:
-        return Hit(token_id, row.name, "max_databases", row.max_databases, made)
+        return ExceededQuota(token_id, row.name, "max_databases", row.max_databases, made)
     if row.max_disk_bytes is not None and disk_bytes + max(1, size_bytes) > row.max_disk_bytes:
-        return Hit(token_id, row.name, "max_disk_bytes", row.max_disk_bytes, disk_bytes)
+        return ExceededQuota(token_id, row.name, "max_disk_bytes", row.max_disk_bytes, disk_bytes)
     return None
 
 

@@ -35,10 +35,18 @@ from sqlalchemy import Enum as EnumType
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, Session
 
-from freshdb.toolkit.connecting import AsyncTarget, Target, run, run_async
+from freshdb.toolkit.engines import AsyncTarget, Target, run, run_async
 from freshdb.toolkit.errors import WrongTarget
-from freshdb.toolkit.factories.making import Call, Maker, NoValue, Pools, UnknownColumn, by_key, name_of
-from freshdb.toolkit.factories.writing import Row, RowsRefused
+from freshdb.toolkit.factories.builder import (
+    BuilderCall,
+    NoValue,
+    Pools,
+    RowBuilder,
+    UnknownColumn,
+    by_key,
+    name_of,
+)
+from freshdb.toolkit.factories.inserts import Row, RowsRefused
 from freshdb.toolkit.tables import TableMap
 
 __all__ = ["DataFactory", "Factories", "NoValue", "Row", "RowsRefused", "UnknownColumn"]
@@ -68,7 +76,7 @@ class Factories:
         locale: str = "en_US",
     ) -> None:
         self._target = target
-        self._maker = Maker(seed, tables, Faker(locale))
+        self._maker = RowBuilder(seed, tables, Faker(locale))
         self._made: list[tuple[str, list[Row]]] = []
 
     def __enter__(self) -> Self:
@@ -223,16 +231,18 @@ class DataFactory(Generic[T]):
         now = {"values": self._values, "shares": self._shares, "pools": self._pools}
         return DataFactory[T](self._factories, self._table, self._mapper, self._traits, **(now | changes))
 
-    def _call(self) -> Call:
-        return Call(self._shares, dict(self._pools), (self._table,))
+    def _call(self) -> BuilderCall:
+        return BuilderCall(self._shares, dict(self._pools), (self._table,))
 
-    def _done(self, made: list[T], call: Call) -> list[T]:
+    def _done(self, made: list[T], call: BuilderCall) -> list[T]:
         """Only now that it is in the database."""
         self._factories._made += call.made
         self._pools.update(call.pools)
         return made
 
-    def _make(self, connection: Connection, number: int, values: Mapping[str, object], call: Call) -> list[T]:
+    def _make(
+        self, connection: Connection, number: int, values: Mapping[str, object], call: BuilderCall
+    ) -> list[T]:
         if number < 1:
             raise ValueError(f"number: at least 1 row can be made, not {number}")
         maker = self._factories._maker

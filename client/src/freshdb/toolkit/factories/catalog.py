@@ -48,7 +48,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class TableFacts:
+class TableCatalog:
     """One table. Generated columns are left out: nobody writes them.
 
     Attributes:
@@ -63,7 +63,7 @@ class TableFacts:
     checks: tuple[Check, ...]
 
 
-def read_facts(connection: Connection, schema: str | None, table: str) -> TableFacts:
+def read_facts(connection: Connection, schema: str | None, table: str) -> TableCatalog:
     """Read one table's, in two round trips."""
     name = {"schema": schema, "table": table}
     columns: dict[str, Column] = {}
@@ -102,12 +102,12 @@ def read_facts(connection: Connection, schema: str | None, table: str) -> TableF
         uniques.append(named)
         if row.kind == "key":
             key = tuple(row.columns)
-    return TableFacts(columns, key, tuple(uniques), tuple(checks))
+    return TableCatalog(columns, key, tuple(uniques), tuple(checks))
 
 
 def failing(
     connection: Connection,
-    facts: TableFacts,
+    facts: TableCatalog,
     checks: Sequence[Check],
     rows: Sequence[Sequence[str | None]],
     columns: Sequence[str],

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType, TracebackType
 
-    from freshdb.connectable import Credentials
+    from freshdb.credentials import Credentials
 
 __all__ = ["Guard", "NotALease", "Offence", "Target"]
 

@@ -29,7 +29,7 @@ def watch(guard: Guard, patches: Patches) -> None:
     """Have a guard asked by every driver, and told of this process's leases."""
     for name, act in {
         "freshdb.models": _arrivals,
-        "freshdb.held": _ends,
+        "freshdb.held_lease": _ends,
         "freshdb.lease_operations": _releases,
         "asyncpg.connect_utils": _asyncpg,
         "psycopg": _psycopg,

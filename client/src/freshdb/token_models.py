@@ -1,0 +1,106 @@
+"""Who may do what, and who did it: tokens and records of the audit trail, read from the service's JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from freshdb import json_fields
+from freshdb.errors import UnexpectedAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from freshdb.json_fields import Members
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the service's control plane.
+
+    `secret` is there only in the answer that made it, or rotated it; `use` only where one token was looked up. A quota
+    that is ``None`` is no limit but the service's own.
+    """
+
+    id: str
+    name: str
+    state: str
+    scopes: tuple[str, ...]
+    hint: str
+    max_leases: int | None
+    max_databases: int | None
+    max_ttl_seconds: float | None
+    max_disk_bytes: int | None
+    created_at: datetime
+    created_by: str | None
+    expires_at: datetime | None
+    rotated_at: datetime | None
+    previous_until: datetime | None
+    revoked_at: datetime | None
+    revoked_by: str | None
+    last_used_at: datetime | None
+    use: Mapping[str, int] | None = None
+    revoked_leases: int | None = None
+    secret: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_wire(cls, source: Members) -> Token:
+        """Read the service's JSON."""
+        return cls(
+            id=json_fields.text(source, "id"),
+            name=json_fields.text(source, "name"),
+            state=json_fields.text(source, "state"),
+            scopes=json_fields.texts(source, "scopes"),
+            hint=json_fields.text(source, "hint"),
+            max_leases=json_fields.maybe(json_fields.whole, source, "max_leases"),
+            max_databases=json_fields.maybe(json_fields.whole, source, "max_databases"),
+            max_ttl_seconds=json_fields.maybe(json_fields.number, source, "max_ttl_seconds"),
+            max_disk_bytes=json_fields.maybe(json_fields.whole, source, "max_disk_bytes"),
+            created_at=json_fields.instant(source, "created_at"),
+            created_by=json_fields.maybe(json_fields.text, source, "created_by"),
+            expires_at=json_fields.maybe(json_fields.instant, source, "expires_at"),
+            rotated_at=json_fields.maybe(json_fields.instant, source, "rotated_at"),
+            previous_until=json_fields.maybe(json_fields.instant, source, "previous_until"),
+            revoked_at=json_fields.maybe(json_fields.instant, source, "revoked_at"),
+            revoked_by=json_fields.maybe(json_fields.text, source, "revoked_by"),
+            last_used_at=json_fields.maybe(json_fields.instant, source, "last_used_at"),
+            use=json_fields.maybe(json_fields.whole_map, source, "use"),
+            revoked_leases=json_fields.maybe(json_fields.whole, source, "revoked_leases"),
+            secret=json_fields.maybe(json_fields.text, source, "token"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """What somebody did: `principal` from `address`, to the `subject` (an id) that is called `label`.
+
+    Without a principal, freshdb itself did it, or somebody without a token that is known.
+    """
+
+    id: str
+    at: datetime
+    action: str
+    principal: str | None
+    address: str | None
+    subject: str | None
+    label: str | None
+    details: Mapping[str, object]
+
+    @classmethod
+    def from_wire(cls, source: Members) -> AuditRecord:
+        """Read the service's JSON."""
+        details = source.get("details")
+        if not isinstance(details, dict):
+            message = "the answer's 'details' should be an object"
+            raise UnexpectedAnswer(message)
+        return cls(
+            id=json_fields.text(source, "id"),
+            at=json_fields.instant(source, "at"),
+            action=json_fields.text(source, "action"),
+            principal=json_fields.maybe(json_fields.text, source, "principal"),
+            address=json_fields.maybe(json_fields.text, source, "address"),
+            subject=json_fields.maybe(json_fields.text, source, "subject"),
+            label=json_fields.maybe(json_fields.text, source, "label"),
+            details=details,
+        )

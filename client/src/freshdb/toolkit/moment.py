@@ -1,0 +1,362 @@
+"""What a clean database is like, for ``cleanup``: read with the service's reset engine, and asked again later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, at_once
+from freshdb.toolkit.engines import see_that_it_can_be_undone
+from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WouldCascade, WrongTarget
+from freshdb.toolkit.tables import neighbours, reached
+
+try:
+    from freshdb_service.postgres.names import constant, quoted
+    from freshdb_service.postgres.reset.audit import Digest, read_digest
+    from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs, Extent, written_since, xid
+    from freshdb_service.postgres.reset.change_detection import WrittenTable
+    from freshdb_service.postgres.reset.table_model import Qualified, TableModel, full_name, read_picture
+    from freshdb_service.postgres.reset.template_cache import SEED_ROWS, TemplateProfile
+    from freshdb_service.postgres.server.session_cache import FORMATS
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "freshdb.toolkit.cleanup is the service's reset engine: pip install 'freshdb[service]'",
+        name=missing.name,
+    ) from missing
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+NOBODY: Final = ("freshdb_of_nobody",)
+"""What differs in the catalogs from one moment to the next though nothing was defined: no name, in one's own database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is cheap to know.
+
+    Attributes:
+        now: the first transaction that has not begun.
+        relations: how many tables, indexes, sequences and views there are.
+        redefined: how many of these were defined, or stored, anew.
+    """
+
+    now: int
+    relations: int
+    redefined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A sequence, and the columns that take their values from it."""
+
+    name: Qualified
+    start: int
+    ascending: bool
+    columns: tuple[tuple[Qualified, str], ...]
+
+    def setting(self, to: str) -> str:
+        """Give the statement that sets it to its start, or to the furthest of its values."""
+        said = f"{constant(full_name(self.name, None))}::regclass"
+        if to == "start":
+            return f"SELECT setval({said}, {self.start:d}, false)"
+        furthest = "max" if self.ascending else "min"
+        values = " UNION ALL ".join(
+            f"SELECT {furthest}({quoted(column)})::bigint AS value FROM {full_name(table, None)}"
+            for table, column in self.columns
+        )
+        return (
+            f"SELECT setval({said}, coalesce(value, {self.start:d}), value IS NOT NULL) "
+            f"FROM (SELECT {furthest}(value) AS value FROM ({values}) filled) one"
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tables and sequences, and what they are called.
+
+    Attributes:
+        version: of the server.
+        path: the schemas whose tables need no schema before their name.
+        picture: the engine's, for those whose work fires triggers and is checked by foreign keys.
+        unchecked: the same for those who need not have that; ``None`` if they must.
+        counters: every sequence.
+    """
+
+    version: int
+    path: Sequence[str]
+    picture: TableModel
+    unchecked: TableModel | None
+    counters: Sequence[Counter]
+
+    def shown(self, name: Qualified) -> str:
+        """What people call it."""
+        return name[1] if name[0] in self.path else ".".join(name)
+
+    @cached_property
+    def families(self) -> Mapping[str, list[Qualified]]:
+        """The tables that a name stands for: of a partitioned table, its partitions."""
+        found: dict[str, list[Qualified]] = {}
+        for name, table in sorted(self.picture.tables.items()):
+            if not table.materialized:
+                found.setdefault(self.shown(table.family), []).append(name)
+        return found
+
+    def families_of(self, tables: Iterable[Qualified]) -> set[str]:
+        """What the wholes are called that these belong to."""
+        return {self.shown(self.picture.tables[name].family) for name in tables}
+
+    def tables(self, families: Iterable[str]) -> set[Qualified]:
+        """Those that these names stand for."""
+        return {name for family in families for name in self.families[family]}
+
+    def referring(self, families: Collection[str]) -> set[str]:
+        """Others that refer to these, directly or not."""
+        pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.picture.references]
+        return reached(families, neighbours(self.families, pairs)) - set(families)
+
+    def referred(self, families: Collection[str]) -> set[str]:
+        """Others that these refer to, directly or not."""
+        pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.picture.references]
+        return reached(families, neighbours(self.families, pairs)) - set(families)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What the database was like.
+
+    Attributes:
+        layout: of its tables.
+        extents: fingerprint of the catalogs.
+        counts: how many rows each table had.
+        rows: those of small tables, as PostgreSQL writes them.
+        digest: of everything.
+        catalogs: how their fingerprint is read.
+        moment: when that was.
+    """
+
+    layout: Layout
+    extents: Mapping[str, Extent] = field(repr=False)
+    counts: Mapping[Qualified, int]
+    rows: Mapping[Qualified, Sequence[str]] = field(repr=False)
+    digest: Digest = field(repr=False)
+    catalogs: Catalogs = field(repr=False)
+    moment: Moment
+
+    def knowledge(self, picture: TableModel) -> TemplateProfile:
+        """What the engine's plan goes by."""
+        return TemplateProfile(picture, None, dict.fromkeys(self.rows, b""), {})
+
+    def question(self, left_out: Collection[Qualified], loaded: Mapping[Qualified, int]) -> ChangeQuery:
+        """What to ask the tables and sequences later.
+
+        Args:
+            left_out: tables that nobody needs to know of.
+            loaded: the transaction that has put a table's rows back: they are as old as the note.
+        """
+        tables = [name for name in self.counts if name not in left_out]
+        sequences = list(self.layout.picture.sequences)
+        parts = [self._of_table(number, name, loaded.get(name)) for number, name in enumerate(tables)]
+        for number, name in enumerate(sequences, len(tables)):
+            value, called = self.layout.picture.sequences[name]
+            parts.append(
+                f"SELECT {number}, 0, 0, 0 FROM {full_name(name, None)} "
+                f"WHERE (last_value, is_called) IS DISTINCT FROM ({value:d}::bigint, {called})"
+            )
+        return ChangeQuery(" UNION ALL ".join(parts), tables, sequences, self.counts, frozenset(loaded))
+
+    def _of_table(self, number: int, name: Qualified, loaded: int | None) -> str:
+        said = full_name(name, None)
+        pages = f"pg_relation_size({constant(said)}::regclass) / current_setting('block_size')::int"
+        if self.counts[name] == 0:
+            return f"SELECT {number}, 1, 0, {pages} WHERE EXISTS (SELECT FROM ONLY {said})"
+        new = written_since(f"'{xid(self.moment.now)}'")
+        if loaded is not None:
+            new = f"({new} AND xmin <> '{xid(loaded)}'::xid)"
+        return (
+            f"SELECT {number}, new, old, {pages} FROM (SELECT count(*) FILTER (WHERE {new}) AS new, "
+            f"count(*) FILTER (WHERE NOT {new}) AS old FROM ONLY {said}) one WHERE new > 0 OR old <> {self.counts[name]}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Tables that were written to, and sequences that were moved."""
+
+    tables: Mapping[Qualified, WrittenTable]
+    sequences: Collection[Qualified]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeQuery:
+    """One statement that finds every table that was written to, and every sequence that was moved."""
+
+    query: str
+    tables: Sequence[Qualified]
+    sequences: Sequence[Qualified]
+    counts: Mapping[Qualified, int]
+    loaded: Collection[Qualified]
+
+    def asked(self, ask: AsyncpgAdapter) -> Changes:
+        """Ask it."""
+        tables, sequences = dict[Qualified, WrittenTable](), set[Qualified]()
+        for number, new, old, pages in ask.rows(self.query) if self.query else ():
+            if number >= len(self.tables):
+                sequences.add(self.sequences[number - len(self.tables)])
+                continue
+            name = self.tables[number]
+            # Where rows were put back, their age does not tell new ones when it comes to deleting these.
+            missing = self.counts[name] - old or int(name in self.loaded)
+            tables[name] = WrittenTable(new, 0, missing, pages)
+        return Changes(tables, sequences)
+
+
+def concerning(layout: Layout, wanted: Collection[str], seen: Changes, *, all_sequences: bool) -> Changes:
+    """Leave what concerns these tables, and, where none were named, every sequence.
+
+    Raises:
+        WouldCascade: rows of others may depend on rows that will go, or rows that will come on theirs.
+    """
+    chosen = layout.tables(wanted)
+    mine = {name: one for name, one in seen.tables.items() if name in chosen}
+    others = layout.families_of(seen.tables.keys() - mine.keys())
+    if others:
+        lost = [name for name, one in mine.items() if one.deleted]
+        refuse(sorted(layout.referring(layout.families_of(mine)) & others), "were written to, and refer to")
+        refuse(
+            sorted(layout.referred(layout.families_of(lost)) & others),
+            "were written to, and are referred to by",
+        )
+    if all_sequences:
+        return Changes(mine, seen.sequences)
+    filling = {
+        one.name for one in layout.counters if any(layout.shown(table) in wanted for table, _ in one.columns)
+    }
+    return Changes(mine, filling & set(seen.sequences))
+
+
+def refuse(tables: Sequence[str], why: str) -> None:
+    """Refuse to go on, if there are such tables.
+
+    Raises:
+        WouldCascade: there are.
+    """
+    if tables:
+        raise WouldCascade(f"{', '.join(tables)} {why} what was named: name them, too", tables)
+
+
+def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
+    """Read all that a reset will want to know."""
+    as_text(ask)
+    layout = read_layout(ask)
+    catalogs = at_once(Catalogs.of(ask, schema=False))
+    counts, rows = dict[Qualified, int](), dict[Qualified, Sequence[str]]()
+    for name, table in layout.picture.tables.items():
+        said, many = full_name(name, None), table.rows is None
+        counts[name] = ask.column(f"SELECT count(*) FROM ONLY {said}")[0] if many else table.rows or 0
+        if 0 < counts[name] <= SEED_ROWS and not table.materialized:
+            rows[name] = ask.column(f"SELECT t::text FROM ONLY {said} t")
+    return Note(
+        layout,
+        at_once(catalogs.extents(ask, NOBODY, ())),
+        counts,
+        rows,
+        at_once(read_digest(ask, layout.version, layout.picture, schema=None)),
+        catalogs,
+        moment,
+    )
+
+
+def read_layout(ask: AsyncpgAdapter) -> Layout:
+    """Read which tables and sequences there are."""
+    server = ask.row(_SERVER)
+    picture = at_once(read_picture(ask, server.version, schema=None, as_replica=False))
+    unchecked = None
+    if server.may_be_replica:
+        unchecked = at_once(read_picture(ask, server.version, schema=None, as_replica=True))
+    counters: dict[Qualified, Counter] = {}
+    for row in ask.execute(_COUNTERS):
+        name = (row.schema, row.name)
+        columns = counters[name].columns if name in counters else ()
+        if row.column is not None:
+            columns += (((row.table_schema, row.table), row.column),)
+        counters[name] = Counter(name, row.start, row.ascending, columns)
+    return Layout(server.version, server.path, picture, unchecked, list(counters.values()))
+
+
+def as_text(ask: AsyncpgAdapter) -> None:
+    """For the rest of the transaction, have values written as text that every connection reads alike."""
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in FORMATS.items())
+    ask.execute(f"SELECT {calls}")
+
+
+def begin(connection: Connection, since: int | None = None) -> tuple[AsyncpgAdapter, Moment]:
+    """See what this transaction is in.
+
+    Args:
+        connection: which.
+        since: the transaction from which on something counts as redefined.
+
+    Raises:
+        InTransaction: it was open already.
+        WrongTarget: there is none, or this is no PostgreSQL.
+        DatabaseInUse: another connection writes in one that it has not ended.
+    """
+    if connection.dialect.name != "postgresql":
+        raise WrongTarget(f"cleanup is for PostgreSQL, not for {connection.dialect.name}")
+    if connection.in_nested_transaction():
+        raise InTransaction(
+            "the connection has a transaction open already, whose end would be another one's: "
+            "commit it or roll it back first, or give the engine"
+        )
+    see_that_it_can_be_undone(connection)
+    ask = AsyncpgAdapter(connection)
+    written = "false" if since is None else written_since(f"'{xid(since)}'")
+    now, relations, redefined, writers, _ = ask.row(_MOMENT.replace("{written}", written))
+    if writers is not None:
+        raise DatabaseInUse(
+            f"{writers} writes to this database in a transaction that is still open: end it first, then clean"
+        )
+    return ask, Moment(now, relations, redefined)
+
+
+_SERVER: Final = """
+SELECT current_setting('server_version_num')::int AS version, current_schemas(false)::text[] AS path,
+       has_parameter_privilege('session_replication_role', 'SET') AS may_be_replica
+"""
+
+_MOMENT: Final = """
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, relations, redefined,
+       (SELECT string_agg(DISTINCT coalesce(
+                 format('%s (process %s)', coalesce(nullif(application_name, ''), 'somebody'), l.pid),
+                 'a prepared transaction'), ', ')
+        FROM pg_locks l LEFT JOIN LATERAL pg_stat_get_activity(l.pid) a ON l.pid IS NOT NULL
+        WHERE l.locktype = 'relation' AND l.relation >= 16384 AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+          AND (l.pid IS NULL OR a.usesysid IS NOT NULL)),
+       set_config('row_security', 'off', true)
+FROM (SELECT count(*) AS relations, count(*) FILTER (WHERE {written}) AS redefined FROM pg_class
+      WHERE oid >= 16384 AND relpersistence <> 't' AND relkind <> 't') c
+"""
+"""Autovacuum's process has no user. Where row security would hide something, it is an error from here on."""
+
+_COUNTERS: Final = """
+SELECT n.nspname AS schema, c.relname AS name, s.seqstart AS start, s.seqincrement > 0 AS ascending,
+       m.nspname AS table_schema, t.relname AS table, a.attname AS column
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN LATERAL (
+       SELECT d.refobjid AS relation, d.refobjsubid AS number FROM pg_depend d
+       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+         AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+       UNION
+       SELECT f.adrelid, f.adnum FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+       WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+     ) used ON true
+     LEFT JOIN (pg_class t JOIN pg_namespace m ON m.oid = t.relnamespace) ON t.oid = used.relation AND NOT t.relispartition
+     LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = used.number
+WHERE c.relpersistence <> 't'
+ORDER BY 1, 2, 5, 6
+"""

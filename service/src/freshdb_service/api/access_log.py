@@ -1,0 +1,110 @@
+"""What surrounds every request: its id, its line in the log, its span, and its place in the metrics.
+
+The id is the caller's ``X-Request-Id``, or that of the trace that the request belongs to, or a new one. Every answer has it,
+and so has every line that is logged on the way to it. Probes and heartbeats are too many to be logged, or to be traces of
+their own: they have a line with ``log_level`` debug, and a span in the trace of a caller who asks for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from time import perf_counter
+from typing import Final
+
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from freshdb_service.observability.logs import ACCESS, about, fields
+from freshdb_service.observability.metrics import Metrics
+from freshdb_service.observability.tracing import UNTRACED, Tracing
+
+_USABLE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_VERSION: Final = "/v1"
+_NO_ROUTE: Final = "other"
+_ABORTED: Final = 499
+"""The caller had hung up before there was an answer: as nginx counts it."""
+_MISTAKE: Final = 500
+_NOT_ALLOWED: Final = 405
+_SHOWN_CHARACTERS: Final = 200
+_log = logging.getLogger(ACCESS)
+
+
+class AccessLog:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._tracing = tracing
+        self._counters: dict[tuple[str, int], Counter] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = perf_counter(), _ABORTED
+        given, traced = _headers(scope["headers"])
+        quiet = scope["path"] in _PROBES or scope["path"].endswith("/renew")
+        tracing = UNTRACED if quiet and not traced else self._tracing
+        with tracing.request(scope["method"], scope["headers"]) as span, about() as facts:
+            request = given or span.trace_id or os.urandom(8).hex()
+            facts["request"] = request
+
+            async def answer(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    message["headers"] = [*message.get("headers", ()), (b"x-request-id", request.encode())]
+                await send(message)
+
+            try:
+                await self._app(scope, receive, answer)
+            except Exception:
+                status = _MISTAKE
+                raise
+            finally:
+                route = _route(scope, status)
+                self._count(route, status)
+                span.answered(route, status, facts)
+                self._tell(scope, status, perf_counter() - began, quiet=quiet)
+
+    def _count(self, route: str, status: int) -> None:
+        counter = self._counters.get((route, status))
+        if counter is None:
+            counter = self._counters[route, status] = self._metrics.responses.labels(route, status)
+        counter.inc()
+
+    def _tell(self, scope: Scope, status: int, seconds: float, *, quiet: bool) -> None:
+        level = logging.DEBUG if quiet else logging.INFO
+        if _log.isEnabledFor(level):
+            method, path = scope["method"], scope["path"][:_SHOWN_CHARACTERS]
+            said = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
+            # As `_log.log` does, without looking through the stack for who called it.
+            words = (method, path, status)
+            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=said))
+
+
+def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bool]:
+    """The request's id, if the caller gave a usable one; and whether it belongs to a trace."""
+    given, traced = None, False
+    for name, value in headers:
+        if name == b"x-request-id" and _USABLE.fullmatch(value):
+            given = value.decode()
+        elif name == b"traceparent":
+            traced = True
+    return given, traced
+
+
+def _route(scope: Scope, status: int) -> str:
+    """Method and path, with the names of its parameters: one of a few, whatever was asked for."""
+    path: str | None = getattr(scope.get("route"), "path_format", None)
+    if path is None or status == _NOT_ALLOWED:
+        return _NO_ROUTE
+    if scope["path"].startswith(f"{_VERSION}/") and not path.startswith(_VERSION):
+        path = _VERSION + path  # the framework names a route as its router does
+    return f"{scope['method']} {path}"

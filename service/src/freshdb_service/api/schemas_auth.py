@@ -1,0 +1,199 @@
+"""Tokens and the audit trail on the wire. Durations in seconds, instants in UTC (RFC 3339)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from freshdb_service.api.fields import Duration, number
+from freshdb_service.auth.tokens import IssuedToken, TokenRequest
+from freshdb_service.config import DEFAULT_SCOPES, PRINCIPAL, Scope
+from freshdb_service.store.audit_log import AuditRow
+from freshdb_service.store.tokens import Quotas, TokenRow, TokenUsage
+
+TokenState = Literal["active", "expired", "revoked"]
+_LONGEST = 10 * 365 * 86_400.0
+_Count = Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(number)]
+_Bytes = Annotated[int, Field(ge=0, le=2**62), BeforeValidator(number)]
+_Life = Annotated[Duration, Field(gt=0, le=_LONGEST)]
+
+
+class QuotasIn(BaseModel):
+    """Quotas of a token; null is no limit but the service's own."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    max_leases: _Count | None = Field(default=None, description="leases that live at once")
+    max_databases: _Count | None = Field(
+        default=None,
+        description="databases that there are, in whatever state, of the templates that it registered",
+    )
+    max_ttl_seconds: Annotated[Duration, Field(ge=1, le=_LONGEST)] | None = Field(
+        default=None, description="the longest TTL, and life, of its leases"
+    )
+    max_disk_bytes: _Bytes | None = Field(
+        default=None, description="what its templates and their databases take, as last measured"
+    )
+
+    def quotas(self) -> Quotas:
+        """In the store's words."""
+        return Quotas(self.max_leases, self.max_databases, self.max_ttl_seconds, self.max_disk_bytes)
+
+
+class CreateTokenIn(QuotasIn):
+    """A token to make."""
+
+    name: str = Field(
+        pattern=PRINCIPAL,
+        description="who it stands for: leases belong to this name. Letters, digits, `.`, `_`, `-`; at most 100",
+        examples=["ci"],
+    )
+    scopes: Annotated[Sequence[Scope], Field(min_length=1, max_length=4)] = tuple(sorted(DEFAULT_SCOPES))
+    expires_seconds: _Life | None = Field(default=None, description="from now; null for never")
+
+    def wanted(self) -> TokenRequest:
+        """In the words of the use case."""
+        return TokenRequest(self.name, frozenset(self.scopes), self.quotas(), self.expires_seconds)
+
+
+class ChangeTokenIn(QuotasIn):
+    """Other quotas: what is left out stays, null lifts one."""
+
+
+class RotateTokenIn(BaseModel):
+    """Another secret."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    grace_seconds: Annotated[Duration, Field(ge=0, le=30 * 86_400)] = Field(
+        default=0.0, description="how much longer the secret before works"
+    )
+
+
+class UseOut(BaseModel):
+    """How much a token has now."""
+
+    leases: int
+    databases: int
+    disk_bytes: int
+
+
+class TokenOut(BaseModel):
+    """A token, without its secret."""
+
+    id: UUID
+    name: str
+    state: TokenState
+    scopes: list[str]
+    hint: str
+    max_leases: int | None
+    max_databases: int | None
+    max_ttl_seconds: float | None
+    max_disk_bytes: int | None
+    created_at: datetime
+    created_by: str | None
+    expires_at: datetime | None
+    rotated_at: datetime | None
+    previous_until: datetime | None
+    revoked_at: datetime | None
+    revoked_by: str | None
+    last_used_at: datetime | None
+    use: UseOut | None = None
+
+    @classmethod
+    def of(cls, row: TokenRow, use: TokenUsage | None = None) -> TokenOut:
+        """From its row; with what it has, if that was asked for."""
+        return cls.model_validate(_members(row, use))
+
+
+class IssuedTokenOut(TokenOut):
+    """A token with its secret, which is shown once."""
+
+    token: str
+
+    @classmethod
+    def issued(cls, issued: IssuedToken) -> IssuedTokenOut:
+        """From what was made."""
+        return cls.model_validate({**_members(issued.token, None), "token": issued.secret})
+
+
+class RevokedTokenOut(TokenOut):
+    """A token that is over, and how many leases ended with it."""
+
+    revoked_leases: int
+
+    @classmethod
+    def after(cls, row: TokenRow, revoked_leases: int) -> RevokedTokenOut:
+        """From its row."""
+        return cls.model_validate({**_members(row, None), "revoked_leases": revoked_leases})
+
+
+class TokensOut(BaseModel):
+    """A page of tokens."""
+
+    items: list[TokenOut]
+    next: str | None
+
+
+class RecordOut(BaseModel):
+    """One record of the audit trail. Without a principal, freshdb itself did it (or nobody known)."""
+
+    id: UUID
+    at: datetime
+    action: str
+    principal: str | None
+    address: str | None
+    subject: UUID | None
+    label: str | None
+    details: Mapping[str, object]
+
+    @classmethod
+    def of(cls, row: AuditRow) -> RecordOut:
+        """From its row."""
+        return cls(
+            id=row.id,
+            at=row.at,
+            action=row.action,
+            principal=row.principal,
+            address=row.address,
+            subject=row.subject,
+            label=row.label,
+            details=row.details,
+        )
+
+
+class RecordsOut(BaseModel):
+    """A page of the audit trail."""
+
+    items: list[RecordOut]
+    next: str | None
+
+
+def _members(row: TokenRow, use: TokenUsage | None) -> dict[str, object]:
+    quotas = row.quotas
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state,
+        "scopes": sorted(row.scopes),
+        "hint": row.hint,
+        "max_leases": quotas.max_leases,
+        "max_databases": quotas.max_databases,
+        "max_ttl_seconds": quotas.max_ttl_seconds,
+        "max_disk_bytes": quotas.max_disk_bytes,
+        "created_at": row.created_at,
+        "created_by": row.created_by,
+        "expires_at": row.expires_at,
+        "rotated_at": row.rotated_at,
+        "previous_until": row.previous_until,
+        "revoked_at": row.revoked_at,
+        "revoked_by": row.revoked_by,
+        "last_used_at": row.last_used_at,
+        "use": None
+        if use is None
+        else {"leases": use.leases, "databases": use.databases, "disk_bytes": use.disk_bytes},
+    }

@@ -1,0 +1,324 @@
+"""What people look at, on the wire. Durations in seconds, instants in UTC (RFC 3339)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from freshdb_service.api.schemas import LeaseOut
+from freshdb_service.config import Scope
+from freshdb_service.lifecycle import DatabaseState, Isolation
+from freshdb_service.observability.histogram import percentile
+from freshdb_service.redis.events import Event
+from freshdb_service.status.diagnosis import Finding, ServerLimits, ServerStatus, Severity, Status, Subject
+from freshdb_service.status.overview import WaitingCaller
+from freshdb_service.store.dashboard_queries import DatabaseDetails
+from freshdb_service.store.history import Point, ResetRow
+
+
+class CallerOut(BaseModel):
+    """Who asks. ``open`` says that no token is needed here."""
+
+    principal: str
+    scopes: Sequence[Scope]
+    open: bool
+
+
+class FindingOut(BaseModel):
+    """Something to know: what is the matter and why, and what to do. ``code`` is stable."""
+
+    severity: Severity
+    code: str
+    subject: Subject
+    id: str
+    label: str
+    message: str
+    remedy: str
+
+    @classmethod
+    def of(cls, one: Finding) -> FindingOut:
+        """From the diagnosis."""
+        return cls.model_validate(one, from_attributes=True)
+
+
+class OverviewOut(BaseModel):
+    """The whole at a glance, as of ``at``, by the control plane's clock."""
+
+    status: Status
+    at: datetime
+    version: str
+    findings: Sequence[FindingOut]
+    databases: Mapping[str, int]
+    leases: Mapping[str, int]
+    templates: Mapping[str, int]
+    pools: int
+    servers: int
+    waiting: int
+    longest_wait_seconds: float
+
+
+class WaiterOut(BaseModel):
+    """Somebody who waits for a database of a pool. ``position`` counts from 1; ``remedy`` is what helps."""
+
+    pool_id: UUID
+    template: str
+    isolation: Isolation
+    position: int
+    since: datetime
+    waited_seconds: float
+    wanted: int
+    principal: str
+    holder: Mapping[str, str]
+    why: str
+    remedy: str
+
+    @classmethod
+    def of(cls, one: WaitingCaller) -> WaiterOut:
+        """From the queue."""
+        return cls(
+            pool_id=one.pool.id,
+            template=one.pool.template,
+            isolation=one.pool.isolation,
+            position=one.position,
+            since=one.standing.since,
+            waited_seconds=one.standing.waited_seconds,
+            wanted=one.standing.wanted,
+            principal=one.standing.principal,
+            holder=one.standing.holder,
+            why=one.why,
+            remedy=one.remedy,
+        )
+
+
+class WaitersOut(BaseModel):
+    """Who waits, the first in each queue first."""
+
+    items: list[WaiterOut]
+    next: None = None
+
+
+class SpanOut(BaseModel):
+    """How many there were, and how long they took, by percentile; null where there were none."""
+
+    count: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> SpanOut:
+        """From counts by duration."""
+        return cls(
+            count=sum(counts),
+            p50=percentile(counts, 50),
+            p95=percentile(counts, 95),
+            p99=percentile(counts, 99),
+        )
+
+
+class PointOut(BaseModel):
+    """A piece of a pool's history, from ``at`` on. ``databases`` is null where nobody looked; ``waiting`` is the most."""
+
+    at: datetime
+    databases: Mapping[str, int] | None
+    waiting: int
+    waits: SpanOut
+    resets: SpanOut
+    paths: Mapping[str, int]
+    failures: int
+
+    @classmethod
+    def of(cls, point: Point) -> PointOut:
+        """From what is kept."""
+        return cls(
+            at=point.at,
+            databases=point.databases,
+            waiting=point.waiting,
+            waits=SpanOut.of(point.waits),
+            resets=SpanOut.of(point.resets),
+            paths=point.paths,
+            failures=point.failures,
+        )
+
+
+class HistoryOut(BaseModel):
+    """A pool's history: a point for every ``step_seconds`` in which anything is known, and the whole of it together."""
+
+    seconds: float
+    step_seconds: int
+    waits: SpanOut
+    resets: SpanOut
+    paths: Mapping[str, int]
+    items: list[PointOut]
+
+    @classmethod
+    def of(cls, seconds: float, step_seconds: int, points: Sequence[Point]) -> HistoryOut:
+        """From what is kept."""
+        paths: dict[str, int] = {}
+        for point in points:
+            for path, count in point.paths.items():
+                paths[path] = paths.get(path, 0) + count
+        return cls(
+            seconds=seconds,
+            step_seconds=step_seconds,
+            waits=SpanOut.of([sum(counts) for counts in zip(*(one.waits for one in points), strict=True)]),
+            resets=SpanOut.of([sum(counts) for counts in zip(*(one.resets for one in points), strict=True)]),
+            paths=paths,
+            items=[PointOut.of(point) for point in points],
+        )
+
+
+class ResetOut(BaseModel):
+    """A reset: what it took to make a database clean for a generation, why so, and what the lease before left behind."""
+
+    id: UUID
+    at: datetime
+    database_id: UUID
+    pool_id: UUID
+    generation: int
+    lease_id: UUID | None
+    path: str
+    reason: str
+    seconds: float
+    leftovers: Mapping[str, object] | None
+
+    @classmethod
+    def of(cls, row: ResetRow) -> ResetOut:
+        """From its row."""
+        return cls.model_validate(row, from_attributes=True)
+
+
+class ResetsOut(BaseModel):
+    """A page of resets."""
+
+    items: list[ResetOut]
+    next: str | None
+
+
+class DatabaseOut(BaseModel):
+    """A database. ``error`` is why the last work on it failed."""
+
+    id: UUID
+    pool_id: UUID
+    template: str
+    isolation: Isolation
+    server: str
+    state: DatabaseState
+    state_changed_at: datetime
+    generation: int
+    database: str | None
+    schema_: str | None = Field(serialization_alias="schema")
+    lease_id: UUID | None
+    error: str | None
+
+    @classmethod
+    def of(cls, look: DatabaseDetails) -> DatabaseOut:
+        """From what the control plane knows."""
+        return cls.model_construct(**_members(look))
+
+
+class DatabaseLifeOut(DatabaseOut):
+    """A database, its last leases and its last resets, the newest first."""
+
+    leases: list[LeaseOut]
+    resets: list[ResetOut]
+
+    @classmethod
+    def lived(cls, look: DatabaseDetails, leases: list[LeaseOut], resets: list[ResetOut]) -> DatabaseLifeOut:
+        """With what it went through."""
+        return cls.model_construct(**_members(look), leases=leases, resets=resets)
+
+
+class DatabasesOut(BaseModel):
+    """A page of databases."""
+
+    items: list[DatabaseOut]
+    next: str | None
+
+
+class ServerOut(BaseModel):
+    """A managed server. The connections are null where it does not answer; then ``error`` says why."""
+
+    name: str
+    host: str
+    port: int
+    version: int
+    databases: int
+    max_databases: int
+    leased: int
+    templates: int
+    disk_bytes: int
+    max_disk_bytes: int
+    connections: int | None
+    max_connections: int | None
+    active: int | None
+    error: str | None
+
+    @classmethod
+    def of(cls, one: ServerStatus, limits: ServerLimits) -> ServerOut:
+        """From what the control plane knows, and what it says itself."""
+        known, busy = one.server, one.activity
+        return cls(
+            name=known.name,
+            host=known.host,
+            port=known.port,
+            version=known.version // 10_000,
+            databases=known.databases,
+            max_databases=limits.max_databases,
+            leased=known.leased,
+            templates=known.templates,
+            disk_bytes=known.disk_bytes,
+            max_disk_bytes=limits.max_disk_bytes,
+            connections=None if busy is None else busy.connections,
+            max_connections=None if busy is None else busy.max_connections,
+            active=None if busy is None else busy.active,
+            error=one.error,
+        )
+
+
+class ServersOut(BaseModel):
+    """Every server, by name."""
+
+    items: list[ServerOut]
+    next: None = None
+
+
+class EventOut(BaseModel):
+    """Something that happened; ``id`` orders events, and can be given as ``since`` to follow what came after it."""
+
+    id: str
+    event: str
+    data: Mapping[str, object]
+
+    @classmethod
+    def of(cls, event: Event) -> EventOut:
+        """From the stream."""
+        return cls(id=event.id, event=event.kind, data=event.data)
+
+
+class EventsOut(BaseModel):
+    """A page of events, the newest first."""
+
+    items: list[EventOut]
+    next: str | None
+
+
+def _members(look: DatabaseDetails) -> dict[str, Any]:
+    return {
+        "id": look.id,
+        "pool_id": look.pool_id,
+        "template": look.template,
+        "isolation": look.isolation,
+        "server": look.server,
+        "state": look.state,
+        "state_changed_at": look.state_changed_at,
+        "generation": look.generation,
+        "database": look.database_name,
+        "schema_": look.schema_name,
+        "lease_id": look.lease_id,
+        "error": look.error,
+    }

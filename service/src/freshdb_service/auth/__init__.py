@@ -1,0 +1,1 @@
+"""Tokens, their quotas, and the audit log."""

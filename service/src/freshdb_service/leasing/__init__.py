@@ -1,0 +1,1 @@
+"""Leases: acquire, renew, release, and end them."""

@@ -1,0 +1,1 @@
+"""Metrics, logs, traces, the history of resets, and the liveness of connections."""

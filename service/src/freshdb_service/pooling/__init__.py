@@ -1,0 +1,1 @@
+"""Pools: their size, and the jobs that provision and reset their databases."""

@@ -1,0 +1,1 @@
+"""Create templates, and the databases and schemas of pools."""

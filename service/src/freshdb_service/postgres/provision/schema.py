@@ -1,0 +1,111 @@
+"""Isolation ``schema``: one more schema in a pool's shared database, with a login of its own.
+
+The service makes the schema and the login; **everything that came from the template's author runs in a session of that
+login**, never in one of the service's. Checks, generated columns and index expressions call functions, and a function in a
+superuser's session could say ``RESET ROLE``, whatever role was set before. To copy the seed's rows, the login is for that
+long a member of the one role that may read it.
+
+A login owns its schema and nothing else: it cannot create anything in the shared database outside it, and has no right on
+the seed or on another lease's schema.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import asyncpg
+
+from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNotFound
+from freshdb_service.postgres.drop import drop_schema
+from freshdb_service.postgres.names import Kind, Name, quoted
+from freshdb_service.postgres.provision.blueprint import Blueprint
+from freshdb_service.postgres.roles import MEMBERSHIP_OPTIONS_VERSION, Login, create_login
+from freshdb_service.postgres.server.connections import SETTINGS, execute_script, operation, without_conflict
+
+if TYPE_CHECKING:
+    from freshdb_service.postgres.server.connections import Connection
+    from freshdb_service.postgres.server.server import Server
+
+_COPY_SECONDS: Final = 600.0
+"""How long making one schema with its rows may take."""
+
+
+class CopyFailed(BackendUnavailable):
+    """What a template consists of could not be made again as a schema; the administration around it went well."""
+
+
+@operation
+async def provision_schema(server: Server, database_id: UUID, generation: int, blueprint: Blueprint) -> Login:
+    """Make one generation of a schema, with a login of its own.
+
+    Raises:
+        Conflict: this generation exists: somebody else is at it.
+        TemplateNotFound: the shared database is not there.
+        BackendUnavailable: the server is away, or refuses.
+    """
+    name = server.name_of(Kind.SCHEMA, database_id, generation)
+    async with server.maintenance() as connection:
+        password = await create_login(connection, server, name)
+    login = Login(database=blueprint.shared_database, schema=str(name), user=str(name), password=password)
+    try:
+        await _make(server, login, name, blueprint)
+    except BaseException as error:
+        with suppress(FreshdbError, asyncpg.PostgresError):
+            await drop_schema(server, database_id, blueprint.shared_database, below_generation=generation + 1)
+        if isinstance(error, asyncpg.InvalidCatalogNameError):
+            raise TemplateNotFound(
+                f"on the server {server.name} there is no database {blueprint.shared_database}"
+            ) from error
+        raise
+    return login
+
+
+async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) -> None:
+    before, load, after = blueprint.scripts(name)
+    reader = _reader_of(server, blueprint)
+    async with server.inside(blueprint.shared_database) as connection:
+        await _admit(connection, server, name, blueprint, reader)
+        settings = {**SETTINGS, "search_path": f"{quoted(name)}, public", "row_security": "on"}
+        async with (
+            server.logged_in(login, settings=settings, command_timeout_seconds=_COPY_SECONDS) as session,
+            session.transaction(),
+        ):
+            try:
+                for script in (before, load, after):
+                    await execute_script(session, script)
+            except (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError):
+                raise  # the server's trouble, not the template's
+            except asyncpg.PostgresError as error:
+                raise CopyFailed(
+                    f"a schema made from this template fails: {error}", retry_after_seconds=5.0
+                ) from error
+        await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
+
+
+async def _admit(
+    connection: Connection, server: Server, name: Name, blueprint: Blueprint, reader: Name
+) -> None:
+    """One transaction: the schema, the way into it, and for now the right to read the seed."""
+    schema, database = quoted(name), quoted(blueprint.shared_database)
+    only_inherited = " WITH INHERIT TRUE, SET FALSE" if server.version >= MEMBERSHIP_OPTIONS_VERSION else ""
+    async with connection.transaction():
+        await connection.execute(
+            f"CREATE SCHEMA {schema} AUTHORIZATION {schema}; "
+            f"COMMENT ON SCHEMA {schema} IS {server.quoted_stamp}; "
+            f"ALTER ROLE {schema} IN DATABASE {database} SET search_path TO {schema}, public; "
+            f"GRANT {quoted(reader)} TO {schema}{only_inherited}"
+        )
+        # Last, because every login of this pool changes the same row, and waits for the others' commit.
+        await without_conflict(
+            connection,
+            lambda: connection.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {schema}"),
+        )
+
+
+def _reader_of(server: Server, blueprint: Blueprint) -> Name:
+    shared = Name.parse(server.options.prefix, blueprint.shared_database)
+    if shared is None or shared.kind is not Kind.SHARED:
+        raise TemplateNotFound(f"{blueprint.shared_database} is no shared database of this installation")
+    return Name(shared.prefix, Kind.READER, shared.token)

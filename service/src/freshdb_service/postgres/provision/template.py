@@ -1,0 +1,169 @@
+"""Templates: an empty database for a builder, and sealing it when the builder is done.
+
+A builder gets a database of its own and owns it. ``seal`` ends that for good: the builder's login stops working and its
+backends are gone, the database belongs to the service and lets nobody in, so that it never changes again and every clone
+of it is the same. The builder's role stays, without a login, as the owner of what is inside; each clone hands that over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import asyncpg
+
+from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
+from freshdb_service.postgres import ownership
+from freshdb_service.postgres.drop import drop_template
+from freshdb_service.postgres.fencing.blockers import make_enterable, roll_back_prepared
+from freshdb_service.postgres.fencing.fence import fence, settle_starting, terminate
+from freshdb_service.postgres.names import Kind, Name, quoted
+from freshdb_service.postgres.ownership import OwnedDatabase
+from freshdb_service.postgres.provision.clone import clone
+from freshdb_service.postgres.roles import Login, create_login
+from freshdb_service.postgres.server.connections import Connection, operation
+
+if TYPE_CHECKING:
+    from freshdb_service.postgres.server.server import Server
+
+_log = logging.getLogger(__name__)
+_ANALYZE_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A template that will never change again."""
+
+    database: str
+    size_bytes: int
+
+
+@operation
+async def create_build(server: Server, template_id: UUID, attempt: int, extensions: Sequence[str]) -> Login:
+    """Create an empty database with these extensions, and a login that owns it.
+
+    Trusted extensions belong to the builder, as if it had installed them; others to the service.
+
+    Raises:
+        InvalidRequest: the server has no such extension, or only a superuser may install it.
+        Conflict: this attempt exists: somebody else is at it.
+        BackendUnavailable: the server is away.
+    """
+    name = server.name_of(Kind.TEMPLATE, template_id, attempt)
+    async with server.maintenance() as connection:
+        await _check_extensions(connection, server, extensions)
+        password = await create_login(connection, server, name)
+    try:
+        await clone(server, name, None)
+        if extensions:
+            await _install(server, name, extensions)
+    except BaseException:
+        with suppress(FreshdbError, asyncpg.PostgresError):
+            await drop_template(server, template_id, below_attempt=attempt + 1)
+        raise
+    return Login(database=str(name), schema=None, user=str(name), password=password)
+
+
+@operation
+async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
+    """Make a build final. Does nothing to one that is.
+
+    Raises:
+        BuildLost: the build's database is not there.
+        BackendUnavailable: the server is away, or somebody would not leave.
+    """
+    name = server.name_of(Kind.TEMPLATE, template_id, attempt)
+    async with server.maintenance() as connection:
+        database = await _find(connection, server, name)
+        roles = [
+            one for one in await ownership.roles(connection, server, kind=Kind.TEMPLATE) if one.name == name
+        ]
+        if database is None or not roles:
+            raise BuildLost(
+                f"on the server {server.name} there is no database {name}: the build was given up"
+            )
+        if database.owner_oid == roles[0].oid:  # who gives it up below, with the rest, in one transaction
+            await fence(connection, server, roles)
+            await terminate(connection, server, role_oids=[], database_oid=database.oid)
+            await roll_back_prepared(connection, server, owners=[], database=str(name))
+            await make_enterable(connection, server, {str(name)})
+            await _tidy(server, name)
+            await _close(connection, server, name)
+        # A backend that was let in just before is visible by now, or still starting; then nobody can come any more.
+        await settle_starting(connection)
+        await terminate(connection, server, role_oids=[], database_oid=database.oid)
+        return Sealed(database=str(name), size_bytes=await ownership.database_bytes(connection, database.oid))
+
+
+async def _check_extensions(connection: Connection, server: Server, extensions: Sequence[str]) -> None:
+    rows = await connection.fetch("SELECT name FROM pg_available_extensions ORDER BY name")
+    available = [str(row["name"]) for row in rows]
+    unknown = sorted(set(extensions) - set(available))
+    if unknown:
+        there = ", ".join(available)
+        message = (
+            f"the server {server.name} does not have the extension {', '.join(unknown)}; it has: {there}"
+        )
+        raise InvalidRequest(message, extra={"errors": [{"field": "extensions", "message": message}]})
+
+
+async def _install(server: Server, name: Name, extensions: Sequence[str]) -> None:
+    """Install extensions while nobody but us has ever been in the database."""
+    async with server.inside(str(name)) as connection:
+        trusted: set[str] = {
+            row["name"]
+            for row in await connection.fetch(
+                "SELECT name FROM pg_available_extension_versions GROUP BY name HAVING bool_and(trusted)"
+            )
+        }
+        await connection.execute("SET search_path TO public")
+        for extension in dict.fromkeys(extensions):
+            try:
+                async with connection.transaction():
+                    if extension in trusted:
+                        await connection.execute(f"SET LOCAL ROLE {quoted(name)}")
+                    await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(extension)} CASCADE")
+            except asyncpg.InsufficientPrivilegeError as error:
+                message = (
+                    f"the extension {extension} can be installed by a superuser only, and on the server {server.name} the "
+                    f"role {server.role} is none: {error}"
+                )
+                raise InvalidRequest(
+                    message, extra={"errors": [{"field": "extensions", "message": message}]}
+                ) from error
+
+
+async def _tidy(server: Server, name: Name) -> None:
+    """Gather statistics and freeze rows once: every clone has that then, and none is vacuumed for what it never wrote.
+
+    Functions in index expressions run for that (as their owner, and held back by PostgreSQL), so this can fail; a template
+    without statistics is no worse a template.
+    """
+    async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
+        await connection.execute(
+            "SET search_path TO public"
+        )  # where the builder's functions look for each other
+        try:
+            await connection.execute("VACUUM (FREEZE, ANALYZE)")
+        except asyncpg.PostgresError as error:
+            _log.warning("no statistics for the template %s on the server %s: %s", name, server.name, error)
+
+
+async def _close(connection: Connection, server: Server, name: Name) -> None:
+    """One transaction: stamped anew (the builder could change the comment), closed, the service's own."""
+    database = quoted(name)
+    await connection.execute(
+        f"COMMENT ON DATABASE {database} IS {server.quoted_stamp}; "
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC; "
+        f"ALTER DATABASE {database} IS_TEMPLATE false CONNECTION LIMIT -1 ALLOW_CONNECTIONS false; "
+        f"ALTER DATABASE {database} OWNER TO CURRENT_USER"
+    )
+
+
+async def _find(connection: Connection, server: Server, name: Name) -> OwnedDatabase | None:
+    found = await ownership.databases(connection, server, kind=Kind.TEMPLATE)
+    return next((one for one in found if one.name == name), None)

@@ -1,0 +1,1 @@
+"""Reset a database to its template, and prove that it equals the template."""

@@ -1,0 +1,176 @@
+"""Making a used database clean: what every reset engine does, and the one that always rebuilds.
+
+``clean`` has freshdb's own engine, which cleans a database where it was touched, and rebuilds it where that is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+from uuid import UUID
+
+from freshdb_service.errors import IsolationUnsupported
+from freshdb_service.lifecycle import Isolation
+from freshdb_service.postgres.drop import drop_database, drop_schema
+from freshdb_service.postgres.fencing.close_login import close_login
+from freshdb_service.postgres.provision.blueprint import Blueprint
+from freshdb_service.postgres.provision.clone import provision_database
+from freshdb_service.postgres.provision.schema import provision_schema
+from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
+from freshdb_service.postgres.roles import Login
+
+if TYPE_CHECKING:
+    from freshdb_service.postgres.server.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """What is known of a database since it was made, and since it was last clean."""
+
+    baseline: Baseline = field(repr=False)
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class UsedDatabase:
+    """A database that was leased.
+
+    Attributes:
+        database_id: which.
+        isolation: which kind.
+        site: its names, with the login that was handed out.
+        known: what it was like before; ``None`` if nobody noted it.
+    """
+
+    database_id: UUID
+    isolation: Isolation
+    site: Site | None = None
+    known: KnownState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopySource:
+    """What a database is made from; a blueprint for isolation ``schema``."""
+
+    template_database: str
+    blueprint: Blueprint | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetOutcome:
+    """A clean database.
+
+    Attributes:
+        login: of the new generation.
+        path: the dearest thing that was done: nothing, sequences, delete, truncate, reload, rebuild.
+        reason: why that.
+        seconds: how long it took.
+        known: what the next reset will want to know.
+        leftovers: what the holder left behind.
+        audit: differences that an audit found; ``None`` if there was no audit.
+        cause: the kind of reason, if it was rebuilt.
+    """
+
+    login: Login
+    path: str
+    reason: str
+    seconds: float
+    known: KnownState | None = None
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    audit: tuple[str, ...] | None = None
+    cause: Cause | None = None
+
+
+Fenced: TypeAlias = "Callable[[Leftovers], None]"
+"""What is called with what the holder left behind, once the old login is closed and its backends are gone, or as good as
+gone. If it is called again, that adds nothing."""
+
+
+def untold(leftovers: Leftovers) -> None:
+    """For resets that nobody waits for."""
+    del leftovers
+
+
+class ResetEngine(Protocol):
+    """Makes a used database clean."""
+
+    async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
+        """Note what a database is like that was just provisioned, for its later resets.
+
+        Raises:
+            Conflict: its login is gone: somebody else is at it.
+            BackendUnavailable: the server is away, or refuses.
+        """
+        ...
+
+    async def reset(
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: CopySource,
+        generation: int,
+        fenced: Fenced = untold,
+    ) -> ResetOutcome:
+        """Fence every generation below ``generation``, and give a clean database of ``generation``.
+
+        When this returns, no older login can reach anything, and the new one reaches a database that cannot be told from
+        its template. When it raises, no older login can reach the next generation's either. ``fenced`` is called
+        as early as possible.
+
+        Raises:
+            Conflict: this generation exists: somebody else is at it.
+            TemplateNotFound: what it is made from is gone.
+            BackendUnavailable: the server is away, or refuses.
+        """
+        ...
+
+
+class RebuildEngine:
+    """Drops what was used, and makes it from the template again: right in every case, and never the fastest."""
+
+    async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
+        """Nothing: it does not matter what a database was like that is dropped anyway."""
+        del server, login, origin
+        return None
+
+    async def reset(
+        self,
+        server: Server,
+        used: UsedDatabase,
+        origin: CopySource,
+        generation: int,
+        fenced: Fenced = untold,
+    ) -> ResetOutcome:
+        """See ``ResetEngine.reset``."""
+        began = monotonic()
+        leftovers = await fence_old(server, used)
+        fenced(leftovers)
+        login = await rebuild(server, used, origin, generation)
+        seconds = monotonic() - began
+        return ResetOutcome(
+            login, "rebuild", "this engine always rebuilds", seconds, leftovers=leftovers, cause=Cause.ALWAYS
+        )
+
+
+async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:
+    """Close the login that was handed out, if it is known, and see what was left open. The rest is for ``rebuild``."""
+    return Leftovers() if used.site is None else await close_login(server, used.site.login)
+
+
+async def rebuild(server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Login:
+    """Fence and drop every older generation, and provision this one; a few at once."""
+    async with server.rebuilds:
+        return await _rebuild(server, used, origin, generation)
+
+
+async def _rebuild(server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Login:
+    if used.isolation is Isolation.DATABASE:
+        await drop_database(server, used.database_id, below_generation=generation)
+        return await provision_database(server, used.database_id, generation, origin.template_database)
+    if origin.blueprint is None:
+        raise IsolationUnsupported("this pool has no blueprint: its template cannot be given out as a schema")
+    shared = origin.blueprint.shared_database
+    await drop_schema(server, used.database_id, shared, below_generation=generation)
+    return await provision_schema(server, used.database_id, generation, origin.blueprint)

@@ -1,0 +1,1 @@
+"""One managed PostgreSQL server: its connections, capabilities, and what runs on it."""

@@ -1,0 +1,1 @@
+"""What an operator reads: the overview, the state of each server, and findings."""

@@ -1,0 +1,36 @@
+"""The managed servers, and how busy each says that it is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from freshdb_service.errors import FreshdbError
+from freshdb_service.postgres import activity
+from freshdb_service.resources import Resources
+from freshdb_service.status.diagnosis import ServerStatus
+from freshdb_service.store import dashboard_queries
+from freshdb_service.store.dashboard_queries import ServerDetails
+
+_ANSWER_SECONDS: Final = 2.0
+"""A server that takes longer to say how busy it is, counts as away: nobody looks at a page, or waits for a place, for
+longer."""
+
+
+async def all_servers(resources: Resources) -> list[ServerStatus]:
+    """Every server that there ever was, by name; those that do not answer within two seconds say why."""
+    async with resources.store.statement() as connection:
+        known = await dashboard_queries.servers_with_load(connection)
+    return list(await asyncio.gather(*(_asked(resources, one) for one in known)))
+
+
+async def _asked(resources: Resources, known: ServerDetails) -> ServerStatus:
+    if known.name not in resources.servers:
+        return ServerStatus(known, None, "this replica was not started with it", managed_here=False)
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return ServerStatus(known, await activity(resources.server(known.name)), None)
+    except FreshdbError as error:
+        return ServerStatus(known, None, error.message)
+    except TimeoutError:
+        return ServerStatus(known, None, f"no answer within {_ANSWER_SECONDS:g} seconds")

@@ -1,0 +1,158 @@
+"""Statements for people who look: databases with what they belong to, servers with what they hold, and counts of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
+from freshdb_service.store.pools import templates_held
+from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row
+from freshdb_service.store.tables import databases, leases, pools, servers, templates
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDetails:
+    """A database with what it belongs to; without its password."""
+
+    id: UUID
+    pool_id: UUID
+    template: str
+    isolation: Isolation
+    server: str
+    state: DatabaseState
+    state_changed_at: datetime
+    generation: int
+    database_name: str | None
+    schema_name: str | None
+    login: str | None
+    lease_id: UUID | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFilter:
+    """Which databases to list; ``None`` means any."""
+
+    pool_id: UUID | None = None
+    state: DatabaseState | None = None
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDetails:
+    """A server as the control plane knows it, and what it holds."""
+
+    name: str
+    host: str
+    port: int
+    version: int
+    disk_bytes: int
+    databases: int
+    templates: int
+    leased: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many there are of everything, at one instant of the control plane's clock."""
+
+    at: datetime
+    leases: Mapping[LeaseState, int]
+    templates: Mapping[TemplateState, int]
+
+
+def _looks() -> Select[tuple[object, ...]]:
+    return (
+        select(
+            databases.c.id,
+            databases.c.pool_id,
+            (templates.c.name + "@" + templates.c.fingerprint).label("template"),
+            pools.c.isolation,
+            databases.c.server,
+            databases.c.state,
+            databases.c.state_changed_at,
+            databases.c.generation,
+            databases.c.database_name,
+            databases.c.schema_name,
+            databases.c.login,
+            databases.c.lease_id,
+            databases.c.error,
+        )
+        .select_from(databases)
+        .join(pools, pools.c.id == databases.c.pool_id)
+        .join(templates, templates.c.id == pools.c.template_id)
+    )
+
+
+async def listing(
+    connection: AsyncConnection, wanted: DatabaseFilter, *, limit: int, after: UUID | None
+) -> list[DatabaseDetails]:
+    """Databases by id, from ``after`` on."""
+    query = _looks().order_by(databases.c.id).limit(limit)
+    if wanted.pool_id is not None:
+        query = query.where(databases.c.pool_id == wanted.pool_id)
+    if wanted.state is not None:
+        query = query.where(databases.c.state == wanted.state.value)
+    if wanted.server is not None:
+        query = query.where(databases.c.server == wanted.server)
+    if after is not None:
+        query = query.where(databases.c.id > after)
+    return [_look(row) for row in await connection.execute(query)]
+
+
+async def get(connection: AsyncConnection, database_id: UUID) -> DatabaseDetails | None:
+    """One database."""
+    row = (await connection.execute(_looks().where(databases.c.id == database_id))).one_or_none()
+    return None if row is None else _look(row)
+
+
+async def leases_of(connection: AsyncConnection, database_id: UUID, *, limit: int) -> list[LeaseRow]:
+    """Who had a database, the last first; without passwords."""
+    query = (
+        select(leases)
+        .where(leases.c.database_id == database_id)
+        .order_by(leases.c.generation.desc(), leases.c.granted_at.desc())
+        .limit(limit)
+    )
+    return [lease_row(row) for row in await connection.execute(query)]
+
+
+async def servers_with_load(connection: AsyncConnection) -> list[ServerDetails]:
+    """Every server that there ever was, by name."""
+    of_server = databases.c.server == servers.c.name
+    query = select(
+        servers.c.name,
+        servers.c.host,
+        servers.c.port,
+        servers.c.version,
+        servers.c.disk_bytes,
+        select(func.count()).where(of_server).scalar_subquery().label("databases"),
+        templates_held().label("templates"),
+        select(func.count())
+        .where(of_server, databases.c.state.in_(["leased", "kept"]))
+        .scalar_subquery()
+        .label("leased"),
+    ).order_by(servers.c.name)
+    return [ServerDetails(**row._mapping) for row in await connection.execute(query)]  # noqa: SLF001 - its public name
+
+
+async def counts(connection: AsyncConnection) -> Counts:
+    """Count live leases and templates, by state."""
+    at = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    live = select(leases.c.state, func.count()).where(text("state IN ('active', 'kept')"))
+    held = {LeaseState(state): n for state, n in await connection.execute(live.group_by(leases.c.state))}
+    built = select(templates.c.state, func.count()).group_by(templates.c.state)
+    return Counts(at, held, {TemplateState(state): n for state, n in await connection.execute(built)})
+
+
+def _look(row: AnyRow) -> DatabaseDetails:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return DatabaseDetails(
+        **{**values, "state": DatabaseState(values["state"]), "isolation": Isolation(values["isolation"])}
+    )

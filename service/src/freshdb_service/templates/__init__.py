@@ -1,0 +1,1 @@
+"""Templates: register them, run their builds, and choose a server for each."""
