@@ -12,6 +12,7 @@ WORKERS ?= 2
 MINUTES ?= 5
 SECONDS ?= 300
 CASES ?= 20000
+COVERAGE := 90
 BIN := $(VENV)/bin
 PYTHONS := python3.11 python3.12 python3.13 python3.14
 UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/soak/test_page.py \
@@ -19,7 +20,7 @@ UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
     tests/unit "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]"
 
-.PHONY: help install demo serve test unit check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
+.PHONY: help install demo serve test unit coverage check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +43,12 @@ test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
 
 unit: install ## the inner loop: tests that need nothing but Python, in half a minute
 	$(BIN)/python -m pytest -p no:schemathesis -p no:faker -p no:django -p no:anyio $(UNIT)
+
+coverage: install ## all tests, and which lines of the two packages they run; fails below the floor
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
 
 check: install ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .
@@ -106,5 +113,5 @@ lock: ## pin anew what constraints.txt holds, and what of it goes into the image
 	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
 clean: ## remove what was built, and the environment
-	rm -rf .venv* build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf .venv* .coverage* build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

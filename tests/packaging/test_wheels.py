@@ -106,6 +106,11 @@ def test_wheel_has_the_license_and_a_description(wheels: dict[str, Path], direct
     assert found.get_payload() == (CHECKOUT / directory / "README.md").read_text()
 
 
+def test_package_index_accepts_the_metadata_of_every_distribution(wheels: dict[str, Path]) -> None:
+    built = [one for wheel in wheels.values() for one in sorted(wheel.parent.iterdir())]
+    run(sys.executable, "-m", "twine", "check", "--strict", *built)
+
+
 def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:
