@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.hygiene.catalogue import CATALOGUE, Place, Reach, places_of, plan
+from tests.hygiene.catalogue import CATALOGUE, Place, of_turn, places_of, plan
 from tests.hygiene.change import Change
 from tests.servers import MAJORS
 
@@ -12,9 +12,9 @@ from tests.servers import MAJORS
 def main() -> None:
     """Write how many kinds there are in each place, then their names."""
     out = sys.stdout
-    out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL, with FRESHDB_HYGIENE=\n")
-    out.write(f"{'':>18}" + "".join(f"{reach:>14}" for reach in Reach) + "\n")
-    plans = [plan(MAJORS, reach) for reach in Reach]
+    out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL\n")
+    out.write(f"{'':>18}{'on this turn':>14}{'all':>14}\n")
+    plans = [of_turn(plan(MAJORS)), plan(MAJORS)]
     for place in (*places_of(MAJORS), *places_of(MAJORS, plain=True)):
         out.write(f"{place!s:>18}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
     out.writelines(f"{change}\n" for change in CATALOGUE)

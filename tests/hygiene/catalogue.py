@@ -1,20 +1,17 @@
 """Every kind of change, and where it is made.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A default run makes the
-kinds in ``EVERYWHERE_KINDS`` in both isolations of the newest version, and by turns in one of each older version and in one
-as a plain role; it tries each of those that PostgreSQL refuses in one place. ``FRESHDB_HYGIENE=turns`` makes the kinds in
-``EVERYWHERE_KINDS`` in both isolations of every version, and each of the others in one place. ``FRESHDB_HYGIENE=all`` makes
-every kind in every place.
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. The plan has every kind
+in every place. A run has a share of the plan (``tests.shares``): each of ``EVERYWHERE_KINDS`` in one place, and some of the
+other kinds. ``make hygiene`` makes every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
 
 from __future__ import annotations
 
-import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from tests.hygiene.change import ISOLATIONS, Change, Isolation
@@ -25,31 +22,15 @@ from tests.hygiene.changes_rows import ROWS
 from tests.hygiene.changes_sequences import SEQUENCES
 from tests.hygiene.changes_sessions import SESSIONS
 from tests.hygiene.changes_tables import TABLE_KINDS
+from tests.shares import share
 
 CATALOGUE: Final[tuple[Change, ...]] = (
     *(*ROWS, *SEQUENCES, *TABLE_KINDS, *OBJECTS, *PRIVILEGES, *SESSIONS, *CLUSTER),
 )
 
 
-class Reach(StrEnum):
-    """How much is made.
-
-    Attributes:
-        USUAL: what matters most (``EVERYWHERE_KINDS``) on the newest version in both isolations, by turns on an older, and
-            some of it as a plain role; of everything else what is refused.
-        TURNS: what matters most in every place, everything else by turns.
-        ALL: everything, everywhere.
-    """
-
-    USUAL = "usual"
-    TURNS = "turns"
-    ALL = "all"
-
-
-_ROLES_TURNS: Final = 3
-"""Of so many kinds, one is made as a plain role, too."""
-
-REACH: Final = Reach(os.environ.get("FRESHDB_HYGIENE", "usual"))
+EVERYWHERE_SHARES: Final = 12
+OTHER_SHARES: Final = 100
 
 EVERYWHERE_KINDS: Final = frozenset(
     {
@@ -178,40 +159,25 @@ def places_of(majors: Sequence[int], *, plain: bool = False) -> list[Place]:
     return [Place(major, isolation, plain) for major in majors for isolation in ISOLATIONS]
 
 
-def plan(majors: Sequence[int], reach: Reach = REACH) -> list[tuple[Place, Change]]:
-    """What is made where, place by place."""
-    places, plain = places_of(majors), places_of(majors, plain=True)
-    chosen: dict[Place, list[Change]] = {place: [] for place in (*places, *plain)}
-    for turn, change in enumerate(CATALOGUE):
-        for place in _places_for(change, turn, [one for one in places if one.allows(change)], reach):
-            chosen[place].append(change)
-        for place in _plain_places_for(change, [one for one in plain if one.allows(change)], reach):
-            chosen[place].append(change)
-    return [(place, change) for place in chosen for change in chosen[place]]
+def plan(majors: Sequence[int]) -> list[tuple[Place, Change]]:
+    """Return what is made where, place by place."""
+    places = [*places_of(majors), *places_of(majors, plain=True)]
+    return [(place, change) for place in places for change in CATALOGUE if place.allows(change)]
 
 
-def _plain_places_for(change: Change, places: list[Place], reach: Reach) -> list[Place]:
-    if reach is Reach.ALL:
-        return places
-    allowed = [place for place in places if place.isolation not in change.refused]
-    if change.name not in EVERYWHERE_KINDS or not allowed:
-        return []
-    turn, has_none = divmod(sorted(EVERYWHERE_KINDS).index(change.name), _ROLES_TURNS)
-    return [] if has_none else [allowed[turn % len(allowed)]]
-
-
-def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) -> set[Place]:
-    if reach is Reach.ALL or (reach is Reach.TURNS and change.name in EVERYWHERE_KINDS):
-        return set(places)
-    if change.name in EVERYWHERE_KINDS:
-        newest = max(place.major for place in places)
-        older = [place for place in places if place.major != newest]
-        return {place for place in places if place.major == newest} | (
-            {older[turn % len(older)]} if older else set()
+def of_turn(cases: Sequence[tuple[Place, Change]], turn: int | None = None) -> list[tuple[Place, Change]]:
+    """Return the cases that run on this turn."""
+    kinds: dict[str, list[tuple[Place, Change]]] = defaultdict(list)
+    for place, change in cases:
+        kinds[change.name if change.name in EVERYWHERE_KINDS else ""].append((place, change))
+    chosen = {
+        case
+        for kind, of_kind in kinds.items()
+        for case in share(
+            of_kind,
+            EVERYWHERE_SHARES if kind else OTHER_SHARES,
+            turn,
+            name=lambda case: f"{case[0]} {case[1]}",
         )
-    refused = [place for place in places if place.isolation in change.refused]
-    allowed = [place for place in places if place.isolation not in change.refused]
-    in_turn = refused[turn % len(refused) :][:1] if refused else []
-    if reach is Reach.TURNS and allowed:
-        in_turn.append(allowed[turn % len(allowed)])
-    return set(in_turn)
+    }
+    return [case for case in cases if case in chosen]

@@ -5,11 +5,19 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, Reach, places_of, plan
-from tests.hygiene.change import EVERYWHERE, Change, Holder
+from tests.hygiene.catalogue import (
+    CATALOGUE,
+    EVERYWHERE_KINDS,
+    EVERYWHERE_SHARES,
+    Place,
+    of_turn,
+    places_of,
+    plan,
+)
+from tests.hygiene.change import Change, Holder
 from tests.hygiene.conftest import Grounds, Stand
 from tests.hygiene.judge import differences
-from tests.servers import MAJORS, matrix_majors
+from tests.servers import MAJORS, wanted_majors
 
 
 @pytest.mark.parametrize(
@@ -18,7 +26,7 @@ from tests.servers import MAJORS, matrix_majors
         pytest.param(
             place, change, id=f"{place}-{change}", marks=pytest.mark.xdist_group(f"hygiene-{place.major}")
         )
-        for place, change in plan(matrix_majors())
+        for place, change in of_turn(plan(wanted_majors()))
     ],
 )
 def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
@@ -61,7 +69,7 @@ def test_kinds_have_names_of_their_own() -> None:
 
 
 def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
-    chosen = plan(MAJORS, Reach.TURNS)
+    chosen = plan(MAJORS)
     for place in places_of(MAJORS):
         cleaned = [
             change for where, change in chosen if where == place and place.isolation not in change.refused
@@ -69,29 +77,20 @@ def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
         assert len(cleaned) >= 75, place
 
 
-def test_a_default_run_makes_each_of_them_in_both_isolations_and_uses_every_place() -> None:
-    changes = {change.name: change for change in CATALOGUE}
-    made: dict[str, set[Place]] = {name: set() for name in EVERYWHERE_KINDS}
-    for place, change in plan(MAJORS, Reach.USUAL):
-        if change.name in made:
-            made[change.name].add(place)
-    for name, places in made.items():
-        newest = {place for place in places_of(MAJORS[:1]) if place.allows(changes[name])}
-        others = [place for place in places if not place.plain and place not in newest]
-        assert newest <= places, name
-        assert len(others) == any(changes[name].concerns(major) for major in MAJORS[1:]), name
-    assert set().union(*made.values()) == {*places_of(MAJORS), *places_of(MAJORS, plain=True)}
-
-
 def test_what_only_a_whole_database_allows_is_refused_with_every_schema() -> None:
     changes = {change.name: change for change in CATALOGUE}
-    chosen = set(plan(MAJORS, Reach.TURNS))
+    chosen = set(plan(MAJORS))
     for name in EVERYWHERE_KINDS:
         assert all((place, changes[name]) in chosen for place in places_of(MAJORS)), name
 
 
-def test_every_kind_has_its_turn() -> None:
-    made = {change for place, change in plan(MAJORS, Reach.TURNS) if place.isolation not in change.refused}
-    assert made == {change for change in CATALOGUE if change.refused != EVERYWHERE}
-    tried = {change for place, change in plan(MAJORS, Reach.USUAL) if place.isolation in change.refused}
-    assert tried == {change for change in CATALOGUE if change.refused}
+def test_each_turn_has_every_important_kind_and_every_place() -> None:
+    cases = plan(MAJORS)
+    chosen = of_turn(cases, turn=4711)
+    assert {change.name for _, change in chosen} > EVERYWHERE_KINDS
+    assert {place for place, _ in chosen} == {place for place, _ in cases}
+
+
+def test_every_important_kind_is_made_in_every_place_over_the_turns() -> None:
+    important = [case for case in plan(MAJORS) if case[1].name in EVERYWHERE_KINDS]
+    assert {case for turn in range(EVERYWHERE_SHARES) for case in of_turn(important, turn)} == set(important)
