@@ -43,7 +43,9 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/crash/": Shares(2, "story"),
     "tests/docs/test_examples.py::test_the_examples_work": Shares(4),
     "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]": Shares(1),
-    "tests/hostile/test_attacks.py::test_an_attack": Shares(12, "attack"),
+    "tests/hostile/test_autovacuum.py": Shares(6),
+    "tests/hostile/test_settings.py": Shares(3),
+    "tests/hygiene/test_property.py": Shares(2),
     "tests/integration/": Shares(2),
     "tests/plugin/": Shares(2),
 }

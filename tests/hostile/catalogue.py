@@ -1,21 +1,21 @@
 """Every attack, and where it is made.
 
 A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A run makes each attack
-in one place (``tests.shares``), ``make hygiene`` in every place.
+in one of the places of its turn, ``make hygiene`` in every place.
 
 ``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.hostile.attack import Attack, Outcome
 from tests.hostile.left import IN_THE_WAY, LEFT, TRAPS
 from tests.hostile.refusals import ELSEWHERE, FILES, PLACES, REFUSED, ROLES, SERVER, SESSIONS
-from tests.hygiene.catalogue import CATALOGUE, Place, places_of
-from tests.servers import wanted_majors
+from tests.hygiene.catalogue import CATALOGUE, Place, places_of_turn
+from tests.shares import current_turn, share
 
 ATTACKS: Final[tuple[Attack, ...]] = (*REFUSED, *LEFT)
 
@@ -49,14 +49,20 @@ IN_THE_MATRIX: Final[Mapping[str, str]] = {
 """What is tried as a kind of change in ``tests/hygiene``, and cleaned; by the name it has there."""
 
 
-def places() -> list[Place]:
-    """Return where attacks are made: on every version, as a superuser and as a plain role, in both isolations."""
-    return [*places_of(wanted_majors()), *places_of(wanted_majors(), plain=True)]
-
-
-def made_in(place: Place) -> list[Attack]:
-    """Return the attacks that are possible in a place."""
-    return [attack for attack in ATTACKS if _possible(attack, place)]
+def plan(majors: Sequence[int], turn: int | None = None) -> list[tuple[Place, Attack]]:
+    """Return the attacks that a turn makes, place by place."""
+    places, turn = places_of_turn(majors, current_turn() if turn is None else turn)
+    chosen = [
+        (place, attack)
+        for attack in ATTACKS
+        for place in share(
+            [one for one in places if _possible(attack, one)],
+            len(places),
+            turn,
+            name=f"{{}} {attack}".format,
+        )
+    ]
+    return sorted(chosen, key=lambda case: places.index(case[0]))
 
 
 def _possible(attack: Attack, place: Place) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.hygiene.catalogue import CATALOGUE, Place, of_turn, places_of, plan
-from tests.hygiene.change import Change
+from tests.hygiene.catalogue import CATALOGUE, Case, Place, cases_in, places_of, plan
 from tests.servers import MAJORS
 
 
@@ -14,13 +13,14 @@ def main() -> None:
     out = sys.stdout
     out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL\n")
     out.write(f"{'':>18}{'on this turn':>14}{'all':>14}\n")
-    plans = [of_turn(plan(MAJORS)), plan(MAJORS)]
-    for place in (*places_of(MAJORS), *places_of(MAJORS, plain=True)):
+    places = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
+    plans = [plan(MAJORS), cases_in(places)]
+    for place in places:
         out.write(f"{place!s:>18}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
     out.writelines(f"{change}\n" for change in CATALOGUE)
 
 
-def _cell(place: Place, made: list[tuple[Place, Change]]) -> str:
+def _cell(place: Place, made: list[Case]) -> str:
     changes = [change for where, change in made if where == place]
     refused = sum(place.isolation in change.refused for change in changes)
     return f"{len(changes) - refused} + {refused}"

@@ -1,8 +1,8 @@
 """Every kind of change, and where it is made.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. The plan has every kind
-in every place. A run has a share of the plan (``tests.shares``): each of ``EVERYWHERE_KINDS`` in one place, and some of the
-other kinds. ``make hygiene`` makes every kind in every place.
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A run makes each of
+``EVERYWHERE_KINDS`` in one place, and a share of the other kinds (``tests.shares``). Its places are those of the newest
+version's superuser, and those of one other version or role. ``make hygiene`` makes every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.hygiene.change import ISOLATIONS, Change, Isolation
 from tests.hygiene.changes_cluster import CLUSTER
@@ -22,15 +22,15 @@ from tests.hygiene.changes_rows import ROWS
 from tests.hygiene.changes_sequences import SEQUENCES
 from tests.hygiene.changes_sessions import SESSIONS
 from tests.hygiene.changes_tables import TABLE_KINDS
-from tests.shares import share
+from tests.shares import ALL, current_turn, share
 
 CATALOGUE: Final[tuple[Change, ...]] = (
     *(*ROWS, *SEQUENCES, *TABLE_KINDS, *OBJECTS, *PRIVILEGES, *SESSIONS, *CLUSTER),
 )
 
 
-EVERYWHERE_SHARES: Final = 12
-OTHER_SHARES: Final = 100
+OTHER_SHARES: Final = 40
+"""Shares of the kinds that are not in ``EVERYWHERE_KINDS``."""
 
 EVERYWHERE_KINDS: Final = frozenset(
     {
@@ -154,30 +154,48 @@ class Place:
         return change.concerns(self.major) and not in_vain
 
 
+class Case(NamedTuple):
+    """A kind of change in one place."""
+
+    place: Place
+    change: Change
+
+    def __str__(self) -> str:
+        """As it stands in the tests' names."""
+        return f"{self.place}-{self.change}"
+
+
 def places_of(majors: Sequence[int], *, plain: bool = False) -> list[Place]:
     """Every version in both isolations."""
     return [Place(major, isolation, plain) for major in majors for isolation in ISOLATIONS]
 
 
-def plan(majors: Sequence[int]) -> list[tuple[Place, Change]]:
-    """Return what is made where, place by place."""
-    places = [*places_of(majors), *places_of(majors, plain=True)]
-    return [(place, change) for place in places for change in CATALOGUE if place.allows(change)]
+def places_of_turn(majors: Sequence[int], turn: int) -> tuple[list[Place], int]:
+    """Return the places of a turn, each of which costs a service, and the turn of the shares there.
+
+    They are those of the newest version's superuser, and those of one other version or role.
+    """
+    newest, *others = [places_of([major], plain=plain) for plain in (False, True) for major in majors]
+    if ALL:
+        return [place for places in (newest, *others) for place in places], 0
+    turns, other = divmod(turn, len(others))
+    return [*newest, *others[other]], turns + other
 
 
-def of_turn(cases: Sequence[tuple[Place, Change]], turn: int | None = None) -> list[tuple[Place, Change]]:
-    """Return the cases that run on this turn."""
-    kinds: dict[str, list[tuple[Place, Change]]] = defaultdict(list)
-    for place, change in cases:
-        kinds[change.name if change.name in EVERYWHERE_KINDS else ""].append((place, change))
-    chosen = {
+def cases_in(places: Sequence[Place]) -> list[Case]:
+    """Return every kind in each place that has what it changes."""
+    return [Case(place, change) for place in places for change in CATALOGUE if place.allows(change)]
+
+
+def plan(majors: Sequence[int], turn: int | None = None) -> list[Case]:
+    """Return what a turn makes where, place by place."""
+    places, turn = places_of_turn(majors, current_turn() if turn is None else turn)
+    kinds: dict[str, list[Case]] = defaultdict(list)
+    for case in cases_in(places):
+        kinds[case.change.name if case.change.name in EVERYWHERE_KINDS else ""].append(case)
+    chosen = [
         case
-        for kind, of_kind in kinds.items()
-        for case in share(
-            of_kind,
-            EVERYWHERE_SHARES if kind else OTHER_SHARES,
-            turn,
-            name=lambda case: f"{case[0]} {case[1]}",
-        )
-    }
-    return [case for case in cases if case in chosen]
+        for kind, cases in kinds.items()
+        for case in share(cases, len(places) if kind else OTHER_SHARES, turn)
+    ]
+    return sorted(chosen, key=lambda case: places.index(case.place))
