@@ -41,7 +41,7 @@ test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: install ## the inner loop: tests that need nothing but Python, in half a minute
-	$(BIN)/python -m pytest -p no:schemathesis -p no:faker -p no:django -p no:anyio $(UNIT)
+	$(BIN)/python -m pytest $(UNIT)
 
 check: install ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .
