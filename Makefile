@@ -42,7 +42,7 @@ test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: install ## the inner loop: tests that need nothing but Python, in half a minute
-	$(BIN)/python -m pytest -p no:schemathesis -p no:faker -p no:django -p no:anyio $(UNIT)
+	$(BIN)/python -m pytest $(UNIT)
 
 coverage: install ## all tests, and which lines of the two packages they run; fails below the floor
 	$(BIN)/python -m coverage erase
@@ -67,10 +67,10 @@ scaling: install ## three replicas, four servers, and what that says of larger f
 	$(BIN)/python -m tests.benchmarks.scaling $(if $(QUICK),--quick) $(PARTS)
 
 faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
-	FRESHDB_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
+	FRESHDB_SHARES=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
 
 hygiene: install ## everything that a holder can leave behind or try, everywhere: both isolations, three versions, two kinds of role
-	FRESHDB_HYGIENE=all FRESHDB_HOSTILE=all FRESHDB_TEST_POSTGRES="18 16 15" \
+	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/hygiene tests/hostile
 
 soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=… CALM=1)

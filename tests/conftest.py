@@ -11,10 +11,10 @@ import hypothesis
 import pytest
 import redis
 
-from tests import services
+from tests import services, shares
 from tests.limits import LIMIT_SECONDS
 from tests.runs import Run
-from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, has_its_turn, wanted_majors
+from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, wanted_majors
 from tests.services import Service, start_service
 
 # How busy the machine is says nothing of the code.
@@ -35,6 +35,7 @@ class _Node(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     services.FORKED = True
+    shares.current_turn()  # before there are workers, which inherit it
     root = getattr(config, "workerinput", {}).get(_ROOT)
     if root is None:
         config.stash[_RUN] = Run.begin()
@@ -43,20 +44,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what has not its turn."""
-    kept: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
-    for item in items:
-        major = _version_of(item)
-        test = item.nodeid.replace(f"pg{major}", "")
-        (kept if major is None or has_its_turn(major, test) else left_out).append(item)
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    """Keep the tests that run on this turn."""
+    kept = shares.chosen(items)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
-def _version_of(item: pytest.Item) -> int | None:
-    major = item.callspec.params.get("postgres") if hasattr(item, "callspec") else None
-    return major if isinstance(major, int) else None
+def pytest_report_header() -> str:
+    return f"FRESHDB_TURN={shares.current_turn()}: the share of the cases that this run has (tests/shares.py)"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -103,13 +98,13 @@ def postgres_trust(servers: Servers) -> PostgresServer:
 
 @pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
 def postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
-    """The newest version; of the others, those whose turn it is."""
+    """The newest version, and a share of the tests on each older one."""
     return _server(servers, request.param)
 
 
 @pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
 def every_postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
-    """Each version in turn."""
+    """Each version."""
     return _server(servers, request.param)
 
 

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
-from zlib import crc32
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis, postgres_binaries
 from tests.runs import run_sync
@@ -57,7 +56,7 @@ class Servers:
 
 
 def wanted_majors() -> list[int]:
-    """The versions to test: all of them, or those that ``FRESHDB_TEST_POSTGRES`` names.
+    """The versions to test, the newest first: all of them, or those that ``FRESHDB_TEST_POSTGRES`` names.
 
     Where no CI demands all, a version that is not installed is left out.
     """
@@ -65,19 +64,3 @@ def wanted_majors() -> list[int]:
     if named:
         return [int(word) for word in named.replace(",", " ").split()]
     return [major for major in MAJORS if ALL_MAJORS_REQUIRED or postgres_binaries(major)]
-
-
-def has_its_turn(major: int, test: str) -> bool:
-    """Whether a test of every version runs on this one: on the newest always, on each of the others one test of eight.
-
-    All run on those that ``FRESHDB_TEST_POSTGRES`` names.
-    """
-    newest, *others = wanted_majors()
-    named = "FRESHDB_TEST_POSTGRES" in os.environ
-    return named or major == newest or crc32(test.encode()) % 8 == others.index(major)
-
-
-def matrix_majors() -> list[int]:
-    """The versions for what has hundreds of cases: the newest alone, unless CI demands all or some are named."""
-    wanted = wanted_majors()
-    return wanted if ALL_MAJORS_REQUIRED or "FRESHDB_TEST_POSTGRES" in os.environ else wanted[:1]

@@ -35,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         counted = Path(directory) / "counted"
         command = [sys.executable, "-m", "pytest", "-q", "-n", os.environ.get("WORKERS", "2"), "tests/crash"]
-        environment = os.environ | {"FRESHDB_CRASH": "all", "FRESHDB_CRASH_COUNTED": str(counted)}
+        environment = os.environ | {"FRESHDB_SHARES": "all", "FRESHDB_CRASH_COUNTED": str(counted)}
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if code == 0:
             rows = sorted(counted.read_text().splitlines())

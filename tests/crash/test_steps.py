@@ -1,7 +1,6 @@
 """A replica that is gone at any step of anything loses nothing, strands nothing and leaves nothing behind.
 
-By default one step of each story is tried, with one isolation by turns. ``make crash`` (``FRESHDB_CRASH=all``) tries every
-step with both.
+A run tries one step of each story, with one isolation (``tests.shares``). ``make crash`` tries every step with both.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from freshdb_service.lifecycle import Isolation
 from tests.crash.stories import STORIES
 from tests.crash.world import live_through
 from tests.servers import PostgresServer
+from tests.shares import ALL, share
 
-ALL = os.environ.get("FRESHDB_CRASH") == "all"
 COUNTED = os.environ.get("FRESHDB_CRASH_COUNTED")
 """A file to which how many steps were tried is written."""
 EARLY = 14
@@ -27,8 +26,8 @@ EARLY = 14
     ("story", "isolation"),
     [
         pytest.param(name, isolation, id=f"{name}-{isolation}")
-        for turn, (name, story) in enumerate(STORIES.items())
-        for isolation in (story.isolations if ALL else story.isolations[turn % len(story.isolations) :][:1])
+        for name, story in STORIES.items()
+        for isolation in story.isolations
     ],
 )
 async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(
@@ -43,9 +42,9 @@ async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(
 
 
 async def _chosen(postgres_18: PostgresServer, redis_url: str, story: str, isolation: Isolation) -> list[int]:
-    """All, or one of the first, the same in every run."""
+    """All, or one of the first."""
     if not ALL:
-        return [1 + sum(f"{story} {isolation}".encode()) % EARLY]
+        return share(range(1, EARLY + 1), EARLY, name=lambda step: f"{story} {isolation} {step}")
     steps = await live_through(postgres_18, redis_url, story, isolation, last=None)
     assert steps
     _count(story, isolation, steps)

@@ -22,6 +22,8 @@ from tests.deploy.documents import DEPLOY, compose, postgres_settings
 from tests.runs import end_servers_in, run_sync
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("compose")  # one installation for the tests of this module
+
 TOKEN = "a-secret"
 VARIABLES = {
     "CONTROL_PASSWORD": "control",

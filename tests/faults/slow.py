@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import pytest
 
-_ALL: Final = os.environ.get("FRESHDB_FAULTS") == "all"
+from tests.shares import ALL
 
-slow: Final = pytest.mark.skipif(not _ALL, reason="takes long: `make faults` runs it")
+slow: Final = pytest.mark.skipif(not ALL, reason="takes long: `make faults` runs it")

@@ -1,26 +1,21 @@
 """Every attack, and where it is made.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. By default those attacks
-that are not slow are made on the newest version, as a superuser; in CI some of them in each other place, too, by turns.
-``FRESHDB_HOSTILE=all`` (``make hygiene``) makes all of them in every place.
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A run makes each attack
+in one of the places of its turn, ``make hygiene`` in every place.
 
 ``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.hostile.attack import Attack, Outcome
 from tests.hostile.left import IN_THE_WAY, LEFT, TRAPS
 from tests.hostile.refusals import ELSEWHERE, FILES, PLACES, REFUSED, ROLES, SERVER, SESSIONS
-from tests.hygiene.catalogue import CATALOGUE, Place
-from tests.hygiene.change import ISOLATIONS
-from tests.servers import ALL_MAJORS_REQUIRED, matrix_majors
-
-EVERYTHING: Final = os.environ.get("FRESHDB_HOSTILE") == "all"
+from tests.hygiene.catalogue import CATALOGUE, Place, places_of_turn
+from tests.shares import current_turn, share
 
 ATTACKS: Final[tuple[Attack, ...]] = (*REFUSED, *LEFT)
 
@@ -54,26 +49,20 @@ IN_THE_MATRIX: Final[Mapping[str, str]] = {
 """What is tried as a kind of change in ``tests/hygiene``, and cleaned; by the name it has there."""
 
 
-def places() -> list[Place]:
-    """Where attacks are made: on the newest version as a superuser; in CI elsewhere, too, as whatever role."""
-    return [
-        Place(major, isolation, plain)
-        for major in matrix_majors()
-        for plain in (False, True)
-        for isolation in ISOLATIONS
-        if EVERYTHING or ALL_MAJORS_REQUIRED or not plain
+def plan(majors: Sequence[int], turn: int | None = None) -> list[tuple[Place, Attack]]:
+    """Return the attacks that a turn makes, place by place."""
+    places, turn = places_of_turn(majors, current_turn() if turn is None else turn)
+    chosen = [
+        (place, attack)
+        for attack in ATTACKS
+        for place in share(
+            [one for one in places if _possible(attack, one)],
+            len(places),
+            turn,
+            name=f"{{}} {attack}".format,
+        )
     ]
-
-
-def made_in(place: Place) -> Iterator[Attack]:
-    """The attacks that are made in a place: as a superuser on the newest version all that are quick, elsewhere by turns."""
-    elsewhere = [one for one in places() if one.plain or one.major != max(matrix_majors())]
-    for turn, attack in enumerate(ATTACKS):
-        if not _possible(attack, place) or (attack.slow and not EVERYTHING):
-            continue
-        others = [one for one in elsewhere if _possible(attack, one)]
-        if EVERYTHING or place not in others or place == others[turn % len(others)]:
-            yield attack
+    return sorted(chosen, key=lambda case: places.index(case[0]))
 
 
 def _possible(attack: Attack, place: Place) -> bool:

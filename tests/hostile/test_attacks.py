@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.attack import Attack, Outcome
-from tests.hostile.catalogue import ATTACKS, IN_THE_MATRIX, made_in, places, table
+from tests.hostile.catalogue import ATTACKS, IN_THE_MATRIX, plan, table
 from tests.hostile.conftest import Arena
 from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place
+from tests.servers import wanted_majors
 
-CASES = [(place, attack) for place in places() for attack in made_in(place)]
+CASES = plan(wanted_majors())
+PLACES = dict.fromkeys(place for place, _ in CASES)
 
 
 def of_place(place: Place) -> pytest.MarkDecorator:
@@ -38,7 +40,7 @@ def test_an_attack_comes_to_nothing(arena: Arena, place: Place, attack: Attack) 
         scene.holder.leave()
 
 
-@pytest.mark.parametrize("place", [pytest.param(one, id=str(one), marks=of_place(one)) for one in places()])
+@pytest.mark.parametrize("place", [pytest.param(one, id=str(one), marks=of_place(one)) for one in PLACES])
 def test_nobody_notices_what_was_tried_in_vain(arena: Arena, place: Place) -> None:
     """After all that was refused: whoever follows the attacker, and the neighbours."""
     stand = arena.scene(place).stand

@@ -11,10 +11,9 @@ import pytest
 from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.postgres import ServerOptions
-from tests.hostile.catalogue import EVERYTHING
 from tests.integration.postgres.conftest import managed
 from tests.integration.postgres.stage import build_template, connected, pg_dump, pool_of
-from tests.servers import ALL_MAJORS_REQUIRED, matrix_majors
+from tests.servers import wanted_majors
 
 SOBER = """
 CREATE OR REPLACE FUNCTION f(a integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN a; END $$
@@ -35,12 +34,7 @@ BEGIN
 END $$
 """
 IS_IN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711"
-PLACES = [
-    (major, isolation)
-    for major in matrix_majors()
-    for isolation in Isolation
-    if EVERYTHING or ALL_MAJORS_REQUIRED or isolation is Isolation.DATABASE
-]
+PLACES = [(major, isolation) for major in wanted_majors() for isolation in Isolation]
 
 
 @pytest.mark.parametrize(("major", "isolation"), PLACES, ids=str)

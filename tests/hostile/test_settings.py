@@ -14,7 +14,7 @@ from freshdb_service.postgres import Server, ServerOptions
 from tests.hostile.left import leave_every_setting
 from tests.integration.postgres.conftest import managed
 from tests.integration.postgres.stage import build_template, pg_dump, pool_of
-from tests.servers import Servers, matrix_majors
+from tests.servers import Servers, wanted_majors
 
 HARMLESS: Final = {
     "how fast a statement is, and how much memory it may take": """
@@ -53,7 +53,7 @@ HARMLESS: Final = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=matrix_majors(), ids=lambda major: f"pg{major}")
+@pytest.fixture(params=wanted_majors(), ids=lambda major: f"pg{major}")
 async def server(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Server]:
     try:
         dsn = servers.postgres(request.param).dsn

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from tests.hygiene.catalogue import CATALOGUE, Place, Reach, places_of, plan
-from tests.hygiene.change import Change
+from tests.hygiene.catalogue import CATALOGUE, Case, Place, cases_in, places_of, plan
 from tests.servers import MAJORS
 
 
 def main() -> None:
     """Write how many kinds there are in each place, then their names."""
     out = sys.stdout
-    out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL, with FRESHDB_HYGIENE=\n")
-    out.write(f"{'':>18}" + "".join(f"{reach:>14}" for reach in Reach) + "\n")
-    plans = [plan(MAJORS, reach) for reach in Reach]
-    for place in (*places_of(MAJORS), *places_of(MAJORS, plain=True)):
+    out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL\n")
+    out.write(f"{'':>18}{'on this turn':>14}{'all':>14}\n")
+    places = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
+    plans = [plan(MAJORS), cases_in(places)]
+    for place in places:
         out.write(f"{place!s:>18}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
     out.writelines(f"{change}\n" for change in CATALOGUE)
 
 
-def _cell(place: Place, made: list[tuple[Place, Change]]) -> str:
+def _cell(place: Place, made: list[Case]) -> str:
     changes = [change for where, change in made if where == place]
     refused = sum(place.isolation in change.refused for change in changes)
     return f"{len(changes) - refused} + {refused}"

@@ -1,21 +1,18 @@
 """Every kind of change, and where it is made.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A default run makes the
-kinds in ``EVERYWHERE_KINDS`` in both isolations of the newest version, and by turns in one of each older version and in one
-as a plain role; it tries each of those that PostgreSQL refuses in one place. ``FRESHDB_HYGIENE=turns`` makes the kinds in
-``EVERYWHERE_KINDS`` in both isolations of every version, and each of the others in one place. ``FRESHDB_HYGIENE=all`` makes
-every kind in every place.
+A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A run makes each of
+``EVERYWHERE_KINDS`` in one place, and a share of the other kinds (``tests.shares``). Its places are those of the newest
+version's superuser, and those of one other version or role. ``make hygiene`` makes every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
 
 from __future__ import annotations
 
-import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.hygiene.change import ISOLATIONS, Change, Isolation
 from tests.hygiene.changes_cluster import CLUSTER
@@ -25,31 +22,15 @@ from tests.hygiene.changes_rows import ROWS
 from tests.hygiene.changes_sequences import SEQUENCES
 from tests.hygiene.changes_sessions import SESSIONS
 from tests.hygiene.changes_tables import TABLE_KINDS
+from tests.shares import ALL, current_turn, share
 
 CATALOGUE: Final[tuple[Change, ...]] = (
     *(*ROWS, *SEQUENCES, *TABLE_KINDS, *OBJECTS, *PRIVILEGES, *SESSIONS, *CLUSTER),
 )
 
 
-class Reach(StrEnum):
-    """How much is made.
-
-    Attributes:
-        USUAL: what matters most (``EVERYWHERE_KINDS``) on the newest version in both isolations, by turns on an older, and
-            some of it as a plain role; of everything else what is refused.
-        TURNS: what matters most in every place, everything else by turns.
-        ALL: everything, everywhere.
-    """
-
-    USUAL = "usual"
-    TURNS = "turns"
-    ALL = "all"
-
-
-_ROLES_TURNS: Final = 3
-"""Of so many kinds, one is made as a plain role, too."""
-
-REACH: Final = Reach(os.environ.get("FRESHDB_HYGIENE", "usual"))
+OTHER_SHARES: Final = 40
+"""Shares of the kinds that are not in ``EVERYWHERE_KINDS``."""
 
 EVERYWHERE_KINDS: Final = frozenset(
     {
@@ -173,45 +154,48 @@ class Place:
         return change.concerns(self.major) and not in_vain
 
 
+class Case(NamedTuple):
+    """A kind of change in one place."""
+
+    place: Place
+    change: Change
+
+    def __str__(self) -> str:
+        """As it stands in the tests' names."""
+        return f"{self.place}-{self.change}"
+
+
 def places_of(majors: Sequence[int], *, plain: bool = False) -> list[Place]:
     """Every version in both isolations."""
     return [Place(major, isolation, plain) for major in majors for isolation in ISOLATIONS]
 
 
-def plan(majors: Sequence[int], reach: Reach = REACH) -> list[tuple[Place, Change]]:
-    """What is made where, place by place."""
-    places, plain = places_of(majors), places_of(majors, plain=True)
-    chosen: dict[Place, list[Change]] = {place: [] for place in (*places, *plain)}
-    for turn, change in enumerate(CATALOGUE):
-        for place in _places_for(change, turn, [one for one in places if one.allows(change)], reach):
-            chosen[place].append(change)
-        for place in _plain_places_for(change, [one for one in plain if one.allows(change)], reach):
-            chosen[place].append(change)
-    return [(place, change) for place in chosen for change in chosen[place]]
+def places_of_turn(majors: Sequence[int], turn: int) -> tuple[list[Place], int]:
+    """Return the places of a turn, each of which costs a service, and the turn of the shares there.
+
+    They are those of the newest version's superuser, and those of one other version or role.
+    """
+    newest, *others = [places_of([major], plain=plain) for plain in (False, True) for major in majors]
+    if ALL:
+        return [place for places in (newest, *others) for place in places], 0
+    turns, other = divmod(turn, len(others))
+    return [*newest, *others[other]], turns + other
 
 
-def _plain_places_for(change: Change, places: list[Place], reach: Reach) -> list[Place]:
-    if reach is Reach.ALL:
-        return places
-    allowed = [place for place in places if place.isolation not in change.refused]
-    if change.name not in EVERYWHERE_KINDS or not allowed:
-        return []
-    turn, has_none = divmod(sorted(EVERYWHERE_KINDS).index(change.name), _ROLES_TURNS)
-    return [] if has_none else [allowed[turn % len(allowed)]]
+def cases_in(places: Sequence[Place]) -> list[Case]:
+    """Return every kind in each place that has what it changes."""
+    return [Case(place, change) for place in places for change in CATALOGUE if place.allows(change)]
 
 
-def _places_for(change: Change, turn: int, places: list[Place], reach: Reach) -> set[Place]:
-    if reach is Reach.ALL or (reach is Reach.TURNS and change.name in EVERYWHERE_KINDS):
-        return set(places)
-    if change.name in EVERYWHERE_KINDS:
-        newest = max(place.major for place in places)
-        older = [place for place in places if place.major != newest]
-        return {place for place in places if place.major == newest} | (
-            {older[turn % len(older)]} if older else set()
-        )
-    refused = [place for place in places if place.isolation in change.refused]
-    allowed = [place for place in places if place.isolation not in change.refused]
-    in_turn = refused[turn % len(refused) :][:1] if refused else []
-    if reach is Reach.TURNS and allowed:
-        in_turn.append(allowed[turn % len(allowed)])
-    return set(in_turn)
+def plan(majors: Sequence[int], turn: int | None = None) -> list[Case]:
+    """Return what a turn makes where, place by place."""
+    places, turn = places_of_turn(majors, current_turn() if turn is None else turn)
+    kinds: dict[str, list[Case]] = defaultdict(list)
+    for case in cases_in(places):
+        kinds[case.change.name if case.change.name in EVERYWHERE_KINDS else ""].append(case)
+    chosen = [
+        case
+        for kind, cases in kinds.items()
+        for case in share(cases, len(places) if kind else OTHER_SHARES, turn)
+    ]
+    return sorted(chosen, key=lambda case: places.index(case.place))

@@ -22,14 +22,14 @@ import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
 from tests import asking
-from tests.hygiene.catalogue import REACH, Reach
 from tests.hygiene.change import ISOLATIONS, Holder
 from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
 from tests.hygiene.ground import Ground, Lease
 from tests.hygiene.judge import differences
 from tests.limits import LIMIT_SECONDS
-from tests.servers import matrix_majors
+from tests.servers import wanted_majors
 from tests.services import Service, start_service
+from tests.shares import share
 
 CHANGES = (
     "INSERT INTO note (body) VALUES ('committed')",
@@ -42,13 +42,12 @@ CHANGES = (
 LOGGED_TEMPLATE = TEMPLATE.replace("INSERT INTO scratch VALUES (1);", "")
 UNFINISHED = ("BEGIN", "INSERT INTO note (body) VALUES ('unfinished')", "DROP TABLE kept")
 AFTERWARDS = ("INSERT INTO audit (happened) VALUES ('after')", "DELETE FROM preference")
-MOMENTS_SECONDS = (0.0,) if REACH is Reach.USUAL else (0.0, 0.003, 0.01, 0.03)
+MOMENTS_SECONDS = share((0.0, 0.003, 0.01, 0.03), 4)
 # A row that was claimed in the moment of a crash comes back when the claim has expired.
 IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
 VERSIONS = [
     pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
-    for major in matrix_majors()
-    if REACH is not Reach.USUAL or major == max(matrix_majors())
+    for major in share(wanted_majors(), 3)
 ]
 
 

@@ -7,9 +7,9 @@ import pytest
 from tests.hygiene.change import Holder
 from tests.hygiene.conftest import Grounds
 from tests.hygiene.judge import Subject, differences
-from tests.servers import matrix_majors
+from tests.servers import wanted_majors
 
-MAJOR = matrix_majors()[0]
+MAJOR = wanted_majors()[0]
 SEEN = {
     "INSERT INTO pair VALUES (7, 'x')": ["changed: content: rows of public.pair"],
     "UPDATE person SET ratio = 0 WHERE mail = 'zero@example.org'": ["changed: content: rows of public.person"],

@@ -5,20 +5,20 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, Reach, places_of, plan
-from tests.hygiene.change import EVERYWHERE, Change, Holder
+from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, cases_in, places_of, plan
+from tests.hygiene.change import Change, Holder
 from tests.hygiene.conftest import Grounds, Stand
 from tests.hygiene.judge import differences
-from tests.servers import MAJORS, matrix_majors
+from tests.servers import MAJORS, wanted_majors
+
+PLACES = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
 
 
 @pytest.mark.parametrize(
     ("place", "change"),
     [
-        pytest.param(
-            place, change, id=f"{place}-{change}", marks=pytest.mark.xdist_group(f"hygiene-{place.major}")
-        )
-        for place, change in plan(matrix_majors())
+        pytest.param(*case, id=str(case), marks=pytest.mark.xdist_group(f"hygiene-{case.place.major}"))
+        for case in plan(wanted_majors())
     ],
 )
 def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
@@ -61,37 +61,25 @@ def test_kinds_have_names_of_their_own() -> None:
 
 
 def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
-    chosen = plan(MAJORS, Reach.TURNS)
-    for place in places_of(MAJORS):
-        cleaned = [
-            change for where, change in chosen if where == place and place.isolation not in change.refused
-        ]
+    for place in PLACES:
+        cleaned = [case for case in cases_in([place]) if place.isolation not in case.change.refused]
         assert len(cleaned) >= 75, place
 
 
-def test_a_default_run_makes_each_of_them_in_both_isolations_and_uses_every_place() -> None:
-    changes = {change.name: change for change in CATALOGUE}
-    made: dict[str, set[Place]] = {name: set() for name in EVERYWHERE_KINDS}
-    for place, change in plan(MAJORS, Reach.USUAL):
-        if change.name in made:
-            made[change.name].add(place)
-    for name, places in made.items():
-        newest = {place for place in places_of(MAJORS[:1]) if place.allows(changes[name])}
-        others = [place for place in places if not place.plain and place not in newest]
-        assert newest <= places, name
-        assert len(others) == any(changes[name].concerns(major) for major in MAJORS[1:]), name
-    assert set().union(*made.values()) == {*places_of(MAJORS), *places_of(MAJORS, plain=True)}
+def test_every_important_kind_is_possible_in_every_place() -> None:
+    for place in places_of(MAJORS):
+        assert {case.change.name for case in cases_in([place])} >= EVERYWHERE_KINDS, place
 
 
-def test_what_only_a_whole_database_allows_is_refused_with_every_schema() -> None:
-    changes = {change.name: change for change in CATALOGUE}
-    chosen = set(plan(MAJORS, Reach.TURNS))
-    for name in EVERYWHERE_KINDS:
-        assert all((place, changes[name]) in chosen for place in places_of(MAJORS)), name
-
-
-def test_every_kind_has_its_turn() -> None:
-    made = {change for place, change in plan(MAJORS, Reach.TURNS) if place.isolation not in change.refused}
-    assert made == {change for change in CATALOGUE if change.refused != EVERYWHERE}
-    tried = {change for place, change in plan(MAJORS, Reach.USUAL) if place.isolation in change.refused}
-    assert tried == {change for change in CATALOGUE if change.refused}
+@pytest.mark.parametrize("majors", [MAJORS, MAJORS[:2], MAJORS[:1]], ids=str)
+def test_each_turn_has_every_important_kind_and_the_turns_have_every_place(
+    majors: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.shares.ALL", False)
+    monkeypatch.setattr("tests.hygiene.catalogue.ALL", False)
+    turns = [plan(majors, turn) for turn in range(len(PLACES) * 2)]
+    for cases in turns:
+        assert {case.change.name for case in cases} > EVERYWHERE_KINDS
+    everything = cases_in([*places_of(majors), *places_of(majors, plain=True)])
+    important = {str(case) for case in everything if case.change.name in EVERYWHERE_KINDS}
+    assert {str(case) for cases in turns for case in cases} > important

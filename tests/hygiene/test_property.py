@@ -16,13 +16,13 @@ from tests.hygiene.change import ISOLATIONS, Holder, Isolation
 from tests.hygiene.conftest import Grounds, Stand
 from tests.hygiene.drawing import Story, stories
 from tests.hygiene.judge import differences
-from tests.servers import matrix_majors
+from tests.servers import wanted_majors
 
 ASKED = os.environ.get("FRESHDB_HYGIENE_EXAMPLES")
 EXAMPLES = int(ASKED) if ASKED else 3
 
 
-@pytest.mark.xdist_group(f"hygiene-{matrix_majors()[0]}")
+@pytest.mark.xdist_group(f"hygiene-{wanted_majors()[0]}")
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize("plain", [False, True], ids=["superuser", "plain"])
 @settings(
@@ -37,7 +37,7 @@ EXAMPLES = int(ASKED) if ASKED else 3
 def test_whatever_is_done_to_a_template_the_next_holder_finds_it_as_it_was(
     grounds: Grounds, isolation: Isolation, story: Story, *, plain: bool
 ) -> None:
-    stand = grounds.open(matrix_majors()[0], isolation, story.schema.sql, "property", plain=plain)
+    stand = grounds.open(wanted_majors()[0], isolation, story.schema.sql, "property", plain=plain)
     try:
         for statements in story.holders:
             _lease_and_judge(stand, statements, left_open=story.left_open)

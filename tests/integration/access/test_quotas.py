@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pytest
 
 from tests.integration.access.conftest import Caller, refused, unique, until
 from tests.services import Service, make_due
+
+pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
 
 
 def test_of_many_contenders_on_two_replicas_none_gets_one_lease_too_many(boss: Caller) -> None:

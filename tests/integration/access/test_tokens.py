@@ -11,6 +11,8 @@ import pytest
 from tests.integration.access.conftest import Caller, refused, unique, until
 from tests.services import Service
 
+pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
+
 
 def test_a_token_works_on_every_replica_as_soon_as_it_is_made(boss: Caller) -> None:
     secret, made = boss.create("alice-1", scopes=["read"])

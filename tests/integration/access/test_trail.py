@@ -10,6 +10,8 @@ from tests import asking
 from tests.integration.access.conftest import SETTINGS, Caller, refused, unique, until
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
+
 
 def audit_log(boss: Caller, **wanted: object) -> list[tuple[str, str | None, str | None]]:
     """Action, principal and address of what was done, the oldest first."""

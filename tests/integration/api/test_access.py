@@ -10,6 +10,8 @@ from tests import asking
 from tests.servers import PostgresServer
 from tests.services import start_service
 
+pytestmark = pytest.mark.xdist_group("api-access")  # one service for the tests of this module
+
 TOKENS = "ci:ci-secret dev:dev-secret watcher:watch-secret:read boss:boss-secret:admin"
 
 

@@ -26,6 +26,8 @@ from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("api-connections")  # one service for the tests of this module
+
 REQUEST_SECONDS = 1.0
 READER_SECONDS = 1.0
 MAX_CONNECTIONS = 60

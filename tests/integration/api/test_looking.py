@@ -17,6 +17,8 @@ from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
+pytestmark = pytest.mark.xdist_group("api-looking")  # one service for the tests of this module
+
 Acquire = Callable[..., dict[str, Any]]
 Item = dict[str, Any]
 

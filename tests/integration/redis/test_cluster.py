@@ -30,6 +30,8 @@ from freshdb_service.redis.wakeups import Wakeups
 from tests.servers import PostgresServer
 from tests.services import start_service
 
+pytestmark = pytest.mark.xdist_group("redis-cluster")  # one cluster for the tests of this module
+
 SLOTS = 16_384
 START_SECONDS = 60
 

@@ -18,6 +18,8 @@ from tests.runs import run_sync
 from tests.servers import PostgresServer
 from tests.services import with_database
 
+pytestmark = pytest.mark.xdist_group("growth")  # one large database for the tests of this module
+
 DATABASES = 1_000
 
 
