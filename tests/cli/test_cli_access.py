@@ -81,7 +81,7 @@ def test_what_is_not_there_says_what_to_do(boss: Freshdb) -> None:
         (["create", "--name", "x", "--expires", "soon"], "90d, 12h, 30m, or seconds"),
         (["create", "--name", "x", "--max-disk", "much"], "20GB, 500MB, or bytes"),
         (["create", "--name", "x", "--max-leases", "none"], "is not a number"),
-        (["set", "x"], "say which quota"),
+        (["set", "x"], "give a quota"),
         (["revoke", "x", "--leases", "--control", "postgresql://h/x"], "--leases needs the service"),
     ],
 )

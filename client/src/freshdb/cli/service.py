@@ -39,7 +39,7 @@ def status(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print_json({"status": "not running", "data": str(directory)})
             print_message(
-                f"no service is configured or running in {directory}; `freshdb run` and pytest start one when needed"
+                f"no service is configured, and none is running in {directory}; `freshdb run` and pytest start one"
             )
             return FAILED
         url = running.url
