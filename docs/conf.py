@@ -10,12 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from freshdb import AsyncClient, Client, __version__  # noqa: E402 - the checkout, as installed
-from freshdb.methods import Awaiting, Blocking  # noqa: E402
-from freshdb.toolkit import cleanup, data, engines  # noqa: E402
+from freshdb.methods import OperationMethod  # noqa: E402
+from freshdb.toolkit import cleanup, data  # noqa: E402
 from tools import reference  # noqa: E402 - found by the line above
 
 project = "freshdb"
-BOUND = (Awaiting, Blocking, engines.Awaiting, engines.Blocking)
 BINDING = (
     Client,
     AsyncClient,
@@ -40,7 +39,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", _say_what_it_gives)
     for kind in BINDING:
         for name, value in list(vars(kind).items()):
-            if isinstance(value, BOUND):
+            if isinstance(value, OperationMethod):
                 setattr(kind, name, value.__wrapped__)
 
 

@@ -80,8 +80,8 @@ def test_what_is_not_there_says_what_to_do(boss: Freshdb) -> None:
         (["create", "--name", "x", "--scopes", "root"], "some of read, lease, build, admin"),
         (["create", "--name", "x", "--expires", "soon"], "90d, 12h, 30m, or seconds"),
         (["create", "--name", "x", "--max-disk", "much"], "20GB, 500MB, or bytes"),
-        (["create", "--name", "x", "--max-leases", "none"], "is no number"),
-        (["set", "x"], "say which quota"),
+        (["create", "--name", "x", "--max-leases", "none"], "is not a number"),
+        (["set", "x"], "give a quota"),
         (["revoke", "x", "--leases", "--control", "postgresql://h/x"], "--leases needs the service"),
     ],
 )

@@ -130,10 +130,10 @@ def test_stop_ends_it_and_says_when_there_is_nothing_to_stop(data: Path, command
         assert time.monotonic() < until
         time.sleep(0.02)
     again = command("stop")
-    assert (again.returncode, again.stderr) == (0, f"no service runs in {data}\n")
+    assert (again.returncode, again.stderr) == (0, f"no service is running in {data}\n")
     status = command("status")
     assert status.returncode == 1
-    assert f"none runs in {data}" in status.stderr
+    assert f"none is running in {data}" in status.stderr
 
 
 def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

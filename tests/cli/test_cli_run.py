@@ -114,7 +114,7 @@ def test_a_command_that_is_not_there(freshdb_command: Freshdb, shop: Template, c
         "run", "--template", shop.name, "--holder", f"mark={mark}", "--", "no-such-command"
     )
     assert done.returncode == 127
-    assert "no-such-command: there is no such command" in done.stderr
+    assert "no-such-command: command not found" in done.stderr
     assert client.leases(holder={"mark": mark}) == []
 
 
@@ -217,8 +217,8 @@ def test_an_unknown_template_says_what_to_do(freshdb_command: Freshdb) -> None:
     [
         (["run"], "freshdb run -- pytest"),
         (["run", "--", "true"], "[tool.freshdb] template"),
-        (["run", "--ttl", "soon", "--", "true"], "no number of seconds"),
-        (["run", "--wait", "-1", "--", "true"], "no number of seconds"),
+        (["run", "--ttl", "soon", "--", "true"], "is not a number of seconds"),
+        (["run", "--wait", "-1", "--", "true"], "is not a number of seconds"),
         (["run", "--holder", "me", "--", "true"], "KEY=VALUE"),
         (["leases", "--", "true"], "nothing after --"),
         (["template", "build", "x", "--", "true"], "--inputs"),

@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from freshdb.version import __version__
+
 if TYPE_CHECKING:
     from freshdb.async_client import AsyncClient
     from freshdb.client import Client
@@ -76,8 +78,6 @@ if TYPE_CHECKING:
     )
     from freshdb.project import Project, load_project
     from freshdb.token_models import AuditRecord, Token
-
-__version__ = "0.1.0"
 
 _MODULES: Final = {
     "freshdb.token_models": ("AuditRecord", "Token"),

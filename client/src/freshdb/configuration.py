@@ -7,12 +7,12 @@ import random
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from freshdb import __version__
 from freshdb.clock import elapsed_seconds
 from freshdb.errors import NotConfigured
 from freshdb.operations import Operations
 from freshdb.retry import RetryPolicy, ServiceAddresses
 from freshdb.transport import ConnectionSettings
+from freshdb.version import __version__
 
 
 class Configuration:

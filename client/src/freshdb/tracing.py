@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from freshdb import __version__
+from freshdb.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping

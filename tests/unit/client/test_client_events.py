@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from freshdb import Client, Forbidden, ServiceUnreachable
@@ -49,6 +51,13 @@ def test_a_stream_that_is_refused_is_an_error_at_once(client: Client, script: Sc
     script.play(problem(403, "forbidden"))
     with pytest.raises(Forbidden):
         next(client.events())
+
+
+def test_pauses_before_the_stream_is_opened_again_double_up_to_five_seconds(client: Client) -> None:
+    reader = EventReader(None, replace(client.policy, chance=lambda: 0.0))
+    assert [reader.pause_seconds() for _ in range(7)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
+    reader.feed(": alive")
+    assert reader.pause_seconds() == pytest.approx(0.2)
 
 
 def test_what_is_no_json_is_left_out(client: Client) -> None:

@@ -22,6 +22,8 @@ from freshdb import (
     ServiceUnreachable,
     UnexpectedAnswer,
 )
+from freshdb.messages import Failure, Pause, Send, ServiceCall
+from freshdb.retry import RetryPolicy, ServiceAddresses, exchange
 from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import (
     Asked,
@@ -35,6 +37,22 @@ from tests.unit.client.scripted import (
 )
 
 HANG_UP = Reply(hang_up=True)
+REFUSED = Failure("connection refused", delivered=False, sent_at=0.0)
+
+
+def _policy(addresses: ServiceAddresses, chance: float = 0.0) -> RetryPolicy:
+    return RetryPolicy(addresses, 1.0, 3600.0, lambda: 0.0, lambda: chance)
+
+
+def _pauses(policy: RetryPolicy, number: int) -> list[float]:
+    """Let a call fail until it has paused this many times."""
+    flow = exchange(ServiceCall("GET", "/"), policy)
+    step, pauses = next(flow), []
+    while len(pauses) < number:
+        if isinstance(step, Pause):
+            pauses.append(step.seconds)
+        step = flow.send(None if isinstance(step, Pause) else REFUSED)
+    return pauses
 
 
 @pytest.fixture
@@ -238,6 +256,35 @@ def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent(client: Clie
     with pytest.raises(ValueError, match="finite"):
         client.acquire("shop", ttl_seconds=float("nan"))
     assert script.asked == []
+
+
+def test_pauses_between_attempts_double_up_to_five_seconds() -> None:
+    addresses = ServiceAddresses(["http://one"])
+    doubled = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+    assert _pauses(_policy(addresses), 9) == pytest.approx(doubled)
+    assert _pauses(_policy(addresses, chance=1.0), 9) == pytest.approx([one / 2 for one in doubled])
+    assert _pauses(_policy(addresses), 2000)[-1] == 5.0
+
+
+def test_every_address_is_tried_before_the_first_pause() -> None:
+    addresses = ServiceAddresses(["http://one", "http://two", "http://three"])
+    flow = exchange(ServiceCall("GET", "/"), _policy(addresses))
+    steps = [next(flow), *(flow.send(REFUSED) for _ in range(3))]
+    assert [one.base if isinstance(one, Send) else None for one in steps] == [
+        "http://one", "http://two", "http://three", None
+    ]  # fmt: skip
+
+
+def test_two_calls_that_fail_at_the_same_address_advance_it_once() -> None:
+    addresses = ServiceAddresses(["http://one", "http://two", "http://three"])
+    flows = [exchange(ServiceCall("GET", "/"), _policy(addresses)) for _ in range(2)]
+    for flow in flows:
+        assert next(flow) == Send("http://one", ServiceCall("GET", "/"), 1.0)
+    for flow in flows:
+        assert flow.send(REFUSED) == Send("http://two", ServiceCall("GET", "/"), 1.0)
+    assert addresses.current == "http://two"
+    addresses.leave("http://three")
+    assert addresses.current == "http://two"
 
 
 def test_neither_repr_nor_error_shows_the_token(client: Client, unreachable: str) -> None:

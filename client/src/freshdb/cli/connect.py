@@ -1,4 +1,4 @@
-"""Which service a command talks to, and who it says it is."""
+"""The service that a command talks to, and the holder that it gives."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from freshdb.cli.output import say
-from freshdb.cli.usage import UsageError
+from freshdb.cli.exits import UsageError
+from freshdb.cli.output import print_message
 from freshdb.client import Client
 from freshdb.embedded import ensure_service
 from freshdb.errors import ProjectInvalid
@@ -22,7 +22,7 @@ _CI_RUN: Final = ("CI_JOB_URL", "BUILD_URL", "CIRCLE_BUILD_URL", "BUILDKITE_BUIL
 
 
 def project() -> Project | None:
-    """Read the project that the working directory belongs to.
+    """Read the project of the working directory.
 
     Raises:
         UsageError: its ``[tool.freshdb]`` is wrong.
@@ -34,7 +34,7 @@ def project() -> Project | None:
 
 
 def configured_url(arguments: argparse.Namespace) -> str | None:
-    """Find the service's address: the command line, the project, the environment, in this order."""
+    """Find the service's address: from the command line, the project or the environment, in this order."""
     if arguments.url:
         given: str = arguments.url
         return given
@@ -45,15 +45,15 @@ def configured_url(arguments: argparse.Namespace) -> str | None:
 
 
 def connect(arguments: argparse.Namespace) -> Client:
-    """Open a client; with no service configured, an embedded one is found or started."""
+    """Open a client. With no service configured, find or start an embedded one."""
     url = configured_url(arguments)
-    return Client(url or ensure_service(arguments.data, progress=say))
+    return Client(url or ensure_service(arguments.data, progress=print_message))
 
 
-def describe_holder(what: str, given: dict[str, str]) -> dict[str, str]:
-    """Say who holds a lease: what was given, then what is known here."""
+def describe_holder(name: str, given: dict[str, str]) -> dict[str, str]:
+    """Describe the holder of a lease. The values in `given` replace the known ones."""
     known = {
-        "name": what,
+        "name": name,
         "host": socket.gethostname(),
         "user": _user(),
         "pid": str(os.getpid()),
@@ -65,7 +65,7 @@ def describe_holder(what: str, given: dict[str, str]) -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's uid without a name
+    except (KeyError, OSError):  # in a container, a uid may have no name
         return str(os.getuid())
 
 

@@ -1,4 +1,4 @@
-"""Exit codes, as ``sysexits.h`` and shells have them."""
+"""Exit codes, as ``sysexits.h`` and shells define them, and the error for a wrong command line."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ CANNOT_EXECUTE: Final = 126
 NOT_FOUND: Final = 127
 BY_SIGNAL: Final = 128
 INTERRUPTED: Final = 130
+
+
+class UsageError(Exception):
+    """The command line is wrong: exit code 2."""

@@ -7,20 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from freshdb.cli.connect import connect, describe_holder, project
-from freshdb.cli.exits import FAILED
+from freshdb.cli.exits import FAILED, UsageError
 from freshdb.cli.hints import hint
-from freshdb.cli.output import (
-    complain_to,
-    pairs,
-    print_json,
-    print_table,
-    result,
-    say,
-    short,
-    waiting,
-    without_password,
-)
-from freshdb.cli.usage import UsageError
+from freshdb.cli.output import print_json, print_message, print_result, print_table, report_error, waiting
+from freshdb.cli.text import pairs, short, without_password
 from freshdb.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -49,9 +39,9 @@ def acquire(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_with_url(lease))
         return 0
-    result(lease.url)
-    say(f"lease {lease.id} on {short(lease.template)} ends {lease.ttl_seconds:g} s from now")
-    say(f"  renew: freshdb renew {lease.id}   release: freshdb release {lease.id}")
+    print_result(lease.url)
+    print_message(f"lease {lease.id} on {short(lease.template)} ends {lease.ttl_seconds:g} s from now")
+    print_message(f"  renew: freshdb renew {lease.id}   release: freshdb release {lease.id}")
     return 0
 
 
@@ -62,24 +52,24 @@ def renew(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(renewal)
     else:
-        result(f"lease {renewal.id} ends {renewal.ttl_seconds:g} s from now")
+        print_result(f"lease {renewal.id} ends {renewal.ttl_seconds:g} s from now")
     return 0
 
 
 def reset(arguments: argparse.Namespace) -> int:
-    """Make a leased database clean in place and print its new URL."""
+    """Reset a leased database in place and print its new URL."""
     with connect(arguments) as client:
         lease = client.reset(arguments.lease)
     if arguments.json:
         print_json(_with_url(lease))
         return 0
-    result(lease.url)
-    say(f"lease {lease.id} is clean again; the login before is out")
+    print_result(lease.url)
+    print_message(f"lease {lease.id} is clean again; its old login no longer works")
     return 0
 
 
 def release(arguments: argparse.Namespace) -> int:
-    """Release or revoke leases; all are tried."""
+    """Release or revoke leases. One that fails does not stop the others."""
     released: list[Lease] = []
     failed = False
     with connect(arguments) as client:
@@ -87,25 +77,25 @@ def release(arguments: argparse.Namespace) -> int:
             try:
                 released.append(client.revoke(identifier) if arguments.force else client.release(identifier))
             except ServiceError as error:
-                complain_to(arguments, str(error), hint(error), code=error.code)
+                report_error(arguments, str(error), hint(error), code=error.code)
                 failed = True
     if arguments.json:
         print_json([without_password(one) for one in released])
     else:
         for one in released:
-            say(f"{one.state} {one.id}{_left_behind(one)}")
+            print_message(f"{one.state} {one.id}{_leftovers(one)}")
     return FAILED if failed else 0
 
 
 def keep(arguments: argparse.Namespace) -> int:
-    """Hold a leased database back for a look."""
+    """Keep a leased database for inspection."""
     with connect(arguments) as client:
         lease = client.keep(arguments.lease, ttl_seconds=arguments.ttl, reason=arguments.reason)
     if arguments.json:
         print_json(_with_url(lease) if lease.password else without_password(lease))
     else:
-        say(
-            f"kept {lease.id} for {arguments.ttl:g} s; look at it: freshdb psql --lease {shlex.quote(lease.id)}"
+        print_message(
+            f"kept {lease.id} for {arguments.ttl:g} s; open it: freshdb psql --lease {shlex.quote(lease.id)}"
         )
     return 0
 
@@ -142,7 +132,7 @@ def leases(arguments: argparse.Namespace) -> int:
 
 
 def chosen_template(arguments: argparse.Namespace, client: Client) -> str:
-    """Give the template of the command line, or the project's, which is made if need be.
+    """Return the template of the command line, or the project's, which is built if needed.
 
     Raises:
         UsageError: neither names one.
@@ -152,13 +142,13 @@ def chosen_template(arguments: argparse.Namespace, client: Client) -> str:
         given: str = arguments.template
         return given
     if found is None or found.template is None:
-        message = "name a template, here or in pyproject.toml as [tool.freshdb] template"
+        message = "give a template, on the command line or in pyproject.toml as [tool.freshdb] template"
         raise UsageError(message)
-    return found.ensure_template(client, progress=say)
+    return found.ensure_template(client, progress=print_message)
 
 
 def chosen_isolation(arguments: argparse.Namespace) -> Isolation:
-    """Give the isolation of the command line, or the project's."""
+    """Return the isolation of the command line, or the project's."""
     given: Isolation | None = arguments.isolation
     if given is not None:
         return given
@@ -167,14 +157,14 @@ def chosen_isolation(arguments: argparse.Namespace) -> Isolation:
 
 
 def wait_if_building(client: Client, template: str, wait_seconds: float) -> None:
-    """Wait for somebody else's build."""
+    """Wait until another builder has built the template."""
     if client.template(template).state == "building":
-        say(f"waiting for the build of {template}…")
+        print_message(f"waiting for the build of {template}…")
         with waiting(f"building {short(template)}"):
             client.wait_template(template, wait_seconds=wait_seconds)
 
 
-def _left_behind(lease: Lease) -> str:
+def _leftovers(lease: Lease) -> str:
     found = {} if lease.leftovers is None else asdict(lease.leftovers)
     objects = ", ".join(found.pop("objects", ()))
     words = [f"{name.replace('_', ' ')}: {number}" for name, number in found.items() if number]

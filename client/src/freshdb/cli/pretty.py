@@ -1,4 +1,4 @@
-"""Tables and progress for people at a terminal, with rich (the extra ``cli``). The only module that loads it."""
+"""Tables and progress at a terminal, with rich (the extra ``cli``). Only this module imports rich."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from freshdb.cli.text import short
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from freshdb.cli.watch import Frame
+    from freshdb.cli.frame import Frame
     from freshdb.models import Lease, Pool
 
 STATES: Final[Mapping[str, str]] = {
@@ -34,7 +36,7 @@ STATES: Final[Mapping[str, str]] = {
     "unavailable": "bold red",
     "unreachable": "bold red",
 }
-"""Colours, always beside the word: nobody needs to tell them apart."""
+"""The colour of each state. The word is always shown, too, for users who cannot tell colours apart."""
 
 _BAR: Final[Sequence[tuple[str, str]]] = (
     ("leased", "█"),
@@ -50,12 +52,12 @@ _LINES_ABOVE_LEASES: Final = 9
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output; what does not fit is folded, never cut, so that ids can be copied."""
-    Console(highlight=False).print(_table(headings, [[_styled(cell) for cell in row] for row in rows]))
+    """Print a table to standard output. Long cells are folded, never cut, so that ids can be copied."""
+    Console(highlight=False).print(_table(headings, [[_style(cell) for cell in row] for row in rows]))
 
 
-def progress(what: str) -> Progress:
-    """A line on standard error that says what is waited for, and how long already; gone when that is over."""
+def progress(description: str) -> Progress:
+    """Make a line on standard error with the reason and the duration of a wait. It disappears at the end."""
     line = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -63,12 +65,12 @@ def progress(what: str) -> Progress:
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
-    line.add_task(what, total=None)
+    line.add_task(description, total=None)
     return line
 
 
 class Screen:
-    """The whole terminal, drawn anew for each frame; as it was before when the block has ended."""
+    """The whole terminal, redrawn for each frame. The end of the block restores its former content."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -83,11 +85,11 @@ class Screen:
 
     def show(self, frame: Frame) -> None:
         """Draw one frame."""
-        self._live.update(drawn(frame, self._console.height), refresh=True)
+        self._live.update(draw(frame, self._console.height), refresh=True)
 
 
-def drawn(frame: Frame, height: int) -> RenderableType:
-    """One frame of ``status --watch``, no taller than the terminal: pools first, those with waiters on top."""
+def draw(frame: Frame, height: int) -> RenderableType:
+    """Draw one frame of ``status --watch`` that fits the terminal. Pools with waiting requests come first."""
     health = Text.assemble(
         ("freshdb ", "bold"),
         f"{frame.version or ''} {frame.url}  ",
@@ -96,7 +98,7 @@ def drawn(frame: Frame, height: int) -> RenderableType:
         ("   q quits", "dim"),
     )
     parts: list[RenderableType] = [health]
-    wrong = [f"{name}: {said}" for name, said in frame.checks.items() if said != "ok"]
+    wrong = [f"{name}: {state}" for name, state in frame.checks.items() if state != "ok"]
     parts += [Text(one, style="bold red") for one in [*wrong, *([frame.problem] if frame.problem else [])]]
     pools = sorted(frame.pools, key=lambda one: (-one.waiting, one.template, one.isolation))
     room = max(1, (height - _LINES_ABOVE_LEASES - len(parts)) // 2)
@@ -107,18 +109,18 @@ def drawn(frame: Frame, height: int) -> RenderableType:
     return Group(*parts)
 
 
-def bar(pool: Pool) -> Text:
-    """A pool's databases by state, as parts of what it may have."""
+def pool_bar(pool: Pool) -> Text:
+    """Draw a pool's databases by state, as parts of its maximum size."""
     most = max(pool.max_size, sum(pool.databases.values()), 1)
-    line, drawn_cells, counted = Text(), 0, 0
+    line, cells, counted = Text(), 0, 0
     for state, cell in _BAR:
         number = pool.databases.get(state, 0)
         counted += number
-        # Of what there is, at least one cell is seen.
-        until = min(_BAR_CELLS, max(round(counted * _BAR_CELLS / most), drawn_cells + (number > 0)))
-        line.append(cell * (until - drawn_cells), style=STATES[state])
-        drawn_cells = max(drawn_cells, until)
-    return line.append("·" * (_BAR_CELLS - drawn_cells), style="dim")
+        # A state that has databases gets at least one cell.
+        until = min(_BAR_CELLS, max(round(counted * _BAR_CELLS / most), cells + (number > 0)))
+        line.append(cell * (until - cells), style=STATES[state])
+        cells = max(cells, until)
+    return line.append("·" * (_BAR_CELLS - cells), style="dim")
 
 
 def _pools(pools: Sequence[Pool]) -> Table:
@@ -129,14 +131,14 @@ def _pools(pools: Sequence[Pool]) -> Table:
         "ready",
         "leased",
         "waiting",
-        "most",
+        "max size",
         "problem",
     )
     rows: list[list[RenderableType]] = [
         [
-            _short(one.template),
+            short(one.template),
             one.isolation,
-            bar(one),
+            pool_bar(one),
             str(one.databases.get("ready", 0)),
             str(one.databases.get("leased", 0) + one.databases.get("kept", 0)),
             Text(str(one.waiting), style="bold red" if one.waiting else ""),
@@ -152,11 +154,11 @@ def _leases(leases: Sequence[Lease], frame: Frame) -> Table:
     rows: list[list[RenderableType]] = [
         [
             one.id,
-            _styled(one.state),
-            _short(one.template),
+            _style(one.state),
+            short(one.template),
             one.holder.get("name", ""),
-            _ago((frame.at - one.granted_at).total_seconds()),
-            _ago((one.expires_at - frame.at).total_seconds()) if one.expires_at else "-",
+            _duration((frame.at - one.granted_at).total_seconds()),
+            _duration((one.expires_at - frame.at).total_seconds()) if one.expires_at else "-",
         ]
         for one in leases
     ]
@@ -172,21 +174,15 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[RenderableType]]) ->
     return table
 
 
-def _styled(word: str) -> Text:
+def _style(word: str) -> Text:
     return Text(word, style=STATES.get(word, ""))
 
 
-def _more(number: int, what: str) -> Text:
-    return Text(f"… and {number} more {what}" if number > 0 else "", style="dim")
+def _more(number: int, kind: str) -> Text:
+    return Text(f"… and {number} more {kind}" if number > 0 else "", style="dim")
 
 
-def _short(reference: str) -> str:
-    from freshdb.cli.output import short  # noqa: PLC0415 - which loads this module
-
-    return short(reference)
-
-
-def _ago(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole < 60:  # noqa: PLR2004 - a minute
         return f"{whole} s"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from freshdb.cli.connect import configured_url, connect
 from freshdb.cli.exits import FAILED
-from freshdb.cli.output import pairs, print_json, print_table, result, say, short
+from freshdb.cli.output import print_json, print_message, print_result, print_table
+from freshdb.cli.text import pairs, short
 from freshdb.cli.watch import watch
 from freshdb.client import Client
 from freshdb.embedded import default_data_directory, running_service, stop_service
@@ -22,12 +23,14 @@ def stop(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"stopped": stopped})
     else:
-        say(f"stopped the service in {directory}" if stopped else f"no service runs in {directory}")
+        print_message(
+            f"stopped the service in {directory}" if stopped else f"no service is running in {directory}"
+        )
     return 0
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Show where the service is and how it does; starts none."""
+    """Show the service's address and health. Never start a service."""
     url = configured_url(arguments)
     if url is None:
         directory = arguments.data or default_data_directory()
@@ -35,8 +38,8 @@ def status(arguments: argparse.Namespace) -> int:
         if running is None:
             if arguments.json:
                 print_json({"status": "not running", "data": str(directory)})
-            say(
-                f"no service is configured, and none runs in {directory}; `freshdb run` and pytest start one when needed"
+            print_message(
+                f"no service is configured, and none is running in {directory}; `freshdb run` and pytest start one"
             )
             return FAILED
         url = running.url
@@ -57,9 +60,9 @@ def status(arguments: argparse.Namespace) -> int:
     else:
         checks = found.pop("checks")
         for key, value in found.items():
-            result(f"{key:<10} {'-' if value is None else value}")
+            print_result(f"{key:<10} {'-' if value is None else value}")
         for key, value in checks.items() if isinstance(checks, dict) else ():
-            result(f"  {key}: {value}")
+            print_result(f"  {key}: {value}")
     return 0 if health.ok else FAILED
 
 
@@ -83,5 +86,5 @@ def pools(arguments: argparse.Namespace) -> int:
         for one in found
     ]
     headings = ("template", "isolation", "databases", "waiting", "size", "problem", "id")
-    print_table(headings, rows, nothing="no pools: nothing was leased yet")
+    print_table(headings, rows, nothing="no pools: no template was leased yet")
     return 0

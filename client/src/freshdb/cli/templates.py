@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from freshdb import fingerprints
 from freshdb.build_command import run_build_command
 from freshdb.cli.connect import connect
-from freshdb.cli.exits import FAILED
+from freshdb.cli.exits import FAILED, UsageError
 from freshdb.cli.hints import hint
-from freshdb.cli.output import complain_to, print_json, print_table, result, say, short, size, waiting
-from freshdb.cli.usage import UsageError
+from freshdb.cli.output import print_json, print_message, print_result, print_table, report_error, waiting
+from freshdb.cli.text import short, size
 from freshdb.errors import TemplateFailed
 
 if TYPE_CHECKING:
@@ -44,20 +44,24 @@ def templates(arguments: argparse.Namespace) -> int:
         for one in found
     ]
     headings = ("template", "state", "size", "extensions", "created", "error", "id")
-    print_table(headings, rows, nothing="no templates: make one with freshdb template build, or template sql")
+    print_table(
+        headings,
+        rows,
+        nothing="no templates: create one with freshdb template build, or freshdb template sql",
+    )
     return 0
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """Have a template made by a command."""
+    """Build a template by a command, unless it exists."""
     root, command = Path.cwd(), list(arguments.command)
     if not command:
-        message = "give the command that fills the database after --, as in: -- alembic upgrade head"
+        message = "give the command that fills the database after --, for example: -- alembic upgrade head"
         raise UsageError(message)
     fingerprint = arguments.fingerprint or _fingerprint(arguments, root, command)
 
     def builder(grant: BuildGrant) -> None:
-        say(f"building {arguments.name}: {' '.join(command)}")
+        print_message(f"building {arguments.name}: {' '.join(command)}")
         run_build_command(command, grant, directory=root, output=sys.stderr)
 
     with connect(arguments) as client:
@@ -72,7 +76,7 @@ def build(arguments: argparse.Namespace) -> int:
 
 
 def sql(arguments: argparse.Namespace) -> int:
-    """Have a template made from SQL files."""
+    """Build a template from SQL files, unless it exists."""
     try:
         scripts = [path.read_text(encoding="utf-8") for path in arguments.files]
     except (OSError, UnicodeDecodeError) as error:
@@ -89,7 +93,7 @@ def sql(arguments: argparse.Namespace) -> int:
                 )
         except TemplateFailed as error:
             place = _place(error.extra, arguments.files)
-            complain_to(arguments, str(error), place or hint(error), code=error.code)
+            report_error(arguments, str(error), place or hint(error), code=error.code)
             return FAILED
     return _show(arguments, template)
 
@@ -101,23 +105,23 @@ def retire(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(template)
     else:
-        say(f"retired {template.reference}")
+        print_message(f"retired {template.reference}")
     return 0
 
 
-def _place(where: Mapping[str, object], files: Sequence[Path]) -> str | None:
-    """Say which file, line and statement failed."""
-    index = where.get("sql_index")
+def _place(details: Mapping[str, object], files: Sequence[Path]) -> str | None:
+    """Describe the file, line and statement that failed."""
+    index = details.get("sql_index")
     if not isinstance(index, int) or index >= len(files):
         return None
-    statement = " ".join(str(where.get("statement") or "").split())
-    hint = f" ({where['hint']})" if where.get("hint") else ""
-    return f"{files[index]}, line {where.get('line', '?')}: {statement[:_SHOWN_CHARACTERS]}{hint}"
+    statement = " ".join(str(details.get("statement") or "").split())
+    hint = f" ({details['hint']})" if details.get("hint") else ""
+    return f"{files[index]}, line {details.get('line', '?')}: {statement[:_SHOWN_CHARACTERS]}{hint}"
 
 
 def _fingerprint(arguments: argparse.Namespace, root: Path, command: list[str]) -> str:
     if not arguments.inputs:
-        message = "say what the template is made from: --inputs 'migrations/**', or give its --fingerprint"
+        message = "name the files that the command reads: --inputs 'migrations/**', or give a --fingerprint"
         raise UsageError(message)
     files: list[Path] = []
     for pattern in arguments.inputs:
@@ -133,6 +137,8 @@ def _show(arguments: argparse.Namespace, template: Template) -> int:
     if arguments.json:
         print_json(template)
     else:
-        result(template.reference)
-        say(f"ready: {size(template.size_bytes)}; use it: freshdb run --template {template.name} -- COMMAND")
+        print_result(template.reference)
+        print_message(
+            f"ready: {size(template.size_bytes)}; use it: freshdb run --template {template.name} -- COMMAND"
+        )
     return 0

@@ -11,48 +11,49 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from freshdb.cli.arguments import _Commands
+    from freshdb.cli.parser import Commands
 
 _SCOPES: Final = ("read", "lease", "build", "admin")
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _BYTES: Final = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 
 
-def add_access(commands: _Commands) -> None:
-    """Add the commands on tokens, and the audit trail."""
-    group = commands.group("token", "make, rotate and revoke tokens: who may do what")
+def add_token_commands(commands: Commands) -> None:
+    """Add the commands on tokens and the audit log."""
+    group = commands.group("token", "create, rotate and revoke tokens")
     create = group.add(
         "create",
-        "make a token and print it, this once; from the first one on, everybody needs one",
+        "create a token and print it, only now; once there is a token, every client needs one",
         "freshdb.cli.tokens:create",
     )
-    create.add_argument(
-        "--name", required=True, help="who it stands for: leases belong to this name (letters, digits, . _ -)"
-    )
+    create.add_argument("--name", required=True, help="name of its leases' owner (letters, digits, . _ -)")
     create.add_argument(
         "--scopes",
         type=_scopes,
         metavar="SCOPE,…",
         default=("read", "lease", "build"),
-        help="of read, lease, build and admin, which includes the others (default read,lease,build)",
+        help="some of read, lease, build and admin; admin includes the others (default read,lease,build)",
     )
     create.add_argument(
-        "--expires", type=_duration, metavar="TIME", help="from now: 90d, 12h, 30m, seconds (default: never)"
+        "--expires",
+        type=_duration,
+        metavar="TIME",
+        help="lifetime from now: 90d, 12h, 30m, seconds (default: no end)",
     )
     _add_quotas(create, _plain)
     listing = group.add("list", "list tokens", "freshdb.cli.tokens:listing")
-    listing.add_argument("--all", action="store_true", help="those that are revoked, too")
-    show = group.add("show", "show a token, and how much of its quotas it uses", "freshdb.cli.tokens:show")
+    listing.add_argument("--all", action="store_true", help="revoked tokens, too")
+    show = group.add("show", "show a token and the use of its quotas", "freshdb.cli.tokens:show")
     show.add_argument("token", metavar="TOKEN", help="name or id")
     change = group.add(
         "set",
-        "change a token's quotas; those left out stay, and `none` lifts one",
+        "change the quotas that are given; `none` removes one",
         "freshdb.cli.tokens:change",
     )
     change.add_argument("token", metavar="TOKEN", help="name or id")
     _add_quotas(change, _or_none)
     rotate = group.add(
-        "rotate", "give a token another secret and print it, this once", "freshdb.cli.tokens:rotate"
+        "rotate", "replace a token's secret and print the new one, only now", "freshdb.cli.tokens:rotate"
     )
     rotate.add_argument("token", metavar="TOKEN", help="name or id")
     rotate.add_argument(
@@ -60,49 +61,58 @@ def add_access(commands: _Commands) -> None:
         type=_duration,
         metavar="TIME",
         default=0.0,
-        help="how much longer the secret before works: 1h, 10m, seconds (default: not at all)",
+        help="time for which the old secret still works: 1h, 10m, seconds (default 0)",
     )
-    revoke = group.add("revoke", "end tokens for good", "freshdb.cli.tokens:revoke")
+    revoke = group.add("revoke", "revoke tokens, for good", "freshdb.cli.tokens:revoke")
     revoke.add_argument("tokens", metavar="TOKEN", nargs="+", help="name or id")
     revoke.add_argument(
         "--leases",
         action="store_true",
-        help="end their leases, too; otherwise these end by their TTL, as nobody can renew them",
+        help="revoke their leases, too; otherwise these expire, because no client can renew them",
     )
     for one in (create, listing, show, change, rotate, revoke):
         one.add_argument(
             "--control",
             metavar="DSN",
-            help="work on the control plane's database itself, as for the first token; no service is asked",
+            help="use the control plane's database directly, without the service: for the first token",
         )
     _add_audit(commands)
 
 
-def _add_audit(commands: _Commands) -> None:
-    audit = commands.add("audit", "show who did what, from where, and when", "freshdb.cli.tokens:audit")
-    audit.add_argument("--action", help="lease.revoked, say; or lease.* for all that was done to leases")
-    audit.add_argument("--principal", metavar="NAME", help="who did it")
-    audit.add_argument("--address", help="from where")
-    audit.add_argument("--subject", metavar="ID", help="of the lease, template, pool or token")
-    audit.add_argument("--label", metavar="NAME", help="its name")
+def _add_audit(commands: Commands) -> None:
+    audit = commands.add(
+        "audit", "show the audit log: principal, action, address and time", "freshdb.cli.tokens:audit"
+    )
+    audit.add_argument("--action", help="for example lease.revoked, or lease.* for all actions on leases")
+    audit.add_argument("--principal", metavar="NAME", help="name of the token that did it")
+    audit.add_argument("--address", help="IP address of the client")
+    audit.add_argument("--subject", metavar="ID", help="id of the lease, template, pool or token")
+    audit.add_argument("--label", metavar="NAME", help="name of the subject")
     for name, what in (("since", "not before"), ("until", "before")):
         audit.add_argument(
             f"--{name}",
             type=_instant,
             metavar="WHEN",
-            help=f"{what}: 2026-05-01T12:00Z, or 2h for so long ago",
+            help=f"{what}: 2026-05-01T12:00Z, or 2h for 2 hours ago",
         )
-    audit.add_argument("--limit", type=int, default=100, help="the last so many (default 100)")
+    audit.add_argument(
+        "--limit", type=int, default=100, help="maximum number of entries, the newest (default 100)"
+    )
 
 
 def _add_quotas(
     parser: argparse.ArgumentParser, of: Callable[[Callable[[str], object]], Callable[[str], object]]
 ) -> None:
     for name, read, metavar, what in (
-        ("leases", _count, "N", "leases at once"),
-        ("databases", _count, "N", "databases of the templates that it registers"),
-        ("ttl", _duration, "TIME", "the longest TTL, and life, of its leases"),
-        ("disk", _bytes, "SIZE", "what its templates and their databases take: 20GB, 500MB, bytes"),
+        ("leases", _count, "N", "maximum active leases"),
+        ("databases", _count, "N", "maximum databases of its templates"),
+        ("ttl", _duration, "TIME", "maximum TTL and lifetime of its leases"),
+        (
+            "disk",
+            _bytes,
+            "SIZE",
+            "maximum disk space of its templates and their databases: 20GB, 500MB, bytes",
+        ),
     ):
         parser.add_argument(
             f"--max-{name}", type=of(read), metavar=metavar, default=argparse.SUPPRESS, help=f"quota: {what}"
@@ -120,7 +130,9 @@ def _or_none(read: Callable[[str], object]) -> Callable[[str], object]:
 def _scopes(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(word for word in re.split(r"[,+\s]+", text) if word))
     if not found or set(found) - set(_SCOPES):
-        raise argparse.ArgumentTypeError(f"{text!r} are no scopes: some of {', '.join(_SCOPES)}, with commas")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are not scopes: some of {', '.join(_SCOPES)}, with commas"
+        )
     return found
 
 
@@ -131,20 +143,20 @@ def _duration(text: str) -> float:
         or match[2] not in _UNITS
         or not math.isfinite(value := float(match[1]) * _UNITS[match[2]])
     ):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: 90d, 12h, 30m, or seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: 90d, 12h, 30m, or seconds")
     return value
 
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _BYTES:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: 20GB, 500MB, or bytes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: 20GB, 500MB, or bytes")
     return int(match[1]) * _BYTES[match[2]]
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)
 
 
@@ -157,6 +169,6 @@ def _instant(text: str) -> datetime:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no instant: 2026-05-01T12:00Z, or 2h for so long ago"
+            f"{text!r} is not a time: 2026-05-01T12:00Z, or 2h for 2 hours ago"
         ) from None
     return found if found.tzinfo is not None else found.astimezone()

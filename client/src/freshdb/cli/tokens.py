@@ -1,7 +1,7 @@
 """``token create``, ``list``, ``show``, ``set``, ``rotate``, ``revoke``; and ``audit``.
 
-With ``--control DSN`` the commands on tokens work on the control plane's database itself, for whoever may log in there:
-so the first token of an installation is made, and a new one when all are lost.
+With ``--control DSN`` the commands on tokens use the control plane's database directly, for an operator who can log in.
+This creates the first token of an installation, and another one when all are lost.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from freshdb.cli.connect import connect
-from freshdb.cli.output import as_json, pairs, print_json, print_table, result, say, size
-from freshdb.cli.usage import UsageError
+from freshdb.cli.exits import UsageError
+from freshdb.cli.output import print_json, print_message, print_result, print_table
+from freshdb.cli.text import as_json, pairs, size
 from freshdb.errors import FreshdbError, ServiceNotInstalled
 from freshdb.token_models import Token
 from freshdb.token_operations import DEFAULT_SCOPES
@@ -29,7 +30,7 @@ _QUOTAS: Final = ("max_leases", "max_databases", "max_ttl_seconds", "max_disk_by
 
 
 class Tokens(Protocol):
-    """What ``Client`` can do with tokens; and so can the control plane's database."""
+    """The operations on tokens that ``Client`` and the control plane's database have in common."""
 
     def create_token(
         self,
@@ -39,26 +40,26 @@ class Tokens(Protocol):
         expires_seconds: float | None = None,
         quotas: Mapping[str, float | int | None] | None = None,
     ) -> Token:
-        """Make one."""
+        """Create a token."""
 
     def tokens(self, *, states: Sequence[str] | None = None, limit: int | None = None) -> list[Token]:
-        """List them."""
+        """List tokens."""
 
     def token(self, reference: str) -> Token:
-        """Look one up."""
+        """Look a token up."""
 
     def change_token(self, reference: str, quotas: Mapping[str, float | int | None]) -> Token:
-        """Change its quotas."""
+        """Change a token's quotas."""
 
     def rotate_token(self, reference: str, *, grace_seconds: float = 0.0) -> Token:
-        """Give it another secret."""
+        """Replace a token's secret."""
 
     def revoke_token(self, reference: str, *, leases: bool = False) -> Token:
-        """End it."""
+        """Revoke a token."""
 
 
 def create(arguments: argparse.Namespace) -> int:
-    """Make a token and print its secret."""
+    """Create a token and print its secret."""
     with _tokens(arguments) as tokens:
         token = tokens.create_token(
             arguments.name,
@@ -70,7 +71,7 @@ def create(arguments: argparse.Namespace) -> int:
 
 
 def rotate(arguments: argparse.Namespace) -> int:
-    """Give a token another secret and print it."""
+    """Replace a token's secret and print the new one."""
     with _tokens(arguments) as tokens:
         token = tokens.rotate_token(arguments.token, grace_seconds=arguments.grace)
     return _show_secret(arguments, token)
@@ -98,12 +99,12 @@ def listing(arguments: argparse.Namespace) -> int:
         for one in found
     ]
     headings = ("name", "state", "scopes", "quotas", "token", "created", "last used", "expires", "id")
-    print_table(headings, rows, nothing="no tokens: make one with freshdb token create --name NAME")
+    print_table(headings, rows, nothing="no tokens: create one with freshdb token create --name NAME")
     return 0
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Show a token, and how much of its quotas it uses."""
+    """Show a token and the use of its quotas."""
     with _tokens(arguments) as tokens:
         token = tokens.token(arguments.token)
     return _show(arguments, token)
@@ -111,21 +112,19 @@ def show(arguments: argparse.Namespace) -> int:
 
 def change(arguments: argparse.Namespace) -> int:
     """Change a token's quotas."""
-    given = _quotas(arguments)
-    if not given:
-        message = (
-            "say which quota: --max-leases, --max-databases, --max-ttl or --max-disk, each a number or none"
-        )
+    quotas = _quotas(arguments)
+    if not quotas:
+        message = "give a quota: --max-leases, --max-databases, --max-ttl or --max-disk, with a value or none"
         raise UsageError(message)
     with _tokens(arguments) as tokens:
-        token = tokens.change_token(arguments.token, given)
+        token = tokens.change_token(arguments.token, quotas)
     return _show(arguments, token)
 
 
 def revoke(arguments: argparse.Namespace) -> int:
-    """End tokens for good."""
+    """Revoke tokens, for good."""
     if arguments.leases and arguments.control:
-        message = "--leases needs the service, which ends them: leave --control out"
+        message = "--leases needs the service, which revokes the leases: leave --control out"
         raise UsageError(message)
     with _tokens(arguments) as tokens:
         found = [tokens.revoke_token(one, leases=arguments.leases) for one in arguments.tokens]
@@ -134,12 +133,12 @@ def revoke(arguments: argparse.Namespace) -> int:
         return 0
     for one in found:
         ended = f", and {one.revoked_leases} of its leases" if one.revoked_leases else ""
-        say(f"revoked {one.name}{ended}")
+        print_message(f"revoked {one.name}{ended}")
     return 0
 
 
 def audit(arguments: argparse.Namespace) -> int:
-    """Show who did what, from where; the newest last."""
+    """Show the audit log, the newest entry last."""
     with connect(arguments) as client:
         found = client.audit(
             action=arguments.action,
@@ -155,17 +154,17 @@ def audit(arguments: argparse.Namespace) -> int:
         print_json(found)
         return 0
     rows = [
-        (one.at, one.action, one.principal, one.address, one.label, one.subject, _said(one))
+        (one.at, one.action, one.principal, one.address, one.label, one.subject, _details(one))
         for one in reversed(found)
     ]
     headings = ("at", "action", "principal", "address", "label", "subject", "details")
-    print_table(headings, rows, nothing="no records")
+    print_table(headings, rows, nothing="no entries")
     return 0
 
 
 @contextmanager
 def _tokens(arguments: argparse.Namespace) -> Iterator[Tokens]:
-    """The service, or the control plane's database itself."""
+    """Open the service or, with ``--control``, the control plane's database."""
     if arguments.control is None:
         with connect(arguments) as client:
             yield client
@@ -177,7 +176,7 @@ def _tokens(arguments: argparse.Namespace) -> Iterator[Tokens]:
 @contextmanager
 def _direct(dsn: str) -> Iterator[Tokens]:
     try:
-        from freshdb_service.api.offline_tokens import OfflineTokens  # noqa: PLC0415 - another package, which need not be there
+        from freshdb_service.api.offline_tokens import OfflineTokens  # noqa: PLC0415 - another package, which may be missing
         from freshdb_service.errors import FreshdbError as ServiceError  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("freshdb_service"):
@@ -191,7 +190,7 @@ def _direct(dsn: str) -> Iterator[Tokens]:
 
 
 class _Direct:
-    """Tokens in the control plane's database, in the client's words."""
+    """Tokens in the control plane's database, with the methods of the client."""
 
     def __init__(self, direct: OfflineTokens) -> None:
         self._direct = direct
@@ -204,34 +203,34 @@ class _Direct:
         expires_seconds: float | None = None,
         quotas: Mapping[str, float | int | None] | None = None,
     ) -> Token:
-        """Make one."""
+        """Create a token."""
         body = {"name": name, "scopes": list(scopes), "expires_seconds": expires_seconds, **(quotas or {})}
         return Token.from_wire(self._direct.create(body))
 
     def tokens(self, *, states: Sequence[str] | None = None, limit: int | None = None) -> list[Token]:
-        """List them."""
+        """List tokens."""
         return [Token.from_wire(one) for one in self._direct.listing(states or ("active", "expired"))][:limit]
 
     def token(self, reference: str) -> Token:
-        """Look one up."""
+        """Look a token up."""
         return Token.from_wire(self._direct.find(reference))
 
     def change_token(self, reference: str, quotas: Mapping[str, float | int | None]) -> Token:
-        """Change its quotas."""
+        """Change a token's quotas."""
         return Token.from_wire(self._direct.change(reference, quotas))
 
     def rotate_token(self, reference: str, *, grace_seconds: float = 0.0) -> Token:
-        """Give it another secret."""
+        """Replace a token's secret."""
         return Token.from_wire(self._direct.rotate(reference, {"grace_seconds": grace_seconds}))
 
     def revoke_token(self, reference: str, *, leases: bool = False) -> Token:
-        """End it; its leases end by their TTL."""
+        """Revoke a token. Its leases expire."""
         del leases
         return Token.from_wire(self._direct.revoke(reference))
 
 
 def _quotas(arguments: argparse.Namespace) -> dict[str, float | int | None]:
-    """Those that were given."""
+    """Collect the quotas that were given."""
     options = {"max_leases": "max_leases", "max_databases": "max_databases"}
     options |= {"max_ttl": "max_ttl_seconds", "max_disk": "max_disk_bytes"}
     return {quota: getattr(arguments, option) for option, quota in options.items() if option in arguments}
@@ -241,10 +240,10 @@ def _show_secret(arguments: argparse.Namespace, token: Token) -> int:
     if arguments.json:
         print_json({**_without_secret(token), "token": token.secret})
         return 0
-    result(token.secret or "")
+    print_result(token.secret or "")
     ends = f", until {token.expires_at:%Y-%m-%d %H:%M}Z" if token.expires_at else ""
-    say(
-        f"the token of {token.name} ({', '.join(token.scopes)}{ends}); it is shown this once. Use it: FRESHDB_TOKEN=…"
+    print_message(
+        f"the token of {token.name} ({', '.join(token.scopes)}{ends}); it is shown only now. Set FRESHDB_TOKEN to it"
     )
     return 0
 
@@ -257,7 +256,7 @@ def _show(arguments: argparse.Namespace, token: Token) -> int:
     of_quota = {quota: f" ({token.use[one]} used)" for one, quota in use.items()} if token.use else {}
     for key, value in _without_secret(token).items():
         if key not in {"use", "revoked_leases"}:
-            result(f"{key:<16} {'-' if value in (None, []) else value}{of_quota.get(key, '')}")
+            print_result(f"{key:<16} {'-' if value in (None, []) else value}{of_quota.get(key, '')}")
     return 0
 
 
@@ -268,7 +267,7 @@ def _limits(token: Token) -> str:
     return pairs({key: value for key, value in given.items() if value is not None})
 
 
-def _said(record: AuditRecord) -> str:
+def _details(record: AuditRecord) -> str:
     shown = {key: value for key, value in record.details.items() if value not in (None, {}, [])}
     return pairs({key: pairs(value) if isinstance(value, dict) else value for key, value in shown.items()})
 

@@ -1,6 +1,6 @@
-"""``status --watch``: a live view. With rich it has the whole terminal; without, a plain text over and over.
+"""``status --watch``: a live view. With rich it fills the terminal. Without rich it prints plain text repeatedly.
 
-``q`` and Ctrl-C end it, any other key looks again at once. A service that does not answer is said so, and asked again.
+``q`` and Ctrl-C end it, and any other key refreshes it at once. While the service does not answer, it says so.
 """
 
 from __future__ import annotations
@@ -10,35 +10,19 @@ import select
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from freshdb.cli.output import as_json, pairs, result, rich_wanted, short, without_password
+from freshdb.cli.exits import UsageError
+from freshdb.cli.frame import Frame, next_frame
+from freshdb.cli.output import print_result, rich_wanted
+from freshdb.cli.text import as_json, pairs, short, without_password
 from freshdb.client import Client
-from freshdb.errors import FreshdbError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from freshdb.models import Lease, Pool
-
-_SECONDS_TO_ANSWER = 5.0
-_MOST_LEASES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What there was to see at one moment."""
-
-    at: datetime
-    url: str
-    status: str
-    version: str | None = None
-    checks: Mapping[str, object] = field(default_factory=dict)
-    pools: tuple[Pool, ...] = ()
-    leases: tuple[Lease, ...] = ()
-    problem: str | None = None
+_SECONDS_TO_ANSWER: Final = 5.0
 
 
 class _Screen(Protocol):
@@ -46,38 +30,25 @@ class _Screen(Protocol):
 
 
 def watch(url: str, every_seconds: float, *, json_lines: bool) -> int:
-    """Show how the service does, until somebody ends it; gives the exit code."""
-    with suppress(KeyboardInterrupt), ExitStack() as stack:  # Ctrl-C is how one ends this, and no failure
+    """Show the service's status at an interval until the user ends it, and return the exit code.
+
+    Raises:
+        UsageError: the output is neither a terminal nor JSON. A script would wait for its end forever.
+    """
+    if not json_lines and not sys.stdout.isatty():
+        message = "--watch needs a terminal: add --json for one JSON object per line, or leave --watch out"
+        raise UsageError(message)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:  # Ctrl-C is the usual end of this, not a failure
         client = stack.enter_context(Client(url, timeout_seconds=_SECONDS_TO_ANSWER, retry_seconds=0.0))
         screen = stack.enter_context(_screen(json_lines=json_lines))
         keys = stack.enter_context(_keys())
         frame = Frame(datetime.now(UTC), url, "…")
         while True:
-            frame = _looked(client, frame)
+            frame = next_frame(client, frame)
             screen.show(frame)
             if keys.pressed(every_seconds) in {"q", "Q"}:
                 break
     return 0
-
-
-def _looked(client: Client, before: Frame) -> Frame:
-    """The next frame; if the service does not answer, what was seen before, and why."""
-    now = datetime.now(UTC)
-    try:
-        health = client.health()
-        seen = replace(
-            before,
-            at=now,
-            status=health.status,
-            version=health.version,
-            checks=health.checks,
-            pools=tuple(client.pools()),
-            leases=tuple(client.leases(limit=_MOST_LEASES)),
-            problem=None,
-        )
-    except FreshdbError as error:
-        return replace(before, at=now, status="unreachable", checks={}, problem=str(error))
-    return seen
 
 
 @contextmanager
@@ -94,33 +65,28 @@ def _screen(*, json_lines: bool) -> Iterator[_Screen]:
 
 
 class _JsonLines:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def show(self, frame: Frame) -> None:
-        said = {
-            **{
-                name: getattr(frame, name)
-                for name in ("at", "url", "status", "version", "checks", "pools", "problem")
-            },
-            "leases": [without_password(one) for one in frame.leases],
-        }
-        print(json.dumps(as_json(said)), flush=True)
+        names = ("at", "url", "status", "version", "checks", "pools", "problem")
+        shown = {name: getattr(frame, name) for name in names}
+        leases = [without_password(one) for one in frame.leases]
+        print(json.dumps(as_json({**shown, "leases": leases})), flush=True)
 
 
 class _Plain:
-    """Lines of text; on a terminal each frame takes the place of the one before."""
+    """Lines of text at a terminal. Each frame replaces the frame before."""
 
     def show(self, frame: Frame) -> None:
-        if sys.stdout.isatty():
-            print("\x1b[H\x1b[2J", end="")
-        result(f"{frame.at:%H:%M:%S}  {frame.url}  {frame.status}  leases: {len(frame.leases)}")
-        for name, said in frame.checks.items():
-            if said != "ok":
-                result(f"  {name}: {said}")
+        print("\x1b[H\x1b[2J", end="")
+        print_result(f"{frame.at:%H:%M:%S}  {frame.url}  {frame.status}  leases: {len(frame.leases)}")
+        for name, state in frame.checks.items():
+            if state != "ok":
+                print_result(f"  {name}: {state}")
         if frame.problem:
-            result(f"  {frame.problem}")
+            print_result(f"  {frame.problem}")
         for pool in frame.pools:
-            result(
+            print_result(
                 f"  {short(pool.template)} {pool.isolation}  {pairs(pool.databases)}  "
                 f"waiting={pool.waiting} max_size={pool.max_size}"
             )
@@ -128,14 +94,14 @@ class _Plain:
 
 
 class _Keys:
-    """Keys that are pressed, where there is a keyboard."""
+    """The keys that the user presses, if standard input is a terminal."""
 
-    def __init__(self, *, there: bool) -> None:
-        self._there = there
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal = terminal
 
     def pressed(self, within_seconds: float) -> str:
-        """The key that is pressed within this time; '' if none is."""
-        if not self._there:
+        """Wait for a key, at most this long. Without one, return ''."""
+        if not self._terminal:
             time.sleep(within_seconds)
             return ""
         ready, _, _ = select.select([sys.stdin], [], [], within_seconds)
@@ -145,14 +111,14 @@ class _Keys:
 @contextmanager
 def _keys() -> Iterator[_Keys]:
     if not sys.stdin.isatty():
-        yield _Keys(there=False)
+        yield _Keys(terminal=False)
         return
-    import termios  # noqa: PLC0415 - not there on Windows
+    import termios  # noqa: PLC0415 - missing on Windows
     import tty  # noqa: PLC0415
 
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
     try:
-        yield _Keys(there=True)
+        yield _Keys(terminal=True)
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
+from freshdb.methods import OperationMethod
 from freshdb.toolkit.errors import WrongTarget
 
 try:
@@ -148,83 +149,32 @@ def _believed_once_done(operations: object) -> Iterator[None]:
         raise
 
 
-class BlockingOwner(Protocol):
-    """Has a target, and what can be done to it."""
-
-    @property
-    def target(self) -> Target:
-        """Where."""
-
-    @property
-    def operations(self) -> Any:  # noqa: ANN401 - whatever has the operations that it names
-        """What."""
-
-
-class AwaitingOwner(Protocol):
-    """The same, awaited."""
-
-    @property
-    def target(self) -> AsyncTarget:
-        """Where."""
-
-    @property
-    def operations(self) -> Any:  # noqa: ANN401
-        """What."""
-
-
-class Blocking(Generic[P, T]):
+class Blocking(OperationMethod[P, T], Generic[P, T]):
     """An operation as a method that blocks, with its signature and docstring."""
 
     def __init__(self, operation: Callable[Concatenate[Any, Connection, P], T]) -> None:
-        self._operation = operation
-        self.__wrapped__ = operation
-        self.__doc__ = operation.__doc__
+        super().__init__(operation)
 
-    @overload
-    def __get__(self, owner: None, kind: type[BlockingOwner]) -> Self: ...
-    @overload
-    def __get__(self, owner: BlockingOwner, kind: type[BlockingOwner]) -> Callable[P, T]: ...
-    def __get__(self, owner: BlockingOwner | None, kind: type[BlockingOwner]) -> Self | Callable[P, T]:
-        """Bind to a target."""
-        if owner is None:
-            return self
-
-        def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            with _believed_once_done(owner.operations):
-                return run(
-                    owner.target,
-                    lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
-                )
-
-        method.__doc__ = self.__doc__
-        return method
+    def call(self, owner: Any, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401 - any class with operations
+        """Run the operation on the owner's target."""
+        with _believed_once_done(owner.operations):
+            result: T = run(
+                owner.target,
+                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+            )
+            return result
 
 
-class Awaiting(Generic[P, T]):
+class Awaiting(OperationMethod[P, Awaitable[T]], Generic[P, T]):
     """An operation as a method that is awaited, with its signature and docstring."""
 
     def __init__(self, operation: Callable[Concatenate[Any, Connection, P], T]) -> None:
-        self._operation = operation
-        self.__wrapped__ = operation
-        self.__doc__ = operation.__doc__
+        super().__init__(operation)
 
-    @overload
-    def __get__(self, owner: None, kind: type[AwaitingOwner]) -> Self: ...
-    @overload
-    def __get__(self, owner: AwaitingOwner, kind: type[AwaitingOwner]) -> Callable[P, Awaitable[T]]: ...
-    def __get__(
-        self, owner: AwaitingOwner | None, kind: type[AwaitingOwner]
-    ) -> Self | Callable[P, Awaitable[T]]:
-        """Bind to a target."""
-        if owner is None:
-            return self
-
-        async def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            with _believed_once_done(owner.operations):
-                return await run_async(
-                    owner.target,
-                    lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
-                )
-
-        method.__doc__ = self.__doc__
-        return method
+    async def call(self, owner: Any, *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ANN401
+        """Run the operation on the owner's target."""
+        with _believed_once_done(owner.operations):
+            return await run_async(
+                owner.target,
+                lambda connection: self._operation(owner.operations, connection, *args, **kwargs),
+            )
