@@ -149,7 +149,7 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_in_no_address(site: Site, open
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("Token").fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("this token is not known here")
+    expect(page.get_by_role("alert")).to_contain_text("unknown token")
     page.get_by_label("Token").fill(ANN)
     page.keyboard.press("Enter")
     expect(page.get_by_text("ann (read, lease)")).to_be_visible()

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 from pydantic import ValidationError
 
-from freshdb_service.api.client_ip import ClientAddresses, neighbourhood
+from freshdb_service.api.client_ip import ClientAddresses, throttle_key
 from freshdb_service.config import Settings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
@@ -54,7 +54,7 @@ def test_proxies_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_one_customer_of_ipv6_is_one_neighbourhood() -> None:
-    assert neighbourhood("2001:db8:1:2:aaaa::1") == neighbourhood("2001:db8:1:2:bbbb::2")
-    assert neighbourhood("2001:db8:1:2::1") != neighbourhood("2001:db8:1:3::1")
-    assert neighbourhood("192.0.2.1") != neighbourhood("192.0.2.2")
-    assert neighbourhood(None)
+    assert throttle_key("2001:db8:1:2:aaaa::1") == throttle_key("2001:db8:1:2:bbbb::2")
+    assert throttle_key("2001:db8:1:2::1") != throttle_key("2001:db8:1:3::1")
+    assert throttle_key("192.0.2.1") != throttle_key("192.0.2.2")
+    assert throttle_key(None)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from freshdb_service import serve
 from freshdb_service.config import ServerAddress, Settings
 
 
@@ -37,7 +38,7 @@ def test_callers_may_be_told_of_another_address(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("text", ["nowhere", "a=", "a=u:p@h", "a=h:port", "a=h/x", "=h", "other=h"])
 def test_an_address_to_advertise_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="advertise"):
+    with pytest.raises(ValidationError, match="FRESHDB_ADVERTISE"):
         Settings(postgres=("a=postgresql://u@inside/x",), advertise=(text,))
 
 
@@ -92,10 +93,40 @@ def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object) ->
 
 
 def test_sizes_and_ttls_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="min_ready is larger"):
+    with pytest.raises(ValidationError, match=r"FRESHDB_MIN_READY \(5\) exceeds FRESHDB_MAX_SIZE \(4\)"):
         Settings(min_ready=5, max_size=4)
-    with pytest.raises(ValidationError, match="longer than max_ttl_seconds"):
+    with pytest.raises(ValidationError, match=r"FRESHDB_DEFAULT_TTL_SECONDS \(10\) exceeds"):
         Settings(default_ttl_seconds=10, max_ttl_seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "said"),
+    [
+        ({"PORT": "70000"}, (), "FRESHDB_PORT: Input should be less than or equal to 65535"),
+        (
+            {"TOKENS": "ci:s3cret:root"},
+            (),
+            "FRESHDB_TOKENS: Input should be 'read', 'lease', 'build' or 'admin'",
+        ),
+        (
+            {"MIN_READY": "9", "MAX_SIZE": "8"},
+            (),
+            "FRESHDB_MIN_READY (9) exceeds FRESHDB_MAX_SIZE (8); lower",
+        ),
+        ({}, ("--idle-exit-seconds", "-1"), "--idle-exit-seconds: Input should be greater than 0"),
+    ],
+)
+def test_settings_error_names_the_environment_variable_or_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variables: dict[str, str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"FRESHDB_{name}", value)
+    assert serve.main(arguments) == serve.EXIT_USAGE
+    assert capsys.readouterr().err.startswith(f"freshdb serve: {said}")
 
 
 def test_the_data_directory_is_a_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,8 @@ async def test_who_only_waits_lets_the_next_in_and_once_only() -> None:
     acquires = [call(entrance, "/v1/leases/batch") for _ in range(request_limits._AT_ONCE + 3)]
     await asyncio.sleep(0)
     resting = acquires[0][0][SLOT]
-    resting.leave()
-    resting.leave()
+    resting.release()
+    resting.release()
     for _ in range(3):
         await asyncio.sleep(0)
     assert work.at_work == request_limits._AT_ONCE + 1

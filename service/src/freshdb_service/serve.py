@@ -20,7 +20,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -178,8 +178,8 @@ def _see_that_tls_works(settings: Settings) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
     except OSError as error:  # ``ssl.SSLError`` among them
         message = (
-            f"cannot use tls_certificate {settings.tls_certificate} with tls_key {settings.tls_key}: {error}; both are PEM "
-            "files, the certificate with its chain, and the key without a passphrase"
+            f"cannot use FRESHDB_TLS_CERTIFICATE {settings.tls_certificate} with FRESHDB_TLS_KEY {settings.tls_key}: "
+            f"{error}; both must be PEM files: the certificate with its chain, the key without a passphrase"
         )
         raise ConfigurationError(message) from error
 
@@ -267,8 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(**given)
     except ValidationError as error:
         for one in error.errors():
-            name = ".".join(str(part) for part in one["loc"]) or "settings"
-            print(f"freshdb serve: {name}: {one['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
+            message = one["msg"].removeprefix("Value error, ")
+            print(f"freshdb serve: {_place(one['loc'], given)}{message}", file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     configure(settings.log_format, settings.log_level, requests=settings.access_log)
     try:
@@ -283,6 +283,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"freshdb serve: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
+
+
+def _place(location: tuple[int | str, ...], arguments: Mapping[str, object]) -> str:
+    """Name the option or environment variable of a wrong value. A message about several of them has their names."""
+    if not location:
+        return ""
+    name = str(location[0])
+    return f"--{name.replace('_', '-')}: " if name in arguments else f"FRESHDB_{name.upper()}: "
 
 
 def _say_ready(url: str) -> None:

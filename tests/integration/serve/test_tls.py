@@ -76,7 +76,7 @@ def test_files_that_are_no_certificate_are_named_before_anything_starts(tmp_path
         (tmp_path / "none", files.key),
     ):
         said = refused("--tls-certificate", str(certificate), "--tls-key", str(key))
-        assert f"cannot use tls_certificate {certificate}" in said
+        assert f"cannot use FRESHDB_TLS_CERTIFICATE {certificate}" in said
 
 
 def test_an_address_that_is_not_loopback_wants_tls_or_is_complained_of(
