@@ -81,5 +81,5 @@ def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.M
 def test_without_tracing_no_object_is_made() -> None:
     assert UNTRACED.request("GET", []) is UNTRACED.request("POST", [])
     assert UNTRACED.work("reset", {}) is UNTRACED.work("drop", {})
-    visit = UNTRACED.visits("redis", "redis")
-    assert visit("admit") is visit("settle")
+    call = UNTRACED.calls("redis", "redis")
+    assert call("admit") is call("settle")

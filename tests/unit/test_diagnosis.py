@@ -64,8 +64,8 @@ def test_waiting_for_a_full_pool_is_explained_and_after_a_while_a_warning(
 ) -> None:
     [finding] = said = found(waiting=3, longest=longest, leased=3, resetting=1)
     assert (finding.code, status_of(said)) == ("pool_full", status)
-    assert "3 wait" in finding.message
-    assert "3 in use, 1 being cleaned" in finding.message
+    assert "3 waiting" in finding.message
+    assert "3 in use, 1 being reset" in finding.message
     assert "max_size" in finding.remedy
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from freshdb_service.observability.logs import LogFormat, about, configure, fields, note
+from freshdb_service.observability.logs import LogFormat, add_to_log_context, configure, fields, log_context
 
 _log = logging.getLogger("freshdb.test")
 
@@ -31,10 +31,10 @@ def logging_to(form: LogFormat) -> io.StringIO:
 
 def test_a_line_says_what_the_code_that_logs_is_about() -> None:
     stream = logging_to("json")
-    with about(request="1"):
-        with about(database="d"):
+    with log_context(request="1"):
+        with log_context(database="d"):
             _log.info("inside")
-        note(lease="l")
+        add_to_log_context(lease="l")
         _log.info("after", extra=fields(status=200))
     _log.info("outside")
     inside, after, outside = (json.loads(line) for line in stream.getvalue().splitlines())
@@ -46,14 +46,14 @@ def test_a_line_says_what_the_code_that_logs_is_about() -> None:
 
 def test_a_note_about_nothing_is_forgotten() -> None:
     stream = logging_to("json")
-    note(lease="l")
+    add_to_log_context(lease="l")
     _log.info("said")
     assert "lease" not in json.loads(stream.getvalue())
 
 
 def test_nobody_writes_a_line_of_their_own() -> None:
     stream = logging_to("console")
-    with about(path="a\nb c", name="\x1b[2J", empty=""):
+    with log_context(path="a\nb c", name="\x1b[2J", empty=""):
         _log.info("one\r\n2026-01-01 00:00:00 ERROR forged")
     [line] = stream.getvalue().splitlines()
     assert "one\\r\\n2026" in line

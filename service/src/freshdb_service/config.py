@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     redis: SecretStr | None = None
     """URL of Redis or Valkey: ``redis://…``. Without it, an embedded one is started."""
     control: SecretStr | None = None
-    """DSN of the server that holds the control plane's database. The default is the first managed server."""
+    """DSN of the control plane's database. The default is a database on the first managed server."""
     adopt: Annotated[tuple[str, ...], NoDecode] = ()
     """Names of servers that freshdb may manage although they hold databases that freshdb did not create."""
     deny: Annotated[tuple[str, ...], NoDecode] = DENY

@@ -17,7 +17,7 @@ from typing import Final
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from freshdb_service.observability.logs import ACCESS, about, fields
+from freshdb_service.observability.logs import ACCESS, fields, log_context
 from freshdb_service.observability.metrics import Metrics
 from freshdb_service.observability.tracing import UNTRACED, Tracing
 
@@ -51,7 +51,7 @@ class AccessLog:
         given, traced = _headers(scope["headers"])
         quiet = scope["path"] in _PROBES or scope["path"].endswith("/renew")
         tracing = UNTRACED if quiet and not traced else self._tracing
-        with tracing.request(scope["method"], scope["headers"]) as span, about() as facts:
+        with tracing.request(scope["method"], scope["headers"]) as span, log_context() as facts:
             request = given or span.trace_id or os.urandom(8).hex()
             facts["request"] = request
 

@@ -22,7 +22,7 @@ from freshdb_service.auth.token_cache import TokenCache
 from freshdb_service.auth.token_format import digest_of
 from freshdb_service.config import OPEN_NAME, SCOPES, Scope, Settings
 from freshdb_service.errors import Forbidden, QuotaExceeded, Unauthorized
-from freshdb_service.observability.logs import note
+from freshdb_service.observability.logs import add_to_log_context
 from freshdb_service.store.audit_log import Actor
 from freshdb_service.store.tokens import TokenRow
 
@@ -91,7 +91,7 @@ class Authenticator:
                 "this service needs a token: send Authorization: Bearer … (FRESHDB_TOKEN for the client)"
             )
             raise Unauthorized(message)
-        return self._known(secret, address) or await self._looked_up(secret, address)
+        return self._find(secret, address) or await self._reload_and_find(secret, address)
 
     def _check_origin(self, request: Request, address: str | None) -> None:
         try:
@@ -107,7 +107,7 @@ class Authenticator:
             f"the token {principal.name!r} lacks the scope {scope!r}; use a token that has this scope"
         )
 
-    def _known(self, secret: str, address: str | None) -> Principal | None:
+    def _find(self, secret: str, address: str | None) -> Principal | None:
         """Find the token in the settings, by comparing all in constant time, or else in the cache."""
         given, found = digest_of(secret), None
         for digest, name, scopes in self._in_settings:
@@ -115,11 +115,11 @@ class Authenticator:
                 found = Principal(name, frozenset(scopes), address)
         if found is not None:
             return found
-        token = self._token_cache.known(secret)
+        token = self._token_cache.find(secret)
         return None if token is None else Principal(token.name, token.scopes, address, token)
 
-    async def _looked_up(self, secret: str, address: str | None) -> Principal:
-        token = await self._token_cache.looked_up(secret)
+    async def _reload_and_find(self, secret: str, address: str | None) -> Principal:
+        token = await self._token_cache.reload_and_find(secret)
         if token is not None:
             return Principal(token.name, token.scopes, address, token)
         where = throttle_key(address)
@@ -149,7 +149,7 @@ def needs(scope: Scope) -> Callable[[Request], Coroutine[object, object, Princip
     async def caller(request: Request) -> Principal:
         authenticator: Authenticator = request.app.state.authenticator
         principal = await authenticator.principal(request)
-        note(principal=principal.name, address=principal.address)
+        add_to_log_context(principal=principal.name, address=principal.address)
         if not principal.has(scope):
             raise authenticator.refuse(principal, scope)
         return principal

@@ -54,7 +54,7 @@ async def show(database_id: str, context: InContext, principal: Reader) -> Respo
     except ValueError:
         message = f"{database_id[:60]!r} is not a database id; send the UUID in `database_id` of a lease"
         raise DatabaseNotFound(message) from None
-    life = await context.overview.life(identifier)
+    life = await context.overview.history(identifier)
     leases = [lease_out(context, Granted(one, None), None) for one in life.leases]
     return answer(DatabaseLifeOut.lived(life.database, leases, [ResetOut.of(one) for one in life.resets]))
 

@@ -35,7 +35,7 @@ from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.leasing.quotas import longest_life, too_long
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
-from freshdb_service.observability.logs import note
+from freshdb_service.observability.logs import add_to_log_context
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -243,7 +243,7 @@ async def _acquire(
     )
     first = granted[0].lease
     ids = ",".join(str(one.lease.id) for one in granted)
-    note(
+    add_to_log_context(
         lease=ids,
         template=first.template,
         pool=str(first.pool_id),
@@ -298,7 +298,7 @@ def _lease_id(text: str) -> UUID:
     except ValueError:
         message = f"{text[:60]!r} is not a lease id; send the UUID in `id` of the acquired lease"
         raise LeaseNotFound(message) from None
-    note(lease=str(identifier))
+    add_to_log_context(lease=str(identifier))
     return identifier
 
 

@@ -37,7 +37,7 @@ async def whoami(context: InContext, principal: Caller) -> Response:
 async def overview(context: InContext, principal: Reader) -> Response:
     """Health and counts of the whole installation. Each finding has its reason and remedy."""
     del principal
-    seen = await context.overview.glance()
+    seen = await context.overview.snapshot()
     return answer(
         OverviewOut(
             status=status_of(seen.findings),

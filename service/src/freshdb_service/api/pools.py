@@ -14,7 +14,7 @@ from freshdb_service.api.problems import refusals
 from freshdb_service.api.schemas import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.api.schemas_status import HistoryOut
 from freshdb_service.errors import PoolNotFound
-from freshdb_service.observability.logs import note
+from freshdb_service.observability.logs import add_to_log_context
 
 router = APIRouter(prefix="/pools", tags=["pools"])
 
@@ -75,5 +75,5 @@ def _pool_id(text: str) -> UUID:
     except ValueError:
         message = f"{text[:60]!r} is not a pool id; send the UUID in `id` of a pool (GET /v1/pools)"
         raise PoolNotFound(message) from None
-    note(pool=str(identifier))
+    add_to_log_context(pool=str(identifier))
     return identifier
