@@ -44,7 +44,7 @@ def test_an_admin_revokes_after_being_asked_once_more(site: Site, open_page: Ope
     page.get_by_role("button", name="Revoke").click()
     confirm(page, "Revoke")
     expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
-    expect(page.locator("#said")).to_have_text("The lease is revoked.")
+    expect(page.locator("#said")).to_have_text("Lease revoked.")
     assert state_of(site, lease["id"]) == "revoked"
 
 
@@ -54,8 +54,8 @@ def test_a_holder_keeps_and_releases_its_own(site: Site, open_page: Open) -> Non
     expect(page.get_by_role("button", name="Keep")).to_be_visible()
     expect(page.get_by_role("button", name="Revoke")).to_have_count(0)
     page.get_by_role("button", name="Keep").click()
-    page.get_by_label("For how many minutes").fill("90")
-    page.get_by_label("Why").fill("look at the cart")
+    page.get_by_label("Minutes").fill("90")
+    page.get_by_label("Reason").fill("look at the cart")
     confirm(page, "Keep")
     expect(page.get_by_role("heading", level=1)).to_contain_text("kept")
     kept = site.get(f"/v1/leases/{lease['id']}")
@@ -70,10 +70,10 @@ def test_what_is_refused_is_said_and_can_be_mended(site: Site, open_page: Open) 
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}", token=ANN, tolerate="422")
     page.get_by_role("button", name="Keep").click()
-    page.get_by_label("For how many minutes").fill("9999999")
+    page.get_by_label("Minutes").fill("9999999")
     page.get_by_role("dialog").get_by_role("button", name="Keep").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("must be from 1 to 86400 seconds")
-    page.get_by_label("For how many minutes").fill("5")
+    page.get_by_label("Minutes").fill("5")
     confirm(page, "Keep")
     assert state_of(site, lease["id"]) == "kept"
 
@@ -81,10 +81,10 @@ def test_what_is_refused_is_said_and_can_be_mended(site: Site, open_page: Open) 
 def test_a_guest_looks_and_touches_nothing(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}", token=GUEST)
-    expect(page.get_by_role("button", name="Copy psql line")).to_be_visible()
-    assert page.locator("main button").all_inner_texts() == ["Copy psql line"]
-    page.get_by_role("button", name="Copy psql line").click()
-    expect(page.locator("#said")).to_contain_text("only who acquired the lease is told that")
+    expect(page.get_by_role("button", name="Copy psql command")).to_be_visible()
+    assert page.locator("main button").all_inner_texts() == ["Copy psql command"]
+    page.get_by_role("button", name="Copy psql command").click()
+    expect(page.locator("#said")).to_contain_text("only the token that acquired the lease gets it")
     line = page.evaluate("navigator.clipboard.readText()")
     assert line.startswith(f"psql 'postgresql://{lease['user']}@{lease['host']}:{lease['port']}/")
     assert lease["password"] not in line
@@ -98,8 +98,8 @@ def test_a_guest_looks_and_touches_nothing(site: Site, open_page: Open) -> None:
 def test_the_psql_line_of_ones_own_lease_opens_its_database(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, "/leases", token=ANN)
-    page.get_by_role("row", name=lease["id"][:8]).get_by_role("button", name="Copy psql line").click()
-    expect(page.locator("#said")).to_have_text("The psql line is copied.")
+    page.get_by_role("row", name=lease["id"][:8]).get_by_role("button", name="Copy psql command").click()
+    expect(page.locator("#said")).to_have_text("psql command copied.")
     url = page.evaluate("navigator.clipboard.readText()").removeprefix("psql '").removesuffix("'")
     with psycopg.connect(url) as connection:
         [name] = connection.execute("select name from item").fetchone() or [None]
@@ -132,7 +132,7 @@ def test_an_admin_retires_a_template_also_while_leases_live(site: Site, open_pag
     row.get_by_role("button", name="Retire").click()
     page.get_by_role("dialog").get_by_role("button", name="Retire").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("lease")
-    page.get_by_label("Also while leases of it live").check()
+    page.get_by_label("Also with live leases").check()
     confirm(page, "Retire")
     eventually(
         lambda: [one["state"] for one in site.get("/v1/templates", name=template)["items"]],
@@ -144,7 +144,7 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_in_no_address(site: Site, open
     asked: list[str] = []
     page = open_page(site, token="", tolerate="401")
     page.on("request", lambda request: asked.append(request.url))
-    heading = page.get_by_role("heading", name="This service wants a token")
+    heading = page.get_by_role("heading", name="This service needs a token")
     expect(heading).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("Token").fill("wrong")

@@ -71,8 +71,8 @@ def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page
             lambda _: same(page, site, template),
         )
         assert numbers(page)["leases"] == len(held)
-    expect(page.get_by_role("heading", name="All is well")).to_be_visible()
-    expect(page.get_by_text("Nobody holds a database now.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Healthy")).to_be_visible()
+    expect(page.get_by_text("No leases.")).to_be_visible()
 
 
 def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -> None:
@@ -85,7 +85,7 @@ def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -
         target=lambda: site.held.append(site.ask("POST", "/v1/leases", body).json()["id"])
     )
     waiter.start()
-    row = page.get_by_role("region", name="Who waits").get_by_role("row", name="test_that_waits")
+    row = page.get_by_role("region", name="Queue").get_by_role("row", name="test_that_waits")
     expect(row).to_contain_text("the pool has its maximum of 3 databases: 3 in use")
     expect(row).to_contain_text("Raise max_size")
     expect(row.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
@@ -93,7 +93,7 @@ def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -
     expect(page.locator("[data-number=waiting]")).to_have_text("1")
     site.release(held[0])
     waiter.join()
-    expect(page.get_by_text("Nobody waits: whoever asks")).to_be_visible()
+    expect(page.get_by_text("Empty: requests are served immediately.")).to_be_visible()
 
 
 def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page: Open) -> None:
@@ -107,14 +107,14 @@ def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page:
     site.release(lease)
     expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
     life = page.locator(".life")
-    expect(life).to_contain_text("left behind: 1 open connection, ")
+    expect(life).to_contain_text("leftovers: 1 open connection, ")
     expect(life).to_contain_text("left_over")
     expect(life).to_contain_text("revoked (revoked by admin) after")
     connection.close()
     page.get_by_role("link", name=lease["database"]).first.click()
-    expect(page.get_by_role("region", name="Who had this database")).to_contain_text("test_cart.py")
+    expect(page.get_by_role("region", name="Leases of this database")).to_contain_text("test_cart.py")
     expect(page.get_by_role("region", name="Resets")).to_contain_text("rebuild")
-    page.get_by_role("link", name="Left behind").click()
+    page.get_by_role("link", name="Leftovers").click()
     expect(page.get_by_role("region", name="Resets")).to_contain_text("left_over")
 
 
@@ -159,7 +159,7 @@ def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None
 def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template())
     page = open_page(site, "/events")
-    page.get_by_label("About").fill(lease["id"])
+    page.get_by_label("Object").fill(lease["id"])
     page.get_by_role("button", name="Filter").click()
     rows = page.get_by_role("region", name="Events").locator("tbody tr")
     expect(rows).to_have_count(1)
@@ -177,12 +177,12 @@ def test_leases_are_found_by_what_their_holders_said(site: Site, open_page: Open
     page = open_page(site, "/leases")
     rows = page.get_by_role("region", name="Leases").locator("tbody tr")
     expect(rows).to_have_count(2)
-    page.get_by_label("Find by holder").press_sequentially("PEARS")
+    page.get_by_label("Search by holder").press_sequentially("PEARS")
     expect(rows).to_have_count(1)
     site.acquire(template, holder={"test": "test_more_pears"})
     expect(rows).to_have_count(2)
-    expect(page.get_by_label("Find by holder")).to_be_focused()
-    expect(page.get_by_label("Find by holder")).to_have_value("PEARS")
+    expect(page.get_by_label("Search by holder")).to_be_focused()
+    expect(page.get_by_label("Search by holder")).to_have_value("PEARS")
 
 
 def test_what_failed_says_why(site: Site, open_page: Open) -> None:
@@ -200,7 +200,7 @@ def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
     page = open_page(site)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     page.keyboard.press("Tab")
-    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    expect(page.get_by_text("Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     for _ in range(40):
         page.keyboard.press("Shift+Tab")

@@ -167,7 +167,7 @@ def _look_around(page: Page) -> None:
     expect(pager).to_contain_text("1\N{EN DASH}50 of 50")
     pager.get_by_role("button", name="Next").click()
     expect(pager).to_contain_text("51\N{EN DASH}100 of 50")
-    page.get_by_label("Find by holder").fill("runner-42")
+    page.get_by_label("Search by holder").fill("runner-42")
     expect(page.locator("[data-number=listed]")).to_have_text("5")
     page.get_by_role("link", name="Databases", exact=True).click()
     expect(page.locator("[data-number=listed]")).to_contain_text("2,0")

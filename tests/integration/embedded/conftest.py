@@ -29,8 +29,8 @@ def directory(servers: Servers) -> Iterator[Path]:
 
 @pytest.fixture
 def shelter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A shelter of this test's own."""
-    monkeypatch.setattr(placement, "SHELTER", directory / "shelter")
+    """A directory of this test for relocated data and copied programs."""
+    monkeypatch.setattr(placement, "ROOT_DATA", directory / "shelter")
     yield directory / "shelter"
     if (directory / "shelter" / "data").is_dir():
         end_servers_in(directory / "shelter" / "data")

@@ -262,7 +262,9 @@ async def test_an_initdb_that_fails_is_told_in_its_own_words_and_leaves_nothing(
     (binaries / "initdb").write_text("#!/bin/sh\necho 'initdb: error: the disk is full' >&2\nexit 1\n")
     for program in binaries.iterdir():
         program.chmod(0o755)
-    with pytest.raises(ServerNotStarted, match=r"could not make .*cluster: initdb: error: the disk is full"):
+    with pytest.raises(
+        ServerNotStarted, match=r"could not create .*cluster: initdb: error: the disk is full"
+    ):
         await EmbeddedPostgres(directory / "pg", binaries=binaries).start()
     assert [path.name for path in (directory / "pg").iterdir() if "cluster" in path.name] == []
     assert await value(await EmbeddedPostgres(directory / "pg").start(), "SELECT 1") == 1
@@ -280,7 +282,7 @@ async def test_another_versions_data_is_refused_with_the_mend(directory: Path) -
     server = EmbeddedPostgres(directory / "pg", binaries=postgres_binaries(16))
     await server.start()
     await server.stop()
-    with pytest.raises(DataDirectoryUnusable, match=r"made by PostgreSQL 16.*remove .*cluster"):
+    with pytest.raises(DataDirectoryUnusable, match=r"created by PostgreSQL 16.*remove .*cluster"):
         await EmbeddedPostgres(directory / "pg", binaries=postgres_binaries(18)).start()
 
 
