@@ -57,7 +57,7 @@ def same(page: Page, site: Site, template: str) -> bool:
     return shown == before
 
 
-def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page: Open) -> None:
+def test_numbers_equal_the_api_while_leases_change(site: Site, open_page: Open) -> None:
     template = site.template()
     page = open_page(site)
     held: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page
     expect(page.get_by_text("No leases.")).to_be_visible()
 
 
-def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -> None:
+def test_queue_shows_callers_with_wait_and_reason(site: Site, open_page: Open) -> None:
     template = site.template()
     held = [site.acquire(template) for _ in range(3)]
     page = open_page(site)
@@ -96,7 +96,7 @@ def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -
     expect(page.get_by_text("Empty: requests are served immediately.")).to_be_visible()
 
 
-def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page: Open) -> None:
+def test_lease_shows_its_history_and_database_its_leases(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template())
     page = open_page(site, f"/leases/{lease['id']}")
     expect(page.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
@@ -118,7 +118,7 @@ def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page:
     expect(page.get_by_role("region", name="Resets")).to_contain_text("left_over")
 
 
-def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: Site, open_page: Open) -> None:
+def test_history_of_a_pool_is_readable_by_keyboard_and_as_table(site: Site, open_page: Open) -> None:
     template = site.template()
     pool = site.acquire(template)["pool_id"]
     a_day_of_history(site, pool)
@@ -145,7 +145,7 @@ def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: S
     shoot(page, "pool")
 
 
-def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None:
+def test_hostile_names_stay_text(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), holder=HOSTILE, labels={"<script>": "</script>"})
     page = open_page(site)
     expect(page.get_by_text(HOSTILE["name"]).first).to_be_visible()
@@ -156,7 +156,7 @@ def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None
     assert page.evaluate("window.hacked") is None
 
 
-def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open_page: Open) -> None:
+def test_events_are_filtered_by_kind_and_object(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template())
     page = open_page(site, "/events")
     page.get_by_label("Object").fill(lease["id"])
@@ -170,7 +170,7 @@ def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open
     expect(rows).to_contain_text("lease.revoked")
 
 
-def test_leases_are_found_by_what_their_holders_said(site: Site, open_page: Open) -> None:
+def test_leases_are_found_by_values_of_their_holders(site: Site, open_page: Open) -> None:
     template = site.template()
     site.acquire(template, holder={"test": "test_apples"})
     site.acquire(template, holder={"test": "test_pears"})
@@ -185,7 +185,7 @@ def test_leases_are_found_by_what_their_holders_said(site: Site, open_page: Open
     expect(page.get_by_label("Search by holder")).to_have_value("PEARS")
 
 
-def test_what_failed_says_why(site: Site, open_page: Open) -> None:
+def test_failed_template_shows_its_error(site: Site, open_page: Open) -> None:
     answer = site.ask("POST", "/v1/templates", {"name": "broken", "sql": ["create tabel item ()"]})
     assert answer.status_code == 422
     page = open_page(site)
@@ -196,7 +196,7 @@ def test_what_failed_says_why(site: Site, open_page: Open) -> None:
     site.ask("DELETE", f"/v1/templates/{answer.json().get('template_id', 'broken')}")
 
 
-def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
+def test_page_can_be_used_by_keyboard_only(site: Site, open_page: Open) -> None:
     page = open_page(site)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     page.keyboard.press("Tab")
@@ -215,7 +215,7 @@ def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
     "route",
     ["/", "/leases", "/pools", "/databases", "/templates", "/servers", "/left-behind", "/events", "pool"],
 )
-def test_nothing_is_wider_than_a_phone(site: Site, open_page: Open, route: str) -> None:
+def test_pages_fit_on_a_phone(site: Site, open_page: Open, route: str) -> None:
     lease = site.acquire(site.template("a-template-with-quite-a-long-name-for-a-small-screen"))
     page = open_page(site, f"/pools/{lease['pool_id']}" if route == "pool" else route, size=PHONE)
     expect(page.get_by_role("heading", level=1)).to_be_visible()

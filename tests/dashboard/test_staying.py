@@ -43,7 +43,7 @@ def own_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Si
     assert site.service.stop() == 0
 
 
-def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
+def test_page_reconnects_with_backoff_after_a_restart(
     own_site: Site, open_page: Open, postgres_18: PostgresServer, service_redis_url: str
 ) -> None:
     template = own_site.template()
@@ -78,7 +78,7 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     expect(page.locator("[data-number=leases]")).to_have_text("0")  # told by the new one's events
 
 
-def test_it_names_what_is_away_keeps_what_was_known_and_goes_on_when_it_is_back(
+def test_page_names_the_unavailable_backend_and_recovers(
     postgres_18: PostgresServer, service_redis_url: str, open_page: Open
 ) -> None:
     with Proxy(service_redis_url) as between:
@@ -100,7 +100,7 @@ def test_it_names_what_is_away_keeps_what_was_known_and_goes_on_when_it_is_back(
             assert service.stop() == 0
 
 
-def test_a_tab_that_nobody_looks_at_asks_for_nothing(own_site: Site, open_page: Open) -> None:
+def test_hidden_tab_sends_no_requests(own_site: Site, open_page: Open) -> None:
     page, other = open_page(own_site), open_page(own_site)
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator("[data-number=leases]")).to_have_text("0")
@@ -124,7 +124,7 @@ def _hide(page: Page, *, hidden: bool) -> None:
     )
 
 
-def test_it_stays_smooth_with_2000_databases_and_500_leases(own_site: Site, open_page: Open) -> None:
+def test_page_stays_responsive_with_2000_databases_and_500_leases(own_site: Site, open_page: Open) -> None:
     template = own_site.template()
     a_crowd(own_site)
     page = open_page(own_site, "/leases")
@@ -180,7 +180,7 @@ def _look_around(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str) -> None:
+def test_axe_finds_no_serious_violation(site: Site, open_page: Open, scheme: str) -> None:
     lease = site.acquire(site.template())
     a_day_of_history(site, lease["pool_id"])
     page = open_page(site, scheme=scheme)

@@ -49,7 +49,7 @@ class Calls:
         self.number += event == "call"
 
 
-async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
+async def test_request_without_log_and_trace_costs_few_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def formatted(*_: object) -> str:
@@ -65,7 +65,7 @@ async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
     assert calls.number <= 30
 
 
-def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_every_lease_need_no_label_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_up(*_: object) -> object:
         raise AssertionError
 
@@ -78,7 +78,7 @@ def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.M
         metrics.ended(how)
 
 
-def test_without_tracing_no_object_is_made() -> None:
+def test_no_object_is_created_without_tracing() -> None:
     assert UNTRACED.request("GET", []) is UNTRACED.request("POST", [])
     assert UNTRACED.work("reset", {}) is UNTRACED.work("drop", {})
     call = UNTRACED.calls("redis", "redis")

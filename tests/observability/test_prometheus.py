@@ -50,7 +50,7 @@ def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
     assert (target["health"], target["lastError"]) == ("up", "")
 
 
-def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
+def test_all_rules_are_evaluated_without_an_error(prometheus: Prometheus) -> None:
     def rules() -> list[dict[str, Any]]:
         return [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
 
@@ -58,7 +58,7 @@ def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> Non
     assert [(rule["name"], rule.get("lastError")) for rule in rules() if rule["health"] != "ok"] == []
 
 
-def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -> None:
+def test_all_metrics_follow_the_conventions_of_prometheus(prometheus: Prometheus) -> None:
     for name, said in prometheus.get("metadata").items():
         if name.startswith("freshdb_"):
             assert said[0]["help"], name
@@ -66,11 +66,11 @@ def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -
 
 
 @pytest.mark.parametrize(("title", "query"), list(queries()))
-def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus, title: str, query: str) -> None:
+def test_all_queries_of_the_dashboard_have_data(prometheus: Prometheus, title: str, query: str) -> None:
     prometheus.until(lambda: prometheus.values(query), f"{title}: no data for {query}")
 
 
-def test_what_the_panels_show_is_on_their_page(prometheus: Prometheus) -> None:
+def test_panels_are_documented_with_their_values(prometheus: Prometheus) -> None:
     if pictures.wanted():
         PAGE.write_text(page(prometheus))
     shown = PAGE.read_text()
@@ -120,7 +120,7 @@ def legend(target: dict[str, Any], labels: Labels) -> str:
     return f"{said}: " if said else ""
 
 
-def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, traffic: str) -> None:
+def test_variables_of_the_dashboard_list_the_pools(prometheus: Prometheus, traffic: str) -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             label = variable["definition"].removeprefix("label_values(freshdb_databases, ").rstrip(")")
@@ -128,7 +128,7 @@ def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, t
             assert any(traffic in one or one in {"database", "schema"} for one in found)
 
 
-def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
+def test_all_panels_have_a_description_and_a_unit() -> None:
     assert len({one["id"] for one in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     for panel in PANELS:
         assert panel["description"].endswith("."), panel["title"]
@@ -137,9 +137,7 @@ def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
             assert target["datasource"]["uid"] == "${datasource}"
 
 
-def test_what_is_shown_equals_what_the_service_says(
-    prometheus: Prometheus, observed: Service, traffic: str
-) -> None:
+def test_panels_equal_the_rest_api(prometheus: Prometheus, observed: Service, traffic: str) -> None:
     """The sum of a pool's databases, which stays the same while they go round."""
 
     def agree() -> bool:
@@ -152,7 +150,7 @@ def test_what_is_shown_equals_what_the_service_says(
     prometheus.until(agree, f"{observed.url} and Prometheus differ")
 
 
-def test_alerts_go_off_when_the_last_replica_dies(
+def test_alerts_fire_when_the_last_replica_dies(
     tmp_path: Path, postgres_18: PostgresServer, redis_url: str
 ) -> None:
     service = start_service([postgres_18.dsn], redis_url)

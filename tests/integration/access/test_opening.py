@@ -43,7 +43,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"authorization": f"Bearer {secret}"}
 
 
-def test_loopback_is_open_until_the_first_token_and_never_again(open_service: Service) -> None:
+def test_loopback_is_open_only_before_the_first_token(open_service: Service) -> None:
     with httpx.Client(verify=asking.PLAIN, base_url=open_service.url, timeout=60) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
@@ -60,7 +60,7 @@ def test_loopback_is_open_until_the_first_token_and_never_again(open_service: Se
         assert http.get("/livez").status_code == 200
 
 
-def test_the_first_token_is_made_in_the_control_planes_database(
+def test_first_token_is_created_in_the_control_planes_database(
     open_service: Service, token: Command, postgres_18: PostgresServer
 ) -> None:
     control = ("--control", open_service.control_dsn)
@@ -111,7 +111,7 @@ def test_the_first_token_is_made_in_the_control_planes_database(
     assert all(one["principal"].endswith(" (control plane)") for one in records)
 
 
-def test_a_database_that_is_no_control_plane_gets_no_tables(
+def test_other_database_than_a_control_plane_gets_no_tables(
     postgres_18: PostgresServer, token: Command
 ) -> None:
     code, _, said = token("create", "--name", "ops", "--control", postgres_18.dsn)

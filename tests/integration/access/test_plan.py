@@ -23,7 +23,7 @@ async def bench(postgres_18: PostgresServer, redis_url: str) -> AsyncIterator[Be
         yield one
 
 
-async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(bench: Bench) -> None:
+async def test_concurrent_plans_never_exceed_the_database_limit(bench: Bench) -> None:
     store = bench.at.store
     issued = await TokenRegistry(store).create(
         TokenRequest("team", frozenset({"build"}), Quotas(max_databases=3)), FRESHDB

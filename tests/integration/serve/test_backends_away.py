@@ -70,7 +70,7 @@ def away(answer: httpx.Response) -> None:
     assert answer.json()["detail"]
 
 
-def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -> None:
+def test_service_recovers_when_redis_returns_empty(alone: Service, redis_alone: EmbeddedRedis) -> None:
     lease = acquire(alone).json()
     asyncio.run(redis_alone.stop())
     refused = acquire(alone)
@@ -88,7 +88,7 @@ def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -
     until(lambda: acquire(alone).status_code == 201)
 
 
-def test_postgresql_away_and_back(alone: Service, postgres_alone: EmbeddedPostgres) -> None:
+def test_service_recovers_when_postgresql_returns(alone: Service, postgres_alone: EmbeddedPostgres) -> None:
     lease = acquire(alone).json()
     asyncio.run(postgres_alone.stop())
     away(acquire(alone))

@@ -89,7 +89,7 @@ def proxy(url: str, turns: Turns) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("quota", [None, 1000])
-def test_acquire_is_at_most_three_round_trips_also_with_a_token_and_its_quota(
+def test_acquire_needs_at_most_three_round_trips_with_a_token_and_quota(
     postgres_18: PostgresServer, redis_url: str, quota: int | None
 ) -> None:
     turns = Turns()

@@ -83,10 +83,10 @@ class AccessLog:
         level = logging.DEBUG if quiet else logging.INFO
         if _log.isEnabledFor(level):
             method, path = scope["method"], scope["path"][:_SHOWN_CHARACTERS]
-            said = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
+            extra = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
             # Like `_log.log`, but without its search of the stack for the caller.
             words = (method, path, status)
-            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=said))
+            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=extra))
 
 
 def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bool]:

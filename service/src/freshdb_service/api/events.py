@@ -98,11 +98,11 @@ def _is(kind: str, wanted: str | None) -> bool:
     return wanted is None or (kind.startswith(wanted[:-1]) if wanted.endswith("*") else kind == wanted)
 
 
-def _mentions(said: object, name: str) -> bool:
+def _mentions(value: object, name: str) -> bool:
     """True if the event has this value. A template matches with or without its fingerprint."""
-    if isinstance(said, Mapping):
-        return any(_mentions(one, name) for one in said.values())
-    return isinstance(said, str) and name in {said, said.partition("@")[0]}
+    if isinstance(value, Mapping):
+        return any(_mentions(one, name) for one in value.values())
+    return isinstance(value, str) and name in {value, value.partition("@")[0]}
 
 
 async def _stream(context: Context, start: str, past: Sequence[Event], *, follow: bool) -> AsyncIterator[str]:

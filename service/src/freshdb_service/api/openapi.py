@@ -161,8 +161,8 @@ def _complete(operation: dict[str, Any], *, asking: bool) -> None:
         schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's own
-    for status, said in refusals(*_ANY, *(_ASKING if asking else ())).items():
-        responses.setdefault(str(status), said)
+    for status, response in refusals(*_ANY, *(_ASKING if asking else ())).items():
+        responses.setdefault(str(status), response)
     operation["responses"] = dict(sorted(responses.items()))
 
 

@@ -94,16 +94,18 @@ def refusals(*statuses: int) -> Responses:
 
 def _refusal(status: HTTPStatus) -> dict[str, Any]:
     codes = ", ".join(f"`{code}`" for code, its in STATUS.items() if its is status)
-    said: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": f"{status.phrase}: {codes}",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if status in _RETRIED:
         always = status is HTTPStatus.SERVICE_UNAVAILABLE  # for some quotas, waiting does not help
-        said["headers"] = {"Retry-After": {"required": always, "schema": {"type": "integer", "minimum": 1}}}
+        response["headers"] = {
+            "Retry-After": {"required": always, "schema": {"type": "integer", "minimum": 1}}
+        }
     if status is HTTPStatus.UNAUTHORIZED:
-        said["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
-    return said
+        response["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return response
 
 
 def raw(answer: Response) -> bytes:

@@ -80,11 +80,11 @@ def postgres_major(binaries: Path) -> int:
         BinaryNotFound: the program is missing or does not run. The message has the file and the reason.
     """
     program = _file(binaries / "postgres")
-    said = _version_text(program, program, account=None)
-    found = re.search(r"\(PostgreSQL\) (\d+)", said)
+    output = _version_text(program, program, account=None)
+    found = re.search(r"\(PostgreSQL\) (\d+)", output)
     if not found:
         raise BinaryNotFound(
-            f"{program} is not a PostgreSQL server; it printed {said[-_QUOTED:]!r}: {_postgres_fix()}"
+            f"{program} is not a PostgreSQL server; it printed {output[-_QUOTED:]!r}: {_postgres_fix()}"
         )
     return int(found[1])
 
@@ -119,10 +119,10 @@ def usable_redis(program: Path, account: Account | None = None) -> Path:
     """
     program = _file(program)
     reachable = placement.runnable(program, account, bundle=redis_bundle)
-    said = _version_text(program, reachable, account)
-    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
+    output = _version_text(program, reachable, account)
+    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", output)
     if not found:
-        raise BinaryNotFound(f"{program} is not a Redis or Valkey server: it printed {said[-_QUOTED:]!r}")
+        raise BinaryNotFound(f"{program} is not a Redis or Valkey server: it printed {output[-_QUOTED:]!r}")
     version = tuple(map(int, found.groups()))
     if version < OLDEST_REDIS:
         raise BinaryNotFound(
@@ -201,7 +201,9 @@ def _version_text(program: Path, reachable: Path, account: Account | None) -> st
         BinaryNotFound: it cannot be run. The message has the program and the reason.
     """
     try:
-        code, said = processes.output_of([reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS)
+        code, output = processes.output_of(
+            [reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS
+        )
     except OSError as error:
         raise BinaryNotFound(f"{program} {_why_it_does_not_run(program, error)}") from error
     if code is None:
@@ -209,8 +211,8 @@ def _version_text(program: Path, reachable: Path, account: Account | None) -> st
             f"{program} --version did not exit within {_VERSION_SECONDS:.0f} s or 64 KiB of output"
         )
     if code:
-        raise BinaryNotFound(f"{program} --version failed with exit code {code}: {said[-_QUOTED:]!r}")
-    return said
+        raise BinaryNotFound(f"{program} --version failed with exit code {code}: {output[-_QUOTED:]!r}")
+    return output
 
 
 def _why_it_is_no_file(program: Path) -> str:

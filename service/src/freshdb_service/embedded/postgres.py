@@ -238,7 +238,7 @@ class EmbeddedPostgres:
     def _run_initdb(
         self, binaries: Path, cluster: Path, password_file: Path, major: int, account: Account | None
     ) -> None:
-        said = ""
+        output = ""
         for locale in _locales(major):
             command: list[str | Path] = [
                 *(binaries / "initdb", "-D", cluster, f"--username={SUPERUSER}", f"--pwfile={password_file}"),
@@ -261,11 +261,11 @@ class EmbeddedPostgres:
                 raise ServerNotStarted(f"{binaries / 'initdb'} failed: {error}") from error
             if done.returncode == 0:
                 return
-            said = done.stderr.decode(errors="replace").strip()
-            if "locale" not in said:
+            output = done.stderr.decode(errors="replace").strip()
+            if "locale" not in output:
                 break
         raise ServerNotStarted(
-            f"{binaries / 'initdb'} could not create {cluster.parent.parent / 'cluster'}: {said}"
+            f"{binaries / 'initdb'} could not create {cluster.parent.parent / 'cluster'}: {output}"
         )
 
     def _launch(self, home: Path, program: Path, account: Account | None) -> _Postmaster:
@@ -281,9 +281,9 @@ class EmbeddedPostgres:
             if postmaster is not None:
                 (home / "port").write_text(f"{port}\n")
                 return postmaster
-            said = log.tail(start)
-            if "Address already in use" not in said:
-                raise ServerNotStarted(f"PostgreSQL did not start in {home}:\n{said}")
+            output = log.tail(start)
+            if "Address already in use" not in output:
+                raise ServerNotStarted(f"PostgreSQL did not start in {home}:\n{output}")
             # Another process took the port between the choice and the start.
         raise PortTaken(
             f"no free port on {LOOPBACK} for PostgreSQL in {home}: other processes take them; start it again"

@@ -126,10 +126,10 @@ class EmbeddedRedis:
                 self._child = child
                 return port
             processes.stop(child.pid, directory=home, steps=_STOP_STEPS, child=child)
-            said = log.tail(start)
-            if "Address already in use" not in said:
+            output = log.tail(start)
+            if "Address already in use" not in output:
                 raise ServerNotStarted(
-                    f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. Its log:\n{said}"
+                    f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. Its log:\n{output}"
                 )
             # Another process took the port between the choice and the start.
         raise PortTaken(

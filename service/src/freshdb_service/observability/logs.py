@@ -90,7 +90,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_said_of(record),
+            **_context_of(record),
         }
         if (trace := _trace(self, record)) is not None:
             line["error"] = trace
@@ -105,14 +105,14 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record. Line breaks in its values are escaped."""
-        said = "".join(f" {name}={_word(value)}" for name, value in _said_of(record).items())
+        context = "".join(f" {name}={_word(value)}" for name, value in _context_of(record).items())
         line = f"{_second(int(record.created)).replace('T', ' ')}.{int(record.msecs):03}"
-        line += f" {record.levelname:<7} {record.name}: {_printable(record.getMessage())}{said}"
+        line += f" {record.levelname:<7} {record.name}: {_printable(record.getMessage())}{context}"
         trace = _trace(self, record)
         return line if trace is None else f"{line}\n{trace}"
 
 
-def _said_of(record: logging.LogRecord) -> Facts:
+def _context_of(record: logging.LogRecord) -> Facts:
     return {**(_facts.get() or {}), **getattr(record, _FIELDS, {})}
 
 
