@@ -1,4 +1,4 @@
-"""What people do on the page, as far as their token goes; and that nobody else can make the page do it."""
+"""Actions on the page, which the scopes of the token limit, and which other websites cannot trigger."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_open_service_needs_no_token(open_site: Site, open_page: Open) -> None:
 
 def test_another_website_cannot_use_an_open_service(open_site: Site, site: Site, open_page: Open) -> None:
     lease = open_site.acquire(open_site.template())
-    # The other service plays the other website: another port is another origin.
+    # The other service stands for another website, because another port is another origin.
     page = open_page(site, "/servers", tolerate="CORS|ERR_FAILED|Content Security Policy|violates")
     page.route("**/evil", lambda route: route.fulfill(body="<p>evil</p>", content_type="text/html"))
     page.goto(f"{site.url}/evil")

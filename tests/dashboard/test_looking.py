@@ -1,4 +1,4 @@
-"""What the page shows: the numbers of the API, while leases come and go; reasons; lives; history; to everybody."""
+"""Contents of the page: the numbers of the API, reasons, histories, and accessibility."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def expected(site: Site) -> dict[str, int]:
 
 
 def states(page: Page, label: str) -> dict[str, int]:
-    """The numbers beside the bar of a pool."""
+    """Return the numbers beside the bar of a pool."""
     texts = page.locator("tr", has_text=label).locator("[data-state]").all_inner_texts()
     return {text.split()[1]: int(text.split()[0]) for text in texts}
 
 
 def same(page: Page, site: Site, template: str) -> bool:
-    """Whether the page and the API say the same at one moment, before and after looking at the page."""
+    """True if the page has the numbers of the API, before and after reading the page."""
     pools = [one for one in site.get("/v1/pools")["items"] if one["template"].startswith(template)]
     before = (expected(site), pools[0]["databases"] if pools else {})
     shown = (numbers(page), states(page, template))
@@ -131,7 +131,7 @@ def test_history_of_a_pool_is_readable_by_keyboard_and_as_table(site: Site, open
     legend = waits.locator(".legend b").first
     page.keyboard.press("ArrowLeft")
     expect(legend).not_to_have_text("")
-    if legend.text_content() == "\N{EN DASH}":  # a minute has just begun, and nothing was leased in it
+    if legend.text_content() == "\N{EN DASH}":  # a new minute has begun without a lease
         page.keyboard.press("ArrowLeft")
     expect(legend).to_contain_text("s")
     page.keyboard.press("Escape")

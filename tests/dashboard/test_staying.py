@@ -1,4 +1,4 @@
-"""The page through the day: a service that restarts, a tab that nobody looks at, and as much as there may be."""
+"""The page over a long time: restarts of the service, hidden tabs, and large installations."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NOTE_WHAT_IS_ASKED = """() => {
         return real.apply(window, given);
     };
 }"""
-"""The page's own clock: when this process hears of a request says how busy the machine is."""
+"""Requests with times by the page's own clock, because this process sees them later on a busy machine."""
 
 
 @pytest.fixture
 def own_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Site]:
-    """A service of the test's own."""
+    """A service for one test."""
     running = start_service([postgres_18.dsn], service_redis_url, settings=SETTINGS)
     site = Site(running)
     yield site
@@ -56,12 +56,12 @@ def test_page_reconnects_with_backoff_after_a_restart(
     assert before.stop() == 0
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
     expect(page.get_by_text("Reconnecting…")).to_be_visible()
-    expect(page.locator("[data-number=leases]")).to_have_text("1")  # what was known stays
+    expect(page.locator("[data-number=leases]")).to_have_text("1")  # the last known state stays
     streams = eventually(
         lambda: page.evaluate("asked['/v1/events'] ?? []"), lambda times: len(times) >= TRIES
     )
     views = eventually(lambda: page.evaluate("asked['/v1/overview'] ?? []"), bool)
-    # ever more rarely; the first view may have been asked for while all was well
+    # with growing gaps; the first request may have been sent before the stop
     for seen in (streams, views[1:]):
         gaps = [then - first for first, then in pairwise(seen)]
         assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
@@ -75,7 +75,7 @@ def test_page_reconnects_with_backoff_after_a_restart(
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     own_site.release(first)
-    expect(page.locator("[data-number=leases]")).to_have_text("0")  # told by the new one's events
+    expect(page.locator("[data-number=leases]")).to_have_text("0")  # from events of the new replica
 
 
 def test_page_names_the_unavailable_backend_and_recovers(
@@ -160,7 +160,7 @@ def test_page_stays_responsive_with_2000_databases_and_500_leases(own_site: Site
 def _look_around(page: Page) -> None:
     draws = "performance.getEntriesByName('freshdb draw').length"
     eventually(lambda: page.evaluate(draws), lambda count: count >= DRAWS)
-    # Fetched and drawn several times meanwhile, and yet the same row: what did not change was not made anew.
+    # The data was fetched and drawn several times, but the unchanged row is still the same element.
     assert page.locator("tbody tr").first.evaluate("row => row.mine") is True
     assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
     pager = page.get_by_role("navigation", name="Pages of Leases")

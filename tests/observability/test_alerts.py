@@ -1,4 +1,4 @@
-"""The alerts: well formed, each with a unit test, and each with a section of the runbook that helps whoever is woken."""
+"""The alerts are well formed, and each has a unit test and a section of the runbook."""
 
 from __future__ import annotations
 

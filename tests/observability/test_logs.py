@@ -1,4 +1,4 @@
-"""What a real service logs: as JSON and for people, with what each line is about; and never a secret."""
+"""Log lines of a real service: as JSON and for a console, with their context fields, and without secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 
 def lines(service: Service, **wanted: object) -> list[dict[str, Any]]:
-    """What was logged with these fields; waits until there is something."""
+    """Wait for lines with these fields, and return them."""
     end = time.monotonic() + 30
     while True:
         every: list[dict[str, Any]] = [json.loads(line) for line in service.log.splitlines()]

@@ -1,4 +1,4 @@
-"""A real Prometheus over a real service at work: what it scrapes, what it makes of the rules, the dashboard's queries."""
+"""A real Prometheus and a real service with traffic: scrapes, rules, and queries of the dashboard."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MOST_SERIES: Final = 6
 INTRODUCTION: Final = """# The dashboard for Grafana
 
 [`deploy/grafana/freshdb.json`](../deploy/grafana/freshdb.json): in Grafana, *Dashboards → New → Import*; the compose file
-and `deploy/grafana/provisioning` put it in place by themselves. It asks for a Prometheus that scrapes the service
-([metrics](metrics.md)), and has two variables, pool and isolation.
+with `deploy/grafana/provisioning` installs it. It needs a Prometheus that scrapes the service ([metrics](metrics.md)), and
+has two variables, pool and isolation.
 
-Below is every panel with what its queries gave at one moment, for all pools together: from a real Prometheus over a real
-service that some callers worked with (`tests/observability`, where each query has to give something). Of many series, the
-largest are shown. Grafana itself was not there to draw them.
+Below are all panels with the results of their queries at one instant, for all pools together. They come from a real
+Prometheus and a real service with traffic (`tests/observability`, where each query must return data). Of many series, the
+largest are shown. Grafana itself did not take part.
 """
 pytestmark = pytest.mark.xdist_group("prometheus")
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Title and query, with the variables filled in as Grafana does for "All"."""
+    """Return title and query, with the variables replaced as in Grafana for "All"."""
     for panel in PANELS:
         for query in of_panel(panel):
             yield panel["title"], query
 
 
 def of_panel(panel: dict[str, Any]) -> list[str]:
-    """Its queries."""
+    """Return the queries of a panel."""
     filled = (one["expr"].replace("$pool", ".*").replace("$isolation", ".*") for one in panel["targets"])
     return [query.replace("$__rate_interval", "20s") for query in filled]
 
@@ -79,7 +79,7 @@ def test_panels_are_documented_with_their_values(prometheus: Prometheus) -> None
 
 
 def page(prometheus: Prometheus) -> str:
-    """Every panel, and what its queries give."""
+    """Return the page with all panels and the results of their queries."""
     lines = []
     for panel in DASHBOARD["panels"]:
         if panel["type"] == "row":
@@ -98,7 +98,7 @@ def page(prometheus: Prometheus) -> str:
 
 
 def readable(value: float, unit: str) -> str:
-    """In a unit of Grafana's."""
+    """Format a value in a unit of Grafana."""
     match unit:
         case "s":
             return f"{value:,.1f} s" if value >= 1 else f"{value * 1000:,.1f} ms"
@@ -113,7 +113,7 @@ def readable(value: float, unit: str) -> str:
 
 
 def legend(target: dict[str, Any], labels: Labels) -> str:
-    """As Grafana names the series."""
+    """Return Grafana's name of the series."""
     said = target.get("legendFormat", "")
     for name, value in labels.items():
         said = said.replace(f"{{{{{name}}}}}", value.partition("@")[0])
@@ -138,7 +138,7 @@ def test_all_panels_have_a_description_and_a_unit() -> None:
 
 
 def test_panels_equal_the_rest_api(prometheus: Prometheus, observed: Service, traffic: str) -> None:
-    """The sum of a pool's databases, which stays the same while they go round."""
+    """The sum of a pool's databases is stable while their states change."""
 
     def agree() -> bool:
         shown = prometheus.instant(f'sum(freshdb_databases{{template=~"{traffic}.*", isolation="database"}})')

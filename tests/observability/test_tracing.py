@@ -1,4 +1,4 @@
-"""One acquire is one trace, through the real client, the real service, Redis and PostgreSQL; and no secret is in it."""
+"""An acquire is one trace through the real client, the real service, Redis and PostgreSQL, without any secret."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def environment_of(service: Service, receiver: Receiver, name: str) -> dict[str,
 
 
 def ancestors(span: Span, spans: list[Span]) -> list[str]:
-    """The names from the root to this span."""
+    """Return the names from the root to this span."""
     by_id = {one.id: one for one in spans}
     names = [span.name]
     while span.parent:

@@ -1,4 +1,4 @@
-"""Few acquires are worked on at once; nobody else waits for them."""
+"""The number of acquires in progress is limited, so that they do not delay other requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from freshdb_service.observability.metrics import Metrics
 
 @dataclass
 class Work:
-    """An application whose requests are at work until told to go on."""
+    """An application whose requests stay in progress until the test releases them."""
 
     go: asyncio.Event = field(default_factory=asyncio.Event)
     at_work: int = 0

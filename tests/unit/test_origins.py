@@ -1,4 +1,4 @@
-"""Another website, in a browser on the same machine, gets nothing out of an open service and changes nothing in it."""
+"""Another website in a browser on the same machine can neither read nor change an open service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is collected for the audit trail waits for the control plane, and is bounded."""
+"""The buffer of the audit log waits for the control plane, and has a maximum size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from freshdb_service.store.connection import Store
 
 
 def away() -> Store:
-    """A control plane that nobody answers for."""
+    """A control plane that does not answer."""
     return Store("postgresql://nobody@127.0.0.1:9/nothing")
 
 

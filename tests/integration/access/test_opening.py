@@ -1,4 +1,4 @@
-"""Who is let in where nobody has a token yet, and how the first one is made."""
+"""Access to a service without tokens, and creation of its first token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def token(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs ``freshdb token`` here: exit code, standard output, standard error."""
+    """Run ``freshdb token`` in this process, and return exit code, standard output and standard error."""
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(["token", *words])
@@ -56,7 +56,7 @@ def test_loopback_is_open_only_before_the_first_token(open_service: Service) -> 
         assert http.get(f"/v1/leases/{lease['id']}", headers=headers).json()["password"] is None
         assert http.delete("/v1/tokens/ops", headers=headers).status_code == 200
         refused(http.get("/v1/leases", headers=headers), 401, "unauthorized")
-        refused(http.get("/v1/leases"), 401, "unauthorized")  # though no token is left
+        refused(http.get("/v1/leases"), 401, "unauthorized")  # although no token is left
         assert http.get("/livez").status_code == 200
 
 

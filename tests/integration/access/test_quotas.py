@@ -1,4 +1,4 @@
-"""Quotas hold, however many contend, on however many replicas; and the answer says which, what it is and what is used."""
+"""Quotas hold under contention on several replicas. Errors name the quota, its limit and its use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_concurrent_acquires_on_two_replicas_never_exceed_the_lease_quota(boss: 
             body = refused(one, 429, "quota_exceeded", quota="max_leases", limit=3, use=3)
             assert "max_leases" in body["detail"]
             assert one.headers["retry-after"] == "1"
-    assert len(granted) == 2  # and the one before
+    assert len(granted) == 2  # and the lease before
     caller.release(granted[0])
     caller.release(caller.acquire())
 
@@ -128,7 +128,7 @@ def test_ttl_over_the_quota_is_refused_and_the_quota_caps_the_life(boss: Caller)
     caller = boss.using(boss.create(max_ttl_seconds=20)[0])
     before = datetime.now(UTC)
     lease = caller.acquire()
-    assert lease["ttl_seconds"] == 20  # none was named
+    assert lease["ttl_seconds"] == 20  # the default, capped by the quota
     after = datetime.now(UTC)
     assert lease["max_expires_at"] <= boss.get(f"/v1/leases/{lease['id']}")["max_expires_at"]
     for path, body in (
@@ -142,7 +142,7 @@ def test_ttl_over_the_quota_is_refused_and_the_quota_caps_the_life(boss: Caller)
     renewed = caller.ask("POST", f"/v1/leases/{lease['id']}/renew", {}).json()
     assert renewed["ttl_seconds"] <= 20
     moment = timedelta(seconds=1)
-    for one in (lease, renewed):  # one is of Redis's clock, one of PostgreSQL's
+    for one in (lease, renewed):  # one is by the clock of Redis, one by PostgreSQL's
         granted = datetime.fromisoformat(one["max_expires_at"]) - timedelta(seconds=20)
         assert before - moment <= granted <= after + moment
     caller.release(lease)
@@ -158,7 +158,7 @@ def test_databases_of_a_tokens_templates_never_exceed_its_quota(
     count = "select count(*) from databases d join pools p on p.id = d.pool_id where p.template_id = %s"
     most = 0
     with ThreadPoolExecutor(4) as crowd, psycopg.connect(services[0].control_dsn, autocommit=True) as watcher:
-        # The pool wants these four and one that is ready, on both replicas.
+        # On both replicas, the pool needs these four databases and a ready one.
         body = {"template": name, "wait_seconds": 60}
         asked = [
             crowd.submit(builder.ask, "POST", "/v1/leases", body, replica=number % 2) for number in range(4)
@@ -176,7 +176,7 @@ def test_databases_of_a_tokens_templates_never_exceed_its_quota(
     refused(another, 429, "quota_exceeded", quota="max_databases", limit=4, use=4)
     assert builder.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).status_code == 200
     somebody = boss.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0})
-    body_of = refused(somebody, 503, "pool_exhausted")  # no quota of theirs
+    body_of = refused(somebody, 503, "pool_exhausted")  # it is not the other token's quota
     assert "the quota max_databases of the token" in body_of["detail"]
     for lease in held:
         builder.release(lease)
@@ -206,7 +206,9 @@ def test_template_is_refused_when_the_disk_quota_is_used_up(boss: Caller) -> Non
     lease = builder.acquire(template=first, wait_seconds=30)
     with psycopg.connect(lease["url"], autocommit=True) as connection:
         connection.execute("create table more as select repeat('x', 1000) from generate_series(1, 40000)")
-    until(lambda: boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"] > 64 * 2**20)  # it is measured
+    until(
+        lambda: boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"] > 64 * 2**20
+    )  # the next measurement
     refused(
         builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": sql}),
         *(429, "quota_exceeded"),

@@ -1,4 +1,4 @@
-"""Tokens: made, rotated, revoked, and known at once on every replica."""
+"""Tokens are created, rotated and revoked with immediate effect on all replicas."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_revoked_token_is_refused_on_all_replicas(boss: Caller, replica: int) ->
     until(lambda: caller.ask("GET", "/v1/leases", replica=1 - replica).status_code == 401)
     until(lambda: caller.ask("GET", "/v1/leases", replica=replica).status_code == 401)
     refused(caller.ask("POST", f"/v1/leases/{lease['id']}/renew"), 401, "unauthorized")
-    assert boss.ask("DELETE", f"/v1/tokens/{made['id']}").status_code == 200  # again is fine
+    assert boss.ask("DELETE", f"/v1/tokens/{made['id']}").status_code == 200  # revoking again is no error
     refused(boss.ask("POST", f"/v1/tokens/{made['id']}/rotate"), 409, "conflict")
     boss.ask("DELETE", f"/v1/leases/{lease['id']}?force=true")
 
@@ -77,7 +77,7 @@ def test_revoked_token_gets_no_lease_from_a_replica_with_an_old_cache(
     secret, made = boss.create()
     caller = boss.using(secret)
     assert caller.ask("GET", "/v1/leases").status_code == 200
-    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # nobody hears of it
+    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # without a notification
         connection.execute("update tokens set revoked_at = now() where id = %s", (made["id"],))
     assert caller.ask("GET", "/v1/leases").status_code == 200
     refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 401, "unauthorized")
@@ -117,9 +117,9 @@ def test_both_secrets_work_during_the_grace_period(boss: Caller, services: tuple
     for replica in (0, 1):
         for secret in (new, old):
             assert boss.using(secret).ask("GET", "/v1/leases", replica=replica).status_code == 200
-    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # the while is over
+    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # end the grace period
         connection.execute("update tokens set previous_until = now() where id = %s", (made["id"],))
-    boss.create()  # everybody reads the tokens anew
+    boss.create()  # all replicas reload the tokens
     until(lambda: boss.using(old).ask("GET", "/v1/leases", replica=1).status_code == 401)
     assert boss.using(new).ask("GET", "/v1/leases", replica=1).status_code == 200
 
@@ -158,7 +158,7 @@ def test_token_name_is_unique_and_never_inherits_leases(boss: Caller) -> None:
     secret, made = boss.create()
     name = made["name"]
     refused(boss.ask("POST", "/v1/tokens", {"name": name}), 409, "conflict")
-    refused(boss.ask("POST", "/v1/tokens", {"name": "boss"}), 409, "conflict")  # it is in the settings
+    refused(boss.ask("POST", "/v1/tokens", {"name": "boss"}), 409, "conflict")  # the settings have this token
     refused(boss.ask("POST", "/v1/tokens", {"name": "anonymous"}), 409, "conflict")
     lease = boss.using(secret).acquire()
     boss.ask("DELETE", f"/v1/tokens/{name}")
@@ -236,9 +236,11 @@ def test_wrong_tokens_are_throttled_by_address_and_valid_ones_are_accepted(boss:
     refused(answer, 429, "quota_exceeded", quota="failed_attempts", limit=5)
     assert 1 <= int(answer.headers["retry-after"]) <= 12
     assert right.ask("GET", "/v1/leases").status_code == 200  # the same address
-    new = boss.using(boss.create()[0], address)  # and one that no replica was shown before
+    new = boss.using(boss.create()[0], address)  # and a token that no replica has seen before
     wrong_there = [wrong.ask("GET", "/v1/leases", replica=1).status_code for _ in range(6)]
     assert wrong_there == [401] * 5 + [429]
     assert new.ask("GET", "/v1/leases", replica=1).status_code == 200
     refused(boss.using("wrong", "198.51.100.8").ask("GET", "/v1/leases"), 401, "unauthorized")
-    assert boss.using(None, address).ask("GET", "/v1/leases").status_code == 401  # no token is no attempt
+    assert (
+        boss.using(None, address).ask("GET", "/v1/leases").status_code == 401
+    )  # a missing token does not count as an attempt

@@ -1,4 +1,4 @@
-"""The audit trail: who did what, from where; nothing is done without a record, and no record is of what was not done."""
+"""The audit log has an entry for every action with its principal and address, and no entry without an action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.services import Service, start_service
 
 
 def audit_log(boss: Caller, **wanted: object) -> list[tuple[str, str | None, str | None]]:
-    """Action, principal and address of what was done, the oldest first."""
+    """Return action, principal and address of the entries, oldest first."""
     items = boss.get("/v1/audit", limit=1000, **wanted)["items"]
     return [(one["action"], one["principal"], one["address"]) for one in reversed(items)]
 
@@ -114,7 +114,7 @@ def test_changes_of_tokens_are_logged(boss: Caller) -> None:
     boss.ask("POST", f"{where}/rotate", {"grace_seconds": 5})
     boss.ask("PATCH", where, {"max_leases": None})
     boss.ask("DELETE", where)
-    boss.ask("DELETE", where)  # again does nothing
+    boss.ask("DELETE", where)  # revoking again adds no entry
     items = boss.get("/v1/audit", subject=made["id"])["items"][::-1]
     assert [one["action"] for one in items] == [
         f"token.{how}" for how in ("created", "rotated", "changed", "revoked")
@@ -208,7 +208,7 @@ def test_audit_log_is_paged_newest_first(boss: Caller) -> None:
         ("action", "*"),
         ("subject", "shop"),
         ("since", "yesterday"),
-        ("since", "2026-05-01T12:00:00"),  # in which part of the world?
+        ("since", "2026-05-01T12:00:00"),  # without a time zone
         ("since", "0001-01-01T00:00:00+14:00"),
         ("until", "9999-12-31T23:59:59-14:00"),
         ("principal", "a\x00b"),

@@ -26,7 +26,7 @@ STRANGER = Account("stranger", uid=54_321, gid=54_321)
 def test_traversal_is_decided_like_the_kernel_does(
     directory: Path, mode: int, uid: int | None, gid: int | None, *, allowed: bool
 ) -> None:
-    """``None`` stands for the owner's own."""
+    """``None`` is the owner's account."""
     (directory / "below").mkdir()
     directory.chmod(mode)
     account = Account(

@@ -54,9 +54,11 @@ async def test_first_start_returns_a_superuser_of_a_utf8_server_for_tests(direct
     assert await value(dsn, "SHOW server_encoding") == "UTF8"
     assert await value(dsn, "SHOW synchronous_commit") == "off"
     assert await value(dsn, "SHOW work_mem") == "5MB"
-    assert await value(dsn, "SHOW fsync") == "on", "what the caller says goes before our own"
+    assert await value(dsn, "SHOW fsync") == "on", "the caller's settings override the defaults"
     assert await value(dsn, "SELECT upper('é')") == "É"
-    assert await value(dsn, "SELECT to_tsvector('the tests')::text") == "'test':2", "English, as everywhere"
+    assert await value(dsn, "SELECT to_tsvector('the tests')::text") == "'test':2", (
+        "the configuration is English"
+    )
 
 
 @pytest.mark.parametrize("major", [18, 16, 15])
@@ -171,7 +173,7 @@ async def test_killed_server_restarts_with_its_data(directory: Path) -> None:
     dsn = await server.start()
     await value(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
     await value(dsn, "CHECKPOINT")
-    idle = await asyncpg.connect(dsn)  # a backend that has to notice that its postmaster is gone
+    idle = await asyncpg.connect(dsn)  # a backend that must notice the death of its postmaster
     os.kill(main_process(directory / "pg"), signal.SIGKILL)
     again = await EmbeddedPostgres(directory / "pg").start()
     assert await value(again, "SELECT answer FROM kept") == 42
@@ -190,7 +192,7 @@ async def test_pid_file_of_an_unrelated_process_is_ignored(directory: Path) -> N
         (directory / "pg" / "cluster" / "postmaster.pid").write_text("\n".join(left) + "\n")
         assert await value(await server.start(), "SELECT 1") == 1
         await server.stop()
-        assert stranger.poll() is None, "only what is ours is ended"
+        assert stranger.poll() is None, "other processes are not stopped"
     finally:
         stranger.kill()
         stranger.wait()

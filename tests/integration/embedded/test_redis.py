@@ -143,7 +143,7 @@ async def test_error_names_a_data_directory_that_cannot_be_created(directory: Pa
 
 
 def script(text: str) -> Callable[[Path], None]:
-    """Return what creates a program of this text."""
+    """Return a function that creates a program with this text."""
 
     def create(program: Path) -> None:
         program.write_text(text)
@@ -229,7 +229,7 @@ async def test_error_names_a_missing_program(directory: Path) -> None:
 
 @pytest.fixture
 def places(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Paths at which a server is looked for when no wheel brings one, in this order; nothing is there yet."""
+    """Paths of the search for a server without a wheel, in this order. They do not exist yet."""
     places = [
         directory / "environment" / "bin" / "redis-server",
         directory / "first" / "redis-server",
@@ -327,7 +327,7 @@ def test_where_the_wheel_does_not_help_the_error_has_the_systems_command(
 
 @pytest.fixture(params=["reachable", "out of reach"])
 def linked(request: pytest.FixtureRequest, directory: Path, closed: Path, shelter: Path) -> Path:
-    """A directory for links: one that the servers' user can pass through, or one from which root copies programs."""
+    """A directory for links, which the servers' user can traverse, or from which root copies programs."""
     assert shelter.parent == directory
     place = directory / "open"
     place.mkdir(mode=0o755)
@@ -335,7 +335,7 @@ def linked(request: pytest.FixtureRequest, directory: Path, closed: Path, shelte
 
 
 async def test_program_is_run_under_the_name_of_its_link(linked: Path) -> None:
-    """A Redis whose file is called ``redis-check-rdb`` checks files unless it is called by another name."""
+    """Redis checks files if it is run under the name ``redis-check-rdb``."""
     target = linked / "redis-check-rdb"
     target.write_bytes(redis_binary().read_bytes())
     target.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The whole way on every version of PostgreSQL: register, lease in both isolations, use, release, and get it clean again."""
+"""All steps on every version of PostgreSQL: register, lease in both isolations, use, release, and lease again."""
 
 from __future__ import annotations
 

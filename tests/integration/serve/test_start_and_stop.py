@@ -1,4 +1,4 @@
-"""``freshdb serve`` as a command: what it starts it ends, and what it cannot do it says."""
+"""``freshdb serve`` as a command: it stops the servers that it started, and reports errors of its start."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_signal_during_the_start_leaves_no_process(tmp_path: Path) -> None:
             [*SERVE, "--port", "0", "--data", str(data)], env=clean, stdin=subprocess.DEVNULL, stderr=log
         )
     started: list[psutil.Process] = []
-    while not started:  # initdb, at the earliest
+    while not started:  # usually initdb
         assert process.poll() is None, (tmp_path / "log").read_text()
         started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""HTTPS: what the service says to others than this machine is not for everybody to read."""
+"""HTTPS: traffic to other machines is encrypted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.services import Service, start_service
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Of a certificate for this machine."""
+    """Files of a certificate for this machine."""
 
     authority: Path
     certificate: Path
