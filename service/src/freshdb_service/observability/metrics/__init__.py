@@ -30,8 +30,8 @@ from prometheus_client import (
 from freshdb_service import __version__
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
 from freshdb_service.observability.instrumentation import Instrument, no_instrument
-from freshdb_service.observability.metrics.facts import Gauges, PoolGauges, ServerGauges
-from freshdb_service.observability.metrics.measured import LivenessMetrics, MeasuredCalls
+from freshdb_service.observability.metrics.calls import LivenessMetrics, MeasuredCalls
+from freshdb_service.observability.metrics.gauges import Gauges, PoolGauges, ServerGauges
 
 _QUICK: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _CALL: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
