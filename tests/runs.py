@@ -99,7 +99,7 @@ def end_servers_in(directory: Path) -> None:
         below[:] = [name for name in below if name != "cluster"]
         if processes.RUNNING_LOCK in files:
             homes.append(Path(place))
-    for origin in (placement.SHELTER / "data").glob("*/origin"):
+    for origin in (placement.ROOT_DATA / "data").glob("*/origin"):
         with suppress(FileNotFoundError):  # another process has just removed it
             if Path(origin.read_text().strip()).is_relative_to(directory):
                 homes.append(origin.parent)

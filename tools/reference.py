@@ -1,6 +1,6 @@
-"""The parts of the reference that the code itself says, as Markdown; made when the site is built, and kept nowhere.
+"""Parts of the reference that are generated from the code as Markdown when the site is built.
 
-A page asks for a part by ``<!-- reference: NAME -->``; the names are those of ``PARTS`` (``docs/conf.py`` fills them in).
+A page includes a part by ``<!-- reference: NAME -->``, with a name of ``PARTS``. ``docs/conf.py`` replaces these comments.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from freshdb_service.lifecycle import (
     DatabaseState,
 )
 from freshdb_service.observability.metrics import Metrics
-from freshdb_service.observability.metrics.facts import PoolGauges, ServerGauges
+from freshdb_service.observability.metrics.gauges import PoolGauges, ServerGauges
 from freshdb_service.postgres import Cause
 from tools.drawing import drawing
 from tools.markdown import code, table
@@ -51,10 +51,10 @@ S = TypeVar("S", bound=StrEnum)
 
 
 def filled(page: str) -> str:
-    """A page with all that it asks for, and with the names of the files that it shows.
+    """Return a page with its generated parts, and with the names of the files in its examples.
 
     Raises:
-        KeyError: there is no such part.
+        KeyError: no part has this name.
     """
     named = FILE.sub(r"`\1`:\n", page)
     return MARK.sub(lambda mark: PARTS[mark[1]](), named)
@@ -64,7 +64,7 @@ def filled(page: str) -> str:
 
 
 def cli() -> str:
-    """Every command's ``--help``."""
+    """Return the ``--help`` of all commands."""
     parts = []
     for command, parser in commands().items():
         parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
@@ -73,15 +73,15 @@ def cli() -> str:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    """Every command with its parser."""
-    found = dict(_below(cli_arguments._parser()))  # noqa: SLF001 - nobody else asks for it
-    return found | {"freshdb serve": serve._parser()}  # noqa: SLF001 - likewise
+    """Return all commands with their parsers."""
+    found = dict(_below(cli_arguments._parser()))  # noqa: SLF001 - there is no public function
+    return found | {"freshdb serve": serve._parser()}  # noqa: SLF001 - as above
 
 
 def _below(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     yield parser.prog, parser
-    for action in parser._actions:  # noqa: SLF001 - argparse does not say otherwise
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public attribute
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             for its in action.choices.values():
                 yield from _below(its)
 
@@ -90,13 +90,13 @@ def _below(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Argu
 
 
 def settings() -> str:
-    """The service's settings, as the model and its docstrings have them."""
+    """Return the service's settings, from the model and its docstrings."""
     said = ModuleAnalyzer.for_module(Settings.__module__).find_attr_docs()
     rows = []
     for name, field in Settings.model_fields.items():
         what = " ".join(said[Settings.__name__, name])
         rows.append((f"`FRESHDB_{name.upper()}`", _type(field), _given(field), what))
-    return table(("variable", "is", "default", "what it is"), rows)
+    return table(("variable", "type", "default", "description"), rows)
 
 
 def _given(field: FieldInfo) -> str:
@@ -138,23 +138,23 @@ def _type(field: FieldInfo) -> str:
 
 
 def fixtures() -> str:
-    """The plugin's fixtures."""
+    """Return the plugin's fixtures."""
     rows = []
-    for name in pytest_plugin._SCOPES:  # noqa: SLF001 - users ask pytest for them, not the module
+    for name in pytest_plugin._SCOPES:  # noqa: SLF001 - users get them from pytest, not from the module
         fixture = getattr(pytest_plugin, name)
         rows.append((f"`{name}`", fixture._fixture_function_marker.scope, inspect.getdoc(fixture)))  # noqa: SLF001
-    return table(("fixture", "scope", "what it is"), rows)
+    return table(("fixture", "scope", "description"), rows)
 
 
 def options() -> str:
-    """The plugin's options, and where else each is read."""
+    """Return the plugin's options, with their other sources."""
     parser = pytest.Parser(_ispytest=True)
     plugin_settings.add_options(parser)
     rows = []
     for option in parser.getgroup("freshdb").options:
         name, said = option.dest.removeprefix("freshdb_"), option.attrs()
         value = f"={said['metavar']}" if said.get("metavar") else ""
-        in_project = f"`{name}`" if name in plugin_settings._PROJECT_KEYS else ""  # noqa: SLF001 - likewise
+        in_project = f"`{name}`" if name in plugin_settings._PROJECT_KEYS else ""  # noqa: SLF001 - as above
         rows.append(
             (
                 f"`{option.names()[0]}{value}`",
@@ -164,14 +164,14 @@ def options() -> str:
                 said["help"],
             )
         )
-    return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "what it is"), rows)
+    return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "description"), rows)
 
 
 # The client
 
 
 def client() -> str:
-    """Everything that the client's package offers."""
+    """Return directives for all public names of the client."""
     names = [name for name in freshdb.__all__ if not name.startswith("__")]
     names.sort(key=lambda name: (_is_error(name), name != "Client", name != "AsyncClient"))
     parts = []
@@ -194,7 +194,7 @@ def _is_error(name: str) -> bool:
 
 
 def errors() -> str:
-    """Every code, with its status, the client's error, and what to do."""
+    """Return all codes with their status, the client's exception, the meaning and the remedy."""
     said = {one.code: one.__doc__ for one in service_errors.FreshdbError.__subclasses__()}
     rows = []
     for word, status in STATUS.items():
@@ -203,14 +203,14 @@ def errors() -> str:
         what = kind.__doc__ if known else said.get(word, status.phrase)
         do = hint(kind("", status=int(status))) or ""
         rows.append((f"`{word}`", int(status), f"`{kind.__name__}`", what, do))
-    return table(("code", "status", "the client raises", "what it means", "what to do"), rows)
+    return table(("code", "status", "client exception", "meaning", "remedy"), rows)
 
 
 # Metrics
 
 
 def metrics() -> str:
-    """Every metric of freshdb's own."""
+    """Return all metrics of freshdb."""
     every = every_metric()
     labels = _labels(every)
     suffix = {"counter": "_total", "info": "_info"}
@@ -224,11 +224,11 @@ def metrics() -> str:
         for family in sorted(every.registry.collect(), key=lambda one: one.name)
         if family.name.startswith("freshdb_")
     ]
-    return table(("metric", "kind", "labels", "what it says"), rows)
+    return table(("metric", "type", "labels", "description"), rows)
 
 
 def every_metric() -> Metrics:
-    """Metrics that show one of everything."""
+    """Create metrics with at least one series of each gauge."""
     every = Metrics(Cause)
     pool = PoolGauges("shop@1", "database", {DatabaseState.READY: 1}, 0, 0.0, 1, 1, 1)
     every.show([pool], [ServerGauges("pg", 1, 1, 1, 1)])
@@ -237,9 +237,9 @@ def every_metric() -> Metrics:
 
 def _labels(every: Metrics) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for collector in every.registry._collector_to_names:  # noqa: SLF001 - the registry does not say otherwise
+    for collector in every.registry._collector_to_names:  # noqa: SLF001 - the registry has no public method
         if isinstance(collector, MetricWrapperBase):
-            found[collector._name] = tuple(collector._labelnames)  # noqa: SLF001 - likewise
+            found[collector._name] = tuple(collector._labelnames)  # noqa: SLF001 - as above
             continue
         for family in collector.collect():
             found[family.name] = tuple(family.samples[0].labels) if family.samples else ()
@@ -250,12 +250,12 @@ def _labels(every: Metrics) -> dict[str, tuple[str, ...]]:
 
 
 def suite() -> str:
-    """What a clean database costs per test, as measured."""
+    """Return the measured cost of a clean database per test."""
     return _figures("suite", 0)
 
 
 def turnover() -> str:
-    """Leases per second by engine, as measured."""
+    """Return the measured leases per second by engine."""
     return _figures("turnover", 0)
 
 
@@ -268,7 +268,7 @@ def _figures(section: str, number: int) -> str:
 
 
 def states() -> str:
-    """Where a database, a lease and a template can go from each of their states: drawn, and as a table."""
+    """Return the state machines of databases, leases and templates, as drawings and tables."""
     return "\n".join(
         (
             _machine("A database", DATABASE_TRANSITIONS),
@@ -280,7 +280,7 @@ def states() -> str:
 
 def _machine(title: str, ways: Mapping[S, frozenset[S]]) -> str:
     rows = [
-        (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "nothing: its end")
+        (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "none (final)")
         for old, news in ways.items()
     ]
     picture = drawing(title, {str(old): frozenset(map(str, news)) for old, news in ways.items()})

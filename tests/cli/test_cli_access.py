@@ -63,7 +63,7 @@ def test_a_token_is_printed_alone_and_is_good_for_what_its_scopes_say(boss: Fres
     assert (record["action"], record["address"]) == ("lease.acquired", "127.0.0.1")
     revoked = boss("token", "revoke", name, "--leases")
     assert revoked.stderr == f"revoked {name}, and 1 of its leases\n"
-    assert "this token is not known here" in ci("leases").stderr
+    assert "unknown token" in ci("leases").stderr
 
 
 def test_what_is_not_there_says_what_to_do(boss: Freshdb) -> None:

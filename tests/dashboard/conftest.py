@@ -29,7 +29,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for a module: Playwright keeps an event loop while it runs, which tests elsewhere have their own of."""
+    """A browser for one module, because Playwright keeps an event loop that would conflict with those of other tests."""
     if CHROMIUM is None:
         why = "there is no Chromium, in which the dashboard is tested: apt-get install chromium (as root, on Debian)"
         if ALL_MAJORS_REQUIRED and os.geteuid() == 0:
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def closed_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Site]:
-    """A service that wants tokens."""
+    """A service with tokens."""
     running = start_service([postgres_18.dsn], service_redis_url, settings={**SETTINGS, "tokens": TOKENS})
     yield Site(running, "admin-secret")
     assert running.stop() == 0
@@ -52,16 +52,16 @@ def closed_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator
 
 @pytest.fixture
 def site(closed_site: Site) -> Iterator[Site]:
-    """The same, without what the test before has left."""
+    """The same service, without leases of the previous test."""
     yield closed_site
     closed_site.clear()
 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Opens the page as somebody; whatever the browser finds wrong with it fails the test.
+    """Open the page with a token. Errors and warnings of the browser fail the test.
 
-    `size`, `scheme`: of the window. `tolerate`: a pattern of messages that the test means to provoke.
+    `size`, `scheme`: size and color scheme of the window. `tolerate`: pattern of messages that the test provokes.
     """
     with ExitStack() as stack:
 
@@ -105,7 +105,7 @@ def _nothing(wrong: list[str]) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Take a picture for the docs, if that is what this run is for."""
+    """Take a picture for the docs, if this run takes pictures."""
     if not pictures.wanted():
         return
     pictures.IMAGES.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Services to look at: one that wants tokens, with a day of history, and one with as much in it as there may be."""
+"""Services for the dashboard: one with tokens and a day of history, and one with a large pool."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Item = dict[str, Any]
 
 @dataclass(slots=True)
 class Site:
-    """A running service, and calls as whoever has a token."""
+    """A running service, with requests by any token."""
 
     service: Service
     token: str = ""
@@ -58,7 +58,7 @@ class Site:
         return found
 
     def template(self, name: str = "shop") -> str:
-        """Make a template of this test's own; its name."""
+        """Create a template for this test, and return its name."""
         unique = f"{name}-{secrets.token_hex(3)}"
         sql = [
             "create table item (id serial primary key, name text)",
@@ -80,7 +80,7 @@ class Site:
         self.ask("DELETE", f"/v1/leases/{lease['id']}", force="true")
 
     def clear(self) -> None:
-        """End what a test has left."""
+        """Revoke the remaining leases of a test."""
         for lease_id in self.held:
             self.ask("DELETE", f"/v1/leases/{lease_id}", force="true")
         self.held.clear()
@@ -92,7 +92,7 @@ class Site:
             yield connection
 
 
-def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - whatever is looked at
+def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - any value
     until = time.monotonic() + LIMIT_SECONDS
     while not wanted(seen := look()):
         assert time.monotonic() < until, seen
@@ -101,13 +101,13 @@ def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  
 
 
 def a_day_of_history(site: Site, pool_id: str) -> None:
-    """What a pool might have gone through: quiet, and two busy hours in which some waited."""
+    """Insert a day of history with two busy hours in which callers waited."""
     with site.control() as connection:
         connection.execute(_DAY, {"pool": pool_id})
 
 
 def a_crowd(site: Site) -> None:
-    """A pool of 2,000 databases with 500 leases, on a server that another replica would manage."""
+    """Insert a pool of 2,000 databases with 500 leases, on a server of another replica."""
     with site.control() as connection:
         connection.execute(_CROWD)
 

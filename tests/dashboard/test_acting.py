@@ -1,4 +1,4 @@
-"""What people do on the page, as far as their token goes; and that nobody else can make the page do it."""
+"""Actions on the page, which the scopes of the token limit, and which other websites cannot trigger."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def state_of(site: Site, lease_id: str) -> str:
     return state
 
 
-def test_an_admin_revokes_after_being_asked_once_more(site: Site, open_page: Open) -> None:
+def test_admin_revokes_a_lease_after_confirmation(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}")
     page.get_by_role("button", name="Revoke").click()
@@ -44,18 +44,18 @@ def test_an_admin_revokes_after_being_asked_once_more(site: Site, open_page: Ope
     page.get_by_role("button", name="Revoke").click()
     confirm(page, "Revoke")
     expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
-    expect(page.locator("#said")).to_have_text("The lease is revoked.")
+    expect(page.locator("#said")).to_have_text("Lease revoked.")
     assert state_of(site, lease["id"]) == "revoked"
 
 
-def test_a_holder_keeps_and_releases_its_own(site: Site, open_page: Open) -> None:
+def test_holder_keeps_and_releases_its_own_lease(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}", token=ANN)
     expect(page.get_by_role("button", name="Keep")).to_be_visible()
     expect(page.get_by_role("button", name="Revoke")).to_have_count(0)
     page.get_by_role("button", name="Keep").click()
-    page.get_by_label("For how many minutes").fill("90")
-    page.get_by_label("Why").fill("look at the cart")
+    page.get_by_label("Minutes").fill("90")
+    page.get_by_label("Reason").fill("look at the cart")
     confirm(page, "Keep")
     expect(page.get_by_role("heading", level=1)).to_contain_text("kept")
     kept = site.get(f"/v1/leases/{lease['id']}")
@@ -66,25 +66,25 @@ def test_a_holder_keeps_and_releases_its_own(site: Site, open_page: Open) -> Non
     assert state_of(site, lease["id"]) == "released"
 
 
-def test_what_is_refused_is_said_and_can_be_mended(site: Site, open_page: Open) -> None:
+def test_refused_action_shows_the_error_and_can_be_corrected(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}", token=ANN, tolerate="422")
     page.get_by_role("button", name="Keep").click()
-    page.get_by_label("For how many minutes").fill("9999999")
+    page.get_by_label("Minutes").fill("9999999")
     page.get_by_role("dialog").get_by_role("button", name="Keep").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("must be from 1 to 86400 seconds")
-    page.get_by_label("For how many minutes").fill("5")
+    page.get_by_label("Minutes").fill("5")
     confirm(page, "Keep")
     assert state_of(site, lease["id"]) == "kept"
 
 
-def test_a_guest_looks_and_touches_nothing(site: Site, open_page: Open) -> None:
+def test_reader_has_no_buttons_for_changes(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, f"/leases/{lease['id']}", token=GUEST)
-    expect(page.get_by_role("button", name="Copy psql line")).to_be_visible()
-    assert page.locator("main button").all_inner_texts() == ["Copy psql line"]
-    page.get_by_role("button", name="Copy psql line").click()
-    expect(page.locator("#said")).to_contain_text("only who acquired the lease is told that")
+    expect(page.get_by_role("button", name="Copy psql command")).to_be_visible()
+    assert page.locator("main button").all_inner_texts() == ["Copy psql command"]
+    page.get_by_role("button", name="Copy psql command").click()
+    expect(page.locator("#said")).to_contain_text("only the token that acquired the lease gets it")
     line = page.evaluate("navigator.clipboard.readText()")
     assert line.startswith(f"psql 'postgresql://{lease['user']}@{lease['host']}:{lease['port']}/")
     assert lease["password"] not in line
@@ -95,11 +95,11 @@ def test_a_guest_looks_and_touches_nothing(site: Site, open_page: Open) -> None:
         expect(page.get_by_role("button", name="Retire")).to_have_count(0)
 
 
-def test_the_psql_line_of_ones_own_lease_opens_its_database(site: Site, open_page: Open) -> None:
+def test_psql_command_of_an_own_lease_opens_its_database(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), token=ANN)
     page = open_page(site, "/leases", token=ANN)
-    page.get_by_role("row", name=lease["id"][:8]).get_by_role("button", name="Copy psql line").click()
-    expect(page.locator("#said")).to_have_text("The psql line is copied.")
+    page.get_by_role("row", name=lease["id"][:8]).get_by_role("button", name="Copy psql command").click()
+    expect(page.locator("#said")).to_have_text("psql command copied.")
     url = page.evaluate("navigator.clipboard.readText()").removeprefix("psql '").removesuffix("'")
     with psycopg.connect(url) as connection:
         [name] = connection.execute("select name from item").fetchone() or [None]
@@ -107,7 +107,7 @@ def test_the_psql_line_of_ones_own_lease_opens_its_database(site: Site, open_pag
     assert lease["password"] not in page.content()
 
 
-def test_an_admin_changes_the_sizes_of_a_pool(site: Site, open_page: Open) -> None:
+def test_admin_changes_the_sizes_of_a_pool(site: Site, open_page: Open) -> None:
     pool = site.acquire(site.template())["pool_id"]
     page = open_page(site, f"/pools/{pool}", tolerate="422")
     page.get_by_role("button", name="Change the sizes").click()
@@ -124,7 +124,7 @@ def test_an_admin_changes_the_sizes_of_a_pool(site: Site, open_page: Open) -> No
     assert (changed["min_ready"], changed["max_size"]) == (1, 4)
 
 
-def test_an_admin_retires_a_template_also_while_leases_live(site: Site, open_page: Open) -> None:
+def test_admin_retires_a_template_with_live_leases(site: Site, open_page: Open) -> None:
     template = site.template()
     site.acquire(template)
     page = open_page(site, "/templates", tolerate="409")
@@ -132,7 +132,7 @@ def test_an_admin_retires_a_template_also_while_leases_live(site: Site, open_pag
     row.get_by_role("button", name="Retire").click()
     page.get_by_role("dialog").get_by_role("button", name="Retire").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("lease")
-    page.get_by_label("Also while leases of it live").check()
+    page.get_by_label("Also with live leases").check()
     confirm(page, "Retire")
     eventually(
         lambda: [one["state"] for one in site.get("/v1/templates", name=template)["items"]],
@@ -140,16 +140,16 @@ def test_an_admin_retires_a_template_also_while_leases_live(site: Site, open_pag
     )
 
 
-def test_a_token_is_asked_for_kept_in_the_tab_and_in_no_address(site: Site, open_page: Open) -> None:
+def test_token_is_requested_and_kept_in_the_tab_but_not_in_the_url(site: Site, open_page: Open) -> None:
     asked: list[str] = []
     page = open_page(site, token="", tolerate="401")
     page.on("request", lambda request: asked.append(request.url))
-    heading = page.get_by_role("heading", name="This service wants a token")
+    heading = page.get_by_role("heading", name="This service needs a token")
     expect(heading).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("Token").fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("this token is not known here")
+    expect(page.get_by_role("alert")).to_contain_text("unknown token")
     page.get_by_label("Token").fill(ANN)
     page.keyboard.press("Enter")
     expect(page.get_by_text("ann (read, lease)")).to_be_visible()
@@ -162,7 +162,7 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_in_no_address(site: Site, open
     assert ANN not in page.evaluate("JSON.stringify({...sessionStorage})")
 
 
-def test_an_open_service_asks_for_nothing(open_site: Site, open_page: Open) -> None:
+def test_open_service_needs_no_token(open_site: Site, open_page: Open) -> None:
     lease = open_site.acquire(open_site.template())
     page = open_page(open_site, f"/leases/{lease['id']}")
     expect(page.get_by_text("anonymous (open service)")).to_be_visible()
@@ -171,9 +171,9 @@ def test_an_open_service_asks_for_nothing(open_site: Site, open_page: Open) -> N
     expect(page.get_by_role("heading", level=1)).to_contain_text("released")
 
 
-def test_another_website_cannot_drive_an_open_service(open_site: Site, site: Site, open_page: Open) -> None:
+def test_another_website_cannot_use_an_open_service(open_site: Site, site: Site, open_page: Open) -> None:
     lease = open_site.acquire(open_site.template())
-    # The other service plays the other website: another port is another origin.
+    # The other service stands for another website, because another port is another origin.
     page = open_page(site, "/servers", tolerate="CORS|ERR_FAILED|Content Security Policy|violates")
     page.route("**/evil", lambda route: route.fulfill(body="<p>evil</p>", content_type="text/html"))
     page.goto(f"{site.url}/evil")

@@ -1,4 +1,4 @@
-"""What the page shows: the numbers of the API, while leases come and go; reasons; lives; history; to everybody."""
+"""Contents of the page: the numbers of the API, reasons, histories, and accessibility."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def expected(site: Site) -> dict[str, int]:
 
 
 def states(page: Page, label: str) -> dict[str, int]:
-    """The numbers beside the bar of a pool."""
+    """Return the numbers beside the bar of a pool."""
     texts = page.locator("tr", has_text=label).locator("[data-state]").all_inner_texts()
     return {text.split()[1]: int(text.split()[0]) for text in texts}
 
 
 def same(page: Page, site: Site, template: str) -> bool:
-    """Whether the page and the API say the same at one moment, before and after looking at the page."""
+    """True if the page has the numbers of the API, before and after reading the page."""
     pools = [one for one in site.get("/v1/pools")["items"] if one["template"].startswith(template)]
     before = (expected(site), pools[0]["databases"] if pools else {})
     shown = (numbers(page), states(page, template))
     return shown == before
 
 
-def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page: Open) -> None:
+def test_numbers_equal_the_api_while_leases_change(site: Site, open_page: Open) -> None:
     template = site.template()
     page = open_page(site)
     held: list[dict[str, Any]] = []
@@ -71,11 +71,11 @@ def test_the_numbers_are_the_apis_while_leases_come_and_go(site: Site, open_page
             lambda _: same(page, site, template),
         )
         assert numbers(page)["leases"] == len(held)
-    expect(page.get_by_role("heading", name="All is well")).to_be_visible()
-    expect(page.get_by_text("Nobody holds a database now.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Healthy")).to_be_visible()
+    expect(page.get_by_text("No leases.")).to_be_visible()
 
 
-def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -> None:
+def test_queue_shows_callers_with_wait_and_reason(site: Site, open_page: Open) -> None:
     template = site.template()
     held = [site.acquire(template) for _ in range(3)]
     page = open_page(site)
@@ -85,18 +85,18 @@ def test_who_waits_is_shown_with_how_long_and_why(site: Site, open_page: Open) -
         target=lambda: site.held.append(site.ask("POST", "/v1/leases", body).json()["id"])
     )
     waiter.start()
-    row = page.get_by_role("region", name="Who waits").get_by_role("row", name="test_that_waits")
-    expect(row).to_contain_text("all 3 databases that it may have are there: 3 in use")
+    row = page.get_by_role("region", name="Queue").get_by_role("row", name="test_that_waits")
+    expect(row).to_contain_text("the pool has its maximum of 3 databases: 3 in use")
     expect(row).to_contain_text("Raise max_size")
     expect(row.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
-    expect(page.get_by_role("list", name="Findings")).to_contain_text("1 wait, the first for")
+    expect(page.get_by_role("list", name="Findings")).to_contain_text("1 waiting, the first for")
     expect(page.locator("[data-number=waiting]")).to_have_text("1")
     site.release(held[0])
     waiter.join()
-    expect(page.get_by_text("Nobody waits: whoever asks")).to_be_visible()
+    expect(page.get_by_text("Empty: requests are served immediately.")).to_be_visible()
 
 
-def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page: Open) -> None:
+def test_lease_shows_its_history_and_database_its_leases(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template())
     page = open_page(site, f"/leases/{lease['id']}")
     expect(page.get_by_role("link", name="ci.example.com")).to_have_attribute("href", HOLDER["run"])
@@ -107,18 +107,18 @@ def test_a_lease_tells_its_life_and_a_database_who_had_it(site: Site, open_page:
     site.release(lease)
     expect(page.get_by_role("heading", level=1)).to_contain_text("revoked")
     life = page.locator(".life")
-    expect(life).to_contain_text("left behind: 1 open connection, ")
+    expect(life).to_contain_text("leftovers: 1 open connection, ")
     expect(life).to_contain_text("left_over")
     expect(life).to_contain_text("revoked (revoked by admin) after")
     connection.close()
     page.get_by_role("link", name=lease["database"]).first.click()
-    expect(page.get_by_role("region", name="Who had this database")).to_contain_text("test_cart.py")
+    expect(page.get_by_role("region", name="Leases of this database")).to_contain_text("test_cart.py")
     expect(page.get_by_role("region", name="Resets")).to_contain_text("rebuild")
-    page.get_by_role("link", name="Left behind").click()
+    page.get_by_role("link", name="Leftovers").click()
     expect(page.get_by_role("region", name="Resets")).to_contain_text("left_over")
 
 
-def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: Site, open_page: Open) -> None:
+def test_history_of_a_pool_is_readable_by_keyboard_and_as_table(site: Site, open_page: Open) -> None:
     template = site.template()
     pool = site.acquire(template)["pool_id"]
     a_day_of_history(site, pool)
@@ -131,7 +131,7 @@ def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: S
     legend = waits.locator(".legend b").first
     page.keyboard.press("ArrowLeft")
     expect(legend).not_to_have_text("")
-    if legend.text_content() == "\N{EN DASH}":  # a minute has just begun, and nothing was leased in it
+    if legend.text_content() == "\N{EN DASH}":  # a new minute has begun without a lease
         page.keyboard.press("ArrowLeft")
     expect(legend).to_contain_text("s")
     page.keyboard.press("Escape")
@@ -145,7 +145,7 @@ def test_a_pools_history_can_be_read_as_charts_by_keyboard_and_as_tables(site: S
     shoot(page, "pool")
 
 
-def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None:
+def test_hostile_names_stay_text(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template(), holder=HOSTILE, labels={"<script>": "</script>"})
     page = open_page(site)
     expect(page.get_by_text(HOSTILE["name"]).first).to_be_visible()
@@ -156,10 +156,10 @@ def test_names_are_text_whatever_is_in_them(site: Site, open_page: Open) -> None
     assert page.evaluate("window.hacked") is None
 
 
-def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open_page: Open) -> None:
+def test_events_are_filtered_by_kind_and_object(site: Site, open_page: Open) -> None:
     lease = site.acquire(site.template())
     page = open_page(site, "/events")
-    page.get_by_label("About").fill(lease["id"])
+    page.get_by_label("Object").fill(lease["id"])
     page.get_by_role("button", name="Filter").click()
     rows = page.get_by_role("region", name="Events").locator("tbody tr")
     expect(rows).to_have_count(1)
@@ -170,22 +170,22 @@ def test_events_are_filtered_by_kind_and_by_what_they_are_about(site: Site, open
     expect(rows).to_contain_text("lease.revoked")
 
 
-def test_leases_are_found_by_what_their_holders_said(site: Site, open_page: Open) -> None:
+def test_leases_are_found_by_values_of_their_holders(site: Site, open_page: Open) -> None:
     template = site.template()
     site.acquire(template, holder={"test": "test_apples"})
     site.acquire(template, holder={"test": "test_pears"})
     page = open_page(site, "/leases")
     rows = page.get_by_role("region", name="Leases").locator("tbody tr")
     expect(rows).to_have_count(2)
-    page.get_by_label("Find by holder").press_sequentially("PEARS")
+    page.get_by_label("Search by holder").press_sequentially("PEARS")
     expect(rows).to_have_count(1)
     site.acquire(template, holder={"test": "test_more_pears"})
     expect(rows).to_have_count(2)
-    expect(page.get_by_label("Find by holder")).to_be_focused()
-    expect(page.get_by_label("Find by holder")).to_have_value("PEARS")
+    expect(page.get_by_label("Search by holder")).to_be_focused()
+    expect(page.get_by_label("Search by holder")).to_have_value("PEARS")
 
 
-def test_what_failed_says_why(site: Site, open_page: Open) -> None:
+def test_failed_template_shows_its_error(site: Site, open_page: Open) -> None:
     answer = site.ask("POST", "/v1/templates", {"name": "broken", "sql": ["create tabel item ()"]})
     assert answer.status_code == 422
     page = open_page(site)
@@ -196,11 +196,11 @@ def test_what_failed_says_why(site: Site, open_page: Open) -> None:
     site.ask("DELETE", f"/v1/templates/{answer.json().get('template_id', 'broken')}")
 
 
-def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
+def test_page_can_be_used_by_keyboard_only(site: Site, open_page: Open) -> None:
     page = open_page(site)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     page.keyboard.press("Tab")
-    expect(page.get_by_text("Skip to the content")).to_be_focused()
+    expect(page.get_by_text("Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     for _ in range(40):
         page.keyboard.press("Shift+Tab")
@@ -215,7 +215,7 @@ def test_it_can_be_used_by_keyboard_alone(site: Site, open_page: Open) -> None:
     "route",
     ["/", "/leases", "/pools", "/databases", "/templates", "/servers", "/left-behind", "/events", "pool"],
 )
-def test_nothing_is_wider_than_a_phone(site: Site, open_page: Open, route: str) -> None:
+def test_pages_fit_on_a_phone(site: Site, open_page: Open, route: str) -> None:
     lease = site.acquire(site.template("a-template-with-quite-a-long-name-for-a-small-screen"))
     page = open_page(site, f"/pools/{lease['pool_id']}" if route == "pool" else route, size=PHONE)
     expect(page.get_by_role("heading", level=1)).to_be_visible()

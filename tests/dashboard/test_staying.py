@@ -1,4 +1,4 @@
-"""The page through the day: a service that restarts, a tab that nobody looks at, and as much as there may be."""
+"""The page over a long time: restarts of the service, hidden tabs, and large installations."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ NOTE_WHAT_IS_ASKED = """() => {
         return real.apply(window, given);
     };
 }"""
-"""The page's own clock: when this process hears of a request says how busy the machine is."""
+"""Requests with times by the page's own clock, because this process sees them later on a busy machine."""
 
 
 @pytest.fixture
 def own_site(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Site]:
-    """A service of the test's own."""
+    """A service for one test."""
     running = start_service([postgres_18.dsn], service_redis_url, settings=SETTINGS)
     site = Site(running)
     yield site
     assert site.service.stop() == 0
 
 
-def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
+def test_page_reconnects_with_backoff_after_a_restart(
     own_site: Site, open_page: Open, postgres_18: PostgresServer, service_redis_url: str
 ) -> None:
     template = own_site.template()
@@ -56,12 +56,12 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     assert before.stop() == 0
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
     expect(page.get_by_text("Reconnecting…")).to_be_visible()
-    expect(page.locator("[data-number=leases]")).to_have_text("1")  # what was known stays
+    expect(page.locator("[data-number=leases]")).to_have_text("1")  # the last known state stays
     streams = eventually(
         lambda: page.evaluate("asked['/v1/events'] ?? []"), lambda times: len(times) >= TRIES
     )
     views = eventually(lambda: page.evaluate("asked['/v1/overview'] ?? []"), bool)
-    # ever more rarely; the first view may have been asked for while all was well
+    # with growing gaps; the first request may have been sent before the stop
     for seen in (streams, views[1:]):
         gaps = [then - first for first, then in pairwise(seen)]
         assert all(gap > 0.2 * 2**nth for nth, gap in enumerate(gaps)), gaps
@@ -75,10 +75,10 @@ def test_it_goes_on_by_itself_after_the_service_restarts_and_does_not_hammer_it(
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     own_site.release(first)
-    expect(page.locator("[data-number=leases]")).to_have_text("0")  # told by the new one's events
+    expect(page.locator("[data-number=leases]")).to_have_text("0")  # from events of the new replica
 
 
-def test_it_names_what_is_away_keeps_what_was_known_and_goes_on_when_it_is_back(
+def test_page_names_the_unavailable_backend_and_recovers(
     postgres_18: PostgresServer, service_redis_url: str, open_page: Open
 ) -> None:
     with Proxy(service_redis_url) as between:
@@ -100,7 +100,7 @@ def test_it_names_what_is_away_keeps_what_was_known_and_goes_on_when_it_is_back(
             assert service.stop() == 0
 
 
-def test_a_tab_that_nobody_looks_at_asks_for_nothing(own_site: Site, open_page: Open) -> None:
+def test_hidden_tab_sends_no_requests(own_site: Site, open_page: Open) -> None:
     page, other = open_page(own_site), open_page(own_site)
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator("[data-number=leases]")).to_have_text("0")
@@ -124,7 +124,7 @@ def _hide(page: Page, *, hidden: bool) -> None:
     )
 
 
-def test_it_stays_smooth_with_2000_databases_and_500_leases(own_site: Site, open_page: Open) -> None:
+def test_page_stays_responsive_with_2000_databases_and_500_leases(own_site: Site, open_page: Open) -> None:
     template = own_site.template()
     a_crowd(own_site)
     page = open_page(own_site, "/leases")
@@ -160,14 +160,14 @@ def test_it_stays_smooth_with_2000_databases_and_500_leases(own_site: Site, open
 def _look_around(page: Page) -> None:
     draws = "performance.getEntriesByName('freshdb draw').length"
     eventually(lambda: page.evaluate(draws), lambda count: count >= DRAWS)
-    # Fetched and drawn several times meanwhile, and yet the same row: what did not change was not made anew.
+    # The data was fetched and drawn several times, but the unchanged row is still the same element.
     assert page.locator("tbody tr").first.evaluate("row => row.mine") is True
     assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
     pager = page.get_by_role("navigation", name="Pages of Leases")
     expect(pager).to_contain_text("1\N{EN DASH}50 of 50")
     pager.get_by_role("button", name="Next").click()
     expect(pager).to_contain_text("51\N{EN DASH}100 of 50")
-    page.get_by_label("Find by holder").fill("runner-42")
+    page.get_by_label("Search by holder").fill("runner-42")
     expect(page.locator("[data-number=listed]")).to_have_text("5")
     page.get_by_role("link", name="Databases", exact=True).click()
     expect(page.locator("[data-number=listed]")).to_contain_text("2,0")
@@ -180,7 +180,7 @@ def _look_around(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(site: Site, open_page: Open, scheme: str) -> None:
+def test_axe_finds_no_serious_violation(site: Site, open_page: Open, scheme: str) -> None:
     lease = site.acquire(site.template())
     a_day_of_history(site, lease["pool_id"])
     page = open_page(site, scheme=scheme)

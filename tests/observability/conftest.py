@@ -1,4 +1,4 @@
-"""A real service with real traffic, and a real Prometheus that scrapes it."""
+"""A real service with traffic, and a real Prometheus that scrapes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOP = (
 
 @pytest.fixture(scope="module")
 def observed(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
-    """A service of its own, which audits every other database."""
+    """A separate service, which audits every second database."""
     running = start_service(
         [f"main={postgres_18.dsn}"],
         service_redis_url,
@@ -39,7 +39,7 @@ def observed(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Se
 
 @pytest.fixture(scope="module")
 def traffic(observed: Service) -> Iterator[str]:
-    """A template that callers work with for as long as the tests run: of everything a little, over and over."""
+    """A template with continuous traffic of all kinds during the tests."""
     name = f"shop-{secrets.token_hex(4)}"
     over = threading.Event()
     failures: list[BaseException] = []
@@ -63,9 +63,9 @@ def traffic(observed: Service) -> Iterator[str]:
 
 
 def some_work(client: Client, name: str) -> None:
-    """Databases of both isolations that are used in every way, one that is lost, some that are waited for, and a refusal.
+    """Use databases of both isolations in all ways, with a lost lease, a queue, and a refusal.
 
-    And a template that comes and goes, so that databases are made and dropped all the time.
+    A temporary template makes the service create and drop databases.
     """
     passing = client.ensure_sql(f"{name}-{secrets.token_hex(4)}", ["create table item (id int)"])
     client.release(client.acquire(passing.name).id)
@@ -99,7 +99,7 @@ def some_work(client: Client, name: str) -> None:
 def prometheus(
     tmp_path_factory: pytest.TempPathFactory, observed: Service, traffic: str
 ) -> Iterator[Prometheus]:
-    """It has scraped the service at least a few times when a test gets it."""
+    """A Prometheus that has scraped the service at least a few times."""
     directory: Path = tmp_path_factory.mktemp("prometheus")
     started = Prometheus.start(directory, [observed.url])
     try:

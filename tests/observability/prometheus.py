@@ -30,7 +30,7 @@ Labels = Mapping[str, str]
 
 
 def program(name: str) -> str:
-    """Where a program of the package is; skips the test without it, except in CI where .ci/run can install it."""
+    """Return the path of a program of the package. Without it, skip the test, except in CI, where .ci/run installs it."""
     found = shutil.which(name)
     if found is None:
         missing = f"{name} is not installed: apt-get install prometheus"
@@ -42,7 +42,7 @@ def program(name: str) -> str:
 
 @dataclass(slots=True)
 class Prometheus:
-    """A running one."""
+    """A running Prometheus."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -50,7 +50,7 @@ class Prometheus:
 
     @classmethod
     def start(cls, directory: Path, targets: Sequence[str]) -> Prometheus:
-        """Scrape these services, by their URLs, with freshdb's rules."""
+        """Start it with freshdb's rules, to scrape the services with these URLs."""
         configuration = directory / "prometheus.yml"
         addresses = ", ".join(f"'{urlsplit(url).netloc}'" for url in targets)
         configuration.write_text(
@@ -78,7 +78,7 @@ class Prometheus:
         return started
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self.process.terminate()
         try:
             self.process.wait(30)
@@ -87,28 +87,28 @@ class Prometheus:
             self.process.wait()
 
     def get(self, path: str, **parameters: str | float) -> Any:  # noqa: ANN401 - JSON of Prometheus
-        """Ask its API."""
+        """Send a request to its API."""
         answer = asking.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
         body = answer.json()
         assert body["status"] == "success", (parameters, body)
         return body["data"]
 
     def instant(self, query: str) -> list[tuple[Labels, float]]:
-        """What a query gives now."""
+        """Return the current result of a query."""
         found = self.get("query", query=query)
         if found["resultType"] == "scalar":
             return [({}, float(found["result"][1]))]
         return [(one["metric"], float(one["value"][1])) for one in found["result"]]
 
     def values(self, query: str, seconds: float = 60.0) -> list[float]:
-        """The finite values that a query gives for the time until now."""
+        """Return the finite values of a query up to now."""
         now = time.time()
         found = self.get("query_range", query=query, start=now - seconds, end=now, step=SCRAPE_SECONDS)
         values = [float(value) for series in found["result"] for _, value in series["values"]]
         return [value for value in values if math.isfinite(value)]
 
     def until(self, holds: Callable[[], object], what: str, seconds: float = LIMIT_SECONDS) -> None:
-        """Wait until something holds."""
+        """Wait until a condition is true."""
         end = time.monotonic() + seconds
         while not holds():
             assert self.process.poll() is None, self.log.read_text()

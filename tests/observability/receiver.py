@@ -1,4 +1,4 @@
-"""A tiny OTLP/HTTP receiver: keeps the spans that are sent to it."""
+"""A minimal OTLP/HTTP receiver, which stores the received spans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.limits import LIMIT_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span; ids are hexadecimal."""
+    """A span. Its ids are hexadecimal."""
 
     name: str
     service: str
@@ -32,7 +32,7 @@ class Span:
 
 @dataclass(slots=True)
 class Receiver:
-    """What came."""
+    """The received spans."""
 
     url: str
     spans: list[Span] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The alerts: well formed, each with a unit test, and each with a section of the runbook that helps whoever is woken."""
+"""The alerts are well formed, and each has a unit test and a section of the runbook."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def promtool(*words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", RULES.name)
 
 
-def test_every_alert_fires_when_it_should_and_not_before() -> None:
+def test_alerts_pass_their_unit_tests() -> None:
     promtool("test", "rules", RULE_TESTS.name)
 
 
-def test_every_alert_has_a_unit_test_in_which_it_fires() -> None:
+def test_every_alert_fires_in_a_unit_test() -> None:
     tests = yaml.safe_load(RULE_TESTS.read_text())["tests"]
     fire = {
         one["name"]
@@ -44,7 +44,7 @@ def test_every_alert_has_a_unit_test_in_which_it_fires() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
-def test_the_runbook_says_of_every_alert_what_it_means_where_to_look_and_what_to_do(
+def test_runbook_explains_every_alert(
     rule: dict[str, Any],
 ) -> None:
     name = rule["alert"]
@@ -61,7 +61,7 @@ def test_the_runbook_says_of_every_alert_what_it_means_where_to_look_and_what_to
     assert rule["annotations"]["description"]
 
 
-def test_the_runbook_has_no_section_without_an_alert_and_no_dead_link() -> None:
+def test_runbook_has_no_extra_section_and_no_dead_link() -> None:
     text = (ROOT / "docs" / "runbook.md").read_text()
     assert sorted(re.findall(r"^### (\w+)$", text, flags=re.MULTILINE)) == sorted(NAMES)
     assert set(re.findall(r"\]\(#(\w+)\)", text)) <= {name.lower() for name in NAMES}
@@ -69,7 +69,7 @@ def test_the_runbook_has_no_section_without_an_alert_and_no_dead_link() -> None:
         assert (ROOT / "docs" / target).exists(), target
 
 
-def test_alerts_use_only_metrics_that_there_are() -> None:
+def test_alerts_use_existing_metrics_only() -> None:
     listed = set(re.findall(r"`(freshdb_\w+)`", reference.metrics()))
     for rule in ALERTS:
         for name in re.findall(r"freshdb_\w+", rule["expr"]):

@@ -1,4 +1,4 @@
-"""What is noted of every request costs next to nothing where nobody asked for it: counted in calls, not in time."""
+"""Logs, traces and metrics cost nearly nothing when they are disabled, measured in calls instead of time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def unsent() -> Message:
 
 
 class Calls:
-    """How many functions of Python were called during the block."""
+    """Count the calls of Python functions during the block."""
 
     def __enter__(self) -> Self:
         self.number = 0
@@ -49,7 +49,7 @@ class Calls:
         self.number += event == "call"
 
 
-async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
+async def test_request_without_log_and_trace_costs_few_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def formatted(*_: object) -> str:
@@ -57,7 +57,7 @@ async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
 
     monkeypatch.setattr(JsonFormatter, "format", formatted)
     monkeypatch.setattr(logging.getLogger(ACCESS), "level", logging.WARNING)
-    logging.getLogger(ACCESS).manager._clear_cache()  # type: ignore[attr-defined]  # what was enabled is remembered
+    logging.getLogger(ACCESS).manager._clear_cache()  # type: ignore[attr-defined]  # it caches the enabled levels
     requests = AccessLog(nothing, Metrics(), UNTRACED)
     await requests(dict(SCOPE), unsent, unread)
     with Calls() as calls:
@@ -65,7 +65,7 @@ async def test_a_request_that_is_neither_logged_nor_traced_costs_few_calls(
     assert calls.number <= 30
 
 
-def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_every_lease_need_no_label_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_up(*_: object) -> object:
         raise AssertionError
 
@@ -78,8 +78,8 @@ def test_what_is_counted_for_every_lease_looks_no_label_up(monkeypatch: pytest.M
         metrics.ended(how)
 
 
-def test_without_tracing_no_object_is_made() -> None:
+def test_no_object_is_created_without_tracing() -> None:
     assert UNTRACED.request("GET", []) is UNTRACED.request("POST", [])
     assert UNTRACED.work("reset", {}) is UNTRACED.work("drop", {})
-    visit = UNTRACED.visits("redis", "redis")
-    assert visit("admit") is visit("settle")
+    call = UNTRACED.calls("redis", "redis")
+    assert call("admit") is call("settle")

@@ -1,4 +1,4 @@
-"""What a real service logs: as JSON and for people, with what each line is about; and never a secret."""
+"""Log lines of a real service: as JSON and for a console, with their context fields, and without secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 
 def lines(service: Service, **wanted: object) -> list[dict[str, Any]]:
-    """What was logged with these fields; waits until there is something."""
+    """Wait for lines with these fields, and return them."""
     end = time.monotonic() + 30
     while True:
         every: list[dict[str, Any]] = [json.loads(line) for line in service.log.splitlines()]
@@ -49,7 +49,7 @@ def lines(service: Service, **wanted: object) -> list[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def test_a_request_has_one_line_with_its_id_lease_pool_and_database(
+def test_request_has_one_line_with_its_id_lease_pool_and_database(
     http: httpx.Client, service: Service
 ) -> None:
     answer = http.post("/v1/leases", json={"template": "logged"}, headers={"X-Request-Id": "job-7.acquire"})
@@ -73,7 +73,7 @@ def test_a_request_has_one_line_with_its_id_lease_pool_and_database(
     assert lines(service, lease=lease["id"], method="DELETE", status=200)
 
 
-def test_every_answer_has_an_id_of_its_own_and_what_is_no_id_is_not_repeated(http: httpx.Client) -> None:
+def test_every_response_has_its_own_id_and_invalid_ids_are_replaced(http: httpx.Client) -> None:
     ids = {http.get("/livez").headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
     given = http.get("/livez", headers={"X-Request-Id": 'a" b'}).headers["x-request-id"]
@@ -82,7 +82,7 @@ def test_every_answer_has_an_id_of_its_own_and_what_is_no_id_is_not_repeated(htt
     assert http.get("/nowhere").headers["x-request-id"]
 
 
-def test_probes_and_heartbeats_are_logged_at_debug_alone(http: httpx.Client, service: Service) -> None:
+def test_probes_and_heartbeats_are_logged_at_debug_only(http: httpx.Client, service: Service) -> None:
     lease = http.post("/v1/leases", json={"template": "logged"}).json()
     http.post(f"/v1/leases/{lease['id']}/renew")
     for path in ("/livez", "/readyz", "/metrics"):
@@ -92,7 +92,7 @@ def test_probes_and_heartbeats_are_logged_at_debug_alone(http: httpx.Client, ser
     http.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_a_failed_request_says_its_status_and_a_line_break_in_a_path_makes_no_line(
+def test_failed_request_is_logged_with_its_status_and_line_breaks_are_escaped(
     http: httpx.Client, service: Service
 ) -> None:
     http.get("/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
@@ -100,14 +100,12 @@ def test_a_failed_request_says_its_status_and_a_line_break_in_a_path_makes_no_li
     assert (line["status"], line["path"]) == (404, "/v1/leases/no\nlease")
 
 
-def test_uvicorn_s_own_lines_look_the_same(http: httpx.Client, service: Service) -> None:
+def test_lines_of_uvicorn_have_the_same_format(http: httpx.Client, service: Service) -> None:
     http.get("/livez")
     assert {"at", "level", "message"} <= lines(service, logger="uvicorn.error")[0].keys()
 
 
-def test_for_people_a_line_is_readable_and_stays_one_line(
-    postgres_18: PostgresServer, redis_url: str
-) -> None:
+def test_console_line_is_readable_and_has_no_line_break(postgres_18: PostgresServer, redis_url: str) -> None:
     running = start_service([postgres_18.dsn], redis_url, settings={"log_format": "console"})
     try:
         asking.get(f"{running.url}/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
@@ -119,7 +117,7 @@ def test_for_people_a_line_is_readable_and_stays_one_line(
     assert "/livez" not in running.log
 
 
-def test_without_a_terminal_the_log_is_json_and_access_lines_can_be_left_out(
+def test_log_without_a_terminal_is_json_and_access_lines_can_be_disabled(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     running = start_service(

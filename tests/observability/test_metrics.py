@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tools.reference import every_metric
 
 
-def test_names_follow_the_conventions() -> None:
+def test_metric_names_follow_the_conventions() -> None:
     for family in every_metric().registry.collect():
         if family.name.startswith("freshdb_"):
             assert family.documentation.endswith("."), family.name
@@ -13,14 +13,14 @@ def test_names_follow_the_conventions() -> None:
                 assert family.name.endswith(("_seconds", "_ratio")), family.name
 
 
-def test_a_pool_that_is_gone_loses_its_series() -> None:
+def test_series_of_a_removed_pool_disappear() -> None:
     metrics = every_metric()
     assert "shop@1" in metrics.text().decode()
     metrics.show([], [])
     assert "shop@1" not in metrics.text().decode()
 
 
-def test_two_pools_of_one_name_do_not_spoil_the_scrape() -> None:
+def test_two_pools_with_one_name_do_not_fail_the_scrape() -> None:
     metrics = every_metric()
     [pool] = metrics._facts._pools
     metrics.show([pool, pool], [])
@@ -33,7 +33,7 @@ def test_two_pools_of_one_name_do_not_spoil_the_scrape() -> None:
     assert ready == [2.0]
 
 
-def test_what_can_be_counted_is_there_with_zero_before_it_happens() -> None:
+def test_counters_start_at_zero() -> None:
     text = every_metric().text().decode()
     for series in (
         'freshdb_audits_total{isolation="database",result="different"} 0.0',
@@ -45,7 +45,7 @@ def test_what_can_be_counted_is_there_with_zero_before_it_happens() -> None:
         assert series in text
 
 
-def test_heartbeats_in_time_are_not_late_and_late_ones_are_by_how_much() -> None:
+def test_delay_is_recorded_for_late_heartbeats_only() -> None:
     metrics = every_metric()
     metrics.heartbeat(ttl_seconds=30, left_seconds=20)
     metrics.heartbeat(ttl_seconds=30, left_seconds=2)

@@ -1,4 +1,4 @@
-"""A real Prometheus over a real service at work: what it scrapes, what it makes of the rules, the dashboard's queries."""
+"""A real Prometheus and a real service with traffic: scrapes, rules, and queries of the dashboard."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MOST_SERIES: Final = 6
 INTRODUCTION: Final = """# The dashboard for Grafana
 
 [`deploy/grafana/freshdb.json`](../deploy/grafana/freshdb.json): in Grafana, *Dashboards → New → Import*; the compose file
-and `deploy/grafana/provisioning` put it in place by themselves. It asks for a Prometheus that scrapes the service
-([metrics](metrics.md)), and has two variables, pool and isolation.
+with `deploy/grafana/provisioning` installs it. It needs a Prometheus that scrapes the service ([metrics](metrics.md)), and
+has two variables, pool and isolation.
 
-Below is every panel with what its queries gave at one moment, for all pools together: from a real Prometheus over a real
-service that some callers worked with (`tests/observability`, where each query has to give something). Of many series, the
-largest are shown. Grafana itself was not there to draw them.
+Below are all panels with the results of their queries at one instant, for all pools together. They come from a real
+Prometheus and a real service with traffic (`tests/observability`, where each query must return data). Of many series, the
+largest are shown. Grafana itself did not take part.
 """
 pytestmark = pytest.mark.xdist_group("prometheus")
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Title and query, with the variables filled in as Grafana does for "All"."""
+    """Return title and query, with the variables replaced as in Grafana for "All"."""
     for panel in PANELS:
         for query in of_panel(panel):
             yield panel["title"], query
 
 
 def of_panel(panel: dict[str, Any]) -> list[str]:
-    """Its queries."""
+    """Return the queries of a panel."""
     filled = (one["expr"].replace("$pool", ".*").replace("$isolation", ".*") for one in panel["targets"])
     return [query.replace("$__rate_interval", "20s") for query in filled]
 
@@ -50,7 +50,7 @@ def test_prometheus_scrapes_the_service(prometheus: Prometheus) -> None:
     assert (target["health"], target["lastError"]) == ("up", "")
 
 
-def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
+def test_all_rules_are_evaluated_without_an_error(prometheus: Prometheus) -> None:
     def rules() -> list[dict[str, Any]]:
         return [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
 
@@ -58,7 +58,7 @@ def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> Non
     assert [(rule["name"], rule.get("lastError")) for rule in rules() if rule["health"] != "ok"] == []
 
 
-def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -> None:
+def test_all_metrics_follow_the_conventions_of_prometheus(prometheus: Prometheus) -> None:
     for name, said in prometheus.get("metadata").items():
         if name.startswith("freshdb_"):
             assert said[0]["help"], name
@@ -66,11 +66,11 @@ def test_every_metric_follows_prometheus_s_conventions(prometheus: Prometheus) -
 
 
 @pytest.mark.parametrize(("title", "query"), list(queries()))
-def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus, title: str, query: str) -> None:
+def test_all_queries_of_the_dashboard_have_data(prometheus: Prometheus, title: str, query: str) -> None:
     prometheus.until(lambda: prometheus.values(query), f"{title}: no data for {query}")
 
 
-def test_what_the_panels_show_is_on_their_page(prometheus: Prometheus) -> None:
+def test_panels_are_documented_with_their_values(prometheus: Prometheus) -> None:
     if pictures.wanted():
         PAGE.write_text(page(prometheus))
     shown = PAGE.read_text()
@@ -79,7 +79,7 @@ def test_what_the_panels_show_is_on_their_page(prometheus: Prometheus) -> None:
 
 
 def page(prometheus: Prometheus) -> str:
-    """Every panel, and what its queries give."""
+    """Return the page with all panels and the results of their queries."""
     lines = []
     for panel in DASHBOARD["panels"]:
         if panel["type"] == "row":
@@ -98,7 +98,7 @@ def page(prometheus: Prometheus) -> str:
 
 
 def readable(value: float, unit: str) -> str:
-    """In a unit of Grafana's."""
+    """Format a value in a unit of Grafana."""
     match unit:
         case "s":
             return f"{value:,.1f} s" if value >= 1 else f"{value * 1000:,.1f} ms"
@@ -113,14 +113,14 @@ def readable(value: float, unit: str) -> str:
 
 
 def legend(target: dict[str, Any], labels: Labels) -> str:
-    """As Grafana names the series."""
+    """Return Grafana's name of the series."""
     said = target.get("legendFormat", "")
     for name, value in labels.items():
         said = said.replace(f"{{{{{name}}}}}", value.partition("@")[0])
     return f"{said}: " if said else ""
 
 
-def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, traffic: str) -> None:
+def test_variables_of_the_dashboard_list_the_pools(prometheus: Prometheus, traffic: str) -> None:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             label = variable["definition"].removeprefix("label_values(freshdb_databases, ").rstrip(")")
@@ -128,7 +128,7 @@ def test_the_variables_of_the_dashboard_name_the_pools(prometheus: Prometheus, t
             assert any(traffic in one or one in {"database", "schema"} for one in found)
 
 
-def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
+def test_all_panels_have_a_description_and_a_unit() -> None:
     assert len({one["id"] for one in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     for panel in PANELS:
         assert panel["description"].endswith("."), panel["title"]
@@ -137,10 +137,8 @@ def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
             assert target["datasource"]["uid"] == "${datasource}"
 
 
-def test_what_is_shown_equals_what_the_service_says(
-    prometheus: Prometheus, observed: Service, traffic: str
-) -> None:
-    """The sum of a pool's databases, which stays the same while they go round."""
+def test_panels_equal_the_rest_api(prometheus: Prometheus, observed: Service, traffic: str) -> None:
+    """The sum of a pool's databases is stable while their states change."""
 
     def agree() -> bool:
         shown = prometheus.instant(f'sum(freshdb_databases{{template=~"{traffic}.*", isolation="database"}})')
@@ -152,7 +150,7 @@ def test_what_is_shown_equals_what_the_service_says(
     prometheus.until(agree, f"{observed.url} and Prometheus differ")
 
 
-def test_alerts_go_off_when_the_last_replica_dies(
+def test_alerts_fire_when_the_last_replica_dies(
     tmp_path: Path, postgres_18: PostgresServer, redis_url: str
 ) -> None:
     service = start_service([postgres_18.dsn], redis_url)

@@ -23,10 +23,10 @@ _MEMBERS: Final = {"password", "token", "url", "async_url"}
 
 
 class Secrets(set[str]):
-    """Every secret that was seen."""
+    """All secrets in responses."""
 
     def of(self, answer: httpx.Response) -> httpx.Response:
-        """Take those of an answer."""
+        """Collect the secrets of a response."""
         if answer.headers.get("content-type", "").startswith("application/json"):
             self._take(answer.json())
         return answer
@@ -119,7 +119,7 @@ def every_kind_of_call(http: httpx.Client, seen: Secrets) -> None:
 
 
 def every_way_to_fail(http: httpx.Client, seen: Secrets) -> None:
-    """Secrets where they do not belong, too: wrong ones, right ones in wrong places, and bodies that are none."""
+    """Send wrong secrets, secrets in wrong places, and malformed bodies."""
     wrong = f"fdb_{secrets.token_urlsafe(24)}"
     seen.add(wrong)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""One acquire is one trace, through the real client, the real service, Redis and PostgreSQL; and no secret is in it."""
+"""An acquire is one trace through the real client, the real service, Redis and PostgreSQL, without any secret."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def environment_of(service: Service, receiver: Receiver, name: str) -> dict[str,
 
 
 def ancestors(span: Span, spans: list[Span]) -> list[str]:
-    """The names from the root to this span."""
+    """Return the names from the root to this span."""
     by_id = {one.id: one for one in spans}
     names = [span.name]
     while span.parent:
@@ -87,7 +87,7 @@ def ancestors(span: Span, spans: list[Span]) -> list[str]:
 
 
 @pytest.mark.parametrize("client", ["Client", "AsyncClient"])
-def test_one_lease_is_one_trace_through_client_service_redis_and_postgresql(
+def test_lease_is_one_trace_through_client_service_redis_and_postgresql(
     traced: Service, receiver: Receiver, client: str
 ) -> None:
     name = f"suite-{client}"
@@ -127,7 +127,7 @@ def test_one_lease_is_one_trace_through_client_service_redis_and_postgresql(
     assert password.encode() not in receiver.raw
 
 
-def test_the_command_line_sends_its_spans_and_a_refusal_is_an_error_without_its_message(
+def test_cli_sends_spans_and_an_error_span_has_no_message(
     traced: Service, receiver: Receiver, tmp_path: Path
 ) -> None:
     done = subprocess.run(
@@ -147,9 +147,7 @@ def test_the_command_line_sends_its_spans_and_a_refusal_is_an_error_without_its_
     assert b"there is no template" not in receiver.raw
 
 
-def test_a_request_id_of_a_traced_request_is_its_trace_and_is_in_the_log(
-    traced: Service, receiver: Receiver
-) -> None:
+def test_request_id_of_a_traced_request_is_its_trace_id(traced: Service, receiver: Receiver) -> None:
     trace = "0123456789abcdef0123456789abcdef"
     answer = asking.get(
         f"{traced.url}/v1/pools",
@@ -160,7 +158,7 @@ def test_a_request_id_of_a_traced_request_is_its_trace_and_is_in_the_log(
     assert any(json.loads(line).get("request") == trace for line in traced.log.splitlines())
 
 
-def test_probes_heartbeats_and_loops_make_no_traces_of_their_own(traced: Service, receiver: Receiver) -> None:
+def test_probes_heartbeats_and_loops_start_no_traces(traced: Service, receiver: Receiver) -> None:
     with Client(traced.url, TOKEN) as client:
         lease = client.acquire("traced")
         client.renew(lease.id)
@@ -190,7 +188,7 @@ def test_no_secret_is_in_any_span(traced: Service, receiver: Receiver) -> None:
     assert b"SCRAM" not in receiver.raw
 
 
-def test_a_collector_that_is_away_keeps_nobody_waiting(postgres_18: PostgresServer, redis_url: str) -> None:
+def test_unavailable_collector_does_not_delay_requests(postgres_18: PostgresServer, redis_url: str) -> None:
     running = start_service(
         [postgres_18.dsn], redis_url, environment={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     )
@@ -200,7 +198,7 @@ def test_a_collector_that_is_away_keeps_nobody_waiting(postgres_18: PostgresServ
     assert running.stop() == 0
 
 
-def test_without_the_variables_nothing_of_opentelemetry_s_sdk_is_loaded() -> None:
+def test_opentelemetry_sdk_is_not_loaded_without_its_variables() -> None:
     assert from_environment({}) is UNTRACED
     assert from_environment({"OTEL_TRACES_EXPORTER": "none"}) is UNTRACED
     assert (
@@ -214,7 +212,7 @@ def test_without_the_variables_nothing_of_opentelemetry_s_sdk_is_loaded() -> Non
     assert done.stdout.strip() == "[]"
 
 
-def test_at_the_end_nobody_waits_long_for_a_collector_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_collector_does_not_delay_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     let_go, begun = threading.Event(), threading.Event()
 
     def hanging(_: TracerProvider) -> None:

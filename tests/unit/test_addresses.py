@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 from pydantic import ValidationError
 
-from freshdb_service.api.client_ip import ClientAddresses, neighbourhood
+from freshdb_service.api.client_ip import ClientAddresses, throttle_key
 from freshdb_service.config import Settings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
@@ -15,14 +15,14 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
     ("peer", "forwarded", "address"),
     [
         ("203.0.113.5", [], "203.0.113.5"),
-        ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),  # no proxy of ours: it may say what it likes
+        ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),  # not a trusted proxy, so its header is ignored
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
         (
             "10.0.0.1",
             ["192.0.2.9, 198.51.100.1"],
             "198.51.100.1",
-        ),  # the caller made up what stands to the left
+        ),  # the client forged the addresses on the left
         ("10.0.0.1", ["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
         ("10.0.0.1", ["192.0.2.9", "198.51.100.1, 10.0.0.2", "10.1.2.3"], "198.51.100.1"),
         ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
@@ -35,13 +35,13 @@ PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1"))
         (None, ["198.51.100.1"], None),
     ],
 )
-def test_only_proxies_that_are_trusted_say_where_a_request_came_from(
+def test_client_address_comes_from_trusted_proxies_only(
     peer: str | None, forwarded: list[str], address: str | None
 ) -> None:
     assert ClientAddresses(PROXIES).of(peer, forwarded) == address
 
 
-def test_nobody_is_trusted_unless_it_was_said() -> None:
+def test_no_proxy_is_trusted_by_default() -> None:
     assert ClientAddresses(Settings().trusted_proxies).of("127.0.0.1", ["198.51.100.1"]) == "127.0.0.1"
 
 
@@ -53,8 +53,8 @@ def test_proxies_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         Settings()
 
 
-def test_one_customer_of_ipv6_is_one_neighbourhood() -> None:
-    assert neighbourhood("2001:db8:1:2:aaaa::1") == neighbourhood("2001:db8:1:2:bbbb::2")
-    assert neighbourhood("2001:db8:1:2::1") != neighbourhood("2001:db8:1:3::1")
-    assert neighbourhood("192.0.2.1") != neighbourhood("192.0.2.2")
-    assert neighbourhood(None)
+def test_ipv6_addresses_of_one_customer_share_a_throttle_key() -> None:
+    assert throttle_key("2001:db8:1:2:aaaa::1") == throttle_key("2001:db8:1:2:bbbb::2")
+    assert throttle_key("2001:db8:1:2::1") != throttle_key("2001:db8:1:3::1")
+    assert throttle_key("192.0.2.1") != throttle_key("192.0.2.2")
+    assert throttle_key(None)

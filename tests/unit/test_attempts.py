@@ -20,7 +20,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_so_many_attempts_in_a_minute_and_then_one_by_one(clock: Clock) -> None:
+def test_attempts_are_limited_per_minute_and_refill(clock: Clock) -> None:
     attempts = AuthThrottle(6, clock=clock)
     for _ in range(6):
         assert attempts.wait_seconds("a") == 0
@@ -40,7 +40,7 @@ def test_so_many_attempts_in_a_minute_and_then_one_by_one(clock: Clock) -> None:
     assert attempts.wait_seconds("a") > 0
 
 
-def test_it_is_logged_once_and_not_for_every_request(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_throttled_address_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     attempts = AuthThrottle(4, clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
@@ -50,7 +50,7 @@ def test_it_is_logged_once_and_not_for_every_request(clock: Clock, caplog: pytes
     assert [record.getMessage().count("192.0.2.1") for record in caplog.records] == [1]
 
 
-def test_only_so_many_addresses_are_remembered(clock: Clock) -> None:
+def test_number_of_remembered_addresses_is_limited(clock: Clock) -> None:
     attempts = AuthThrottle(1, clock=clock)
     for number in range(20_000):
         attempts.note(str(number))

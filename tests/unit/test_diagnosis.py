@@ -53,28 +53,26 @@ def found(
     return findings([PoolStatus(pool, held, waiting, longest)], [server], [], LIMITS)
 
 
-def test_where_nothing_is_wrong_nothing_is_said() -> None:
+def test_healthy_state_has_no_findings() -> None:
     assert found(ready=2, leased=2) == []
     assert status_of([]) == "ok"
 
 
 @pytest.mark.parametrize(("longest", "status"), [(1.0, "ok"), (31.0, "attention")])
-def test_waiting_for_a_full_pool_is_explained_and_after_a_while_a_warning(
-    longest: float, status: str
-) -> None:
+def test_full_pool_is_explained_and_becomes_a_warning_after_a_long_wait(longest: float, status: str) -> None:
     [finding] = said = found(waiting=3, longest=longest, leased=3, resetting=1)
     assert (finding.code, status_of(said)) == ("pool_full", status)
-    assert "3 wait" in finding.message
-    assert "3 in use, 1 being cleaned" in finding.message
+    assert "3 waiting" in finding.message
+    assert "3 in use, 1 being reset" in finding.message
     assert "max_size" in finding.remedy
 
 
-def test_waiting_while_databases_are_made_passes() -> None:
+def test_wait_for_databases_in_creation_is_info() -> None:
     [finding] = found(waiting=1, longest=1, creating=2)
     assert (finding.code, finding.severity) == ("coming", "info")
 
 
-def test_waiting_in_vain_is_an_error_with_its_cause() -> None:
+def test_wait_without_progress_is_an_error_with_its_cause() -> None:
     broken = replace(POOL, last_error="no such extension")
     assert [(one.code, one.severity) for one in found(broken, waiting=1)] == [("provision_failing", "error")]
     full = ServerStatus(replace(SERVER, databases=100), WELL.activity, None)
@@ -83,34 +81,34 @@ def test_waiting_in_vain_is_an_error_with_its_cause() -> None:
     assert {one.code for one in found(waiting=1, server=disk)} == {"disk_full", "disk_nearly_full"}
 
 
-def test_a_failure_that_nobody_waits_for_is_a_warning_while_some_are_ready() -> None:
+def test_failed_creation_is_a_warning_while_databases_are_ready() -> None:
     broken = replace(POOL, last_error="no such extension")
     assert status_of(found(broken, ready=1)) == "attention"
     assert status_of(found(broken)) == "failing"
 
 
-def test_a_server_that_does_not_answer_is_an_error_and_the_first_thing_said() -> None:
+def test_unavailable_server_is_the_first_error() -> None:
     away = ServerStatus(SERVER, None, "connection refused")
     said = found(replace(POOL, refusal=["it has event triggers"]), server=away)
     assert [one.code for one in said] == ["server_away", "isolation_unsupported"]
     assert status_of(said) == "failing"
 
 
-def test_a_server_of_other_replicas_is_a_warning() -> None:
+def test_server_of_other_replicas_is_a_warning() -> None:
     others = ServerStatus(SERVER, None, "this replica was not started with it", managed_here=False)
     assert [(one.code, one.severity) for one in found(server=others)] == [("server_unmanaged", "warning")]
 
 
-def test_a_server_that_never_held_anything_may_be_away() -> None:
+def test_unavailable_server_without_databases_has_no_finding() -> None:
     unused = ServerStatus(replace(SERVER, databases=0, templates=0), None, "connection refused")
     assert found(server=unused) == []
 
 
-def test_connections_that_are_nearly_used_up_are_a_warning() -> None:
+def test_nearly_used_connections_are_a_warning() -> None:
     busy = ServerStatus(SERVER, Activity(connections=90, max_connections=97, active=9), None)
     assert [one.code for one in found(server=busy)] == ["connections_nearly_used"]
 
 
-def test_a_pool_of_a_retired_template_is_nobodys_concern() -> None:
+def test_pool_of_a_retired_template_has_no_finding() -> None:
     retired = replace(POOL, template_state=TemplateState.RETIRED, last_error="gone")
     assert found(retired) == []

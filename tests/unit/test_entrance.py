@@ -1,4 +1,4 @@
-"""Few acquires are worked on at once; nobody else waits for them."""
+"""The number of acquires in progress is limited, so that they do not delay other requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from freshdb_service.observability.metrics import Metrics
 
 @dataclass
 class Work:
-    """An application whose requests are at work until told to go on."""
+    """An application whose requests stay in progress until the test releases them."""
 
     go: asyncio.Event = field(default_factory=asyncio.Event)
     at_work: int = 0
@@ -51,7 +51,7 @@ def call(
     return scope, said, asyncio.create_task(run())
 
 
-async def test_of_a_thousand_acquires_few_are_worked_on_and_a_heartbeat_goes_ahead() -> None:
+async def test_heartbeat_overtakes_a_thousand_acquires() -> None:
     work = Work()
     entrance = AcquireLimit(work, Metrics())
     acquires = [call(entrance, "/v1/leases") for _ in range(1_000)]
@@ -63,14 +63,14 @@ async def test_of_a_thousand_acquires_few_are_worked_on_and_a_heartbeat_goes_ahe
     assert work.most == request_limits._AT_ONCE + 1
 
 
-async def test_who_only_waits_lets_the_next_in_and_once_only() -> None:
+async def test_waiting_acquire_frees_its_slot_once() -> None:
     work = Work()
     entrance = AcquireLimit(work, Metrics())
     acquires = [call(entrance, "/v1/leases/batch") for _ in range(request_limits._AT_ONCE + 3)]
     await asyncio.sleep(0)
     resting = acquires[0][0][SLOT]
-    resting.leave()
-    resting.leave()
+    resting.release()
+    resting.release()
     for _ in range(3):
         await asyncio.sleep(0)
     assert work.at_work == request_limits._AT_ONCE + 1
@@ -79,7 +79,9 @@ async def test_who_only_waits_lets_the_next_in_and_once_only() -> None:
     assert entrance._slots._value == request_limits._AT_ONCE
 
 
-async def test_who_cannot_enter_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_acquire_without_a_slot_in_time_is_refused_and_may_retry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(request_limits, "_ENTRANCE_SECONDS", 0.01)
     work = Work()
     entrance = AcquireLimit(work, Metrics())
@@ -103,7 +105,7 @@ async def test_who_cannot_enter_in_time_is_told_to_come_again(monkeypatch: pytes
         ("GET", "/metrics"),
     ],
 )
-async def test_what_must_not_wait_is_never_refused(method: str, path: str) -> None:
+async def test_urgent_requests_are_never_refused(method: str, path: str) -> None:
     work = Work()
     limit = RequestLimit(work, 1, Metrics())
     _, _, first = call(limit, "/v1/leases")

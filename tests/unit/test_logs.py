@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from freshdb_service.observability.logs import LogFormat, about, configure, fields, note
+from freshdb_service.observability.logs import LogFormat, add_to_log_context, configure, fields, log_context
 
 _log = logging.getLogger("freshdb.test")
 
@@ -29,12 +29,12 @@ def logging_to(form: LogFormat) -> io.StringIO:
     return stream
 
 
-def test_a_line_says_what_the_code_that_logs_is_about() -> None:
+def test_line_has_the_fields_of_the_log_context() -> None:
     stream = logging_to("json")
-    with about(request="1"):
-        with about(database="d"):
+    with log_context(request="1"):
+        with log_context(database="d"):
             _log.info("inside")
-        note(lease="l")
+        add_to_log_context(lease="l")
         _log.info("after", extra=fields(status=200))
     _log.info("outside")
     inside, after, outside = (json.loads(line) for line in stream.getvalue().splitlines())
@@ -44,30 +44,30 @@ def test_a_line_says_what_the_code_that_logs_is_about() -> None:
     assert "request" not in outside
 
 
-def test_a_note_about_nothing_is_forgotten() -> None:
+def test_fields_without_a_log_context_are_dropped() -> None:
     stream = logging_to("json")
-    note(lease="l")
+    add_to_log_context(lease="l")
     _log.info("said")
     assert "lease" not in json.loads(stream.getvalue())
 
 
-def test_nobody_writes_a_line_of_their_own() -> None:
+def test_line_breaks_in_values_cannot_forge_a_line() -> None:
     stream = logging_to("console")
-    with about(path="a\nb c", name="\x1b[2J", empty=""):
+    with log_context(path="a\nb c", name="\x1b[2J", empty=""):
         _log.info("one\r\n2026-01-01 00:00:00 ERROR forged")
     [line] = stream.getvalue().splitlines()
     assert "one\\r\\n2026" in line
     assert 'path="a\\nb c" name=\\x1b[2J empty=""' in line
 
 
-def test_half_a_character_is_no_reason_not_to_log() -> None:
+def test_lone_surrogate_is_logged() -> None:
     stream = logging_to("json")
     _log.info("name \udc80", extra=fields(large=2**70))
     assert json.loads(stream.getvalue())["large"] == 2**70
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_an_error_has_its_traceback(form: LogFormat) -> None:
+def test_error_line_has_its_traceback(form: LogFormat) -> None:
     stream = logging_to(form)
     try:
         int("what went wrong")
@@ -78,7 +78,7 @@ def test_an_error_has_its_traceback(form: LogFormat) -> None:
     assert form != "json" or len(stream.getvalue().splitlines()) == 1
 
 
-def test_libraries_say_no_more_than_warnings() -> None:
+def test_libraries_log_warnings_only() -> None:
     stream = logging_to("json")
     logging.getLogger("sqlalchemy.engine").info("parameters of a statement")
     logging.getLogger("sqlalchemy.engine").warning("careful")

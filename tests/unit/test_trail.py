@@ -1,4 +1,4 @@
-"""What is collected for the audit trail waits for the control plane, and is bounded."""
+"""The buffer of the audit log waits for the control plane, and has a maximum size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from freshdb_service.store.connection import Store
 
 
 def away() -> Store:
-    """A control plane that nobody answers for."""
+    """A control plane that does not answer."""
     return Store("postgresql://nobody@127.0.0.1:9/nothing")
 
 
-async def test_what_cannot_be_written_waits_and_is_counted_on() -> None:
+async def test_unwritten_actions_stay_in_the_buffer_and_are_counted() -> None:
     audit_log, lease, runner = AuditLog(away()), uuid4(), Actor("ci", "192.0.2.1")
     for _ in range(3):
         audit_log.collect("lease.renewed", runner, subject=lease)
@@ -28,7 +28,7 @@ async def test_what_cannot_be_written_waits_and_is_counted_on() -> None:
     assert sorted(tally.count for tally in audit_log._collected.values()) == [1, 3]
 
 
-async def test_callers_whom_nobody_knows_crowd_no_heartbeat_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unknown_callers_cannot_fill_the_buffer(caplog: pytest.LogCaptureFixture) -> None:
     audit_log, known = AuditLog(away()), Actor("ci", "192.0.2.1")
     for number in range(MOST):
         audit_log.collect("access.unauthorized", Actor(None, str(number)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-# What is imported stays: to look for garbage among it takes a sixth of a start. Whoever serves turns it on again.
+# Imported modules are never freed, and collecting garbage among them takes a sixth of a start. Serving enables it again.
 gc.disable()
 
 from freshdb_service.serve import main  # noqa: E402

@@ -1,4 +1,4 @@
-"""Settings: read once at the start from arguments and the environment (``FRESHDB_…``), then passed in; nothing is global."""
+"""Settings, read once at the start from arguments and the environment (``FRESHDB_…``), and then passed in."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Network = IPv4Network | IPv6Network
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DENY = ("prod", "*prod", "proddb", "prd", "*production*")
 OPEN_NAME = "anonymous"
-"""The principal of everybody, where no token is asked for."""
+"""The principal of all callers of a service without tokens."""
 RESERVED_NAMES = frozenset({OPEN_NAME})
 PRINCIPAL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-"""What tokens of the control plane can be called."""
+"""Valid names of tokens of the control plane."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "lease", "build"})
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """One managed PostgreSQL server, as it was given: ``name=DSN`` or a plain DSN (the name is then ``host:port``)."""
+    """A managed PostgreSQL server from the settings: ``name=DSN``, or a plain DSN, whose name is then ``host:port``."""
 
     name: str
     dsn: str
 
     @classmethod
     def parse(cls, text: str) -> ServerAddress:
-        """Read one ``--postgres`` value.
+        """Parse one ``--postgres`` value.
 
         Raises:
-            ValueError: if it is no PostgreSQL URL; the message never repeats a password.
+            ValueError: the value is not a PostgreSQL URL. The message never repeats a password.
         """
         head, separator, tail = text.partition("=")
         named = separator and "://" not in head
@@ -53,17 +53,17 @@ class ServerAddress:
             host, port = None, None
             parts = urlsplit("")
         if parts.scheme not in {"postgresql", "postgres"} or not host:
-            message = "a server is given as postgresql://user:password@host:port/database, or as name=postgresql://…"
+            message = "must be postgresql://user:password@host:port/database, or name=postgresql://…"
             raise ValueError(message)
         return cls(name=head if named else f"{host}:{port or 5432}", dsn=dsn)
 
     def __repr__(self) -> str:
-        """Name the server; the DSN may hold a password."""
+        """Show the name only, because the DSN may hold a password."""
         return f"ServerAddress({self.name!r})"
 
 
 class Token(BaseModel):
-    """A caller who may use the service: ``name:secret`` or ``name:secret:scope+scope``."""
+    """A static token: ``name:secret`` or ``name:secret:scope+scope``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,151 +73,152 @@ class Token(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its default. Durations are in seconds, sizes in bytes."""
+    """All settings and their defaults. Durations are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_prefix="FRESHDB_", extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
-    """The address to listen on; others than loopback need tokens, and TLS or ``insecure``."""
+    """Address to listen on. Any other than loopback needs tokens, and TLS or ``insecure``."""
     port: int = Field(default=8777, ge=0, le=65535)
-    """The port; 0 for any that is free."""
+    """TCP port to listen on. 0 picks a free one."""
     data: Path | None = None
-    """Where the embedded servers keep their data; by default in the user's data directory."""
+    """Data directory of the embedded servers. The default is below the user's data directory."""
     postgres: Annotated[tuple[str, ...], NoDecode] = ()
-    """Servers to manage: ``postgresql://…`` or ``name=postgresql://…``; embedded without."""
+    """PostgreSQL servers to manage: ``postgresql://…`` or ``name=postgresql://…``. Without any, it is embedded."""
     advertise: Annotated[tuple[str, ...], NoDecode] = ()
-    """Where callers reach servers, as ``name=host`` or ``name=host:port``, if that is not what the servers' DSNs say."""
+    """Addresses in the URLs of leases, as ``name=host`` or ``name=host:port``, where they differ from the servers' DSNs."""
     redis: SecretStr | None = None
-    """Redis, or Valkey: ``redis://…``; embedded without."""
+    """URL of Redis or Valkey: ``redis://…``. Without it, an embedded one is started."""
     control: SecretStr | None = None
-    """DSN of the server for the control plane's own database; by default the first managed server."""
+    """DSN of the control plane's database. The default is a database on the first managed server."""
     adopt: Annotated[tuple[str, ...], NoDecode] = ()
-    """Names of servers that may be managed although they hold databases that freshdb did not make."""
+    """Names of servers that freshdb may manage although they hold databases that freshdb did not create."""
     deny: Annotated[tuple[str, ...], NoDecode] = DENY
-    """Servers that must not be managed, adopted or not: patterns for their names, hosts and databases, and addresses."""
+    """Deny list: servers that freshdb must never manage, even if adopted. It has addresses, and patterns for the names of
+    servers, hosts and databases."""
     tokens: Annotated[tuple[Token, ...], NoDecode] = ()
-    """``name:secret`` or ``name:secret:scope+scope``: tokens besides those of ``freshdb token``."""
+    """Static tokens besides those of ``freshdb token``: ``name:secret`` or ``name:secret:scope+scope``."""
     tls_certificate: Path | None = None
-    """The certificate, with its chain, to answer with HTTPS (PEM); for a new one the service is restarted."""
+    """Certificate chain (PEM file) for HTTPS. A new one needs a restart."""
     tls_key: Path | None = None
-    """Its key (PEM), without a passphrase."""
+    """Private key of the certificate (PEM file), without a passphrase."""
     insecure: bool = False
-    """Listen on other addresses than loopback without TLS: passwords travel in the clear, unless a proxy sees to that."""
+    """Listen on other addresses than loopback without TLS. Passwords travel in the clear unless a proxy encrypts them."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Names, besides those of loopback, by which an open service may be called (``Host``): a browser on this machine must
-    not be talked into calling it by a name of somebody else's."""
+    """Host names (besides loopback) that a service without tokens answers to. Any other ``Host`` is refused, which protects
+    against DNS rebinding."""
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
-    """Addresses or networks of proxies whose ``X-Forwarded-For`` says where a request came from."""
+    """Addresses or networks of proxies whose ``X-Forwarded-For`` is trusted."""
     token_refresh_seconds: Seconds = 5.0
-    """A replica that did not hear of it knows of a new, rotated or revoked token after so long."""
+    """Interval between reloads of the tokens by each replica, for when a Redis notification was missed."""
     failed_attempts: int = Field(default=20, ge=1)
-    """Wrong tokens from one address in a minute, before more of them are told to come back later; per replica."""
+    """Maximum attempts with a wrong token per client address, minute and replica. Further ones are answered with 429."""
     trail_seconds: Seconds = 30 * 86_400.0
-    """How long the audit trail is kept."""
+    """Retention of audit log entries."""
     trail_flush_seconds: Seconds = 60.0
-    """Heartbeats and refusals of so long are one record in it."""
+    """Interval between writes of the audit log's heartbeats and refusals. Equal ones within it become one entry."""
     prefix: str = Field(default="freshdb", pattern=r"^[a-z][a-z0-9]{0,15}$")
-    """What the names of this installation's roles, databases and schemas begin with."""
+    """Prefix of the names of this installation's roles, databases and schemas."""
 
     log_format: LogFormat = "auto"
-    """``json`` or ``console``; ``auto`` is ``console`` on a terminal, and ``json`` elsewhere."""
+    """Format of log lines: ``json`` or ``console``. ``auto`` is ``console`` on a terminal, else ``json``."""
     log_level: LogLevel = "info"
-    """From which on lines are logged."""
+    """Minimum level of log lines."""
     access_log: bool = True
-    """A line for each request, at info; of probes and heartbeats at debug."""
+    """Log one line for each request: at level info, and for probes and heartbeats at debug."""
 
     default_ttl_seconds: Seconds = 300.0
-    """A lease's TTL, if the caller names none."""
+    """Default TTL of a lease."""
     min_ttl_seconds: Seconds = 1.0
-    """The shortest TTL that can be asked for."""
+    """Minimum TTL that a caller may ask for."""
     max_ttl_seconds: Seconds = 86_400.0
-    """The longest TTL, and the longest that a lease can live, renewed or not."""
+    """Maximum TTL, and maximum total life of a lease, renewals included."""
     default_wait_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    """How long an acquire waits, if the caller does not say."""
+    """Default time that an acquire waits in the queue."""
     max_wait_seconds: Seconds = 300.0
-    """The longest wait of one request; clients ask for longer ones in slices."""
+    """Maximum wait of one request. Clients that want to wait longer send several requests."""
     keep_ttl_seconds: Seconds = 3_600.0
-    """How long a lease is kept for a look, if the caller does not say."""
+    """Default TTL of a kept lease."""
     build_seconds: Seconds = 600.0
-    """How long a build may go unrenewed before the next caller gets it."""
+    """Default deadline of a build. A build that is not renewed within it goes to the next caller."""
     max_build_seconds: Seconds = 14_400.0
-    """The longest that a caller may ask for instead."""
+    """Maximum deadline that a builder may ask for."""
 
     min_ready: int = Field(default=2, ge=0, le=10_000)
-    """Databases that a pool keeps ready."""
+    """Minimum ready databases per pool."""
     max_size: int = Field(default=50, ge=1, le=10_000)
-    """The most that a pool has."""
+    """Maximum databases per pool."""
     idle_seconds: Seconds = 300.0
-    """A pool unused for so long shrinks."""
+    """Idle time after which ready databases beyond ``min_ready`` are dropped."""
     unused_template_seconds: Seconds = 7 * 86_400.0
-    """A template unused for so long is dropped."""
+    """Idle time after which a template is dropped."""
     history_seconds: Seconds = 86_400.0
-    """How long ended leases and resets stay listed, and idempotency keys remembered."""
+    """Retention of ended leases, resets and idempotency keys."""
     history_flush_seconds: Seconds = 15.0
-    """How often a replica writes what it saw of pools and resets."""
+    """Interval between writes of a replica's history of pools and resets."""
 
     max_databases: int = Field(default=1_000, ge=1)
-    """Most databases (of either isolation, templates not counted) on one server."""
+    """Maximum databases per server, counting those of both isolations but not templates."""
     max_disk_bytes: int = Field(default=50 * 2**30, ge=2**20)
-    """No new database is made on a server where freshdb's databases take more than this."""
+    """Maximum disk space of freshdb's databases per server. Above it, no new database is created there."""
     provision_concurrency: int = Field(default=4, ge=1, le=64)
-    """Most databases made or dropped at once, per server and replica; of those that are only cleaned, four times as many."""
+    """Maximum databases created or dropped at once, per server and replica. Resets in place get four times as many."""
     connection_limit: int = Field(default=50, ge=1)
-    """Most connections of one lease; on no server more than half of those that it has for everybody."""
+    """Maximum connections per lease. It is capped at half of the server's connections for ordinary roles."""
     temp_file_bytes: int = Field(default=2 * 2**30, ge=0)
-    """Most disk for temporary files of one connection of a lease, where freshdb's role may limit that; 0 leaves it to the
-    server."""
+    """Maximum bytes of temporary files per connection of a lease, where freshdb's role may limit them. 0 keeps the server's
+    limit."""
     clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    """PostgreSQL's way of copying databases; ``auto`` is ``file_copy`` where the server runs with ``fsync`` off, else
-    ``wal_log``."""
+    """Strategy of ``CREATE DATABASE`` for copies. ``auto`` is ``file_copy`` where ``fsync`` is off, else ``wal_log``."""
     idle_sessions: int = Field(default=64, ge=0)
-    """Most sessions inside databases that are kept open for the next reset, per server and replica."""
+    """Maximum idle sessions kept open inside databases for their next reset, per server and replica."""
     scram_iterations: int = Field(default=4096, ge=1, le=1_000_000)
-    """How often a lease's password is hashed. It is random, and needs none of it; but some drivers accept no less."""
+    """SCRAM iteration count for passwords of leases. Passwords are random and do not need more than 1, but some drivers
+    require at least 4096."""
     audit_every: int = Field(default=1000, ge=0)
-    """One in so many cleaned databases is compared in full with its template, by every replica; 0 for none."""
+    """Interval of audits, in resets: each replica compares every Nth database in full with its template. 0 disables them."""
     command_timeout_seconds: Seconds = 60.0
-    """How long one statement of the service on a managed server may take; building and copying get longer."""
+    """Timeout for one statement of the service on a managed server. Building and copying have longer timeouts."""
     answer_seconds: Seconds = 10.0
-    """How long the control plane and Redis may take to answer, and a managed server to give a sign of life."""
+    """Timeout for answers of the control plane and of Redis, and for probes of managed servers."""
 
     claim_seconds: Seconds = 5.0
-    """How long a worker that cannot go on keeps a row from the others; one that lives prolongs it."""
+    """Lifetime of a worker's claim on a row. A live worker renews it. When a worker hangs, another one takes over."""
     deaths_seconds: Seconds = 0.5
-    """A worker that cannot be seen at two such looks is dead, and what it was at is taken over at once."""
+    """Interval between checks for dead workers. The work of a worker that is missing in two checks is taken over at once."""
     reaper_seconds: Seconds = 1.0
-    """How often expired leases are ended."""
+    """Interval between runs of the reaper, which ends expired leases."""
     janitor_seconds: Seconds = 2.0
-    """How often dirty databases are looked for that nobody was told of."""
+    """Interval between runs of the janitor, which resets dirty databases whose notification was missed."""
     replenisher_seconds: Seconds = 2.0
-    """How often pools are filled and shrunk."""
+    """Interval between runs of the replenisher, which fills and shrinks pools."""
     reconciler_seconds: Seconds = 10.0
-    """How often rows, Redis and the servers are compared."""
+    """Interval between runs of the reconciler, which compares the control plane with Redis and the servers."""
     failed_seconds: Seconds = 10.0
-    """How long a failed database is shown, and its pool left alone, before it is dropped and made anew."""
+    """Delay before a failed database is dropped and recreated. Until then it is shown, and its pool is left alone."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
-    """Most bytes of a request's body."""
+    """Maximum size of a request's body."""
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
-    """Most bytes of a request line and its headers together."""
+    """Maximum size of a request line and its headers together."""
     request_seconds: Seconds = 20.0
-    """A request has to arrive within this time (a large body gets a second more for every 64 KiB)."""
+    """Timeout for the arrival of a whole request. A large body gets one more second per 64 KiB."""
     reader_seconds: Seconds = 20.0
-    """Whoever reads nothing of an answer, or of a stream of events, for so long is cut off."""
+    """Write timeout: connections whose client stops reading for this long are closed."""
     idle_connection_seconds: int = Field(default=75, ge=1)
-    """How long a connection may be kept between two requests."""
+    """Keep-alive timeout of idle connections."""
     max_connections: int = Field(default=10_000, ge=10)
-    """Most connections; when there are more, the one that idled longest is closed."""
+    """Maximum client connections. Above it, the connection that has been idle longest is closed."""
     max_requests: int = Field(default=5_000, ge=1)
-    """Most requests in progress, those that wait included; heartbeats and releases are never refused for this."""
+    """Maximum requests in progress, waiting ones included. Heartbeats and releases are never refused for this."""
     max_waiters: int = Field(default=2_000, ge=1)
-    """Most callers in the queue of one pool; who comes then is told at once to come again."""
+    """Maximum callers in the queue of one pool. Further ones are refused at once and may retry."""
     max_event_streams: int = Field(default=500, ge=1)
-    """Most followers of events."""
+    """Maximum open event streams."""
     max_batch: int = Field(default=50, ge=1, le=1000)
-    """Most leases in one batch."""
+    """Maximum leases in one batch."""
     idle_exit_seconds: Seconds | None = None
-    """The service stops itself when nobody asked for anything and nothing was leased for so long."""
+    """Idle time (no request and no live lease) after which the service stops. By default it runs until it gets a signal."""
 
     @field_validator("postgres", "advertise", "adopt", "deny", "allowed_hosts", mode="before")
     @classmethod
@@ -230,7 +231,7 @@ class Settings(BaseSettings):
         names = [ServerAddress.parse(one).name for one in value]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            message = f"servers are named once each; given twice: {', '.join(sorted(twice))}"
+            message = f"each server needs its own name; given twice: {', '.join(sorted(twice))}"
             raise ValueError(message)
         return value
 
@@ -242,7 +243,7 @@ class Settings(BaseSettings):
         try:
             return tuple(ip_network(word, strict=False) for word in value.replace(",", " ").split())
         except ValueError as error:
-            message = f"a proxy is given as an address or a network, such as 10.0.0.7 or 10.0.0.0/8: {error}"
+            message = f"must be addresses or networks, such as 10.0.0.7 or 10.0.0.0/8: {error}"
             raise ValueError(message) from None
 
     @field_validator("tokens", mode="before")
@@ -254,12 +255,10 @@ class Settings(BaseSettings):
         for word in value.split():
             parts = word.split(":")
             if len(parts) not in {2, 3} or not all(parts):
-                message = (
-                    "a token is given as name:secret or name:secret:scope+scope (read, lease, build, admin)"
-                )
+                message = "must be name:secret or name:secret:scope+scope (read, lease, build, admin)"
                 raise ValueError(message)
             if parts[0] in RESERVED_NAMES:
-                message = f"the name {parts[0]!r} stands for callers without a token; choose another"
+                message = f"{parts[0]!r} is reserved for callers without a token; choose another name"
                 raise ValueError(message)
             scopes = {"scopes": frozenset(parts[2].split("+"))} if len(parts) == 3 else {}  # noqa: PLR2004 - name, secret, scopes
             tokens.append({"name": parts[0], "secret": parts[1], **scopes})
@@ -268,29 +267,38 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _limits(self) -> Settings:
         if self.default_ttl_seconds > self.max_ttl_seconds:
-            message = "default_ttl_seconds is longer than max_ttl_seconds"
+            message = (
+                f"FRESHDB_DEFAULT_TTL_SECONDS ({self.default_ttl_seconds:g}) exceeds FRESHDB_MAX_TTL_SECONDS "
+                f"({self.max_ttl_seconds:g}); lower the first or raise the second"
+            )
             raise ValueError(message)
         if self.min_ready > self.max_size:
-            message = "min_ready is larger than max_size"
+            message = (
+                f"FRESHDB_MIN_READY ({self.min_ready}) exceeds FRESHDB_MAX_SIZE ({self.max_size}); "
+                "lower the first or raise the second"
+            )
             raise ValueError(message)
         unknown = self.advertised.keys() - {one.name for one in self.servers}
         if unknown:
-            message = f"advertise names servers that postgres does not: {', '.join(sorted(unknown))}"
+            message = (
+                f"FRESHDB_ADVERTISE names servers that FRESHDB_POSTGRES does not: {', '.join(sorted(unknown))}; "
+                "add them there (name=DSN) or correct the names"
+            )
             raise ValueError(message)
         if (self.tls_certificate is None) != (self.tls_key is None):
-            message = "tls_certificate and tls_key go together: give both, or neither"
+            message = "FRESHDB_TLS_CERTIFICATE and FRESHDB_TLS_KEY go together: set both, or neither"
             raise ValueError(message)
         if not self.is_private and not self.insecure:
             message = (
-                f"listening on {self.host} without TLS would send passwords in the clear: give tls_certificate and tls_key, "
-                "or, where a proxy or a private network protects them, say insecure"
+                f"listening on {self.host} without TLS would send passwords in the clear: set FRESHDB_TLS_CERTIFICATE and "
+                "FRESHDB_TLS_KEY, or, where a proxy or a private network protects them, FRESHDB_INSECURE=true"
             )
             raise ValueError(message)
         return self
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody can listen to what is said."""
+        """True if no other machine can read the traffic: the service listens on loopback, or with TLS."""
         return self.host in LOOPBACK or self.tls_certificate is not None
 
     @property
@@ -300,10 +308,10 @@ class Settings(BaseSettings):
 
     @cached_property
     def advertised(self) -> dict[str, tuple[str, int | None]]:
-        """Where callers reach servers, by name, as far as it was given; without a port, it is the server's own.
+        """Advertised host and port by the server's name. A port of ``None`` is the server's own.
 
         Raises:
-            ValueError: if it cannot be read.
+            ValueError: a value of ``advertise`` is malformed.
         """
         return dict(_advertised(one) for one in self.advertise)
 
@@ -317,6 +325,6 @@ def _advertised(text: str) -> tuple[str, tuple[str, int | None]]:
     except ValueError:
         host, port, more = None, None, None
     if not name or not host or more:
-        message = f"an address to advertise is given as name=host or name=host:port, not {text!r}"
+        message = f"FRESHDB_ADVERTISE must be name=host or name=host:port, not {text!r}"
         raise ValueError(message)
     return name, (host, port)

@@ -1,7 +1,7 @@
-"""What can go wrong, as exceptions with stable codes.
+"""The errors of the service, as exceptions with stable codes.
 
-Every error that a caller may see has a ``code`` (the same word on the wire, in the client and in the docs) and a message
-that a person can act on. Nothing here knows HTTP: ``api.problems`` holds the one table from code to status.
+Every error that a caller may see has a ``code`` (the same on the wire, in the client and in the docs) and a message that
+names the object and the remedy. HTTP is unknown here: ``api.problems`` has the table of codes and statuses.
 
 ::
 
@@ -23,11 +23,11 @@ from typing import ClassVar
 
 
 class FreshdbError(Exception):
-    """Root of everything the service raises on purpose.
+    """Base of all errors of the service.
 
     Attributes:
         code: stable identifier of the kind of error.
-        retry_after_seconds: when trying again makes sense, else ``None``.
+        retry_after_seconds: delay before a retry can succeed. ``None`` if retries do not help.
         extra: further members of the problem document, JSON values only.
     """
 
@@ -53,13 +53,13 @@ class TemplateNotFound(FreshdbError):
 
 
 class TemplateConflict(FreshdbError):
-    """A template of this name and fingerprint exists with other content."""
+    """A template of this name and fingerprint exists with different content."""
 
     code = "template_conflict"
 
 
 class TemplateFailed(FreshdbError):
-    """The template's SQL, or its builder, failed; says which statement and where."""
+    """The template's SQL or its builder failed. The message has the statement and its position."""
 
     code = "template_failed"
 
@@ -71,13 +71,13 @@ class TemplateBuilding(FreshdbError):
 
 
 class BuildLost(FreshdbError):
-    """The build's deadline passed, or another builder has taken its place."""
+    """The build's deadline has passed, or another builder has taken over the build."""
 
     code = "build_lost"
 
 
 class IsolationUnsupported(FreshdbError):
-    """The template holds things that this isolation cannot give each lease of its own."""
+    """The template holds objects that this isolation cannot provide separately for each lease."""
 
     code = "isolation_unsupported"
 
@@ -87,102 +87,102 @@ class IsolationUnsupported(FreshdbError):
 
 
 class Conflict(FreshdbError):
-    """A row was not in the state and generation that the change expected."""
+    """The object is not in the state that the request expects."""
 
     code = "conflict"
 
 
 class LeaseNotFound(FreshdbError):
-    """No such lease, now or ever."""
+    """No lease has this id."""
 
     code = "lease_not_found"
 
 
 class LeaseEnded(FreshdbError):
-    """The lease is over: released, revoked or expired."""
+    """The lease has ended: it was released or revoked, or it has expired."""
 
     code = "lease_ended"
 
 
 class PoolNotFound(FreshdbError):
-    """No such pool."""
+    """No pool has this id."""
 
     code = "pool_not_found"
 
 
 class DatabaseNotFound(FreshdbError):
-    """No such database."""
+    """No database has this id."""
 
     code = "database_not_found"
 
 
 class TokenNotFound(FreshdbError):
-    """No such token."""
+    """No token has this name or id."""
 
     code = "token_not_found"
 
 
 class PoolExhausted(FreshdbError):
-    """No database came free within the wait."""
+    """No database became free within the wait time."""
 
     code = "pool_exhausted"
 
 
 class QuotaExceeded(FreshdbError):
-    """Granting this would pass a quota of the caller or of the service."""
+    """The request would exceed a quota of the token or a limit of the service."""
 
     code = "quota_exceeded"
 
 
 class IdempotencyMismatch(FreshdbError):
-    """The idempotency key was used before, with another body."""
+    """The idempotency key was used before with a different body."""
 
     code = "idempotency_mismatch"
 
 
 class InvalidRequest(FreshdbError):
-    """The request is malformed; ``extra["errors"]`` names each field and the mend."""
+    """The request is invalid. ``extra["errors"]`` has each wrong field and its message."""
 
     code = "invalid_request"
 
 
 class PayloadTooLarge(FreshdbError):
-    """The body is larger than the service takes."""
+    """The body is larger than ``max_body_bytes``."""
 
     code = "payload_too_large"
 
 
 class Unauthorized(FreshdbError):
-    """No token, or one that is not known."""
+    """The token is missing or unknown."""
 
     code = "unauthorized"
 
 
 class Forbidden(FreshdbError):
-    """The token is known, but may not do this."""
+    """The token is valid but lacks the scope, or the lease belongs to another token."""
 
     code = "forbidden"
 
 
 class BackendUnavailable(FreshdbError):
-    """PostgreSQL or Redis cannot be reached, or refuses to work."""
+    """PostgreSQL or Redis is unavailable, or the service has too many requests."""
 
     code = "backend_unavailable"
 
 
 class ShuttingDown(FreshdbError):
-    """The service is stopping and grants nothing more."""
+    """The service is stopping and grants no more leases."""
 
     code = "shutting_down"
 
 
 class ServerRefused(FreshdbError):
-    """A PostgreSQL server that freshdb must not, or cannot, manage; says why and the mend."""
+    """freshdb must not or cannot manage a PostgreSQL server. The message has the reason and the remedy."""
 
     code = "server_refused"
 
 
 class ConfigurationError(FreshdbError):
-    """A setting that cannot work: a port that is taken, a data directory that cannot be written, a wrong DSN."""
+    """A setting cannot work, for example a port in use, a data directory without write permission, or a wrong DSN."""
 
     code = "configuration_error"

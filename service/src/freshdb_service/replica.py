@@ -124,9 +124,9 @@ class Replica:
             asyncio.create_task(self.resources.queue.stay(self.resources.stopping), name="queue"),
             asyncio.create_task(self.resources.events.write(), name="events"),
             asyncio.create_task(self.resources.worker_locks.show(), name="claims"),
-            asyncio.create_task(self.resources.metrics.feel_lag(), name="lag"),
+            asyncio.create_task(self.resources.metrics.measure_lag(), name="lag"),
             *(
-                asyncio.create_task(liveness.feel(), name="pulse")
+                asyncio.create_task(liveness.run(), name="liveness")
                 for liveness in (
                     self.resources.store.liveness,
                     *(one.liveness for one in self.resources.servers.values()),

@@ -122,8 +122,8 @@ async def opened(
         store = Store(
             control,
             answer_seconds=settings.answer_seconds,
-            visiting=metrics.visits_to_control_plane(tracing.visits("postgresql", CONTROL_PLANE)),
-            told=metrics.signs_of(CONTROL_PLANE),
+            instrument=metrics.control_plane_calls(tracing.calls("postgresql", CONTROL_PLANE)),
+            on_probe=metrics.liveness_of(CONTROL_PLANE),
         )
         stack.push_async_callback(store.close)
         await migrations.upgrade(store.patient)
@@ -134,7 +134,7 @@ async def opened(
             settings.redis.get_secret_value(),
             installation_id,
             timeout_seconds=settings.answer_seconds / 2,
-            visiting=metrics.visits_to_redis(tracing.visits("redis", "redis")),
+            instrument=metrics.redis_calls(tracing.calls("redis", "redis")),
         )
         stack.push_async_callback(redis.close)
         await redis.check()
@@ -147,8 +147,8 @@ async def opened(
                 installation=installation_id,
                 options=options,
                 harden=own_servers,
-                visiting=metrics.visits_to_server(address.name, tracing.visits("postgresql", address.name)),
-                told=metrics.signs_of(address.name),
+                instrument=metrics.server_calls(address.name, tracing.calls("postgresql", address.name)),
+                on_probe=metrics.liveness_of(address.name),
             )
             stack.push_async_callback(server.close)
             await _enlist(store, server, settings, urlsplit(control).path.removeprefix("/"))

@@ -1,11 +1,11 @@
-"""``freshdb serve``: one replica of the service, from its start to its orderly end.
+"""``freshdb serve``: one replica of the service, from start to shutdown.
 
-What is not given is embedded: without ``--postgres`` a PostgreSQL, without ``--redis`` a Redis of its own, both in the data
-directory. SIGINT and SIGTERM stop the granting at once, let requests, builds and the rounds of the loops that are under way
-finish, and end what was started, in reverse order. A second signal does not wait.
+Without ``--postgres`` it starts an embedded PostgreSQL, and without ``--redis`` an embedded Redis, in the data directory. On
+SIGINT or SIGTERM it grants no more leases, finishes the requests, builds and loop runs in progress, and stops everything in
+reverse order. A second signal cancels this and exits at once.
 
-This module loads little: what it takes to start the embedded servers. The rest (``replica``) is loaded while they start,
-which is most of what a warm start takes.
+This module imports only the code that starts the embedded servers. It imports the rest (``replica``) while they start,
+because that is most of the time of a warm start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -59,22 +59,25 @@ class AlreadyRunning(FreshdbError):
 async def serve(
     settings: Settings, *, ready: Callable[[str], None] | None = None, engine: ResetEngine | None = None
 ) -> None:
-    """Serve until a signal comes (or nobody needs the service any more).
+    """Serve until a signal arrives, or until the service was idle for ``idle_exit_seconds``.
 
     Args:
-        settings: what to serve, and where.
-        ready: called with the URL once requests are answered.
-        engine: makes used databases clean; another one than freshdb's own is for benchmarks.
+        settings: settings of the replica.
+        ready: called with the URL once the service answers requests.
+        engine: reset engine. One other than freshdb's own is for benchmarks.
 
     Raises:
         AlreadyRunning: another process serves from this data directory.
-        ConfigurationError, ServerRefused, BackendUnavailable, EmbeddedError: it cannot start; nothing is left behind.
+        ConfigurationError: a setting cannot work.
+        ServerRefused: freshdb must not or cannot manage a server.
+        BackendUnavailable: PostgreSQL or Redis is unavailable.
+        EmbeddedError: an embedded server cannot start.
     """
     stop = asyncio.Event()
     task = asyncio.current_task()
 
     def end() -> None:
-        if stop.is_set() and task is not None:  # the second time: at once
+        if stop.is_set() and task is not None:  # the second signal
             task.cancel()
         stop.set()
 
@@ -82,7 +85,7 @@ async def serve(
     for one in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(one, end)
     async with AsyncExitStack() as stack:
-        _see_that_tls_works(settings)
+        _check_tls(settings)
         listener = stack.enter_context(_listening(settings.host, settings.port))
         data = _data_directory(settings)
         if data is not None:
@@ -94,7 +97,7 @@ async def serve(
         if stop.is_set():
             return
         await loading
-        # It is loaded by now.
+        # The module is already loaded by the thread above.
         from freshdb_service.replica import answer, replica_of  # noqa: PLC0415
 
         replica = await stack.enter_async_context(
@@ -114,7 +117,7 @@ async def serve(
 
 
 def _data_directory(settings: Settings) -> Path | None:
-    """Where embedded servers and the service keep what is theirs; nowhere, if all is given from outside."""
+    """Create the data directory and return it, or return ``None`` if no server is embedded and no directory is set."""
     if settings.data is None and settings.postgres and settings.redis is not None:
         return None
     data = settings.data or default_data_directory()
@@ -123,7 +126,7 @@ def _data_directory(settings: Settings) -> Path | None:
 
 
 async def _with_embedded(settings: Settings, data: Path, stack: AsyncExitStack) -> Settings:
-    """Start what was not given, at the same time."""
+    """Start the embedded servers concurrently, for those that the settings do not name."""
 
     async def postgres() -> dict[str, object]:
         if settings.postgres:
@@ -149,7 +152,7 @@ async def _with_embedded(settings: Settings, data: Path, stack: AsyncExitStack) 
 
 
 def _pg_dump() -> Path | None:
-    """The newest ``pg_dump`` there is: it reads every older server."""
+    """Return the path of ``pg_dump`` 18, which can dump all older servers, or ``None``."""
     binaries = postgres_binaries(18)
     return binaries / "pg_dump" if binaries is not None else None
 
@@ -164,29 +167,29 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        message = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (0 for any that is free)"
+        message = f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (0 picks a free one)"
         raise ConfigurationError(message) from error
     with listener:
         yield listener
 
 
-def _see_that_tls_works(settings: Settings) -> None:
-    """Before anything is started."""
+def _check_tls(settings: Settings) -> None:
+    """Load the certificate and key before the service starts, to report errors early."""
     if settings.tls_certificate is None:
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except OSError as error:  # ``ssl.SSLError`` among them
+    except OSError as error:  # including ``ssl.SSLError``
         message = (
-            f"cannot use tls_certificate {settings.tls_certificate} with tls_key {settings.tls_key}: {error}; both are PEM "
-            "files, the certificate with its chain, and the key without a passphrase"
+            f"cannot use FRESHDB_TLS_CERTIFICATE {settings.tls_certificate} with FRESHDB_TLS_KEY {settings.tls_key}: "
+            f"{error}; both must be PEM files: the certificate with its chain, the key without a passphrase"
         )
         raise ConfigurationError(message) from error
 
 
 @contextmanager
 def _warned(settings: Settings) -> Iterator[None]:
-    """Say again and again that others can listen, if they can."""
+    """Repeat a warning while the service listens without TLS on other addresses than loopback."""
     warning = None if settings.is_private else asyncio.create_task(_warn(settings.host))
     try:
         yield
@@ -208,20 +211,20 @@ def _make_directory(data: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        message = f"cannot write to the data directory {data}: {error.strerror}; name another with --data"
+        message = f"cannot write to the data directory {data}: {error.strerror}; choose another with --data"
         raise ConfigurationError(message) from error
 
 
 @contextmanager
 def _locked(data: Path) -> Iterator[None]:
-    """Be the only process that serves from this directory."""
+    """Hold the lock that allows only one process to serve from this directory."""
     with (data / "service.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             message = (
                 f"another freshdb serves from {data}{_whose(data)}; "
-                "use it, stop it (freshdb stop), or name another --data"
+                "use it, stop it (freshdb stop), or choose another directory with --data"
             )
             raise AlreadyRunning(message) from None
         yield
@@ -237,7 +240,7 @@ def _whose(data: Path) -> str:
 
 @contextmanager
 def _announced(data: Path, url: str) -> Iterator[None]:
-    """Say in the data directory where the service listens, for as long as it does."""
+    """Keep a file with the service's URL in the data directory while it listens."""
     path = data / "service.json"
     new = path.with_suffix(".new")
     new.write_text(json.dumps({"url": url, "pid": os.getpid(), "version": __version__, "token": None}))
@@ -255,10 +258,11 @@ def _url(listener: socket.socket, *, tls: bool) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Returns:
-        0: stopped in order; 1: could not start; 2: usage; 3: running already; 130: told twice to stop.
+        The exit code: 0 after a normal stop, 1 if the start failed, 2 for wrong usage, 3 if a service already runs from the
+        data directory, 130 after a second signal.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -267,8 +271,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(**given)
     except ValidationError as error:
         for one in error.errors():
-            name = ".".join(str(part) for part in one["loc"]) or "settings"
-            print(f"freshdb serve: {name}: {one['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
+            message = one["msg"].removeprefix("Value error, ")
+            print(f"freshdb serve: {_place(one['loc'], given)}{message}", file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     configure(settings.log_format, settings.log_level, requests=settings.access_log)
     try:
@@ -285,6 +289,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _place(location: tuple[int | str, ...], arguments: Mapping[str, object]) -> str:
+    """Name the option or environment variable of a wrong value. A message about several of them has their names."""
+    if not location:
+        return ""
+    name = str(location[0])
+    return f"--{name.replace('_', '-')}: " if name in arguments else f"FRESHDB_{name.upper()}: "
+
+
 def _say_ready(url: str) -> None:
     _log.info("freshdb %s listens on %s", __version__, url)
 
@@ -292,51 +304,51 @@ def _say_ready(url: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="freshdb serve",
-        description="Serve clean PostgreSQL databases over HTTP. What is not given is embedded.",
-        epilog="Everything else is set by the environment, FRESHDB_…; the documentation lists it.",
+        description="Serve clean PostgreSQL databases over HTTP. Without --postgres or --redis, embedded servers start.",
+        epilog="Other settings are environment variables (FRESHDB_…), which the documentation lists.",
     )
     parser.add_argument(
-        "--host", help="address to listen on (127.0.0.1); others than loopback need tokens, and TLS"
+        "--host", help="address to listen on (127.0.0.1); any other than loopback needs tokens and TLS"
     )
-    parser.add_argument("--port", type=int, help="port to listen on (8777); 0 for any that is free")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the embedded servers keep their data")
+    parser.add_argument("--port", type=int, help="port to listen on (8777); 0 picks a free one")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory of the embedded servers")
     parser.add_argument(
         "--postgres",
         action="append",
         metavar="DSN",
-        help="a PostgreSQL server to manage, postgresql://… or name=postgresql://…; can be given several times",
+        help="PostgreSQL server to manage: postgresql://… or name=postgresql://…; can be repeated",
     )
-    parser.add_argument("--redis", metavar="URL", help="Redis 6.2 or newer, or Valkey: redis://…")
+    parser.add_argument("--redis", metavar="URL", help="URL of Redis (6.2 or newer) or Valkey: redis://…")
     parser.add_argument(
-        "--control", metavar="DSN", help="the control plane's database (by default on the first server)"
+        "--control",
+        metavar="DSN",
+        help="DSN of the control plane's database (by default on the first server)",
     )
     parser.add_argument(
         "--adopt",
         action="append",
         metavar="NAME",
-        help="manage this server although it holds databases of others",
+        help="manage this server although it holds databases that freshdb did not create; can be repeated",
     )
-    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="answer with HTTPS")
-    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="certificate chain, for HTTPS")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="private key of the certificate")
     parser.add_argument(
         "--insecure",
         action="store_true",
         default=None,
-        help="listen on other addresses than loopback without TLS, behind a proxy, say; logged every minute",
+        help="listen on other addresses than loopback without TLS, for example behind a proxy; logged every minute",
     )
     parser.add_argument(
-        "--idle-exit-seconds", type=float, help="stop when nobody needed the service for so long"
+        "--idle-exit-seconds", type=float, help="stop after this idle time (no request and no live lease)"
     )
     parser.add_argument(
         "--log-format",
         choices=get_args(LogFormat),
-        help="json, console, or auto: console on a terminal (auto)",
+        help="format of log lines (auto: console on a terminal, else json)",
     )
     level = parser.add_mutually_exclusive_group()
+    level.add_argument("--log-level", choices=get_args(LogLevel), help="minimum level of log lines (info)")
     level.add_argument(
-        "--log-level", choices=get_args(LogLevel), help="from which on lines are logged (info)"
-    )
-    level.add_argument(
-        "--verbose", action="store_const", const="debug", dest="log_level", help="log more: --log-level debug"
+        "--verbose", action="store_const", const="debug", dest="log_level", help="same as --log-level debug"
     )
     return parser

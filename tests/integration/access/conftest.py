@@ -1,4 +1,4 @@
-"""Two replicas of an installation that is closed: callers need tokens, and the first one is in the settings."""
+"""Two replicas of a closed installation, whose first token is in the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEMPLATE = "shop"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Talks to both replicas with one token, from one address."""
+    """A client of both replicas, with one token and one address."""
 
     replicas: tuple[httpx.Client, httpx.Client]
     token: str | None
@@ -64,14 +64,14 @@ class Caller:
         assert answer.status_code == 200, answer.text
 
     def create(self, name: str | None = None, **body: object) -> tuple[str, dict[str, Any]]:
-        """Make a token: its secret, and what was said of it."""
+        """Create a token, and return its secret and its properties."""
         answer = self.ask("POST", "/v1/tokens", {"name": name or unique("token"), **body})
         assert answer.status_code == 201, answer.text
         made: dict[str, Any] = answer.json()
         return made.pop("token"), made
 
     def using(self, token: str | None, address: str | None = None) -> Caller:
-        """Another caller; by default from an address of its own, as failed attempts are counted by address."""
+        """Create another caller, by default with its own address, because failed attempts are counted by address."""
         return Caller(self.replicas, token, address or f"192.0.2.{next(_HOSTS) % 256}")
 
 
@@ -89,7 +89,7 @@ def refused(answer: httpx.Response, status: int, code: str, **extra: object) -> 
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -100,7 +100,7 @@ SETTINGS = {
     "trail_flush_seconds": 0.2,
     "min_ready": 1,
     "reconciler_seconds": 0.5,
-    "token_refresh_seconds": 600,  # what is known at once is known by the signal, or by looking
+    "token_refresh_seconds": 600,  # immediate changes must come from notifications or reloads for unknown tokens
 }
 
 

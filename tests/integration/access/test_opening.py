@@ -1,4 +1,4 @@
-"""Who is let in where nobody has a token yet, and how the first one is made."""
+"""Access to a service without tokens, and creation of its first token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def token(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs ``freshdb token`` here: exit code, standard output, standard error."""
+    """Run ``freshdb token`` in this process, and return exit code, standard output and standard error."""
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(["token", *words])
@@ -43,7 +43,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"authorization": f"Bearer {secret}"}
 
 
-def test_loopback_is_open_until_the_first_token_and_never_again(open_service: Service) -> None:
+def test_loopback_is_open_only_before_the_first_token(open_service: Service) -> None:
     with httpx.Client(verify=asking.PLAIN, base_url=open_service.url, timeout=60) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
@@ -56,11 +56,11 @@ def test_loopback_is_open_until_the_first_token_and_never_again(open_service: Se
         assert http.get(f"/v1/leases/{lease['id']}", headers=headers).json()["password"] is None
         assert http.delete("/v1/tokens/ops", headers=headers).status_code == 200
         refused(http.get("/v1/leases", headers=headers), 401, "unauthorized")
-        refused(http.get("/v1/leases"), 401, "unauthorized")  # though no token is left
+        refused(http.get("/v1/leases"), 401, "unauthorized")  # although no token is left
         assert http.get("/livez").status_code == 200
 
 
-def test_the_first_token_is_made_in_the_control_planes_database(
+def test_first_token_is_created_in_the_control_planes_database(
     open_service: Service, token: Command, postgres_18: PostgresServer
 ) -> None:
     control = ("--control", open_service.control_dsn)
@@ -111,12 +111,12 @@ def test_the_first_token_is_made_in_the_control_planes_database(
     assert all(one["principal"].endswith(" (control plane)") for one in records)
 
 
-def test_a_database_that_is_no_control_plane_gets_no_tables(
+def test_other_database_than_a_control_plane_gets_no_tables(
     postgres_18: PostgresServer, token: Command
 ) -> None:
     code, _, said = token("create", "--name", "ops", "--control", postgres_18.dsn)
     assert code == 1
-    assert "no control plane of this version" in said
+    assert "this database is no control plane" in said
     with psycopg.connect(postgres_18.dsn) as connection:
         assert connection.execute("select to_regclass('tokens'), to_regclass('trail')").fetchone() == (
             None,

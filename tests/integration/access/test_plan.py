@@ -1,4 +1,4 @@
-"""The quotas of a token's databases hold across servers, whose own limits are kept in locks of their own."""
+"""A token's database quota holds across servers, although each server has its own lock for its limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def bench(postgres_18: PostgresServer, redis_url: str) -> AsyncIterator[Be
         yield one
 
 
-async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(bench: Bench) -> None:
+async def test_concurrent_plans_never_exceed_the_database_limit(bench: Bench) -> None:
     store = bench.at.store
     issued = await TokenRegistry(store).create(
         TokenRequest("team", frozenset({"build"}), Quotas(max_databases=3)), FRESHDB
@@ -32,7 +32,7 @@ async def test_two_servers_plan_at_once_and_none_makes_one_database_too_many(ben
         await bench.templates.register(
             RegisterRequest(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
         )
-    await bench.builds.close()  # a template is ready before its pool is there
+    await bench.builds.close()  # a template is ready before its pool exists
     here, there = [one.pool.id for one in await bench.pools.listing()]
     async with store.transaction() as connection:
         await connection.execute(

@@ -1,4 +1,4 @@
-"""Quotas hold, however many contend, on however many replicas; and the answer says which, what it is and what is used."""
+"""Quotas hold under contention on several replicas. Errors name the quota, its limit and its use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.services import Service, make_due
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
 
 
-def test_of_many_contenders_on_two_replicas_none_gets_one_lease_too_many(boss: Caller) -> None:
+def test_concurrent_acquires_on_two_replicas_never_exceed_the_lease_quota(boss: Caller) -> None:
     caller = boss.using(boss.create(max_leases=3)[0])
     pool = caller.acquire()["pool_id"]
     boss.ask("PATCH", f"/v1/pools/{pool}", {"min_ready": 12})
@@ -35,12 +35,12 @@ def test_of_many_contenders_on_two_replicas_none_gets_one_lease_too_many(boss: C
             body = refused(one, 429, "quota_exceeded", quota="max_leases", limit=3, use=3)
             assert "max_leases" in body["detail"]
             assert one.headers["retry-after"] == "1"
-    assert len(granted) == 2  # and the one before
+    assert len(granted) == 2  # and the lease before
     caller.release(granted[0])
     caller.release(caller.acquire())
 
 
-def test_a_grant_waits_for_the_one_before_it_and_counts_it(
+def test_grant_waits_for_the_previous_grant_and_counts_it(
     boss: Caller, services: tuple[Service, Service]
 ) -> None:
     secret, made = boss.create(max_leases=1)
@@ -64,7 +64,7 @@ def test_a_grant_waits_for_the_one_before_it_and_counts_it(
         other.execute("delete from leases where principal = %s and state = 'active'", (made["name"],))
 
 
-def test_the_same_key_gets_the_same_lease_also_when_the_quota_is_full(boss: Caller) -> None:
+def test_idempotent_retry_returns_the_same_lease_at_a_full_quota(boss: Caller) -> None:
     caller = boss.using(boss.create(max_leases=1)[0])
     first = caller.ask("POST", "/v1/leases", {"template": "shop"}, idempotency_key="k").json()
     again = caller.ask("POST", "/v1/leases", {"template": "shop"}, replica=1, idempotency_key="k")
@@ -72,7 +72,7 @@ def test_the_same_key_gets_the_same_lease_also_when_the_quota_is_full(boss: Call
     caller.release(first)
 
 
-def test_a_batch_is_within_the_quota_or_not_granted_at_all(boss: Caller) -> None:
+def test_batch_over_the_quota_is_refused_as_a_whole(boss: Caller) -> None:
     caller = boss.using(boss.create(max_leases=2)[0])
     lease = caller.acquire()
     shop = {"template": "shop", "wait_seconds": 30}
@@ -89,7 +89,7 @@ def test_a_batch_is_within_the_quota_or_not_granted_at_all(boss: Caller) -> None
     caller.release(lease)
 
 
-def test_whoever_is_over_the_quota_is_told_before_standing_in_the_queue(boss: Caller) -> None:
+def test_acquire_over_the_quota_is_refused_before_the_queue(boss: Caller) -> None:
     name = unique("narrow")
     made = boss.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).json()
     caller = boss.using(boss.create(max_leases=1)[0])
@@ -102,7 +102,7 @@ def test_whoever_is_over_the_quota_is_told_before_standing_in_the_queue(boss: Ca
     boss.ask("DELETE", f"/v1/templates/{made['id']}?force=true")
 
 
-def test_a_quota_can_be_raised_and_lifted_and_its_use_is_shown(boss: Caller) -> None:
+def test_quota_can_be_raised_and_removed_and_shows_its_use(boss: Caller) -> None:
     secret, made = boss.create(max_leases=0)
     caller, where = boss.using(secret), f"/v1/tokens/{made['id']}"
     refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 429, "quota_exceeded", limit=0, use=0)
@@ -116,7 +116,7 @@ def test_a_quota_can_be_raised_and_lifted_and_its_use_is_shown(boss: Caller) -> 
         caller.release(lease)
 
 
-def test_a_kept_lease_and_one_that_expires_count_until_they_are_over(
+def test_kept_and_expiring_leases_count_until_their_end(
     boss: Caller, services: tuple[Service, Service]
 ) -> None:
     caller = boss.using(boss.create(max_leases=1)[0])
@@ -127,11 +127,11 @@ def test_a_kept_lease_and_one_that_expires_count_until_they_are_over(
     until(lambda: caller.ask("POST", "/v1/leases", {"template": "shop"}).status_code == 201)
 
 
-def test_the_longest_ttl_is_refused_by_name_and_caps_the_life(boss: Caller) -> None:
+def test_ttl_over_the_quota_is_refused_and_the_quota_caps_the_life(boss: Caller) -> None:
     caller = boss.using(boss.create(max_ttl_seconds=20)[0])
     before = datetime.now(UTC)
     lease = caller.acquire()
-    assert lease["ttl_seconds"] == 20  # none was named
+    assert lease["ttl_seconds"] == 20  # the default, capped by the quota
     after = datetime.now(UTC)
     assert lease["max_expires_at"] <= boss.get(f"/v1/leases/{lease['id']}")["max_expires_at"]
     for path, body in (
@@ -145,13 +145,13 @@ def test_the_longest_ttl_is_refused_by_name_and_caps_the_life(boss: Caller) -> N
     renewed = caller.ask("POST", f"/v1/leases/{lease['id']}/renew", {}).json()
     assert renewed["ttl_seconds"] <= 20
     moment = timedelta(seconds=1)
-    for one in (lease, renewed):  # one is of Redis's clock, one of PostgreSQL's
+    for one in (lease, renewed):  # one is by the clock of Redis, one by PostgreSQL's
         granted = datetime.fromisoformat(one["max_expires_at"]) - timedelta(seconds=20)
         assert before - moment <= granted <= after + moment
     caller.release(lease)
 
 
-def test_no_more_databases_are_made_for_a_tokens_templates_than_it_may_have(
+def test_databases_of_a_tokens_templates_never_exceed_its_quota(
     boss: Caller, services: tuple[Service, Service]
 ) -> None:
     builder = boss.using(boss.create(max_databases=4, scopes=["read", "lease", "build"])[0])
@@ -161,7 +161,7 @@ def test_no_more_databases_are_made_for_a_tokens_templates_than_it_may_have(
     count = "select count(*) from databases d join pools p on p.id = d.pool_id where p.template_id = %s"
     most = 0
     with ThreadPoolExecutor(4) as crowd, psycopg.connect(services[0].control_dsn, autocommit=True) as watcher:
-        # The pool wants these four and one that is ready, on both replicas.
+        # On both replicas, the pool needs these four databases and a ready one.
         body = {"template": name, "wait_seconds": 60}
         asked = [
             crowd.submit(builder.ask, "POST", "/v1/leases", body, replica=number % 2) for number in range(4)
@@ -179,14 +179,14 @@ def test_no_more_databases_are_made_for_a_tokens_templates_than_it_may_have(
     refused(another, 429, "quota_exceeded", quota="max_databases", limit=4, use=4)
     assert builder.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).status_code == 200
     somebody = boss.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0})
-    body_of = refused(somebody, 503, "pool_exhausted")  # no quota of theirs
+    body_of = refused(somebody, 503, "pool_exhausted")  # it is not the other token's quota
     assert "the quota max_databases of the token" in body_of["detail"]
     for lease in held:
         builder.release(lease)
     boss.ask("DELETE", f"/v1/templates/{name}?force=true")
 
 
-def test_no_template_is_added_where_those_there_are_take_the_disk_that_a_token_may_have(boss: Caller) -> None:
+def test_template_is_refused_when_the_disk_quota_is_used_up(boss: Caller) -> None:
     secret, made = boss.create(max_disk_bytes=8 * 2**20, scopes=["read", "lease", "build"])
     builder, first = boss.using(secret), unique("big")
     sql = ["create table big as select repeat(md5(n::text), 20) as body from generate_series(1, 5000) n"]
@@ -209,7 +209,9 @@ def test_no_template_is_added_where_those_there_are_take_the_disk_that_a_token_m
     lease = builder.acquire(template=first, wait_seconds=30)
     with psycopg.connect(lease["url"], autocommit=True) as connection:
         connection.execute("create table more as select repeat('x', 1000) from generate_series(1, 40000)")
-    until(lambda: boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"] > 64 * 2**20)  # it is measured
+    until(
+        lambda: boss.get(f"/v1/tokens/{made['id']}")["use"]["disk_bytes"] > 64 * 2**20
+    )  # the next measurement
     refused(
         builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": sql}),
         *(429, "quota_exceeded"),

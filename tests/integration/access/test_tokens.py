@@ -1,4 +1,4 @@
-"""Tokens: made, rotated, revoked, and known at once on every replica."""
+"""Tokens are created, rotated and revoked with immediate effect on all replicas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.services import Service
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
 
 
-def test_a_token_works_on_every_replica_as_soon_as_it_is_made(boss: Caller) -> None:
+def test_new_token_works_on_all_replicas_at_once(boss: Caller) -> None:
     secret, made = boss.create("alice-1", scopes=["read"])
     alice = boss.using(secret)
     for replica in (1, 0):
@@ -24,7 +24,7 @@ def test_a_token_works_on_every_replica_as_soon_as_it_is_made(boss: Caller) -> N
     assert made["expires_at"] is None
 
 
-def test_the_secret_is_shown_once_and_stored_nowhere(boss: Caller, services: tuple[Service, Service]) -> None:
+def test_secret_is_shown_once_and_not_stored(boss: Caller, services: tuple[Service, Service]) -> None:
     secret, made = boss.create()
     reference = made["id"]
     answers = [
@@ -42,7 +42,7 @@ def test_the_secret_is_shown_once_and_stored_nowhere(boss: Caller, services: tup
     assert made["hint"] == secret[:12]
 
 
-def test_only_an_admin_may_do_anything_with_tokens(boss: Caller) -> None:
+def test_token_routes_need_the_scope_admin(boss: Caller) -> None:
     secret, made = boss.create(scopes=["read", "lease", "build"])
     other = boss.using(secret)
     for method, path, body in (
@@ -58,7 +58,7 @@ def test_only_an_admin_may_do_anything_with_tokens(boss: Caller) -> None:
 
 
 @pytest.mark.parametrize("replica", [0, 1])
-def test_a_revoked_token_opens_nothing_on_any_replica(boss: Caller, replica: int) -> None:
+def test_revoked_token_is_refused_on_all_replicas(boss: Caller, replica: int) -> None:
     secret, made = boss.create()
     caller = boss.using(secret)
     lease = caller.acquire(replica=replica)
@@ -68,24 +68,24 @@ def test_a_revoked_token_opens_nothing_on_any_replica(boss: Caller, replica: int
     until(lambda: caller.ask("GET", "/v1/leases", replica=1 - replica).status_code == 401)
     until(lambda: caller.ask("GET", "/v1/leases", replica=replica).status_code == 401)
     refused(caller.ask("POST", f"/v1/leases/{lease['id']}/renew"), 401, "unauthorized")
-    assert boss.ask("DELETE", f"/v1/tokens/{made['id']}").status_code == 200  # again is fine
+    assert boss.ask("DELETE", f"/v1/tokens/{made['id']}").status_code == 200  # revoking again is no error
     refused(boss.ask("POST", f"/v1/tokens/{made['id']}/rotate"), 409, "conflict")
     boss.ask("DELETE", f"/v1/leases/{lease['id']}?force=true")
 
 
-def test_nothing_is_granted_to_a_revoked_token_whatever_a_replica_believes(
+def test_revoked_token_gets_no_lease_from_a_replica_with_an_old_cache(
     boss: Caller, services: tuple[Service, Service]
 ) -> None:
     secret, made = boss.create()
     caller = boss.using(secret)
     assert caller.ask("GET", "/v1/leases").status_code == 200
-    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # nobody hears of it
+    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # without a notification
         connection.execute("update tokens set revoked_at = now() where id = %s", (made["id"],))
     assert caller.ask("GET", "/v1/leases").status_code == 200
     refused(caller.ask("POST", "/v1/leases", {"template": "shop"}), 401, "unauthorized")
 
 
-def test_revoking_a_token_can_end_its_leases(boss: Caller) -> None:
+def test_revoking_a_token_with_leases_revokes_them(boss: Caller) -> None:
     secret, made = boss.create()
     caller = boss.using(secret)
     leases = [caller.acquire(wait_seconds=30) for _ in range(2)]
@@ -98,7 +98,7 @@ def test_revoking_a_token_can_end_its_leases(boss: Caller) -> None:
             psycopg.connect(lease["url"])
 
 
-def test_a_rotated_token_keeps_its_leases_and_the_secret_before_is_out(boss: Caller) -> None:
+def test_rotated_token_keeps_its_leases_and_its_old_secret_is_refused(boss: Caller) -> None:
     old, made = boss.create()
     lease = boss.using(old).acquire()
     answer = boss.ask("POST", f"/v1/tokens/{made['name']}/rotate")
@@ -113,20 +113,20 @@ def test_a_rotated_token_keeps_its_leases_and_the_secret_before_is_out(boss: Cal
     boss.using(new).release(lease)
 
 
-def test_a_grace_lets_both_secrets_in_for_a_while(boss: Caller, services: tuple[Service, Service]) -> None:
+def test_both_secrets_work_during_the_grace_period(boss: Caller, services: tuple[Service, Service]) -> None:
     old, made = boss.create()
     new = boss.ask("POST", f"/v1/tokens/{made['id']}/rotate", {"grace_seconds": 600}).json()["token"]
     for replica in (0, 1):
         for secret in (new, old):
             assert boss.using(secret).ask("GET", "/v1/leases", replica=replica).status_code == 200
-    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # the while is over
+    with psycopg.connect(services[0].control_dsn, autocommit=True) as connection:  # end the grace period
         connection.execute("update tokens set previous_until = now() where id = %s", (made["id"],))
-    boss.create()  # everybody reads the tokens anew
+    boss.create()  # all replicas reload the tokens
     until(lambda: boss.using(old).ask("GET", "/v1/leases", replica=1).status_code == 401)
     assert boss.using(new).ask("GET", "/v1/leases", replica=1).status_code == 200
 
 
-def test_a_token_expires_by_itself(boss: Caller) -> None:
+def test_expired_token_is_refused(boss: Caller) -> None:
     secret, made = boss.create(expires_seconds=0.4)
     caller = boss.using(secret)
     until(lambda: caller.ask("GET", "/v1/leases").status_code == 401)
@@ -134,7 +134,7 @@ def test_a_token_expires_by_itself(boss: Caller) -> None:
     assert made["id"] in [one["id"] for one in boss.get("/v1/tokens", state="expired", limit=1000)["items"]]
 
 
-def test_passwords_are_for_the_holder_alone_also_not_for_an_admin(boss: Caller) -> None:
+def test_password_is_shown_only_to_the_holder_and_not_to_an_admin(boss: Caller) -> None:
     alice, bob, root = (
         boss.using(boss.create(scopes=scopes)[0])
         for scopes in (["lease", "read"], ["lease", "read"], ["admin"])
@@ -156,11 +156,11 @@ def test_passwords_are_for_the_holder_alone_also_not_for_an_admin(boss: Caller) 
     alice.release(lease)
 
 
-def test_a_name_is_one_token_and_never_inherits_leases(boss: Caller) -> None:
+def test_token_name_is_unique_and_never_inherits_leases(boss: Caller) -> None:
     secret, made = boss.create()
     name = made["name"]
     refused(boss.ask("POST", "/v1/tokens", {"name": name}), 409, "conflict")
-    refused(boss.ask("POST", "/v1/tokens", {"name": "boss"}), 409, "conflict")  # it is in the settings
+    refused(boss.ask("POST", "/v1/tokens", {"name": "boss"}), 409, "conflict")  # the settings have this token
     refused(boss.ask("POST", "/v1/tokens", {"name": "anonymous"}), 409, "conflict")
     lease = boss.using(secret).acquire()
     boss.ask("DELETE", f"/v1/tokens/{name}")
@@ -171,7 +171,7 @@ def test_a_name_is_one_token_and_never_inherits_leases(boss: Caller) -> None:
     assert boss.using(again).get(f"/v1/leases/{lease['id']}")["password"] is None
 
 
-def test_of_many_who_make_the_same_name_one_does(boss: Caller) -> None:
+def test_concurrent_creations_of_one_name_have_one_winner(boss: Caller) -> None:
     name = unique("same")
     with ThreadPoolExecutor(8) as crowd:
         answers = list(
@@ -202,19 +202,19 @@ def test_of_many_who_make_the_same_name_one_does(boss: Caller) -> None:
         ({"name": "ok", "secret": "mine"}, "secret"),
     ],
 )
-def test_a_token_that_cannot_be_made_names_the_field(boss: Caller, body: object, field: str) -> None:
+def test_invalid_token_request_names_the_field(boss: Caller, body: object, field: str) -> None:
     problem = refused(boss.ask("POST", "/v1/tokens", body), 422, "invalid_request")
     assert problem["errors"][0]["field"] == field
 
 
 @pytest.mark.parametrize("reference", ["nobody", "0b0e8a3c-1f5e-4d0c-9a54-6f5d3c2b1a00", "%00", "';--"])
-def test_a_token_that_is_not_there(boss: Caller, reference: str) -> None:
+def test_unknown_token_is_not_found(boss: Caller, reference: str) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/rotate"), ("PATCH", "")):
         body: dict[str, object] | None = {} if method in {"POST", "PATCH"} else None
         refused(boss.ask(method, f"/v1/tokens/{reference}{path}", body), 404, "token_not_found")
 
 
-def test_lists_of_tokens_go_on_where_they_ended(boss: Caller) -> None:
+def test_list_of_tokens_continues_at_its_cursor(boss: Caller) -> None:
     made = [boss.create()[1]["id"] for _ in range(3)]
     found: list[str] = []
     page = boss.get("/v1/tokens", limit=2)
@@ -227,7 +227,7 @@ def test_lists_of_tokens_go_on_where_they_ended(boss: Caller) -> None:
     assert len(found) == len(set(found))
 
 
-def test_wrong_tokens_are_limited_by_address_and_a_right_one_from_there_is_let_in(boss: Caller) -> None:
+def test_wrong_tokens_are_throttled_by_address_and_valid_ones_are_accepted(boss: Caller) -> None:
     address = "198.51.100.7"
     right = boss.using(boss.create()[0], address)
     assert right.ask("GET", "/v1/leases").status_code == 200
@@ -238,9 +238,11 @@ def test_wrong_tokens_are_limited_by_address_and_a_right_one_from_there_is_let_i
     refused(answer, 429, "quota_exceeded", quota="failed_attempts", limit=5)
     assert 1 <= int(answer.headers["retry-after"]) <= 12
     assert right.ask("GET", "/v1/leases").status_code == 200  # the same address
-    new = boss.using(boss.create()[0], address)  # and one that no replica was shown before
+    new = boss.using(boss.create()[0], address)  # and a token that no replica has seen before
     wrong_there = [wrong.ask("GET", "/v1/leases", replica=1).status_code for _ in range(6)]
     assert wrong_there == [401] * 5 + [429]
     assert new.ask("GET", "/v1/leases", replica=1).status_code == 200
     refused(boss.using("wrong", "198.51.100.8").ask("GET", "/v1/leases"), 401, "unauthorized")
-    assert boss.using(None, address).ask("GET", "/v1/leases").status_code == 401  # no token is no attempt
+    assert (
+        boss.using(None, address).ask("GET", "/v1/leases").status_code == 401
+    )  # a missing token does not count as an attempt

@@ -1,4 +1,4 @@
-"""Directories in which embedded servers may run, and which nothing survives."""
+"""Directories for embedded servers, which are stopped after the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers a
 
 @pytest.fixture
 def directory(servers: Servers) -> Iterator[Path]:
-    """A directory that the servers' own user can pass through; servers left in it are ended."""
+    """A directory that the servers' user can traverse. Servers that still run in it are stopped."""
     made = Path(tempfile.mkdtemp(prefix="scratch-", dir=servers.root))
     made.chmod(0o711)
     yield made
@@ -29,8 +29,8 @@ def directory(servers: Servers) -> Iterator[Path]:
 
 @pytest.fixture
 def shelter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A shelter of this test's own."""
-    monkeypatch.setattr(placement, "SHELTER", directory / "shelter")
+    """A directory of this test for relocated data and copied programs."""
+    monkeypatch.setattr(placement, "ROOT_DATA", directory / "shelter")
     yield directory / "shelter"
     if (directory / "shelter" / "data").is_dir():
         end_servers_in(directory / "shelter" / "data")
@@ -38,7 +38,7 @@ def shelter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def closed(directory: Path) -> Path:
-    """A directory that nobody but its owner can pass through."""
+    """A directory that only its owner can traverse."""
     made = directory / "closed"
     made.mkdir(mode=0o700)
     return made

@@ -23,10 +23,10 @@ STRANGER = Account("stranger", uid=54_321, gid=54_321)
         (0o700, 54_321, 54_321, False),
     ],
 )
-def test_whether_an_account_can_pass_is_decided_as_the_kernel_does(
+def test_traversal_is_decided_like_the_kernel_does(
     directory: Path, mode: int, uid: int | None, gid: int | None, *, allowed: bool
 ) -> None:
-    """``None`` stands for the owner's own."""
+    """``None`` is the owner's account."""
     (directory / "below").mkdir()
     directory.chmod(mode)
     account = Account(
@@ -34,18 +34,18 @@ def test_whether_an_account_can_pass_is_decided_as_the_kernel_does(
         directory.stat().st_uid if uid is None else uid,
         directory.stat().st_gid if gid is None else gid,
     )
-    assert placement.passable(directory, account) is allowed
-    assert placement.passable(directory / "below", account) is allowed
+    assert placement.traversable(directory, account) is allowed
+    assert placement.traversable(directory / "below", account) is allowed
     directory.chmod(0o711)
 
 
-def test_a_program_within_reach_is_run_where_it_is(directory: Path, shelter: Path) -> None:
+def test_reachable_program_is_run_in_place(directory: Path, shelter: Path) -> None:
     program = made(directory / "redis-server", "1")
     assert placement.runnable(program, STRANGER, bundle=redis_bundle) == program
     assert not shelter.exists()
 
 
-def test_a_program_out_of_reach_is_copied_once_per_version(closed: Path, shelter: Path) -> None:
+def test_unreachable_program_is_copied_once_per_version(closed: Path, shelter: Path) -> None:
     first = placement.runnable(made(closed / "redis-server", "1"), STRANGER, bundle=redis_bundle)
     (closed / "another").mkdir()
     same = placement.runnable(made(closed / "another" / "redis-server", "1"), STRANGER, bundle=redis_bundle)
@@ -54,7 +54,7 @@ def test_a_program_out_of_reach_is_copied_once_per_version(closed: Path, shelter
     assert (first.read_text(), other.read_text()) == ("1", "2")
     for copy in (first, other):
         assert copy.is_relative_to(shelter)
-        assert placement.passable(copy.parent, STRANGER)
+        assert placement.traversable(copy.parent, STRANGER)
         assert copy.stat().st_mode & 0o005 == 0o005
 
 
@@ -88,7 +88,7 @@ def test_link_beside_its_file_is_copied_with_the_directory(closed: Path, shelter
     assert copy.read_text() == "1"
 
 
-def test_program_behind_a_directory_or_link_out_of_reach_is_copied(
+def test_program_behind_an_unreachable_directory_or_link_is_copied(
     directory: Path, closed: Path, shelter: Path
 ) -> None:
     made(directory / "redis", "1")
@@ -113,28 +113,29 @@ def test_program_behind_a_directory_or_link_out_of_reach_is_copied(
         assert copy.name == "redis-server"
 
 
-def test_a_program_that_can_neither_be_reached_nor_copied_is_named(closed: Path, shelter: Path) -> None:
+def test_error_names_a_program_that_cannot_be_reached_or_copied(closed: Path, shelter: Path) -> None:
     shelter.write_text("in the way")
     program = made(closed / "redis-server", "1")
-    with pytest.raises(
-        BinaryNotFound, match=rf"{program} cannot be run by the user stranger, .*{shelter} failed"
-    ):
+    with pytest.raises(BinaryNotFound, match=rf"the user stranger cannot run {program}, .*{shelter} failed"):
         placement.runnable(program, STRANGER, bundle=redis_bundle)
 
 
-def test_data_stays_where_it_was_asked_for_if_the_account_can_pass(directory: Path, shelter: Path) -> None:
-    assert placement.settle(directory / "data", STRANGER) == directory / "data"
-    assert placement.settled(directory / "data", STRANGER) == directory / "data"
+def test_data_directory_is_not_relocated_if_the_account_can_reach_it(directory: Path, shelter: Path) -> None:
+    assert placement.prepare_directory(directory / "data", STRANGER) == directory / "data"
+    assert placement.server_directory(directory / "data", STRANGER) == directory / "data"
     assert not shelter.exists()
 
 
-def test_sheltered_data_lasts_as_long_as_what_it_stands_for(closed: Path, shelter: Path) -> None:
-    kept = placement.settle(closed / "kept", STRANGER)
-    gone, used = placement.settle(closed / "gone", STRANGER), placement.settle(closed / "used", STRANGER)
-    assert placement.settled(closed / "kept", STRANGER) == kept
+def test_relocated_data_is_removed_when_the_original_is_gone(closed: Path, shelter: Path) -> None:
+    kept = placement.prepare_directory(closed / "kept", STRANGER)
+    gone, used = (
+        placement.prepare_directory(closed / "gone", STRANGER),
+        placement.prepare_directory(closed / "used", STRANGER),
+    )
+    assert placement.server_directory(closed / "kept", STRANGER) == kept
     assert len({kept, gone, used}) == 3
     assert all(
-        one.is_relative_to(shelter) and placement.passable(one, STRANGER) for one in (kept, gone, used)
+        one.is_relative_to(shelter) and placement.traversable(one, STRANGER) for one in (kept, gone, used)
     )
     (closed / "gone").rmdir()
     (closed / "used").rmdir()
@@ -142,14 +143,14 @@ def test_sheltered_data_lasts_as_long_as_what_it_stands_for(closed: Path, shelte
     assert [one.exists() for one in (kept, gone, used)] == [True, False, True]
 
 
-def test_a_directory_that_can_be_made_nowhere_is_named(directory: Path) -> None:
+def test_error_names_a_directory_that_cannot_be_created(directory: Path) -> None:
     (directory / "file").write_text("")
     for account in (None, STRANGER):
         with pytest.raises(DataDirectoryUnusable, match=f"{directory}/file/data"):
-            placement.settle(directory / "file" / "data", account)
+            placement.prepare_directory(directory / "file" / "data", account)
 
 
-def test_the_default_is_the_users_own_directory_and_for_root_the_systems(
+def test_default_data_directory_is_the_users_or_roots(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -47,20 +47,22 @@ async def value(dsn: str, query: str) -> object:
         await connection.close()
 
 
-async def test_the_first_start_gives_a_superuser_of_a_utf8_server_set_up_for_tests(directory: Path) -> None:
+async def test_first_start_returns_a_superuser_of_a_utf8_server_for_tests(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg", settings={"work_mem": "5MB", "fsync": "on"})
     dsn = await server.start()
     assert await value(dsn, "SELECT usesuper FROM pg_user WHERE usename = current_user") is True
     assert await value(dsn, "SHOW server_encoding") == "UTF8"
     assert await value(dsn, "SHOW synchronous_commit") == "off"
     assert await value(dsn, "SHOW work_mem") == "5MB"
-    assert await value(dsn, "SHOW fsync") == "on", "what the caller says goes before our own"
+    assert await value(dsn, "SHOW fsync") == "on", "the caller's settings override the defaults"
     assert await value(dsn, "SELECT upper('é')") == "É"
-    assert await value(dsn, "SELECT to_tsvector('the tests')::text") == "'test':2", "English, as everywhere"
+    assert await value(dsn, "SELECT to_tsvector('the tests')::text") == "'test':2", (
+        "the configuration is English"
+    )
 
 
 @pytest.mark.parametrize("major", [18, 16, 15])
-async def test_every_version_starts_cold_and_warm(directory: Path, major: int) -> None:
+async def test_all_versions_start_cold_and_warm(directory: Path, major: int) -> None:
     binaries = postgres_binaries(major)
     assert binaries is not None
     server = EmbeddedPostgres(directory / "pg", binaries=binaries)
@@ -73,7 +75,7 @@ async def test_every_version_starts_cold_and_warm(directory: Path, major: int) -
     assert int(str(await value(second, "SHOW server_version_num"))) // 10_000 == major
 
 
-async def test_the_password_is_needed_and_only_its_owner_can_read_it(directory: Path) -> None:
+async def test_password_is_required_and_only_its_owner_can_read_it(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     dsn = await server.start()
     password = urlsplit(dsn).password
@@ -89,20 +91,20 @@ async def test_the_password_is_needed_and_only_its_owner_can_read_it(directory: 
     assert password not in repr(server)
 
 
-async def test_trust_lets_in_without_the_password(directory: Path) -> None:
+async def test_trust_needs_no_password(directory: Path) -> None:
     dsn = await EmbeddedPostgres(directory / "pg", auth="trust").start()
     password = urlsplit(dsn).password
     assert password
     assert await value(dsn.replace(password, "guess"), "SELECT 1") == 1
 
 
-async def test_it_listens_on_loopback_alone_and_makes_no_socket_file(directory: Path) -> None:
+async def test_server_listens_on_loopback_only_and_has_no_socket_file(directory: Path) -> None:
     dsn = await EmbeddedPostgres(directory / "pg").start()
     assert await value(dsn, "SHOW listen_addresses") == "127.0.0.1"
     assert await value(dsn, "SHOW unix_socket_directories") == ""
 
 
-async def test_a_second_start_adopts_the_server_that_runs(directory: Path) -> None:
+async def test_second_start_adopts_the_running_server(directory: Path) -> None:
     one, other = EmbeddedPostgres(directory / "pg"), EmbeddedPostgres(directory / "pg")
     first = await one.start()
     process = main_process(directory / "pg")
@@ -111,7 +113,7 @@ async def test_a_second_start_adopts_the_server_that_runs(directory: Path) -> No
     assert main_process(directory / "pg") == process
 
 
-async def test_of_many_processes_that_start_it_at_once_one_does(directory: Path) -> None:
+async def test_concurrent_starts_start_one_server(directory: Path) -> None:
     starting = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", START, str(directory / "pg")), stdout=asyncio.subprocess.PIPE
@@ -123,7 +125,7 @@ async def test_of_many_processes_that_start_it_at_once_one_does(directory: Path)
     assert await value(said.pop().decode().strip(), "SELECT 1") == 1
 
 
-async def test_it_outlives_who_started_it_and_is_ended_by_another(directory: Path) -> None:
+async def test_server_outlives_its_starter_and_is_stopped_by_another_process(directory: Path) -> None:
     subprocess.run([sys.executable, "-c", START, directory / "pg"], check=True, capture_output=True)
     process = main_process(directory / "pg")
     os.kill(process, 0)
@@ -131,7 +133,7 @@ async def test_it_outlives_who_started_it_and_is_ended_by_another(directory: Pat
     assert not processes.is_running(directory / "pg")
 
 
-async def test_stop_leaves_no_process_and_can_be_repeated(directory: Path) -> None:
+async def test_stop_leaves_no_process_and_is_idempotent(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     dsn = await server.start()
     connection = await asyncpg.connect(dsn)
@@ -144,12 +146,12 @@ async def test_stop_leaves_no_process_and_can_be_repeated(directory: Path) -> No
     await server.stop()
 
 
-async def test_stop_before_any_start_does_nothing(directory: Path) -> None:
+async def test_stop_before_the_first_start_does_nothing(directory: Path) -> None:
     await EmbeddedPostgres(directory / "pg").stop()
     assert not (directory / "pg").exists()
 
 
-async def test_a_start_that_is_cancelled_can_still_be_stopped(directory: Path) -> None:
+async def test_cancelled_start_can_be_stopped(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     starting = asyncio.create_task(server.start())
     while not list(directory.glob("pg/starting.lock")):
@@ -161,17 +163,17 @@ async def test_a_start_that_is_cancelled_can_still_be_stopped(directory: Path) -
     assert not processes.is_running(directory / "pg")
 
 
-async def test_the_terminals_ctrl_c_does_not_reach_it(directory: Path) -> None:
+async def test_ctrl_c_in_the_terminal_does_not_stop_the_server(directory: Path) -> None:
     await EmbeddedPostgres(directory / "pg").start()
     assert os.getsid(main_process(directory / "pg")) != os.getsid(0)
 
 
-async def test_after_kill_9_it_starts_again_with_its_data(directory: Path) -> None:
+async def test_killed_server_restarts_with_its_data(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     dsn = await server.start()
     await value(dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
     await value(dsn, "CHECKPOINT")
-    idle = await asyncpg.connect(dsn)  # a backend that has to notice that its postmaster is gone
+    idle = await asyncpg.connect(dsn)  # a backend that must notice the death of its postmaster
     os.kill(main_process(directory / "pg"), signal.SIGKILL)
     again = await EmbeddedPostgres(directory / "pg").start()
     assert await value(again, "SELECT answer FROM kept") == 42
@@ -179,7 +181,7 @@ async def test_after_kill_9_it_starts_again_with_its_data(directory: Path) -> No
     await server.stop()
 
 
-async def test_a_pid_file_that_names_somebody_elses_process_is_no_hindrance(directory: Path) -> None:
+async def test_pid_file_of_an_unrelated_process_is_ignored(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     dsn = await server.start()
     left = (directory / "pg" / "cluster" / "postmaster.pid").read_text().splitlines()
@@ -190,14 +192,14 @@ async def test_a_pid_file_that_names_somebody_elses_process_is_no_hindrance(dire
         (directory / "pg" / "cluster" / "postmaster.pid").write_text("\n".join(left) + "\n")
         assert await value(await server.start(), "SELECT 1") == 1
         await server.stop()
-        assert stranger.poll() is None, "only what is ours is ended"
+        assert stranger.poll() is None, "other processes are not stopped"
     finally:
         stranger.kill()
         stranger.wait()
     assert dsn
 
 
-async def test_a_remembered_port_that_is_taken_is_replaced(directory: Path) -> None:
+async def test_remembered_port_in_use_is_replaced(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg")
     before = urlsplit(await server.start()).port
     assert before
@@ -207,7 +209,7 @@ async def test_a_remembered_port_that_is_taken_is_replaced(directory: Path) -> N
     assert after not in {None, before}
 
 
-async def test_a_chosen_port_is_used_and_if_taken_named(directory: Path) -> None:
+async def test_chosen_port_is_used_or_named_if_in_use(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(PortTaken, match=f"port {port} .* choose another"):
@@ -215,7 +217,7 @@ async def test_a_chosen_port_is_used_and_if_taken_named(directory: Path) -> None
     assert urlsplit(await EmbeddedPostgres(directory / "pg", port=port).start()).port == port
 
 
-async def test_a_port_that_is_lost_in_the_last_moment_is_replaced(
+async def test_port_taken_before_the_start_is_replaced(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -233,18 +235,18 @@ async def test_a_port_that_is_lost_in_the_last_moment_is_replaced(
     assert urlsplit(dsn).port == offered[-1]
 
 
-async def test_a_data_directory_that_cannot_be_made_is_named(directory: Path) -> None:
+async def test_error_names_a_data_directory_that_cannot_be_created(directory: Path) -> None:
     (directory / "file").write_text("")
     with pytest.raises(DataDirectoryUnusable, match=f"{directory}/file/pg .*Not a directory.*--data DIR"):
         await EmbeddedPostgres(directory / "file" / "pg").start()
 
 
-async def test_missing_programs_are_named(directory: Path) -> None:
+async def test_error_names_missing_programs(directory: Path) -> None:
     with pytest.raises(BinaryNotFound, match=f"no postgres in {directory}"):
         await EmbeddedPostgres(directory / "pg", binaries=directory).start()
 
 
-async def test_a_setting_that_postgres_refuses_is_told_in_its_own_words_and_can_be_mended(
+async def test_refused_setting_is_reported_in_postgres_words_and_can_be_fixed(
     directory: Path,
 ) -> None:
     with pytest.raises(ServerNotStarted, match='unrecognized configuration parameter "no_such"'):
@@ -253,7 +255,7 @@ async def test_a_setting_that_postgres_refuses_is_told_in_its_own_words_and_can_
     assert await value(await EmbeddedPostgres(directory / "pg").start(), "SELECT 1") == 1
 
 
-async def test_an_initdb_that_fails_is_told_in_its_own_words_and_leaves_nothing(directory: Path) -> None:
+async def test_failed_initdb_is_reported_in_its_words_and_leaves_no_files(directory: Path) -> None:
     real = postgres_binaries(18)
     assert real is not None
     binaries = directory / "bin"
@@ -262,13 +264,15 @@ async def test_an_initdb_that_fails_is_told_in_its_own_words_and_leaves_nothing(
     (binaries / "initdb").write_text("#!/bin/sh\necho 'initdb: error: the disk is full' >&2\nexit 1\n")
     for program in binaries.iterdir():
         program.chmod(0o755)
-    with pytest.raises(ServerNotStarted, match=r"could not make .*cluster: initdb: error: the disk is full"):
+    with pytest.raises(
+        ServerNotStarted, match=r"could not create .*cluster: initdb: error: the disk is full"
+    ):
         await EmbeddedPostgres(directory / "pg", binaries=binaries).start()
     assert [path.name for path in (directory / "pg").iterdir() if "cluster" in path.name] == []
     assert await value(await EmbeddedPostgres(directory / "pg").start(), "SELECT 1") == 1
 
 
-async def test_what_an_interrupted_initdb_left_is_cleared(directory: Path) -> None:
+async def test_files_of_an_interrupted_initdb_are_removed(directory: Path) -> None:
     left = directory / "pg" / "cluster.new-left" / "cluster"
     left.mkdir(parents=True)
     (left / "PG_VERSION").write_text("18\n")
@@ -276,15 +280,15 @@ async def test_what_an_interrupted_initdb_left_is_cleared(directory: Path) -> No
     assert not left.exists()
 
 
-async def test_another_versions_data_is_refused_with_the_mend(directory: Path) -> None:
+async def test_data_of_another_version_is_refused_with_the_remedy(directory: Path) -> None:
     server = EmbeddedPostgres(directory / "pg", binaries=postgres_binaries(16))
     await server.start()
     await server.stop()
-    with pytest.raises(DataDirectoryUnusable, match=r"made by PostgreSQL 16.*remove .*cluster"):
+    with pytest.raises(DataDirectoryUnusable, match=r"created by PostgreSQL 16.*remove .*cluster"):
         await EmbeddedPostgres(directory / "pg", binaries=postgres_binaries(18)).start()
 
 
-async def test_variables_of_the_environment_do_not_change_it(
+async def test_environment_variables_do_not_affect_the_server(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGDATA", "/nowhere")
@@ -296,7 +300,7 @@ async def test_variables_of_the_environment_do_not_change_it(
 
 
 @as_root
-async def test_root_runs_it_as_an_ordinary_user(directory: Path) -> None:
+async def test_root_runs_the_server_as_an_ordinary_user(directory: Path) -> None:
     await EmbeddedPostgres(directory / "pg").start()
     account = placement.server_account()
     assert account is not None
@@ -304,7 +308,7 @@ async def test_root_runs_it_as_an_ordinary_user(directory: Path) -> None:
 
 
 @as_root
-async def test_data_that_the_servers_user_cannot_reach_is_kept_in_the_shelter_for_as_long_as_it_is_wanted(
+async def test_unreachable_data_directory_is_relocated_until_it_is_removed(
     closed: Path, shelter: Path, directory: Path
 ) -> None:
     server = EmbeddedPostgres(closed / "pg")
@@ -328,9 +332,7 @@ async def test_data_that_the_servers_user_cannot_reach_is_kept_in_the_shelter_fo
 
 
 @as_root
-async def test_programs_that_the_servers_user_cannot_reach_are_copied_once(
-    closed: Path, shelter: Path
-) -> None:
+async def test_unreachable_programs_are_copied_once(closed: Path, shelter: Path) -> None:
     found = postgres_binaries(18)
     assert found is not None
     package = found.parent.parent
@@ -347,7 +349,7 @@ async def test_programs_that_the_servers_user_cannot_reach_are_copied_once(
 
 
 @as_root
-def test_an_ordinary_user_starts_and_stops_it_in_a_directory_of_its_own(directory: Path) -> None:
+def test_ordinary_user_starts_and_stops_the_server_in_its_own_directory(directory: Path) -> None:
     binaries = postgres_binaries(18)
     account = placement.server_account()
     assert binaries is not None

@@ -43,7 +43,7 @@ def main_process(data: Path) -> int:
     return int((data / "redis.pid").read_text())
 
 
-async def test_it_keeps_nothing_and_forgets_nothing(directory: Path) -> None:
+async def test_server_persists_nothing_and_evicts_nothing(directory: Path) -> None:
     url = await EmbeddedRedis(directory / "redis").start()
     assert setting(url, "save") == ""
     assert setting(url, "appendonly") == "no"
@@ -51,7 +51,7 @@ async def test_it_keeps_nothing_and_forgets_nothing(directory: Path) -> None:
     assert setting(url, "bind") == "127.0.0.1"
 
 
-async def test_the_password_is_needed_and_stands_where_only_its_owner_reads(directory: Path) -> None:
+async def test_password_is_required_and_readable_by_its_owner_only(directory: Path) -> None:
     server = EmbeddedRedis(directory / "redis")
     url = await server.start()
     password = urlsplit(url).password
@@ -64,7 +64,7 @@ async def test_the_password_is_needed_and_stands_where_only_its_owner_reads(dire
     assert password not in repr(server)
 
 
-async def test_a_second_start_adopts_the_server_that_runs(directory: Path) -> None:
+async def test_second_start_adopts_the_running_server(directory: Path) -> None:
     one, other = EmbeddedRedis(directory / "redis"), EmbeddedRedis(directory / "redis")
     url = await one.start()
     process = main_process(directory / "redis")
@@ -75,7 +75,7 @@ async def test_a_second_start_adopts_the_server_that_runs(directory: Path) -> No
     await one.stop()
 
 
-async def test_a_warm_start_has_the_same_url_and_no_memory(directory: Path) -> None:
+async def test_warm_start_has_the_same_url_and_no_data(directory: Path) -> None:
     server = EmbeddedRedis(directory / "redis")
     url = await server.start()
     with redis.Redis.from_url(url) as connection:
@@ -86,7 +86,7 @@ async def test_a_warm_start_has_the_same_url_and_no_memory(directory: Path) -> N
         assert connection.get("key") is None
 
 
-async def test_stop_leaves_no_process_and_can_be_repeated(directory: Path) -> None:
+async def test_stop_leaves_no_process_and_is_idempotent(directory: Path) -> None:
     server = EmbeddedRedis(directory / "redis")
     await server.start()
     process = main_process(directory / "redis")
@@ -97,15 +97,15 @@ async def test_stop_leaves_no_process_and_can_be_repeated(directory: Path) -> No
     assert not (directory / "never").exists()
 
 
-async def test_after_kill_9_it_starts_again(directory: Path) -> None:
+async def test_killed_server_restarts(directory: Path) -> None:
     server = EmbeddedRedis(directory / "redis")
     await server.start()
     os.kill(main_process(directory / "redis"), signal.SIGKILL)
-    processes.wait_gone(directory / "redis", timeout_seconds=10)
+    processes.wait_stopped(directory / "redis", timeout_seconds=10)
     assert answers(await server.start())
 
 
-async def test_taken_ports(directory: Path) -> None:
+async def test_port_in_use_is_replaced_or_named(directory: Path) -> None:
     server = EmbeddedRedis(directory / "redis")
     before = urlsplit(await server.start()).port
     assert before
@@ -118,7 +118,7 @@ async def test_taken_ports(directory: Path) -> None:
             await EmbeddedRedis(directory / "other", port=before).start()
 
 
-async def test_a_port_that_is_lost_in_the_last_moment_is_replaced(
+async def test_port_taken_before_the_start_is_replaced(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -136,14 +136,14 @@ async def test_a_port_that_is_lost_in_the_last_moment_is_replaced(
     assert answers(url)
 
 
-async def test_a_data_directory_that_cannot_be_made_is_named(directory: Path) -> None:
+async def test_error_names_a_data_directory_that_cannot_be_created(directory: Path) -> None:
     (directory / "file").write_text("")
     with pytest.raises(DataDirectoryUnusable, match=f"{directory}/file/redis"):
         await EmbeddedRedis(directory / "file" / "redis").start()
 
 
 def script(text: str) -> Callable[[Path], None]:
-    """Return what creates a program of this text."""
+    """Return a function that creates a program with this text."""
 
     def create(program: Path) -> None:
         program.write_text(text)
@@ -157,14 +157,17 @@ UNUSABLE: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
         script("#!/bin/sh\necho 'Redis server v=5.0.14 sha=0'\n"),
         "is version 5.0.14, and .* 6.2 or newer",
     ),
-    "another program": (script("#!/bin/sh\necho hello\n"), "is no Redis or Valkey server: it says 'hello'"),
+    "another program": (
+        script("#!/bin/sh\necho hello\n"),
+        "is not a Redis or Valkey server: it printed 'hello'",
+    ),
     "failing": (script("#!/bin/sh\necho 'no such plugin' >&2\nexit 3\n"), "exit code 3: 'no such plugin'"),
     "killed": (script("#!/bin/sh\nkill -9 $$\n"), "exit code -9"),
     "endless": (
         script("#!/bin/sh\nwhile :; do echo garbage; done\n"),
-        "did not end --version in 30 s or 64 KiB",
+        "--version did not exit within 30 s or 64 KiB of output",
     ),
-    "for another system": (script("#!/no/such/loader\n"), "an interpreter or loader that is missing"),
+    "for another system": (script("#!/no/such/loader\n"), "a missing interpreter or loader"),
     "for another platform": (
         script("\x7fELF of some other processor"),
         r"another platform \(Exec format error\)",
@@ -189,7 +192,7 @@ async def test_unusable_program_is_refused_with_its_path_and_the_reason(
         await EmbeddedRedis(directory / "redis", binary=program).start()
 
 
-async def test_program_that_hangs_is_ended_with_all_that_it_started(
+async def test_hanging_program_is_killed_with_its_children(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries, "_VERSION_SECONDS", 0.5)
@@ -197,14 +200,14 @@ async def test_program_that_hangs_is_ended_with_all_that_it_started(
     started.touch(mode=0o666)
     started.chmod(0o666)
     script(f"#!/bin/sh\nsleep 600 &\necho $! >{started}\nsleep 600\n")(program)
-    with pytest.raises(BinaryNotFound, match=f"{program} did not end --version"):
+    with pytest.raises(BinaryNotFound, match=f"{program} --version did not exit"):
         await EmbeddedRedis(directory / "redis", binary=program).start()
     for process in started.read_text().split():
         ended = Path(f"/proc/{process}/stat")
         assert not ended.exists() or ended.read_text().split()[2] == "Z"
 
 
-def test_program_that_leaves_a_child_with_its_output_has_answered(
+def test_output_is_complete_although_a_child_keeps_it_open(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries, "_VERSION_SECONDS", 600.0)  # longer than a test may take
@@ -213,20 +216,20 @@ def test_program_that_leaves_a_child_with_its_output_has_answered(
     assert binaries.usable_redis(program) == program
 
 
-def test_program_asks_for_no_input(directory: Path) -> None:
+def test_program_gets_no_input(directory: Path) -> None:
     program = directory / "redis-server"
     script("#!/bin/sh\nread line\necho 'Redis server v=7.0.15'\n")(program)
     assert binaries.usable_redis(program) == program
 
 
-async def test_program_that_does_not_exist_is_named(directory: Path) -> None:
+async def test_error_names_a_missing_program(directory: Path) -> None:
     with pytest.raises(BinaryNotFound, match=f"{directory}/no-such does not exist"):
         await EmbeddedRedis(directory / "redis", binary=directory / "no-such").start()
 
 
 @pytest.fixture
 def places(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Paths at which a server is looked for when no wheel brings one, in this order; nothing is there yet."""
+    """Paths of the search for a server without a wheel, in this order. They do not exist yet."""
     places = [
         directory / "environment" / "bin" / "redis-server",
         directory / "first" / "redis-server",
@@ -324,7 +327,7 @@ def test_where_the_wheel_does_not_help_the_error_has_the_systems_command(
 
 @pytest.fixture(params=["reachable", "out of reach"])
 def linked(request: pytest.FixtureRequest, directory: Path, closed: Path, shelter: Path) -> Path:
-    """A directory for links: one that the servers' user can pass through, or one from which root copies programs."""
+    """A directory for links, which the servers' user can traverse, or from which root copies programs."""
     assert shelter.parent == directory
     place = directory / "open"
     place.mkdir(mode=0o755)
@@ -332,7 +335,7 @@ def linked(request: pytest.FixtureRequest, directory: Path, closed: Path, shelte
 
 
 async def test_program_is_run_under_the_name_of_its_link(linked: Path) -> None:
-    """A Redis whose file is called ``redis-check-rdb`` checks files unless it is called by another name."""
+    """Redis checks files if it is run under the name ``redis-check-rdb``."""
     target = linked / "redis-check-rdb"
     target.write_bytes(redis_binary().read_bytes())
     target.chmod(0o755)
@@ -354,7 +357,7 @@ async def test_debians_redis_server_starts(linked: Path, *, direct: bool) -> Non
     assert answers(await server.start())
 
 
-async def test_program_that_answers_and_does_not_start_is_named_with_its_words_and_the_fix(
+async def test_program_that_fails_to_start_is_named_with_its_log_and_the_fix(
     directory: Path,
 ) -> None:
     program = directory / "redis-server"
@@ -369,9 +372,7 @@ async def test_program_that_answers_and_does_not_start_is_named_with_its_words_a
 
 
 @as_root
-async def test_root_runs_it_as_an_ordinary_user_also_from_where_that_user_reaches_nothing(
-    closed: Path, shelter: Path
-) -> None:
+async def test_root_runs_an_unreachable_program_as_an_ordinary_user(closed: Path, shelter: Path) -> None:
     program = closed / "redis-server"
     program.write_bytes(redis_binary().read_bytes())
     program.chmod(0o755)
@@ -384,7 +385,7 @@ async def test_root_runs_it_as_an_ordinary_user_also_from_where_that_user_reache
     await server.stop()
 
 
-async def test_program_that_does_not_become_ready_is_named_and_ended(
+async def test_program_that_does_not_become_ready_is_named_and_stopped(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("freshdb_service.embedded.redis._START_SECONDS", 0.5)

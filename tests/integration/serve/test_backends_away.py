@@ -1,4 +1,4 @@
-"""PostgreSQL or Redis away: a clear answer, nothing lost, and it goes on by itself when they are back."""
+"""While PostgreSQL or Redis is unavailable, the service reports it, loses nothing, and recovers automatically."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Itera
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
 
 
@@ -70,7 +70,7 @@ def away(answer: httpx.Response) -> None:
     assert answer.json()["detail"]
 
 
-def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -> None:
+def test_service_recovers_when_redis_returns_empty(alone: Service, redis_alone: EmbeddedRedis) -> None:
     lease = acquire(alone).json()
     asyncio.run(redis_alone.stop())
     refused = acquire(alone)
@@ -81,21 +81,21 @@ def test_redis_away_and_back_empty(alone: Service, redis_alone: EmbeddedRedis) -
     assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
     assert "Redis" in ready.json()["checks"]["redis"]
     assert asking.get(f"{alone.url}/livez").status_code == 200
-    with psycopg.connect(lease["url"]) as connection:  # the holder does not even notice
+    with psycopg.connect(lease["url"]) as connection:  # the holder is not affected
         connection.execute("select * from t")
     asyncio.run(redis_alone.start())
     until(lambda: asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200)
     until(lambda: acquire(alone).status_code == 201)
 
 
-def test_postgresql_away_and_back(alone: Service, postgres_alone: EmbeddedPostgres) -> None:
+def test_service_recovers_when_postgresql_returns(alone: Service, postgres_alone: EmbeddedPostgres) -> None:
     lease = acquire(alone).json()
     asyncio.run(postgres_alone.stop())
     away(acquire(alone))
     ready = asking.get(f"{alone.url}/readyz", timeout=60)
     assert ready.status_code == 503
     renewed = asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
-    assert renewed.status_code == 200  # heartbeats touch Redis alone
+    assert renewed.status_code == 200  # heartbeats need Redis only
     asyncio.run(postgres_alone.start())
     until(lambda: asking.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
     with psycopg.connect(lease["url"]) as connection:

@@ -1,4 +1,4 @@
-"""The whole way on every version of PostgreSQL: register, lease in both isolations, use, release, and get it clean again."""
+"""All steps on every version of PostgreSQL: register, lease in both isolations, use, release, and lease again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ create table mine (id int); drop view names; alter type colour add value 'blue'
 """
 
 
-def test_register_lease_use_release_and_again(every_postgres: PostgresServer, redis_url: str) -> None:
+def test_lease_can_be_used_released_and_acquired_again(
+    every_postgres: PostgresServer, redis_url: str
+) -> None:
     settings = {"min_ready": 0, "max_size": 1}
     service = start_service([every_postgres.dsn], redis_url, settings=settings)
     try:

@@ -24,7 +24,7 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old:
     writer.close()
 
 
-async def test_a_postgresql_that_is_too_old_is_refused(postgres_15: PostgresServer) -> None:
+async def test_postgresql_older_than_15_is_refused(postgres_15: PostgresServer) -> None:
     parts = urlsplit(postgres_15.dsn)
     version = await _version(postgres_15.dsn)
     relays: list[asyncio.Task[None]] = []

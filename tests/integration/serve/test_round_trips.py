@@ -1,7 +1,7 @@
-"""Acquire, when a database is ready, is at most three round trips to PostgreSQL and Redis together; a heartbeat is one.
+"""An acquire of a ready database needs at most three round trips to PostgreSQL and Redis, and a heartbeat one.
 
-Counted on the wire: two proxies stand before the servers, and a round trip is a message to the server after an answer from
-it. The loops are set so far apart that what is counted is the acquires' own.
+Two proxies in front of the servers count them: a round trip is a message to the server after an answer from it. The loops
+have such long intervals that only the acquires are counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACQUIRES = 20
 
 
 class Turns:
-    """Counts how often the talk on any connection turned from the server back to the client."""
+    """Counts the answers of the server that are followed by a message of the client, on all connections."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -36,19 +36,19 @@ class Turns:
             self.count += 1
 
     def when_quiet(self) -> int:
-        """The count, once nothing has been said for a while: the loops' round after the pool was changed is over."""
+        """Return the count once all connections are idle, after the loop runs that the changed pool triggered."""
         until = time.monotonic() + LIMIT_SECONDS
         while True:
             before = self.count
             time.sleep(0.5)
             if self.count == before:
                 return before
-            assert time.monotonic() < until, "the service does not come to rest"
+            assert time.monotonic() < until, "the service does not become idle"
 
 
 @contextmanager
 def proxy(url: str, turns: Turns) -> Iterator[str]:
-    """A proxy before the server that ``url`` names; yields the URL that leads through it."""
+    """Run a proxy in front of the server of ``url``, and yield the URL of the proxy."""
     parts = urlsplit(url)
     target = (parts.hostname or "127.0.0.1", parts.port or 0)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -89,7 +89,7 @@ def proxy(url: str, turns: Turns) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("quota", [None, 1000])
-def test_acquire_is_at_most_three_round_trips_also_with_a_token_and_its_quota(
+def test_acquire_needs_at_most_three_round_trips_with_a_token_and_quota(
     postgres_18: PostgresServer, redis_url: str, quota: int | None
 ) -> None:
     turns = Turns()
@@ -108,7 +108,9 @@ def test_acquire_is_at_most_three_round_trips_also_with_a_token_and_its_quota(
                 pool = lease["pool_id"]
                 while http.get(f"/v1/pools/{pool}").json()["databases"].get("ready", 0) < ACQUIRES + 10:
                     time.sleep(0.05)
-                http.patch(f"/v1/pools/{pool}", json={"min_ready": 0}).raise_for_status()  # no more are made
+                http.patch(
+                    f"/v1/pools/{pool}", json={"min_ready": 0}
+                ).raise_for_status()  # no more databases are created
                 for _ in range(5):  # statements are prepared once per connection
                     http.post("/v1/leases", json={"template": "t"}).raise_for_status()
                 before = turns.when_quiet()
@@ -116,7 +118,7 @@ def test_acquire_is_at_most_three_round_trips_also_with_a_token_and_its_quota(
                     http.post("/v1/leases", json={"template": "t"}).raise_for_status()
                 per_acquire = (turns.count - before) / ACQUIRES
                 before = turns.when_quiet()
-                for _ in range(ACQUIRES):  # heartbeats are in the trail, too, but not one by one
+                for _ in range(ACQUIRES):  # heartbeats are in the audit log, too, but not each of them
                     http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
                 per_renewal = (turns.count - before) / ACQUIRES
         finally:

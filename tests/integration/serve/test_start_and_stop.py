@@ -1,4 +1,4 @@
-"""``freshdb serve`` as a command: what it starts it ends, and what it cannot do it says."""
+"""``freshdb serve`` as a command: it stops the servers that it started, and reports errors of its start."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refused(*arguments: str, code: int = 1, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
+def test_service_stops_the_servers_that_it_started(tmp_path: Path, how: signal.Signals) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
     data = tmp_path / "data"
     with (tmp_path / "log").open("wb") as log:
@@ -74,7 +74,7 @@ def test_what_it_started_it_ends(tmp_path: Path, how: signal.Signals) -> None:
     assert not (data / "service.json").exists()
 
 
-def test_told_to_stop_while_it_starts_it_leaves_nothing_running(tmp_path: Path) -> None:
+def test_signal_during_the_start_leaves_no_process(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
     data = tmp_path / "data"
     with (tmp_path / "log").open("wb") as log:
@@ -82,7 +82,7 @@ def test_told_to_stop_while_it_starts_it_leaves_nothing_running(tmp_path: Path) 
             [*SERVE, "--port", "0", "--data", str(data)], env=clean, stdin=subprocess.DEVNULL, stderr=log
         )
     started: list[psutil.Process] = []
-    while not started:  # initdb, at the earliest
+    while not started:  # usually initdb
         assert process.poll() is None, (tmp_path / "log").read_text()
         started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
@@ -96,7 +96,9 @@ def test_told_to_stop_while_it_starts_it_leaves_nothing_running(tmp_path: Path) 
     assert "listens on" not in (tmp_path / "log").read_text()
 
 
-def test_a_waiting_caller_is_told_that_the_replica_stops(postgres_18: PostgresServer, redis_url: str) -> None:
+def test_waiting_caller_is_refused_when_the_replica_stops(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
     service = start_service([postgres_18.dsn], redis_url, settings={"min_ready": 0, "max_size": 1})
     answers: list[httpx.Response] = []
     with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as http:
@@ -137,13 +139,13 @@ def test_leases_survive_a_restart(postgres_18: PostgresServer, redis_url: str) -
         assert second.stop() == 0
 
 
-def test_it_stops_itself_when_nobody_needs_it(postgres_18: PostgresServer, redis_url: str) -> None:
+def test_idle_service_stops_itself(postgres_18: PostgresServer, redis_url: str) -> None:
     service = start_service([postgres_18.dsn], redis_url, arguments=["--idle-exit-seconds", "1"])
     assert service.process.wait(60) == 0
     assert "nobody asked for anything" in service.log
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_port_in_use_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         words = refused("--port", str(port), "--data", str(tmp_path))
@@ -151,13 +153,15 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "--port" in words
 
 
-def test_a_data_directory_that_cannot_be_written() -> None:
+def test_read_only_data_directory_is_refused() -> None:
     words = refused("--data", "/proc/nowhere")
     assert "cannot write to the data directory /proc/nowhere" in words
     assert "--data" in words
 
 
-def test_a_second_service_on_the_same_data(postgres_18: PostgresServer, redis_url: str) -> None:
+def test_second_service_on_the_same_data_directory_is_refused(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
     service = start_service([postgres_18.dsn], redis_url)
     try:
         words = refused("--data", str(service.data), code=3)
@@ -174,19 +178,19 @@ def test_a_second_service_on_the_same_data(postgres_18: PostgresServer, redis_ur
         ("nonsense", "postgresql://user:password@host"),
     ],
 )
-def test_a_dsn_that_is_none(dsn: str, words: str) -> None:
+def test_malformed_dsn_is_refused(dsn: str, words: str) -> None:
     said = refused("--postgres", dsn, code=2)
     assert words in said
     assert "hunter2" not in said
 
 
-def test_a_dsn_that_leads_nowhere(redis_url: str) -> None:
+def test_unreachable_server_is_refused(redis_url: str) -> None:
     said = refused("--postgres", "postgresql://u:hunter2@127.0.0.1:1/x", "--redis", redis_url)
     assert "127.0.0.1:1" in said
     assert "hunter2" not in said
 
 
-def test_a_dsn_with_a_wrong_password(postgres_18: PostgresServer, redis_url: str) -> None:
+def test_wrong_password_is_refused(postgres_18: PostgresServer, redis_url: str) -> None:
     parts = urlsplit(postgres_18.dsn)
     wrong = postgres_18.dsn.replace(f":{parts.password}@", ":hunter2@")
     said = refused("--postgres", wrong, "--redis", redis_url)
@@ -194,7 +198,7 @@ def test_a_dsn_with_a_wrong_password(postgres_18: PostgresServer, redis_url: str
     assert "hunter2" not in said
 
 
-def test_a_redis_that_is_not_there(postgres_18: PostgresServer) -> None:
+def test_missing_redis_is_refused(postgres_18: PostgresServer) -> None:
     arguments = [
         "--postgres",
         f"shared={postgres_18.dsn}",
@@ -206,12 +210,12 @@ def test_a_redis_that_is_not_there(postgres_18: PostgresServer) -> None:
     assert "Redis does not answer" in refused(*arguments, FRESHDB_PREFIX="fdbnoredis")
 
 
-def test_an_address_that_is_not_loopback_without_a_token(tmp_path: Path) -> None:
+def test_other_address_than_loopback_needs_a_token(tmp_path: Path) -> None:
     said = refused("--host", "0.0.0.0", "--insecure", "--data", str(tmp_path))  # noqa: S104 - that is the point
     assert "listening on 0.0.0.0 needs a token, and there is none: start the service on loopback" in said
 
 
-def test_a_server_with_databases_of_others_is_managed_only_when_named(
+def test_server_with_foreign_databases_is_managed_only_if_adopted(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     with psycopg.connect(postgres_18.dsn, autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""HTTPS: what the service says to others than this machine is not for everybody to read."""
+"""HTTPS: traffic to other machines is encrypted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.services import Service, start_service
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Of a certificate for this machine."""
+    """Files of a certificate for this machine."""
 
     authority: Path
     certificate: Path
@@ -49,7 +49,7 @@ def service(postgres_18: PostgresServer, redis_url: str, files: Files) -> Iterat
     assert running.stop() == 0
 
 
-def test_a_client_that_trusts_the_authority_leases_over_https(
+def test_client_that_trusts_the_ca_leases_over_https(
     service: Service, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert service.url.startswith("https://")
@@ -60,7 +60,7 @@ def test_a_client_that_trusts_the_authority_leases_over_https(
             assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
-def test_a_client_that_does_not_trust_it_says_why(service: Service) -> None:
+def test_client_that_does_not_trust_the_ca_reports_the_reason(service: Service) -> None:
     with (
         Client(service.url, retry_seconds=0) as client,
         pytest.raises(ServiceUnreachable, match="certificate verify failed"),
@@ -68,7 +68,7 @@ def test_a_client_that_does_not_trust_it_says_why(service: Service) -> None:
         client.health()
 
 
-def test_files_that_are_no_certificate_are_named_before_anything_starts(tmp_path: Path, files: Files) -> None:
+def test_invalid_certificate_files_are_refused_before_the_start(tmp_path: Path, files: Files) -> None:
     other = Files.made_in(_directory(tmp_path / "other"))
     for certificate, key in (
         (files.key, files.key),
@@ -76,10 +76,10 @@ def test_files_that_are_no_certificate_are_named_before_anything_starts(tmp_path
         (tmp_path / "none", files.key),
     ):
         said = refused("--tls-certificate", str(certificate), "--tls-key", str(key))
-        assert f"cannot use tls_certificate {certificate}" in said
+        assert f"cannot use FRESHDB_TLS_CERTIFICATE {certificate}" in said
 
 
-def test_an_address_that_is_not_loopback_wants_tls_or_is_complained_of(
+def test_other_address_than_loopback_needs_tls_or_is_warned_about(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     everywhere = "0.0.0.0"  # noqa: S104 - that is the point

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from freshdb_service.embedded import ServerNotStarted
-from freshdb_service.embedded.processes import BoundedLog, alone, secret, write_private
+from freshdb_service.embedded.processes import BoundedLog, exclusive, read_password, write_private
 
 
-def test_a_log_stays_bounded_while_its_writer_goes_on(tmp_path: Path) -> None:
+def test_log_stays_bounded_while_its_writer_continues(tmp_path: Path) -> None:
     log = BoundedLog(tmp_path / "server.log", limit_bytes=1000)
     with log.writer() as output:
         for number in range(500):
@@ -22,8 +22,8 @@ def test_a_log_stays_bounded_while_its_writer_goes_on(tmp_path: Path) -> None:
     assert b"\0" not in log.path.read_bytes(), "the writer goes on at the beginning, not where it was"
 
 
-def test_a_log_is_watched_until_told_otherwise(tmp_path: Path) -> None:
-    log = BoundedLog(tmp_path / "server.log", limit_bytes=10, look_seconds=0.001)
+def test_log_is_trimmed_until_unwatch(tmp_path: Path) -> None:
+    log = BoundedLog(tmp_path / "server.log", limit_bytes=10, interval_seconds=0.001)
     log.watch()
     with log.writer() as output:
         os.write(output, b"more than ten bytes\n")
@@ -34,7 +34,7 @@ def test_a_log_is_watched_until_told_otherwise(tmp_path: Path) -> None:
     assert log.size() == 20
 
 
-def test_the_tail_is_what_was_said_since(tmp_path: Path) -> None:
+def test_tail_is_the_text_since_the_start(tmp_path: Path) -> None:
     log = BoundedLog(tmp_path / "server.log")
     assert log.tail() == ""
     log.path.write_text("before\n")
@@ -45,15 +45,15 @@ def test_the_tail_is_what_was_said_since(tmp_path: Path) -> None:
     assert log.tail(limit=3) == "er"
 
 
-def test_a_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    made = secret(tmp_path / "password")
+def test_password_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    made = read_password(tmp_path / "password")
     assert len(made) >= 32
-    assert secret(tmp_path / "password") == made
-    assert secret(tmp_path / "another") != made
+    assert read_password(tmp_path / "password") == made
+    assert read_password(tmp_path / "another") != made
     assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600
 
 
-def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_private_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("a longer text than the new one")
     path.chmod(0o644)
@@ -63,12 +63,12 @@ def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_who_cannot_be_alone_in_time_is_told_what_to_do(tmp_path: Path) -> None:
+def test_lock_timeout_names_the_remedy(tmp_path: Path) -> None:
     with (
-        alone(tmp_path, timeout_seconds=1),
+        exclusive(tmp_path, timeout_seconds=1),
         pytest.raises(ServerNotStarted, match=r"another process has been starting or stopping.*wait for it"),
-        alone(tmp_path, timeout_seconds=0.02),
+        exclusive(tmp_path, timeout_seconds=0.02),
     ):
         pytest.fail("two were alone")
-    with alone(tmp_path, timeout_seconds=0.02):
+    with exclusive(tmp_path, timeout_seconds=0.02):
         pass

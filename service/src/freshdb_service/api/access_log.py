@@ -1,8 +1,8 @@
-"""What surrounds every request: its id, its line in the log, its span, and its place in the metrics.
+"""Middleware that gives every request an id, a log line, a span and its metrics.
 
-The id is the caller's ``X-Request-Id``, or that of the trace that the request belongs to, or a new one. Every answer has it,
-and so has every line that is logged on the way to it. Probes and heartbeats are too many to be logged, or to be traces of
-their own: they have a line with ``log_level`` debug, and a span in the trace of a caller who asks for one.
+The id is the caller's ``X-Request-Id``, else the id of its trace, else a new one. The response has it as ``X-Request-Id``,
+and all log lines of the request have it. Probes and heartbeats are too many for this: they are logged at level debug, and
+they get a span only if the caller sends a trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from freshdb_service.observability.logs import ACCESS, about, fields
+from freshdb_service.observability.logs import ACCESS, fields, log_context
 from freshdb_service.observability.metrics import Metrics
 from freshdb_service.observability.tracing import UNTRACED, Tracing
 
@@ -26,8 +26,8 @@ _PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _VERSION: Final = "/v1"
 _NO_ROUTE: Final = "other"
 _ABORTED: Final = 499
-"""The caller had hung up before there was an answer: as nginx counts it."""
-_MISTAKE: Final = 500
+"""Status of requests whose client disconnected before the response, as in nginx."""
+_INTERNAL_ERROR: Final = 500
 _NOT_ALLOWED: Final = 405
 _SHOWN_CHARACTERS: Final = 200
 _log = logging.getLogger(ACCESS)
@@ -43,7 +43,7 @@ class AccessLog:
         self._counters: dict[tuple[str, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,7 +51,7 @@ class AccessLog:
         given, traced = _headers(scope["headers"])
         quiet = scope["path"] in _PROBES or scope["path"].endswith("/renew")
         tracing = UNTRACED if quiet and not traced else self._tracing
-        with tracing.request(scope["method"], scope["headers"]) as span, about() as facts:
+        with tracing.request(scope["method"], scope["headers"]) as span, log_context() as facts:
             request = given or span.trace_id or os.urandom(8).hex()
             facts["request"] = request
 
@@ -65,13 +65,13 @@ class AccessLog:
             try:
                 await self._app(scope, receive, answer)
             except Exception:
-                status = _MISTAKE
+                status = _INTERNAL_ERROR
                 raise
             finally:
                 route = _route(scope, status)
                 self._count(route, status)
                 span.answered(route, status, facts)
-                self._tell(scope, status, perf_counter() - began, quiet=quiet)
+                self._log_request(scope, status, perf_counter() - began, quiet=quiet)
 
     def _count(self, route: str, status: int) -> None:
         counter = self._counters.get((route, status))
@@ -79,18 +79,18 @@ class AccessLog:
             counter = self._counters[route, status] = self._metrics.responses.labels(route, status)
         counter.inc()
 
-    def _tell(self, scope: Scope, status: int, seconds: float, *, quiet: bool) -> None:
+    def _log_request(self, scope: Scope, status: int, seconds: float, *, quiet: bool) -> None:
         level = logging.DEBUG if quiet else logging.INFO
         if _log.isEnabledFor(level):
             method, path = scope["method"], scope["path"][:_SHOWN_CHARACTERS]
-            said = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
-            # As `_log.log` does, without looking through the stack for who called it.
+            extra = fields(method=method, path=path, status=status, seconds=round(seconds, 6))
+            # Like `_log.log`, but without its search of the stack for the caller.
             words = (method, path, status)
-            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=said))
+            _log.handle(_log.makeRecord(ACCESS, level, __file__, 0, "%s %s: %d", words, None, extra=extra))
 
 
 def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bool]:
-    """The request's id, if the caller gave a usable one; and whether it belongs to a trace."""
+    """Return the caller's request id, if it is usable, and true if the request belongs to a trace."""
     given, traced = None, False
     for name, value in headers:
         if name == b"x-request-id" and _USABLE.fullmatch(value):
@@ -101,10 +101,10 @@ def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bool]:
 
 
 def _route(scope: Scope, status: int) -> str:
-    """Method and path, with the names of its parameters: one of a few, whatever was asked for."""
+    """Return the method and the path template of the matched route, so that the metric has few label values."""
     path: str | None = getattr(scope.get("route"), "path_format", None)
     if path is None or status == _NOT_ALLOWED:
         return _NO_ROUTE
     if scope["path"].startswith(f"{_VERSION}/") and not path.startswith(_VERSION):
-        path = _VERSION + path  # the framework names a route as its router does
+        path = _VERSION + path  # a route knows only the path within its router
     return f"{scope['method']} {path}"

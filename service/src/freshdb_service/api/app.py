@@ -1,4 +1,4 @@
-"""Puts the REST interface together."""
+"""Assembles the REST API."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ Leases clean PostgreSQL databases: register a template, acquire a lease, use the
 
 Every error is `application/problem+json` with a stable `code`.
 
-Send a token as `Authorization: Bearer fdb_…`. Its scopes say what it may do: `read` looks at everything but secrets,
-`lease` acquires, `build` registers templates, `admin` does all of that and retires, resizes, revokes, makes tokens, and
-reads the audit trail. A service that never had a token is open, on loopback alone. Over a quota, the answer is 429
-`quota_exceeded`, and its members `quota`, `limit` and `use` say which; with `Retry-After` where waiting can help.
+Send a token as `Authorization: Bearer fdb_…`. The scope `read` shows everything but secrets, `lease` acquires, and `build`
+registers templates. `admin` includes the others, retires templates, resizes pools, revokes leases, manages tokens, and
+reads the audit log. A service that never had a token is open to all callers, but listens on loopback only.
+
+A request over a quota gets 429 `quota_exceeded`. Its members `quota`, `limit` and `use` name the quota, and it has
+`Retry-After` if waiting can help.
 """
 
 
 def create_app(context: Context) -> FastAPI:
-    """The application over use cases that are open already; whoever opened them closes them."""
+    """Create the application over open use cases, which the caller closes afterwards."""
     app = FastAPI(
         title="freshdb",
         version=__version__,

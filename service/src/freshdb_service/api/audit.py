@@ -1,4 +1,4 @@
-"""The route of the audit trail."""
+"""The route of the audit log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INSTANT = (
     r"^(19|2[0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?"
     r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
-"""RFC 3339, with or without the seconds."""
+"""An RFC 3339 instant, with or without seconds."""
 _ACTION = r"^[a-z]{1,20}\.(\*|[a-z_]{1,40})$"
 Name = Annotated[str | None, Query(max_length=300)]
 
@@ -32,27 +32,37 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
     principal: Admin,
     action: Annotated[
         str | None,
-        Query(pattern=_ACTION, description="`lease.revoked`; or `lease.*` for all that was done to leases"),
+        Query(
+            pattern=_ACTION, description="action, for example `lease.revoked`, or `lease.*` for all of leases"
+        ),
     ] = None,
-    by: Annotated[str | None, Query(alias="principal", max_length=300, description="who did it")] = None,
-    address: Annotated[str | None, Query(max_length=300, description="from where")] = None,
+    by: Annotated[
+        str | None, Query(alias="principal", max_length=300, description="principal of the action")
+    ] = None,
+    address: Annotated[str | None, Query(max_length=300, description="client address")] = None,
     subject: Annotated[
         str | None, Query(pattern=UUID_PATTERN, description="id of the lease, template, pool or token")
     ] = None,
     label: Annotated[
-        str | None, Query(max_length=300, description="its name: `name@fingerprint`, or that of the token")
+        str | None,
+        Query(max_length=300, description="name of the object: `name@fingerprint`, or the token's name"),
     ] = None,
-    since: Annotated[str | None, Query(pattern=_INSTANT, description="not before")] = None,
-    until: Annotated[str | None, Query(pattern=_INSTANT, description="before")] = None,
+    since: Annotated[str | None, Query(pattern=_INSTANT, description="earliest instant, inclusive")] = None,
+    until: Annotated[str | None, Query(pattern=_INSTANT, description="latest instant, exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
-    """Who did what, from where, and when; the newest first.
+    """Entries of the audit log, newest first: action, principal, client address and time.
 
-    `lease.acquired`, `.renewed`, `.released`, `.revoked`, `.expired`, `.kept`, `.reset`; `template.building`, `.ready`,
-    `.failed`, `.retired`; `pool.resized`; `token.created`, `.rotated`, `.changed`, `.revoked`; `access.unauthorized`,
-    `.forbidden`. Heartbeats and refusals that are alike are one record a minute, with `count` and `first_at` in
-    `details`.
+    Actions:
+
+    - `lease.acquired`, `.renewed`, `.released`, `.revoked`, `.expired`, `.kept`, `.reset`
+    - `template.building`, `.ready`, `.failed`, `.retired`
+    - `pool.resized`
+    - `token.created`, `.rotated`, `.changed`, `.revoked`
+    - `access.unauthorized`, `.forbidden`
+
+    Equal heartbeats and refusals become one entry per minute, with `count` and `first_at` in `details`.
     """
     del principal
     wanted = AuditFilter(
@@ -74,7 +84,7 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
 
 def _storable(field: str, value: str | None) -> str | None:
     if value is not None and "\x00" in value:
-        raise invalid(field, "the character U+0000 cannot be in it")
+        raise invalid(field, "must not contain the character U+0000")
     return value
 
 
@@ -84,4 +94,4 @@ def _instant(field: str, text: str | None) -> datetime | None:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise invalid(field, "there is no such instant") from None
+        raise invalid(field, f"{text} is not a valid date and time") from None

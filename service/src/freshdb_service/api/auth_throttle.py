@@ -1,11 +1,11 @@
-"""Wrong tokens, limited by address.
+"""Rate limit for wrong tokens, by client address.
 
-Nobody guesses a token; but somebody may try, or a job with a revoked one may ask again and again. Each address has a bucket
-of attempts, which fills up again in a minute. Once it is empty, wrong tokens are answered with 429 and when to come back,
-instead of 401. A right token is recognised before anybody looks into the bucket: whoever shares an address with somebody who
-tries is let in. What trying costs the control plane is bounded elsewhere (:mod:`freshdb_service.auth.token_cache`).
+A token cannot be guessed, but an attacker may try, or a job with a revoked token may retry in a loop. Each address has a
+token bucket of attempts, which refills within a minute. While it is empty, wrong tokens get 429 and ``Retry-After`` instead
+of 401. Valid tokens are checked first, so a client that shares its address with an attacker is not refused. The load of
+attempts on the control plane is limited in :mod:`freshdb_service.auth.token_cache`.
 
-The buckets are those of one replica, and of the last addresses that tried.
+Each replica has its own buckets, for the addresses that failed last.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Bucket:
-    """Attempts left, as of an instant (monotonic seconds)."""
+    """Attempts left at an instant (monotonic seconds)."""
 
     left: float
     at: float
-    told: bool = False
+    warned: bool = False
 
 
 class AuthThrottle:
-    """The failed attempts of each address."""
+    """Counts the failed attempts of each address."""
 
     def __init__(self, most: int, *, clock: Callable[[], float] = monotonic) -> None:
         self.most = most
@@ -40,23 +40,21 @@ class AuthThrottle:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def wait_seconds(self, address: str) -> float:
-        """How long until another attempt from this address is answered with 401; 0 for at once."""
+        """Return the seconds until this address may try again. 0 if it may try now."""
         bucket = self._buckets.get(address)
         if bucket is None or (left := self._left(bucket)) >= 1:
             return 0.0
-        if not bucket.told:
-            bucket.told = True
-            _log.warning(
-                "too many wrong tokens from %s: more of them are refused unseen for a while", address
-            )
+        if not bucket.warned:
+            bucket.warned = True
+            _log.warning("too many wrong tokens from %s: answering further ones with 429", address)
         return (1 - left) * _WINDOW_SECONDS / self.most
 
     def note(self, address: str) -> None:
         """Count a failed attempt."""
         bucket = self._buckets.pop(address, None) or _Bucket(float(self.most), self._clock())
         left = self._left(bucket)
-        told = bucket.told and left < self.most / 2
-        self._buckets[address] = _Bucket(max(0.0, left - 1), self._clock(), told)
+        warned = bucket.warned and left < self.most / 2
+        self._buckets[address] = _Bucket(max(0.0, left - 1), self._clock(), warned)
         if len(self._buckets) > _REMEMBERED:
             self._buckets.popitem(last=False)
 

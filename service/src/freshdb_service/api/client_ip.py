@@ -1,8 +1,8 @@
-"""Where a request comes from.
+"""The client address of a request.
 
-The peer of the connection, unless that is a proxy that is trusted (``trusted_proxies``): then what it says in
-``X-Forwarded-For``, read from the right for as long as the next one is a trusted proxy, too. What stands further to the
-left is whatever the caller chose to send, and counts for nothing.
+It is the peer of the connection, unless the peer is a trusted proxy (``trusted_proxies``). Then it is the first address in
+``X-Forwarded-For``, read from the right, that is not a trusted proxy. Addresses further left are ignored, because the client
+can send any value there.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Final
 from freshdb_service.config import Network
 
 _NEIGHBOURS: Final = 64
-"""Bits of an IPv6 address that one customer cannot choose: the rest is as good as random."""
+"""Prefix length of the IPv6 network of one customer, who can choose the other bits freely."""
 
 
 class ClientAddresses:
-    """Finds out where requests come from."""
+    """Determines the client addresses of requests."""
 
     def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = tuple(trusted)
 
     @property
     def any_trusted(self) -> bool:
-        """Whether ``X-Forwarded-For`` is worth a look."""
+        """True if ``X-Forwarded-For`` can matter."""
         return bool(self._trusted)
 
     def of(self, peer: str | None, forwarded: Sequence[str]) -> str | None:
-        """The caller's address; ``None`` where the connection has none (a Unix socket).
+        """Return the client address, or ``None`` for a connection without one (a Unix socket).
 
         Args:
-            peer: of the connection.
-            forwarded: the values of all ``X-Forwarded-For`` headers.
+            peer: address of the connection's peer.
+            forwarded: values of all ``X-Forwarded-For`` headers.
         """
         if not self._trusted or peer is None:
             return peer
@@ -50,8 +50,8 @@ class ClientAddresses:
         return any(address.version == network.version and address in network for network in self._trusted)
 
 
-def neighbourhood(address: str | None) -> str:
-    """What failed attempts are counted by: the address; of IPv6, the network that one customer gets."""
+def throttle_key(address: str | None) -> str:
+    """Return the key for counting failed attempts: the IPv4 address, or the /64 network of an IPv6 address."""
     parsed = None if address is None else _parsed(address)
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, _NEIGHBOURS), strict=False))
@@ -59,7 +59,7 @@ def neighbourhood(address: str | None) -> str:
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """Read an address, with or without a port; one of IPv4 that is written as one of IPv6 is the former."""
+    """Parse an address with or without a port. An IPv4-mapped IPv6 address becomes an IPv4 address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

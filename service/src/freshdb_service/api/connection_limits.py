@@ -1,13 +1,12 @@
-"""What one connection may cost: what it sends and how slowly, how long it idles, and how slowly it reads.
+"""Limits of client connections: header size, receive timeout, write timeout, and number of connections.
 
-uvicorn reads requests (with httptools) and bounds none of this by itself: a head may go on for ever, a request may take an
-hour to arrive, and whoever never reads an answer keeps it in memory. So here a head has a size, a request has a time to
-arrive in, and a reader that stalls is dropped. Between requests a connection may idle for ``idle_connection_seconds``; when
-there are as many as there may be, the one that idled longest makes room, so that nobody can lock others out by just being
-connected.
+uvicorn parses requests with httptools and has none of these limits. A header could be endless, a request could take an hour
+to arrive, and a client that never reads would keep its response in memory. Here a header has a maximum size, a request has a
+receive timeout, and a connection whose client stops reading is closed. Between requests a connection may idle for
+``idle_connection_seconds``. When the maximum number of connections is open, the one that has been idle longest is closed, so
+that idle connections cannot block other clients.
 
-Nothing of this costs a request more than a few attributes: there is one timer for each connection, and it looks at its
-deadline only when it fires.
+The cost per request is a few attributes. Each connection has one timer, which checks the deadline only when it fires.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from uvicorn.server import ServerState
 from freshdb_service.api.problems import problem, raw
 
 ARRIVED: Final = "freshdb.arrived"
-"""Where a request's scope says when its head had arrived (``perf_counter``)."""
+"""Key of the ASGI scope for the time at which the headers arrived (``perf_counter``)."""
 _SLOWEST_BYTES_PER_SECOND: Final = 64 * 1024
-"""A body may take longer than ``request_seconds`` by what it needs at this rate."""
+"""Rate at which a body extends the timeout of ``request_seconds``."""
 _LONGEST_TARGET_BYTES: Final = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of every connection, and those that wait for a request, the longest first."""
+    """The limits of all connections, and the idle connections, longest idle first."""
 
     max_connections: int
     max_header_bytes: int
@@ -42,11 +41,11 @@ class ConnectionLimits:
 
 
 class _Refused(Exception):
-    """Ends the parsing of a request."""
+    """Stops the parsing of a request."""
 
 
 class LimitedConnection(HttpToolsProtocol):
-    """One connection, within its bounds (of the subclass that :func:`bounded` makes)."""
+    """A connection with limits, which the subclass from :func:`bounded` has."""
 
     bounds: ClassVar[ConnectionLimits]
 
@@ -61,26 +60,27 @@ class LimitedConnection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._deadline: float | None = None
-        """When what is being received has to be there."""
+        """Time by which the current request must have arrived."""
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._refusal: tuple[str, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place; where there is none, that of a connection that idles."""
+        """Accept the connection. At the maximum, close an idle one for it."""
         super().connection_made(transport)
         bounds = self.bounds
-        if len(self.connections) > bounds.max_connections and not self._make_room():
+        if len(self.connections) > bounds.max_connections and not self._close_idle():
             self._end_with(
                 "backend_unavailable",
-                f"{bounds.max_connections} connections are open, and all are in use; try again, or raise max_connections",
+                f"{bounds.max_connections} connections are open and busy (max_connections={bounds.max_connections}); "
+                "retry later, or raise FRESHDB_MAX_CONNECTIONS",
             )
             return
         bounds.waiting[self] = None
-        self._expect(bounds.request_seconds)
+        self._set_deadline(bounds.request_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Cancel the timers and forget the connection."""
         self.bounds.waiting.pop(self, None)
         for timer in (self._timer, self._stalled):
             if timer is not None:
@@ -89,12 +89,12 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, within bounds."""
+        """Parse the data within the limits."""
         if self.transport.is_closing():
             return
         if self._in_head:
             if self._deadline is None:
-                self._expect(self.bounds.request_seconds)
+                self._set_deadline(self.bounds.request_seconds)
             self._head_bytes += len(data)
         super().data_received(data)
         if (
@@ -106,7 +106,7 @@ class LimitedConnection(HttpToolsProtocol):
             self.send_400_response("")
 
     def on_headers_complete(self) -> None:
-        """The head is there: see that it is small enough, and hand the request on."""
+        """Check the size of the headers, and pass the request on."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.bounds.max_header_bytes:
             self._refusal = self._too_large()
@@ -114,7 +114,7 @@ class LimitedConnection(HttpToolsProtocol):
         if len(self.url) > _LONGEST_TARGET_BYTES:
             self._refusal = (
                 "uri_too_long",
-                f"path and query may have at most {_LONGEST_TARGET_BYTES} bytes together",
+                f"path and query are {len(self.url)} bytes together, and the maximum is {_LONGEST_TARGET_BYTES}",
             )
             raise _Refused
         self._in_head = False
@@ -124,68 +124,68 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """What has arrived gives time for more."""
+        """Extend the timeout by the size of the received part."""
         if self._deadline is not None:
             self._deadline += len(body) / _SLOWEST_BYTES_PER_SECOND
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is there."""
+        """Cancel the receive timeout."""
         self._deadline = None
         self._in_head = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """It is answered: the connection idles, unless its next request is here already."""
+        """Mark the connection as idle, unless its next request has arrived."""
         super().on_response_complete()
         if not self.pipeline and not self.transport.is_closing():
             self.bounds.waiting[self] = None
 
     def pause_writing(self) -> None:
-        """Nobody reads what is sent: for so long, and no longer."""
+        """Start the write timeout, because the client does not read."""
         super().pause_writing()
         if self._stalled is None:
             self._stalled = self.loop.call_later(self.bounds.reader_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It is read."""
+        """Cancel the write timeout, because the client reads again."""
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, or is too large."""
-        code, detail = self._refusal or ("malformed_request", f"this is no HTTP/1.1 request: {msg}")
+        """Refuse a request that is malformed or too large."""
+        code, detail = self._refusal or ("malformed_request", f"not a valid HTTP/1.1 request: {msg}")
         self._end_with(code, detail)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Whoever asks for another protocol gets HTTP; there is nothing to log about it."""
+        """Log nothing. A client that asks for another protocol gets HTTP."""
 
-    def _expect(self, seconds: float) -> None:
+    def _set_deadline(self, seconds: float) -> None:
         self._deadline = self.loop.time() + seconds
         if self._timer is None:
-            self._timer = self.loop.call_later(seconds, self._look)
+            self._timer = self.loop.call_later(seconds, self._check_deadline)
 
-    def _look(self) -> None:
-        """The timer has fired: look whether anything is late."""
+    def _check_deadline(self) -> None:
+        """Check the deadline when the timer has fired."""
         self._timer = None
         if self._deadline is None or self.transport.is_closing():
             return
         left = self._deadline - self.loop.time()
-        if self.flow.read_paused:  # it is we who do not read
-            self._expect(self.bounds.request_seconds)
+        if self.flow.read_paused:  # the service itself has paused reading
+            self._set_deadline(self.bounds.request_seconds)
         elif left > 0:
-            self._timer = self.loop.call_later(left, self._look)
+            self._timer = self.loop.call_later(left, self._check_deadline)
         elif self._in_head and not self._head_bytes:
-            self.transport.close()  # nothing was asked
+            self.transport.close()  # no request has begun
         else:
             self._end_with(
                 "request_timeout",
-                f"the request had not arrived after {self.bounds.request_seconds:g} seconds",
+                f"the request did not arrive within {self.bounds.request_seconds:g} s (request_seconds); send it again",
             )
 
-    def _make_room(self) -> bool:
+    def _close_idle(self) -> bool:
         for idle in self.bounds.waiting:
             del self.bounds.waiting[idle]
             idle.transport.close()
@@ -195,11 +195,11 @@ class LimitedConnection(HttpToolsProtocol):
     def _too_large(self) -> tuple[str, str]:
         return (
             "headers_too_large",
-            f"the request line and the headers may have at most {self.bounds.max_header_bytes} bytes together",
+            f"request line and headers exceed the maximum of {self.bounds.max_header_bytes} bytes (max_header_bytes)",
         )
 
     def _end_with(self, code: str, detail: str) -> None:
-        """Say why, unless an answer is under way, and hang up."""
+        """Close the connection. Before that, send the error, unless a response has started."""
         cycle: RequestResponseCycle | None = self.cycle
         answered = cycle is None or cycle.response_complete
         if cycle is None or cycle.response_complete or not cycle.response_started:
@@ -212,7 +212,7 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 def bounded(limits: ConnectionLimits) -> type[LimitedConnection]:
-    """The class of connections within these bounds."""
+    """Create the class of connections with these limits."""
 
     class Bounded(LimitedConnection):
         bounds = limits

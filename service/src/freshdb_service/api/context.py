@@ -1,4 +1,4 @@
-"""What the routes work with: the use cases, put on the application by ``create_app``, taken from it by dependencies."""
+"""The use cases for the routes: ``create_app`` stores them on the application, and dependencies get them from there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from freshdb_service.api.auth import Principal, anybody, needs
+from freshdb_service.api.auth import Principal, authenticated, needs
 from freshdb_service.auth.token_cache import TokenCache
 from freshdb_service.config import Settings
 from freshdb_service.leasing.acquire import Acquirer
@@ -23,7 +23,7 @@ from freshdb_service.templates.registry import TemplateRegistry
 
 @dataclass(slots=True)
 class Context:
-    """The use cases of one replica, and when it was last asked for something."""
+    """The use cases of one replica, and the time of its last request."""
 
     resources: Resources
     acquiring: Acquirer
@@ -33,9 +33,9 @@ class Context:
     overview: Overview
     token_cache: TokenCache
     asked_at: float = field(default_factory=monotonic)
-    """When a caller last asked for anything (monotonic seconds); probes and scrapes do not count."""
+    """Time of the last request (monotonic seconds), except probes and scrapes."""
     streams: int = 0
-    """How many follow the events."""
+    """Number of open event streams."""
 
     @property
     def settings(self) -> Settings:
@@ -44,7 +44,7 @@ class Context:
 
 
 async def in_context(request: Request) -> Context:
-    """A dependency: the use cases; somebody asks for something."""
+    """FastAPI dependency: the use cases. It also notes the time of the request."""
     context: Context = request.app.state.context
     context.asked_at = monotonic()
     return context
@@ -52,7 +52,7 @@ async def in_context(request: Request) -> Context:
 
 holder = needs("lease")
 InContext = Annotated[Context, Depends(in_context)]
-Caller = Annotated[Principal, Depends(anybody)]
+Caller = Annotated[Principal, Depends(authenticated)]
 Reader = Annotated[Principal, Depends(needs("read"))]
 Holder = Annotated[Principal, Depends(holder)]
 Builder = Annotated[Principal, Depends(needs("build"))]
@@ -60,7 +60,7 @@ Admin = Annotated[Principal, Depends(needs("admin"))]
 
 
 def answer(model: BaseModel, status_code: int = 200) -> Response:
-    """A model as the answer, written once, without being validated again."""
+    """Create the response from a model, without FastAPI's second validation."""
     return Response(
         model.model_dump_json(by_alias=True), status_code=status_code, media_type="application/json"
     )

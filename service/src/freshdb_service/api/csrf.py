@@ -1,12 +1,14 @@
-"""Whether a call to an open service comes from where it seems to come from.
+"""Protection of an open service against other websites in a browser (CSRF and DNS rebinding).
 
-A service without tokens trusts whoever reaches it, and listens on loopback alone. But a browser on the same machine reaches
-it, too, and does what any website tells it. Two things give such a website away. It has an ``Origin``, or says by
-``Sec-Fetch-Site``, that is not the service's own: then nothing is changed for it (it could not read the answer either, but
-by then it would be done). Or its own name was made to point to this machine (DNS rebinding), so that for the browser it *is*
-the service's origin: then ``Host`` names something that is not this machine, and it gets no answer at all.
+A service without tokens trusts all callers and listens on loopback only. But a browser on the same machine can send requests
+to it on behalf of any website. Two checks detect them:
 
-With tokens none of this matters: no browser adds a token to a call by itself.
+- CSRF: ``Origin`` or ``Sec-Fetch-Site`` show another origin. Such a request must not change anything. The website could not
+  read the response, but the change would be done.
+- DNS rebinding: the website's own name resolves to this machine, so that the browser takes the service for the same origin.
+  Then ``Host`` has a name that is not this machine's, and the request is refused.
+
+A service with tokens needs no checks, because a browser does not add a token by itself.
 """
 
 from __future__ import annotations
@@ -22,27 +24,27 @@ from freshdb_service.errors import Forbidden
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN: Final = frozenset({"same-origin", "none"})
-"""``none``: a person typed the address, or followed a bookmark."""
+"""``none``: the user typed the address or opened a bookmark."""
 
 
 class OriginCheck:
-    """Knows the names of the service itself."""
+    """Checks requests to an open service against the service's own names."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = LOOPBACK | {name.lower() for name in names}
 
     def check(self, request: Request) -> None:
-        """See that a call to an open service is not one that another website has sent.
+        """Refuse a request that another website may have sent.
 
         Raises:
-            Forbidden: it is, or may be.
+            Forbidden: ``Host`` is not allowed, or the request comes from another origin and is not read-only.
         """
         headers = request.headers
         host = headers.get("host")
         if host is not None and _name(f"//{host}") not in self._names:
             message = (
-                f"this service is open (it has no tokens), and answers to its own names alone, not to {host[:100]!r}: "
-                "call it by http://127.0.0.1, make a token, or name it in FRESHDB_ALLOWED_HOSTS"
+                f"this service has no tokens, so it does not answer to the host name {host[:100]!r}: "
+                "use http://127.0.0.1, create a token, or add the name to FRESHDB_ALLOWED_HOSTS"
             )
             raise Forbidden(message)
         if request.method in _SAFE:
@@ -51,8 +53,8 @@ class OriginCheck:
         foreign = origin is not None and origin.partition("://")[2] != host
         if foreign or headers.get("sec-fetch-site", "none") not in _OWN:
             message = (
-                "a page of another website must not change anything here: this service is open (it has no tokens); "
-                "make a token, and call it with that"
+                "this service has no tokens, so it refuses changes from pages of other websites: "
+                "create a token and send it"
             )
             raise Forbidden(message)
 

@@ -34,11 +34,11 @@ async def listing(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=UUID_PATTERN)] = None,
 ) -> Response:
-    """Databases, by id."""
+    """Databases in the order of their ids."""
     del principal
     if server is not None and "\x00" in server:
         field = "server"
-        raise invalid(field, "the character U+0000 cannot be in it")
+        raise invalid(field, "must not contain the character U+0000")
     wanted = DatabaseFilter(pool_id=_uuid(pool), state=state, server=server)
     found = await context.overview.databases(wanted, limit=limit, after=_uuid(after))
     following = str(found[-1].id) if len(found) == limit else None
@@ -47,14 +47,14 @@ async def listing(
 
 @router.get("/databases/{database_id}", response_model=DatabaseLifeOut, responses=refusals(404))
 async def show(database_id: str, context: InContext, principal: Reader) -> Response:
-    """One database: who had it, and how it was made clean each time."""
+    """One database, with its leases and resets."""
     del principal
     try:
         identifier = UUID(database_id)
     except ValueError:
-        message = f"{database_id[:60]!r} is no database id: that is the UUID in `database_id` of a lease"
+        message = f"{database_id[:60]!r} is not a database id; send the UUID in `database_id` of a lease"
         raise DatabaseNotFound(message) from None
-    life = await context.overview.life(identifier)
+    life = await context.overview.history(identifier)
     leases = [lease_out(context, Granted(one, None), None) for one in life.leases]
     return answer(DatabaseLifeOut.lived(life.database, leases, [ResetOut.of(one) for one in life.resets]))
 
@@ -67,12 +67,12 @@ async def resets(
     lease: Id = None,
     pool: Id = None,
     left_behind: Annotated[  # noqa: FBT002 - a query parameter
-        bool, Query(description="those alone whose holder left something behind")
+        bool, Query(description="only resets of databases with leftovers of their holder")
     ] = False,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
-    """Resets, the newest first: the path, why it was taken, how long it took, and what the holder had left behind."""
+    """Resets, newest first: the path and its reason, the duration, and the leftovers of the holder."""
     del principal
     wanted = ResetFilter(_uuid(database), _uuid(lease), _uuid(pool), left_behind)
     found = await context.resources.history.resets(wanted, limit=limit, before=position(after))

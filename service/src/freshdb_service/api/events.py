@@ -1,4 +1,4 @@
-"""Server-sent events: every transition, as it happens."""
+"""Server-sent events about every change of a state."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ async def events(
     context: InContext,
     principal: Reader,
     since: Annotated[
-        str | None, Query(pattern=_POSITION, description="an event's id; `0` for all that are kept")
+        str | None, Query(pattern=_POSITION, description="id of an event; `0` for all stored events")
     ] = None,
-    follow: Annotated[bool, Query(description="go on with what is to come")] = True,  # noqa: FBT002 - a query parameter
+    follow: Annotated[bool, Query(description="keep the stream open for new events")] = True,  # noqa: FBT002 - a query parameter
     last_event_id: Annotated[str | None, Header(pattern=_POSITION)] = None,
 ) -> StreamingResponse:
-    """What happened and happens, as server-sent events. A client that reconnects goes on where it was."""
+    """Stream events as server-sent events. A client that reconnects continues after its `Last-Event-ID`."""
     del principal
     most = context.settings.max_event_streams
     if context.streams >= most:
-        message = f"{most} streams of events are open, as many as may be (max_event_streams); close some"
+        message = f"{most} event streams are open (max_event_streams={most}); close some, or retry later"
         raise QuotaExceeded(message, retry_after_seconds=1.0)
-    # What can be refused is refused before the answer begins.
+    # Errors must be raised before the response starts.
     start = await context.resources.events.position(last_event_id or since or ("$" if follow else "0"))
     past = await context.resources.events.read(start)
     return StreamingResponse(
@@ -68,19 +68,22 @@ async def recent(
     principal: Reader,
     kind: Annotated[
         str | None,
-        Query(pattern=_KIND, description="`lease.revoked`; or `lease.*` for all that happened to leases"),
+        Query(
+            pattern=_KIND,
+            description="kind of event, for example `lease.revoked`, or `lease.*` for all of leases",
+        ),
     ] = None,
     about: Annotated[
         str | None,
         Query(
             max_length=300,
-            description="id of a lease, database or pool; or the name of a template, database, holder or principal",
+            description="id of a lease, database or pool, or name of a template, database, holder or principal",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=_ID)] = None,
 ) -> Response:
-    """What happened, the newest first, as far as events are kept: the last ten thousand."""
+    """Stored events, newest first. The last ten thousand events are stored."""
     del principal
 
     def wanted(event: Event) -> bool:
@@ -95,11 +98,11 @@ def _is(kind: str, wanted: str | None) -> bool:
     return wanted is None or (kind.startswith(wanted[:-1]) if wanted.endswith("*") else kind == wanted)
 
 
-def _mentions(said: object, name: str) -> bool:
-    """Whether a value of an event is this name; of a template, its name without the fingerprint will do."""
-    if isinstance(said, Mapping):
-        return any(_mentions(one, name) for one in said.values())
-    return isinstance(said, str) and name in {said, said.partition("@")[0]}
+def _mentions(value: object, name: str) -> bool:
+    """True if the event has this value. A template matches with or without its fingerprint."""
+    if isinstance(value, Mapping):
+        return any(_mentions(one, name) for one in value.values())
+    return isinstance(value, str) and name in {value, value.partition("@")[0]}
 
 
 async def _stream(context: Context, start: str, past: Sequence[Event], *, follow: bool) -> AsyncIterator[str]:
@@ -114,7 +117,7 @@ async def _stream(context: Context, start: str, past: Sequence[Event], *, follow
             yield "".join(map(_line, past))
             past = await context.resources.events.read(past[-1].id)
     except BackendUnavailable as error:
-        # The answer has begun: all that can be said is that it ends here. The client goes on after the last event.
+        # The response has started, so a comment is all that can be sent. The client continues after the last event.
         yield f": {error.code}\n\n"
     finally:
         context.streams -= 1
@@ -122,5 +125,5 @@ async def _stream(context: Context, start: str, past: Sequence[Event], *, follow
 
 @lru_cache(maxsize=_RECENT)
 def _line(event: Event) -> str:
-    """An event on the wire; put into words once for all who follow."""
+    """Serialize an event once for all streams."""
     return f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.data)}\n\n"

@@ -1,4 +1,4 @@
-"""The kinds of fields that bodies are made of, as exactly as the OpenAPI document can say it."""
+"""Types of the fields of bodies, as exact as the OpenAPI document can describe them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ EXTENSION = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
 def _no_null(value: str) -> str:
     if "\x00" in value:
-        message = "PostgreSQL cannot store the character U+0000; leave it out"
+        message = "must not contain the character U+0000, which PostgreSQL cannot store"
         raise ValueError(message)
     return value
 
 
 def number(value: object) -> object:
-    """For numbers that are numbers in JSON, too."""
+    """Refuse booleans and strings, which pydantic would convert to numbers."""
     if isinstance(value, bool | str):
-        message = "a number is wanted"
-        raise ValueError(message)  # noqa: TRY004 - this is how pydantic hears of it
+        message = "must be a number"
+        raise ValueError(message)  # noqa: TRY004 - pydantic expects a ValueError
     return value
 
 
@@ -36,7 +36,7 @@ def _pairs(value: dict[str, str]) -> dict[str, str]:
 
 
 NO_NULL: JsonDict = {"pattern": "^[^\\u0000]*$"}
-"""What ``_no_null`` checks, for the OpenAPI document."""
+"""The check of ``_no_null`` for the OpenAPI document."""
 Text = Annotated[str, AfterValidator(_no_null), Field(json_schema_extra=NO_NULL)]
 Sql = Annotated[Text, Field(json_schema_extra={"format": "sql"})]
 Key = Annotated[str, Field(min_length=1, max_length=100)]

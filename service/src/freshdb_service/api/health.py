@@ -1,4 +1,4 @@
-"""Probes and metrics: open to everybody, and no sign that somebody uses the service."""
+"""Probes and metrics. They need no token, and they do not reset the idle time of the service."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez", response_model=AliveOut)
 async def livez() -> Response:
-    """The process answers."""
+    """Liveness probe: the process answers."""
     return answer(AliveOut(status="ok", version=__version__))
 
 
 @router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
 async def readyz(request: Request) -> Response:
-    """The control plane, Redis and every managed server answer."""
+    """Readiness probe: the control plane, Redis and every managed server answer."""
     context: Context = request.app.state.context
     probes = {"control_plane": context.resources.store.ping(), "redis": context.resources.redis.ping()}
     probes |= {f"server {name}": server.ping() for name, server in context.resources.servers.items()}

@@ -35,7 +35,7 @@ from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.leasing.quotas import longest_life, too_long
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
-from freshdb_service.observability.logs import note
+from freshdb_service.observability.logs import add_to_log_context
 from freshdb_service.store.leases import LeaseFilter
 
 router = APIRouter(prefix="/leases", tags=["leases"])
@@ -45,7 +45,7 @@ IdempotencyKey = Annotated[
     Header(
         max_length=255,
         min_length=1,
-        description="the same key gets the same lease again, also after a lost answer",
+        description="a retry with the same key returns the same lease, for example after a lost response",
     ),
 ]
 
@@ -58,7 +58,7 @@ async def acquire(
     principal: Holder,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Lease a clean database: at once if one is ready, else after standing in the queue for up to `wait_seconds`."""
+    """Lease a clean database. If none is ready, the request waits in the queue for up to `wait_seconds`."""
     [granted] = await _acquire([body], request, context, principal, idempotency_key)
     return answer(lease_out(context, granted, principal), status_code=201)
 
@@ -71,11 +71,11 @@ async def acquire_batch(
     principal: Holder,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Lease several at once, all or none."""
+    """Lease several databases at once: all of them or none."""
     most = context.settings.max_batch
     if len(body.leases) > most:
         field = "leases"
-        raise invalid(field, f"at most {most} at once")
+        raise invalid(field, f"must have at most {most} leases (max_batch={most}); send several batches")
     granted = await _acquire(body.leases, request, context, principal, idempotency_key)
     return answer(
         LeasesOut(items=[lease_out(context, one, principal) for one in granted], next=None), status_code=201
@@ -87,13 +87,13 @@ async def listing(
     request: Request,
     context: InContext,
     principal: Reader,
-    state: Annotated[list[LeaseState] | None, Query(description="by default those that live")] = None,
+    state: Annotated[list[LeaseState] | None, Query(description="by default the live ones")] = None,
     template: Annotated[str | None, Query(max_length=300, json_schema_extra=NO_NULL)] = None,
     isolation: Isolation | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
-    """Leases, oldest first, without passwords. `holder.KEY=VALUE` and `label.KEY=VALUE` filter by what was given."""
+    """Leases, oldest first, without passwords. `holder.KEY=VALUE` and `label.KEY=VALUE` filter by holder and labels."""
     del principal
     wanted = LeaseFilter(
         states=frozenset(state) if state else LEASE_LIVE,
@@ -113,7 +113,7 @@ async def listing(
 
 @router.get("/{lease_id}", response_model=LeaseOut, responses=refusals(404))
 async def show(lease_id: str, context: InContext, principal: Reader) -> Response:
-    """One lease; with its password only for who acquired it."""
+    """One lease. Only the token that acquired it gets its password."""
     return answer(lease_out(context, await context.leases.show(_lease_id(lease_id)), principal))
 
 
@@ -121,7 +121,7 @@ async def show(lease_id: str, context: InContext, principal: Reader) -> Response
 async def renew(
     lease_id: str, request: Request, context: InContext, principal: Holder, body: RenewIn | None = None
 ) -> Response:
-    """Heartbeat: the lease ends so long from now. Answers with what was granted, which the longest life may cut."""
+    """Heartbeat: extend the lease by `ttl_seconds` from now. The granted TTL may be shorter, near the maximum life."""
     identifier = _lease_id(lease_id)
     asked = body.ttl_seconds if body is not None else None
     ttl = None if asked is None else _ttl(asked, context.settings, principal)
@@ -136,7 +136,7 @@ async def renew(
 
 
 async def _heartbeat(request: Request) -> Response:
-    """``renew``, told by hand what FastAPI would find out for it."""
+    """Call ``renew`` without FastAPI's parsing and dependency injection."""
     context, principal = await in_context(request), await holder(request)
     given = await request.body()
     try:
@@ -147,14 +147,14 @@ async def _heartbeat(request: Request) -> Response:
 
 
 HEARTBEAT: Final = Route("/v1/leases/{lease_id}/renew", _heartbeat, methods=["POST"])
-"""Stands before ``renew`` among the routes. There are more heartbeats than anything else, and none may be late: what FastAPI
-does for a request would be half of what one costs."""
+"""Precedes ``renew`` among the routes. Heartbeats are the most frequent requests and must not be late, and FastAPI's share
+would be half of the cost of one."""
 _RENEWAL: Final = TypeAdapter[RenewIn | None](RenewIn | None)
 
 
 @router.post("/{lease_id}/reset", response_model=LeaseOut, responses=refusals(404, 409, 410))
 async def reset(lease_id: str, context: InContext, principal: Holder) -> Response:
-    """Make the database clean, for the same lease. Open connections end; the answer has the new user and password."""
+    """Reset the database and keep the lease. Open connections are closed. The response has a new user and password."""
     granted = await context.leases.reset(
         _lease_id(lease_id), principal=principal.name, address=principal.address
     )
@@ -163,7 +163,7 @@ async def reset(lease_id: str, context: InContext, principal: Holder) -> Respons
 
 @router.post("/{lease_id}/keep", response_model=LeaseOut, responses=refusals(404, 409, 410))
 async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepIn | None = None) -> Response:
-    """Hold the database back for a look, with a TTL of its own; no heartbeat is needed."""
+    """Keep the database for inspection, with its own TTL and without heartbeats."""
     asked = body or KeepIn()
     settings = context.settings
     if asked.ttl_seconds is None:
@@ -188,13 +188,13 @@ async def release(
     principal: Holder,
     *,
     force: Annotated[
-        bool, Query(description="revoke: also somebody else's lease; needs the scope admin")
+        bool, Query(description="revoke the lease, also that of another token; needs the scope `admin`")
     ] = False,
 ) -> Response:
-    """Give a lease back; its database is cleaned in the background. With `force=true`, revoke it.
+    """Release a lease. Its database is reset in the background. With `force=true`, revoke the lease.
 
-    `leftovers` says what was still open (connections, prepared transactions, advisory locks), and names some of the objects
-    that were created or defined in another way, for which the database has to be made anew.
+    `leftovers` counts connections, prepared transactions and advisory locks that were still open. It also names some of the
+    objects that were created or redefined, for which the database must be rebuilt.
     """
     identifier = _lease_id(lease_id)
     if not force:
@@ -236,14 +236,14 @@ async def _acquire(
         principal=principal.name,
         wait_seconds=max(waits),
         idempotency_key=idempotency_key,
-        gone=lambda: _gone(request),
-        resting=request.scope[SLOT].leave,
+        gone=lambda: _disconnected(request),
+        resting=request.scope[SLOT].release,
         token=principal.token,
         address=principal.address,
     )
     first = granted[0].lease
     ids = ",".join(str(one.lease.id) for one in granted)
-    note(
+    add_to_log_context(
         lease=ids,
         template=first.template,
         pool=str(first.pool_id),
@@ -252,14 +252,14 @@ async def _acquire(
     return granted
 
 
-async def _gone(request: Request) -> None:
-    """Return once the caller has hung up. The body was read: nothing else can come."""
+async def _disconnected(request: Request) -> None:
+    """Return when the client has disconnected. The body was read, so no other message can arrive."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def lease_out(context: Context, granted: Granted, principal: Principal | None) -> LeaseOut:
-    """A lease on the wire; with its password only for who acquired it."""
+    """Convert a lease for the response. Only the principal that acquired it gets the password."""
     row = granted.lease
     host, port = context.resources.address(row.server)
     return LeaseOut.of(granted, host, port, secret=principal is not None and principal.name == row.principal)
@@ -286,7 +286,8 @@ def _wait(asked: float | None, settings: Settings) -> float:
         return settings.default_wait_seconds
     if asked > settings.max_wait_seconds:
         raise invalid(
-            field, f"must be at most {settings.max_wait_seconds:g} seconds; ask again to wait longer"
+            field,
+            f"must be at most {settings.max_wait_seconds:g} seconds; to wait longer, send the request again",
         )
     return asked
 
@@ -295,9 +296,9 @@ def _lease_id(text: str) -> UUID:
     try:
         identifier = UUID(text)
     except ValueError:
-        message = f"{text[:60]!r} is no lease id: that is the UUID in `id` of the acquired lease"
+        message = f"{text[:60]!r} is not a lease id; send the UUID in `id` of the acquired lease"
         raise LeaseNotFound(message) from None
-    note(lease=str(identifier))
+    add_to_log_context(lease=str(identifier))
     return identifier
 
 
@@ -311,5 +312,5 @@ def _pairs(request: Request, prefix: str) -> dict[str, str]:
 
 def _storable(field: str, value: str | None) -> str | None:
     if value is not None and "\x00" in value:
-        raise invalid(field, "the character U+0000 cannot be in it")
+        raise invalid(field, "must not contain the character U+0000")
     return value

@@ -1,11 +1,11 @@
-"""Tokens, by whoever may log in to the control plane's database: no service is asked, and none need run.
+"""Management of tokens directly in the control plane's database, without a running service.
 
-So the first token of an installation is made, and a new one when all are lost. What is done here is recorded in the trail
-like everything else, in the name of the user of the machine. Replicas that run hear of it within
-``token_refresh_seconds``.
+It creates the first token of an installation, or a new one when all are lost. The caller needs a login for the control
+plane's database. Changes are in the audit log, with the user of the machine as principal. Running replicas reload the tokens
+within ``token_refresh_seconds``.
 
-The database must be a control plane already, of this version: somebody who names another one by mistake gets no tables
-made in it. The first start of the service makes it, also one that ends with "there is no token".
+The database must already be a control plane of this version, so that a wrong DSN does not create tables in another database.
+The first start of the service creates the control plane, even if it then fails with "there is no token".
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _MOST: Final = 100_000
 
 
 class OfflineTokens:
-    """The tokens of an installation, by its control plane's database; blocking. Answers as the REST interface does.
+    """Blocking access to the tokens in a control plane's database, with the results of the REST API.
 
     Args:
-        dsn: of the control plane's database.
-        who: is recorded as having done it.
+        dsn: DSN of the control plane's database.
+        who: principal for the audit log.
     """
 
     def __init__(self, dsn: str, *, who: str) -> None:
         if urlsplit(dsn).scheme not in {"postgresql", "postgres"}:
-            message = "the control plane's database is given as postgresql://user:password@host:port/database"
+            message = "the DSN of the control plane must be postgresql://user:password@host:port/database"
             raise ConfigurationError(message)
         self._dsn = dsn
         self._by = Actor(f"{who} (control plane)")
@@ -84,7 +84,7 @@ class OfflineTokens:
         return IssuedTokenOut.issued(issued).model_dump(mode="json")
 
     def revoke(self, reference: str) -> Wire:
-        """As ``DELETE /v1/tokens/{reference}``; its leases end by their TTL."""
+        """As ``DELETE /v1/tokens/{reference}``. Leases of the token end by their TTL."""
         token = self._with(lambda registry: registry.revoke(reference, self._by))
         return RevokedTokenOut.after(token, 0).model_dump(mode="json")
 
@@ -96,11 +96,15 @@ class OfflineTokens:
         try:
             step = await migrations.step_of(store)
             if step != migrations.newest_step():
-                found = "none" if step is None else f"one of another version (step {step})"
+                found = (
+                    "no control plane"
+                    if step is None
+                    else f"a control plane of another version (step {step})"
+                )
                 message = (
-                    f"this database is no control plane of this version of freshdb, but {found}: name the right one "
-                    "(freshdb_control on the first server, unless you named another), and start the service once: it makes "
-                    "its control plane, even if it then refuses to listen without a token"
+                    f"this database is {found}: give the DSN of the right one (freshdb_control on the first server, unless "
+                    "FRESHDB_CONTROL names another), and start this version of the service once, which creates or upgrades "
+                    "it, even if it then refuses to listen without a token"
                 )
                 raise ConfigurationError(message)
             return await work(TokenRegistry(store))

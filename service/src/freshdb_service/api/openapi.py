@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI finds in the routes, made exact.
+"""The OpenAPI document: FastAPI's, with more exact errors, limits and links.
 
-A route names the errors of its own (``problems.refusals``); those that any request can end with are added here, and so are
-the bounds that only the settings know. ``make fuzz`` holds the service to what the document says.
+A route declares its own errors (``problems.refusals``). This module adds the errors of all requests and the limits from the
+settings. ``make fuzz`` checks the service against the document.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from freshdb_service.config import Settings
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """The error of one field of a request."""
 
     field: str
     message: str
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; ``code`` is stable, and the same in the client."""
+    """RFC 9457 problem details. ``code`` is stable and the same in the client."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -39,9 +39,9 @@ class Problem(BaseModel):
 
 
 _ANY: Final = (400, 408, 413, 414, 415, 431)
-"""Whatever is asked: that it cannot be read, does not arrive, is too large, or no JSON."""
+"""Statuses of all requests: malformed, not received in time, too large, or not JSON."""
 _ASKING: Final = (401, 403, 422, 429, 503)
-"""What the gate, the checks of the input, and servers that are away refuse."""
+"""Statuses of all API requests: authentication, validation, limits, and unavailable servers."""
 _FASTAPIS_OWN: Final = ("HTTPValidationError", "ValidationError")
 
 
@@ -68,22 +68,22 @@ _LINKS: Final = (
     (("POST", "/v1/templates", "201"), "template_id", "id", _OF_A_BUILD),
     (("POST", "/v1/templates", "201"), "reference", "id", _OF_A_TEMPLATE),
 )
-"""Which answer names what which calls are about: answer, parameter, where it stands in the answer, calls."""
+"""Links from responses to further requests: response, parameter, position of its value in the response, requests."""
 
 
 _ANYTHING: Final = "{reference}"
-"""The one variable that slashes may be in."""
+"""The only path parameter whose value may contain slashes."""
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Have the application describe itself exactly."""
+    """Replace the OpenAPI document of the application."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app, settings)
         return app.openapi_schema
 
-    # FastAPI's own way of changing the document.
+    # The documented way to change FastAPI's document.
     app.openapi = openapi  # type: ignore[method-assign]
 
 
@@ -112,7 +112,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
 
 
 def allowed(app: FastAPI, path: str) -> list[str]:
-    """The methods that a path answers to, by the document; of the paths that fit, the most exact one decides."""
+    """Return the allowed methods of a path, from the most specific matching path of the document."""
     fitting = [
         (_ANYTHING in template, template.count("{"), sorted(method.upper() for method in methods))
         for template, methods in app.openapi()["paths"].items()
@@ -133,7 +133,7 @@ def _form(template: str) -> re.Pattern[str]:
 
 
 def _link(document: dict[str, Any]) -> None:
-    """Say in which other calls the id of an answer is wanted."""
+    """Add links from ids in responses to the requests that take them."""
     operations = {
         (method.upper(), path): operation["operationId"]
         for path, methods in document["paths"].items()
@@ -153,21 +153,21 @@ def _link(document: dict[str, Any]) -> None:
 
 
 def _complete(operation: dict[str, Any], *, asking: bool) -> None:
-    """Add the errors that any request can end with."""
+    """Add the errors of all requests."""
     for parameter in operation.get("parameters", ()):
-        # What stands in a path, a query or a header is never null: it is left out.
+        # Parameters in a path, a query or a header are never null, but omitted.
         schema = parameter["schema"]
         kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
         schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's own
-    for status, said in refusals(*_ANY, *(_ASKING if asking else ())).items():
-        responses.setdefault(str(status), said)
+    for status, response in refusals(*_ANY, *(_ASKING if asking else ())).items():
+        responses.setdefault(str(status), response)
     operation["responses"] = dict(sorted(responses.items()))
 
 
 def _bound(schemas: dict[str, Any], settings: Settings) -> None:
-    """Write the bounds of the settings into the schemas of the bodies."""
+    """Add the limits from the settings to the schemas of the bodies."""
     ttl = {"minimum": settings.min_ttl_seconds, "maximum": settings.max_ttl_seconds}
     wait = {"maximum": settings.max_wait_seconds}
     for model, field, bounds in (

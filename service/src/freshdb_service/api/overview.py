@@ -1,4 +1,4 @@
-"""Routes for people who look: the whole at a glance, who waits, servers, and who they are themselves."""
+"""Routes of the overview, the queue, the servers and the caller's own token."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ router = APIRouter(tags=["overview"])
 
 @router.get("/whoami", response_model=CallerOut)
 async def whoami(context: InContext, principal: Caller) -> Response:
-    """Whom the token stands for, and what it may do."""
+    """Principal and scopes of the caller's token."""
     scopes = [scope for scope in SCOPES if principal.has(scope)]
     return answer(CallerOut(principal=principal.name, scopes=scopes, open=not context.token_cache.closed))
 
 
 @router.get("/overview", response_model=OverviewOut)
 async def overview(context: InContext, principal: Reader) -> Response:
-    """Is it healthy? If not: what is the matter, why, and what to do."""
+    """Health and counts of the whole installation. Each finding has its reason and remedy."""
     del principal
-    seen = await context.overview.glance()
+    seen = await context.overview.snapshot()
     return answer(
         OverviewOut(
             status=status_of(seen.findings),
@@ -59,10 +59,12 @@ async def overview(context: InContext, principal: Reader) -> Response:
 async def waiters(
     context: InContext,
     principal: Reader,
-    pool: Annotated[str | None, Query(pattern=UUID_PATTERN, description="of this pool alone")] = None,
+    pool: Annotated[
+        str | None, Query(pattern=UUID_PATTERN, description="only the queue of this pool")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """Who waits for a database, since when, and why; the first `limit` of them."""
+    """Queues: callers that wait for a database, with the time and reason of their wait. The first `limit` are listed."""
     del principal
     pool_id = None if pool is None else UUID(pool)
     found = await context.overview.waiting(limit=limit, pool_id=pool_id)
@@ -71,7 +73,7 @@ async def waiters(
 
 @router.get("/servers", response_model=ServersOut)
 async def servers(context: InContext, principal: Reader) -> Response:
-    """The managed servers: what they hold, how much of their disk that takes, and their connections at this moment."""
+    """Managed servers, with their databases, disk space and current connections."""
     del principal
     limits = context.overview.limits
     found = await context.overview.servers()

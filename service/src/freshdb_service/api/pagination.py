@@ -1,7 +1,7 @@
-"""Cursors of lists: opaque to the caller, a position in the list's order to us.
+"""Cursors of lists: opaque to the caller, and a position in the order of the list to the service.
 
-A cursor is the instant of an item (microseconds since 1970) and its id. That is a form which a pattern describes exactly, so
-that the OpenAPI document can say what is a cursor and what is none.
+A cursor is an item's instant (microseconds since 1970) and id. A pattern describes this form exactly, so the OpenAPI
+document can have it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def cursor(at: datetime, identifier: UUID) -> str:
-    """The cursor after an item."""
+    """Return the cursor after an item."""
     return f"{(at - _EPOCH) // timedelta(microseconds=1)}.{identifier}"
 
 
 def position(text: str | None) -> tuple[datetime, UUID] | None:
-    """Read a cursor, which has the form of ``CURSOR``."""
+    """Parse a cursor, which must match ``CURSOR``."""
     if text is None:
         return None
     microseconds, _, identifier = text.partition(".")

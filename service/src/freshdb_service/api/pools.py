@@ -14,7 +14,7 @@ from freshdb_service.api.problems import refusals
 from freshdb_service.api.schemas import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.api.schemas_status import HistoryOut
 from freshdb_service.errors import PoolNotFound
-from freshdb_service.observability.logs import note
+from freshdb_service.observability.logs import add_to_log_context
 
 router = APIRouter(prefix="/pools", tags=["pools"])
 
@@ -26,7 +26,7 @@ async def listing(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=UUID_PATTERN)] = None,
 ) -> Response:
-    """Pools and their health."""
+    """Pools, with their sizes, databases and queues."""
     del principal
     position = UUID(after) if after is not None else None
     found = await context.pools.listing(limit=limit, after=position)
@@ -36,7 +36,7 @@ async def listing(
 
 @router.get("/{pool_id}", response_model=PoolOut, responses=refusals(404))
 async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
-    """One pool and its health."""
+    """One pool, with its sizes, databases and queue."""
     del principal
     return answer(PoolOut.of(await context.pools.show(_pool_id(pool_id))))
 
@@ -47,13 +47,13 @@ async def history(
     context: InContext,
     principal: Reader,
     seconds: Annotated[
-        int, Query(ge=60, le=86_400, description="how far back; a day at most is kept")
+        int, Query(ge=60, le=86_400, description="length of the history; one day is stored")
     ] = 3600,
 ) -> Response:
-    """What a pool was like: databases by state, who waited, and how long grants and resets took, by percentile.
+    """History of a pool: databases by state, callers in the queue, and percentiles of the times of grants and resets.
 
-    A point for every minute (every five, of a day) in which anything is known; the last one goes on. Numbers come some
-    seconds behind what happens.
+    There is one point per minute (per five minutes, of a day) with data. The last point is still growing. Numbers are some
+    seconds old.
     """
     del principal
     identifier = _pool_id(pool_id)
@@ -64,7 +64,7 @@ async def history(
 
 @router.patch("/{pool_id}", response_model=PoolOut, responses=refusals(404))
 async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Admin) -> Response:
-    """Change a pool's sizes; what is left out stays."""
+    """Change a pool's sizes. Omitted ones keep their values."""
     sizes = body.model_dump(exclude_none=True)
     return answer(PoolOut.of(await context.pools.resize(_pool_id(pool_id), sizes, by=principal.actor)))
 
@@ -73,7 +73,7 @@ def _pool_id(text: str) -> UUID:
     try:
         identifier = UUID(text)
     except ValueError:
-        message = f"{text[:60]!r} is no pool id: that is the UUID in `id` of a pool"
+        message = f"{text[:60]!r} is not a pool id; send the UUID in `id` of a pool (GET /v1/pools)"
         raise PoolNotFound(message) from None
-    note(pool=str(identifier))
+    add_to_log_context(pool=str(identifier))
     return identifier

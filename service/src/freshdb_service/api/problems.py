@@ -1,4 +1,4 @@
-"""Errors on the wire (RFC 9457), and the one table from code to status."""
+"""Errors as problem details (RFC 9457), with the table of codes and statuses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _HTTP_CODES: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
 }
 Responses = dict[int | str, dict[str, Any]]
-"""What a route says of its answers."""
+"""The ``responses`` of a route, for FastAPI."""
 MEDIA_TYPE: Final = "application/problem+json"
 _RETRIED: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _RETRY_SECONDS: Final = 1
@@ -69,7 +69,7 @@ def problem(
     retry_after_seconds: float | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> JSONResponse:
-    """The answer for an error."""
+    """Create the response for an error."""
     status = STATUS[code]
     headers: dict[str, str] = {}
     if status is HTTPStatus.SERVICE_UNAVAILABLE or retry_after_seconds is not None:
@@ -88,33 +88,35 @@ def problem(
 
 
 def refusals(*statuses: int) -> Responses:
-    """What a route says in the OpenAPI document of the errors that it can end with."""
+    """Return the ``responses`` of a route for its errors, for the OpenAPI document."""
     return {status: _refusal(HTTPStatus(status)) for status in statuses}
 
 
 def _refusal(status: HTTPStatus) -> dict[str, Any]:
     codes = ", ".join(f"`{code}`" for code, its in STATUS.items() if its is status)
-    said: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": f"{status.phrase}: {codes}",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if status in _RETRIED:
-        always = status is HTTPStatus.SERVICE_UNAVAILABLE  # a quota may be one that waiting does not help
-        said["headers"] = {"Retry-After": {"required": always, "schema": {"type": "integer", "minimum": 1}}}
+        always = status is HTTPStatus.SERVICE_UNAVAILABLE  # for some quotas, waiting does not help
+        response["headers"] = {
+            "Retry-After": {"required": always, "schema": {"type": "integer", "minimum": 1}}
+        }
     if status is HTTPStatus.UNAUTHORIZED:
-        said["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
-    return said
+        response["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return response
 
 
 def raw(answer: Response) -> bytes:
-    """An answer that no application gives: as it goes over the wire, after which the connection is closed."""
+    """Serialize a response for a connection that is then closed, without an ASGI application."""
     lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
     lines += [name + b": " + value for name, value in answer.raw_headers]
     return b"\r\n".join([*lines, b"connection: close", b"", bytes(answer.body)])
 
 
 def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[str]]) -> None:
-    """Translate every error that a request can end with; ``allowed`` knows the methods of a path."""
+    """Install the handlers of all exceptions. ``allowed`` returns the methods of a path."""
 
     @app.exception_handler(FreshdbError)
     async def _known(_: Request, error: FreshdbError) -> JSONResponse:
@@ -147,18 +149,16 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         metrics.refusals.labels("internal_error").inc()
-        return problem(
-            "internal_error", "the service made a mistake; its log says more, by this X-Request-Id"
-        )
+        return problem("internal_error", "internal error; see the service log for this X-Request-Id")
 
 
 def invalid(field: str, message: str) -> InvalidRequest:
-    """The error for one field that is wrong in a way that only the settings know."""
+    """Create the error for one field that violates a limit from the settings."""
     return InvalidRequest(f"{field}: {message}", extra={"errors": [{"field": field, "message": message}]})
 
 
 def _field(error: Mapping[str, Any]) -> str:
-    if error["type"] == "json_invalid":  # it is somewhere in the text, and in no field
+    if error["type"] == "json_invalid":  # the position is in the text, not in a field
         return "body"
     parts = (str(part) for part in error["loc"] if part not in {"body", "query", "path", "header"})
     return ".".join(parts) or "body"

@@ -1,11 +1,10 @@
-"""What a request may be: no larger than so much, in JSON, and one of not more than so many at once.
+"""Limits of requests: size and type of the body, and number of requests in progress.
 
-Bodies that are too large are refused before they are read (as declared) or while they are (as sent). FastAPI's own
-``max_body_size`` answers in plain text; ours is a problem document like every other error.
+A body that is too large is refused before it is read (by ``Content-Length``) or while it is read. FastAPI's
+``max_body_size`` responds in plain text, and this module with a problem document like every other error.
 
-Requests that come while too many are in progress are refused at once, to come again, instead of all becoming late together.
-Heartbeats are never refused for this, because a late one is a lost lease; nor is what gives something back, nor what looks
-after the service.
+While too many requests are in progress, further ones are refused at once and may retry, because otherwise all of them would
+become late. Heartbeats are never refused, because a late one loses its lease. Releases and probes are not refused either.
 """
 
 from __future__ import annotations
@@ -24,30 +23,32 @@ _JSON: Final = b"application/json"
 _BUSY_SECONDS: Final = 1.0
 _ACQUIRES: Final = frozenset({"/v1/leases", "/v1/leases/batch"})
 _AT_ONCE: Final = 8
-"""More at once are not done any sooner: one process works on them, and one control plane."""
+"""Acquires in progress at once. More would not be faster, because one process and one control plane handle them."""
 _ENTRANCE_SECONDS: Final = 5.0
 SLOT: Final = "freshdb.slot"
-"""Where an acquire's scope holds its slot."""
+"""Key of the ASGI scope for the slot of an acquire."""
 _ALWAYS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class _Body(NamedTuple):
-    """What a request says of its body."""
+    """Declared length and type of a body."""
 
     length: int
     kind: bytes
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies over ``most`` bytes with 413, and other bodies than JSON with 415."""
+    """ASGI middleware that refuses bodies larger than ``most`` bytes with 413, and bodies other than JSON with 415."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
-        self._sentence = f"a body may have at most {most} bytes; send less, or in parts"
+        self._sentence = (
+            f"the body is larger than {most} bytes (max_body_bytes); split it into several requests"
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting what comes in."""
+        """Handle one request, and count the bytes of its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,8 +62,8 @@ class BodyLimit:
             await refusal(scope, receive, send)
             return
         if body.kind.partition(b";")[0].strip().lower() != _JSON:
-            kind = body.kind.decode("latin-1")[:100] or "without a type"
-            sentence = f"a body is JSON (Content-Type: application/json), not {kind}"
+            kind = body.kind.decode("latin-1")[:100] or "missing"
+            sentence = f"the Content-Type must be application/json, and it is {kind}"
             await problem("unsupported_media_type", sentence)(scope, receive, send)
             return
         got = 0
@@ -83,7 +84,7 @@ def _declared(scope: Scope) -> _Body | None:
     length, kind, chunked = 0, b"", False
     for name, value in scope["headers"]:
         if name == b"content-length":
-            length = int(value)  # whoever parsed the request has seen that it is a number
+            length = int(value)  # the HTTP parser has checked that it is a number
         elif name == b"content-type":
             kind = value
         elif name == b"transfer-encoding":
@@ -92,7 +93,7 @@ def _declared(scope: Scope) -> _Body | None:
 
 
 class RequestLimit:
-    """ASGI middleware that lets ``most`` requests be in progress, and refuses more with 503."""
+    """ASGI middleware that allows ``most`` requests in progress, and refuses further ones with 503."""
 
     def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
         self._app = app
@@ -102,12 +103,12 @@ class RequestLimit:
         metrics.requests_in_progress.set_function(lambda: self._in_progress)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Handle or refuse one request."""
         if self._in_progress >= self._most and scope["type"] == "http" and not _urgent(scope):
             self._metrics.refusals.labels("backend_unavailable").inc()
             refusal = problem(
                 "backend_unavailable",
-                f"{self._most} requests are in progress, as many as may be (max_requests); ask again",
+                f"{self._most} requests are in progress (max_requests={self._most}); retry later",
                 retry_after_seconds=_BUSY_SECONDS,
             )
             await refusal(scope, receive, send)
@@ -120,24 +121,24 @@ class RequestLimit:
 
 
 class AcquireSlot:
-    """The right of one acquire to be worked on."""
+    """Slot of an acquire in progress."""
 
     def __init__(self, slots: asyncio.Semaphore) -> None:
         self._slots: asyncio.Semaphore | None = slots
 
-    def leave(self) -> None:
-        """Let the next one in: this one is answered, or only waits for now."""
+    def release(self) -> None:
+        """Free the slot, because the acquire has its response or waits in a queue."""
         slots, self._slots = self._slots, None
         if slots is not None:
             slots.release()
 
 
 class AcquireLimit:
-    """ASGI middleware that lets few acquires be worked on at once, so that a thousand of them keep nobody else waiting.
+    """ASGI middleware that limits the acquires in progress, so that a thousand of them do not delay other requests.
 
-    What is done for one request is done in many small steps, in turn with those of all others. With a thousand acquires
-    under way a heartbeat would wait for a thousand steps at each of its own; so the others wait here, before anything is
-    done for them. Whoever stands in a pool's queue lets the next one in.
+    The event loop runs one small step of each request after the other. With a thousand acquires in progress, a heartbeat
+    would wait for a thousand steps before each of its own. So further acquires wait here before their first step. An acquire
+    that waits in the queue of a pool frees its slot.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -146,13 +147,13 @@ class AcquireLimit:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on when it is its turn."""
+        """Handle one request, after waiting for a slot if it is an acquire."""
         if scope["type"] != "http" or scope["path"] not in _ACQUIRES or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         if not await self._entered():
             self._metrics.refusals.labels("backend_unavailable").inc()
-            sentence = "too many acquires came before this one; ask again"
+            sentence = "too many acquires are in progress; retry later"
             await problem("backend_unavailable", sentence, retry_after_seconds=_BUSY_SECONDS)(
                 scope, receive, send
             )
@@ -161,7 +162,7 @@ class AcquireLimit:
         try:
             await self._app(scope, receive, send)
         finally:
-            slot.leave()
+            slot.release()
 
     async def _entered(self) -> bool:
         if not self._slots.locked():

@@ -1,4 +1,4 @@
-"""What goes over the wire, in and out. Durations in seconds, instants in UTC (RFC 3339)."""
+"""Bodies of requests and responses. Durations are in seconds, instants in UTC (RFC 3339)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _In(BaseModel):
 
 
 class RegisterIn(_In):
-    """A template to find or to make."""
+    """A template to find or to build."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -50,17 +50,19 @@ class RegisterIn(_In):
         pattern=NAME, description="letters, digits, `.`, `_`, `-`, `/`; at most 100", examples=["shop"]
     )
     fingerprint: str | None = Field(
-        default=None, pattern=FINGERPRINT, description="a hash of what it is made from"
+        default=None, pattern=FINGERPRINT, description="hash of the sources of the template"
     )
-    sql: list[Sql] | None = Field(default=None, min_length=1, description="scripts, run one after the other")
+    sql: list[Sql] | None = Field(
+        default=None, min_length=1, description="SQL scripts, executed in this order"
+    )
     extensions: list[
         Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
     ] = Field(default=[], max_length=50)
     build_seconds: Duration | None = Field(
-        default=None, gt=0, description="how long a build by URL may go unrenewed"
+        default=None, gt=0, description="deadline of a build by URL, from its start or last renewal"
     )
     wait_seconds: Duration | None = Field(
-        default=None, ge=0, description="with `sql`: how long to wait for the build"
+        default=None, ge=0, description="with `sql`: maximum wait for the build"
     )
 
 
@@ -71,30 +73,31 @@ class TokenIn(_In):
 
 
 class FailedIn(TokenIn):
-    """Why a build failed."""
+    """The reason for a failed build."""
 
     message: Annotated[Text, Field(max_length=10_000)] = "the builder gave no reason"
 
 
 class AcquireIn(_In):
-    """What to lease."""
+    """A request for a lease."""
 
     template: str = Field(
         pattern=REFERENCE, description="`name` for the newest, or `name@fingerprint`", examples=["shop"]
     )
     isolation: Isolation = Isolation.DATABASE
     ttl_seconds: Duration | None = Field(
-        default=None, description="the lease ends so long after its last heartbeat"
+        default=None, description="time after the last heartbeat at which the lease expires"
     )
-    wait_seconds: Duration | None = Field(default=None, ge=0, description="how long to stand in the queue")
+    wait_seconds: Duration | None = Field(default=None, ge=0, description="maximum wait in the queue")
     holder: Pairs = Field(
-        default={}, description="who has it: a name, a CI run's URL, a test's node id, a worker"
+        default={},
+        description="the holder, for example user name, URL of the CI run, node id of the test, worker",
     )
     labels: Pairs = Field(default={})
 
 
 class BatchIn(_In):
-    """Several leases, all or none."""
+    """A request for several leases: all of them or none."""
 
     leases: list[AcquireIn] = Field(min_length=1)
 
@@ -106,14 +109,14 @@ class RenewIn(_In):
 
 
 class KeepIn(_In):
-    """Hold a lease's database back for a look."""
+    """Keep a lease's database for inspection."""
 
     ttl_seconds: Duration | None = None
     reason: Annotated[Text, Field(max_length=1000)] | None = None
 
 
 class ResizeIn(_In):
-    """New sizes of a pool; what is left out stays."""
+    """New sizes of a pool. Omitted ones keep their values."""
 
     min_ready: Count | None = Field(default=None, ge=0, le=10_000)
     max_size: Count | None = Field(default=None, ge=1, le=10_000)
@@ -121,7 +124,7 @@ class ResizeIn(_In):
 
 
 class BuildOut(BaseModel):
-    """The right to fill a template's database; only in the answer to the caller who got it."""
+    """Access to the database of a template in build. Only the caller who got the build receives it."""
 
     url: str
     host: str
@@ -153,7 +156,7 @@ class TemplateOut(BaseModel):
 
     @classmethod
     def of(cls, row: TemplateRow) -> TemplateOut:
-        """From its row."""
+        """Convert a row."""
         return cls(
             id=row.id,
             name=row.name,
@@ -171,7 +174,7 @@ class TemplateOut(BaseModel):
 
     @classmethod
     def registered(cls, answer: Registered) -> TemplateOut:
-        """With the build, if this caller got it."""
+        """Convert a registered template, with the build if this caller got it."""
         template = cls.of(answer.template)
         if (build := answer.build) is not None:
             login = build.login
@@ -190,7 +193,7 @@ class TemplateOut(BaseModel):
 
 
 class LeaseOut(BaseModel):
-    """A lease. ``password`` and ``url`` are there only for who acquired it, while it lives, and never in lists."""
+    """A lease. ``password`` and ``url`` are null in lists, for other tokens, and after its end."""
 
     id: UUID
     state: LeaseState
@@ -220,7 +223,7 @@ class LeaseOut(BaseModel):
 
     @classmethod
     def of(cls, granted: Granted, host: str, port: int, *, secret: bool) -> LeaseOut:
-        """From its row; with the password only when ``secret``."""
+        """Convert a lease, with the password only if ``secret``."""
         row = granted.lease
         password = row.password if secret and row.state in LEASE_LIVE else None
         return cls.model_construct(
@@ -253,7 +256,7 @@ class LeaseOut(BaseModel):
 
 
 class LeftoversOut(BaseModel):
-    """What a holder left behind. ``objects`` were created or defined in another way: the database is made anew for them."""
+    """Leftovers of a holder. The database is rebuilt because of ``objects``, which were created or redefined."""
 
     connections: int
     prepared_transactions: int
@@ -262,13 +265,13 @@ class LeftoversOut(BaseModel):
 
 
 class ReleasedOut(LeaseOut):
-    """A lease that is over. ``leftovers`` is null where it is not known, as when it had been released before."""
+    """An ended lease. ``leftovers`` is null if unknown, for example if the lease had already been released."""
 
     leftovers: LeftoversOut | None
 
     @classmethod
     def after(cls, lease: LeaseOut, leftovers: Leftovers | None) -> ReleasedOut:
-        """With what was left open."""
+        """Add the leftovers to a lease."""
         left = None
         if leftovers is not None:
             left = LeftoversOut(
@@ -281,7 +284,7 @@ class ReleasedOut(LeaseOut):
 
 
 class RenewalOut(BaseModel):
-    """What a heartbeat was granted."""
+    """The result of a heartbeat."""
 
     id: UUID
     ttl_seconds: float
@@ -290,7 +293,7 @@ class RenewalOut(BaseModel):
 
     @classmethod
     def of(cls, lease_id: UUID, renewal: Renewal) -> RenewalOut:
-        """From what Redis said."""
+        """Convert the answer of Redis."""
         return cls(
             id=lease_id,
             ttl_seconds=renewal.ttl_seconds,
@@ -300,7 +303,7 @@ class RenewalOut(BaseModel):
 
 
 class PoolOut(BaseModel):
-    """A pool and its health."""
+    """A pool, with its sizes, databases and queue."""
 
     id: UUID
     template: str
@@ -318,7 +321,7 @@ class PoolOut(BaseModel):
 
     @classmethod
     def of(cls, health: PoolHealth) -> PoolOut:
-        """From the pool and what it holds."""
+        """Convert a pool."""
         pool = health.pool
         return cls(
             id=pool.id,
@@ -338,7 +341,7 @@ class PoolOut(BaseModel):
 
 
 class LeasesOut(BaseModel):
-    """A page of leases; ``next`` is the cursor of the page after it."""
+    """A page of leases. ``next`` is the cursor of the next page."""
 
     items: list[LeaseOut]
     next: str | None
@@ -359,26 +362,26 @@ class PoolsOut(BaseModel):
 
 
 class DeadlineOut(BaseModel):
-    """Until when a build may go on."""
+    """The deadline of a build."""
 
     deadline_at: datetime
 
 
 class AliveOut(BaseModel):
-    """The process answers."""
+    """Result of the liveness probe."""
 
     status: Literal["ok"]
     version: str
 
 
 class ReadyOut(BaseModel):
-    """Whether everything that the service works with answers: for each part ``ok``, or what is wrong."""
+    """Result of the readiness probe: ``ok`` or the error of each part."""
 
     status: Literal["ok", "unavailable"]
     checks: Mapping[str, str]
 
 
 def url(user: str, password: str, host: str, port: int, database: str) -> str:
-    """A connection URL as libpq and every driver read it."""
+    """Return a connection URL for libpq and drivers."""
     where = f"[{host}]" if ":" in host else host
     return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@{where}:{port}/{quote(database, safe='')}"

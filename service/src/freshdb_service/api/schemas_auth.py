@@ -1,4 +1,4 @@
-"""Tokens and the audit trail on the wire. Durations in seconds, instants in UTC (RFC 3339)."""
+"""Bodies about tokens and the audit log. Durations are in seconds, instants in UTC (RFC 3339)."""
 
 from __future__ import annotations
 
@@ -23,59 +23,61 @@ _Life = Annotated[Duration, Field(gt=0, le=_LONGEST)]
 
 
 class QuotasIn(BaseModel):
-    """Quotas of a token; null is no limit but the service's own."""
+    """Quotas of a token. Null means that only the service's own limits apply."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
-    max_leases: _Count | None = Field(default=None, description="leases that live at once")
+    max_leases: _Count | None = Field(default=None, description="maximum live leases")
     max_databases: _Count | None = Field(
         default=None,
-        description="databases that there are, in whatever state, of the templates that it registered",
+        description="maximum databases, in any state, of templates that the token registered",
     )
     max_ttl_seconds: Annotated[Duration, Field(ge=1, le=_LONGEST)] | None = Field(
-        default=None, description="the longest TTL, and life, of its leases"
+        default=None, description="maximum TTL and life of its leases"
     )
     max_disk_bytes: _Bytes | None = Field(
-        default=None, description="what its templates and their databases take, as last measured"
+        default=None, description="maximum disk space of its templates and their databases, as last measured"
     )
 
     def quotas(self) -> Quotas:
-        """In the store's words."""
+        """Convert to the type of the store."""
         return Quotas(self.max_leases, self.max_databases, self.max_ttl_seconds, self.max_disk_bytes)
 
 
 class CreateTokenIn(QuotasIn):
-    """A token to make."""
+    """A token to create."""
 
     name: str = Field(
         pattern=PRINCIPAL,
-        description="who it stands for: leases belong to this name. Letters, digits, `.`, `_`, `-`; at most 100",
+        description="name of the principal, which owns its leases: at most 100 letters, digits, `.`, `_`, `-`",
         examples=["ci"],
     )
     scopes: Annotated[Sequence[Scope], Field(min_length=1, max_length=4)] = tuple(sorted(DEFAULT_SCOPES))
-    expires_seconds: _Life | None = Field(default=None, description="from now; null for never")
+    expires_seconds: _Life | None = Field(
+        default=None, description="time until the token expires; null for never"
+    )
 
     def wanted(self) -> TokenRequest:
-        """In the words of the use case."""
+        """Convert to the type of the registry."""
         return TokenRequest(self.name, frozenset(self.scopes), self.quotas(), self.expires_seconds)
 
 
 class ChangeTokenIn(QuotasIn):
-    """Other quotas: what is left out stays, null lifts one."""
+    """New quotas. Omitted quotas keep their values, and null removes a quota."""
 
 
 class RotateTokenIn(BaseModel):
-    """Another secret."""
+    """A new secret for a token."""
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
     grace_seconds: Annotated[Duration, Field(ge=0, le=30 * 86_400)] = Field(
-        default=0.0, description="how much longer the secret before works"
+        default=0.0, description="time for which the previous secret still works"
     )
 
 
 class UseOut(BaseModel):
-    """How much a token has now."""
+    """Current use of a token's quotas."""
 
     leases: int
     databases: int
@@ -106,7 +108,7 @@ class TokenOut(BaseModel):
 
     @classmethod
     def of(cls, row: TokenRow, use: TokenUsage | None = None) -> TokenOut:
-        """From its row; with what it has, if that was asked for."""
+        """Convert a row, with the use of the quotas if given."""
         return cls.model_validate(_members(row, use))
 
 
@@ -117,18 +119,18 @@ class IssuedTokenOut(TokenOut):
 
     @classmethod
     def issued(cls, issued: IssuedToken) -> IssuedTokenOut:
-        """From what was made."""
+        """Convert an issued token."""
         return cls.model_validate({**_members(issued.token, None), "token": issued.secret})
 
 
 class RevokedTokenOut(TokenOut):
-    """A token that is over, and how many leases ended with it."""
+    """A revoked token, with the number of leases that were revoked with it."""
 
     revoked_leases: int
 
     @classmethod
     def after(cls, row: TokenRow, revoked_leases: int) -> RevokedTokenOut:
-        """From its row."""
+        """Convert the row of a revoked token."""
         return cls.model_validate({**_members(row, None), "revoked_leases": revoked_leases})
 
 
@@ -140,7 +142,7 @@ class TokensOut(BaseModel):
 
 
 class RecordOut(BaseModel):
-    """One record of the audit trail. Without a principal, freshdb itself did it (or nobody known)."""
+    """An audit log entry. Without a principal, freshdb itself or an unknown caller is the actor."""
 
     id: UUID
     at: datetime
@@ -153,7 +155,7 @@ class RecordOut(BaseModel):
 
     @classmethod
     def of(cls, row: AuditRow) -> RecordOut:
-        """From its row."""
+        """Convert a row."""
         return cls(
             id=row.id,
             at=row.at,
@@ -167,7 +169,7 @@ class RecordOut(BaseModel):
 
 
 class RecordsOut(BaseModel):
-    """A page of the audit trail."""
+    """A page of the audit log."""
 
     items: list[RecordOut]
     next: str | None

@@ -1,4 +1,4 @@
-"""What people look at, on the wire. Durations in seconds, instants in UTC (RFC 3339)."""
+"""Bodies about the status of the installation. Durations are in seconds, instants in UTC (RFC 3339)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from freshdb_service.store.history import Point, ResetRow
 
 
 class CallerOut(BaseModel):
-    """Who asks. ``open`` says that no token is needed here."""
+    """The caller. ``open`` is true if the service needs no token."""
 
     principal: str
     scopes: Sequence[Scope]
@@ -29,7 +29,7 @@ class CallerOut(BaseModel):
 
 
 class FindingOut(BaseModel):
-    """Something to know: what is the matter and why, and what to do. ``code`` is stable."""
+    """A problem or notice, with its reason and remedy. ``code`` is stable."""
 
     severity: Severity
     code: str
@@ -41,12 +41,12 @@ class FindingOut(BaseModel):
 
     @classmethod
     def of(cls, one: Finding) -> FindingOut:
-        """From the diagnosis."""
+        """Convert a finding."""
         return cls.model_validate(one, from_attributes=True)
 
 
 class OverviewOut(BaseModel):
-    """The whole at a glance, as of ``at``, by the control plane's clock."""
+    """Status of the installation at ``at``, by the control plane's clock."""
 
     status: Status
     at: datetime
@@ -62,7 +62,7 @@ class OverviewOut(BaseModel):
 
 
 class WaiterOut(BaseModel):
-    """Somebody who waits for a database of a pool. ``position`` counts from 1; ``remedy`` is what helps."""
+    """A caller in the queue of a pool. ``position`` counts from 1."""
 
     pool_id: UUID
     template: str
@@ -78,7 +78,7 @@ class WaiterOut(BaseModel):
 
     @classmethod
     def of(cls, one: WaitingCaller) -> WaiterOut:
-        """From the queue."""
+        """Convert a caller of the queue."""
         return cls(
             pool_id=one.pool.id,
             template=one.pool.template,
@@ -95,14 +95,14 @@ class WaiterOut(BaseModel):
 
 
 class WaitersOut(BaseModel):
-    """Who waits, the first in each queue first."""
+    """Callers in the queues, in the order of each queue."""
 
     items: list[WaiterOut]
     next: None = None
 
 
 class SpanOut(BaseModel):
-    """How many there were, and how long they took, by percentile; null where there were none."""
+    """Count and percentiles of durations. The percentiles are null if the count is 0."""
 
     count: int
     p50: float | None
@@ -111,7 +111,7 @@ class SpanOut(BaseModel):
 
     @classmethod
     def of(cls, counts: Sequence[int]) -> SpanOut:
-        """From counts by duration."""
+        """Convert the counts of a histogram."""
         return cls(
             count=sum(counts),
             p50=percentile(counts, 50),
@@ -121,7 +121,7 @@ class SpanOut(BaseModel):
 
 
 class PointOut(BaseModel):
-    """A piece of a pool's history, from ``at`` on. ``databases`` is null where nobody looked; ``waiting`` is the most."""
+    """A step of a pool's history, from ``at`` on. ``databases`` is null if unknown, and ``waiting`` is the maximum."""
 
     at: datetime
     databases: Mapping[str, int] | None
@@ -133,7 +133,7 @@ class PointOut(BaseModel):
 
     @classmethod
     def of(cls, point: Point) -> PointOut:
-        """From what is kept."""
+        """Convert a stored point."""
         return cls(
             at=point.at,
             databases=point.databases,
@@ -146,7 +146,7 @@ class PointOut(BaseModel):
 
 
 class HistoryOut(BaseModel):
-    """A pool's history: a point for every ``step_seconds`` in which anything is known, and the whole of it together."""
+    """A pool's history: one point per ``step_seconds`` with data, and the totals of all points."""
 
     seconds: float
     step_seconds: int
@@ -157,7 +157,7 @@ class HistoryOut(BaseModel):
 
     @classmethod
     def of(cls, seconds: float, step_seconds: int, points: Sequence[Point]) -> HistoryOut:
-        """From what is kept."""
+        """Convert stored points."""
         paths: dict[str, int] = {}
         for point in points:
             for path, count in point.paths.items():
@@ -173,7 +173,7 @@ class HistoryOut(BaseModel):
 
 
 class ResetOut(BaseModel):
-    """A reset: what it took to make a database clean for a generation, why so, and what the lease before left behind."""
+    """A reset of a database: its path, the reason and duration, and the leftovers of the lease before it."""
 
     id: UUID
     at: datetime
@@ -188,7 +188,7 @@ class ResetOut(BaseModel):
 
     @classmethod
     def of(cls, row: ResetRow) -> ResetOut:
-        """From its row."""
+        """Convert a row."""
         return cls.model_validate(row, from_attributes=True)
 
 
@@ -200,7 +200,7 @@ class ResetsOut(BaseModel):
 
 
 class DatabaseOut(BaseModel):
-    """A database. ``error`` is why the last work on it failed."""
+    """A database. ``error`` is the reason if the last work on it failed."""
 
     id: UUID
     pool_id: UUID
@@ -217,19 +217,19 @@ class DatabaseOut(BaseModel):
 
     @classmethod
     def of(cls, look: DatabaseDetails) -> DatabaseOut:
-        """From what the control plane knows."""
+        """Convert the details of a database."""
         return cls.model_construct(**_members(look))
 
 
 class DatabaseLifeOut(DatabaseOut):
-    """A database, its last leases and its last resets, the newest first."""
+    """A database, with its last leases and its last resets, newest first."""
 
     leases: list[LeaseOut]
     resets: list[ResetOut]
 
     @classmethod
     def lived(cls, look: DatabaseDetails, leases: list[LeaseOut], resets: list[ResetOut]) -> DatabaseLifeOut:
-        """With what it went through."""
+        """Convert the details of a database, with its leases and resets."""
         return cls.model_construct(**_members(look), leases=leases, resets=resets)
 
 
@@ -241,7 +241,7 @@ class DatabasesOut(BaseModel):
 
 
 class ServerOut(BaseModel):
-    """A managed server. The connections are null where it does not answer; then ``error`` says why."""
+    """A managed server. If it is unavailable, its connections are null and ``error`` is the reason."""
 
     name: str
     host: str
@@ -260,7 +260,7 @@ class ServerOut(BaseModel):
 
     @classmethod
     def of(cls, one: ServerStatus, limits: ServerLimits) -> ServerOut:
-        """From what the control plane knows, and what it says itself."""
+        """Convert a server's status."""
         known, busy = one.server, one.activity
         return cls(
             name=known.name,
@@ -281,14 +281,14 @@ class ServerOut(BaseModel):
 
 
 class ServersOut(BaseModel):
-    """Every server, by name."""
+    """All servers, by name."""
 
     items: list[ServerOut]
     next: None = None
 
 
 class EventOut(BaseModel):
-    """Something that happened; ``id`` orders events, and can be given as ``since`` to follow what came after it."""
+    """An event. ``id`` orders events, and ``since=ID`` streams the events after it."""
 
     id: str
     event: str
@@ -296,12 +296,12 @@ class EventOut(BaseModel):
 
     @classmethod
     def of(cls, event: Event) -> EventOut:
-        """From the stream."""
+        """Convert an event of the Redis stream."""
         return cls(id=event.id, event=event.kind, data=event.data)
 
 
 class EventsOut(BaseModel):
-    """A page of events, the newest first."""
+    """A page of events, newest first."""
 
     items: list[EventOut]
     next: str | None

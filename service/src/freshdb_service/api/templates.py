@@ -31,23 +31,24 @@ Reference = Annotated[str, Path(max_length=300, description="id, name, or `name@
 
 @router.post("", response_model=TemplateOut, responses={201: {"model": TemplateOut}, **refusals(409, 429)})
 async def register(body: RegisterIn, context: InContext, principal: Builder) -> Response:
-    """Register a template: find it, or start making it.
+    """Register a template: find it, or start to build it.
 
-    With `sql`, the service builds it. Without, the first caller gets `build` (a URL to an empty database, a deadline and
-    a token) and fills it with any tool; everybody else sees `building`, and waits.
+    With `sql`, the service builds it. Without `sql`, the first caller gets `build` (the URL of an empty database, a deadline
+    and a token), and fills the database with any tool. Other callers see the state `building` and wait.
     """
     settings = context.settings
     wait = settings.default_wait_seconds if body.wait_seconds is None else body.wait_seconds
     if wait > settings.max_wait_seconds:
         field = "wait_seconds"
         raise invalid(
-            field, f"must be at most {settings.max_wait_seconds:g} seconds; ask again to wait longer"
+            field,
+            f"must be at most {settings.max_wait_seconds:g} seconds; to wait longer, send the request again",
         )
     build_seconds = settings.build_seconds if body.build_seconds is None else body.build_seconds
     if build_seconds > settings.max_build_seconds:
         field = "build_seconds"
         raise invalid(
-            field, f"must be at most {settings.max_build_seconds:g} seconds; renew the build to go on longer"
+            field, f"must be at most {settings.max_build_seconds:g} seconds; to build longer, renew the build"
         )
     registered = await context.templates.register(
         RegisterRequest(body.name, body.fingerprint, body.sql, body.extensions, build_seconds),
@@ -61,7 +62,7 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
 
 @router.post("/{template_id}/renew", response_model=DeadlineOut, responses=refusals(404, 409))
 async def renew(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
-    """The builder's heartbeat: moves the deadline of the build."""
+    """The builder's heartbeat: extend the deadline of the build."""
     del principal
     deadline = await context.templates.renew_build(_template_id(template_id), body.token)
     return answer(DeadlineOut(deadline_at=deadline))
@@ -69,14 +70,14 @@ async def renew(template_id: str, body: TokenIn, context: InContext, principal: 
 
 @router.post("/{template_id}/ready", response_model=TemplateOut, responses=refusals(404, 409))
 async def ready(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
-    """The builder's verdict: complete. The build's login stops working, and the template never changes again."""
+    """Finish a build. Its login stops working, and the template never changes again."""
     sealed = await context.templates.finish_build(_template_id(template_id), body.token, by=principal.actor)
     return answer(TemplateOut.of(sealed))
 
 
 @router.post("/{template_id}/failed", response_model=TemplateOut, responses=refusals(404, 409))
 async def failed(template_id: str, body: FailedIn, context: InContext, principal: Builder) -> Response:
-    """The builder's verdict: it could not be done. The next caller who registers gets the build."""
+    """Report that a build has failed. The next caller who registers the template gets the build."""
     template = await context.templates.fail_build(
         _template_id(template_id), body.token, body.message, by=principal.actor
     )
@@ -108,10 +109,10 @@ async def show(
     context: InContext,
     principal: Reader,
     wait_seconds: Annotated[
-        float, Query(ge=0, allow_inf_nan=False, description="wait while it is being built")
+        float, Query(ge=0, allow_inf_nan=False, description="maximum wait for the end of the build")
     ] = 0.0,
 ) -> Response:
-    """One template, by id, name (the newest) or `name@fingerprint`."""
+    """One template, by id, by name (the newest), or by `name@fingerprint`."""
     del principal
     wait = min(wait_seconds, context.settings.max_wait_seconds)
     return answer(TemplateOut.of(await context.templates.find(_reference(reference), wait_seconds=wait)))
@@ -124,17 +125,17 @@ async def retire(
     principal: Admin,
     *,
     force: Annotated[
-        bool, Query(description="also while leases live; their databases go when they end")
+        bool, Query(description="also with live leases; their databases are dropped when they end")
     ] = False,
 ) -> Response:
-    """Retire a template: no new leases; what was made from it is dropped."""
+    """Retire a template: it grants no new leases, and its databases are dropped."""
     retired = await context.templates.retire(_reference(reference), force=force, by=principal.actor)
     return answer(TemplateOut.of(retired))
 
 
 def _reference(text: str) -> str:
     if "\x00" in text:
-        message = "there is no template with the character U+0000 in its name"
+        message = "no template has the character U+0000 in its name"
         raise TemplateNotFound(message)
     return text
 
@@ -143,5 +144,5 @@ def _template_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        message = f"{text[:60]!r} is no template id: that is the UUID in `id` of the registered template"
+        message = f"{text[:60]!r} is not a template id; send the UUID in `id` of the registered template"
         raise TemplateNotFound(message) from None

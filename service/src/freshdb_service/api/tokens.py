@@ -1,4 +1,4 @@
-"""Routes of tokens; all need the scope ``admin``."""
+"""Routes of tokens, which need the scope ``admin``."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Reference = Annotated[str, Path(max_length=100, description="name or id")]
 
 @router.post("", status_code=201, response_model=IssuedTokenOut, responses=refusals(409))
 async def create(body: CreateTokenIn, context: InContext, principal: Admin) -> Response:
-    """Make a token. The answer has its secret in `token`: it is shown once, and stored nowhere.
+    """Create a token. The response has its secret in `token`, which is shown once and not stored.
 
-    From the first token on, everybody needs one, also on loopback.
+    Once the first token exists, all callers need one, also on loopback.
     """
     issued = await context.token_cache.create(body.wanted(), principal.actor)
     return answer(IssuedTokenOut.issued(issued), status_code=201)
@@ -46,7 +46,7 @@ async def listing(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
-    """Tokens of the control plane, oldest first; those of FRESHDB_TOKENS are not among them."""
+    """Tokens of the control plane, oldest first, without those of FRESHDB_TOKENS."""
     del principal
     states: frozenset[str] = frozenset(state or ("active", "expired"))
     rows = await context.token_cache.registry.listing(states=states, limit=limit, after=position(after))
@@ -59,7 +59,7 @@ async def listing(
 
 @router.get("/{token}", response_model=TokenOut, responses=refusals(404))
 async def show(token: Reference, context: InContext, principal: Admin) -> Response:
-    """One token, and in `use` how much of its quotas it uses."""
+    """One token, with the current use of its quotas in `use`."""
     del principal
     found, use = await context.token_cache.registry.find(_storable(token))
     return answer(TokenOut.of(found, use))
@@ -67,7 +67,7 @@ async def show(token: Reference, context: InContext, principal: Admin) -> Respon
 
 @router.patch("/{token}", response_model=TokenOut, responses=refusals(404, 409))
 async def change(token: Reference, body: ChangeTokenIn, context: InContext, principal: Admin) -> Response:
-    """Change a token's quotas: what is left out stays, null lifts one. What it has already stays its own."""
+    """Change a token's quotas. Omitted quotas keep their values, and null removes a quota. Existing leases stay."""
     quotas = body.model_dump(exclude_unset=True)
     return answer(TokenOut.of(await context.token_cache.change(_storable(token), quotas, principal.actor)))
 
@@ -76,7 +76,7 @@ async def change(token: Reference, body: ChangeTokenIn, context: InContext, prin
 async def rotate(
     token: Reference, context: InContext, principal: Admin, body: RotateTokenIn | None = None
 ) -> Response:
-    """Give a token another secret, which the answer has in `token`. Its leases stay its own."""
+    """Give a token a new secret, which the response has in `token`. The token keeps its leases."""
     grace_seconds = 0.0 if body is None else body.grace_seconds
     issued = await context.token_cache.rotate(_storable(token), principal.actor, grace_seconds=grace_seconds)
     return answer(IssuedTokenOut.issued(issued))
@@ -90,10 +90,10 @@ async def revoke(
     *,
     leases: Annotated[
         bool,
-        Query(description="revoke its leases, too; otherwise they end by their TTL: nobody can renew them"),
+        Query(description="also revoke its leases; without it they cannot be renewed, and end by their TTL"),
     ] = False,
 ) -> Response:
-    """End a token for good. Revoking it again is no error."""
+    """Revoke a token permanently. Revoking it again is no error."""
     ended = await context.token_cache.revoke(_storable(token), principal.actor)
     revoked = 0
     for lease_id in await context.token_cache.registry.held_by(ended) if leases else []:
@@ -107,6 +107,6 @@ async def revoke(
 
 def _storable(reference: str) -> str:
     if "\x00" in reference:
-        message = "there is no token with the character U+0000 in its name"
+        message = "no token has the character U+0000 in its name"
         raise TokenNotFound(message)
     return reference

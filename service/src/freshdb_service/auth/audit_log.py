@@ -1,13 +1,13 @@
-"""The audit log, from the side of those who act: what is written down as it is done, and what is collected first.
+"""The audit log of one replica, and the buffer for its frequent actions.
 
-A change of a row is recorded by the transaction that makes it (:mod:`freshdb_service.store.audit_log`). Heartbeats change no
-row, and there may be hundreds in a second; nor does a refusal. They are collected here: what is alike (the same deed to the
-same thing, by the same principal, from the same address) is one record with a count and the instants of the first and the
-last, written every ``trail_flush_seconds`` and when the replica stops. A replica that is killed takes the heartbeats and
-refusals of that time with it, and nothing else.
+The transaction that changes a row also writes the entry (:mod:`freshdb_service.store.audit_log`). Heartbeats and refusals
+change no row, and there may be hundreds per second, so they are buffered. Equal ones (same action, object, principal and
+client address) become one entry with a count and the instants of the first and the last. The buffer is written every
+``trail_flush_seconds`` and when the replica stops. A killed replica loses the buffered heartbeats and refusals only.
 
-While the control plane is away, what is collected waits for it. At most ``MOST`` different things wait (half as many of
-callers whom nobody knows: they crowd nobody out); others are counted, and the log says how many were not recorded.
+While the control plane is unavailable, the buffer keeps its actions. It holds at most ``MOST`` different ones. Half of them
+are reserved for known callers, so that unknown ones cannot fill it. Further actions are dropped, and a warning has their
+number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Key = tuple[str, str | None, str | None, UUID | None, str | None]
 
 @dataclass(slots=True)
 class _Tally:
-    """How often, and when (monotonic seconds)."""
+    """Count of equal actions, and instants of the first and the last (monotonic seconds)."""
 
     count: int
     first: float
@@ -42,7 +42,7 @@ class _Tally:
 
 
 class AuditLog:
-    """The audit trail of this installation, as one replica writes and reads it."""
+    """Writes and reads the audit log of the installation."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = monotonic) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class AuditLog:
     def collect(
         self, action: str, by: Actor, *, subject: UUID | None = None, label: str | None = None
     ) -> None:
-        """Note something that changes no row; returns at once."""
+        """Buffer an action that changes no row, without waiting."""
         now = self._clock()
         key = (action, by.principal, by.address, subject, label)
         tally = self._collected.get(key)
@@ -66,10 +66,10 @@ class AuditLog:
             self._dropped += 1
 
     async def flush(self) -> None:
-        """Write what was collected; what cannot be written waits.
+        """Write the buffered actions. Those that could not be written stay in the buffer.
 
         Raises:
-            BackendUnavailable: the control plane is away.
+            BackendUnavailable: the control plane is unavailable.
         """
         while self._collected:
             some = dict(list(self._collected.items())[:_AT_ONCE])
@@ -83,19 +83,20 @@ class AuditLog:
                 raise
         if self._dropped:
             _log.warning(
-                "%d heartbeats or refusals are not in the audit trail: too many at once", self._dropped
+                "%d heartbeats or refusals are missing in the audit log, because its buffer was full",
+                self._dropped,
             )
             self._dropped = 0
 
     async def listing(
         self, wanted: AuditFilter, *, limit: int, before: tuple[datetime, UUID] | None
     ) -> list[AuditRow]:
-        """Records, the newest first."""
+        """Return entries, newest first."""
         async with self._store.statement() as connection:
             return await store_trail.listing(connection, wanted, limit=limit, before=before)
 
     async def prune(self, older_than_seconds: float) -> int:
-        """Forget records older than this, some at a time; returns how many."""
+        """Delete a batch of entries older than this, and return their number."""
         async with self._store.statement() as connection:
             return await store_trail.prune(connection, older_than_seconds)
 

@@ -1,16 +1,15 @@
-"""Recognises tokens, in memory, on every replica.
+"""Cache of all usable tokens in each replica, so that authentication needs no round trip.
 
-Every replica keeps the digests of all usable tokens. A request costs one look into a dictionary by the token's hint and
-one comparison in constant time: no round trip. A change is announced over Redis, and every replica reads the tokens anew;
-one that did not hear does so within ``token_refresh_seconds``, and before it refuses a token that it does not know (wrong
-ones cost the control plane at most five readings in a second). A replica that cannot reach the control plane goes on with
-what it knew: it can grant nothing then. A grant itself asks the token's row, so that nothing is granted to a token that is
-over, whatever a replica believes.
+A lookup is one dictionary access by the token's hint and one comparison of digests in constant time. A change is announced
+over Redis, and every replica reloads the tokens. A replica that missed the notification reloads them within
+``token_refresh_seconds``. It also reloads them before it refuses an unknown token, at most five times per second. A replica
+that cannot reach the control plane keeps its cache, but it can grant nothing then. A grant checks the token's row, so an
+expired or revoked token gets no lease, even if a cache is old.
 
-An installation that has, or ever had, a token is *closed*: everybody needs one, also on loopback. Otherwise revoking the
-last one, or letting it expire, would open the service to everybody.
+An installation that has, or ever had, a token is *closed*: all callers need one, also on loopback. Otherwise revoking the
+last token, or its expiry, would open the service to all callers.
 
-When a token was last used is noted once a minute.
+The time of a token's last use is written once a minute.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from freshdb_service.store.audit_log import Actor
 from freshdb_service.store.connection import Store
 from freshdb_service.store.tokens import TokenRow
 
-_LOOK_AGAIN_SECONDS: Final = 0.2
+_RELOAD_SECONDS: Final = 0.2
 _NOTE_USE_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What opens for a token, until when by this replica's monotonic clock."""
+    """A digest that is valid for a token until an instant of this replica's monotonic clock."""
 
     digest: bytes = field(repr=False)
     token: TokenRow
@@ -48,7 +47,7 @@ class _Key:
 
 
 class TokenCache:
-    """Recognises tokens, and tells every replica when they change."""
+    """Finds tokens by their secret, and notifies all replicas of changes."""
 
     def __init__(
         self,
@@ -64,28 +63,28 @@ class TokenCache:
         self._clock = clock
         self._keys: dict[str, tuple[_Key, ...]] = {}
         self._reading: asyncio.Task[None] | None = None
-        self._read_at = -_LOOK_AGAIN_SECONDS
+        self._read_at = -_RELOAD_SECONDS
         self._used: dict[UUID, float] = {}
         self._used_noted_at = clock()
         self._names_in_settings = names_in_settings
         self._warned: set[str] = set()
         self.any_ever = False
-        """Whether the installation is closed by a token in the control plane."""
+        """True if the control plane has, or ever had, a token."""
 
     @property
     def closed(self) -> bool:
-        """Whether everybody needs a token."""
+        """True if all callers need a token."""
         return self.any_ever or bool(self._names_in_settings)
 
     @property
     def any_usable(self) -> bool:
-        """Whether anybody could be let in with a token now."""
+        """True if at least one token is valid now."""
         now = self._clock()
         stored = any(key.until > now for keys in self._keys.values() for key in keys)
         return stored or bool(self._names_in_settings)
 
-    def known(self, secret: str) -> TokenRow | None:
-        """The token of this secret, as far as this replica knows."""
+    def find(self, secret: str) -> TokenRow | None:
+        """Return the token with this secret, if it is in the cache."""
         if not is_secret(secret):
             return None
         digest, now, found = digest_of(secret), self._clock(), None
@@ -96,43 +95,43 @@ class TokenCache:
             self._used[found.id] = now
         return found
 
-    async def looked_up(self, secret: str) -> TokenRow | None:
-        """The token of this secret, by a reading that began after this call: it may have been made a moment ago.
+    async def reload_and_find(self, secret: str) -> TokenRow | None:
+        """Return the token with this secret after a reload that began after this call, because it may be new.
 
-        However many ask, the tokens are read at most every ``_LOOK_AGAIN_SECONDS``; who has a wrong one waits for that.
+        Concurrent callers share a reload. There is at most one per ``_RELOAD_SECONDS``, so unknown tokens may wait for it.
 
         Raises:
-            BackendUnavailable: the control plane is away, and nobody can say.
+            BackendUnavailable: the control plane is unavailable.
         """
         if not is_secret(secret):
             return None
         asked_at = self._clock()
         while self._read_at < asked_at:
-            pause_seconds = self._read_at + _LOOK_AGAIN_SECONDS - self._clock()
+            pause_seconds = self._read_at + _RELOAD_SECONDS - self._clock()
             if pause_seconds > 0:
                 await asyncio.sleep(pause_seconds)
             else:
-                await self._reading_under_way()
-        return self.known(secret)
+                await self._reload()
+        return self.find(secret)
 
     async def run_once(self) -> None:
-        """A round of the loop: read the tokens, and note now and then which were used."""
+        """One run of the loop: reload the tokens, and once a minute write their last use."""
         await self.refresh()
         if self._clock() - self._used_noted_at >= _NOTE_USE_SECONDS:
             await self.note_used()
 
     async def refresh(self) -> None:
-        """Read the tokens anew; the reading begins after this call.
+        """Reload the tokens, by a read that begins after this call.
 
         Raises:
-            BackendUnavailable: the control plane is away; what was known stays known.
+            BackendUnavailable: the control plane is unavailable. The cache stays as it was.
         """
         if self._reading is not None:  # it may have begun before the change that this call is for
             await asyncio.wait({self._reading})
-        await self._reading_under_way()
+        await self._reload()
 
     async def note_used(self) -> None:
-        """Write down when tokens were last used."""
+        """Write the times of the last use of tokens."""
         used, self._used = self._used, {}
         now = self._used_noted_at = self._clock()
         if not used:
@@ -145,32 +144,32 @@ class TokenCache:
             raise
 
     async def create(self, wanted: TokenRequest, by: Actor) -> IssuedToken:
-        """As :meth:`TokenRegistry.create`, at once on every replica.
+        """As :meth:`TokenRegistry.create`, effective at once on all replicas.
 
         Raises:
-            Conflict: also if a token of this name is in the settings of this replica.
+            Conflict: also if the settings of this replica have a token with this name.
         """
         if wanted.name in self._names_in_settings:
-            message = f"there is a token {wanted.name!r} in FRESHDB_TOKENS; choose another name"
+            message = f"the token {wanted.name!r} is in FRESHDB_TOKENS; choose another name"
             raise Conflict(message)
         issued = await self.registry.create(wanted, by)
         await self._changed()
         return issued
 
     async def rotate(self, reference: str, by: Actor, *, grace_seconds: float) -> IssuedToken:
-        """As :meth:`TokenRegistry.rotate`, at once on every replica."""
+        """As :meth:`TokenRegistry.rotate`, effective at once on all replicas."""
         issued = await self.registry.rotate(reference, by, grace_seconds=grace_seconds)
         await self._changed()
         return issued
 
     async def change(self, reference: str, quotas: Mapping[str, float | int | None], by: Actor) -> TokenRow:
-        """As :meth:`TokenRegistry.change`, at once on every replica."""
+        """As :meth:`TokenRegistry.change`, effective at once on all replicas."""
         token = await self.registry.change(reference, quotas, by)
         await self._changed()
         return token
 
     async def revoke(self, reference: str, by: Actor) -> TokenRow:
-        """As :meth:`TokenRegistry.revoke`, at once on every replica."""
+        """As :meth:`TokenRegistry.revoke`, effective at once on all replicas."""
         token = await self.registry.revoke(reference, by)
         await self._changed()
         return token
@@ -178,12 +177,12 @@ class TokenCache:
     async def _changed(self) -> None:
         try:
             await self.refresh()
-        except BackendUnavailable as error:  # it is done; the loop reads it as soon as it can
-            _log.warning("a token has changed, and cannot be read again yet: %s", error)
+        except BackendUnavailable as error:  # the change is done, and the loop reloads it later
+            _log.warning("a token has changed, but the tokens cannot be reloaded yet: %s", error)
         await self._wakeups.announce(WakeupReason.TOKENS)
 
-    async def _reading_under_way(self) -> None:
-        """Wait for the reading under way, or begin one: of many callers at once, one reads."""
+    async def _reload(self) -> None:
+        """Start a reload, or join the one in progress, so that many callers share it."""
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(self._read_done)
@@ -202,13 +201,14 @@ class TokenCache:
         for name in {row.name for row in rows} & self._names_in_settings - self._warned:
             self._warned.add(name)
             _log.warning(
-                "the token %r is in FRESHDB_TOKENS and in the control plane: both hold the same leases", name
+                "the token %r is in FRESHDB_TOKENS and in the control plane, so both own the same leases; rename one",
+                name,
             )
 
     def _read_done(self, task: asyncio.Task[None]) -> None:
         self._reading = None
         if not task.cancelled():
-            task.exception()  # whoever waits has it
+            task.exception()  # the waiting callers receive it
 
 
 def _keys_of(row: TokenRow, now: float) -> list[tuple[str, _Key]]:

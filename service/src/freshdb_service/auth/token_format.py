@@ -1,9 +1,9 @@
-"""What a token looks like: ``fdb_``, 40 random letters and digits, and 6 that check them.
+"""The format of tokens: ``fdb_``, 40 random letters and digits, and 6 of a checksum.
 
-The prefix is for people and for programs that look for secrets where none should be (``fdb_[0-9A-Za-z]{46}``); the
-checksum tells a token from what only looks like one, without asking anybody. The random part has 238 bits, so that a
-plain hash is all that it takes to store it: there is nothing that could be guessed. Its first eight characters are the
-*hint*, which is stored and shown: the digest is looked up by it, and compared in constant time.
+The prefix lets people and secret scanners recognize tokens (``fdb_[0-9A-Za-z]{46}``). The checksum tells a mistyped token
+from a real one without a lookup. The random part has 238 bits and cannot be guessed, so a plain hash is enough to store it.
+The prefix and the first eight random characters are the *hint*, which is stored and shown. Digests are looked up by the hint
+and compared in constant time.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _HINT: Final = len(PREFIX) + 8
 
 
 def new_secret() -> str:
-    """A token that nobody has seen before."""
+    """Generate a random token."""
     body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
     return PREFIX + body + _checksum(body)
 
 
 def is_secret(text: str) -> bool:
-    """Whether this was once made by :func:`new_secret`, as far as can be told without looking it up."""
+    """True if the text has the format and checksum of :func:`new_secret`."""
     body, check = text[len(PREFIX) : -_CHECK], text[-_CHECK:]
     return (
         text.startswith(PREFIX)
@@ -38,12 +38,12 @@ def is_secret(text: str) -> bool:
 
 
 def hint_of(secret: str) -> str:
-    """How it begins: enough to tell it from others, and no help in guessing the rest."""
+    """Return the first characters, which identify the token and do not help to guess the rest."""
     return secret[:_HINT]
 
 
 def digest_of(secret: str) -> bytes:
-    """What is stored of it."""
+    """Return the digest for storage."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -1,9 +1,9 @@
-"""Tokens: made, rotated and revoked, in the control plane alone.
+"""Registry of tokens in the control plane: create, rotate, change and revoke them.
 
-The command that creates the first token of an installation needs no more than this
-(:mod:`~freshdb_service.api.offline_tokens`). What running replicas know of tokens is in
-:mod:`~freshdb_service.auth.token_cache`. The transaction that changes a token writes the entry of the audit log. A token's
-row is never deleted: an installation that ever had one stays closed.
+The command that creates the first token of an installation needs this module only
+(:mod:`~freshdb_service.api.offline_tokens`). Running replicas use :mod:`~freshdb_service.auth.token_cache`. The transaction
+that changes a token also writes the audit log entry. A token's row is never deleted, so that an installation that ever had
+one stays closed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from freshdb_service.store.tokens import NewToken, Quotas, TokenRow, TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a token shall be."""
+    """Properties of a new token."""
 
     name: str
     scopes: frozenset[str]
@@ -34,7 +34,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token and its secret, which is shown once and stored nowhere."""
+    """A token and its secret, which is shown once and not stored."""
 
     token: TokenRow
     secret: str = field(repr=False)
@@ -47,13 +47,13 @@ class TokenRegistry:
         self._store = store
 
     async def create(self, wanted: TokenRequest, by: Actor) -> IssuedToken:
-        """Make a token.
+        """Create a token.
 
         Raises:
-            Conflict: the name is taken, or leases live that would become the new token's.
+            Conflict: the name is taken or reserved, or live leases exist that the new token would own.
         """
         if wanted.name in RESERVED_NAMES:
-            message = f"the name {wanted.name!r} stands for callers without a token; choose another"
+            message = f"the name {wanted.name!r} is reserved for callers without a token; choose another name"
             raise Conflict(message)
         secret = new_secret()
         new = NewToken(
@@ -75,22 +75,22 @@ class TokenRegistry:
                 token = await store_tokens.create(connection, new)
                 if token is None:
                     message = (
-                        f"leases live that were acquired as {wanted.name!r}, and a new token of this name would get them; "
+                        f"there are live leases of {wanted.name!r}, which a new token with this name would own; "
                         "release or revoke them first, or choose another name"
                     )
                     raise Conflict(message)
                 await record(connection, AuditAction("token.created", by, token.id, token.name, details))
         except ConstraintViolated:
-            message = f"there is a token {wanted.name!r} already; rotate it for a new secret, or choose another name"
+            message = f"the token {wanted.name!r} exists; rotate it for a new secret, or choose another name"
             raise Conflict(message) from None
         return IssuedToken(token, secret)
 
     async def rotate(self, reference: str, by: Actor, *, grace_seconds: float = 0.0) -> IssuedToken:
-        """Give a token another secret; the one before works for ``grace_seconds`` more.
+        """Give a token a new secret. The old one works for ``grace_seconds`` more.
 
         Raises:
-            TokenNotFound: there is none.
-            Conflict: it is revoked.
+            TokenNotFound: no token has this name or id.
+            Conflict: the token is revoked.
         """
         secret = new_secret()
         async with self._store.transaction() as connection:
@@ -109,11 +109,11 @@ class TokenRegistry:
         return IssuedToken(token, secret)
 
     async def change(self, reference: str, quotas: Mapping[str, float | int | None], by: Actor) -> TokenRow:
-        """Give a token other quotas; those left out stay, and ``None`` lifts one.
+        """Change a token's quotas. Omitted quotas keep their values, and ``None`` removes a quota.
 
         Raises:
-            TokenNotFound: there is none.
-            Conflict: it is revoked.
+            TokenNotFound: no token has this name or id.
+            Conflict: the token is revoked.
         """
         async with self._store.transaction() as connection:
             there = await _find(connection, reference)
@@ -126,10 +126,10 @@ class TokenRegistry:
         return token
 
     async def revoke(self, reference: str, by: Actor) -> TokenRow:
-        """End a token for good. Revoking it again is no error.
+        """Revoke a token permanently. Revoking it again is no error.
 
         Raises:
-            TokenNotFound: there is none.
+            TokenNotFound: no token has this name or id.
         """
         async with self._store.transaction() as connection:
             there = await _find(connection, reference)
@@ -139,24 +139,24 @@ class TokenRegistry:
         return token or there
 
     async def find(self, reference: str) -> tuple[TokenRow, TokenUsage]:
-        """One token by id or name, and how much it has.
+        """Return one token by id or name, and the use of its quotas.
 
         Raises:
-            TokenNotFound: there is none.
+            TokenNotFound: no token has this name or id.
         """
         async with self._store.statement() as connection:
             token = await _find(connection, reference)
             return token, await store_tokens.use_of(connection, token)
 
     async def held_by(self, token: TokenRow) -> list[UUID]:
-        """The leases that live in this token's name."""
+        """Return the ids of the token's live leases."""
         async with self._store.statement() as connection:
             return await store_tokens.held_by(connection, token.name)
 
     async def listing(
         self, *, states: frozenset[str], limit: int, after: tuple[datetime, UUID] | None
     ) -> list[TokenRow]:
-        """Tokens in these states, in the order of their making."""
+        """Return tokens in these states, oldest first."""
         async with self._store.statement() as connection:
             return await store_tokens.listing(connection, states=states, limit=limit, after=after)
 
@@ -167,13 +167,13 @@ async def _find(connection: Connection, reference: str) -> TokenRow:
     except ValueError:
         token = await store_tokens.find(connection, reference)
     if token is None:
-        message = f"there is no token {reference!r}; name it by its name or its id"
+        message = f"there is no token {reference!r}; use a name or id of GET /v1/tokens"
         raise TokenNotFound(message)
     return token
 
 
 def _revoked(token: TokenRow) -> Conflict:
-    return Conflict(f"the token {token.name!r} is revoked, and stays so; make a new one")
+    return Conflict(f"the token {token.name!r} is revoked permanently; create a new one")
 
 
 def _given(quotas: Quotas) -> dict[str, float | int]:

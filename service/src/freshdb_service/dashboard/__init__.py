@@ -1,18 +1,18 @@
-"""The dashboard: one page at ``/``, which asks the REST interface like every other client.
+"""The dashboard: one page at ``/``, which is a client of the REST API.
 
-The page needs no build step and nothing from elsewhere: plain ES modules and one style sheet in ``page/``, packaged in the
-wheel and served from memory. Its Content-Security-Policy lets it load from its own origin alone, and no text becomes markup:
-names of holders, labels and events are hostile input.
+The page needs no build step and no external files. Its plain ES modules and style sheet in ``page/`` are packaged in the
+wheel and served from memory. Its Content-Security-Policy allows its own origin only, and text never becomes markup, because
+names of holders, labels and events are untrusted input.
 
 ====================  ================================================================================================
-``page/app.js``       starts it: which view, who is asking, what is fetched when
-``page/views.js``     the table of views; each ``view-*.js`` fetches its data and draws it
-``page/api.js``       calls, errors and the token
-``page/live.js``      the stream of events, and fetching again without hammering
-``page/dom.js``       elements, and the change from one tree to the next
+``page/app.js``       start, navigation, authentication and refresh
+``page/views.js``     table of views, of which each ``view-*.js`` fetches its data and draws it
+``page/api.js``       requests, errors and the token
+``page/live.js``      event stream, and refresh at a limited rate
+``page/dom.js``       elements, and updates of the document tree
 ``page/charts.js``    charts, and ``page/table.js`` tables
-``page/actions.js``   what a person can do, each asked for once more
-``page/parts.js``     what several views draw; ``page/format.js`` numbers, durations and instants
+``page/actions.js``   actions of the user, with their confirmations
+``page/parts.js``     parts of several views, and ``page/format.js`` numbers, durations and instants
 ====================  ================================================================================================
 """
 

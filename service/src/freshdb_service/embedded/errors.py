@@ -1,4 +1,4 @@
-"""Why an embedded server cannot run. Each message names the path or port, and the mend."""
+"""Errors of embedded servers. Each message has the path or port, and the remedy."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from freshdb_service.errors import FreshdbError
 
 
 class EmbeddedError(FreshdbError):
-    """An embedded server cannot be started."""
+    """An embedded server cannot start."""
 
     code = "embedded_failed"
 
 
 class BinaryNotFound(EmbeddedError):
-    """The program is not on this machine, or this user cannot run it."""
+    """The program is not installed, or this user cannot run it."""
 
 
 class DataDirectoryUnusable(EmbeddedError):
-    """The data directory cannot be written, or holds another version's data."""
+    """The data directory is not writable, or holds data of another version."""
 
 
 class PortTaken(EmbeddedError):
-    """The port that was asked for belongs to somebody else."""
+    """Another process uses the requested port."""
 
 
 class ServerNotStarted(EmbeddedError):
-    """The program ran, but did not come up; the message ends with what it said."""
+    """The program started but did not become ready. The message ends with its output."""

@@ -1,10 +1,10 @@
-"""Where an embedded server keeps its things, and as whom it runs.
+"""Directories and user of an embedded server.
 
-PostgreSQL refuses to run as root. Root therefore runs the servers as the user ``postgres``, else as ``nobody``, who can
-often reach neither a virtual environment below ``/root`` nor a directory that root made for itself (``/tmp/x``, mode
-0700). Programs that this user cannot reach are copied, once per version, and data is kept, below ``SHELTER``: root's own
-directory for what freshdb may not keep where it was asked to. The data directory that was asked for is remembered there,
-and once it is gone its shelter is removed too. An ordinary user has no use for any of this.
+PostgreSQL refuses to run as root. So root runs the servers as the user ``postgres``, else as ``nobody``. Often this user can
+reach neither a virtual environment below ``/root`` nor a directory that root created for itself (``/tmp/x``, mode 0700).
+Programs that it cannot reach are copied below ``ROOT_DATA``, once per version. Data directories that it cannot reach are
+relocated there. The relocated directory has the path of the original, and is removed when the original is gone. For an
+ordinary user, nothing is copied or relocated.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import platformdirs
 
 from freshdb_service.embedded.errors import BinaryNotFound, DataDirectoryUnusable
 
-SHELTER: Final = Path("/var/lib/freshdb")
+ROOT_DATA: Final = Path("/var/lib/freshdb")
 
 _ORIGIN = "origin"
 _TRAVERSABLE = 0o711
-_MOST_LINKS = 40  # as Linux follows
+_MOST_LINKS = 40  # the limit of Linux
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that servers started by root run as."""
+    """The user for servers that root starts."""
 
     name: str
     uid: int
@@ -41,10 +41,10 @@ class Account:
 
 
 def server_account() -> Account | None:
-    """Whom servers run as; ``None`` means as this process's own user.
+    """Return the user for servers, or ``None`` for this process's own user.
 
     Raises:
-        BinaryNotFound: this is root, and there is neither a user ``postgres`` nor ``nobody``.
+        BinaryNotFound: this process runs as root, and neither a user ``postgres`` nor ``nobody`` exists.
     """
     if os.geteuid() != 0:
         return None
@@ -54,19 +54,19 @@ def server_account() -> Account | None:
             return Account(name, entry.pw_uid, entry.pw_gid)
     raise BinaryNotFound(
         "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as: "
-        "run freshdb as an ordinary user, or make one of them (useradd --system postgres)"
+        "run freshdb as an ordinary user, or create one of them (useradd --system postgres)"
     )
 
 
 def default_data_directory() -> Path:
-    """Where the embedded service keeps its data by default: the user's data directory, or ``SHELTER`` for root."""
+    """Return the default data directory: below the user's data directory, or ``ROOT_DATA`` for root."""
     if os.geteuid() == 0:
-        return SHELTER
+        return ROOT_DATA
     return Path(platformdirs.user_data_dir("freshdb", appauthor=False))
 
 
-def passable(directory: Path, account: Account | None) -> bool:
-    """Whether this account may pass through ``directory`` and every one above it."""
+def traversable(directory: Path, account: Account | None) -> bool:
+    """True if this account may traverse ``directory`` and all its parents."""
     if account is None:
         return os.access(directory, os.X_OK)
     try:
@@ -76,17 +76,17 @@ def passable(directory: Path, account: Account | None) -> bool:
 
 
 def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path], Iterator[Path]]) -> Path:
-    """Return a path at which ``account`` can run ``program``: its own, or that of a copy in the shelter.
+    """Return a path at which ``account`` can run ``program``: the program's own path, or that of a copy.
 
-    The name stays the same: a program that is called by a symbolic link may do something else under the link's target.
+    A copy keeps the name, because a program behind a symbolic link may behave differently under the name of its target.
 
     Args:
-        program: the program, which its own user can run.
-        account: the user that runs it.
-        bundle: lists the files and directories that belong to the file, all below one directory; the file among them.
+        program: program that this process's user can run.
+        account: user that runs it.
+        bundle: yields the paths that belong to the program, itself included. All are below one directory.
 
     Raises:
-        BinaryNotFound: it would have to be copied, and that failed.
+        BinaryNotFound: the program had to be copied, and that failed.
     """
     program = program.absolute()
     if account is None:
@@ -99,13 +99,13 @@ def runnable(program: Path, account: Account | None, *, bundle: Callable[[Path],
         return _copied(file, program.name, sorted(bundle(file)))
     except OSError as error:
         raise BinaryNotFound(
-            f"{program} cannot be run by the user {account.name}, and copying it to "
-            f"{SHELTER} failed ({error}): make one of the two possible"
+            f"the user {account.name} cannot run {program}, and copying it to {ROOT_DATA} failed ({error}): "
+            "make the program executable for the user, or the directory writable for root"
         ) from error
 
 
 def _passed_through(path: Path) -> Iterator[Path]:
-    """Yield every directory that the system passes through on its way to a file, those of links on the way among them."""
+    """Yield all directories that the system traverses to reach a file, including those of symbolic links."""
     here, todo, links = Path("/"), [*reversed(path.parts[1:])], 0
     while todo:
         yield here
@@ -113,24 +113,24 @@ def _passed_through(path: Path) -> Iterator[Path]:
         if step.is_symlink() and links < _MOST_LINKS:
             links += 1
             target = step.readlink()
-            todo += reversed(target.parts)  # joined to `here`, an absolute path begins again at the root
+            todo += reversed(target.parts)  # joining an absolute path to `here` restarts at the root
         else:
             here = step.parent.parent if step.name == ".." else step
 
 
 def _copied(file: Path, name: str, bundle: list[Path]) -> Path:
-    """Copy a file with all that belongs to it, once per version, and return its path under this name."""
+    """Copy a program with its bundle, once per version, and return the path of the copy under this name."""
     top = Path(os.path.commonpath([one.parent for one in bundle]))
-    # Two versions never share a copy; the same version in many virtual environments does.
+    # Two versions never share a copy, but many virtual environments with one version do.
     layout = "\n".join(str(one.relative_to(top)) for one in bundle)
     digest = hashlib.sha256(file.read_bytes() + layout.encode())
-    home = shelter("binaries")
+    home = root_directory("binaries")
     copy = home / f"{name}-{digest.hexdigest()[:16]}"
     program = (copy / file.relative_to(top)).with_name(name)
-    if copy.is_dir():  # it came here complete, by one rename
+    if copy.is_dir():  # it is complete, because one rename created it
         if program.exists():
             return program
-        shutil.rmtree(copy)  # it was damaged since
+        shutil.rmtree(copy)  # it was damaged later
     staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=home))
     try:
         for source in bundle:
@@ -143,20 +143,20 @@ def _copied(file: Path, name: str, bundle: list[Path]) -> Path:
         link = staging / program.relative_to(copy)
         if not link.exists():
             link.symlink_to(file.name)
-        _open_to_all(staging)
+        _make_readable(staging)
         staging.rename(copy)
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
-        if not program.exists():  # otherwise another process was faster
+        if not program.exists():  # if it exists, another process was faster
             raise
     return program
 
 
-def settle(data: Path, account: Account | None) -> Path:
-    """Make the directory in which a server started for ``data`` keeps its things; it is ``data`` where possible.
+def prepare_directory(data: Path, account: Account | None) -> Path:
+    """Create the directory of the server for ``data`` and return it. It is ``data`` itself where possible.
 
     Raises:
-        DataDirectoryUnusable: it can be neither made nor written.
+        DataDirectoryUnusable: it can be neither created nor written.
     """
     data = data.absolute()
     try:
@@ -164,60 +164,60 @@ def settle(data: Path, account: Account | None) -> Path:
         if account is None:
             _check_writable(data)
             return data
-        data.chmod(data.stat().st_mode | _TRAVERSABLE)  # what is secret in it has a mode of its own
+        data.chmod(data.stat().st_mode | _TRAVERSABLE)  # secret files in it have their own mode
         _check_writable(data)
-        if passable(data, account):
+        if traversable(data, account):
             return data
-        sheltered = sheltered_path(data)
-        sheltered.mkdir(mode=_TRAVERSABLE, exist_ok=True)
-        (sheltered / _ORIGIN).write_text(f"{data}\n")
+        relocated = relocated_path(data)
+        relocated.mkdir(mode=_TRAVERSABLE, exist_ok=True)
+        (relocated / _ORIGIN).write_text(f"{data}\n")
     except OSError as error:
         raise DataDirectoryUnusable(
             f"the data directory {data} cannot be used ({error.strerror or error}): make it writable for the user "
             f"{pwd.getpwuid(os.geteuid()).pw_name}, or choose another with --data DIR"
         ) from error
-    return sheltered
+    return relocated
 
 
-def settled(data: Path, account: Account | None) -> Path:
-    """Where ``settle`` put, or would put, the things of ``data``; makes nothing."""
+def server_directory(data: Path, account: Account | None) -> Path:
+    """Return the directory that ``prepare_directory`` returns for ``data``, without creating it."""
     data = data.absolute()
-    if account is None or passable(data, account):
+    if account is None or traversable(data, account):
         return data
-    return sheltered_path(data)
+    return relocated_path(data)
 
 
-def sheltered_path(data: Path) -> Path:
-    """The place in the shelter that belongs to this data directory."""
+def relocated_path(data: Path) -> Path:
+    """Return the relocated directory of this data directory."""
     name = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]
-    return shelter("data") / name
+    return root_directory("data") / name
 
 
 def remove_abandoned(is_running: Callable[[Path], bool]) -> None:
-    """Remove the shelters of data directories that are gone, unless a server still runs there."""
-    if not (SHELTER / "data").is_dir():
+    """Remove relocated directories whose originals are gone, unless a server still runs there."""
+    if not (ROOT_DATA / "data").is_dir():
         return
-    for sheltered in (SHELTER / "data").iterdir():
+    for relocated in (ROOT_DATA / "data").iterdir():
         with suppress(OSError):
-            origin = Path((sheltered / _ORIGIN).read_text().rstrip("\n"))
-            if not origin.exists() and not is_running(sheltered):
-                shutil.rmtree(sheltered)
+            origin = Path((relocated / _ORIGIN).read_text().rstrip("\n"))
+            if not origin.exists() and not is_running(relocated):
+                shutil.rmtree(relocated)
 
 
-def shelter(name: str) -> Path:
-    """Make (if need be) one of the shelter's directories, which any user may pass through."""
-    directory = SHELTER / name
-    for one in (SHELTER, directory):
+def root_directory(name: str) -> Path:
+    """Create a directory below ``ROOT_DATA`` if it is missing. All users may traverse it."""
+    directory = ROOT_DATA / name
+    for one in (ROOT_DATA, directory):
         one.mkdir(mode=_TRAVERSABLE, parents=True, exist_ok=True)
-        one.chmod(one.stat().st_mode | _TRAVERSABLE)  # whatever the umask said
+        one.chmod(one.stat().st_mode | _TRAVERSABLE)  # regardless of the umask
     return directory
 
 
-def hand_over(path: Path, account: Account | None) -> None:
-    """Make ``account`` the owner of this file or directory.
+def change_owner(path: Path, account: Account | None) -> None:
+    """Change the owner of this file or directory to ``account``.
 
     Raises:
-        DataDirectoryUnusable: the system does not let root do that, as in some containers.
+        DataDirectoryUnusable: the system does not let root do this, as in some containers.
     """
     if account is None:
         return
@@ -225,7 +225,7 @@ def hand_over(path: Path, account: Account | None) -> None:
         os.chown(path, account.uid, account.gid)
     except OSError as error:
         raise DataDirectoryUnusable(
-            f"{path} cannot be given to the user {account.name}, as whom root has to run the servers "
+            f"the owner of {path} cannot be changed to {account.name}, the user for servers that root starts "
             f"({error.strerror}): run freshdb as an ordinary user"
         ) from error
 
@@ -246,7 +246,7 @@ def _check_writable(directory: Path) -> None:
         pass
 
 
-def _open_to_all(top: Path) -> None:
+def _make_readable(top: Path) -> None:
     for one in (top, *top.rglob("*")):
         if not one.is_symlink():
             mode = one.stat().st_mode

@@ -1,18 +1,18 @@
-"""The embedded PostgreSQL: made on the first start, found again on the next, ended without a trace.
+"""The embedded PostgreSQL server, which is created at the first start and reused later.
 
-The data directory holds::
+The data directory has::
 
-    cluster/         PGDATA; appears, complete, by one rename
-    password         the superuser's, mode 0600
-    port             the one used last
-    postgres.log     bounded
+    cluster/         PGDATA, created completely by one rename
+    password         password of the superuser, mode 0600
+    port             port of the last start
+    postgres.log     log with a maximum size
     *.lock           see ``processes``
 
-A start is: take the lock, and unless a server is running there already, make the cluster if there is none, write its
-settings, start ``postgres`` as a child in a session of its own, and wait until its ``postmaster.pid`` says ``ready``. No
-driver and no ``pg_ctl`` take part. What a start leaves behind when it is interrupted, the next one clears.
+A start takes the lock. Unless a server already runs there, it creates the cluster if there is none, writes its settings,
+starts ``postgres`` as a child in its own session, and waits until ``postmaster.pid`` says ``ready``. It uses no driver and
+no ``pg_ctl``. The next start removes the remains of an interrupted one.
 
-The settings are for tests: a crash of the machine may cost all data (``fsync = off``), and that is fine.
+The settings are for tests: a crash of the machine may lose all data (``fsync = off``).
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _START_SECONDS = 120.0
 _INITDB_SECONDS = 300.0
 _PORT_ATTEMPTS = 5
 _ANSWER_SECONDS = 2.0
-_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # its length, and the code that the protocol gives it
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # length and code of the protocol's SSLRequest
 _STAGING = "cluster.new-"
 
-# Fast (connections are cut, work is rolled back), then immediate (as after a crash), then by force.
-_END_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+# Fast shutdown (closes connections and rolls back), then immediate shutdown (as after a crash), then kill.
+_STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 
 _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
-    # Durability is for data that anybody would miss.
+    # Test data needs no durability.
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -68,7 +68,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "max_prepared_transactions": "64",
     "max_locks_per_transaction": "256",
     "shared_buffers": "128MB",
-    # The counters tell what a lease has touched.
+    # The counters show the tables that a lease has changed.
     "track_counts": "on",
     "autovacuum": "on",
     # Compiling a test's query takes longer than running it.
@@ -81,7 +81,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "log_timezone": "UTC",
     "timezone": "UTC",
     "lc_messages": "C",
-    # What initdb chooses for the C locale; a server without the setting would parse every text as "simple".
+    # The choice of initdb for the C locale. Without it, the server would parse every text as "simple".
     "default_text_search_config": "pg_catalog.english",
     "password_encryption": "scram-sha-256",
 }
@@ -89,7 +89,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Postmaster:
-    """What ``postmaster.pid`` says."""
+    """The contents of ``postmaster.pid``."""
 
     pid: int
     port: int
@@ -97,14 +97,14 @@ class _Postmaster:
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server of our own; every method can be called at any time, in any process.
+    """An embedded PostgreSQL server. Its methods can be called at any time and from any process.
 
     Args:
-        data: its directory; made if need be. Root keeps it elsewhere if PostgreSQL's user cannot reach it (``placement``).
-        binaries: the ``bin`` directory with ``postgres`` and ``initdb``; by default the newest found.
-        port: the port on loopback; by default the one used last, else any that is free.
-        settings: further settings, and other values for those made here, as in ``postgresql.conf``.
-        auth: what ``pg_hba.conf`` says.
+        data: data directory, created if missing. Root relocates it if PostgreSQL's user cannot reach it (``placement``).
+        binaries: ``bin`` directory with ``postgres`` and ``initdb``, by default the newest found.
+        port: port on loopback, by default that of the last start, else a free one.
+        settings: additional or different settings, as in ``postgresql.conf``.
+        auth: authentication method in ``pg_hba.conf``.
     """
 
     def __init__(
@@ -126,24 +126,24 @@ class EmbeddedPostgres:
         self._one_call = threading.Lock()
 
     def __repr__(self) -> str:
-        """Name the directory; the password is nowhere in here."""
+        """Show the directory, but no password."""
         return f"EmbeddedPostgres({str(self.data)!r})"
 
     async def start(self) -> str:
         """Start the server, or adopt one that already runs on this data directory.
 
-        When the caller is cancelled meanwhile, the start still ends; ``stop`` waits for it.
+        If the caller is cancelled, the start still completes, and ``stop`` waits for it.
 
         Returns:
             A superuser's DSN: ``postgresql://freshdb:SECRET@127.0.0.1:PORT/postgres``.
 
         Raises:
-            EmbeddedError: it cannot be started; the message says why, and the mend.
+            EmbeddedError: the server cannot start. The message has the reason and the remedy.
         """
         return await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
-        """End the server, whoever started it, and return when nothing of it runs any more."""
+        """Stop the server, also if another process started it, and wait until all its processes are gone."""
         await asyncio.to_thread(self._stop)
 
     def _start(self) -> str:
@@ -151,51 +151,51 @@ class EmbeddedPostgres:
             account = placement.server_account()
             if account is not None:
                 placement.remove_abandoned(processes.is_running)
-            home = placement.settle(self.data, account)
+            home = placement.prepare_directory(self.data, account)
             self._log = BoundedLog(home / "postgres.log")
-            with processes.alone(home, timeout_seconds=_START_SECONDS + _INITDB_SECONDS):
-                postmaster = self._adopted(home) or self._started(home, account)
+            with processes.exclusive(home, timeout_seconds=_START_SECONDS + _INITDB_SECONDS):
+                postmaster = self._adopt(home) or self._start_new(home, account)
             self._log.watch()
-            password = processes.secret(home / "password")
+            password = processes.read_password(home / "password")
             return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{postmaster.port}/postgres"
 
     def _stop(self) -> None:
         with self._one_call:
             if self._log is not None:
                 self._log.unwatch()
-            home = placement.settled(self.data, placement.server_account())
+            home = placement.server_directory(self.data, placement.server_account())
             if not processes.is_running(home):
-                self._collect()
+                self._reap()
                 return
-            with processes.alone(home, timeout_seconds=_START_SECONDS + _INITDB_SECONDS):
+            with processes.exclusive(home, timeout_seconds=_START_SECONDS + _INITDB_SECONDS):
                 postmaster = _postmaster(home)
                 pid = postmaster.pid if postmaster else self._child.pid if self._child else None
-                processes.end(pid, directory=home, steps=_END_STEPS, child=self._child)
+                processes.stop(pid, directory=home, steps=_STOP_STEPS, child=self._child)
                 self._child = None
 
-    def _collect(self) -> None:
+    def _reap(self) -> None:
         if self._child is not None:
             self._child.wait(timeout=10)
             self._child = None
 
-    def _adopted(self, home: Path) -> _Postmaster | None:
-        """Wait for a server that already runs here; ``None`` when there is none (any more)."""
+    def _adopt(self, home: Path) -> _Postmaster | None:
+        """Wait for a server that already runs here. Return ``None`` if there is none, or if it stops."""
         deadline = monotonic() + _START_SECONDS
         while processes.is_running(home):
             postmaster = _postmaster(home)
             if postmaster and postmaster.ready and _answers(postmaster.port):
                 return postmaster
-            # It is still starting, or its head is gone and its backends are about to notice.
+            # It is still starting, or its postmaster is gone and its backends are about to exit.
             if monotonic() > deadline:
                 raise ServerNotStarted(
-                    f"the PostgreSQL that runs in {home} has not become ready in {_START_SECONDS:.0f} s; "
+                    f"the PostgreSQL server that runs in {home} did not become ready within {_START_SECONDS:.0f} s; "
                     f"see {self._log_path(home)}"
                 )
             sleep(POLL_SECONDS)
-        self._collect()
+        self._reap()
         return None
 
-    def _started(self, home: Path, account: Account | None) -> _Postmaster:
+    def _start_new(self, home: Path, account: Account | None) -> _Postmaster:
         binaries = self._reachable_binaries(account)
         major = postgres_major(binaries)
         cluster = home / "cluster"
@@ -203,31 +203,31 @@ class EmbeddedPostgres:
             shutil.rmtree(leftover)
         if not cluster.exists():
             self._initialise(home, binaries, major, account)
-        made_by = (cluster / "PG_VERSION").read_text().strip()
-        if made_by != str(major):
+        version = (cluster / "PG_VERSION").read_text().strip()
+        if version != str(major):
             raise DataDirectoryUnusable(
-                f"{cluster} was made by PostgreSQL {made_by}, and {binaries} is PostgreSQL {major}: remove {cluster} "
-                f"(what is in there is lost), choose another with --data DIR, or install PostgreSQL {made_by}"
+                f"{cluster} was created by PostgreSQL {version}, and {binaries} is PostgreSQL {major}: remove {cluster} "
+                f"(its data is lost), choose another directory with --data DIR, or install PostgreSQL {version}"
             )
-        (cluster / "postmaster.pid").unlink(missing_ok=True)  # nothing runs here, the lock says
-        return self._launched(home, binaries / "postgres", account)
+        (cluster / "postmaster.pid").unlink(missing_ok=True)  # the lock proves that no server runs here
+        return self._launch(home, binaries / "postgres", account)
 
     def _reachable_binaries(self, account: Account | None) -> Path:
         binaries = self._binaries or newest_postgres_binaries()
         for name in ("postgres", "initdb"):
             if not (binaries / name).is_file():
                 raise BinaryNotFound(
-                    f"there is no {name} in {binaries}: give the bin directory of a PostgreSQL server"
+                    f"there is no {name} in {binaries}: choose the bin directory of a PostgreSQL server"
                 )
         return placement.runnable(binaries / "postgres", account, bundle=postgres_bundle).parent
 
     def _initialise(self, home: Path, binaries: Path, major: int, account: Account | None) -> None:
-        """Make the cluster beside its place, then put it there by one rename."""
+        """Create the cluster in a temporary directory, then rename it."""
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
         try:
-            placement.hand_over(staging, account)
-            password = processes.secret(home / "password")
-            # initdb runs as `account`, who cannot read ours.
+            placement.change_owner(staging, account)
+            password = processes.read_password(home / "password")
+            # initdb runs as `account`, which cannot read the original file.
             password_file = staging / "password"
             processes.write_private(password_file, password, account)
             self._run_initdb(binaries, staging / "cluster", password_file, major, account)
@@ -238,7 +238,7 @@ class EmbeddedPostgres:
     def _run_initdb(
         self, binaries: Path, cluster: Path, password_file: Path, major: int, account: Account | None
     ) -> None:
-        said = ""
+        output = ""
         for locale in _locales(major):
             command: list[str | Path] = [
                 *(binaries / "initdb", "-D", cluster, f"--username={SUPERUSER}", f"--pwfile={password_file}"),
@@ -261,14 +261,14 @@ class EmbeddedPostgres:
                 raise ServerNotStarted(f"{binaries / 'initdb'} failed: {error}") from error
             if done.returncode == 0:
                 return
-            said = done.stderr.decode(errors="replace").strip()
-            if "locale" not in said:
+            output = done.stderr.decode(errors="replace").strip()
+            if "locale" not in output:
                 break
         raise ServerNotStarted(
-            f"{binaries / 'initdb'} could not make {cluster.parent.parent / 'cluster'}: {said}"
+            f"{binaries / 'initdb'} could not create {cluster.parent.parent / 'cluster'}: {output}"
         )
 
-    def _launched(self, home: Path, program: Path, account: Account | None) -> _Postmaster:
+    def _launch(self, home: Path, program: Path, account: Account | None) -> _Postmaster:
         log = self._log or BoundedLog(self._log_path(home))
         for _ in range(_PORT_ATTEMPTS):
             port = self._choose_port(home)
@@ -281,32 +281,34 @@ class EmbeddedPostgres:
             if postmaster is not None:
                 (home / "port").write_text(f"{port}\n")
                 return postmaster
-            said = log.tail(start)
-            if "Address already in use" not in said:
-                raise ServerNotStarted(f"PostgreSQL did not start in {home}:\n{said}")
-            # Somebody was faster than we were between choosing the port and using it.
-        raise PortTaken(f"no port on {LOOPBACK} stays free for long enough to start PostgreSQL in {home}")
+            output = log.tail(start)
+            if "Address already in use" not in output:
+                raise ServerNotStarted(f"PostgreSQL did not start in {home}:\n{output}")
+            # Another process took the port between the choice and the start.
+        raise PortTaken(
+            f"no free port on {LOOPBACK} for PostgreSQL in {home}: other processes take them; start it again"
+        )
 
     def _choose_port(self, home: Path) -> int:
         if self._port is None:
             return processes.remembered_port(home / "port")
         if not processes.port_is_free(self._port):
             raise PortTaken(
-                f"port {self._port} on {LOOPBACK} is taken: choose another, or none to get one that is free"
+                f"port {self._port} on {LOOPBACK} is in use: choose another, or omit it to use a free one"
             )
         return self._port
 
     def _ready(self, home: Path, child: subprocess.Popen[bytes]) -> _Postmaster | None:
-        """Wait until it is ready; ``None`` when it ended instead."""
+        """Wait until the server is ready. Return ``None`` if it exits instead."""
         deadline = monotonic() + _START_SECONDS
         while child.poll() is None:
             postmaster = _postmaster(home)
             if postmaster and postmaster.ready and postmaster.pid == child.pid:
                 return postmaster
             if monotonic() > deadline:
-                processes.end(child.pid, directory=home, steps=_END_STEPS[1:], child=child)
+                processes.stop(child.pid, directory=home, steps=_STOP_STEPS[1:], child=child)
                 raise ServerNotStarted(
-                    f"PostgreSQL has not become ready in {_START_SECONDS:.0f} s in {home}; see {self._log_path(home)}"
+                    f"PostgreSQL in {home} did not become ready within {_START_SECONDS:.0f} s; see {self._log_path(home)}"
                 )
             sleep(POLL_SECONDS)
         self._child = None
@@ -316,7 +318,7 @@ class EmbeddedPostgres:
         values = {**_SETTINGS, **self._settings, "port": str(port)}
         lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in values.items()]
         processes.write_private(
-            cluster / "postgresql.conf", "# Written anew at every start.\n" + "".join(lines), account
+            cluster / "postgresql.conf", "# Rewritten at every start.\n" + "".join(lines), account
         )
         processes.write_private(
             cluster / "pg_hba.conf", f"host all all {LOOPBACK}/32 {self._auth}\n", account
@@ -336,7 +338,7 @@ def _postmaster(home: Path) -> _Postmaster | None:
 
 
 def _answers(port: int) -> bool:
-    """Ask for TLS, the one question that needs neither a login nor a driver: the answer is one byte, yes or no."""
+    """Send an SSLRequest, the only message that needs neither a login nor a driver. The answer is one byte."""
     with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=_ANSWER_SECONDS) as connection:
         connection.sendall(_SSL_REQUEST)
         return connection.recv(1) in {b"N", b"S"}
@@ -344,8 +346,8 @@ def _answers(port: int) -> bool:
 
 
 def _locales(major: int) -> Iterator[list[str]]:
-    """Yield initdb's locale arguments, best first: bytewise order (fast, the same everywhere), Unicode's case mapping."""
-    if major >= 17:  # noqa: PLR2004 - brought the provider that needs nothing of the system
+    """Yield initdb's locale arguments, best first: bytewise order (fast and portable) with Unicode case mapping."""
+    if major >= 17:  # noqa: PLR2004 - has a locale provider that does not depend on the system
         yield ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     else:
         yield ["--locale=C", "--lc-ctype=C.UTF-8"]

@@ -1,9 +1,9 @@
-"""How an embedded server is started, found again, and ended, whoever started it.
+"""Start, find and stop the processes of an embedded server, also from another process than the one that started it.
 
-A server is known by a lock, not by a process id: it inherits an open, ``flock``-ed file from whoever starts it, and so do
-its own children. The kernel lets go of the lock when the last of them is gone, however they ended; so "the lock is
-free" means exactly "nothing of this server runs any more", also after a crash, a reboot, or ``kill -9``, and a process
-id that was used again can mislead nobody. A second lock (``starting``) lets one caller at a time start or stop a server.
+A server is identified by a lock instead of a process id. It inherits an open, ``flock``-ed file from its starter, and so do
+its own children. The kernel releases the lock when the last of them is gone, even after a crash, a reboot, or ``kill -9``.
+So the lock is free exactly if no process of the server runs, and a reused process id does not matter. A second lock
+(``starting``) allows only one caller at a time to start or stop a server.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MOST_OUTPUT_BYTES: Final = 65_536
 
 
 @contextmanager
-def alone(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
-    """Keep other callers from starting or stopping this directory's server meanwhile.
+def exclusive(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
+    """Prevent other callers from starting or stopping this directory's server during the block.
 
     Raises:
-        ServerNotStarted: another caller kept the lock for longer than that.
+        ServerNotStarted: another caller held the lock for longer than the timeout.
     """
     with (directory / STARTING_LOCK).open("a") as lock:
         deadline = monotonic() + timeout_seconds
@@ -45,14 +45,14 @@ def alone(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
             if monotonic() > deadline:
                 raise ServerNotStarted(
                     f"another process has been starting or stopping the server in {directory} for more than "
-                    f"{timeout_seconds:.0f} s: wait for it, or end it (it holds {lock.name})"
+                    f"{timeout_seconds:.0f} s: wait for it, or kill it (it holds {lock.name})"
                 )
             sleep(POLL_SECONDS)
         yield
 
 
 def is_running(directory: Path) -> bool:
-    """Whether any process of this directory's server is left."""
+    """True if any process of this directory's server is running."""
     try:
         with (directory / RUNNING_LOCK).open("a") as lock:
             return not _locked(lock.fileno())
@@ -67,10 +67,10 @@ def spawn(
     account: Account | None,
     log: BoundedLog,
 ) -> subprocess.Popen[bytes]:
-    """Start a server in a session of its own, holding the directory's lock.
+    """Start a server in its own session, with the directory's lock.
 
     Raises:
-        ServerNotStarted: a server of this directory runs already, or the program cannot be run.
+        ServerNotStarted: a server of this directory already runs, or the program cannot be run.
     """
     with (directory / RUNNING_LOCK).open("a") as lock, log.writer() as output:
         if not _locked(lock.fileno()):
@@ -92,7 +92,7 @@ def spawn(
             )
         except OSError as error:
             raise ServerNotStarted(f"{command[0]} cannot be run: {error.strerror or error}") from error
-    # Whoever ends it, and whether or not anybody here still thinks of it then: it is collected at once.
+    # Reap the child as soon as it exits, also if another process stops it.
     threading.Thread(target=child.wait, name=f"wait for {child.pid}", daemon=True).start()
     return child
 
@@ -100,12 +100,12 @@ def spawn(
 def output_of(
     command: Sequence[str | Path], account: Account | None, *, timeout_seconds: float
 ) -> tuple[int | None, str]:
-    """Run a short command as a server would be run, and return its exit code and the first 64 KiB that it printed.
+    """Run a short command like a server, and return its exit code and the first 64 KiB of its output.
 
-    The exit code is ``None`` if it had not ended by then. Nothing that it started is left.
+    The exit code is ``None`` if the command did not exit within the timeout. All processes that it started are killed.
 
     Raises:
-        OSError: it cannot be run.
+        OSError: the command cannot be run.
     """
     with subprocess.Popen(
         command,
@@ -129,7 +129,7 @@ def output_of(
 
 
 def _read(child: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Read what a child prints until it has ended; what it started may hold its output open for longer."""
+    """Read the output of a child until it exits, because its own children may hold the output open for longer."""
     assert child.stdout is not None  # noqa: S101 - for the type checker
     printed = b""
     while monotonic() < deadline and len(printed) < _MOST_OUTPUT_BYTES:
@@ -148,42 +148,42 @@ def _read(child: subprocess.Popen[bytes], deadline: float) -> bytes:
 
 
 def environment() -> dict[str, str]:
-    """Give what a server inherits: nothing that could change its behaviour (``PGDATA``, ``TZ``), messages in English."""
+    """Return the environment of a server: English messages, and no variables that change it (``PGDATA``, ``TZ``)."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
-def end(
+def stop(
     pid: int | None,
     *,
     directory: Path,
     steps: Sequence[tuple[signal.Signals, float]],
     child: subprocess.Popen[bytes] | None,
 ) -> None:
-    """End the directory's server, and return when nothing of it runs any more.
+    """Stop the directory's server, and wait until all its processes are gone.
 
     Args:
-        pid: its main process, if known.
-        directory: where it runs.
-        steps: the signals to send, each with the seconds until the next is tried.
-        child: the same process, where this process has started it and has to collect it.
+        pid: main process, if known.
+        directory: directory of the server.
+        steps: signals to send, each with the seconds until the next one.
+        child: the main process, if this process started it and must reap it.
 
     Raises:
-        ServerNotStarted: it survived all of them.
+        ServerNotStarted: the server survived all signals.
     """
-    for number, patience_seconds in steps:
+    for number, timeout_seconds in steps:
         if pid is not None and is_running(directory):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        if wait_gone(directory, timeout_seconds=patience_seconds):
+        if wait_stopped(directory, timeout_seconds=timeout_seconds):
             break
     else:
-        raise ServerNotStarted(f"the server in {directory} (process {pid}) does not end")
+        raise ServerNotStarted(f"the server in {directory} (process {pid}) does not stop; kill it")
     if child is not None:
         child.wait(timeout=10)
 
 
-def wait_gone(directory: Path, *, timeout_seconds: float) -> bool:
-    """Wait until nothing of the directory's server runs any more; tell whether that came true."""
+def wait_stopped(directory: Path, *, timeout_seconds: float) -> bool:
+    """Wait until all processes of the directory's server are gone. Return false after the timeout."""
     deadline = monotonic() + timeout_seconds
     while is_running(directory):
         if monotonic() > deadline:
@@ -192,8 +192,8 @@ def wait_gone(directory: Path, *, timeout_seconds: float) -> bool:
     return True
 
 
-def secret(path: Path) -> str:
-    """Read the password kept in this file of mode 0600; make both at the first time."""
+def read_password(path: Path) -> str:
+    """Read the password from this file of mode 0600. Create both if they are missing."""
     with suppress(FileNotFoundError):
         return path.read_text().strip()
     password = secrets.token_hex(24)
@@ -202,7 +202,7 @@ def secret(path: Path) -> str:
 
 
 def write_private(path: Path, text: str, account: Account | None = None) -> None:
-    """Replace a file in one step; only its owner (``account``, else this process's user) can read it."""
+    """Replace a file atomically. Only its owner (``account``, else this process's user) can read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -213,7 +213,7 @@ def write_private(path: Path, text: str, account: Account | None = None) -> None
 
 
 def remembered_port(path: Path) -> int:
-    """Give the port that was used last, if it is free; else another free one."""
+    """Return the port of the last start if it is free, else another free port."""
     with suppress(FileNotFoundError, ValueError):
         port = int(path.read_text())
         if port_is_free(port):
@@ -225,9 +225,9 @@ def remembered_port(path: Path) -> int:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """True if a server can listen on this port now."""
     with socket.socket() as probe:
-        # As the servers do: a connection of a former one in TIME_WAIT does not matter.
+        # The servers set this, too, so that old connections in TIME_WAIT do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -237,18 +237,18 @@ def port_is_free(port: int) -> bool:
 
 
 class BoundedLog:
-    """A server's log file, of which at most two times ``limit_bytes`` are kept (the file and its predecessor)."""
+    """A server's log file with a maximum size: at most ``limit_bytes`` each in the file and its predecessor."""
 
-    def __init__(self, path: Path, *, limit_bytes: int = 8 * 2**20, look_seconds: float = 30.0) -> None:
+    def __init__(self, path: Path, *, limit_bytes: int = 8 * 2**20, interval_seconds: float = 30.0) -> None:
         self.path = path
         self._limit_bytes = limit_bytes
-        self._look_seconds = look_seconds
-        self._over = threading.Event()
+        self._interval_seconds = interval_seconds
+        self._stopped = threading.Event()
         self._watch: threading.Thread | None = None
 
     @contextmanager
     def writer(self) -> Iterator[int]:
-        """Open it for a server to append to."""
+        """Open the file for a server to append to."""
         self.trim()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -257,11 +257,11 @@ class BoundedLog:
             os.close(descriptor)
 
     def size(self) -> int:
-        """Give its present length in bytes; 0 if there is none yet."""
+        """Return the size in bytes, or 0 if the file is missing."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def tail(self, start: int = 0, *, limit: int = 2000) -> str:
-        """Give what was written since it had ``start`` bytes, at most the last ``limit`` bytes of it."""
+        """Return the text after the first ``start`` bytes, at most the last ``limit`` bytes of it."""
         if not self.path.exists():
             return ""
         with self.path.open("rb") as file:
@@ -269,7 +269,7 @@ class BoundedLog:
             return file.read().decode(errors="replace").strip()
 
     def trim(self) -> None:
-        """Begin anew if it has grown too long. Its writer appends, so the file itself has to stay."""
+        """Truncate the file if it is too long. The server appends to it, so the file itself must stay."""
         if self.size() <= self._limit_bytes:
             return
         with self.path.open("rb+") as file:
@@ -279,21 +279,23 @@ class BoundedLog:
             file.truncate(0)
 
     def watch(self) -> None:
-        """Keep it short from now on, in a thread of its own, until ``unwatch``."""
+        """Trim the file periodically in a thread until ``unwatch``."""
         if self._watch is None:
-            self._over.clear()
-            self._watch = threading.Thread(target=self._look, name=f"trim {self.path.name}", daemon=True)
+            self._stopped.clear()
+            self._watch = threading.Thread(
+                target=self._trim_periodically, name=f"trim {self.path.name}", daemon=True
+            )
             self._watch.start()
 
     def unwatch(self) -> None:
-        """End what ``watch`` began."""
-        self._over.set()
+        """Stop the thread of ``watch``."""
+        self._stopped.set()
         if self._watch is not None:
             self._watch.join()
             self._watch = None
 
-    def _look(self) -> None:
-        while not self._over.wait(self._look_seconds):
+    def _trim_periodically(self) -> None:
+        while not self._stopped.wait(self._interval_seconds):
             with suppress(OSError):
                 self.trim()
 

@@ -1,7 +1,8 @@
-"""The embedded Redis: keeps nothing on disk, refuses to forget under pressure, ends without a trace.
+"""The embedded Redis server, which keeps no data on disk and evicts no keys.
 
-The data directory holds ``password``, ``port``, ``redis.conf`` (mode 0600: it holds the password, and so the password
-is on no command line), ``redis.log``, ``redis.pid`` and the locks. Ready means: it answers ``PING`` with our password.
+The data directory has ``password``, ``port``, ``redis.conf``, ``redis.log``, ``redis.pid`` and the locks. ``redis.conf`` has
+mode 0600 and contains the password, so that no command line has it. The server is ready when it answers ``PING`` after a
+login with this password.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from freshdb_service.embedded.placement import Account
 from freshdb_service.embedded.processes import LOOPBACK, POLL_SECONDS, BoundedLog
 
 _START_SECONDS = 30.0
-_ANSWER_SECONDS = 0.25  # a caller that gets no answer asks again
+_ANSWER_SECONDS = 0.25  # without an answer, the caller retries
 _PORT_ATTEMPTS = 5
-_END_STEPS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+_STOP_STEPS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 
 
 class EmbeddedRedis:
-    """One Redis server of our own; every method can be called at any time, in any process.
+    """An embedded Redis server. Its methods can be called at any time and from any process.
 
     Args:
-        data: its directory; made if need be. Root keeps it elsewhere if the server's user cannot reach it (``placement``).
-        binary: ``redis-server`` or ``valkey-server``, 6.2 or newer; by default the first found.
-        port: the port on loopback; by default the one used last, else any that is free.
+        data: data directory, created if missing. Root relocates it if the server's user cannot reach it (``placement``).
+        binary: ``redis-server`` or ``valkey-server``, 6.2 or newer, by default the first found.
+        port: port on loopback, by default that of the last start, else a free one.
     """
 
     def __init__(self, data: Path, *, binary: Path | None = None, port: int | None = None) -> None:
@@ -44,24 +45,24 @@ class EmbeddedRedis:
         self._one_call = threading.Lock()
 
     def __repr__(self) -> str:
-        """Name the directory; the password is nowhere in here."""
+        """Show the directory, but no password."""
         return f"EmbeddedRedis({str(self.data)!r})"
 
     async def start(self) -> str:
         """Start the server, or adopt one that already runs on this data directory.
 
-        When the caller is cancelled meanwhile, the start still ends; ``stop`` waits for it.
+        If the caller is cancelled, the start still completes, and ``stop`` waits for it.
 
         Returns:
-            Its URL: ``redis://:SECRET@127.0.0.1:PORT/0``.
+            The URL: ``redis://:SECRET@127.0.0.1:PORT/0``.
 
         Raises:
-            EmbeddedError: it cannot be started; the message says why, and the mend.
+            EmbeddedError: the server cannot start. The message has the reason and the remedy.
         """
         return await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
-        """End the server, whoever started it, and return when nothing of it runs any more."""
+        """Stop the server, also if another process started it, and wait until all its processes are gone."""
         await asyncio.to_thread(self._stop)
 
     def _start(self) -> str:
@@ -69,30 +70,30 @@ class EmbeddedRedis:
             account = placement.server_account()
             if account is not None:
                 placement.remove_abandoned(processes.is_running)
-            home = placement.settle(self.data, account)
-            password = processes.secret(home / "password")
-            with processes.alone(home, timeout_seconds=_START_SECONDS * 2):
-                port = self._adopted(home, password) or self._launched(home, password, account)
+            home = placement.prepare_directory(self.data, account)
+            password = processes.read_password(home / "password")
+            with processes.exclusive(home, timeout_seconds=_START_SECONDS * 2):
+                port = self._adopt(home, password) or self._launch(home, password, account)
             return f"redis://:{password}@{LOOPBACK}:{port}/0"
 
     def _stop(self) -> None:
         with self._one_call:
-            home = placement.settled(self.data, placement.server_account())
+            home = placement.server_directory(self.data, placement.server_account())
             if not processes.is_running(home):
-                self._collect()
+                self._reap()
                 return
-            with processes.alone(home, timeout_seconds=_START_SECONDS * 2):
+            with processes.exclusive(home, timeout_seconds=_START_SECONDS * 2):
                 pid = _read_number(home / "redis.pid")
-                processes.end(pid, directory=home, steps=_END_STEPS, child=self._child)
+                processes.stop(pid, directory=home, steps=_STOP_STEPS, child=self._child)
                 self._child = None
 
-    def _collect(self) -> None:
+    def _reap(self) -> None:
         if self._child is not None:
             self._child.wait(timeout=10)
             self._child = None
 
-    def _adopted(self, home: Path, password: str) -> int | None:
-        """Wait for a server that already runs here; ``None`` when there is none (any more)."""
+    def _adopt(self, home: Path, password: str) -> int | None:
+        """Wait for a server that already runs here. Return ``None`` if there is none, or if it stops."""
         deadline = monotonic() + _START_SECONDS
         while processes.is_running(home):
             port = _read_number(home / "port")
@@ -100,17 +101,18 @@ class EmbeddedRedis:
                 return port
             if monotonic() > deadline:
                 raise ServerNotStarted(
-                    f"the Redis that runs in {home} has not answered in {_START_SECONDS:.0f} s; see {home / 'redis.log'}"
+                    f"the Redis server that runs in {home} did not answer within {_START_SECONDS:.0f} s; "
+                    f"see {home / 'redis.log'}"
                 )
             sleep(POLL_SECONDS)
-        self._collect()
+        self._reap()
         return None
 
-    def _launched(self, home: Path, password: str, account: Account | None) -> int:
+    def _launch(self, home: Path, password: str, account: Account | None) -> int:
         program = usable_redis(self._binary, account) if self._binary else redis_binary(account)
         log = BoundedLog(home / "redis.log")
         (home / "work").mkdir(mode=0o700, exist_ok=True)
-        placement.hand_over(home / "work", account)
+        placement.change_owner(home / "work", account)
         for _ in range(_PORT_ATTEMPTS):
             port = self._choose_port(home)
             processes.write_private(
@@ -123,27 +125,29 @@ class EmbeddedRedis:
             if self._ready(port, password, child):
                 self._child = child
                 return port
-            processes.end(child.pid, directory=home, steps=_END_STEPS, child=child)
-            said = log.tail(start)
-            if "Address already in use" not in said:
+            processes.stop(child.pid, directory=home, steps=_STOP_STEPS, child=child)
+            output = log.tail(start)
+            if "Address already in use" not in output:
                 raise ServerNotStarted(
-                    f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. It said:\n{said}"
+                    f"{program} did not start in {home} within {_START_SECONDS:.0f} s; {redis_fix()}. Its log:\n{output}"
                 )
-            # Somebody was faster than we were between choosing the port and using it.
-        raise PortTaken(f"no port on {LOOPBACK} stays free for long enough to start Redis in {home}")
+            # Another process took the port between the choice and the start.
+        raise PortTaken(
+            f"no free port on {LOOPBACK} for Redis in {home}: other processes take them; start it again"
+        )
 
     def _choose_port(self, home: Path) -> int:
         if self._port is None:
             return processes.remembered_port(home / "port")
         if not processes.port_is_free(self._port):
             raise PortTaken(
-                f"port {self._port} on {LOOPBACK} is taken: choose another, or none to get one that is free"
+                f"port {self._port} on {LOOPBACK} is in use: choose another, or omit it to use a free one"
             )
         return self._port
 
     @staticmethod
     def _ready(port: int, password: str, child: subprocess.Popen[bytes]) -> bool:
-        """Wait until it answers; false when it ended instead, or took too long."""
+        """Wait until the server answers. Return false if it exits instead, or after the timeout."""
         deadline = monotonic() + _START_SECONDS
         while child.poll() is None and monotonic() < deadline:
             if _answers(port, password):
@@ -159,10 +163,10 @@ def _configuration(work: Path, port: int, password: str) -> str:
         f"requirepass {password}",
         f'dir "{work}"',
         "daemonize no",
-        # What is in here can be told again from the control plane's tables.
+        # All contents can be restored from the control plane's tables.
         'save ""',
         "appendonly no",
-        # Forgetting a deadline silently would be worse than refusing to take another.
+        # Evicting a deadline silently would be worse than refusing a new one.
         "maxmemory-policy noeviction",
         "loglevel warning",
     ]
@@ -170,7 +174,7 @@ def _configuration(work: Path, port: int, password: str) -> str:
 
 
 def _answers(port: int, password: str) -> bool:
-    """Whether our Redis is there. Who does not ask for a password as ours does is not told it."""
+    """True if the embedded Redis answers. A server that does not ask for a password does not get it."""
     with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=_ANSWER_SECONDS) as connection:
         with connection.makefile("rwb") as stream:
             for command, answer in (("PING", b"-NOAUTH"), (f"AUTH {password}", b"+OK"), ("PING", b"+PONG")):

@@ -20,7 +20,7 @@ from freshdb_service.errors import FreshdbError, IsolationUnsupported
 from freshdb_service.leasing.acquire import Acquirer
 from freshdb_service.lifecycle import DatabaseState, Isolation, TemplateState
 from freshdb_service.maintenance.pool_sizing import PoolSizing
-from freshdb_service.observability.metrics.facts import PoolGauges, ServerGauges
+from freshdb_service.observability.metrics.gauges import PoolGauges, ServerGauges
 from freshdb_service.pooling.claim_renewal import kept
 from freshdb_service.pooling.reset_jobs import ResetJobs
 from freshdb_service.pooling.worker_pool import WorkerPool

@@ -1,8 +1,8 @@
-"""How durations are kept: not one by one, but as counts of how many were how long. Such counts can be added up.
+"""Histograms of durations: counts per bucket, which can be added up.
 
-There is a bucket up to each of ``BOUNDS`` (seconds, inclusive), and one for what is longer than all of them. A percentile
-is read off within its bucket as if what is in there were spread evenly: it is off by no more than the bucket is wide. The
-module is pure: the standard library alone.
+There is a bucket up to each of ``BOUNDS`` (seconds, inclusive), and one for longer durations. A percentile is interpolated
+linearly within its bucket, so its error is at most the width of the bucket. The module is pure and uses the standard library
+only.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ BUCKETS: Final = len(BOUNDS) + 1
 
 
 def bucket_of(seconds: float) -> int:
-    """Which bucket a duration is counted in, from 0."""
+    """Return the index of the bucket of a duration."""
     return bisect_left(BOUNDS, seconds)
 
 
 def percentile(counts: Sequence[int], percent: float) -> float | None:
-    """The duration (seconds) that so many percent of what was counted did not pass; ``None`` where nothing was.
+    """Return a percentile in seconds, or ``None`` if all counts are 0.
 
-    What is longer than the last bound counts as long as that.
+    Durations above the last bound count as that bound.
 
     Args:
-        counts: one for each bucket.
+        counts: one count per bucket.
         percent: more than 0, at most 100.
     """
     left = sum(counts) * percent / 100

@@ -1,4 +1,4 @@
-"""What surrounds a visit to PostgreSQL or Redis: whoever makes one says what it is for, and others measure and trace it."""
+"""Instrumentation of calls to PostgreSQL and Redis: a context manager around each call measures and traces it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeAlias
 
-Visiting: TypeAlias = Callable[[str], AbstractContextManager[object]]
-"""Gives what surrounds one visit. What it is for is one of a few words, known when the program was written."""
+Instrument: TypeAlias = Callable[[str], AbstractContextManager[object]]
+"""Returns the context manager around one call. Its argument is the operation, one of a few fixed words."""
 
 _NOTHING: Final = nullcontext()
 
 
-def unseen(what: str) -> AbstractContextManager[object]:
-    """Nothing: nobody measures."""
+def no_instrument(what: str) -> AbstractContextManager[object]:
+    """Return a context manager that does nothing."""
     del what
     return _NOTHING

@@ -1,13 +1,12 @@
-"""Whether a PostgreSQL server still gives signs of life; and what happens when it does not.
+"""Liveness of PostgreSQL servers, for fast failure when one no longer answers.
 
-A server that has crashed, is full, or lets nobody in says so, and whoever asked it hears at once. The one that must be
-found out is the one that says nothing: behind a network that swallows what is sent, connections stay open, and each
-statement would wait for its own timeout, which for copying a large template is ten minutes. So each replica asks each server
-for a sign of life, over and over, in a session that is for this alone. When two in a row do not come, the server is *lost*:
-all connections to it are cut, so that everything that waits ends now, and whoever asks it for something is refused at once,
-so that nothing piles up. The first answer makes it as good as before.
+A server that has crashed, is full, or refuses logins returns an error at once. A server behind a network that drops packets
+returns nothing. Its connections stay open, and each statement would wait for its own timeout, which is ten minutes for
+copying a large template. So each replica probes each server periodically, in a dedicated session. After two missed probes
+the server is *lost*. All connections to it are closed, so that statements fail at once, and new statements are refused, so
+that they do not pile up. The first answer ends this.
 
-The other side has the same trouble with us: ``KEEPALIVES``.
+The server has the same problem with a replica that disappears: see ``KEEPALIVES``.
 """
 
 from __future__ import annotations
@@ -32,21 +31,22 @@ KEEPALIVES: Final = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "60s",
 }
-"""Settings of our sessions: PostgreSQL ends one whose machine or network is gone, and frees its locks, after a minute. With
-the kernel's own values it would after two hours, or, where an answer was under way, a quarter of an hour.
+"""Settings of freshdb's sessions. With them, PostgreSQL ends a session whose client or network is gone after a minute, and
+frees its locks. With the kernel's defaults it takes two hours, or 15 minutes if a result was being sent.
 https://www.postgresql.org/docs/current/runtime-config-connection.html"""
 
 Driver = Any
-"""A connection of asyncpg; only the packages that open one know that."""
+"""An asyncpg connection. Only the packages that open one may import asyncpg."""
 
-Told = Callable[[float | None], None]
-"""Told of every sign of life after how many seconds it came; of one that did not come, or a refusal, ``None``."""
+OnProbe = Callable[[float | None], None]
+"""Called after each probe with the seconds until the answer, or ``None`` for no answer or an error."""
 
 
 def cut_between(error: BaseException) -> bool:
-    """Whether this is what libraries make of a connection that is gone between two steps of one statement.
+    """True if the error means that the connection was closed between two steps of one statement.
 
-    uvloop refuses to write to it; asyncpg (0.32, ``Connection._abort``) goes on with ``None``. They say no more than that.
+    uvloop then raises a ``RuntimeError``, because the transport is closed. asyncpg (0.32, ``Connection._abort``) raises an
+    ``AttributeError`` of ``None``. There is no more specific error.
     """
     if isinstance(error, RuntimeError):
         return "handler is closed" in str(error)
@@ -56,19 +56,19 @@ def cut_between(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
-def nobody(seconds: float | None) -> None:
-    """Tell nobody."""
+def ignore(seconds: float | None) -> None:
+    """Do nothing with the result of a probe."""
     del seconds
 
 
 class Liveness:
-    """Of one server, as this replica feels it.
+    """Probes one server for this replica.
 
     Args:
-        what: has it, for messages.
-        open_session: opens the session for signs of life.
-        every_seconds: how often one is asked for, and how long it may take.
-        told: of each.
+        what: name of the server, for messages.
+        open_session: opens the session for probes.
+        every_seconds: interval between probes, and their timeout.
+        on_probe: called after each probe.
     """
 
     def __init__(
@@ -77,48 +77,48 @@ class Liveness:
         open_session: Callable[[], Awaitable[Driver]],
         *,
         every_seconds: float,
-        told: Told = nobody,
+        on_probe: OnProbe = ignore,
     ) -> None:
         self._what = what
         self._open = open_session
         self._every_seconds = every_seconds
-        self._told = told
+        self._on_probe = on_probe
         self._session: Driver = None
         self._connections: WeakSet[Driver] = WeakSet()
         self._lost = False
 
     def watch(self, connection: Driver) -> None:
-        """Cut this connection when the server is lost."""
+        """Close this connection when the server is lost."""
         self._connections.add(connection)
 
     def check(self) -> None:
-        """See that the server is not lost.
+        """Refuse to use a lost server.
 
         Raises:
-            BackendUnavailable: it is.
+            BackendUnavailable: the server is lost.
         """
         if self._lost:
             raise BackendUnavailable(f"{self._what} does not answer", retry_after_seconds=1.0)
 
-    async def feel(self) -> None:
-        """Ask for signs of life, for as long as the process lives."""
+    async def run(self) -> None:
+        """Probe the server until cancelled."""
         missed = 0
         try:
             while True:
                 missed = 0 if await self._answers() else missed + 1
-                self._judge(missed)
-                # Who has just waited in vain has waited for long enough.
+                self._update(missed)
+                # A missed probe has already taken the whole interval.
                 await asyncio.sleep(0 if missed else self._every_seconds)
         finally:
-            self._end()
+            self._close()
 
-    def _judge(self, missed: int) -> None:
+    def _update(self, missed: int) -> None:
         if self._lost and not missed:
             _log.warning("%s answers again", self._what)
         self._lost = missed >= _MISSES
         if self._lost and missed == _MISSES:
             there = [one for one in self._connections if not one.is_closed()]
-            _log.warning("%s gives no sign of life: %d connections are cut", self._what, len(there))
+            _log.warning("%s does not answer: closing %d connections to it", self._what, len(there))
             for one in there:
                 one.terminate()
 
@@ -129,17 +129,17 @@ class Liveness:
                     self._session = await self._open()
                 asked_at = perf_counter()
                 await self._session.execute("SELECT 1")
-                self._told(perf_counter() - asked_at)
+                self._on_probe(perf_counter() - asked_at)
         except TimeoutError:
-            self._end()
-            self._told(None)
+            self._close()
+            self._on_probe(None)
             return False
-        except Exception:  # noqa: BLE001 - it refuses, whatever the reason: that is an answer, which others get, too
-            self._end()
-            self._told(None)
+        except Exception:  # noqa: BLE001 - any error is an answer, which statements get at once, too
+            self._close()
+            self._on_probe(None)
         return True
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             with suppress(Exception):

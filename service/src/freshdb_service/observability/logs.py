@@ -1,7 +1,7 @@
-"""What the service logs: one line for each record, as JSON or for people, with what the code that logged it was about.
+"""Logging: one line per record, as JSON or for a console, with context fields.
 
-What that is (a request, a lease, a database) is said once, where it is known, and is on every line that is logged from there
-on, also in the tasks that were begun there. Lines say names, never a password or a token: whoever logs is told a lease's id.
+Context fields (request, lease, database) are set once. All later lines of the same task, and of the tasks that it starts,
+have them. Lines contain names and ids, never a password or a token.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _FIELDS: Final = "fields"
 
 
 @contextmanager
-def about(**facts: object) -> Iterator[Facts]:
-    """Have these facts on every line that is logged during the block; ``note`` adds to them."""
+def log_context(**facts: object) -> Iterator[Facts]:
+    """Add context fields to all lines that are logged within the block. ``add_to_log_context`` adds more."""
     here: Facts = {**(_facts.get() or {}), **facts}
     before = _facts.set(here)
     try:
@@ -39,8 +39,8 @@ def about(**facts: object) -> Iterator[Facts]:
         _facts.reset(before)
 
 
-def note(**facts: object) -> None:
-    """Add to what the code that runs is about, if anybody said that it is about something."""
+def add_to_log_context(**facts: object) -> None:
+    """Add fields to the current log context, if there is one."""
     here = _facts.get()
     if here is not None:
         here.update(facts)
@@ -54,14 +54,14 @@ def fields(**values: object) -> Mapping[str, object]:
 def configure(
     form: LogFormat, level: LogLevel, *, requests: bool = True, stream: TextIO | None = None
 ) -> None:
-    """Log to a stream from now on.
+    """Configure logging to a stream.
 
     Args:
-        form: ``auto`` is ``console`` on a terminal, and ``json`` elsewhere.
-        level: from which on freshdb's own lines are logged. Libraries say no more than warnings, but for uvicorn: some
-            would log the parameters of statements.
-        requests: a line for each request (``freshdb.access``).
-        stream: where to; by default standard error.
+        form: ``auto`` is ``console`` on a terminal, else ``json``.
+        level: minimum level of lines of freshdb and uvicorn. Other libraries log warnings and errors only, because some of
+            them would log the parameters of statements.
+        requests: log a line for each request (``freshdb.access``).
+        stream: target of the lines, by default standard error.
     """
     stream = stream or sys.stderr
     as_json = not stream.isatty() if form == "auto" else form == "json"
@@ -74,45 +74,45 @@ def configure(
         logging.getLogger(name).setLevel(level.upper())
     logging.getLogger(ACCESS).setLevel(logging.NOTSET if requests else logging.WARNING)
     logging.captureWarnings(capture=True)
-    # Nobody is told of threads, processes and tasks: finding them out would be a third of a line's cost.
+    # No line has the thread, process or task, and finding them would be a third of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``at`` (RFC 3339), ``level``, ``logger``, ``message``, and what it is about."""
+    """Formats one JSON object per line: ``at`` (RFC 3339), ``level``, ``logger``, ``message``, and the context fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
+        """Format one record."""
         line: Facts = {
             "at": f"{_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_said_of(record),
+            **_context_of(record),
         }
         if (trace := _trace(self, record)) is not None:
             line["error"] = trace
         try:
             return orjson.dumps(line, default=str).decode()
-        except TypeError:  # half a character, or a number that is too large: what others sent
+        except TypeError:  # orjson refuses lone surrogates and large integers, which clients may send
             return json.dumps(line, default=str)
 
 
 class ConsoleFormatter(logging.Formatter):
-    """For people: the time (UTC), the level, the message, and ``name=value`` for what it is about."""
+    """Formats lines for a console: the time (UTC), the level, the message, and ``name=value`` for each context field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record; whatever somebody else put into it stays on its line."""
-        said = "".join(f" {name}={_word(value)}" for name, value in _said_of(record).items())
+        """Format one record. Line breaks in its values are escaped."""
+        context = "".join(f" {name}={_word(value)}" for name, value in _context_of(record).items())
         line = f"{_second(int(record.created)).replace('T', ' ')}.{int(record.msecs):03}"
-        line += f" {record.levelname:<7} {record.name}: {_printable(record.getMessage())}{said}"
+        line += f" {record.levelname:<7} {record.name}: {_printable(record.getMessage())}{context}"
         trace = _trace(self, record)
         return line if trace is None else f"{line}\n{trace}"
 
 
-def _said_of(record: logging.LogRecord) -> Facts:
+def _context_of(record: logging.LogRecord) -> Facts:
     return {**(_facts.get() or {}), **getattr(record, _FIELDS, {})}
 
 
@@ -122,7 +122,7 @@ def _second(timestamp: int) -> str:
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
-    """The traceback, if there is one."""
+    """Return the traceback, if there is one."""
     return formatter.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else None
 
 
@@ -132,7 +132,7 @@ def _word(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without line breaks and control characters, by which somebody could write lines of their own."""
+    """Escape line breaks and control characters, with which a client could forge log lines."""
     return (
         text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     )

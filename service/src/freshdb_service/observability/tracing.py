@@ -1,11 +1,10 @@
-"""OpenTelemetry traces: the requests that are answered, the work on databases, and the visits to PostgreSQL and Redis.
+"""OpenTelemetry traces of requests, work on databases, and calls to PostgreSQL and Redis.
 
-The spans are made here, by hand: few, named by words that are known ahead, without statements, their parameters, or the
-messages of errors, so that no password gets into one. Where they go is said by OpenTelemetry's own variables
-(``OTEL_EXPORTER_OTLP_ENDPOINT``, …). Without these, or without the extra ``otel``, nothing of OpenTelemetry is loaded and
-``UNTRACED`` does nothing.
+The spans are created manually. They are few, have fixed names, and contain no statements, parameters or error messages, so
+that no password gets into one. OpenTelemetry's own variables configure the export (``OTEL_EXPORTER_OTLP_ENDPOINT``, …).
+Without them, or without the extra ``otel``, OpenTelemetry is not loaded and ``UNTRACED`` does nothing.
 
-A visit is a span where there is one around it: the loops look at the control plane every second, which is nobody's trace.
+A call gets a span only within another span, because the loops query the control plane every second.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Final, Protocol
 
 from freshdb_service import __version__
-from freshdb_service.observability.instrumentation import Visiting, unseen
+from freshdb_service.observability.instrumentation import Instrument, no_instrument
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context as OtelContext
@@ -36,30 +35,30 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class RequestSpan(Protocol):
-    """The span of a request that is being answered."""
+    """The span of a request."""
 
     @property
     def trace_id(self) -> str | None:
-        """The id of its trace, 32 hexadecimal digits; ``None`` if there is none."""
+        """The id of the trace (32 hexadecimal digits), or ``None`` without tracing."""
 
     def answered(self, route: str, status: int, facts: Mapping[str, object]) -> None:
-        """Say what became of it, and what it was about; the route is the method and the path with names of parameters."""
+        """Set the status and the context fields. The route is the method and the path template."""
 
 
 class Tracing(Protocol):
-    """Makes spans."""
+    """Creates spans."""
 
     def request(self, method: str, headers: Headers) -> AbstractContextManager[RequestSpan]:
-        """The span of one request; the headers say which trace it belongs to."""
+        """Create the span of one request, in the trace that its headers name."""
 
     def work(self, name: str, attributes: Attributes) -> AbstractContextManager[object]:
-        """The span of some work."""
+        """Create the span of some work."""
 
-    def visits(self, system: str, server: str) -> Visiting:
-        """The spans of visits to one backend."""
+    def calls(self, system: str, server: str) -> Instrument:
+        """Create the instrumentation of calls to one backend."""
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Export the remaining spans."""
 
 
 class _NoSpan:
@@ -70,7 +69,7 @@ class _NoSpan:
 
 
 class _Untraced:
-    """Does nothing."""
+    """Creates no spans."""
 
     def __init__(self) -> None:
         self._nothing = nullcontext(_NoSpan())
@@ -83,9 +82,9 @@ class _Untraced:
         del name, attributes
         return self._nothing
 
-    def visits(self, system: str, server: str) -> Visiting:
+    def calls(self, system: str, server: str) -> Instrument:
         del system, server
-        return unseen
+        return no_instrument
 
     def close(self) -> None:
         pass
@@ -95,7 +94,7 @@ UNTRACED: Final[Tracing] = _Untraced()
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Tracing:
-    """Tracing as OpenTelemetry's variables want it; ``UNTRACED`` if they do not, or it is not installed."""
+    """Create the tracing that OpenTelemetry's variables configure, or return ``UNTRACED`` without them or the package."""
     exporter = environment.get(
         "OTEL_TRACES_EXPORTER", "otlp" if any(map(environment.get, _ENDPOINTS)) else "none"
     )
@@ -105,13 +104,14 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Tracing:
         return _Traced(_provider(exporter))
     except ModuleNotFoundError as error:
         _log.warning(
-            "no traces, although OTEL_… asks for them: %s; pip install 'freshdb-service[otel]'", error
+            "tracing is configured (OTEL_…) but not installed: %s; run pip install 'freshdb-service[otel]'",
+            error,
         )
         return UNTRACED
 
 
 def _provider(exporter: str) -> TracerProvider:
-    # Only where traces are wanted: loading all this takes longer than a warm start.
+    # Imported only for tracing, because this takes longer than a warm start.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -121,7 +121,7 @@ def _provider(exporter: str) -> TracerProvider:
         SimpleSpanProcessor,
     )
 
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES outrank what is said here.
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override these values.
     resource = Resource.create(
         {"service.version": __version__} | _unless("OTEL_SERVICE_NAME", "service.name", _NAME)
     )
@@ -138,7 +138,7 @@ def _unless(variable: str, key: str, value: str) -> dict[str, str]:
 
 
 class _Traced:
-    """Makes spans with OpenTelemetry."""
+    """Creates spans with OpenTelemetry."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry import propagate, trace  # noqa: PLC0415 - as above
@@ -159,7 +159,7 @@ class _Traced:
             context,
             kind,
             attributes,
-            record_exception=False,  # messages of errors may repeat what others said
+            record_exception=False,  # error messages may contain secrets of clients
             set_status_on_exception=False,
         ) as span:
             try:
@@ -178,17 +178,17 @@ class _Traced:
     def work(self, name: str, attributes: Attributes) -> AbstractContextManager[object]:
         return self._span(name, self._kinds.INTERNAL, attributes)
 
-    def visits(self, system: str, server: str) -> Visiting:
-        def visit(what: str) -> AbstractContextManager[object]:
+    def calls(self, system: str, server: str) -> Instrument:
+        def call(what: str) -> AbstractContextManager[object]:
             if not self._current().get_span_context().is_valid:
-                return unseen(what)
+                return no_instrument(what)
             attributes = {"db.system.name": system, "db.operation.name": what, "freshdb.server": server}
             return self._span(f"{system} {what}", self._kinds.CLIENT, attributes)
 
-        return visit
+        return call
 
     def close(self) -> None:
-        # A collector that is away would be asked again for longer than anybody waits for a service to stop.
+        # If the collector is unavailable, the exporter would retry for longer than the service may take to stop.
         last = Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         last.start()
         last.join(_CLOSE_SECONDS)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFound
 from freshdb_service.lifecycle import DatabaseState, Isolation
-from freshdb_service.observability.logs import about
+from freshdb_service.observability.logs import log_context
 from freshdb_service.pooling.claim_renewal import kept
 from freshdb_service.pooling.worker_pool import WorkerPool
 from freshdb_service.postgres import (
@@ -218,7 +218,7 @@ class ResetJobs:
         named = {"pool": str(row.pool_id), "database": str(row.id)}
         attributes = {f"freshdb.{name}": value for name, value in named.items()}
         with (
-            about(**named),
+            log_context(**named),
             self._resources.tracing.work(what, attributes),
             self._resources.worker_locks.worked_on(row),
         ):

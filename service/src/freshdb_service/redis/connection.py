@@ -18,7 +18,7 @@ from redis.exceptions import MovedError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-from freshdb_service.observability.instrumentation import Visiting, unseen
+from freshdb_service.observability.instrumentation import Instrument, no_instrument
 
 SCRIPTS: Final = (
     "deadline_admit",
@@ -99,7 +99,7 @@ class RedisConnection:
         *,
         max_connections: int = 50,
         timeout_seconds: float = 5.0,
-        visiting: Visiting = unseen,
+        instrument: Instrument = no_instrument,
     ) -> None:
         try:
             parse_url(url)
@@ -107,7 +107,7 @@ class RedisConnection:
             message = f"the Redis URL is wrong: {error}; it is given as redis://[user:password@]host:port/0"
             raise ConfigurationError(message) from None
         self.prefix = f"freshdb:{{{installation}}}:"
-        self._visiting = visiting
+        self._instrument = instrument
         # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
         # A burst waits for a connection instead of failing.
         self._pool: _Pool = _Pool.from_url(
@@ -137,7 +137,7 @@ class RedisConnection:
         Raises:
             BackendUnavailable: Redis is unavailable, or refuses.
         """
-        with self._visiting(script):
+        with self._instrument(script):
             try:
                 return await self._run_once(script, keys, arguments)
             except ConnectionLost:

@@ -1,1 +1,1 @@
-"""What an operator reads: the overview, the state of each server, and findings."""
+"""Status for operators: the overview, the state of each server, and findings."""

@@ -1,7 +1,7 @@
-"""What is wrong, why, and what to do about it: rules over what is known of pools, servers and templates.
+"""Rules that diagnose pools, servers and templates: each finding has a problem, its reason and its remedy.
 
-Pure: the same facts give the same findings. An ``error`` means that somebody cannot get a database, or will not; a
-``warning`` that this is near, or that somebody should look; ``info`` explains something that passes by itself.
+The rules are pure functions of the current state. An ``error`` means that callers cannot get databases now or soon. A
+``warning`` means that a limit is near, or that an operator has to act. ``info`` explains a temporary state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Severity = Literal["info", "warning", "error"]
 Status = Literal["ok", "attention", "failing"]
 Subject = Literal["pool", "server", "template"]
 
-PATIENCE_SECONDS: Final = 30.0
-"""Waiting for longer than this is worth a look."""
+LONG_WAIT_SECONDS: Final = 30.0
+"""Wait in a queue that becomes a warning."""
 _NEARLY: Final = 0.85
 _HELD: Final = (DatabaseState.LEASED, DatabaseState.KEPT)
 _CLEANING: Final = (DatabaseState.DIRTY, DatabaseState.RESETTING)
@@ -28,16 +28,16 @@ _CLEANING: Final = (DatabaseState.DIRTY, DatabaseState.RESETTING)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to know.
+    """A problem or notice about one object.
 
     Attributes:
-        severity: how bad it is.
-        code: stable, for programs.
-        subject: what kind of thing it is about.
-        id: which one: the id of a pool or template, the name of a server.
-        label: its name for people.
-        message: what is the matter, and why.
-        remedy: what to do.
+        severity: error, warning or info.
+        code: stable identifier of the kind of finding.
+        subject: kind of the object.
+        id: id of the pool or template, or name of the server.
+        label: name of the object for people.
+        message: the problem and its reason.
+        remedy: action that solves it.
     """
 
     severity: Severity
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool, how many databases it has in each state, how many callers wait, and the first of them for how long."""
+    """A pool, with its databases by state, the callers in its queue, and the wait of the first one."""
 
     pool: PoolRow
     databases: Mapping[DatabaseState, int]
@@ -61,7 +61,7 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """A server, and how busy it is; without activity, why that is not known. Others than this replica may manage it, too."""
+    """A server and its activity, or the error if the activity is unknown. Only another replica may manage it."""
 
     server: ServerDetails
     activity: Activity | None
@@ -71,7 +71,7 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the settings allow on one server."""
+    """Limits of one server from the settings."""
 
     max_databases: int
     max_disk_bytes: int
@@ -83,7 +83,7 @@ def findings(
     failed: Sequence[TemplateRow],
     limits: ServerLimits,
 ) -> list[Finding]:
-    """Everything worth saying, the worst first. ``failed`` are templates whose build failed."""
+    """Return all findings, most severe first. ``failed`` are templates whose build failed."""
     of_servers = {one.server.name: one for one in servers}
     found = [finding for one in servers for finding in _of_server(one, limits)]
     for one in pools:
@@ -94,51 +94,51 @@ def findings(
 
 
 def status_of(found: Sequence[Finding]) -> Status:
-    """The whole in one word."""
+    """Summarize findings as one status."""
     severities = {one.severity for one in found}
     return "failing" if "error" in severities else "attention" if "warning" in severities else "ok"
 
 
 def why_waiting(one: PoolStatus, server: ServerStatus | None, limits: ServerLimits) -> tuple[str, str, str]:
-    """Why callers of this pool wait: a code, a sentence, and what to do."""
+    """Return the reason why callers wait for this pool: a code, a message and a remedy."""
     pool, held = one.pool, one.databases
     total = sum(held.values())
     if server is not None and server.error is not None:
         return (
             "server_away",
             f"its server {pool.server} does not answer",
-            "See that the server runs and can be reached from here: what waits goes on by itself then.",
+            "Check that the server runs and can be reached from here. Callers then get their databases without a retry.",
         )
     if pool.last_error is not None:
         return (
             "provision_failing",
-            f"making a database failed: {pool.last_error}",
-            "Mend what the message names; freshdb tries again every few seconds.",
+            f"creating a database failed: {pool.last_error}",
+            "Fix the cause that the message names. freshdb retries every few seconds.",
         )
     if total >= pool.max_size:
         in_use, cleaned = (sum(held.get(state, 0) for state in states) for states in (_HELD, _CLEANING))
         return (
             "pool_full",
-            f"all {pool.max_size} databases that it may have are there: {in_use} in use, {cleaned} being cleaned",
-            "Raise max_size of the pool, or look who holds a database for long, and revoke or shorten that.",
+            f"the pool has its maximum of {pool.max_size} databases: {in_use} in use, {cleaned} being reset",
+            "Raise max_size of the pool, or find leases that are held for long, and revoke or shorten them.",
         )
     if server is not None and server.server.databases >= limits.max_databases:
         return (
             "server_full",
-            f"the server {pool.server} holds {server.server.databases} databases, as many as it may",
-            "Retire templates that nobody uses, raise FRESHDB_MAX_DATABASES, or add a server.",
+            f"the server {pool.server} has {server.server.databases} databases, its maximum",
+            "Retire unused templates, raise FRESHDB_MAX_DATABASES, or add a server.",
         )
     if server is not None and server.server.disk_bytes >= limits.max_disk_bytes:
         return (
             "disk_full",
-            f"freshdb's databases take as much of the disk of {pool.server} as they may",
-            "Retire templates that nobody uses, raise FRESHDB_MAX_DISK_BYTES, or add a server.",
+            f"freshdb's databases on {pool.server} use their maximum disk space",
+            "Retire unused templates, raise FRESHDB_MAX_DISK_BYTES, or add a server.",
         )
     coming = sum(held.get(state, 0) for state in (*_CLEANING, DatabaseState.CREATING))
     return (
         "coming",
-        f"{coming} databases are being made or cleaned at this moment",
-        "Nothing, if this passes; else raise min_ready, so that more are ready for the next burst.",
+        f"{coming} databases are being created or reset",
+        "Wait. If this happens often, raise min_ready, so that more databases are ready for the next burst.",
     )
 
 
@@ -149,19 +149,19 @@ def _of_pool(one: PoolStatus, server: ServerStatus | None, limits: ServerLimits)
     about: tuple[Subject, str, str] = ("pool", str(pool.id), f"{pool.template} ({pool.isolation})")
     if pool.refusal:
         remedy = "Lease it with isolation database, or change the template."
-        message = f"it cannot be leased as a schema: {'; '.join(pool.refusal)}"
+        message = f"it cannot be leased with isolation schema: {'; '.join(pool.refusal)}"
         yield Finding("warning", "isolation_unsupported", *about, message, remedy)
     if one.waiting:
         code, why, remedy = why_waiting(one, server, limits)
-        long = one.longest_wait_seconds >= PATIENCE_SECONDS
+        long = one.longest_wait_seconds >= LONG_WAIT_SECONDS
         severity: Severity = "error" if code not in {"pool_full", "coming"} else "warning" if long else "info"
-        wait = f"{one.waiting} wait, the first for {one.longest_wait_seconds:.0f} s"
+        wait = f"{one.waiting} waiting, the first for {one.longest_wait_seconds:.0f} s"
         yield Finding(severity, code, *about, f"{wait}: {why}", remedy)
     elif pool.last_error is not None:
-        remedy = "Mend what the message names; freshdb tries again every few seconds."
+        remedy = "Fix the cause that the message names. freshdb retries every few seconds."
         severity = "warning" if one.databases.get(DatabaseState.READY) else "error"
         yield Finding(
-            severity, "provision_failing", *about, f"making a database failed: {pool.last_error}", remedy
+            severity, "provision_failing", *about, f"creating a database failed: {pool.last_error}", remedy
         )
 
 
@@ -169,30 +169,30 @@ def _of_server(one: ServerStatus, limits: ServerLimits) -> Iterator[Finding]:
     server, busy = one.server, one.activity
     about: tuple[Subject, str, str] = ("server", server.name, server.name)
     if one.error is not None and not one.managed_here and server.databases + server.templates:
-        remedy = f"Start this replica with it, too (--postgres {server.name}=postgresql://…), unless another one has it."
+        remedy = (
+            f"Add --postgres {server.name}=postgresql://… to this replica, unless another replica manages it."
+        )
         yield Finding("warning", "server_unmanaged", *about, one.error, remedy)
     elif one.error is not None and server.databases + server.templates:
-        remedy = (
-            "See that it runs and can be reached from here; its databases are served again once it answers."
-        )
+        remedy = "Check that it runs and can be reached from here. Its databases can be leased again once it answers."
         yield Finding("error", "server_away", *about, f"it does not answer: {one.error}", remedy)
     if server.disk_bytes >= _NEARLY * limits.max_disk_bytes:
-        message = f"freshdb's databases take {server.disk_bytes / 2**30:.1f} of {limits.max_disk_bytes / 2**30:.1f} GiB"
-        remedy = "Retire templates that nobody uses, raise FRESHDB_MAX_DISK_BYTES, or add a server."
+        message = f"freshdb's databases use {server.disk_bytes / 2**30:.1f} of {limits.max_disk_bytes / 2**30:.1f} GiB"
+        remedy = "Retire unused templates, raise FRESHDB_MAX_DISK_BYTES, or add a server."
         yield Finding("warning", "disk_nearly_full", *about, message, remedy)
     if server.databases >= _NEARLY * limits.max_databases:
-        message = f"it holds {server.databases} of at most {limits.max_databases} databases"
-        remedy = "Retire templates that nobody uses, raise FRESHDB_MAX_DATABASES, or add a server."
+        message = f"it has {server.databases} of at most {limits.max_databases} databases"
+        remedy = "Retire unused templates, raise FRESHDB_MAX_DATABASES, or add a server."
         yield Finding("warning", "server_nearly_full", *about, message, remedy)
     if busy is not None and busy.connections >= _NEARLY * busy.max_connections:
         message = f"{busy.connections} of {busy.max_connections} connections are open"
-        remedy = "Raise max_connections of the server, or look which suites open so many."
+        remedy = "Raise max_connections of the server, or find the test suites that open so many."
         yield Finding("warning", "connections_nearly_used", *about, message, remedy)
 
 
 def _of_template(one: TemplateRow) -> Finding:
-    why = str((one.error or {}).get("message", "no reason was given"))
-    remedy = "Mend it and register it again: the next caller gets the build. Retire it if nobody will."
+    why = str((one.error or {}).get("message", "no reason given"))
+    remedy = "Fix it and register it again, which starts a new build. Retire it if it is no longer needed."
     return Finding(
         "warning", "template_failed", "template", str(one.id), one.label, f"its build failed: {why}", remedy
     )

@@ -1,4 +1,4 @@
-"""Everything at a glance, for people: is it healthy, and if not, why; who waits; what servers and databases are doing."""
+"""Status of the whole installation: findings, counts, queues, servers and databases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_OF_A_LIFE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole at one instant."""
+    """Status of the installation at one instant."""
 
     counts: Counts
     databases: Mapping[DatabaseState, int]
@@ -47,7 +47,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class WaitingCaller:
-    """Somebody who waits: for what, at which place (from 1), and why."""
+    """A caller in a queue: the pool, the position (from 1), the reason and the remedy."""
 
     pool: PoolRow
     position: int
@@ -58,7 +58,7 @@ class WaitingCaller:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseHistory:
-    """A database, who had it, and what became of it each time; the newest first."""
+    """A database, with its leases and resets, newest first."""
 
     database: DatabaseDetails
     leases: Sequence[LeaseRow]
@@ -66,15 +66,15 @@ class DatabaseHistory:
 
 
 class Overview:
-    """What people look at."""
+    """Queries for the dashboard and ``freshdb status``."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         settings = resources.settings
         self.limits: Final = ServerLimits(settings.max_databases, settings.max_disk_bytes)
 
-    async def glance(self) -> Snapshot:
-        """The whole, with everything that is worth saying about it."""
+    async def snapshot(self) -> Snapshot:
+        """Return the status of the installation, with all findings."""
         servers = await all_servers(self._resources)
         async with self._resources.store.statement() as connection:
             pools = await store_pools.listing(connection)
@@ -103,11 +103,11 @@ class Overview:
         )
 
     async def servers(self) -> list[ServerStatus]:
-        """Every server, and how busy it is."""
+        """Return all servers and their activity."""
         return await all_servers(self._resources)
 
     async def waiting(self, *, limit: int, pool_id: UUID | None = None) -> list[WaitingCaller]:
-        """Who waits, pool by pool, the first in each queue first."""
+        """Return the callers in the queues, by pool, in the order of each queue."""
         async with self._resources.store.statement() as connection:
             pools = await store_pools.listing(connection)
             held = await store_databases.counts(connection)
@@ -131,21 +131,21 @@ class Overview:
     async def databases(
         self, wanted: DatabaseFilter, *, limit: int, after: UUID | None
     ) -> list[DatabaseDetails]:
-        """Databases by id."""
+        """Return databases in the order of their ids."""
         async with self._resources.store.statement() as connection:
             return await dashboard_queries.listing(connection, wanted, limit=limit, after=after)
 
-    async def life(self, database_id: UUID) -> DatabaseHistory:
-        """One database, and what it went through, as far as that is kept (``history_seconds``).
+    async def history(self, database_id: UUID) -> DatabaseHistory:
+        """Return one database, with its leases and resets of the last ``history_seconds``.
 
         Raises:
-            DatabaseNotFound: there is none.
+            DatabaseNotFound: no database has this id.
         """
         async with self._resources.store.statement() as connection:
             database = await dashboard_queries.get(connection, database_id)
             had = await dashboard_queries.leases_of(connection, database_id, limit=_MOST_OF_A_LIFE)
         if database is None:
-            message = f"there is no database {database_id}: it never was, or has been dropped"
+            message = f"there is no database {database_id}: it never existed, or it was dropped"
             raise DatabaseNotFound(message)
         resets = await self._resources.history.resets(
             ResetFilter(database_id=database_id), limit=_MOST_OF_A_LIFE

@@ -1,4 +1,4 @@
-"""The managed servers, and how busy each says that it is."""
+"""Status of the managed servers, with their current activity."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from freshdb_service.store import dashboard_queries
 from freshdb_service.store.dashboard_queries import ServerDetails
 
 _ANSWER_SECONDS: Final = 2.0
-"""A server that takes longer to say how busy it is, counts as away: nobody looks at a page, or waits for a place, for
-longer."""
+"""Timeout after which a server counts as unavailable, so that pages and callers do not wait longer for it."""
 
 
 async def all_servers(resources: Resources) -> list[ServerStatus]:
-    """Every server that there ever was, by name; those that do not answer within two seconds say why."""
+    """Return all servers in the control plane, by name. Those that do not answer within two seconds have an error."""
     async with resources.store.statement() as connection:
         known = await dashboard_queries.servers_with_load(connection)
     return list(await asyncio.gather(*(_asked(resources, one) for one in known)))
@@ -26,7 +25,7 @@ async def all_servers(resources: Resources) -> list[ServerStatus]:
 
 async def _asked(resources: Resources, known: ServerDetails) -> ServerStatus:
     if known.name not in resources.servers:
-        return ServerStatus(known, None, "this replica was not started with it", managed_here=False)
+        return ServerStatus(known, None, "this replica does not manage it", managed_here=False)
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             return ServerStatus(known, await activity(resources.server(known.name)), None)

@@ -13,8 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.observability.instrumentation import Visiting, unseen
-from freshdb_service.observability.liveness import KEEPALIVES, Liveness, Told, cut_between, nobody
+from freshdb_service.observability.instrumentation import Instrument, no_instrument
+from freshdb_service.observability.liveness import KEEPALIVES, Liveness, OnProbe, cut_between, ignore
 
 _UNIQUE_VIOLATION: Final = "23505"
 _OUR_MISTAKE = (ProgrammingError, DataError)
@@ -60,8 +60,8 @@ class Store:
         *,
         pool_size: int = 20,
         answer_seconds: float = 10.0,
-        visiting: Visiting = unseen,
-        told: Told = nobody,
+        instrument: Instrument = no_instrument,
+        on_probe: OnProbe = ignore,
     ) -> None:
         url = dsn.replace("postgres://", "postgresql://", 1).replace(
             "postgresql://", "postgresql+asyncpg://", 1
@@ -90,9 +90,12 @@ class Store:
         )
         """For what may take its time: migrations, and waiting for another replica's."""
         self.liveness: Final = Liveness(
-            "the control plane's database", self._opened_apart, every_seconds=answer_seconds / 2, told=told
+            "the control plane's database",
+            self._opened_apart,
+            every_seconds=answer_seconds / 2,
+            on_probe=on_probe,
         )
-        self._visiting = visiting
+        self._instrument = instrument
         event.listen(self.engine.sync_engine, "connect", self._connected)
         event.listen(self.engine.sync_engine, "checkout", _checked)
         event.listen(self.engine.sync_engine, "handle_error", _one_alone)
@@ -124,11 +127,11 @@ class Store:
 
     def statement(self) -> _Session:
         """A connection on which each statement commits by itself."""
-        return _Session(self.liveness, self._single.connect(), self._visiting("statement"))
+        return _Session(self.liveness, self._single.connect(), self._instrument("statement"))
 
     def transaction(self) -> _Session:
         """A transaction: committed at the end, rolled back on any error."""
-        return _Session(self.liveness, self.engine.begin(), self._visiting("transaction"))
+        return _Session(self.liveness, self.engine.begin(), self._instrument("transaction"))
 
     @asynccontextmanager
     async def driver(self, what: str = "driver") -> AsyncIterator[Any]:
@@ -136,7 +139,7 @@ class Store:
 
         ``what`` it is for is one of a few words, which metrics and traces tell apart.
         """
-        with self._visiting(what):
+        with self._instrument(what):
             self.liveness.check()
             try:
                 pooled = await self.engine.raw_connection()

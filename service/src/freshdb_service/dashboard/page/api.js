@@ -1,9 +1,9 @@
-// Calls of the REST interface. The token stays in this tab: in sessionStorage, and never in an address.
+// Requests to the REST API. The token stays in this tab, in sessionStorage, and is never in a URL.
 
 const KEY = "freshdb.token";
 let token = remembered();
 
-/** An answer that is no success, or none at all (`status` 0). */
+/** An error response, or no response (`status` 0). */
 export class Problem extends Error {
   constructor(status, code, detail, retryAfterSeconds = 0) {
     super(detail);
@@ -22,10 +22,10 @@ export function setToken(value) {
   try {
     if (value) sessionStorage.setItem(KEY, value);
     else sessionStorage.removeItem(KEY);
-  } catch { /* then it lives as long as the page */ }
+  } catch { /* without storage, the token lasts until the page is closed */ }
 }
 
-/** The address of a call; also where a proxy serves freshdb under a path of its own. */
+/** The URL of a request. A proxy may serve freshdb below another path. */
 export const address = (path, query = {}) => {
   const url = new URL(`.${path}`, document.baseURI.split("#")[0]);
   for (const [name, value] of Object.entries(query)) {
@@ -36,7 +36,7 @@ export const address = (path, query = {}) => {
 
 export const headers = (more = {}) => (token ? { Authorization: `Bearer ${token}`, ...more } : more);
 
-/** Ask; the JSON of the answer. Throws `Problem`. */
+/** Send a request and return the JSON of the response. Throws `Problem`. */
 export async function call(method, path, { query, body, signal } = {}) {
   let answer;
   try {
@@ -50,7 +50,7 @@ export async function call(method, path, { query, body, signal } = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "unreachable", "The service does not answer. Is it running?");
+    throw new Problem(0, "unreachable", "The service does not answer. Check that it is running.");
   }
   if (answer.ok) return answer.json();
   throw await problemOf(answer);
@@ -59,12 +59,12 @@ export async function call(method, path, { query, body, signal } = {}) {
 export async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));
   const retry = Number(answer.headers.get("Retry-After")) || 0;
-  return new Problem(answer.status, said.code ?? "error", said.detail ?? `The service answered ${answer.status}.`, retry);
+  return new Problem(answer.status, said.code ?? "error", said.detail ?? `The service responded with status ${answer.status}.`, retry);
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
 
-/** Every item of a list, page by page, up to `most`. */
+/** All items of a list, up to `most`, fetched in pages. */
 export async function all(path, query = {}, { most = 2000, signal } = {}) {
   const items = [];
   let cursor = null;

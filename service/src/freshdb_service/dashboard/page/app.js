@@ -1,4 +1,4 @@
-// Starts the page: which view, who is asking, what is fetched when, and what is said when nobody answers.
+// Starts the page: navigation, authentication, refresh and error messages.
 
 import { get, hasToken, setToken } from "./api.js";
 import { say } from "./dialog.js";
@@ -8,14 +8,14 @@ import { Refresher, Stream } from "./live.js";
 import { tick } from "./parts.js";
 import { routed, VIEWS } from "./views.js";
 
-const THEMES = { auto: ["◐", "like the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
-const STATUS = { ok: "All is well", attention: "Needs a look", failing: "Failing" };
+const THEMES = { auto: ["◐", "system"], light: ["☀", "light"], dark: ["☾", "dark"] };
+const STATUS = { ok: "Healthy", attention: "Attention", failing: "Failing" };
 const LIVE = { live: "Live", reconnecting: "Reconnecting…", refused: "Not allowed", connecting: "Connecting…" };
 
 const top_ = document.getElementById("top");
 const main = document.getElementById("main");
-const nobody = { principal: null, scopes: [], open: false, has: () => false };
-const page = { view: null, args: {}, path: "", ui: {}, data: null, problem: null, may: nobody, known: false, live: "connecting", status: null, refresher: null, control: null };
+const anonymous = { principal: null, scopes: [], open: false, has: () => false };
+const page = { view: null, args: {}, path: "", ui: {}, data: null, problem: null, may: anonymous, known: false, live: "connecting", status: null, refresher: null, control: null };
 const memory = new Map();
 let body = main.appendChild(h("div"));
 let bar = top_.appendChild(h("div"));
@@ -35,7 +35,7 @@ const stream = new Stream({
 });
 
 const glance = new Refresher(async () => {
-  if (page.view?.nav === "/" || !page.known) return true; // the view has it
+  if (page.view?.nav === "/" || !page.known) return true; // the overview fetches it itself
   try { took(await get("/v1/overview")); return true; } catch { return false; }
 }, { everyMs: 10000, gapMs: 3000 });
 
@@ -46,12 +46,12 @@ function took(overview) {
   drawTop();
 }
 
-/** Ask who we are; without an answer to that nothing else is fetched. */
+/** Fetch the caller's scopes, which all other requests depend on. */
 async function enter() {
   try {
     const me = await get("/v1/whoami");
     Object.assign(page, { may: { ...me, has: (scope) => me.scopes.includes(scope) }, known: true, problem: null });
-    if (!page.may.has("read")) page.problem = { status: 403, message: `The token of ${me.principal} may not look: it lacks the scope read.` };
+    if (!page.may.has("read")) page.problem = { status: 403, message: `The token ${me.principal} lacks the scope read.` };
     else stream.start();
     glance.now();
     drawTop();
@@ -77,7 +77,7 @@ async function load() {
     if (control.signal.aborted) return true;
     if (!("code" in error)) throw error;
     page.problem = error;
-    if (error.status === 401) { setToken(""); Object.assign(page, { known: false, data: null, may: nobody }); stream.stop(); }
+    if (error.status === 401) { setToken(""); Object.assign(page, { known: false, data: null, may: anonymous }); stream.stop(); }
   }
   draw();
   return page.problem === null || page.problem.status === 404;
@@ -89,7 +89,7 @@ function go() {
   page.refresher?.stop();
   if (!found) {
     Object.assign(page, { view: null, refresher: null, data: null });
-    show(h("div", {}, h("h1", {}, "There is nothing here"), h("p", {}, h("a", { href: "#/" }, "To the overview"))));
+    show(h("div", {}, h("h1", {}, "Page not found"), h("p", {}, h("a", { href: "#/" }, "Overview"))));
     return;
   }
   const moved = found.path !== page.path;
@@ -109,7 +109,7 @@ function draw() {
   const began = performance.now();
   const { problem, data, view } = page;
   if (problem?.status === 401) {
-    page.refresher.suspend(); // until there is another token
+    page.refresher.suspend(); // until the user enters another token
     return show(tokenForm(problem));
   }
   const notice = problem && h("div", { class: "notice", role: "alert", key: "notice" }, h("p", {}, problem.message), h("p", {}, advice(problem)));
@@ -126,11 +126,11 @@ function show(next) {
 }
 
 function advice(problem) {
-  if (problem.status === 0) return "What stands here is how it was. The page asks again by itself, ever more rarely; it goes on when the service is back.";
-  if (problem.status === 404) return "It may be over and forgotten by now (after a day). The lists have what there is.";
-  if (problem.status === 403) return "Take another token (Sign out, above), or have this one's scopes changed.";
-  if (problem.status === 503) return "The service runs, but something that it needs is away: see the message, and /readyz. The page asks again by itself.";
-  return "The page asks again by itself. If it stays like this, the service's log says more.";
+  if (problem.status === 0) return "The page shows the last known state. It retries automatically, less and less often.";
+  if (problem.status === 404) return "It may have ended and been deleted (after a day). The lists show all existing objects.";
+  if (problem.status === 403) return "Sign out (above) and use another token.";
+  if (problem.status === 503) return "The service runs, but PostgreSQL or Redis is unavailable: see the message and /readyz. The page retries automatically.";
+  return "The page retries automatically. If the error stays, see the service log.";
 }
 
 function tokenForm(problem) {
@@ -141,13 +141,13 @@ function tokenForm(problem) {
     setToken(given);
     page.refresher.resume();
   };
-  return h("div", { class: "token", key: "token" }, h("h1", {}, "This service wants a token"),
-    hasToken() || !problem.message.includes("wants a token") ? h("p", { class: "problem", role: "alert" }, problem.message) : null,
+  return h("div", { class: "token", key: "token" }, h("h1", {}, "This service needs a token"),
+    hasToken() || !problem.message.includes("needs a token") ? h("p", { class: "problem", role: "alert" }, problem.message) : null,
     h("form", { onsubmit: submit },
       h("label", {}, "Token", h("input", { name: "token", type: "password", autocomplete: "off", required: true, autofocus: true, spellcheck: "false" })),
-      h("button", { type: "submit", class: "primary" }, "Enter")),
-    h("p", { class: "muted" }, "It needs the scope read to look; lease to keep and release what is its own; admin to revoke, resize and retire. Whoever runs the service makes one: ",
-      h("code", {}, "freshdb token create --name me --scopes read"), ". It stays in this tab, and is forgotten when the tab is closed."));
+      h("button", { type: "submit", class: "primary" }, "Sign in")),
+    h("p", { class: "muted" }, "The scope read shows everything, lease can keep and release its own leases, and admin can revoke, resize and retire. An operator of the service creates a token with ",
+      h("code", {}, "freshdb token create --name me --scopes read"), ". It stays in this tab until the tab is closed."));
 }
 
 function drawTop() {
@@ -168,7 +168,7 @@ function drawTop() {
 function signOut() {
   setToken("");
   stream.stop();
-  Object.assign(page, { may: nobody, known: false, data: null, status: null, live: "connecting" });
+  Object.assign(page, { may: anonymous, known: false, data: null, status: null, live: "connecting" });
   memory.clear();
   drawTop();
   go();
@@ -178,7 +178,7 @@ function nextTheme() {
   const names = Object.keys(THEMES);
   const theme = names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length];
   setTheme(theme);
-  try { localStorage.setItem("freshdb.theme", theme); } catch { /* then it lives as long as the page */ }
+  try { localStorage.setItem("freshdb.theme", theme); } catch { /* without storage, the theme lasts until the page is closed */ }
   say(`Colours: ${THEMES[theme][1]}.`);
   drawTop();
 }
@@ -188,11 +188,11 @@ function setTheme(theme) {
   else delete document.documentElement.dataset.theme;
 }
 
-try { setTheme(localStorage.getItem("freshdb.theme")); } catch { /* no storage, no memory */ }
+try { setTheme(localStorage.getItem("freshdb.theme")); } catch { /* without storage, use the default */ }
 document.querySelector(".skip").onclick = (event) => { event.preventDefault(); main.focus(); };
 addEventListener("hashchange", go);
 addEventListener("resize", () => page.view && draw());
-// A page that nobody looks at asks for nothing: an embedded service may go to sleep beneath it.
+// A hidden page sends no requests, so that an idle embedded service can stop.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) { page.refresher?.suspend(); glance.suspend(); stream.stop(); }
   else { page.refresher?.resume(); glance.resume(); if (page.known && page.may.has("read")) stream.start(); }

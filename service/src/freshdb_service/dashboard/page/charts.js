@@ -1,5 +1,5 @@
-// Charts: time on one axis, counts or durations on the other. Colours come with a shape or a dash, and every chart can be
-// read as a table, too. With the pointer, or the arrow keys when it has the focus, a chart says what it shows at an instant.
+// Charts of counts or durations over time. Each colour also has a shape or a dash pattern, and each chart has a table. The
+// pointer, or the arrow keys on a focused chart, show the values at an instant.
 
 import { h, s } from "./dom.js";
 import { duration, long, minute, number } from "./format.js";
@@ -11,9 +11,9 @@ const DASHES = [null, "6 3", "2 3"];
 /**
  * A chart.
  *
- * `series`: `{name, tone, values}`, a value (or null) for each of `times` (milliseconds). `kind`: `stack` (areas on top of
- * each other), `bars` (the same as bars) or `lines`. `unit`: `count` or `seconds` (on a logarithmic axis); `axis` says what is
- * counted. `state` is an object of the view's that keeps the instant that is read; `redraw` draws the view again.
+ * `series`: `{name, tone, values}`, with a value (or null) for each of `times` (milliseconds). `kind`: `stack` (stacked areas),
+ * `bars` (stacked bars) or `lines`. `unit`: `count` or `seconds` (on a logarithmic axis). `axis` is the label of the axis.
+ * `state` is an object of the view that keeps the selected instant. `redraw` draws the view again.
  */
 export function chart({ title, note, kind, unit, axis, times, stepMs, from, to, series, width, state, redraw, key }) {
   const plot = plotOf({ kind, unit, series, times, stepMs, from, to, width });
@@ -24,7 +24,7 @@ export function chart({ title, note, kind, unit, axis, times, stepMs, from, to, 
   return h("figure", { class: "chart", key },
     h("figcaption", {}, h("strong", {}, title), note ? h("span", { class: "muted" }, ` ${note}`) : null),
     times.length === 0
-      ? h("p", { class: "empty" }, "Nothing is known of this time. Points appear within a minute of something happening.")
+      ? h("p", { class: "empty" }, "No data for this period. New points appear within a minute.")
       : [
         s("svg", {
           width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": summary, tabindex: 0,
@@ -34,8 +34,8 @@ export function chart({ title, note, kind, unit, axis, times, stepMs, from, to, 
           onblur: () => read(null),
         }, axes(plot, unit, axis), marks(plot, kind, series, times, stepMs), at === null ? null : cursor(plot, times[at] + stepMs / 2)),
         legend(series, at, format),
-        h("p", { class: "reading muted" }, at === null ? `Each point stands for ${duration(stepMs / 1000)}; times are yours.` : long(times[at])),
-        // Hundreds of rows: they are made for whoever wants to read them.
+        h("p", { class: "reading muted" }, at === null ? `One point per ${duration(stepMs / 1000)}, in your time zone.` : long(times[at])),
+        // The table has hundreds of rows, so it is created only when it is opened.
         h("details", { ontoggle: (event) => { if (state.open !== event.target.open) { state.open = event.target.open; redraw(); } } },
           h("summary", {}, "As a table"), state.open ? asTable(title, series, times, format) : null),
       ]);
@@ -111,7 +111,7 @@ function marks(plot, kind, series, times, stepMs) {
   });
 }
 
-/** Where a line is without a gap: lists of indices. */
+/** Split a line at its gaps into lists of indices. */
 function pieces(times, values, stepMs) {
   const found = [];
   let piece = null;
@@ -147,7 +147,7 @@ function asTable(title, series, times, format) {
 function summaryOf(series, format) {
   return series.map((one) => {
     const known = one.values.filter((each) => each !== null);
-    return known.length ? `${one.name}: last ${format(known.at(-1))}, most ${format(Math.max(...known))}` : `${one.name}: nothing`;
+    return known.length ? `${one.name}: last ${format(known.at(-1))}, maximum ${format(Math.max(...known))}` : `${one.name}: no data`;
   }).join("; ");
 }
 

@@ -1,10 +1,10 @@
-// Asking once more before something is done, and saying what came of it.
+// Confirmation dialogs, and messages about results.
 
 import { h } from "./dom.js";
 
 /**
- * Ask a person. `fields`: `{name, label, type, value, min, hint}`. Resolves to their values, or to null when they would rather not.
- * `work(values)` does what was asked for; what it throws is shown, and they can try again.
+ * Open a dialog. `fields`: `{name, label, type, value, min, hint}`. Resolves to their values, or to null if cancelled.
+ * `work(values)` performs the action. The dialog shows its errors, and the user can retry.
  */
 export function ask({ title, text, fields = [], yes, dangerous = false, work }) {
   return new Promise((resolve) => {
@@ -49,7 +49,7 @@ export function ask({ title, text, fields = [], yes, dangerous = false, work }) 
 
 let fading = 0;
 
-/** Say what came of something; screen readers say it, too. */
+/** Show the result of an action, also for screen readers. */
 export function say(text) {
   const where = document.getElementById("said");
   where.textContent = text;

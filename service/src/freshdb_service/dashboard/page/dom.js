@@ -1,17 +1,17 @@
-// Elements, and the change from one tree to the next.
+// Elements, and updates of the document tree.
 //
-// A view draws a whole new tree each time; `patch` changes what is on the page into it, and touches nothing that is the
-// same: focus, selection, scroll positions and what somebody types stay. Text only ever becomes text nodes, never markup.
+// A view draws a whole new tree each time. `patch` updates the page to it and does not touch unchanged nodes, so that focus,
+// selection, scroll positions and typed text stay. Text only becomes text nodes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HANDLERS = ["onclick", "onsubmit", "oninput", "onchange", "onkeydown", "onpointermove", "onpointerleave", "onblur", "ontoggle"];
 
-/** An element. `props`: attributes (null and false leave one out), `on…` handlers, `key` to know it again among siblings. */
+/** Create an element. `props`: attributes (null and false omit one), `on…` handlers, `key` to identify it among siblings. */
 export function h(name, props = {}, ...children) {
   return built(document.createElement(name), props, children);
 }
 
-/** The same for SVG. */
+/** Create an SVG element. */
 export function s(name, props = {}, ...children) {
   return built(document.createElementNS(SVG, name), props, children);
 }
@@ -35,7 +35,7 @@ function append(node, children) {
   }
 }
 
-/** Change `node` into `next`, which is used up. Returns the node that stands there then. */
+/** Update `node` to `next`, which must not be used afterwards. Returns the resulting node. */
 export function patch(node, next) {
   if (!alike(node, next)) {
     node.replaceWith(next);

@@ -1,4 +1,4 @@
-// Numbers, durations, sizes and instants, for people.
+// Formats of numbers, durations, sizes and instants.
 
 const NUMBERS = new Intl.NumberFormat("en");
 const MINUTE = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -16,7 +16,7 @@ export function duration(seconds) {
   return whole(seconds);
 }
 
-/** The same in whole seconds, for what goes on: `0 s`, `12 s`, `3 min 20 s`. */
+/** A duration in whole seconds, for running times: `0 s`, `12 s`, `3 min 20 s`. */
 export function whole(seconds) {
   const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
   let left = Math.max(0, Math.round(seconds));
@@ -40,7 +40,7 @@ export function bytes(value) {
 export const minute = (instant) => MINUTE.format(new Date(instant));
 export const long = (instant) => LONG.format(new Date(instant));
 
-/** How the browser's clock differs from the service's, in milliseconds: what is "ago" is by the service's clock. */
+/** Difference between the service's and the browser's clock in milliseconds. Ages are by the service's clock. */
 let skew = 0;
 export function serverTime(instant) { skew = new Date(instant).getTime() - Date.now(); }
 export const now = () => Date.now() + skew;

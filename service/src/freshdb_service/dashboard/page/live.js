@@ -1,13 +1,13 @@
-// What keeps the page up to date: the stream of events, and fetching again without hammering.
+// Updates of the page: the event stream, and refresh at a limited rate.
 
 import { address, headers, problemOf } from "./api.js";
 
 const LONGEST_MS = 15000;
 
-/** How long to wait before the next try, with some chance in it, so that not all pages come back in the same moment. */
+/** Delay before the next retry, with jitter, so that pages do not all retry at once. */
 const pause = (failures, first) => Math.min(LONGEST_MS, first * 2 ** (failures - 1)) * (0.75 + Math.random() / 2);
 
-/** Follows `GET /v1/events` (by fetch: an EventSource cannot send a token), and goes on after the last event when it breaks. */
+/** Follows `GET /v1/events` and resumes after the last event. It uses fetch, because an EventSource cannot send a token. */
 export class Stream {
   constructor({ onEvent, onState }) {
     Object.assign(this, { onEvent, onState, last: null, failures: 0, running: null, timer: 0 });
@@ -21,7 +21,7 @@ export class Stream {
     this.follow(control).finally(() => { if (this.running === control) this.running = null; });
   }
 
-  /** Nobody looks: whoever comes back fetches everything anew, and wants no old events. */
+  /** Stop while the page is hidden. The page then fetches everything again, so old events are not needed. */
   stop() {
     clearTimeout(this.timer);
     this.running?.abort();
@@ -58,11 +58,11 @@ export class Stream {
       text += decoder.decode(value, { stream: true });
       const blocks = text.split("\n\n");
       text = blocks.pop();
-      for (const block of blocks) this.tell(block);
+      for (const block of blocks) this.dispatch(block);
     }
   }
 
-  tell(block) {
+  dispatch(block) {
     const said = {};
     for (const line of block.split("\n")) {
       const at = line.indexOf(": ");
@@ -74,19 +74,19 @@ export class Stream {
   }
 }
 
-/** Runs `load` when asked to, and every so often: one at a time, not again before some time has passed, rarely while it fails. */
+/** Runs `load` periodically and on request, one at a time, with a minimum gap, and with backoff after failures. */
 export class Refresher {
   constructor(load, { everyMs = 5000, gapMs = 1000 } = {}) {
     Object.assign(this, { load, everyMs, gapMs, timer: 0, due: Infinity, busy: false, failures: 0, ended: 0, took: 0 });
   }
 
-  /** Something has changed. */
+  /** Refresh soon, because something has changed. */
   request() {
     const gap = this.failures ? Infinity : Math.max(this.gapMs, 4 * this.took);
     this.schedule(Math.max(0, this.ended + gap - performance.now()));
   }
 
-  /** Now, whatever was. */
+  /** Refresh immediately. */
   now() {
     this.failures = 0;
     this.schedule(0);
@@ -98,7 +98,7 @@ export class Refresher {
     this.load = null;
   }
 
-  /** Nothing until `resume`: nobody looks. */
+  /** Pause until `resume`, while the page is hidden. */
   suspend() {
     clearTimeout(this.timer);
     this.suspended = true;

@@ -1,4 +1,4 @@
-// Tables: sorted, in pages, and patched row by row. However many rows there are, a page of them is in the document.
+// Tables with sorting and pages. The document has only the rows of one page, and each row is updated separately.
 
 import { h } from "./dom.js";
 import { number } from "./format.js";
@@ -8,8 +8,8 @@ const PAGE = 50;
 /**
  * A table.
  *
- * columns: `{title, cell(row), by?(row), numeric?, wide?}`; with `by` it can be sorted by that; `wide` ones are left out
- * on a phone. `state` is an object of the view's that the table keeps its page and order in; `redraw` draws the view again.
+ * columns: `{title, cell(row), by?(row), numeric?, wide?}`. Columns with `by` can be sorted. `wide` columns are hidden on
+ * phones. `state` is an object of the view that keeps the page and order of the table. `redraw` draws the view again.
  */
 export function table({ label, columns, rows, key, state, redraw, empty, total = null }) {
   if (!rows.length) return h("p", { class: "empty" }, empty);

@@ -1,4 +1,4 @@
-// Databases, and one database's life.
+// The list of databases, and the history of one database.
 
 import { all, get } from "./api.js";
 import { h } from "./dom.js";
@@ -26,8 +26,8 @@ export const list = {
       h("p", { class: "muted" }, h("span", { "data-number": "listed" }, number(items.length)), " listed", more ? `, the first ${number(MOST)}` : "", "."),
       table({
         label: "Databases", rows: items, key: (each) => each.id, state: (ui.table ??= {}), redraw,
-        empty: args.state ? `No database is ${args.state} now.` : "There is none yet: they are made when somebody leases from a template.",
-        columns: [databaseColumns[0], { title: "Of", cell: poolLink, by: (each) => each.template }, ...databaseColumns.slice(1)],
+        empty: args.state ? `No database is in state ${args.state}.` : "No databases. The first lease of a template creates them.",
+        columns: [databaseColumns[0], { title: "Pool", cell: poolLink, by: (each) => each.template }, ...databaseColumns.slice(1)],
       }));
   },
 };
@@ -41,22 +41,22 @@ export const one = {
       h("h1", {}, database.database ?? "A database", database.schema ? `, schema ${database.schema}` : "", " ", databaseState(database.state)),
       database.error ? h("p", { class: "problem", role: "alert" }, database.error) : null,
       facts([
-        ["Of", poolLink(database)], ["In this state", since(database.state_changed_at)], ["Generation", `${number(database.generation)} (so often it was handed out, or made clean)`],
+        ["Pool", poolLink(database)], ["In this state for", since(database.state_changed_at)], ["Generation", `${number(database.generation)} (number of leases and resets)`],
         ["Server", link("/servers", database.server)], ["Lease", database.lease_id ? link(`/leases/${database.lease_id}`, short(database.lease_id)) : null],
       ]),
-      section("Who had it", table({
-        label: "Who had this database", rows: database.leases, key: (each) => each.id, state: (ui.leases ??= {}), redraw,
-        empty: "Nobody, as far as is remembered (a day).",
+      section("Leases", table({
+        label: "Leases of this database", rows: database.leases, key: (each) => each.id, state: (ui.leases ??= {}), redraw,
+        empty: "No lease in the last day.",
         columns: [
           { title: "Holder", cell: (each) => holder(each.holder, each.principal) },
           { title: "State", cell: (each) => leaseState(each.state) },
-          { title: "From", cell: (each) => since(each.granted_at), numeric: true },
-          { title: "For", cell: (each) => duration((new Date(each.ended_at ?? now()) - new Date(each.granted_at)) / 1000), numeric: true },
+          { title: "Acquired", cell: (each) => since(each.granted_at), numeric: true },
+          { title: "Duration", cell: (each) => duration((new Date(each.ended_at ?? now()) - new Date(each.granted_at)) / 1000), numeric: true },
           { title: "Generation", cell: (each) => number(each.generation), numeric: true, wide: true },
           { title: "Lease", cell: (each) => link(`/leases/${each.id}`, short(each.id)) },
         ],
       })),
-      section("How it was made clean", resetTable(database.resets, ui, redraw, "It was not used yet, as far as is remembered (a day).")));
+      section("Resets", resetTable(database.resets, ui, redraw, "No reset in the last day.")));
   },
 };
 
@@ -65,11 +65,11 @@ export const resetTable = (resets, ui, redraw, empty) => table({
   label: "Resets", rows: resets, key: (each) => each.id, state: (ui.resets ??= {}), redraw, empty,
   columns: [
     { title: "When", cell: (each) => since(each.at), by: (each) => each.at, numeric: true },
-    { title: "Left behind", cell: (each) => leftovers(each.leftovers) },
+    { title: "Leftovers", cell: (each) => leftovers(each.leftovers) },
     { title: "Path", cell: (each) => h("code", {}, each.path), by: (each) => each.path },
-    { title: "Took", cell: (each) => duration(each.seconds), by: (each) => each.seconds, numeric: true },
-    { title: "Because", cell: (each) => each.reason, wide: true },
+    { title: "Duration", cell: (each) => duration(each.seconds), by: (each) => each.seconds, numeric: true },
+    { title: "Reason", cell: (each) => each.reason, wide: true },
     { title: "Database", cell: (each) => link(`/databases/${each.database_id}`, short(each.database_id)), wide: true },
-    { title: "Lease before", cell: (each) => (each.lease_id ? link(`/leases/${each.lease_id}`, short(each.lease_id)) : "–") },
+    { title: "Previous lease", cell: (each) => (each.lease_id ? link(`/leases/${each.lease_id}`, short(each.lease_id)) : "–") },
   ],
 });

@@ -1,4 +1,4 @@
-// Leases, and one lease's life.
+// The list of leases, and the history of one lease.
 
 import { ofLease } from "./actions.js";
 import { all, get } from "./api.js";
@@ -23,18 +23,18 @@ export const list = {
       h("h1", {}, "Leases"),
       h("nav", { class: "choices", "aria-label": "Leases by state" }, STATES.map((state) =>
         h("a", { key: state, href: state === "live" ? "#/leases" : `#/leases?state=${state}`, "aria-current": (args.state ?? "live") === state ? "true" : null }, state))),
-      h("label", { class: "search" }, "Find by holder, run, test, template or database",
+      h("label", { class: "search" }, "Search by holder, run, test, template or database",
         h("input", { type: "search", autocomplete: "off", oninput: (event) => { Object.assign(ui, { words: event.target.value }); (ui.table ??= {}).page = 0; redraw(); } })),
-      h("p", { class: "muted" }, h("span", { "data-number": "listed" }, rows.length), rows.length === 1 ? " lease" : " leases", words.length ? " found" : "", more ? `; only the oldest ${MOST} are shown` : "", "."),
+      h("p", { class: "muted" }, h("span", { "data-number": "listed" }, rows.length), rows.length === 1 ? " lease" : " leases", words.length ? " found" : "", more ? ` (only the oldest ${MOST} are shown)` : "", "."),
       table({
         label: "Leases", rows, key: (one) => one.id, state: (ui.table ??= {}), redraw,
-        empty: words.length ? "No lease has these words. Fewer words find more." : "There are none. They show here as soon as somebody acquires one: freshdb acquire, freshdb run, or the pytest plugin.",
+        empty: words.length ? "No lease matches all words." : "No leases. Acquire one with freshdb acquire, freshdb run, or the pytest plugin.",
         columns: [
           { title: "Holder", cell: (one) => holder(one.holder, one.principal), by: (one) => one.holder.user ?? one.holder.name ?? one.principal },
-          { title: "Of", cell: poolLink, by: (one) => one.template },
+          { title: "Pool", cell: poolLink, by: (one) => one.template },
           { title: "State", cell: (one) => leaseState(one.state), by: (one) => one.state, wide: true },
-          { title: "Since", cell: (one) => since(one.granted_at), by: (one) => one.granted_at, numeric: true },
-          { title: "Ends in", cell: (one) => (one.ended_at ? "over" : until(one.expires_at)), by: (one) => one.expires_at, numeric: true, wide: true },
+          { title: "Age", cell: (one) => since(one.granted_at), by: (one) => one.granted_at, numeric: true },
+          { title: "Expires in", cell: (one) => (one.ended_at ? "ended" : until(one.expires_at)), by: (one) => one.expires_at, numeric: true, wide: true },
           { title: "Lease", cell: (one) => link(`/leases/${one.id}`, short(one.id)) },
           { title: "Actions", cell: (one) => ofLease(one, page.may, page.reload), wide: true },
         ],
@@ -59,13 +59,13 @@ export const one = {
       ofLease(lease, may, reload),
       facts([
         ["Template", poolLink(lease)], ["Database", link(`/databases/${lease.database_id}`, lease.schema ? `${lease.database}, schema ${lease.schema}` : lease.database)],
-        ["Acquired by", lease.principal], ["Since", since(lease.granted_at)], ["Ends in", lease.ended_at ? null : until(lease.expires_at)],
-        ["At the latest in", lease.ended_at ? null : until(lease.max_expires_at)], ["TTL", duration(lease.ttl_seconds)], ["Generation", lease.generation], ["Login", h("code", {}, lease.user)],
-        ["Server", link("/servers", lease.server)], [lease.state === "kept" ? "Kept because" : "Ended because", lease.end_reason],
+        ["Acquired by", lease.principal], ["Age", since(lease.granted_at)], ["Expires in", lease.ended_at ? null : until(lease.expires_at)],
+        ["Expires at the latest in", lease.ended_at ? null : until(lease.max_expires_at)], ["TTL", duration(lease.ttl_seconds)], ["Generation", lease.generation], ["Login", h("code", {}, lease.user)],
+        ["Server", link("/servers", lease.server)], [lease.state === "kept" ? "Reason for keeping" : "Reason for ending", lease.end_reason],
       ]),
-      section("Who has it", pairs(lease.holder, "It did not say who it is. The client and the plugin do so by themselves; a call of yours can: holder."),
+      section("Holder", pairs(lease.holder, "No details. The client and the plugin send them automatically, and other callers can send them in holder."),
         Object.keys(lease.labels).length ? [h("h3", {}, "Labels"), pairs(lease.labels, "")] : null),
-      section("Its life", h("ol", { class: "life" }, life(lease, resets).map((each) => h("li", { key: each.key }, h("time", { datetime: each.at }, long(each.at)), " ", each.text)))),
+      section("History", h("ol", { class: "life" }, life(lease, resets).map((each) => h("li", { key: each.key }, h("time", { datetime: each.at }, long(each.at)), " ", each.text)))),
       section("Events", eventTable(events, ui, redraw)));
   },
 };
@@ -74,9 +74,9 @@ const pairs = (some, none) => (Object.keys(some).length ? facts(Object.entries(s
 
 function life(lease, resets) {
   const begun = new Date(lease.granted_at);
-  const steps = [{ key: "granted", at: lease.granted_at, text: `acquired by ${lease.principal}, of generation ${lease.generation}` }];
+  const steps = [{ key: "granted", at: lease.granted_at, text: `acquired by ${lease.principal}, generation ${lease.generation}` }];
   for (const reset of resets) {
-    steps.push({ key: reset.id, at: reset.at, text: `made clean in ${duration(reset.seconds)} (${reset.path}: ${reset.reason}); left behind: ${leftovers(reset.leftovers)}` });
+    steps.push({ key: reset.id, at: reset.at, text: `reset in ${duration(reset.seconds)} (${reset.path}: ${reset.reason}), leftovers: ${leftovers(reset.leftovers)}` });
   }
   if (lease.ended_at) {
     const text = `${lease.state}${lease.end_reason ? ` (${lease.end_reason})` : ""} after ${whole((new Date(lease.ended_at) - begun) / 1000)}`;
@@ -85,14 +85,14 @@ function life(lease, resets) {
   return steps.sort((a, b) => new Date(a.at) - new Date(b.at));
 }
 
-/** A table of events; also what the log shows. */
+/** A table of events. */
 export const eventTable = (events, ui, redraw) => table({
   label: "Events", rows: events, key: (event) => event.id, state: (ui.events ??= {}), redraw,
-  empty: "There are none, or they are no longer kept: the last ten thousand are.",
+  empty: "No events. Only the last ten thousand are stored.",
   columns: [
     { title: "When", cell: (event) => h("time", { datetime: event.data.at, title: long(event.data.at) }, long(event.data.at).replace(/ (UTC|GMT|[A-Z]{2,5})?[+-]?\d*$/, "")) },
-    { title: "What", cell: (event) => h("code", {}, event.event) },
-    { title: "Facts", cell: (event) => h("div", { class: "event" }, Object.entries(event.data).filter(([name]) => name !== "at").map(([name, value]) => fact(name, value))) },
+    { title: "Event", cell: (event) => h("code", {}, event.event) },
+    { title: "Details", cell: (event) => h("div", { class: "event" }, Object.entries(event.data).filter(([name]) => name !== "at").map(([name, value]) => fact(name, value))) },
   ],
 });
 

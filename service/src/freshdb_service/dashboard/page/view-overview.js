@@ -1,4 +1,4 @@
-// The first view: is it healthy, and if not, why; who waits; who holds what; what failed.
+// The overview: health and findings, the queue, the pools, the oldest leases, and failed databases.
 
 import { all, get } from "./api.js";
 import { h } from "./dom.js";
@@ -9,13 +9,13 @@ import { table } from "./table.js";
 const OLDEST = 10;
 const SOME = 20;
 const HEADLINES = {
-  ok: ["✓", "All is well"],
-  attention: ["!", "Somebody should have a look"],
-  failing: ["✕", "Something is failing"],
+  ok: ["✓", "Healthy"],
+  attention: ["!", "Attention needed"],
+  failing: ["✕", "Failing"],
 };
 
 export const overview = {
-  everyMs: 3000, // nothing tells when somebody begins to wait
+  everyMs: 3000, // no event announces a new caller in the queue
   concerns: () => true,
   async load(args, signal) {
     const [seen, waiters, pools, leases, failed] = await Promise.all([
@@ -30,32 +30,32 @@ export const overview = {
       h("h1", { class: `headline ${seen.status}` }, h("span", { class: "sign", "aria-hidden": "true" }, sign), ` ${headline}`),
       findings(seen.findings),
       tiles(seen),
-      section("Who waits", table({
-        label: "Who waits", rows: waiters, key: (one) => `${one.pool_id} ${one.since} ${one.position}`, state: (ui.waiters ??= {}), redraw,
+      section("Queue", table({
+        label: "Queue", rows: waiters, key: (one) => `${one.pool_id} ${one.since} ${one.position}`, state: (ui.waiters ??= {}), redraw,
         total: seen.waiting > waiters.length ? seen.waiting : null,
-        empty: "Nobody waits: whoever asks for a database gets one at once.",
+        empty: "Empty: requests are served immediately.",
         columns: waiterColumns(true),
       })),
       section("Pools", poolTable(pools, ui, redraw)),
-      section("Held for the longest", table({
-        label: "Leases that are held for the longest", rows: leases, key: (one) => one.id, state: (ui.leases ??= {}), redraw,
-        empty: "Nobody holds a database now. Leases show here as soon as they are acquired.",
+      section("Oldest leases", table({
+        label: "Oldest leases", rows: leases, key: (one) => one.id, state: (ui.leases ??= {}), redraw,
+        empty: "No leases.",
         columns: [
           { title: "Holder", cell: (one) => holder(one.holder, one.principal) },
-          { title: "Of", cell: poolLink },
-          { title: "Since", cell: (one) => since(one.granted_at), numeric: true },
-          { title: "Ends in", cell: (one) => until(one.expires_at), numeric: true, wide: true },
+          { title: "Pool", cell: poolLink },
+          { title: "Age", cell: (one) => since(one.granted_at), numeric: true },
+          { title: "Expires in", cell: (one) => until(one.expires_at), numeric: true, wide: true },
           { title: "Lease", cell: (one) => link(`/leases/${one.id}`, short(one.id)) },
         ],
       }), h("p", {}, link("/leases", "All leases"))),
-      section("What failed", table({
-        label: "Databases that failed", rows: failed, key: (one) => one.id, state: (ui.failed ??= {}), redraw,
-        empty: "No database is in the state failed. Work that failed before stands in the events (database.failed).",
+      section("Failed databases", table({
+        label: "Failed databases", rows: failed, key: (one) => one.id, state: (ui.failed ??= {}), redraw,
+        empty: "No failed databases. Earlier failures are in the events (database.failed).",
         columns: [
           { title: "Database", cell: (one) => link(`/databases/${one.id}`, one.database ?? short(one.id)) },
           { title: "State", cell: (one) => databaseState(one.state) },
           { title: "Since", cell: (one) => since(one.state_changed_at), numeric: true },
-          { title: "Why", cell: (one) => one.error ?? "no reason was given" },
+          { title: "Error", cell: (one) => one.error ?? "no reason given" },
         ],
       })));
   },
@@ -79,35 +79,35 @@ function tiles(seen) {
   const live = (seen.leases.active ?? 0) + (seen.leases.kept ?? 0);
   const tile = (name, value, word, note, route) => h("a", { class: "tile", href: `#${route}`, key: name },
     h("span", { class: "word" }, word), h("span", { class: "value", "data-number": name }, number(value)), h("span", { class: "muted" }, note));
-  return h("nav", { class: "tiles", "aria-label": "At a glance" },
-    tile("ready", databases.ready, "Ready", "to be leased at once", "/databases?state=ready"),
-    tile("leases", live, "Leases", seen.leases.kept ? `${seen.leases.kept} of them kept` : "live", "/leases"),
-    tile("waiting", seen.waiting, "Waiting", seen.waiting ? `the first for ${whole(seen.longest_wait_seconds)}` : "nobody", "/pools"),
-    tile("cleaning", databases.dirty + databases.resetting, "Being cleaned", `${number(databases.dirty)} not begun`, "/databases?state=resetting"),
-    tile("creating", databases.creating, "Being made", "new ones", "/databases?state=creating"),
+  return h("nav", { class: "tiles", "aria-label": "Summary" },
+    tile("ready", databases.ready, "Ready", "to be leased", "/databases?state=ready"),
+    tile("leases", live, "Leases", seen.leases.kept ? `including ${seen.leases.kept} kept` : "live", "/leases"),
+    tile("waiting", seen.waiting, "Waiting", seen.waiting ? `the first for ${whole(seen.longest_wait_seconds)}` : "no callers", "/pools"),
+    tile("cleaning", databases.dirty + databases.resetting, "Resetting", `including ${number(databases.dirty)} dirty`, "/databases?state=resetting"),
+    tile("creating", databases.creating, "Creating", "new databases", "/databases?state=creating"),
     tile("failed", databases.failed, "Failed", databases.failed ? "see below" : "none", "/databases?state=failed"));
 }
 
-/** Columns of a table of those who wait; `pool` says whether to name the pool. */
+/** Columns of a table of the queue, with or without the pool. */
 export const waiterColumns = (pool) => [
-  { title: "Place", cell: (one) => number(one.position), numeric: true },
-  { title: "Who", cell: (one) => holder(one.holder, one.principal) },
-  ...(pool ? [{ title: "For", cell: poolLink }] : []),
-  { title: "Since", cell: (one) => since(one.since), numeric: true },
-  { title: "Wants", cell: (one) => number(one.wanted), numeric: true, wide: true },
-  { title: "Why", cell: (one) => [h("div", {}, `${one.why}.`), h("div", { class: "remedy" }, one.remedy)], wide: true },
+  { title: "Position", cell: (one) => number(one.position), numeric: true },
+  { title: "Caller", cell: (one) => holder(one.holder, one.principal) },
+  ...(pool ? [{ title: "Pool", cell: poolLink }] : []),
+  { title: "Waiting for", cell: (one) => since(one.since), numeric: true },
+  { title: "Leases", cell: (one) => number(one.wanted), numeric: true, wide: true },
+  { title: "Reason", cell: (one) => [h("div", {}, `${one.why}.`), h("div", { class: "remedy" }, one.remedy)], wide: true },
 ];
 
 export const poolTable = (pools, ui, redraw) => table({
   label: "Pools", rows: pools, key: (one) => one.id, state: (ui.pools ??= {}), redraw,
-  empty: "There is no pool yet. One is made with the first lease of a template: register one (freshdb template build, or POST /v1/templates), and acquire it.",
+  empty: "No pools. The first lease of a template creates one. Register a template with freshdb template build or POST /v1/templates.",
   columns: [
     { title: "Template", cell: poolLink, by: (one) => one.template },
     { title: "Databases", cell: (one) => [stateBar(one.databases, one.max_size), one.last_error ? h("div", { class: "problem" }, one.last_error) : null] },
     { title: "Waiting", cell: (one) => number(one.waiting), by: (one) => one.waiting, numeric: true },
     { title: "min_ready", cell: (one) => number(one.min_ready), numeric: true, wide: true },
     { title: "max_size", cell: (one) => number(one.max_size), numeric: true, wide: true },
-    { title: "Last asked", cell: (one) => since(one.last_acquired_at), by: (one) => one.last_acquired_at, numeric: true, wide: true },
+    { title: "Last request", cell: (one) => since(one.last_acquired_at), by: (one) => one.last_acquired_at, numeric: true, wide: true },
     { title: "Server", cell: (one) => one.server, by: (one) => one.server, wide: true },
   ],
 });

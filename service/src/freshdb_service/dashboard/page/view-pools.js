@@ -1,4 +1,4 @@
-// Pools, and one pool's history.
+// The list of pools, and the history of one pool.
 
 import { resize } from "./actions.js";
 import { all, get } from "./api.js";
@@ -18,7 +18,7 @@ export const list = {
   concerns: ({ event }) => !event.startsWith("template.building"),
   load: (args, signal) => all("/v1/pools", {}, { signal }),
   draw: ({ items }, { ui, redraw }) => h("div", {}, h("h1", {}, "Pools"),
-    h("p", { class: "muted" }, "A pool is the databases made from one template with one isolation."), poolTable(items, ui, redraw)),
+    h("p", { class: "muted" }, "A pool has the databases of one template with one isolation."), poolTable(items, ui, redraw)),
 };
 
 export const one = {
@@ -36,28 +36,28 @@ export const one = {
     return h("div", {},
       h("h1", {}, templateLabel(pool.template), pool.isolation === "schema" ? " (schema)" : ""),
       stateBar(pool.databases, pool.max_size),
-      pool.last_error ? h("p", { class: "problem", role: "alert" }, `Making a database failed: ${pool.last_error}`) : null,
-      pool.refusal ? h("p", { class: "problem" }, `It cannot be leased as a schema: ${pool.refusal.join("; ")}`) : null,
+      pool.last_error ? h("p", { class: "problem", role: "alert" }, `Creating a database failed: ${pool.last_error}`) : null,
+      pool.refusal ? h("p", { class: "problem" }, `It cannot be leased with isolation schema: ${pool.refusal.join("; ")}`) : null,
       facts([["Waiting", number(pool.waiting)], ["min_ready", number(pool.min_ready)], ["max_size", number(pool.max_size)],
-        ["idle_seconds", duration(pool.idle_seconds)], ["Server", link("/servers", pool.server)], ["Last asked for", since(pool.last_acquired_at)]]),
+        ["idle_seconds", duration(pool.idle_seconds)], ["Server", link("/servers", pool.server)], ["Last request", since(pool.last_acquired_at)]]),
       buttons(may.has("admin") ? button("Change the sizes", () => resize(pool).then(reload)) : null),
-      section("Who waits", table({
-        label: "Who waits for this pool", rows: waiters, key: (each) => `${each.since} ${each.position}`, state: (ui.waiters ??= {}), redraw,
-        empty: "Nobody waits for it.", columns: waiterColumns(false),
+      section("Queue", table({
+        label: "Queue of this pool", rows: waiters, key: (each) => `${each.since} ${each.position}`, state: (ui.waiters ??= {}), redraw,
+        empty: "Empty: requests are served immediately.", columns: waiterColumns(false),
       })),
       section("History", ranges(pool, args), charts(history, ui, redraw, width)),
       section("Databases", statesFilter(pool, args), table({
         label: "Databases of this pool", rows: databases.items, key: (each) => each.id, state: (ui.databases ??= {}), redraw,
         total: databases.more ? Object.values(pool.databases).reduce((sum, count) => sum + count, 0) : null,
-        empty: args.state ? `No database of this pool is ${args.state} now.` : "It has no databases now; they are made when somebody asks, or to have min_ready.",
+        empty: args.state ? `No database of this pool is in state ${args.state}.` : "No databases. Requests create them, and min_ready keeps some ready.",
         columns: databaseColumns,
       })),
-      section("Left behind lately", table({
-        label: "What holders left behind in this pool", rows: resets, key: (each) => each.id, state: (ui.resets ??= {}), redraw,
-        empty: "Nothing is known to have been left behind here: connections were closed, transactions ended, no objects made.",
+      section("Recent leftovers", table({
+        label: "Recent leftovers in this pool", rows: resets, key: (each) => each.id, state: (ui.resets ??= {}), redraw,
+        empty: "None. Holders closed their connections and transactions, and created no objects.",
         columns: [
           { title: "When", cell: (each) => since(each.at), numeric: true },
-          { title: "What", cell: (each) => leftovers(each.leftovers) },
+          { title: "Leftovers", cell: (each) => leftovers(each.leftovers) },
           { title: "Lease", cell: (each) => (each.lease_id ? link(`/leases/${each.lease_id}`, short(each.lease_id)) : "–") },
         ],
       })));
@@ -99,7 +99,7 @@ function charts(history, ui, redraw, width) {
       series: STATES.map(([name]) => ({ name, tone: name, values: each((point) => (point.databases ? point.databases[name] ?? 0 : null)) })).filter((line) => line.values.some(Boolean)),
     }),
     chart({
-      ...common, key: "waiting", state: (ui.chart2 ??= {}), title: "Callers that waited", note: "at most", kind: "bars", unit: "count", axis: "callers",
+      ...common, key: "waiting", state: (ui.chart2 ??= {}), title: "Callers in the queue", note: "maximum", kind: "bars", unit: "count", axis: "callers",
       series: [{ name: "waiting", tone: "tone-d", values: each((point) => point.waiting) }],
     }),
     chart({
@@ -107,15 +107,15 @@ function charts(history, ui, redraw, width) {
       note: spanNote(waits, "leases"), series: percentiles(each, "waits"),
     }),
     chart({
-      ...common, key: "resets", state: (ui.chart4 ??= {}), title: "Time to make one clean again", kind: "lines", unit: "seconds", axis: "time, logarithmic",
+      ...common, key: "resets", state: (ui.chart4 ??= {}), title: "Time to reset a database", kind: "lines", unit: "seconds", axis: "time, logarithmic",
       note: spanNote(resets, "resets"), series: percentiles(each, "resets"),
     }),
     chart({
-      ...common, key: "paths", state: (ui.chart5 ??= {}), title: "How they were made clean", note: "resets by path", kind: "bars", unit: "count", axis: `resets in ${duration(history.step_seconds)}`,
+      ...common, key: "paths", state: (ui.chart5 ??= {}), title: "Resets by path", kind: "bars", unit: "count", axis: `resets in ${duration(history.step_seconds)}`,
       series: PATHS.filter((path) => history.paths[path]).map((path) => ({ name: path, tone: `path-${path}`, values: each((point) => point.paths[path] ?? 0) })),
     }),
     points.some((point) => point.failures) ? chart({
-      ...common, key: "failures", state: (ui.chart6 ??= {}), title: "Work that failed", note: "making or cleaning one", kind: "bars", unit: "count",
+      ...common, key: "failures", state: (ui.chart6 ??= {}), title: "Failures", note: "creating or resetting a database", kind: "bars", unit: "count",
       axis: `failures in ${duration(history.step_seconds)}`, series: [{ name: "failed", tone: "failed", values: each((point) => point.failures) }],
     }) : null);
 }

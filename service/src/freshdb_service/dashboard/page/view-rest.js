@@ -1,4 +1,4 @@
-// Templates, servers, what holders left behind, and the log of events.
+// Templates, servers, leftovers of holders, and events.
 
 import { retire } from "./actions.js";
 import { all, get } from "./api.js";
@@ -17,13 +17,13 @@ export const templates = {
   load: (args, signal) => all("/v1/templates", {}, { signal }),
   draw: ({ items }, { may, ui, redraw, reload }) => h("div", {}, h("h1", {}, "Templates"), table({
     label: "Templates", rows: items, key: (one) => one.id, state: (ui.table ??= {}), redraw,
-    empty: "There is none yet. Make one: freshdb template build NAME --inputs 'migrations/**' -- COMMAND.",
+    empty: "No templates. Create one: freshdb template build NAME --inputs 'migrations/**' -- COMMAND.",
     columns: [
       { title: "Name", cell: (one) => one.name, by: (one) => one.name },
       { title: "Fingerprint", cell: (one) => h("code", { title: one.fingerprint }, one.fingerprint.slice(0, 16)), wide: true },
-      { title: "State", cell: (one) => [templateState(one.state), one.error ? h("div", { class: "problem" }, String(one.error.message ?? "no reason was given")) : null], by: (one) => one.state },
+      { title: "State", cell: (one) => [templateState(one.state), one.error ? h("div", { class: "problem" }, String(one.error.message ?? "no reason given")) : null], by: (one) => one.state },
       { title: "Size", cell: (one) => bytes(one.size_bytes), by: (one) => one.size_bytes, numeric: true },
-      { title: "Made", cell: (one) => since(one.created_at), by: (one) => one.created_at, numeric: true, wide: true },
+      { title: "Created", cell: (one) => since(one.created_at), by: (one) => one.created_at, numeric: true, wide: true },
       { title: "Last used", cell: (one) => since(one.last_used_at), by: (one) => one.last_used_at, numeric: true },
       { title: "Server", cell: (one) => one.server, by: (one) => one.server, wide: true },
       ...(may.has("admin") ? [{ title: "Actions", cell: (one) => (["ready", "failed"].includes(one.state) ? button("Retire", () => retire(one).then(reload), { class: "dangerous" }) : null) }] : []),
@@ -36,11 +36,11 @@ export const servers = {
   gapMs: 3000,
   concerns: () => true,
   load: (args, signal) => get("/v1/servers", {}, signal),
-  draw: ({ items }) => h("div", {}, h("h1", {}, "Servers"), h("p", { class: "muted" }, "The PostgreSQL servers that freshdb manages. Their disk is what freshdb's own databases take, measured every few seconds."),
+  draw: ({ items }) => h("div", {}, h("h1", {}, "Servers"), h("p", { class: "muted" }, "PostgreSQL servers that freshdb manages. Disk is the space of freshdb's databases, measured every few seconds."),
     h("div", { class: "cards" }, items.map((one) => h("section", { class: "card", key: one.name },
       h("h2", {}, one.name),
-      one.error ? h("p", { class: "problem", role: "alert" }, `It does not answer: ${one.error}. See that it runs and can be reached from here.`) : null,
-      facts([["Address", `${one.host}:${one.port}`], ["PostgreSQL", one.version], ["Leased now", number(one.leased)], ["Templates", number(one.templates)], ["Statements running", one.active === null ? "–" : number(one.active)]]),
+      one.error ? h("p", { class: "problem", role: "alert" }, `It does not answer: ${one.error}. Check that it runs and can be reached from here.`) : null,
+      facts([["Address", `${one.host}:${one.port}`], ["PostgreSQL", one.version], ["Leased", number(one.leased)], ["Templates", number(one.templates)], ["Running statements", one.active === null ? "–" : number(one.active)]]),
       meter("Databases", one.databases, one.max_databases, number), meter("Disk", one.disk_bytes, one.max_disk_bytes, bytes),
       one.connections === null ? null : meter("Connections", one.connections, one.max_connections, number))))),
 };
@@ -57,9 +57,9 @@ export const leftBehind = {
   gapMs: 3000,
   concerns: ({ event }) => event === "database.ready" || event === "lease.reset",
   load: (args, signal) => get("/v1/resets", { left_behind: true, limit: 200 }, signal),
-  draw: ({ items }, { ui, redraw }) => h("div", {}, h("h1", {}, "What holders left behind"),
-    h("p", { class: "muted" }, "Connections, prepared transactions and advisory locks that were still there when a lease ended, and objects that were made or changed: a database with such objects is made anew, which takes longer. The last 200, of a day."),
-    resetTable(items, ui, redraw, "Nothing is known to have been left behind in the last day.")),
+  draw: ({ items }, { ui, redraw }) => h("div", {}, h("h1", {}, "Leftovers of holders"),
+    h("p", { class: "muted" }, "Connections, prepared transactions and advisory locks that were open when a lease ended, and objects that its holder created or changed. A database with such objects is rebuilt, which takes longer. The last 200 of one day."),
+    resetTable(items, ui, redraw, "No leftovers in the last day.")),
 };
 
 export const events = {
@@ -70,8 +70,8 @@ export const events = {
     h("form", { class: "filters", onsubmit: (event) => { event.preventDefault(); go(new FormData(event.target)); } },
       h("label", {}, "Kind", h("select", { name: "kind", onchange: (event) => go(new FormData(event.target.form)) },
         KINDS.map((kind) => h("option", { value: kind, selected: kind === (args.kind ?? "") }, kind || "all kinds")))),
-      h("label", {}, "About", h("input", { name: "about", type: "search", value: args.about ?? "", autocomplete: "off", "aria-describedby": "about-hint" })),
-      h("button", { type: "submit" }, "Filter"), h("small", { id: "about-hint", class: "muted" }, "The id of a lease, database or pool, or the name of a template, database, user, test or run.")),
+      h("label", {}, "Object", h("input", { name: "about", type: "search", value: args.about ?? "", autocomplete: "off", "aria-describedby": "about-hint" })),
+      h("button", { type: "submit" }, "Filter"), h("small", { id: "about-hint", class: "muted" }, "Id of a lease, database or pool, or name of a template, database, user, test or run.")),
     eventTable(items, ui, redraw)),
 };
 

@@ -1,9 +1,9 @@
-// The views, by their addresses. A view is
+// The views and their URLs. A view has
 //
-//   load(args, signal)   fetches what it shows
-//   draw(data, page)     draws it; `page` has args, width, may (what this person may do), ui (what it keeps), redraw, reload
-//   concerns(event)      whether an event may change it
-//   everyMs              how often it is fetched when nothing happens
+//   load(args, signal)   fetches its data
+//   draw(data, page)     draws it; `page` has args, width, may (scopes of the user), ui (state of the view), redraw, reload
+//   concerns(event)      true if an event may change the view
+//   everyMs              interval of refreshes without events
 
 import * as overview from "./view-overview.js";
 import * as pools from "./view-pools.js";
@@ -21,11 +21,11 @@ export const VIEWS = [
   { path: /^\/databases\/(?<id>[^/]+)$/, name: "Database", ...databases.one },
   { path: /^\/templates$/, name: "Templates", nav: "/templates", ...rest.templates },
   { path: /^\/servers$/, name: "Servers", nav: "/servers", ...rest.servers },
-  { path: /^\/left-behind$/, name: "Left behind", nav: "/left-behind", ...rest.leftBehind },
+  { path: /^\/left-behind$/, name: "Leftovers", nav: "/left-behind", ...rest.leftBehind },
   { path: /^\/events$/, name: "Events", nav: "/events", ...rest.events },
 ];
 
-/** The view that an address means, and what it says: `#/pools/1f…?range=86400`. */
+/** The view of a URL, with its arguments: `#/pools/1f…?range=86400`. */
 export function routed(hash) {
   const [path, query = ""] = (hash.replace(/^#/, "") || "/").split("?");
   for (const view of VIEWS) {

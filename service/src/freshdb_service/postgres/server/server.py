@@ -18,8 +18,8 @@ from uuid import UUID
 
 import asyncpg
 
-from freshdb_service.observability.instrumentation import Visiting, unseen
-from freshdb_service.observability.liveness import Liveness, Told, nobody
+from freshdb_service.observability.instrumentation import Instrument, no_instrument
+from freshdb_service.observability.liveness import Liveness, OnProbe, ignore
 from freshdb_service.postgres.drop import drop_owned
 from freshdb_service.postgres.names import Kind, Name, literal, quoted
 from freshdb_service.postgres.ownership import OwnedObject, foreign_databases, inventory, sizes
@@ -87,7 +87,7 @@ class Server:
         *,
         installation: UUID,
         options: ServerOptions,
-        visiting: Visiting = unseen,
+        instrument: Instrument = no_instrument,
     ) -> None:
         self.name = address.name
         self.host = address.host
@@ -106,11 +106,11 @@ class Server:
         )
         self.rebuilds = asyncio.Semaphore(options.rebuilds)
         self.passwords = Passwords(options.scram_iterations)
-        self.sessions = SessionCache(address.name, self.open_session, options.idle_sessions, visiting)
+        self.sessions = SessionCache(address.name, self.open_session, options.idle_sessions, instrument)
         self.liveness = liveness
         self._address = address
         self._pool = pool
-        self._visiting = visiting
+        self._instrument = instrument
 
     def __repr__(self) -> str:
         """Name the server; its DSN may hold a password."""
@@ -125,8 +125,8 @@ class Server:
         installation: UUID,
         options: ServerOptions,
         harden: bool = False,
-        visiting: Visiting = unseen,
-        told: Told = nobody,
+        instrument: Instrument = no_instrument,
+        on_probe: OnProbe = ignore,
     ) -> Server:
         """Connect, and see that the server can be managed.
 
@@ -136,8 +136,8 @@ class Server:
             installation: whose stamp everything made here bears.
             options: how the server is treated.
             harden: the server is ours alone: let nobody but its superuser into ``postgres`` and ``template1``.
-            visiting: surrounds every visit.
-            told: of its signs of life.
+            instrument: measures and traces each call.
+            on_probe: called after each liveness probe.
 
         Raises:
             ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
@@ -160,7 +160,7 @@ class Server:
             f"the PostgreSQL server {name}",
             open_for_signs,
             every_seconds=options.answer_seconds / 2,
-            told=told,
+            on_probe=on_probe,
         )
 
         async def watch(connection: Connection) -> None:
@@ -178,7 +178,7 @@ class Server:
                 init=watch,
             )
         server = cls(
-            address, facts, pool, liveness, installation=installation, options=options, visiting=visiting
+            address, facts, pool, liveness, installation=installation, options=options, instrument=instrument
         )
         if harden:
             await server._harden()
@@ -236,7 +236,7 @@ class Server:
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:
         """A connection to the maintenance database, out of the pool."""
-        with self._visiting("maintenance"), answering(self.name):
+        with self._instrument("maintenance"), answering(self.name):
             self.liveness.check()
             async with self._pool.acquire(timeout=self.options.command_timeout_seconds) as connection:
                 yield connection
@@ -255,7 +255,7 @@ class Server:
 
     @asynccontextmanager
     async def _watched(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
-        with self._visiting("inside"):
+        with self._instrument("inside"):
             self.liveness.check()
             async with visit as connection:
                 self.liveness.watch(connection)

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from freshdb_service.observability.instrumentation import Visiting, unseen
+from freshdb_service.observability.instrumentation import Instrument, no_instrument
 from freshdb_service.postgres.server.connections import answering, closed
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -51,7 +51,7 @@ class SessionCache:
         name: of the server, for messages.
         open_session: opens one inside a database.
         most: how many may be idle.
-        visiting: surrounds every use of one.
+        instrument: measures and traces each call.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class SessionCache:
         name: str,
         open_session: Callable[[str], Awaitable[Session]],
         most: int,
-        visiting: Visiting = unseen,
+        instrument: Instrument = no_instrument,
     ) -> None:
         self._name = name
         self._open = open_session
         self._most = most
-        self._visiting = visiting
+        self._instrument = instrument
         self._idle: OrderedDict[Session, str] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -75,7 +75,7 @@ class SessionCache:
         Raises:
             BackendUnavailable: the server does not answer.
         """
-        with self._visiting("session"):
+        with self._instrument("session"):
             session = self._take(database) or await self._open(database)
             try:
                 with answering(self._name):

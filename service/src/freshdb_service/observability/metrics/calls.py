@@ -1,4 +1,4 @@
-"""How long visits to PostgreSQL and Redis take, how many fail, and whether servers give signs of life."""
+"""Metrics of calls to PostgreSQL and Redis (times and errors), and of liveness probes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from types import TracebackType
 from prometheus_client import Counter, Gauge, Histogram
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.observability.instrumentation import Visiting
+from freshdb_service.observability.instrumentation import Instrument
 
 
-class MeasuredVisits:
-    """What surrounds visits: their time goes into a histogram, by what they are for, and failures are counted."""
+class MeasuredCalls:
+    """Instrumentation that records the times of calls by operation, and counts their errors."""
 
-    def __init__(self, histogram: Histogram, errors: Counter, traced: Visiting, *labels: str) -> None:
+    def __init__(self, histogram: Histogram, errors: Counter, traced: Instrument, *labels: str) -> None:
         self._histogram = histogram
         self._errors = errors
         self._traced = traced
         self._labels = labels
-        self._by_what: dict[str, Histogram] = {}
+        self._by_operation: dict[str, Histogram] = {}
 
     def __call__(self, what: str) -> AbstractContextManager[object]:
-        """Surround one visit."""
-        child = self._by_what.get(what)
+        """Return the context manager around one call."""
+        child = self._by_operation.get(what)
         if child is None:
-            child = self._by_what[what] = self._histogram.labels(*self._labels, what)
-        return _Visit(child, self._errors, self._traced(what))
+            child = self._by_operation[what] = self._histogram.labels(*self._labels, what)
+        return _Call(child, self._errors, self._traced(what))
 
 
-class _Visit:
+class _Call:
     __slots__ = ("_began", "_errors", "_histogram", "_traced")
 
     def __init__(self, histogram: Histogram, errors: Counter, traced: AbstractContextManager[object]) -> None:
@@ -52,15 +52,15 @@ class _Visit:
 
 
 class LivenessMetrics:
-    """Notes the signs of life of one server."""
+    """Records the liveness probes of one server."""
 
     def __init__(self, answer: Histogram, up: Gauge) -> None:
         self._answer = answer
         self._up = up
-        up.set(1)  # it was connected to a moment ago
+        up.set(1)  # the replica has just connected to it
 
     def __call__(self, seconds: float | None) -> None:
-        """It answered after so long; with ``None``, it did not."""
+        """Record the seconds until an answer, or ``None`` for no answer."""
         self._up.set(seconds is not None)
         if seconds is not None:
             self._answer.observe(seconds)

@@ -1,4 +1,4 @@
-"""Gauges of pools and servers: facts of the installation, as one replica last saw them."""
+"""Gauges of pools and servers, which describe the installation as one replica last saw it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from freshdb_service.lifecycle import DatabaseState
 
 @dataclass(frozen=True, slots=True)
 class PoolGauges:
-    """What is shown of one pool."""
+    """Values of the gauges of one pool."""
 
     template: str
     isolation: str
@@ -28,7 +28,7 @@ class PoolGauges:
 
 @dataclass(frozen=True, slots=True)
 class ServerGauges:
-    """What is shown of one managed server."""
+    """Values of the gauges of one managed server."""
 
     name: str
     databases: int
@@ -38,7 +38,7 @@ class ServerGauges:
 
 
 class Gauges(Collector):
-    """Gauges of what the replenisher saw in its last round: all of one moment, and nothing of what is gone."""
+    """Gauges from the last run of the replenisher. They are of one instant, and removed pools have none."""
 
     def __init__(self) -> None:
         self._pools: Sequence[PoolGauges] = ()
@@ -46,11 +46,11 @@ class Gauges(Collector):
         self._seen_at = 0.0
 
     def show(self, pools: Sequence[PoolGauges], servers: Sequence[ServerGauges]) -> None:
-        """Have these be all that there are."""
+        """Replace all values."""
         self._pools, self._servers, self._seen_at = pools, servers, time()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Every gauge."""
+        """Yield all gauges."""
         pools, servers = self._pools, self._servers
         pool = ("template", "isolation")
         yield _gauge(
@@ -63,56 +63,62 @@ class Gauges(Collector):
                 for state in DatabaseState
             ),
         )
-        for name, said, value in (
-            ("freshdb_waiters", "Callers that wait, by pool.", "waiting"),
+        for name, help_text, value in (
+            ("freshdb_waiters", "Callers in the queue, by pool.", "waiting"),
             (
                 "freshdb_queue_age_seconds",
-                "How long the first in the queue has waited, by pool.",
+                "Wait of the first caller in the queue, by pool.",
                 "queue_age_seconds",
             ),
             (
                 "freshdb_ready_target",
-                "How many databases a pool means to have ready, by pool.",
+                "Target number of ready databases, by pool.",
                 "ready_target",
             ),
-            ("freshdb_pool_min_ready", "The least that a pool keeps ready.", "min_ready"),
-            ("freshdb_pool_max_size", "The most databases that a pool has.", "max_size"),
+            ("freshdb_pool_min_ready", "Minimum ready databases of a pool (min_ready).", "min_ready"),
+            ("freshdb_pool_max_size", "Maximum databases of a pool (max_size).", "max_size"),
         ):
             yield _gauge(
-                name, said, pool, (((one.template, one.isolation), getattr(one, value)) for one in pools)
+                name, help_text, pool, (((one.template, one.isolation), getattr(one, value)) for one in pools)
             )
-        for name, said, value in (
+        for name, help_text, value in (
             (
                 "freshdb_server_databases",
-                "Databases and templates of freshdb's on a managed server.",
+                "Number of freshdb's databases and templates on a managed server.",
                 "databases",
             ),
             (
                 "freshdb_server_max_databases",
-                "The most databases that there may be on a managed server (max_databases).",
+                "Maximum databases on a managed server (max_databases).",
                 "max_databases",
             ),
-            ("freshdb_server_disk_bytes", "What freshdb's databases take on a managed server.", "disk_bytes"),
+            (
+                "freshdb_server_disk_bytes",
+                "Disk space of freshdb's databases on a managed server.",
+                "disk_bytes",
+            ),
             (
                 "freshdb_server_max_disk_bytes",
-                "What freshdb's databases may take on a managed server (max_disk_bytes).",
+                "Maximum disk space of freshdb's databases on a managed server (max_disk_bytes).",
                 "max_disk_bytes",
             ),
         ):
-            yield _gauge(name, said, ("server",), (((one.name,), getattr(one, value)) for one in servers))
+            yield _gauge(
+                name, help_text, ("server",), (((one.name,), getattr(one, value)) for one in servers)
+            )
         yield _gauge(
             "freshdb_pools_seen_timestamp_seconds",
-            "When this replica last looked at all pools; the gauges of pools and servers are of then.",
+            "Time at which this replica last updated the gauges of pools and servers.",
             (),
             [((), self._seen_at)],
         )
 
 
 def _gauge(
-    name: str, said: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], float]]
+    name: str, help_text: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], float]]
 ) -> GaugeMetricFamily:
-    """One family. What has the same labels is one series: a name that is there twice would spoil the whole scrape."""
-    family = GaugeMetricFamily(name, said, labels=labels)
+    """Create a metric family. Values with equal labels are added, because a duplicate series would fail the whole scrape."""
+    family = GaugeMetricFamily(name, help_text, labels=labels)
     summed: dict[tuple[str, ...], float] = {}
     for key, value in values:
         summed[key] = summed.get(key, 0) + value
