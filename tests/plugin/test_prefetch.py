@@ -42,17 +42,17 @@ def noted(name):
     return pathlib.Path(name).read_text()
 """
 ONLY_RECALL = f"""
-from freshdb.pytest_plugin import errands
+from freshdb.pytest_plugin import prefetch
 
-errands._LOOK_SECONDS = ()  # nobody looks whether somebody waits
-errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
+prefetch._LOOK_SECONDS = ()  # nobody looks whether somebody waits
+prefetch._KEEP_SECONDS = {10 * LIMIT_SECONDS}
 """
 """A ``conftest.py``: a spare stays for its test, however slow everything is."""
 ONLY_LOOKS = f"""
-from freshdb.pytest_plugin import errands
+from freshdb.pytest_plugin import prefetch
 
-errands._LOOK_SECONDS = [0.1 * number for number in range(1, 10_000)]
-errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
+prefetch._LOOK_SECONDS = [0.1 * number for number in range(1, 10_000)]
+prefetch._KEEP_SECONDS = {10 * LIMIT_SECONDS}
 """
 """A ``conftest.py``: a spare is given back when another caller waits, and for no other reason."""
 BOTH = pytest.mark.parametrize("workers", ["0", "1"], ids=["plain", "xdist"])

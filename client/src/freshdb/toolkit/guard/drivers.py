@@ -62,7 +62,7 @@ def _arrivals(guard: Guard, patches: Patches, models: Any) -> None:
 
 
 def _ends(guard: Guard, patches: Patches, held: Any) -> None:
-    patches.wrap(held.Holding, "end", _after(lambda self, *_, **__: guard.forget(self.id)))
+    patches.wrap(held.HeldLeaseBase, "end", _after(lambda self, *_, **__: guard.forget(self.id)))
 
 
 def _releases(guard: Guard, patches: Patches, lease_operations: Any) -> None:
