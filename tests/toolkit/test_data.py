@@ -198,7 +198,7 @@ def test_data_is_loaded_from_files(data: Data, tmp_path: Path) -> None:
     data.check_counts({"customer": 3})
     (tmp_path / "more.sql").write_text("UPDATE customer SET name = name || '!'")
     with pytest.raises(
-        DataInvalid, match="may only add rows, but this one changes or removes rows of customer"
+        DataInvalid, match="may only add rows, and this changes rows of customer"
     ):
         data.set_up(tmp_path / "more.sql")
     data.tear_down()

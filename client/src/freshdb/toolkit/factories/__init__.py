@@ -145,7 +145,7 @@ class Factories:
             if rows:
                 table_values = self._builder.table_values(connection, name)
                 join, condition, keys = join_by_key(table_values.catalog, rows)
-                table = name_of(connection, table_values.table)
+                table = name_of(connection, table_values.definition)
                 connection.execute(text(f"DELETE FROM {table} AS t USING {join} WHERE {condition}"), keys)
 
 
@@ -263,7 +263,7 @@ class DataFactory(Generic[T]):
         table_values = builder.table_values(connection, self._table)
         join, condition, keys = join_by_key(table_values.catalog, rows)
         statement = text(
-            f"SELECT t.* FROM {name_of(connection, table_values.table)} AS t JOIN {join} ON {condition} ORDER BY wanted.n"
+            f"SELECT t.* FROM {name_of(connection, table_values.definition)} AS t JOIN {join} ON {condition} ORDER BY wanted.n"
         )
         if self._mapper is None:
             return [cast("T", dict(row)) for row in connection.execute(statement, keys).mappings()]
