@@ -1,4 +1,4 @@
-"""Every way in that the guard watches: each is refused before anything is sent, and works once its database is a lease."""
+"""Every way to connect that the guard checks: it is refused before anything is sent, and allowed for a lease."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Way = Callable[[Credentials, pytest.MonkeyPatch, Path], None]
 
 @pytest.fixture
 def database(postgres_18: PostgresServer) -> Credentials:
-    """Stands for the developer's own, or for a lease: the guard is told which."""
+    """A database that a test uses as the developer's own, or as a lease."""
     url = make_url(postgres_18.dsn)
     assert url.host is not None
     assert url.port is not None
     return Credentials(url.host, url.port, str(url.database), str(url.username), str(url.password))
 
 
-def _words(it: Credentials) -> dict[str, str | int]:
+def _keywords(it: Credentials) -> dict[str, str | int]:
     return {"host": it.host, "port": it.port, "dbname": it.database, "user": it.user, "password": it.password}
 
 
@@ -53,7 +53,7 @@ def _variables(it: Credentials, patch: pytest.MonkeyPatch) -> None:
 
 def _service(it: Credentials, patch: pytest.MonkeyPatch, directory: Path) -> None:
     path = directory / "services.conf"
-    path.write_text("# ours\n[shop]\n" + "".join(f"{key}={value}\n" for key, value in _words(it).items()))
+    path.write_text("# ours\n[shop]\n" + "".join(f"{key}={value}\n" for key, value in _keywords(it).items()))
     patch.setenv("PGSERVICEFILE", str(path))
 
 
@@ -61,8 +61,8 @@ def _psycopg_uri(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
     psycopg.connect(it.url("postgresql")).close()
 
 
-def _psycopg_words(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
-    psycopg.connect("application_name=shop", **_words(it)).close()  # type: ignore[arg-type]
+def _psycopg_keywords(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
+    psycopg.connect("application_name=shop", **_keywords(it)).close()  # type: ignore[arg-type]
 
 
 def _psycopg_variables(it: Credentials, patch: pytest.MonkeyPatch, _: Path) -> None:
@@ -76,11 +76,11 @@ def _psycopg_service(it: Credentials, patch: pytest.MonkeyPatch, directory: Path
 
 
 def _psycopg_localhost(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
-    psycopg.connect(**(_words(it) | {"host": "localhost"})).close()  # type: ignore[arg-type]
+    psycopg.connect(**(_keywords(it) | {"host": "localhost"})).close()  # type: ignore[arg-type]
 
 
 def _psycopg_second_host(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
-    psycopg.connect(**(_words(it) | {"host": f"{it.host},{it.host}"})).close()  # type: ignore[arg-type]
+    psycopg.connect(**(_keywords(it) | {"host": f"{it.host},{it.host}"})).close()  # type: ignore[arg-type]
 
 
 def _psycopg_async(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
@@ -98,7 +98,7 @@ def _psycopg_pool(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
 
 def _psycopg_async_pool(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
     async def connect() -> None:
-        pool = psycopg_pool.AsyncConnectionPool(kwargs=_words(it), min_size=1, open=False)
+        pool = psycopg_pool.AsyncConnectionPool(kwargs=_keywords(it), min_size=1, open=False)
         async with pool, pool.connection() as connection:
             await connection.execute("SELECT 1")
 
@@ -109,8 +109,8 @@ def _psycopg2_uri(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
     psycopg2.connect(it.url("postgresql")).close()
 
 
-def _psycopg2_words(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
-    psycopg2.connect(**_words(it)).close()  # type: ignore[call-overload]
+def _psycopg2_keywords(it: Credentials, _: pytest.MonkeyPatch, __: Path) -> None:
+    psycopg2.connect(**_keywords(it)).close()  # type: ignore[call-overload]
 
 
 def _psycopg2_variables(it: Credentials, patch: pytest.MonkeyPatch, _: Path) -> None:
@@ -180,7 +180,7 @@ def _another_thread(it: Credentials, patch: pytest.MonkeyPatch, directory: Path)
 
 WAYS: dict[str, Way] = {
     "psycopg, a URI": _psycopg_uri,
-    "psycopg, key words": _psycopg_words,
+    "psycopg, keywords": _psycopg_keywords,
     "psycopg, PG* variables": _psycopg_variables,
     "psycopg, a service file": _psycopg_service,
     "psycopg, localhost": _psycopg_localhost,
@@ -189,7 +189,7 @@ WAYS: dict[str, Way] = {
     "psycopg_pool": _psycopg_pool,
     "psycopg_pool, async": _psycopg_async_pool,
     "psycopg2, a URI": _psycopg2_uri,
-    "psycopg2, key words": _psycopg2_words,
+    "psycopg2, keywords": _psycopg2_keywords,
     "psycopg2, PG* variables": _psycopg2_variables,
     "psycopg2, PGSERVICE": _psycopg2_service,
     "asyncpg, a URI": _asyncpg_uri,
@@ -204,7 +204,7 @@ WAYS: dict[str, Way] = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_database_that_is_no_lease_is_refused_and_named_without_its_password(
+def test_database_that_is_not_leased_is_refused_and_named_without_its_password(
     way: Way, database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Guard() as guard, pytest.raises(NotALease) as refused:
@@ -218,7 +218,7 @@ def test_a_database_that_is_no_lease_is_refused_and_named_without_its_password(
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_lease_is_let_through(
+def test_lease_is_allowed_until_it_has_ended(
     way: Way, database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Guard() as guard:
@@ -235,7 +235,7 @@ def test_a_lease_is_let_through(
     [{"port": 1}, {"database": "other"}, {"user": "other"}, {"host": "192.0.2.1"}],
     ids=["port", "database", "user", "host"],
 )
-def test_what_differs_from_a_lease_in_one_thing_is_none(
+def test_target_that_differs_from_a_lease_in_one_part_is_refused(
     change: dict[str, str | int], database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = {
@@ -252,7 +252,7 @@ def test_what_differs_from_a_lease_in_one_thing_is_none(
                 way(other, monkeypatch, tmp_path)
 
 
-def test_an_address_in_the_environment_that_would_win_over_the_leases_host_is_refused(
+def test_pghostaddr_that_overrides_the_host_of_a_lease_is_refused(
     database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
@@ -262,7 +262,7 @@ def test_an_address_in_the_environment_that_would_win_over_the_leases_host_is_re
             _psycopg2_uri(database, monkeypatch, tmp_path)
 
 
-def test_a_service_that_is_not_found_is_no_lease_whatever_the_variables_say(
+def test_unknown_service_is_refused_with_any_variables(
     database: Credentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _variables(database, monkeypatch)
@@ -273,7 +273,7 @@ def test_a_service_that_is_not_found_is_no_lease_whatever_the_variables_say(
             psycopg.connect("service=production")
 
 
-def test_unix_sockets_are_places_like_any_other(tmp_path: Path) -> None:
+def test_unix_socket_is_checked_like_a_host(tmp_path: Path) -> None:
     async def connect() -> None:
         await asyncpg.connect(host=str(tmp_path), port=5433, user="app", database="shop")
 
@@ -288,18 +288,20 @@ def test_unix_sockets_are_places_like_any_other(tmp_path: Path) -> None:
                 attempt()
         assert {one.url for one in guard.offences} == {where}
         guard.hold("lease", Credentials(str(tmp_path), 5433, "shop", "app", "secret"))
-        with pytest.raises(psycopg.OperationalError):  # nobody listens there, but the guard let it through
+        with pytest.raises(psycopg.OperationalError):  # no server listens there, but the guard allows it
             psycopg.connect(where)
 
 
-def test_with_nothing_given_it_is_libpqs_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_without_parameters_has_the_default_target_of_libpq(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE", "PGHOSTADDR"):
         monkeypatch.delenv(name, raising=False)
     with Guard(), pytest.raises(NotALease, match=r"postgresql://\w+@/\w+ by psycopg:"):
         psycopg.connect()
 
 
-def test_hosts_addresses_and_ports_are_paired_as_libpq_pairs_them() -> None:
+def test_hosts_addresses_and_ports_are_paired_as_in_libpq() -> None:
     given = {
         "host": "a,b",
         "hostaddr": "192.0.2.1,192.0.2.2",
@@ -313,7 +315,7 @@ def test_hosts_addresses_and_ports_are_paired_as_libpq_pairs_them() -> None:
     assert [one.port for one in libpq_targets(given | {"port": "6000"}, {})] == [6000, 6000]
 
 
-def test_urls_are_quoted_and_show_no_password() -> None:
+def test_target_url_is_quoted_and_shows_no_password() -> None:
     assert (
         Target("postgresql", "a b", "::1", 5432, "me@home").url == "postgresql://me%40home@[::1]:5432/a%20b"
     )
@@ -323,7 +325,9 @@ def test_urls_are_quoted_and_show_no_password() -> None:
 
 
 @pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
-def test_a_sqlite_file_is_refused_before_it_is_made_and_memory_is_not(driver: str, tmp_path: Path) -> None:
+def test_sqlite_file_is_refused_before_it_is_created_and_memory_is_allowed(
+    driver: str, tmp_path: Path
+) -> None:
     async def connect(url: str) -> None:
         if driver == "aiosqlite":
             async with create_async_engine(url, poolclass=NullPool).connect() as connection:
@@ -351,19 +355,19 @@ def test_a_sqlite_file_is_refused_before_it_is_made_and_memory_is_not(driver: st
     assert file.exists()
 
 
-def test_an_engines_own_creator_is_no_way_around(tmp_path: Path) -> None:
+def test_sqlite_file_opened_by_a_creator_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "shop.db"
     with Guard(), pytest.raises(NotALease, match=str(file)):
         create_engine("sqlite://", creator=lambda: sqlite3.connect(file)).connect()
 
 
-def test_sqlite_without_sqlalchemy_is_left_alone(tmp_path: Path) -> None:
+def test_sqlite_without_sqlalchemy_is_not_checked(tmp_path: Path) -> None:
     with Guard() as guard:
         sqlite3.connect(tmp_path / "coverage").close()
     assert guard.offences == []
 
 
-def test_sqlite_files_in_the_scratch_directory_are_let_through(tmp_path: Path) -> None:
+def test_sqlite_file_in_the_scratch_directory_is_allowed(tmp_path: Path) -> None:
     with Guard(scratch=lambda: tmp_path) as guard:
         with create_engine(f"sqlite:///{tmp_path}/shop.db", poolclass=NullPool).connect():
             assert guard.offences == []
@@ -371,7 +375,7 @@ def test_sqlite_files_in_the_scratch_directory_are_let_through(tmp_path: Path) -
             create_engine(f"sqlite:///{tmp_path.parent}/shop.db").connect()
 
 
-def test_a_relative_path_is_that_file_in_the_working_directory(
+def test_relative_sqlite_path_is_resolved_in_the_working_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -381,7 +385,7 @@ def test_a_relative_path_is_that_file_in_the_working_directory(
 # On and off
 
 
-def test_a_report_refuses_nothing(
+def test_report_mode_refuses_nothing(
     database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Guard(report=True) as guard:
@@ -389,7 +393,7 @@ def test_a_report_refuses_nothing(
     assert [one.driver for one in guard.offences] == ["psycopg"]
 
 
-def test_what_is_allowed_is_told_by_url_with_a_star_for_anything(
+def test_allowed_url_may_contain_a_wildcard(
     database: Credentials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Guard(allow=[f"postgresql://*@{database.host}:*/{database.database}"]) as guard:
@@ -399,11 +403,11 @@ def test_what_is_allowed_is_told_by_url_with_a_star_for_anything(
         _psycopg_uri(database, monkeypatch, tmp_path)
 
 
-def test_afterwards_nothing_of_it_is_left(tmp_path: Path) -> None:
+def test_drivers_are_restored_after_the_guard(tmp_path: Path) -> None:
     from asyncpg import connect_utils  # noqa: PLC0415
     from sqlalchemy.engine.default import DefaultDialect  # noqa: PLC0415
 
-    def doors() -> list[object]:
+    def patched() -> list[object]:
         return [
             vars(connect_utils)["_connect_addr"],
             vars(psycopg2)["_connect"],
@@ -413,14 +417,14 @@ def test_afterwards_nothing_of_it_is_left(tmp_path: Path) -> None:
             list(sys.meta_path),
         ]
 
-    before = doors()
+    before = patched()
     with Guard() as outer:
         with Guard() as inner:
-            assert not any(new is old for new, old in zip(doors(), before, strict=True))
+            assert not any(new is old for new, old in zip(patched(), before, strict=True))
         with pytest.raises(NotALease):
             create_engine(f"sqlite:///{tmp_path}/shop.db").connect()
         assert (len(outer.offences), len(inner.offences)) == (1, 0)
-    assert doors() == before
+    assert patched() == before
     create_engine(f"sqlite:///{tmp_path}/shop.db", poolclass=NullPool).connect().close()
     assert len(outer.offences) == 1
 
@@ -457,7 +461,7 @@ assert "async def _connect_addr" in inspect.getsource(asyncpg.connect_utils)
 """
 
 
-def test_drivers_that_are_imported_later_are_watched_forks_too_and_none_is_imported_for_it(
+def test_drivers_imported_later_are_checked_also_in_forks_and_guard_imports_none(
     tmp_path: Path,
 ) -> None:
     done = subprocess.run(
@@ -466,12 +470,12 @@ def test_drivers_that_are_imported_later_are_watched_forks_too_and_none_is_impor
     assert done.returncode == 0, done.stderr
 
 
-def test_a_release_of_a_driver_without_the_door_is_told_not_passed_over(
+def test_unknown_release_of_a_driver_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(psycopg2, "_connect")
     guard = Guard()
     with pytest.raises(RuntimeError, match=r"'_connect'.*switch the guard off"):
         guard.on()
-    assert not guard._patches._undone
+    assert not guard._patches._undo_callbacks
     assert guard._patches not in sys.meta_path

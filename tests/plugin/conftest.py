@@ -1,7 +1,7 @@
-"""Suites that a user could have written, run by a pytest of their own against a real service.
+"""Suites as a user would write them, run by a separate pytest against a real service.
 
-The service is the embedded one, started once per worker of this run in a data directory of its own: it is
-what a user without any setting gets.
+This is the embedded service, as for a user without any setting. It is started once for each xdist worker of this run, in a
+separate data directory.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def client(service_url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def suite(tmp_path: Path, service_url: str) -> Suite:
-    """An empty suite; its pytest is pointed at the service by the environment, and nothing else."""
+    """An empty suite. Its pytest gets the service and the template only from the environment."""
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     return Suite(tmp_path, {"FRESHDB_URL": service_url, "FRESHDB_TEMPLATE": "shop"})
 
 
 @pytest.fixture
 def active(client: Client) -> Callable[[], list[Lease]]:
-    """The leases held just now: the service is this worker's own, so they are this test's suite's."""
+    """Return the active leases. Each worker has its own service, so these are the leases of the suite."""
     return lambda: client.leases(state="active")

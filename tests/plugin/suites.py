@@ -1,4 +1,4 @@
-"""Suites that a user could have written, run by a pytest of their own."""
+"""Suites as a user would write them, run by a separate pytest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import freshdb.heartbeat
 
 freshdb.heartbeat.PART = 0.05 / {LIMIT_SECONDS}  # leases of {LIMIT_SECONDS:.0f} s are renewed every 0.05 s
 """
-"""A ``conftest.py`` for a suite that is run with a TTL of LIMIT_SECONDS."""
+"""A ``conftest.py`` for a suite that runs with a TTL of LIMIT_SECONDS."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Finished:
     output: str
 
     def counts(self) -> dict[str, int]:
-        """The numbers of the closing line: passed, failed, error, …; warnings and the like count, too."""
+        """Return the numbers of the last line by their words: passed, failed, error, warning, …"""
         words = self.output.rstrip().splitlines()[-1].strip("= ").split(" in ")[0].split(", ")
         return {
             word.partition(" ")[2].rstrip("s"): int(word.partition(" ")[0])
@@ -43,7 +43,7 @@ class Finished:
 
 @dataclass
 class Suite:
-    """A directory with tests, and a pytest to run them."""
+    """A directory with tests, and a pytest that runs them."""
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Suite:
         return _clean_environment() | STRICT | self.environment
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        # the environment's other plugins take three times as long to load as the rest of such a run
+        # loading the other installed plugins would take three times as long as the rest of such a run
         plugins = ["-p", "freshdb", "-p", "xdist", "-p", "no:cacheprovider"]
         command = [sys.executable, "-m", "pytest", *plugins, *arguments]
         return subprocess.Popen(
@@ -77,7 +77,7 @@ class Suite:
 
 
 def finish(process: subprocess.Popen[str]) -> Finished:
-    """Wait for the end."""
+    """Wait until a pytest ends."""
     try:
         output, _ = process.communicate(timeout=2 * LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
@@ -96,7 +96,7 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Ours, without what would tell the inner pytest about the outer one, its CI or its service."""
+    """Return our environment without variables of the outer pytest, its CI and its service."""
     ours = ("FRESHDB_", "PYTEST_", "GITHUB_", "CI_", "BUILD", "CIRCLE", "COV_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

@@ -1,4 +1,4 @@
-"""What the plugin costs a run that does not use it: next to nothing is imported."""
+"""The modules that the plugin imports in a run that does not use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pytest_unconfigure(config):
 """
 
 
-def test_a_run_without_a_database_loads_neither_client_nor_httpx(suite: Suite) -> None:
+def test_run_without_a_database_imports_neither_client_nor_httpx(suite: Suite) -> None:
     suite.write("conftest.py", WATCH)
     suite.write("test_it.py", "def test_it():\n    pass\n")
     assert suite.run().counts() == {"passed": 1}
@@ -24,7 +24,7 @@ def test_a_run_without_a_database_loads_neither_client_nor_httpx(suite: Suite) -
     assert "freshdb.pytest_plugin.run" not in modules
 
 
-def test_a_run_with_a_database_loads_neither_the_service_nor_httpxs_command_line(suite: Suite) -> None:
+def test_run_with_a_database_imports_neither_the_service_nor_httpxs_command_line(suite: Suite) -> None:
     suite.write("conftest.py", WATCH.replace('"tomllib")', '"freshdb_service", "rich", "click")'))
     suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
     assert suite.run().counts() == {"passed": 1}

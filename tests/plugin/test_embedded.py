@@ -1,4 +1,4 @@
-"""With no server configured, the embedded service comes by itself and stays warm."""
+"""Without a service URL, the plugin starts the embedded service, which keeps running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", ["0", "2"], ids=["plain", "xdist"])
-def test_the_first_run_starts_one_service_and_the_second_finds_it(
+def test_first_run_starts_one_service_and_second_run_uses_it(
     tmp_path: Path, data: Path, workers: str
 ) -> None:
     suite = Suite(tmp_path, {"FRESHDB_DATA": str(data)})

@@ -1,4 +1,4 @@
-"""However a run ends, its leases end; a lease that is lost is told; a failed test's database can be kept."""
+"""The ends of a run release its leases, lost leases are reported, and databases of failed tests can be kept."""
 
 from __future__ import annotations
 
@@ -30,17 +30,15 @@ WORKERS = pytest.mark.parametrize("workers", [0, 2], ids=["plain", "xdist"])
 def start_hanging(suite: Suite, workers: int) -> subprocess.Popen[str]:
     suite.write("test_hangs.py", HANGS)
     process = suite.start("-n", str(workers), "--freshdb-ttl=3600")
-    eventually(
-        lambda: len(list(suite.directory.glob("ready-*"))) == (workers or 1), "the tests hold their leases"
-    )
+    eventually(lambda: len(list(suite.directory.glob("ready-*"))) == (workers or 1), "the tests hold leases")
     return process
 
 
 @WORKERS
 def test_ctrl_c_releases_every_lease(suite: Suite, active: Callable[[], list[Lease]], workers: int) -> None:
     with start_hanging(suite, workers) as process:
-        assert len(active()) >= 2 * (workers or 1)  # the next tests' are at hand, too
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert len(active()) >= 2 * (workers or 1)  # including spares of the next tests
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole process group
         finished = finish(process)
     assert finished.status == pytest.ExitCode.INTERRUPTED
     eventually(lambda: active() == [], "the leases are released")
@@ -55,7 +53,7 @@ def test_sigterm_releases_every_lease(suite: Suite, active: Callable[[], list[Le
     eventually(lambda: active() == [], "the leases are released")
 
 
-def test_a_killed_run_is_ended_by_the_ttl(
+def test_leases_of_a_killed_run_expire(
     suite: Suite, client: Client, active: Callable[[], list[Lease]]
 ) -> None:
     suite.write("conftest.py", BEAT_OFTEN)
@@ -71,7 +69,7 @@ def test_a_killed_run_is_ended_by_the_ttl(
 
 
 @pytest.mark.parametrize("workers", ["0", "2"], ids=["plain", "xdist"])
-def test_stopping_at_the_first_failure_releases_every_lease(
+def test_run_that_stops_at_the_first_failure_releases_every_lease(
     suite: Suite, active: Callable[[], list[Lease]], workers: str
 ) -> None:
     suite.write(
@@ -89,7 +87,7 @@ def test_stopping_at_the_first_failure_releases_every_lease(
     assert active() == []
 
 
-def test_a_lease_that_was_revoked_during_a_test_is_an_error_with_the_reason(suite: Suite) -> None:
+def test_lease_revoked_during_a_test_is_an_error_with_the_reason(suite: Suite) -> None:
     suite.write(
         "test_it.py",
         """
@@ -110,7 +108,7 @@ def test_a_lease_that_was_revoked_during_a_test_is_an_error_with_the_reason(suit
     assert "Traceback" not in finished.output
 
 
-def test_a_class_whose_lease_is_lost_fails_from_then_on(suite: Suite) -> None:
+def test_tests_of_a_class_fail_after_its_lease_is_lost(suite: Suite) -> None:
     suite.write("conftest.py", BEAT_OFTEN)
     suite.write(
         "test_it.py",
@@ -136,9 +134,7 @@ def test_a_class_whose_lease_is_lost_fails_from_then_on(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "2"], ids=["plain", "xdist"])
-def test_a_failed_tests_database_is_kept_with_what_it_wrote(
-    suite: Suite, client: Client, workers: str
-) -> None:
+def test_keep_option_keeps_the_database_of_a_failed_test(suite: Suite, client: Client, workers: str) -> None:
     suite.write(
         "test_it.py",
         """
@@ -156,23 +152,23 @@ def test_a_failed_tests_database_is_kept_with_what_it_wrote(
     )
     finished = suite.run("--freshdb-keep", "-n", workers)
     assert finished.counts() == {"passed": 1, "failed": 1}
-    told = re.search(r"test_it.py::test_fails: .*freshdb psql --lease (\S+)", finished.output)
-    assert told is not None, finished.output
+    shown = re.search(r"test_it.py::test_fails: .*freshdb psql --lease (\S+)", finished.output)
+    assert shown is not None, finished.output
     [kept] = client.leases(state="kept")
-    assert kept.id == told.group(1)
+    assert kept.id == shown.group(1)
     with psycopg.connect((suite.directory / "url").read_text()) as connection:
         rows = connection.execute("SELECT name FROM item WHERE name = 'evidence'").fetchall()
     assert rows == [("evidence",)]
     client.revoke(kept.id)
 
 
-def test_without_being_asked_nothing_is_kept(suite: Suite, client: Client) -> None:
+def test_no_database_is_kept_by_default(suite: Suite, client: Client) -> None:
     suite.write("test_it.py", "def test_fails(freshdb):\n    raise AssertionError\n")
     assert suite.run().counts() == {"failed": 1}
     assert client.leases(state="kept") == []
 
 
-def test_a_forked_child_leaves_its_parents_leases_alone(
+def test_forked_child_does_not_release_leases_of_its_parent(
     suite: Suite, active: Callable[[], list[Lease]]
 ) -> None:
     suite.write(
@@ -183,10 +179,10 @@ def test_a_forked_child_leaves_its_parents_leases_alone(
 
         def test_forks(freshdb):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # forking beside the heartbeat's thread is what is tested
+                warnings.simplefilter("ignore")  # fork warns about the heartbeat's thread
                 child = os.fork()
             if child == 0:
-                atexit._run_exitfuncs()  # as a child does that ends by itself
+                atexit._run_exitfuncs()  # as at the regular exit of a child
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
             with psycopg.connect(freshdb.url) as connection:
@@ -197,7 +193,7 @@ def test_a_forked_child_leaves_its_parents_leases_alone(
     assert active() == []
 
 
-def test_sigterm_stays_with_a_suite_that_handles_it(suite: Suite) -> None:
+def test_sigterm_handler_of_the_suite_is_not_replaced(suite: Suite) -> None:
     suite.write(
         "conftest.py",
         """

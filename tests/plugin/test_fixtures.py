@@ -1,4 +1,4 @@
-"""What the four fixtures give, for how long, and that they give it back."""
+"""The values and scopes of the four fixtures, and the release of their leases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_is_clean(freshdb, name):
     assert suite.run().counts() == {"passed": 3}
 
 
-def test_a_class_shares_one_and_the_next_class_has_another(suite: Suite) -> None:
+def test_tests_of_a_class_share_a_database_of_their_own(suite: Suite) -> None:
     body = """
     def test_first(self, freshdb_class):
         assert items(freshdb_class) == ["pen"]
@@ -50,7 +50,7 @@ def test_a_class_shares_one_and_the_next_class_has_another(suite: Suite) -> None
     assert suite.run().counts() == {"passed": 4}
 
 
-def test_a_module_shares_one_and_the_next_module_has_another(suite: Suite) -> None:
+def test_tests_of_a_module_share_a_database_of_their_own(suite: Suite) -> None:
     body = """
 def test_first(freshdb_module):
     assert items(freshdb_module) == ["pen"]
@@ -64,7 +64,7 @@ def test_second(freshdb_module):
     assert suite.run().counts() == {"passed": 4}
 
 
-def test_a_shared_one_can_be_made_clean_between_two_tests(suite: Suite) -> None:
+def test_shared_database_can_be_reset_between_tests(suite: Suite) -> None:
     suite.write(
         "test_shop.py",
         PREAMBLE
@@ -90,7 +90,7 @@ def test_is_the_same_lease_with_another_login(freshdb_module):
     assert suite.run().counts() == {"passed": 3}
 
 
-def test_a_session_shares_one_beside_the_tests_own(suite: Suite) -> None:
+def test_tests_of_a_session_share_a_database_beside_their_own(suite: Suite) -> None:
     body = """
 def test_it(freshdb_session, freshdb):
     assert freshdb_session.lease.id != freshdb.lease.id
@@ -103,7 +103,7 @@ def test_it(freshdb_session, freshdb):
     assert suite.run().counts() == {"passed": 2}
 
 
-def test_the_value_has_addresses_for_every_tool_and_a_repr_without_secrets(suite: Suite) -> None:
+def test_fixture_value_has_urls_for_every_tool_and_a_repr_without_password(suite: Suite) -> None:
     suite.write(
         "test_value.py",
         """
@@ -130,7 +130,7 @@ def test_environment_is_enough_for_libpq(freshdb):
     assert suite.run().counts() == {"passed": 2}
 
 
-def test_a_failed_assertion_shows_no_password(suite: Suite) -> None:
+def test_failed_assertion_shows_no_password(suite: Suite) -> None:
     suite.write(
         "test_leak.py",
         """
@@ -144,7 +144,7 @@ def test_leak(freshdb, pytestconfig):
     assert (suite.directory / "password").read_text() not in finished.output
 
 
-def test_the_holder_names_test_worker_and_run(suite: Suite, client: Client) -> None:
+def test_holder_names_test_worker_and_run(suite: Suite, client: Client) -> None:
     suite.write("test_holder.py", "class TestHolder:\n    def test_it(self, freshdb):\n        pass\n")
     run = {"GITHUB_SERVER_URL": "https://ci.example", "GITHUB_REPOSITORY": "shop/shop", "GITHUB_RUN_ID": "17"}
     assert suite.run("-n", "1", **run).counts() == {"passed": 1}
@@ -155,7 +155,7 @@ def test_the_holder_names_test_worker_and_run(suite: Suite, client: Client) -> N
     assert {"host", "user", "pid"} <= holders[0].keys()
 
 
-def test_every_lease_is_given_back_at_the_end(suite: Suite, active: Callable[[], list[Lease]]) -> None:
+def test_every_lease_is_released_at_the_end(suite: Suite, active: Callable[[], list[Lease]]) -> None:
     suite.write(
         "test_all.py",
         """
@@ -171,7 +171,7 @@ class TestAll:
     assert active() == []
 
 
-def test_a_fixture_asked_for_at_run_time_works_too(suite: Suite) -> None:
+def test_fixture_requested_at_run_time_gets_a_database(suite: Suite) -> None:
     suite.write(
         "test_late.py",
         PREAMBLE

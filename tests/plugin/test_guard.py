@@ -1,4 +1,4 @@
-"""The guard of a run: a test suite cannot touch the developer's own database."""
+"""The guard of a test run: a suite cannot connect to the developer's own database."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_two():
 
 @dataclass
 class Development:
-    """A developer's database, with a customer in it, and the shell that knows it."""
+    """A developer's database with the table ``customer``, and its URL without the password."""
 
     url: str
     shown: str
 
-    def has_its_customer(self) -> bool:
+    def has_customer_table(self) -> bool:
         if self.url.startswith("sqlite"):
             with closing(sqlite3.connect(make_url(self.url).database or "")) as file:
                 return bool(file.execute("SELECT name FROM sqlite_master WHERE name = 'customer'").fetchall())
@@ -77,7 +77,7 @@ def development(
         yield Development(f"sqlite+aiosqlite:///{file}", f"sqlite:///{file}")
         return
     with psycopg.connect(postgres_18.dsn, autocommit=True) as server:
-        name = f"development_{secrets.token_hex(4)}"  # other workers have the same server
+        name = f"development_{secrets.token_hex(4)}"  # xdist workers share the server
         server.execute(f"CREATE DATABASE {name}")
         url = make_url(postgres_18.dsn).set(drivername="postgresql+asyncpg", database=name)
         with psycopg.connect(
@@ -90,45 +90,45 @@ def development(
 
 
 @pytest.fixture
-def story(suite: Suite, development: Development) -> Suite:
-    """A suite that imports the application's own ``session_maker``, in the shell of the developer."""
+def dangerous_suite(suite: Suite, development: Development) -> Suite:
+    """A suite that imports the application's own ``session_maker``, with the developer's ``DATABASE_URL``."""
     suite.write("application.py", APPLICATION)
     suite.write("test_shop.py", TESTS)
     suite.environment |= {"DATABASE_URL": development.url, "PYTHONPATH": str(suite.directory)}
     return suite
 
 
-def test_a_suite_that_imports_the_applications_session_maker_does_not_drop_the_development_database(
-    story: Suite, development: Development
+def test_suite_with_the_applications_session_maker_cannot_drop_the_development_database(
+    dangerous_suite: Suite, development: Development
 ) -> None:
-    guarded = story.run()
+    guarded = dangerous_suite.run()
     assert guarded.counts() == {"error": 2}
     assert (
-        f"test_shop ({story.directory}/test_shop.py:7) connects to {development.shown} by " in guarded.output
+        f"test_shop ({dangerous_suite.directory}/test_shop.py:7) connects to {development.shown} by "
+        in guarded.output
     )
     assert f"guard_allow = ['{development.shown}'] in [tool.freshdb]" in guarded.output
-    assert development.has_its_customer()
+    assert development.has_customer_table()
 
-    assert story.run("--freshdb-guard=off").counts() == {"passed": 2}
-    assert not development.has_its_customer()  # that is the loss
+    assert dangerous_suite.run("--freshdb-guard=off").counts() == {"passed": 2}
+    assert not development.has_customer_table()  # without the guard, the table is dropped
 
 
 @pytest.mark.parametrize("development", ["sqlite"], indirect=True)
-def test_a_report_lists_the_offenders_of_all_workers_and_fails_nothing(
-    story: Suite, development: Development
+def test_report_mode_lists_connections_of_all_workers_and_fails_no_test(
+    dangerous_suite: Suite, development: Development
 ) -> None:
-    story.run(
-        "--freshdb-guard=off"
-    )  # two workers that drop the same table at a time would be in each other's way
-    reported = story.run("-n2", "--freshdb-guard=report")
+    dangerous_suite.run("--freshdb-guard=off")  # workers must not drop the same table at the same time
+    reported = dangerous_suite.run("-n2", "--freshdb-guard=report")
     assert reported.counts() == {"passed": 2}
-    offence = f"test_shop ({story.directory}/test_shop.py:7) connects to {development.shown} by SQLAlchemy (aiosqlite)"
-    assert "freshdb guard: connections to what is no lease" in reported.output
+    place = f"test_shop ({dangerous_suite.directory}/test_shop.py:7)"
+    offence = f"{place} connects to {development.shown} by SQLAlchemy (aiosqlite)"
+    assert "freshdb guard: connections to databases that are not leased" in reported.output
     for test in ("test_one", "test_two"):
-        assert f"\n{offence}: no lease of this process (in test_shop.py::{test})" in reported.output
+        assert f"\n{offence}: not a lease of this process (in test_shop.py::{test})" in reported.output
 
 
-def test_it_is_on_before_the_conftest_is_imported_in_workers_too(suite: Suite) -> None:
+def test_guard_is_on_before_conftest_is_imported_also_in_workers(suite: Suite) -> None:
     suite.write(
         "conftest.py", "import psycopg\npsycopg.connect('postgresql://app:secret@127.0.0.1:1/shop')\n"
     )
@@ -139,7 +139,7 @@ def test_it_is_on_before_the_conftest_is_imported_in_workers_too(suite: Suite) -
         assert "conftest.py:2) connects to postgresql://app@127.0.0.1:1/shop by psycopg" in finished.output
         assert "secret@" not in finished.output.replace(
             "'postgresql://app:secret@", ""
-        )  # but for the line itself
+        )  # except in the source line
 
 
 LEASES = """
@@ -185,11 +185,11 @@ def test_own_files(tmp_path, tmp_path_factory):
 """
 
 
-def test_leases_builds_and_the_runs_own_temporary_files_are_let_through(suite: Suite) -> None:
+def test_leases_builds_and_temporary_files_of_the_run_are_allowed(suite: Suite) -> None:
     suite.write("test_it.py", LEASES)
     (suite.directory / "pytest.ini").write_text(
         "[pytest]\n"
-    )  # SQLAlchemy's SQLite pool warns when it is left
+    )  # SQLAlchemy's SQLite pool warns about open connections
     finished = suite.run("-n1")
     assert finished.counts() == {"passed": 4}, finished.output
 
@@ -209,7 +209,7 @@ def test_no_other():
 """
 
 
-def test_what_project_ini_and_environment_allow_adds_up(suite: Suite) -> None:
+def test_allowed_urls_of_project_ini_and_environment_add_up(suite: Suite) -> None:
     suite.write("test_it.py", ALLOWED)
     (suite.directory / "pytest.ini").unlink()
     suite.write(
@@ -226,7 +226,7 @@ def test_what_project_ini_and_environment_allow_adds_up(suite: Suite) -> None:
     assert finished.output.count("other.db by SQLAlchemy (pysqlite)") == 1
 
 
-def test_the_mode_is_a_setting_and_off_without_a_template(suite: Suite) -> None:
+def test_mode_is_a_setting_and_off_without_a_template(suite: Suite) -> None:
     suite.write(
         "test_it.py",
         """
@@ -243,7 +243,7 @@ def test_the_mode_is_a_setting_and_off_without_a_template(suite: Suite) -> None:
     assert suite.run(FRESHDB_TEMPLATE="", FRESHDB_GUARD="off").counts() == {"failed": 1}
     finished = suite.run("--freshdb-guard=strict")
     assert finished.status == pytest.ExitCode.USAGE_ERROR
-    assert "--freshdb-guard: 'strict' is none of on, report, off" in finished.output
+    assert "--freshdb-guard: 'strict' must be one of on, report, off" in finished.output
 
 
 AFTERWARDS = """
@@ -253,7 +253,7 @@ psycopg.connect(sys.argv[1]).close()
 """
 
 
-def test_when_the_run_has_ended_so_has_the_guard(suite: Suite, postgres_18: PostgresServer) -> None:
+def test_guard_is_off_after_the_run(suite: Suite, postgres_18: PostgresServer) -> None:
     suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
     done = subprocess.run(
         [sys.executable, "-c", AFTERWARDS, postgres_18.dsn],

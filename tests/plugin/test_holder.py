@@ -1,4 +1,4 @@
-"""Who holds a lease, as the list of leases shows it."""
+"""The holder of a lease, as the list of leases shows it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from freshdb.pytest_plugin.holder import describe_holder, run_url
         ({"BUILD_URL": "https://jenkins.example/job/a/7/"}, "https://jenkins.example/job/a/7/"),
     ],
 )
-def test_a_ci_run_is_known_by_its_address(environment: dict[str, str], address: str | None) -> None:
+def test_run_url_is_read_from_the_ci_environment(environment: dict[str, str], address: str | None) -> None:
     assert run_url(environment) == address
 
 
-def test_values_are_strings_none_empty_none_longer_than_the_service_takes() -> None:
+def test_holder_has_no_empty_or_too_long_values() -> None:
     holder = describe_holder("test_it.py::test_it[" + "x" * 1000 + "]", None, {})
     assert holder["pid"] == str(os.getpid())
     assert "worker" not in holder

@@ -1,4 +1,4 @@
-"""``@pytest.mark.freshdb`` overrides what the settings say."""
+"""``@pytest.mark.freshdb`` overrides the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def library(client: Client) -> None:
     client.ensure_sql("library", ["CREATE TABLE book (title text)"])
 
 
-def test_the_nearest_mark_wins_word_by_word(suite: Suite) -> None:
+def test_nearest_marker_wins_for_each_argument(suite: Suite) -> None:
     suite.write(
         "test_marks.py",
         """
@@ -58,10 +58,10 @@ def test_the_nearest_mark_wins_word_by_word(suite: Suite) -> None:
         ('tempalte="shop"', 'takes template="…" and isolation="…"'),
         ('"shop"', 'takes template="…" and isolation="…"'),
         ("template=3", 'takes template="…" and isolation="…"'),
-        ('isolation="scheme"', "'scheme' is no isolation"),
+        ('isolation="scheme"', "'scheme' is not an isolation"),
     ],
 )
-def test_a_mistaken_mark_ends_the_run_at_once(
+def test_invalid_marker_ends_the_run_before_the_tests(
     suite: Suite, workers: tuple[str, ...], mark: str, complaint: str
 ) -> None:
     suite.write(
@@ -75,7 +75,7 @@ def test_a_mistaken_mark_ends_the_run_at_once(
     assert "Traceback" not in finished.output
 
 
-def test_a_template_that_does_not_exist_fails_the_test_in_one_sentence(suite: Suite) -> None:
+def test_missing_template_fails_only_its_test_without_traceback(suite: Suite) -> None:
     suite.write(
         "test_absent.py",
         """

@@ -1,4 +1,4 @@
-"""The next test's lease is at hand before the test asks, in its name, and nobody has to wait for it."""
+"""Prefetching: leases are acquired before their tests start, in their names, without making other clients wait."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def note(name, text):
 def noted(name):
     return pathlib.Path(name).read_text()
 """
-ONLY_RECALL = f"""
-from freshdb.pytest_plugin import errands
+KEEP_SPARES = f"""
+from freshdb.pytest_plugin import prefetch
 
-errands._LOOK_SECONDS = ()  # nobody looks whether somebody waits
-errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
+prefetch._CHECK_SECONDS = ()
+prefetch._MAX_SPARE_SECONDS = {10 * LIMIT_SECONDS}
 """
-"""A ``conftest.py``: a spare stays for its test, however slow everything is."""
-ONLY_LOOKS = f"""
-from freshdb.pytest_plugin import errands
+"""A ``conftest.py`` with which a spare is kept for its test, however slow the machine is."""
+CHECK_SPARES = f"""
+from freshdb.pytest_plugin import prefetch
 
-errands._LOOK_SECONDS = [0.1 * number for number in range(1, 10_000)]
-errands._KEEP_SECONDS = {10 * LIMIT_SECONDS}
+prefetch._CHECK_SECONDS = [0.1 * number for number in range(1, 10_000)]
+prefetch._MAX_SPARE_SECONDS = {10 * LIMIT_SECONDS}
 """
-"""A ``conftest.py``: a spare is given back when another caller waits, and for no other reason."""
+"""A ``conftest.py`` with which a spare is released only when another client waits."""
 BOTH = pytest.mark.parametrize("workers", ["0", "1"], ids=["plain", "xdist"])
 
 
@@ -67,7 +67,7 @@ def by_test(leases: list[Lease]) -> dict[str, list[Lease]]:
 
 @pytest.fixture
 def template(client: Client) -> str:
-    """A template of this test's own, so that its pool is, too."""
+    """Create a template, and so a pool, for this test only."""
     name = f"own-{secrets.token_hex(4)}"
     client.ensure_sql(name, [f"CREATE TABLE item (name text); COMMENT ON TABLE item IS '{name}'"])
     return name
@@ -81,12 +81,12 @@ def suite(suite: Suite, template: str) -> Suite:
 
 @pytest.fixture
 def leases(client: Client, template: str) -> Callable[[], dict[str, list[Lease]]]:
-    """All leases of the suite that have ended, by the name of the test that they were acquired for."""
+    """Return the ended leases of the suite by the names of their tests."""
     return lambda: by_test(client.leases(template=template, state="released"))
 
 
 def limit(client: Client, template: str, most: int) -> None:
-    """Make the template's pool, with room for so many databases, and wait until all are ready."""
+    """Limit the template's pool to `most` databases, and wait until all are ready."""
     lease = client.acquire(template)
     client.resize(lease.pool_id, min_ready=0, max_size=most, idle_seconds=0.01)
     client.release(lease.id)
@@ -96,7 +96,7 @@ def limit(client: Client, template: str, most: int) -> None:
 
 
 def warm(client: Client, template: str, ready: int, isolation: Isolation = "database") -> None:
-    """Make a pool, and wait until so many of its databases are ready."""
+    """Create a pool, and wait until `ready` databases are ready."""
     lease = client.acquire(template, isolation=isolation)
     client.resize(lease.pool_id, min_ready=ready)
     client.release(lease.id)
@@ -108,8 +108,8 @@ def _databases(client: Client, lease: Lease) -> dict[str, int]:
 
 
 @BOTH
-def test_the_next_tests_lease_is_acquired_in_its_name_while_this_one_runs(suite: Suite, workers: str) -> None:
-    suite.write("conftest.py", ONLY_RECALL)
+def test_lease_of_the_next_test_is_acquired_in_its_name_while_a_test_runs(suite: Suite, workers: str) -> None:
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -128,7 +128,7 @@ def test_second(freshdb):
 
 
 @pytest.mark.parametrize("way", ["--freshdb-prefetch=0", "environment", "project"])
-def test_with_prefetch_0_each_test_acquires_and_releases_by_itself(
+def test_prefetch_0_acquires_and_releases_within_each_test(
     suite: Suite, leases: Callable[[], dict[str, list[Lease]]], way: str
 ) -> None:
     suite.write("test_it.py", "def test_first(freshdb):\n    pass\n\ndef test_second(freshdb):\n    pass\n")
@@ -144,9 +144,9 @@ def test_with_prefetch_0_each_test_acquires_and_releases_by_itself(
     assert first.ended_at <= second.granted_at
 
 
-def test_more_than_one_can_be_acquired_ahead(suite: Suite, client: Client, template: str) -> None:
+def test_prefetch_2_acquires_leases_of_two_tests(suite: Suite, client: Client, template: str) -> None:
     warm(client, template, 3)
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -170,9 +170,9 @@ def test_third(freshdb):
     assert suite.run("--freshdb-prefetch=2").counts() == {"passed": 3}
 
 
-def test_a_lease_is_acquired_ahead_of_what_the_next_test_wants(suite: Suite, client: Client) -> None:
+def test_spare_has_the_template_and_isolation_of_the_next_test(suite: Suite, client: Client) -> None:
     warm(client, "shop", 2, "schema")
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -197,10 +197,10 @@ def test_fourth():
     assert suite.run().counts() == {"passed": 4}
 
 
-def test_a_spare_that_its_test_did_not_want_is_given_back_and_the_others_names_stay_right(
+def test_unused_spare_is_released_and_later_leases_name_their_tests(
     suite: Suite, leases: Callable[[], dict[str, list[Lease]]], active: Callable[[], list[Lease]]
 ) -> None:
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -235,8 +235,8 @@ def test_fifth(freshdb):
     assert ended.keys() == {"test_first", "test_skipped", "test_third", "test_fifth"}
 
 
-def test_a_spare_that_was_lost_is_replaced(suite: Suite) -> None:
-    suite.write("conftest.py", ONLY_RECALL + BEAT_OFTEN)
+def test_lost_spare_is_replaced_by_a_new_lease(suite: Suite) -> None:
+    suite.write("conftest.py", KEEP_SPARES + BEAT_OFTEN)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -245,10 +245,10 @@ from freshdb.pytest_plugin import _RUN
 
 def test_first(freshdb, pytestconfig):
     found = spare(freshdb)
-    [waiting] = pytestconfig.stash[_RUN]._errands._spares.values()
+    [waiting] = pytestconfig.stash[_RUN]._prefetcher._spares.values()
     with package.Client() as client:
         client.revoke(found.id)
-    assert waiting.in_hand.held.lost.wait(LIMIT_SECONDS)  # its heartbeat notices
+    assert waiting.lease.held.lost.wait(LIMIT_SECONDS)  # its heartbeat notices
     note("lost", found.id)
 
 def test_second(freshdb):
@@ -262,7 +262,7 @@ def test_second(freshdb):
 @pytest.mark.parametrize(
     ("ending", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)], ids=["sigterm-plain", "ctrl-c-xdist"]
 )
-def test_an_interrupted_run_gives_its_spares_back(
+def test_interrupted_run_releases_its_spares(
     suite: Suite,
     client: Client,
     template: str,
@@ -271,7 +271,7 @@ def test_an_interrupted_run_gives_its_spares_back(
     ending: signal.Signals,
 ) -> None:
     warm(client, template, 4)
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -284,17 +284,17 @@ def test_it(freshdb, number):
     )
     with suite.start("-n", str(workers), "--freshdb-ttl=3600") as process:
         ready = suite.directory.glob
-        eventually(lambda: len(list(ready("ready-*"))) == (workers or 1), "each worker is in a test")
+        eventually(lambda: len(list(ready("ready-*"))) == (workers or 1), "each worker runs a test")
         eventually(lambda: len(active()) == 2 * (workers or 1), "each worker has a spare")
         os.killpg(process.pid, ending)
         finish(process)
     eventually(lambda: active() == [], "the leases are released")
 
 
-def test_stopping_at_the_first_failure_gives_the_spare_back(
+def test_run_that_stops_at_the_first_failure_releases_its_spare(
     suite: Suite, active: Callable[[], list[Lease]]
 ) -> None:
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE + "\ndef test_first(freshdb):\n    spare(freshdb)\n    raise ValueError\n"
@@ -304,11 +304,9 @@ def test_stopping_at_the_first_failure_gives_the_spare_back(
     assert active() == []
 
 
-def test_who_waits_gets_the_spare_while_the_test_before_it_still_runs(
-    suite: Suite, client: Client, template: str
-) -> None:
+def test_waiting_client_gets_the_database_of_a_spare(suite: Suite, client: Client, template: str) -> None:
     limit(client, template, 2)
-    suite.write("conftest.py", ONLY_LOOKS)
+    suite.write("conftest.py", CHECK_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -333,7 +331,7 @@ def test_second(freshdb):
         assert finish(process).counts() == {"passed": 2}
 
 
-def test_a_pool_of_one_serves_two_workers(suite: Suite, client: Client, template: str) -> None:
+def test_pool_of_one_database_serves_two_workers(suite: Suite, client: Client, template: str) -> None:
     limit(client, template, 1)
     suite.write(
         "test_it.py",
@@ -343,9 +341,7 @@ def test_a_pool_of_one_serves_two_workers(suite: Suite, client: Client, template
     assert suite.run("-n", "2", f"--freshdb-wait={LIMIT_SECONDS}").counts() == {"passed": 8}
 
 
-def test_a_spare_does_not_stand_in_the_way_of_a_modules_own_database(
-    suite: Suite, client: Client, template: str
-) -> None:
+def test_spare_does_not_block_the_lease_of_a_module(suite: Suite, client: Client, template: str) -> None:
     limit(client, template, 2)
     body = (
         PREAMBLE
@@ -366,10 +362,10 @@ def test_third(freshdb, freshdb_module):
 
 
 @pytest.mark.parametrize("fixture", ["freshdb", "freshdb_class"])
-def test_a_test_that_asks_late_is_not_kept_waiting_by_the_next_ones_spare(
+def test_spare_does_not_block_a_fixture_requested_during_a_test(
     suite: Suite, client: Client, template: str, fixture: str
 ) -> None:
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     limit(client, template, 1)
     suite.write(
         "test_it.py",
@@ -379,7 +375,7 @@ class TestFirst:
     def test_first(self, request):
         from freshdb.pytest_plugin import _RUN
         deadline = time.monotonic() + LIMIT_SECONDS
-        while not request.config.stash[_RUN]._errands._spares:
+        while not request.config.stash[_RUN]._prefetcher._spares:
             assert time.monotonic() < deadline
         assert request.getfixturevalue("{fixture}").url
 
@@ -391,10 +387,10 @@ def test_second(freshdb):
 
 
 @BOTH
-def test_a_failed_tests_database_is_kept_although_the_next_ones_is_at_hand(
+def test_database_of_a_failed_test_is_kept_while_a_spare_exists(
     suite: Suite, client: Client, template: str, active: Callable[[], list[Lease]], workers: str
 ) -> None:
-    suite.write("conftest.py", ONLY_RECALL)
+    suite.write("conftest.py", KEEP_SPARES)
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -416,7 +412,7 @@ def test_second(freshdb):
 
 
 @BOTH
-def test_a_loss_that_the_release_finds_is_an_error_of_the_test_that_held_the_lease(
+def test_loss_found_at_the_release_is_an_error_of_the_test_that_held_the_lease(
     suite: Suite, workers: str
 ) -> None:
     suite.write(
@@ -442,7 +438,7 @@ def test_next(freshdb):
 
 
 @BOTH
-def test_the_last_tests_loss_is_told_too(suite: Suite, workers: str) -> None:
+def test_lost_lease_of_the_last_test_is_reported(suite: Suite, workers: str) -> None:
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -458,7 +454,7 @@ def test_loses(freshdb):
 
 
 @contextmanager
-def service_of_its_own(suite: Suite) -> Iterator[None]:
+def own_service(suite: Suite) -> Iterator[None]:
     data = suite.directory / "data"
     suite.environment |= {
         "FRESHDB_URL": ensure_service(data),
@@ -474,7 +470,7 @@ def service_of_its_own(suite: Suite) -> Iterator[None]:
         stop_service(data)
 
 
-def test_leases_that_could_not_be_given_back_are_told_at_the_end(suite: Suite) -> None:
+def test_unreleased_leases_are_listed_in_the_terminal_summary(suite: Suite) -> None:
     suite.write(
         "test_it.py",
         PREAMBLE
@@ -484,14 +480,14 @@ def test_it(freshdb):
     assert package.stop_service(pathlib.Path(os.environ["FRESHDB_DATA"]))
 """,
     )
-    with service_of_its_own(suite):
+    with own_service(suite):
         finished = suite.run("-n", "1", "--freshdb-wait=1")
     assert finished.counts() == {"passed": 1}
-    assert "could not be given back" in finished.output
+    assert "could not be released" in finished.output
     assert (suite.directory / "lease").read_text() in finished.output
 
 
-def test_a_suite_that_replaces_httpxs_transport_gets_and_returns_its_databases(
+def test_leases_are_acquired_and_released_when_tests_patch_httpx(
     suite: Suite, active: Callable[[], list[Lease]]
 ) -> None:
     suite.write(
@@ -517,17 +513,17 @@ def test_it(no_network, freshdb, number):
     )
     finished = suite.run()
     assert finished.counts() == {"passed": 3}
-    assert "could not be given back" not in finished.output
+    assert "could not be released" not in finished.output
     assert active() == []
 
 
-def test_a_forked_test_does_without_its_parents_spares(
+def test_forked_test_does_not_use_spares_of_its_parent(
     suite: Suite, active: Callable[[], list[Lease]]
 ) -> None:
-    """As with pytest-forked: each test, its fixtures included, in a child."""
+    """Run each test and its fixtures in a child, as pytest-forked does."""
     suite.write(
         "conftest.py",
-        ONLY_RECALL
+        KEEP_SPARES
         + textwrap.dedent("""
         import os, warnings
         import pytest
@@ -577,8 +573,8 @@ def test_last(freshdb):
     assert active() == []
 
 
-def test_a_malformed_number_is_named_with_its_source(suite: Suite) -> None:
+def test_malformed_prefetch_number_is_reported_with_its_source(suite: Suite) -> None:
     suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
     finished = suite.run("--freshdb-prefetch=-1")
     assert finished.status == pytest.ExitCode.USAGE_ERROR
-    assert "--freshdb-prefetch: '-1' is no whole number" in finished.output
+    assert "--freshdb-prefetch: '-1' is not a whole number" in finished.output

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said of wrong ones."""
+"""The sources of the settings, and the errors of malformed ones."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def test_precedence_is_option_then_ini_then_project_then_environment(suite: Suit
     assert suite.run("--freshdb-template=by-option").counts() == {"passed": 1}
 
 
-def test_isolation_follows_the_same_order(suite: Suite) -> None:
+def test_isolation_has_the_same_precedence(suite: Suite) -> None:
     suite.write("test_it.py", "def test_it(freshdb):\n    assert freshdb.schema is not None\n")
     assert suite.run(FRESHDB_ISOLATION="schema").counts() == {"passed": 1}
     assert suite.run(FRESHDB_ISOLATION="database").counts() == {"failed": 1}
     assert suite.run("--freshdb-isolation=schema", FRESHDB_ISOLATION="database").counts() == {"passed": 1}
 
 
-def test_a_url_on_the_command_line_beats_the_environment(suite: Suite, service_url: str) -> None:
+def test_url_option_overrides_the_environment(suite: Suite, service_url: str) -> None:
     suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
-    nobody = "http://127.0.0.1:9"
-    assert suite.run(f"--freshdb-url={service_url}", FRESHDB_URL=nobody).counts() == {"passed": 1}
+    unused_url = "http://127.0.0.1:9"
+    assert suite.run(f"--freshdb-url={service_url}", FRESHDB_URL=unused_url).counts() == {"passed": 1}
 
 
-def test_the_lease_has_the_ttl_that_was_asked_for(suite: Suite) -> None:
+def test_lease_has_the_ttl_of_the_settings(suite: Suite) -> None:
     suite.write("test_it.py", "def test_it(freshdb):\n    assert freshdb.lease.ttl_seconds == 77\n")
     assert suite.run("--freshdb-ttl=77").counts() == {"passed": 1}
     assert suite.run(FRESHDB_TTL="77").counts() == {"passed": 1}
@@ -60,19 +60,19 @@ def test_the_lease_has_the_ttl_that_was_asked_for(suite: Suite) -> None:
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
-        ("--freshdb-wait=soon", "--freshdb-wait: 'soon' is no number of seconds"),
-        ("--freshdb-ttl=nan", "--freshdb-ttl: 'nan' is no number of seconds"),
-        ("--freshdb-isolation=scheme", "--freshdb-isolation: 'scheme' is no isolation"),
+        ("--freshdb-wait=soon", "--freshdb-wait: 'soon' is not a number of seconds"),
+        ("--freshdb-ttl=nan", "--freshdb-ttl: 'nan' is not a number of seconds"),
+        ("--freshdb-isolation=scheme", "--freshdb-isolation: 'scheme' is not an isolation"),
     ],
 )
-def test_a_malformed_setting_is_named_with_its_source(suite: Suite, option: str, complaint: str) -> None:
+def test_malformed_setting_is_reported_with_its_source(suite: Suite, option: str, complaint: str) -> None:
     suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
     finished = suite.run(option)
     assert finished.status == pytest.ExitCode.USAGE_ERROR
     assert complaint in finished.output
 
 
-def test_a_mistake_in_the_project_is_named_with_its_key(suite: Suite) -> None:
+def test_unknown_project_key_is_reported(suite: Suite) -> None:
     (suite.directory / "pytest.ini").unlink()
     suite.write("pyproject.toml", '[tool.pytest.ini_options]\n[tool.freshdb]\ntempalte = "shop"\n')
     suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
@@ -81,7 +81,7 @@ def test_a_mistake_in_the_project_is_named_with_its_key(suite: Suite) -> None:
     assert "tempalte" in finished.output
 
 
-def test_without_a_template_the_run_ends_with_the_ways_to_name_one(suite: Suite) -> None:
+def test_missing_template_ends_the_run_and_lists_the_ways_to_set_one(suite: Suite) -> None:
     del suite.environment["FRESHDB_TEMPLATE"]
     suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
     finished = suite.run()
@@ -90,13 +90,13 @@ def test_without_a_template_the_run_ends_with_the_ways_to_name_one(suite: Suite)
     assert "--freshdb-template" in finished.output
 
 
-def test_the_header_names_service_and_template_in_one_line(suite: Suite, service_url: str) -> None:
+def test_report_header_names_service_and_template(suite: Suite, service_url: str) -> None:
     suite.write("test_it.py", SHOWS_TEMPLATE.format(template="shop"))
     lines = [line for line in suite.run().output.splitlines() if line.startswith("freshdb: ")]
     assert lines == [f"freshdb: {service_url}, template shop"]
 
 
-def test_a_service_that_does_not_answer_is_one_error(suite: Suite) -> None:
+def test_unreachable_service_is_one_error(suite: Suite) -> None:
     suite.write("test_it.py", "def test_one(freshdb):\n    pass\n\ndef test_two(freshdb):\n    pass\n")
     finished = suite.run("--freshdb-url=http://127.0.0.1:9", "--freshdb-wait=0")
     assert finished.status == pytest.ExitCode.TESTS_FAILED
@@ -104,9 +104,9 @@ def test_a_service_that_does_not_answer_is_one_error(suite: Suite) -> None:
     assert "Traceback" not in finished.output
 
 
-def test_the_wait_also_bounds_the_search_for_the_service(suite: Suite) -> None:
+def test_wait_option_also_limits_the_attempts_to_reach_the_service(suite: Suite) -> None:
     suite.write("test_it.py", "def test_it(freshdb):\n    pass\n")
     finished = suite.run("--freshdb-url=http://127.0.0.1:9", "--freshdb-wait=0")
-    told = re.search(r"tried for (\d+) s", finished.output)
-    assert told is not None, finished.output
-    assert int(told.group(1)) < 20  # the client's own patience is 30 seconds
+    shown = re.search(r"tried for (\d+) s", finished.output)
+    assert shown is not None, finished.output
+    assert int(shown.group(1)) < 20  # the default of the client is 30 seconds

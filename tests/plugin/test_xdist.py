@@ -1,4 +1,4 @@
-"""One preparation for all workers, and only if a test wants it."""
+"""With xdist, the run is prepared once for all workers, and only if a test needs a database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
 
 @pytest.fixture
 def project(suite: Suite) -> Suite:
-    """A project whose template a command of its own builds; the fingerprint is this test's alone."""
+    """A project with its own build command, and with a fingerprint that no other test has."""
     (suite.directory / "pytest.ini").unlink()
     del suite.environment["FRESHDB_TEMPLATE"]
     suite.write("build.py", BUILD)
@@ -64,7 +64,7 @@ def builds(suite: Suite) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_workers_share_one_build_and_the_next_run_needs_none(project: Suite) -> None:
+def test_workers_share_one_build_and_the_next_run_does_not_build(project: Suite) -> None:
     assert project.run("-n", "2").counts() == {"passed": 6}
     assert builds(project) == 1
     assert project.run("-n", "2").counts() == {"passed": 6}
@@ -72,7 +72,7 @@ def test_workers_share_one_build_and_the_next_run_needs_none(project: Suite) -> 
     assert builds(project) == 1
 
 
-def test_a_changed_input_is_built_anew(project: Suite) -> None:
+def test_changed_input_is_built_again(project: Suite) -> None:
     assert project.run().counts() == {"passed": 6}
     with (project.directory / "schema.sql").open("a") as schema:
         schema.write("\nCREATE TABLE other (name text);")
@@ -80,7 +80,7 @@ def test_a_changed_input_is_built_anew(project: Suite) -> None:
     assert builds(project) == 2
 
 
-def test_each_worker_has_a_session_database_of_its_own(suite: Suite) -> None:
+def test_each_worker_has_its_own_session_database(suite: Suite) -> None:
     suite.write(
         "test_it.py",
         """
@@ -99,7 +99,7 @@ def test_each_worker_has_a_session_database_of_its_own(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["plain", "xdist"])
-def test_a_build_that_fails_is_one_error_and_no_test_runs(project: Suite, workers: tuple[str, ...]) -> None:
+def test_failed_build_is_one_error_and_no_test_runs(project: Suite, workers: tuple[str, ...]) -> None:
     project.write(
         "build.py",
         "import sys\nwith open('builds', 'a') as builds:\n    builds.write('built\\n')\nsys.exit('no ink left')",
@@ -114,7 +114,7 @@ def test_a_build_that_fails_is_one_error_and_no_test_runs(project: Suite, worker
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["plain", "xdist"])
-def test_a_run_that_wants_no_database_starts_nothing_and_builds_nothing(
+def test_run_without_database_tests_starts_no_service_and_builds_nothing(
     project: Suite, tmp_path: Path, workers: tuple[str, ...]
 ) -> None:
     del project.environment["FRESHDB_URL"]
@@ -136,12 +136,12 @@ def test_a_run_that_wants_no_database_starts_nothing_and_builds_nothing(
 @pytest.mark.parametrize(
     "arguments", [("--collect-only",), ("-n", "2", "--collect-only")], ids=["plain", "xdist"]
 )
-def test_collecting_builds_nothing(project: Suite, arguments: tuple[str, ...]) -> None:
+def test_collect_only_builds_nothing(project: Suite, arguments: tuple[str, ...]) -> None:
     assert project.run(*arguments).status == 0
     assert builds(project) == 0
 
 
-def test_a_crashed_worker_is_replaced_and_its_tests_go_on(
+def test_crashed_worker_is_replaced_and_the_other_tests_pass(
     suite: Suite, client: Client, active: Callable[[], list[Lease]]
 ) -> None:
     suite.write(
@@ -157,6 +157,6 @@ def test_a_crashed_worker_is_replaced_and_its_tests_go_on(
         """,
     )
     finished = suite.run("-n", "2")
-    for left in active():  # what the worker held would live until its TTL is over
-        client.revoke(left.id)
+    for lease in active():  # the crashed worker held leases that end only by their TTL
+        client.revoke(lease.id)
     assert finished.counts() == {"failed": 1, "passed": 5}

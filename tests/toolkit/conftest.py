@@ -1,4 +1,4 @@
-"""Real databases for the toolkit: one per schema and test process, and clones of it."""
+"""Real databases for the toolkit: one for each schema and test process, and clones of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import PostgresServer
 
 _NUMBERS = count()
 
-_GIVE = """
+_CHANGE_OWNER = """
 DO $$
 DECLARE one record;
 BEGIN
@@ -37,14 +37,14 @@ END $$
 
 @dataclass
 class Databases:
-    """Makes databases on one server, and drops them."""
+    """Creates databases on one server, and drops them."""
 
     server: str
     templates: dict[str, str] = field(default_factory=dict)
-    made: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
     def clone(self, sql: str) -> str:
-        """A DSN of a new database that holds what this SQL makes."""
+        """Return the DSN of a new database with the objects of this SQL."""
         if sql not in self.templates:
             name = self.templates[sql] = self._create("template0")
             with psycopg.connect(self._dsn(name), autocommit=True) as connection:
@@ -52,30 +52,30 @@ class Databases:
         return self._dsn(self._create(self.templates[sql]))
 
     def _create(self, template: str) -> str:
-        self.made.append(f"toolkit_{os.getpid()}_{next(_NUMBERS)}")
-        self._say(f"CREATE DATABASE {self.made[-1]} TEMPLATE {template}")
-        return self.made[-1]
+        self.names.append(f"toolkit_{os.getpid()}_{next(_NUMBERS)}")
+        self._execute(f"CREATE DATABASE {self.names[-1]} TEMPLATE {template}")
+        return self.names[-1]
 
     def drop(self) -> None:
-        while self.made:
-            self._say(f"DROP DATABASE {self.made.pop()} WITH (FORCE)")
+        while self.names:
+            self._execute(f"DROP DATABASE {self.names.pop()} WITH (FORCE)")
 
     @contextmanager
     def plain_role(self, dsn: str) -> Iterator[str]:
-        """A DSN of a role that owns what is in this database, and is nothing else."""
+        """Yield the DSN of a role that owns all objects of this database, and is not a superuser."""
         role = f"plain_{os.getpid()}_{next(_NUMBERS)}"
         database = make_url(dsn).database
-        self._say(f"CREATE ROLE {role} LOGIN PASSWORD 'plain' IN ROLE pg_read_all_data")
+        self._execute(f"CREATE ROLE {role} LOGIN PASSWORD 'plain' IN ROLE pg_read_all_data")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(_GIVE.replace("{role}", role).encode())
+            connection.execute(_CHANGE_OWNER.replace("{role}", role).encode())
         try:
             yield make_url(dsn).set(username=role, password="plain").render_as_string(hide_password=False)
         finally:
-            self._say(f"DROP DATABASE {database} WITH (FORCE)")
-            self.made.remove(str(database))
-            self._say(f"DROP ROLE {role}")
+            self._execute(f"DROP DATABASE {database} WITH (FORCE)")
+            self.names.remove(str(database))
+            self._execute(f"DROP ROLE {role}")
 
-    def _say(self, statement: str) -> None:
+    def _execute(self, statement: str) -> None:
         with psycopg.connect(self.server, autocommit=True) as connection:
             connection.execute(statement.encode())
 
@@ -85,6 +85,6 @@ class Databases:
 
 @pytest.fixture(scope="module")
 def databases(postgres_18: PostgresServer) -> Iterator[Databases]:
-    made = Databases(postgres_18.dsn)
-    yield made
-    made.drop()
+    databases = Databases(postgres_18.dsn)
+    yield databases
+    databases.drop()

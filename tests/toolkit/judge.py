@@ -1,4 +1,4 @@
-"""What a database holds, read without any of freshdb: to be compared with a copy of its template."""
+"""The contents of a database, read without freshdb, to compare it with a copy of its template."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from psycopg.sql import SQL, Identifier
 
 
 def holdings(dsn: str) -> dict[str, list[str]]:
-    """Every row of every table, as text, and the state of every sequence."""
+    """Return every row of every table as text, and the state of every sequence."""
     found: dict[str, list[str]] = {}
     with psycopg.connect(dsn, autocommit=True) as connection:
         relations = connection.execute(
@@ -24,7 +24,7 @@ def holdings(dsn: str) -> dict[str, list[str]]:
 
 
 def execute(dsn: str, *statements: str) -> None:
-    """Each in a transaction of its own."""
+    """Execute each statement in its own transaction."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())

@@ -102,11 +102,11 @@ def postgres_data(postgres_engine: Engine) -> Iterator[Data]:
         yield Data(factory.connection, test="here", tables=tables)
 
 
-def test_rows_find_those_that_they_refer_to_in_any_order(data: Data) -> None:
+def test_rows_are_inserted_in_any_order_of_their_references(data: Data) -> None:
     rows = data.set_up(ORDER)
     assert rows["bob"]["parent_id"] == rows["alice"]["id"]
     assert rows["first"]["order_id"] == rows["one"]["id"]
-    if isinstance(rows["pen"]["id"], UUID):  # SQLite has no such type
+    if isinstance(rows["pen"]["id"], UUID):  # SQLite has no UUID type
         assert rows["pen"]["id"] == uuid_of("here", "item", "pen")
     assert rows["one"]["total"] == Decimal("12.50")
     data.check_rows("note", [{"line_order": "@one", "line_item": rows["pen"]["id"], "body": "@@home"}])
@@ -116,7 +116,7 @@ def test_rows_find_those_that_they_refer_to_in_any_order(data: Data) -> None:
     data.check_counts({"order": 2, "customer": 2, "line": 1})
 
 
-def test_exactly_what_was_set_up_is_taken_away(data: Data) -> None:
+def test_tear_down_deletes_exactly_the_rows_of_set_up(data: Data) -> None:
     before = data.snapshot()
     keeper = Data(data.target, test="other", tables=data.operations._tables)
     keeper.set_up({"customer": [{"name": "Keeper"}]})
@@ -125,18 +125,18 @@ def test_exactly_what_was_set_up_is_taken_away(data: Data) -> None:
     data.tear_down()
     assert data.changes(before).keys() == {"customer"}
     data.check_rows("customer", [{"name": "Keeper"}])
-    assert data.set_up(ORDER), "and the names are free again"
+    assert data.set_up(ORDER), "the names can be used again"
 
 
-def test_what_others_refer_to_by_now_is_not_half_taken_away(data: Data) -> None:
+def test_tear_down_deletes_nothing_if_other_rows_refer_to_the_data(data: Data) -> None:
     rows = data.set_up(ORDER)
     Data(data.target).set_up({"order": [{"customer_id": rows["bob"]["id"]}]})
-    with pytest.raises(WouldCascade, match="rows that were added since refer to what was set up"):
+    with pytest.raises(WouldCascade, match="rows that were added later refer to the test data"):
         data.tear_down()
     data.check_counts({"customer": 2, "line": 1, "note": 1})
 
 
-def test_a_circle_is_closed_where_null_is_allowed(postgres_data: Data) -> None:
+def test_cycle_is_inserted_if_a_reference_is_nullable(postgres_data: Data) -> None:
     rows = postgres_data.set_up(
         {
             "department": {"sales": {"head_id": "@ann"}},
@@ -159,7 +159,7 @@ def test_a_circle_is_closed_where_null_is_allowed(postgres_data: Data) -> None:
         )
 
 
-def test_text_is_what_postgresql_reads(postgres_data: Data) -> None:
+def test_text_values_are_cast_to_the_types_of_columns(postgres_data: Data) -> None:
     row = {
         "id": 1,
         "m": "wild",
@@ -175,7 +175,7 @@ def test_text_is_what_postgresql_reads(postgres_data: Data) -> None:
     assert (rows["two"]["tags"], rows["two"]["extra"]) == (["c"], {"b": None})
 
 
-def test_files_hold_the_same(data: Data, tmp_path: Path) -> None:
+def test_data_is_loaded_from_files(data: Data, tmp_path: Path) -> None:
     (tmp_path / "people.yaml").write_text(
         "customer:\n  alice: {name: Alice, born: 1999-12-31}\n  eve:\n    name: Eve\n"
     )
@@ -197,7 +197,9 @@ def test_files_hold_the_same(data: Data, tmp_path: Path) -> None:
     data.set_up(tmp_path / "more.sql")
     data.check_counts({"customer": 3})
     (tmp_path / "more.sql").write_text("UPDATE customer SET name = name || '!'")
-    with pytest.raises(DataInvalid, match="may only add rows, and changes those of customer"):
+    with pytest.raises(
+        DataInvalid, match="may only add rows, and this changes rows of customer"
+    ):
         data.set_up(tmp_path / "more.sql")
     data.tear_down()
     data.check_counts({"customer": 0, "order": 0, "item": 0})
@@ -217,7 +219,7 @@ def test_files_hold_the_same(data: Data, tmp_path: Path) -> None:
         (
             {"order": {"o": {"customer": "@bob"}}},
             DataInvalid,
-            "row o, customer: no row is called bob; there are o",
+            "row o, customer: no row has the name bob; there are o",
         ),
         (
             {"order": {"o": {"buyer": "@c"}}, "customer": {"c": {"name": "c"}}},
@@ -227,7 +229,7 @@ def test_files_hold_the_same(data: Data, tmp_path: Path) -> None:
         (
             {"item": {"x": {"name": "x"}}, "customer": {"x": {"name": "x"}}},
             DataInvalid,
-            "another row is called x",
+            "another row has the name x",
         ),
         ({"customer": [{"name": None}]}, DataInvalid, "table customer, row 1: .*(null|NULL)"),
         (
@@ -235,12 +237,12 @@ def test_files_hold_the_same(data: Data, tmp_path: Path) -> None:
             DataInvalid,
             "table customer, row 2: .*(unique|UNIQUE)",
         ),
-        ({"customer": "a"}, DataInvalid, "wanted a list of rows, or rows by name, not str"),
-        ({"customer": ["a"]}, DataInvalid, "row 1: wanted values by column, not str"),
-        ([1], DataInvalid, "wanted tables and their rows, not list"),
+        ({"customer": "a"}, DataInvalid, "expected a list of rows, or rows by name, not str"),
+        ({"customer": ["a"]}, DataInvalid, "row 1: expected values by column, not str"),
+        ([1], DataInvalid, "expected tables with their rows, not list"),
     ],
 )
-def test_what_cannot_be_set_up_is_told_and_nothing_is_done(
+def test_invalid_data_is_reported_and_nothing_is_inserted(
     data: Data, source: object, error: type[Exception], message: str
 ) -> None:
     if isinstance(source, dict):
@@ -254,13 +256,17 @@ def test_what_cannot_be_set_up_is_told_and_nothing_is_done(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.toml", "", "data comes from .yaml, .json, .csv or .sql files"),
+        ("a.toml", "", "not supported: use .yaml, .json, .csv or .sql"),
         ("a.yaml", "a: [", "a.yaml: while parsing"),
         ("a.json", "{", "a.json: Expecting property name"),
-        ("customer.csv", "name,born\nx\n", "every line needs as many values as the first has names"),
+        (
+            "customer.csv",
+            "name,born\nx\n",
+            "every line must have as many values as the first line has columns",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(
+def test_unreadable_file_is_named_in_the_error(
     data: Data, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -270,17 +276,17 @@ def test_a_file_that_cannot_be_read_is_named(
         data.set_up(tmp_path / "missing.yaml")
 
 
-def test_differences_can_be_read(data: Data) -> None:
+def test_differences_are_shown_by_rows(data: Data) -> None:
     data.set_up({"customer": [{"name": "Ann", "born": "2000-01-01"}, {"name": "Bob"}, {"name": "Bob2"}]})
-    with pytest.raises(DataDiffers) as told:
+    with pytest.raises(DataDiffers) as raised:
         data.check_rows("customer", [{"name": "Ann", "born": "2000-01-02"}, {"name": "Bob"}])
-    assert str(told.value).splitlines() == [
-        "customer: - is missing, + should not be there",
+    assert str(raised.value).splitlines() == [
+        "customer: - is missing, + is unexpected",
         "  - name: Ann, born: 2000-01-02",
         "  + name: Ann, born: 2000-01-01",
         "  + name: Bob2, born: None",
     ]
-    assert isinstance(told.value, AssertionError)
+    assert isinstance(raised.value, AssertionError)
     with pytest.raises(DataDiffers, match="customer has 3 rows instead of 1; item has 0 rows instead of 2"):
         data.check_counts({"customer": 1, "item": 2})
     with pytest.raises(DataInvalid, match="customer has no column nam"):
@@ -289,7 +295,7 @@ def test_differences_can_be_read(data: Data) -> None:
         data.check_counts({"custmer": 1})
 
 
-def test_a_block_changes_only_what_was_expected(data: Data) -> None:
+def test_only_changes_reports_unexpected_changes(data: Data) -> None:
     rows = data.set_up({"customer": {"ann": {"name": "Ann"}, "bob": {"name": "Bob"}, "cid": {"name": "Cid"}}})
 
     def change() -> None:
@@ -305,44 +311,44 @@ def test_a_block_changes_only_what_was_expected(data: Data) -> None:
     with data.only_changes(expected):
         change()
     assert data.changes(before)["journal"] == TableChanges([{"body": "x"}, {"body": "x"}], [], [])
-    with pytest.raises(DataDiffers) as told:
+    with pytest.raises(DataDiffers) as raised:
         data.check_changes(before, {"customer": {"changed": [{"name": "Anna"}], "added": [{"name": "Dan"}]}})
     bob = rows["bob"]["id"]
-    assert str(told.value).splitlines() == [
-        "customer, added: - is missing, + should not be there",
+    assert str(raised.value).splitlines() == [
+        "customer, added: - is missing, + is unexpected",
         "  - name: Dan",
-        "customer, removed: - is missing, + should not be there",
+        "customer, removed: - is missing, + is unexpected",
         f"  + id: {bob}, name: Bob, born: None, parent_id: None",
-        "journal, added: - is missing, + should not be there",
+        "journal, added: - is missing, + is unexpected",
         "  + body: x",
         "  + body: x",
     ]
-    with pytest.raises(DataInvalid, match="wanted added, removed and changed, not lost"):
+    with pytest.raises(DataInvalid, match="expected added, removed and changed, not lost"):
         data.check_changes(before, {"customer": {"lost": []}})
     with pytest.raises(DataInvalid, match="not in the snapshot of item"):
         data.check_changes(data.snapshot("item"), {"customer": {}})
 
 
-def test_a_reference_to_nothing_is_found(postgres_data: Data) -> None:
+def test_dangling_reference_is_found(postgres_data: Data) -> None:
     postgres_data.set_up(ORDER)
     connection: Any = postgres_data.target
     connection.execute(text("SET LOCAL session_replication_role = replica"))
     connection.execute(text("DELETE FROM line"))
     connection.execute(text("DELETE FROM customer WHERE name = 'Alice'"))
-    with pytest.raises(DataDiffers) as told:
+    with pytest.raises(DataDiffers) as raised:
         postgres_data.check_references()
-    assert str(told.value).split("; ") == [
-        "1 rows of customer refer by parent_id to rows that customer does not have",
-        "1 rows of note refer by line_order, line_item to rows that line does not have",
-        "1 rows of order refer by customer_id to rows that customer does not have",
+    assert str(raised.value).split("; ") == [
+        "1 rows of customer refer by parent_id to rows that do not exist in customer",
+        "1 rows of note refer by line_order, line_item to rows that do not exist in line",
+        "1 rows of order refer by customer_id to rows that do not exist in customer",
     ]
 
 
-def test_what_a_refused_commit_undoes_is_not_believed(postgres_engine: Engine) -> None:
+def test_failed_commit_does_not_change_the_recorded_rows(postgres_engine: Engine) -> None:
     data = Data(postgres_engine)
     with pytest.raises(IntegrityError):
         data.set_up({"late": {"lost": {"id": 1, "early_id": 9}}})
-    with pytest.raises(DataInvalid, match="no row is called lost"):
+    with pytest.raises(DataInvalid, match="no row has the name lost"):
         data.set_up({"late": [{"id": 2, "early_id": "@lost"}]})
     data.set_up({"late": [{"id": 1}]})
     other = Data(postgres_engine)
@@ -355,15 +361,15 @@ def test_what_a_refused_commit_undoes_is_not_believed(postgres_engine: Engine) -
     data.check_counts({"late": 0})
 
 
-def test_ids_are_the_same_in_every_run_and_others_in_every_test() -> None:
+def test_uuids_are_equal_in_every_run_and_differ_between_tests() -> None:
     assert uuid_of("tests/a.py::one", "item", "pen") == UUID("568ffc88-d0eb-5f33-88b5-a94753f38aae")
-    made = {uuid_of(test, table, name) for test in ("a", "b") for table in ("x", "y") for name in ("1", "2")}
-    assert len(made) == 8
+    uuids = {uuid_of(test, table, name) for test in ("a", "b") for table in ("x", "y") for name in ("1", "2")}
+    assert len(uuids) == 8
     assert uuid_of("a", "bc") != uuid_of("ab", "c")
 
 
 @pytest.mark.parametrize("driver", ["postgresql+asyncpg", "postgresql+psycopg", "sqlite+aiosqlite"])
-async def test_awaited_it_does_the_same(postgres_engine: Engine, driver: str) -> None:
+async def test_async_data_has_the_same_results(postgres_engine: Engine, driver: str) -> None:
     if driver.startswith("sqlite"):
         engine = create_async_engine(f"{driver}://", poolclass=StaticPool)
         async with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Factories: rows that the database takes, with what they refer to, and gone afterwards."""
+"""Factories: valid rows with the rows that they refer to, deleted afterwards."""
 
 from __future__ import annotations
 
@@ -143,33 +143,33 @@ def _count(engine: Engine, table: str) -> int:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_pages_examples_work_and_leave_nothing(name: str, engine_on: Callable[..., Engine]) -> None:
+def test_examples_of_the_page_leave_no_rows(name: str, engine_on: Callable[..., Engine]) -> None:
     sql, code = EXAMPLES[name]
     engine = engine_on(sql)
     with Factories(engine, seed=7) as factories:
         exec(compile(code, f"{PAGE.name}: {name}", "exec"), {"factories": factories, "engine": engine})  # noqa: S102
-        assert factories._made
+        assert factories._created
     for table in re.findall(r"CREATE TABLE (\w+)", sql):
         assert _count(engine, table) == 0
 
 
-def test_the_page_has_its_three_domains() -> None:
+def test_page_has_examples_of_three_domains() -> None:
     assert set(EXAMPLES) == {"payments", "inventory", "allocations"}
 
 
-def test_every_shape_of_a_check_is_kept(engine_on: Callable[..., Engine]) -> None:
+def test_every_form_of_check_is_satisfied(engine_on: Callable[..., Engine]) -> None:
     columns = [
         re.sub(r"^|\bit\b", f"c{at} ", shape) + " NOT NULL" for at, shape in enumerate(SHAPES.values())
     ]
     engine = engine_on(KINDS + f"CREATE TABLE shapes (id serial PRIMARY KEY, {', '.join(columns)})")
     with Factories(engine) as factories:
-        made = factories.of("shapes").create_many(200)  # PostgreSQL refuses any that is not valid
+        made = factories.of("shapes").create_many(200)  # PostgreSQL rejects invalid rows
     for at, shape in enumerate(SHAPES):
         some = {str(row[f"c{at}"]) for row in made}
         assert len(some) > 1 or shape == "one value", shape
 
 
-def test_every_type_has_values_in_unique_columns_too(engine_on: Callable[..., Engine]) -> None:
+def test_every_type_has_values_also_in_unique_columns(engine_on: Callable[..., Engine]) -> None:
     comparable = [kind for kind in TYPES if kind not in {"json", "boolean", "mood", "numeric(3,3)"}]
     kinds = ", ".join(f"c{at} {kind} NOT NULL" for at, kind in enumerate(TYPES))
     alone = ", ".join(f"c{at} {kind} NOT NULL UNIQUE" for at, kind in enumerate(comparable))
@@ -182,12 +182,12 @@ def test_every_type_has_values_in_unique_columns_too(engine_on: Callable[..., En
         assert len(factories.of("alone").create_many(12)) == 12
 
 
-def test_what_is_given_arrives_as_it_is(engine_on: Callable[..., Engine]) -> None:
+def test_given_values_are_stored_unchanged(engine_on: Callable[..., Engine]) -> None:
     given: dict[str, Any] = {
         "lasts": timedelta(microseconds=1),
         "past": timedelta(days=-1, microseconds=1),
         "many": [timedelta(seconds=1), timedelta(microseconds=2)],
-        "said": "tab\t, line\nend, \\N, \\.",
+        "message": "tab\t, line\nend, \\N, \\.",
         "words": ["a,b", 'a"b', "{", "", "NULL", "\\"],
         "raw": b"\x00\xff\\",
         "tree": {"a": ["\\", "\n", None]},
@@ -202,12 +202,12 @@ def test_what_is_given_arrives_as_it_is(engine_on: Callable[..., Engine]) -> Non
         assert {name: made[name] for name in given} == given
 
 
-def test_what_a_row_refers_to_is_made_and_may_be_shared_also_through_other_tables(shop: Engine) -> None:
+def test_referenced_rows_are_created_and_can_be_shared_through_other_tables(shop: Engine) -> None:
     with Factories(shop) as factories:
         purchases = factories.of("purchase")
         assert len({row["customer_id"] for row in purchases.create_many(5)}) == 5
         assert _count(shop, "customer") == 5
-        assert _count(shop, "country") == 10  # each customer's and each purchase's own
+        assert _count(shop, "country") == 10  # one for each customer and each purchase
 
         shared = purchases.sharing("customer", "country")
         assert len({row["customer_id"] for row in [*shared.create_many(5), shared.create()]}) == 1
@@ -218,7 +218,7 @@ def test_what_a_row_refers_to_is_made_and_may_be_shared_also_through_other_table
     assert _count(shop, "customer") == _count(shop, "country") == 0
 
 
-def test_references_that_may_be_null_are_left_alone_unless_given_or_shared(shop: Engine) -> None:
+def test_nullable_reference_is_null_unless_given(shop: Engine) -> None:
     with Factories(shop) as factories:
         customers = factories.of("customer")
         first = customers.create()
@@ -227,35 +227,35 @@ def test_references_that_may_be_null_are_left_alone_unless_given_or_shared(shop:
         assert customers.create(invited_by=first["id"])["invited_by"] == first["id"]
 
 
-def test_rows_to_refer_to_are_given_by_name_in_turns_if_there_are_several(shop: Engine) -> None:
+def test_referenced_rows_are_given_by_name_or_iterator(shop: Engine) -> None:
     with Factories(shop) as factories:
         two = factories.of("customer").create_many(2)
         purchases = factories.of("purchase").create_many(4, customer=cycle(two), country=two[0]["country"])
         assert [row["customer_id"] for row in purchases] == [two[0]["id"], two[1]["id"]] * 2
 
 
-def test_checks_over_several_columns_are_kept(shop: Engine) -> None:
+def test_checks_over_several_columns_are_satisfied(shop: Engine) -> None:
     with Factories(shop) as factories:
         made = factories.of("purchase").sharing("customer", "country").create_many(300)
         assert len({row["placed_on"] for row in made}) > 20
 
 
-def test_unique_values_differ_from_those_that_are_there(shop: Engine) -> None:
+def test_unique_values_differ_from_existing_rows(shop: Engine) -> None:
     with Factories(shop, seed=1) as one, Factories(shop, seed=1) as other:
         one.of("profile").create_many(40)
-        made = other.of("profile").create_many(40)  # would be the same, but for those
+        made = other.of("profile").create_many(40)  # they would be equal without the existing rows
         assert _count(shop, "profile") == 80
         assert all(len(row["nick_name"]) <= 8 for row in made)
 
 
-def test_a_row_that_must_refer_to_its_own_table_refers_to_itself(shop: Engine) -> None:
+def test_required_self_reference_refers_to_the_row_itself(shop: Engine) -> None:
     with Factories(shop) as factories:
         folder = factories.of("folder").create()
         assert folder["parent_id"] == folder["id"]
         assert factories.of("folder").create(parent=folder)["parent_id"] == folder["id"]
 
 
-def test_partitions_other_schemas_and_generated_columns(shop: Engine) -> None:
+def test_partitions_other_schemas_and_generated_columns_are_supported(shop: Engine) -> None:
     with Factories(shop) as factories:
         events = factories.of("audit.event").create_many(50)
         assert {row["at"].year for row in events} == {2020}
@@ -263,7 +263,7 @@ def test_partitions_other_schemas_and_generated_columns(shop: Engine) -> None:
     assert _count(shop, "audit.event") == 0
 
 
-def test_the_same_seed_gives_the_same_rows_and_another_one_others(engine_on: Callable[..., Engine]) -> None:
+def test_equal_seeds_give_equal_rows_and_other_seeds_do_not(engine_on: Callable[..., Engine]) -> None:
     def made(seed: int) -> list[dict[str, Any]]:
         with Factories(engine_on(SHOP), seed=seed) as factories:
             return factories.of("purchase").create_many(20)
@@ -273,7 +273,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(engine_on: Cal
     assert made(2) != first
 
 
-def test_values_are_constants_iterators_functions_and_traits_of_them(shop: Engine) -> None:
+def test_values_can_be_constants_iterators_functions_and_traits(shop: Engine) -> None:
     with Factories(shop) as factories:
         purchases = factories.of(
             "purchase",
@@ -287,11 +287,11 @@ def test_values_are_constants_iterators_functions_and_traits_of_them(shop: Engin
         late = purchases.trait("urgent", "late").create()
         assert late["note"] == f"placed {late['placed_on']}"
         assert purchases.having(note=None).create()["note"] is None
-        with pytest.raises(NoValue, match="the values given for note have ended before 3 rows had one"):
+        with pytest.raises(NoValue, match="the iterator for note has ended before 3 rows had a value"):
             purchases.create_many(3, note=iter("ab"))
 
 
-def test_only_rows_that_were_made_here_are_deleted_also_after_an_error(shop: Engine) -> None:
+def test_only_own_rows_are_deleted_also_after_an_error(shop: Engine) -> None:
     with Factories(shop) as others:
         keep = others.of("customer").create()
         with suppress(ZeroDivisionError), Factories(shop) as factories:
@@ -300,7 +300,7 @@ def test_only_rows_that_were_made_here_are_deleted_also_after_an_error(shop: Eng
         assert (_count(shop, "customer"), _count(shop, "purchase")) == (1, 0)
 
 
-def test_a_call_that_fails_makes_nothing(shop: Engine) -> None:
+def test_failed_call_creates_no_rows(shop: Engine) -> None:
     with Factories(shop) as factories:
         with pytest.raises(
             NoValue, match=r"profile: nick_name must be unique, and 3 rows have 1 different values"
@@ -309,11 +309,11 @@ def test_a_call_that_fails_makes_nothing(shop: Engine) -> None:
         with pytest.raises(RowsRefused, match=r"purchase: .*foreign key"):
             factories.of("purchase").create(customer_id=-1)
         assert _count(shop, "customer") == _count(shop, "country") == 0
-        assert factories._made == []
+        assert factories._created == []
 
 
 @pytest.mark.parametrize(
-    ("attempt", "error", "said"),
+    ("attempt", "error", "message"),
     [
         (lambda it: it.of("costumer").create(), UnknownTable, "customer"),
         (lambda it: it.of("emails").create(), NotATable, "emails is a view"),
@@ -321,29 +321,31 @@ def test_a_call_that_fails_makes_nothing(shop: Engine) -> None:
         (lambda it: it.of("customer").trait("vip"), UnknownColumn, "customer has no trait 'vip'; it has none"),
         (lambda it: it.of("customer").sharing("purchase").create(), UnknownColumn, "does not refer to purchase"),
         (lambda it: it.of("hen").create(), CircularTables, "hen → egg → hen: give hen_id of egg a value"),
-        (lambda it: it.of("flag").create_many(3), NoValue, r"flag.up: .* It is unique, and 3 different values are wanted"),
+        (lambda it: it.of("flag").create_many(3), NoValue, r"flag.up: .* It is unique, and 3 different values are needed"),
         (lambda it: it.of("never").create(), NoValue, r"never.it: no valid value of type integer for CHECK never_it_check"),
-        (lambda it: it.of("total").create(), NoValue, r"keeps CHECK total_check .* having\(b=lambda row: …\)"),
+        (lambda it: it.of("total").create(), NoValue, r"satisfies CHECK total_check .* having\(b=lambda row: …\)"),
         (lambda it: it.of("keyless").create(), ToolkitError, "keyless has no primary key"),
-        (lambda it: it.of("customer").create_many(0), ValueError, "at least 1 row"),
-        (lambda it: it.of(int), WrongTarget, "no declarative model"),
+        (lambda it: it.of("customer").create_many(0), ValueError, "number must be at least 1, not 0"),
+        (lambda it: it.of(int), WrongTarget, "not a declarative model"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_with_their_mend(
-    attempt: Callable[[Factories], object], error: type[Exception], said: str, shop: Engine
+def test_error_names_the_mistake_and_the_remedy(
+    attempt: Callable[[Factories], object], error: type[Exception], message: str, shop: Engine
 ) -> None:
     with Factories(shop) as factories:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             attempt(factories)
         assert _count(shop, "country") == 0
 
 
-def test_what_the_errors_recommend_helps(shop: Engine) -> None:
+def test_remedy_of_the_check_error_works(shop: Engine) -> None:
     with Factories(shop) as factories:
         factories.of("total", a=7, b=lambda row: row["a"] * 1000003 // 7).create_many(3)
 
 
-def test_a_model_gives_its_instances_by_its_own_names_and_types(engine_on: Callable[..., Engine]) -> None:
+def test_model_factory_returns_instances_with_the_models_names_and_types(
+    engine_on: Callable[..., Engine],
+) -> None:
     engine = engine_on("")
     Base.metadata.create_all(engine)
     with Factories(engine) as factories:
@@ -361,7 +363,7 @@ def test_a_model_gives_its_instances_by_its_own_names_and_types(engine_on: Calla
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_asynchronous_engines_do_the_same(driver: str, databases: Databases) -> None:
+def test_async_engines_have_the_same_results(driver: str, databases: Databases) -> None:
     async def make() -> None:
         engine = create_async_engine(databases.clone(SHOP).replace("postgresql", f"postgresql+{driver}", 1))
         async with Factories(engine) as factories:
@@ -376,7 +378,7 @@ def test_asynchronous_engines_do_the_same(driver: str, databases: Databases) -> 
     asyncio.run(make())
 
 
-def test_psycopg2_and_a_connection_in_a_transaction_of_the_callers(engine_on: Callable[..., Engine]) -> None:
+def test_factory_uses_psycopg2_in_a_transaction_of_the_caller(engine_on: Callable[..., Engine]) -> None:
     engine = engine_on(SHOP, "psycopg2")
     with engine.connect() as connection, Factories(connection) as factories:
         awkward = "tab\t, line\n, back\\slash, \\N"
@@ -388,6 +390,6 @@ def test_psycopg2_and_a_connection_in_a_transaction_of_the_callers(engine_on: Ca
     assert _count(engine, "customer") == 0
 
 
-def test_sqlite_is_told_to_be_the_wrong_database() -> None:
+def test_sqlite_is_refused() -> None:
     with pytest.raises(WrongTarget, match="sqlite"):
         Factories(create_engine("sqlite://", poolclass=NullPool)).of("customer").create()

@@ -1,4 +1,4 @@
-"""The examples in docs/toolkit-*.md, run as a user would, all in one directory."""
+"""The examples in docs/toolkit-*.md, run as a user would run them, in one directory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_alone(clean_database):
 """
 
 
-def test_the_pages_examples_work(databases: Databases, tmp_path: Path) -> None:
+def test_examples_of_the_pages_pass(databases: Databases, tmp_path: Path) -> None:
     files = [found for page in PAGES for found in FILE.findall(page.read_text())]
     for name, text in files:
         (tmp_path / name).write_text(text)
@@ -76,4 +76,4 @@ def test_the_pages_examples_work(databases: Databases, tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "13 passed" in ended.stdout, "one of them was not run"
+    assert "13 passed" in ended.stdout, "an example was not run"

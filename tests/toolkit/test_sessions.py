@@ -31,7 +31,7 @@ def sqlite_engine() -> Iterator[Engine]:
 
 @pytest.fixture(params=["postgres_engine", "sqlite_engine"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Empty, and afterwards still empty."""
+    """An empty database that must be empty again after the test."""
     found: Engine = request.getfixturevalue(request.param)
     yield found
     with Session(found) as session:
@@ -54,7 +54,7 @@ def add(session: Session, *names: str) -> None:
     session.flush()
 
 
-def test_what_is_committed_is_seen_by_others_and_gone_afterwards(engine: Engine) -> None:
+def test_committed_rows_are_visible_to_other_sessions_and_removed_afterwards(engine: Engine) -> None:
     with TestSessionFactory(engine) as factory:
         with factory.session_maker() as session:
             add(session, "ann")
@@ -69,7 +69,7 @@ def test_what_is_committed_is_seen_by_others_and_gone_afterwards(engine: Engine)
         assert count(outside) == 0
 
 
-def test_a_rollback_undoes_what_was_not_committed(factory: TestSessionFactory) -> None:
+def test_rollback_undoes_only_uncommitted_changes(factory: TestSessionFactory) -> None:
     with factory.session_maker() as session:
         add(session, "ann")
         session.commit()
@@ -84,22 +84,22 @@ def test_a_rollback_undoes_what_was_not_committed(factory: TestSessionFactory) -
         assert session.scalars(select(Customer.name).order_by(Customer.name)).all() == ["ann", "cid"]
 
 
-def test_an_integrity_error_in_the_middle_costs_no_more_than_a_rollback(factory: TestSessionFactory) -> None:
+def test_session_can_be_used_after_an_integrity_error_and_a_rollback(factory: TestSessionFactory) -> None:
     with factory.session_maker() as session:
         add(session, "ann")
         session.commit()
-        with pytest.raises(IntegrityError) as told:
+        with pytest.raises(IntegrityError) as raised:
             add(session, "bob", "ann")
         session.rollback()
         assert count(session) == 1
         add(session, "bob")
         session.commit()
         assert count(session) == 2
-    assert "INSERT INTO customer" in str(told.value)
-    assert f"in the test {factory._test}" in told.value.__notes__
+    assert "INSERT INTO customer" in str(raised.value)
+    assert f"in the test {factory._test}" in raised.value.__notes__
 
 
-def test_definitions_are_undone_too(postgres_engine: Engine) -> None:
+def test_ddl_is_rolled_back(postgres_engine: Engine) -> None:
     with TestSessionFactory(postgres_engine) as factory, factory.session_maker() as session:
         session.execute(text("CREATE TABLE extra AS SELECT 1 AS one"))
         session.execute(text("ALTER TABLE customer ADD COLUMN age int"))
@@ -109,13 +109,13 @@ def test_definitions_are_undone_too(postgres_engine: Engine) -> None:
         assert outside.scalar(text("SELECT to_regclass('extra')")) is None
 
 
-def test_sessions_may_take_turns_when_one_only_reads(factory: TestSessionFactory) -> None:
+def test_sessions_can_alternate_if_one_only_reads(factory: TestSessionFactory) -> None:
     reader, writer = factory.session_maker(), factory.session_maker()
     assert count(reader) == 0
     add(writer, "ann")
     writer.commit()
     reader.rollback()
-    assert count(reader) == 1, "the reader's rollback has undone nothing of the writer's"
+    assert count(reader) == 1, "the rollback of the reader does not undo changes of the writer"
     add(writer, "bob")
     reader.commit()
     writer.rollback()
@@ -125,7 +125,7 @@ def test_sessions_may_take_turns_when_one_only_reads(factory: TestSessionFactory
     writer.close()
 
 
-def test_the_older_session_may_commit_first(factory: TestSessionFactory) -> None:
+def test_older_session_can_commit_first(factory: TestSessionFactory) -> None:
     older, younger = factory.session_maker(), factory.session_maker()
     add(older, "ann")
     assert count(younger) == 1
@@ -137,7 +137,7 @@ def test_the_older_session_may_commit_first(factory: TestSessionFactory) -> None
     younger.close()
 
 
-def test_the_older_session_may_roll_back_while_the_younger_has_only_read(factory: TestSessionFactory) -> None:
+def test_older_session_can_roll_back_if_the_younger_has_only_read(factory: TestSessionFactory) -> None:
     older, younger = factory.session_maker(), factory.session_maker()
     add(older, "ann")
     assert count(younger) == 1
@@ -153,7 +153,7 @@ def test_the_older_session_may_roll_back_while_the_younger_has_only_read(factory
     younger.close()
 
 
-def test_one_who_read_first_can_fail_later_without_harm_to_others(factory: TestSessionFactory) -> None:
+def test_failure_of_a_reading_session_does_not_affect_others(factory: TestSessionFactory) -> None:
     reader, writer = factory.session_maker(), factory.session_maker()
     assert count(reader) == 0
     add(writer, "ann")
@@ -166,18 +166,18 @@ def test_one_who_read_first_can_fail_later_without_harm_to_others(factory: TestS
     writer.close()
 
 
-def test_two_who_wrote_in_turn_are_told_when_the_older_rolls_back(engine: Engine) -> None:
+def test_rollback_of_the_older_of_two_writing_sessions_is_an_error(engine: Engine) -> None:
     with TestSessionFactory(engine, test="entangled") as factory:
         older, younger = factory.session_maker(), factory.session_maker()
         add(older, "ann")
         add(younger, "bob")
         younger.commit()
-        with pytest.raises(SessionsEntangled, match="the test entangled wrote in turn"):
+        with pytest.raises(SessionsEntangled, match="the test entangled wrote alternately"):
             older.rollback()
-        assert count(younger) == 2, "nothing was done"
+        assert count(younger) == 2, "nothing is rolled back"
 
 
-def test_nested_scopes_undo_their_own(factory: TestSessionFactory) -> None:
+def test_nested_blocks_undo_only_their_changes(factory: TestSessionFactory) -> None:
     with factory.session_maker() as session:
         add(session, "ann")
         session.commit()
@@ -196,7 +196,7 @@ def test_nested_scopes_undo_their_own(factory: TestSessionFactory) -> None:
         assert count(session) == 2
 
 
-def test_what_is_written_beside_the_sessions_is_not_lost_to_their_rollbacks(
+def test_rollback_of_a_session_keeps_changes_of_the_connection(
     factory: TestSessionFactory,
 ) -> None:
     with factory.session_maker() as reader:
@@ -207,13 +207,13 @@ def test_what_is_written_beside_the_sessions_is_not_lost_to_their_rollbacks(
         assert count(reader) == 1
 
 
-def test_a_session_used_after_its_test_reaches_nothing(engine: Engine) -> None:
+def test_session_used_after_its_test_is_an_error(engine: Engine) -> None:
     with engine.connect() as connection:
-        with TestSessionFactory(connection, test="over") as factory:
+        with TestSessionFactory(connection, test="ended") as factory:
             kept, unused, maker = factory.session_maker(), factory.session_maker(), factory.session_maker
             add(kept, "ann")
         for session in (kept, unused, maker()):
-            with pytest.raises(SessionEnded, match="a session of the test over was used after it"):
+            with pytest.raises(SessionEnded, match="a session of the test ended was used after the test"):
                 session.execute(text("DELETE FROM customer"))
         with pytest.raises(SessionEnded):
             factory.session_maker  # noqa: B018
@@ -221,7 +221,7 @@ def test_a_session_used_after_its_test_reaches_nothing(engine: Engine) -> None:
         assert connection.scalar(select(func.count()).select_from(Customer)) == 0
 
 
-def test_an_error_in_the_test_passes_through_and_everything_is_undone(engine: Engine) -> None:
+def test_error_in_the_block_is_raised_and_changes_are_undone(engine: Engine) -> None:
     def fail() -> None:
         with TestSessionFactory(engine) as factory, factory.session_maker() as session:
             add(session, "ann")
@@ -231,14 +231,14 @@ def test_an_error_in_the_test_passes_through_and_everything_is_undone(engine: En
         fail()
 
 
-def test_it_leaves_a_broken_transaction_behind_it(engine: Engine) -> None:
+def test_next_test_is_not_affected_by_a_failed_transaction(engine: Engine) -> None:
     with TestSessionFactory(engine) as factory, pytest.raises(DBAPIError):
         factory.session_maker().execute(text("nonsense"))
     with TestSessionFactory(engine) as factory, factory.session_maker() as session:
         assert count(session) == 0
 
 
-def test_targets_that_cannot_be_rolled_back_are_refused(engine: Engine, postgres_engine: Engine) -> None:
+def test_targets_that_cannot_roll_back_are_refused(engine: Engine, postgres_engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
         with pytest.raises(InTransaction), TestSessionFactory(connection):
@@ -248,7 +248,7 @@ def test_targets_that_cannot_be_rolled_back_are_refused(engine: Engine, postgres
         pass
 
 
-def test_settings_hold_for_the_test_alone(postgres_engine: Engine) -> None:
+def test_settings_apply_only_to_the_test(postgres_engine: Engine) -> None:
     settings = TestSettings(statement_timeout_seconds=12.5, lock_timeout_seconds=3, idle_timeout_seconds=0)
     name = "tests/very/long/" * 5 + "test_it.py::test_é"
     show = text(
@@ -257,16 +257,16 @@ def test_settings_hold_for_the_test_alone(postgres_engine: Engine) -> None:
     )
     with postgres_engine.connect() as connection:
         with TestSessionFactory(connection, test=name, settings=settings) as factory:
-            told = tuple(factory.connection.execute(show).one())
-        assert told[:3] == ("12500ms", "3s", "0")
-        assert len(told[3]) == 63
-        assert told[3].endswith("test_it.py::test_?")
+            shown = tuple(factory.connection.execute(show).one())
+        assert shown[:3] == ("12500ms", "3s", "0")
+        assert len(shown[3]) == 63
+        assert shown[3].endswith("test_it.py::test_?")
         assert tuple(connection.execute(show).one()) == ("0", "0", "0", "")
     with pytest.raises(ValueError, match="lock_timeout_seconds cannot be -1"):
         TestSettings(lock_timeout_seconds=-1)
 
 
-def test_an_applications_own_maker_is_imitated(engine: Engine) -> None:
+def test_sessions_have_class_and_options_of_the_applications_maker(engine: Engine) -> None:
     class Own(Session):
         pass
 

@@ -1,4 +1,4 @@
-"""Awaited sessions, on every driver; and what an application does with them."""
+"""Async sessions on every driver, and their use by an application."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dsn(databases: Databases) -> str:
 
 @pytest.fixture(params=["postgresql+asyncpg", "postgresql+psycopg", "sqlite+aiosqlite"])
 async def engine(request: pytest.FixtureRequest, dsn: str) -> AsyncIterator[AsyncEngine]:
-    """Empty, and afterwards still empty."""
+    """An empty database that must be empty again after the test."""
     if request.param.startswith("sqlite"):
         made = create_async_engine(f"{request.param}://", poolclass=StaticPool)
         async with made.begin() as connection:
@@ -51,12 +51,12 @@ async def add(session: AsyncSession, *names: str) -> None:
     await session.flush()
 
 
-async def test_commits_and_rollbacks_are_the_tests_own(engine: AsyncEngine) -> None:
+async def test_commits_and_rollbacks_stay_within_the_test(engine: AsyncEngine) -> None:
     async with AsyncTestSessionFactory(engine, test="here") as factory:
         async with factory.session_maker() as session:
             await add(session, "ann")
             await session.commit()
-            with pytest.raises(IntegrityError) as told:
+            with pytest.raises(IntegrityError) as raised:
                 await add(session, "ann")
             await session.rollback()
             assert await count(session) == 1
@@ -66,10 +66,10 @@ async def test_commits_and_rollbacks_are_the_tests_own(engine: AsyncEngine) -> N
             assert await count(inner) == 2
         async with factory.session_maker() as session:
             assert await count(session) == 1
-    assert "in the test here" in told.value.__notes__
+    assert "in the test here" in raised.value.__notes__
 
 
-async def test_two_sessions_take_turns(engine: AsyncEngine) -> None:
+async def test_two_sessions_can_alternate_until_both_write(engine: AsyncEngine) -> None:
     async with AsyncTestSessionFactory(engine) as factory, AsyncExitStack() as stack:
         reader, writer = [await stack.enter_async_context(factory.session_maker()) for _ in range(2)]
         assert await count(reader) == 0
@@ -83,7 +83,7 @@ async def test_two_sessions_take_turns(engine: AsyncEngine) -> None:
             await reader.rollback()
 
 
-async def test_a_session_used_after_its_test_reaches_nothing(engine: AsyncEngine) -> None:
+async def test_session_used_after_its_test_is_an_error(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         async with AsyncTestSessionFactory(connection) as factory:
             session = factory.session_maker()
@@ -96,7 +96,7 @@ async def test_a_session_used_after_its_test_reaches_nothing(engine: AsyncEngine
             await AsyncTestSessionFactory(connection).__aenter__()
 
 
-def test_a_second_event_loop_is_refused(dsn: str) -> None:
+def test_second_event_loop_is_refused(dsn: str) -> None:
     settings = TestSettings(pool_size=1)
     engine = settings.async_engine(dsn, test="loops")
 
@@ -114,12 +114,12 @@ def test_a_second_event_loop_is_refused(dsn: str) -> None:
         with pytest.raises(WrongEventLoop, match="a session of its test was used in another event loop"):
             second.run(count(session))
         first.run(end(factory))
-        with pytest.raises(WrongEventLoop, match=r"keep no connections \(pool_size=0\)"):
+        with pytest.raises(WrongEventLoop, match=r"use no pool \(pool_size=0\)"):
             second.run(begin())
         first.run(engine.dispose())
 
 
-async def test_engines_have_the_settings_on_every_connection(dsn: str) -> None:
+async def test_engine_applies_settings_to_every_connection(dsn: str) -> None:
     settings = TestSettings(statement_timeout_seconds=7, pool_size=2)
     engine = settings.async_engine(dsn, test="it's")
     blocking = settings.engine(dsn, test="it's")
@@ -135,7 +135,7 @@ async def test_engines_have_the_settings_on_every_connection(dsn: str) -> None:
     blocking.dispose()
 
 
-# An application, as people have them
+# An application as users write it
 
 
 session_maker = async_sessionmaker()
@@ -179,9 +179,7 @@ async def client(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-async def test_an_application_commits_into_the_tests_transaction(
-    client: httpx.AsyncClient, turn: int
-) -> None:
+async def test_application_commits_within_the_tests_transaction(client: httpx.AsyncClient, turn: int) -> None:
     del turn
     assert len(app.user_middleware) == 1
     assert len(app.dependency_overrides) == 1
@@ -190,7 +188,7 @@ async def test_an_application_commits_into_the_tests_transaction(
         assert (answer.json(), answer.headers["X-Test"]) == (number, "yes")
 
 
-async def test_an_application_is_as_it_was_before() -> None:
+async def test_application_is_restored_after_the_block() -> None:
     original = Middleware(httpx.ASGITransport)  # type: ignore[arg-type]
     app.user_middleware.append(original)
     with as_before(app):

@@ -51,9 +51,9 @@ def tables(dsn: str) -> TableMap:
     return TableMap.read(dsn)
 
 
-def test_what_is_referred_to_comes_first(tables: TableMap) -> None:
-    place = {name: at for at, name in enumerate(tables.insert_order)}
-    assert place.keys() == {
+def test_referenced_tables_come_first(tables: TableMap) -> None:
+    position = {name: at for at, name in enumerate(tables.insert_order)}
+    assert position.keys() == {
         *(
             "customer",
             "Order",
@@ -69,38 +69,38 @@ def test_what_is_referred_to_comes_first(tables: TableMap) -> None:
     }
     for one in tables.references:
         if one.of != one.to and {"hen", "department"}.isdisjoint({one.of, one.to}):
-            assert place[one.to] < place[one.of]
-    assert place["employee"] < place["department"], "employees can wait for their department: it may be null"
+            assert position[one.to] < position[one.of]
+    assert position["employee"] < position["department"], "the department of an employee is nullable"
     assert tables.delete_order == tables.insert_order[::-1]
 
 
-def test_circles_are_told_and_which_of_them_cannot_be_broken(tables: TableMap) -> None:
+def test_cycles_and_unbreakable_cycles_are_found(tables: TableMap) -> None:
     assert tables.cycles == (("department", "employee"), ("egg", "hen"))
     assert tables.unbreakable == (("egg", "hen"),)
     assert tables.self_references == ("item",)
 
 
-def test_partitions_belong_to_the_whole(tables: TableMap) -> None:
+def test_partitions_belong_to_their_partitioned_table(tables: TableMap) -> None:
     assert tables.partitions == {"event_2026": "event", "event_may": "event"}
     assert [one.to for one in tables.references if one.of == "event"] == ["customer"]
-    with pytest.raises(NotATable, match="event_may is a partition: name the whole, event"):
+    with pytest.raises(NotATable, match="event_may is a partition: name its partitioned table, event"):
         tables.check(["event_may"])
 
 
-def test_references_say_how_firm_they_are(tables: TableMap) -> None:
+def test_references_have_on_delete_and_deferrable(tables: TableMap) -> None:
     [owned] = [one for one in tables.references if one.of == "Order"]
     assert owned == Reference("Order", "customer", ("customer_id",), ("id",), False, False, "CASCADE")
     [entry] = [one for one in tables.references if one.of == "audit.entry"]
     assert (entry.to, entry.loose, entry.deferrable) == ("Order", True, True)
 
 
-def test_neighbours_are_found_over_several_steps(tables: TableMap) -> None:
+def test_referring_and_referred_tables_include_indirect_ones(tables: TableMap) -> None:
     assert tables.referring(["customer"]) == {"Order", "line", "audit.entry", "event"}
     assert tables.referred(["line"]) == {"Order", "customer", "item"}
     assert tables.referring(["item"]) == {"line"}
 
 
-def test_a_name_that_is_no_table_is_an_error_that_says_more(tables: TableMap) -> None:
+def test_unknown_table_and_view_are_errors(tables: TableMap) -> None:
     tables.check(["Order", "audit.entry"])
     with pytest.raises(UnknownTable, match="no table 'custmer'; there are customer"):
         tables.check(["custmer"])
@@ -109,7 +109,7 @@ def test_a_name_that_is_no_table_is_an_error_that_says_more(tables: TableMap) ->
             tables.check([view])
 
 
-def test_it_can_be_drawn(tables: TableMap) -> None:
+def test_mermaid_diagram_has_tables_and_references(tables: TableMap) -> None:
     drawing = tables.mermaid().splitlines()
     assert drawing[0] == "flowchart LR"
     number = {line.split('"')[1]: line.split("[")[0].strip() for line in drawing if "[" in line}
@@ -117,7 +117,7 @@ def test_it_can_be_drawn(tables: TableMap) -> None:
     assert f'  {number["item"]} -.->|"part_of"| {number["item"]}' in drawing
 
 
-async def test_every_kind_of_target_gives_the_same_map(dsn: str, tables: TableMap) -> None:
+async def test_every_type_of_target_gives_the_same_map(dsn: str, tables: TableMap) -> None:
     engine = create_engine(dsn.replace("postgresql", "postgresql+psycopg", 1))
     with engine.connect() as connection:
         found = [TableMap.read(engine), TableMap.read(connection), await TableMap.read_async(dsn)]
@@ -131,14 +131,14 @@ async def test_every_kind_of_target_gives_the_same_map(dsn: str, tables: TableMa
         assert (one.insert_order, one.references) == (tables.insert_order, tables.references)
 
 
-def test_the_search_path_may_lead_through_several_schemas(dsn: str, tables: TableMap) -> None:
+def test_search_path_with_several_schemas_is_supported(dsn: str, tables: TableMap) -> None:
     found = TableMap.read(f"{dsn}?options=-csearch_path%3Daudit,public")
     assert [(one.of, one.to) for one in found.references if one.of == "entry"] == [("entry", "Order")]
     assert found.tables.keys() - tables.tables.keys() == {"entry"}
     assert len(found.tables) == len(tables.tables)
 
 
-def test_sqlite_and_models_have_a_map_too(tmp_path: object) -> None:
+def test_map_is_read_from_sqlite_and_models(tmp_path: object) -> None:
     metadata = MetaData()
     Table("child", metadata, Column("id", Integer, primary_key=True), Column("of", ForeignKey("parent.id")))
     Table("parent", metadata, Column("id", Integer, primary_key=True))
@@ -163,13 +163,13 @@ def test_any_order_of_declaration_gives_a_valid_insert_order() -> None:
         assert TableMap.of_metadata(metadata).insert_order == names
 
 
-async def test_what_is_no_target_is_refused_without_its_password(dsn: str) -> None:
-    with pytest.raises(WrongTarget, match="wanted an Engine, a Connection or a DSN, not builtins"):
+async def test_invalid_target_is_refused_without_showing_its_password(dsn: str) -> None:
+    with pytest.raises(WrongTarget, match="expected an Engine, a Connection or a DSN, not builtins"):
         TableMap.read(5)  # type: ignore[arg-type]
-    with pytest.raises(WrongTarget, match=r"postgresql\+asyncpg is to be awaited"):
+    with pytest.raises(WrongTarget, match=r"postgresql\+asyncpg is an async driver"):
         TableMap.read(dsn.replace("postgresql", "postgresql+asyncpg", 1))
-    with pytest.raises(WrongTarget, match="pysqlite cannot be awaited"):
+    with pytest.raises(WrongTarget, match="pysqlite is a blocking driver"):
         await TableMap.read_async("sqlite+pysqlite:///:memory:")
-    with pytest.raises(WrongTarget, match="no DSN") as told:
+    with pytest.raises(WrongTarget, match="not a DSN") as raised:
         TableMap.read("user:secret@host")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)

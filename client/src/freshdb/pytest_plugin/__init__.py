@@ -1,15 +1,15 @@
 """The pytest plugin: a clean PostgreSQL database for a test, a class, a module or a session.
 
-Every pytest run loads this module, also those that never ask for a database: it imports nothing beyond pytest
-and the standard library. The client, the service and the template come in when a collected test uses one of
-our fixtures: then `freshdb.pytest_plugin.run` is loaded and prepares, once, before the first test runs.
+Every pytest run loads this module, also runs that never need a database, so it imports only pytest and the standard
+library. If a collected test uses one of our fixtures, `freshdb.pytest_plugin.run` is imported. It prepares the
+service and the templates once, before the first test runs:
 
-- In a plain run, after collection and before the first test.
-- Under pytest-xdist, in the controller, when the first worker that has collected says what its tests want
+- In a plain run, after collection.
+- With pytest-xdist, in the controller, when the first worker that has collected writes the needs of its tests
   (`freshdb.pytest_plugin.xdist_files`).
-- Later, when a test asks for a fixture that could not be foreseen (``request.getfixturevalue``).
+- Later, if a test requests a fixture that the collection does not show (``request.getfixturevalue``).
 
-A preparation that fails ends the run with one error: every test that wants a database would fail alike.
+A preparation that fails ends the run with one error, because every test that needs a database would fail in the same way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import pytest
 
 from freshdb.pytest_plugin.guard import start_guard, take_offences
-from freshdb.pytest_plugin.markers import coming, wanted_by
+from freshdb.pytest_plugin.markers import clone_request
 from freshdb.pytest_plugin.reporting import ProcessReport, Reporter
 from freshdb.pytest_plugin.settings import add_options, read_settings
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["LeasedDatabase"]
 
 _RUN: Final = pytest.StashKey["Run"]()
-_EXCHANGE: Final = pytest.StashKey["RunFiles"]()
+_RUN_FILES: Final = pytest.StashKey["RunFiles"]()
 _SCOPES: Final[Mapping[str, type[pytest.Item | pytest.Collector]]] = {
     "freshdb": pytest.Item,
     "freshdb_class": pytest.Class,
@@ -46,22 +46,22 @@ _SCOPES: Final[Mapping[str, type[pytest.Item | pytest.Collector]]] = {
     "freshdb_session": pytest.Session,
 }
 _MARKER: Final = (
-    "freshdb(template=None, isolation=None): the template and the isolation ('database' or 'schema') "
-    "of the databases that the freshdb fixtures give to this test, class or module"
+    "freshdb(template=None, isolation=None): template and isolation ('database' or 'schema') of the databases "
+    "that the freshdb fixtures provide to this test, class or module"
 )
-_TELLER: Final = "freshdb_teller"
-_PATIENCE_SECONDS: Final = 1.0
+_REPORTER: Final = "freshdb_reporter"
+_PROGRESS_SECONDS: Final = 1.0
 
 
 class _WorkerNode(Protocol):
-    """What we use of xdist's WorkerController."""
+    """The attributes of xdist's WorkerController that the plugin uses."""
 
     config: pytest.Config
     workerinput: dict[str, object]
 
 
 class _WorkerConfig(Protocol):
-    """What xdist adds to a worker's config: what is in it when the worker ends goes to the controller."""
+    """The attribute that xdist adds to a worker's config, and sends to the controller when the worker ends."""
 
     workeroutput: dict[str, object]
 
@@ -97,17 +97,17 @@ def freshdb_module(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
 
 @pytest.fixture(scope="session")
 def freshdb_session(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
-    """A clean PostgreSQL database that all tests of this session share; under xdist, one for each worker."""
+    """A clean PostgreSQL database that all tests of this session share. With xdist, each worker has its own."""
     yield from _lease(request)
 
 
 def _lease(request: pytest.FixtureRequest) -> Iterator[LeasedDatabase]:
     try:
         run = _run(request.config)
-        wanted = wanted_by(request.node, run.settings)
-    except pytest.UsageError as mistake:
-        pytest.fail(str(mistake), pytrace=False)
-    with run.lease(request, wanted) as database:
+        clone = clone_request(request.node, run.settings)
+    except pytest.UsageError as error:
+        pytest.fail(str(error), pytrace=False)
+    with run.lease(request, clone) as database:
         yield database
 
 
@@ -120,66 +120,66 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Guard the run before the project's own code comes in."""
+    """Switch the guard on before pytest imports the project's code."""
     start_guard(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if _worker(config) is None:
-        config.pluginmanager.register(Reporter(config), _TELLER)
+        config.pluginmanager.register(Reporter(config), _REPORTER)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     try:
         settings = read_settings(config)
-    except pytest.UsageError as mistake:  # ends the run if a test wants a database; a remark otherwise
-        return str(mistake)
+    except pytest.UsageError as error:  # this ends the run only if a test needs a database
+        return str(error)
     service = settings.url or _running_service() or "not started yet"
     return f"freshdb: {service}, template {settings.template or 'not set'}"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: _WorkerNode) -> None:
-    """In xdist's controller: tell a new worker where to leave its needs."""
+    """In xdist's controller: pass the directory of the run's files to a new worker."""
     from freshdb.pytest_plugin.xdist_files import RunFiles  # noqa: PLC0415 - see the module's docstring
 
     config = node.config
-    if _EXCHANGE not in config.stash:
+    if _RUN_FILES not in config.stash:
         directory = Path(tempfile.mkdtemp(prefix="freshdb-run-"))
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
-        config.stash[_EXCHANGE] = RunFiles(directory)
-    node.workerinput["freshdb_exchange"] = str(config.stash[_EXCHANGE].directory)
+        config.stash[_RUN_FILES] = RunFiles(directory)
+    node.workerinput["freshdb_run_files"] = str(config.stash[_RUN_FILES].directory)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """In an xdist worker: leave its needs, before the controller hears that it has collected."""
+    """In an xdist worker: write its needs, before it reports to the controller that it has collected."""
     worker = _worker(session.config)
-    exchange = _exchange(session.config) if worker is not None else None
-    if worker is not None and exchange is not None and any(_users(session)):
+    run_files = _run_files(session.config) if worker is not None else None
+    if worker is not None and run_files is not None and any(_fixture_uses(session)):
         from freshdb.pytest_plugin.xdist_files import NeededTemplates  # noqa: PLC0415
 
         try:
             needs = NeededTemplates(_needed_templates(session))
-        except pytest.UsageError as mistake:
-            needs = NeededTemplates(mistake=str(mistake))
-        exchange.write_needs(worker, needs)
+        except pytest.UsageError as error:
+            needs = NeededTemplates(error=str(error))
+        run_files.write_needs(worker, needs)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: _WorkerNode) -> None:
-    """In xdist's controller: prepare what this worker's tests want."""
+    """In xdist's controller: prepare the templates that this worker's tests need."""
     config = node.config
-    needs = config.stash[_EXCHANGE].read_needs(str(node.workerinput["workerid"]))
-    if needs.mistake is not None:
-        raise pytest.UsageError(needs.mistake)
+    needs = config.stash[_RUN_FILES].read_needs(str(node.workerinput["workerid"]))
+    if needs.error is not None:
+        raise pytest.UsageError(needs.error)
     _prepare(config, needs.templates)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """In a plain run: prepare what the collected tests want. After the tests: wait for what is done beside them."""
+    """In a plain run: prepare the templates that the tests need. After the tests: wait for the background work."""
     config = session.config
     broken = session.testsfailed and not config.option.continue_on_collection_errors
     if _worker(config) is None and not config.option.collectonly and not broken:
@@ -187,7 +187,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     try:
         return (yield)
     finally:
-        _settle(config)
+        _drain(config)
 
 
 # During and after the tests
@@ -199,23 +199,23 @@ def pytest_runtest_protocol(
 ) -> Generator[None, object, object]:
     run = item.config.stash.get(_RUN, None)
     if run is not None:
-        run.expect(coming(item.session, nextitem, run))
+        run.plan_prefetch(item.session, nextitem)
     return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Only now that the test has its own databases: have those of the next ones acquired beside it."""
+    """Prefetch for the next tests, now that this test has its own databases."""
     run = item.config.stash.get(_RUN, None)
     if run is not None:
-        run.look_ahead()
+        run.prefetch()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     run = item.config.stash.get(_RUN, None)
     if run is not None:
-        run.check(item)
+        run.check_lost(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -223,7 +223,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     yield
     run = item.config.stash.get(_RUN, None)
     if run is not None:
-        run.check(item)
+        run.check_lost(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -232,17 +232,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     run = item.config.stash.get(_RUN, None)
     if run is not None and report.failed:
         run.mark_failed(item)
-    remarks = _remarks(item.config)
-    if remarks is not None:
-        report.freshdb = remarks  # type: ignore[attr-defined] # travels to xdist's controller
+    process_report = _process_report(item.config)
+    if process_report is not None:
+        report.freshdb = process_report  # type: ignore[attr-defined] # xdist sends it to the controller
     return report
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: _WorkerNode) -> None:
-    """In xdist's controller: hear what came out at a worker's end."""
-    output: Mapping[str, ProcessReport] = getattr(node, "workeroutput", {})  # missing, if it has crashed
-    _tell(node.config, output.get("freshdb"))
+    """In xdist's controller: add the last messages of a worker."""
+    output: Mapping[str, ProcessReport] = getattr(
+        node, "workeroutput", {}
+    )  # missing if the worker has crashed
+    _add_report(node.config, output.get("freshdb"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -254,30 +256,30 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # Details
 
 
-def _remarks(config: pytest.Config, *, settle: bool = False) -> ProcessReport | None:
+def _process_report(config: pytest.Config, *, drain: bool = False) -> ProcessReport | None:
     run = config.stash.get(_RUN, None)
-    remarks = None if run is None else run.remarks(settle=settle)
+    report = None if run is None else run.report(drain=drain)
     offences = take_offences(config)
     if offences:
-        remarks = remarks or ProcessReport(kept=[], lost=[], unreleased=[], offences=[])
-        remarks["offences"] = offences
-    return remarks
+        report = report or ProcessReport(kept=[], lost=[], unreleased=[], offences=[])
+        report["offences"] = offences
+    return report
 
 
-def _settle(config: pytest.Config) -> None:
-    remarks = _remarks(config, settle=True)
-    if remarks is None:
+def _drain(config: pytest.Config) -> None:
+    report = _process_report(config, drain=True)
+    if report is None:
         return
     if _worker(config) is None:
-        _tell(config, remarks)
+        _add_report(config, report)
     else:
-        cast("_WorkerConfig", config).workeroutput["freshdb"] = remarks
+        cast("_WorkerConfig", config).workeroutput["freshdb"] = report
 
 
-def _tell(config: pytest.Config, remarks: ProcessReport | None) -> None:
-    teller: Reporter | None = config.pluginmanager.get_plugin(_TELLER)
-    if teller is not None:
-        teller.take(remarks)
+def _add_report(config: pytest.Config, report: ProcessReport | None) -> None:
+    reporter: Reporter | None = config.pluginmanager.get_plugin(_REPORTER)
+    if reporter is not None:
+        reporter.add(report)
 
 
 def _run(config: pytest.Config) -> Run:
@@ -285,7 +287,7 @@ def _run(config: pytest.Config) -> Run:
     if run is None:
         from freshdb.pytest_plugin.run import Run  # noqa: PLC0415 - see the module's docstring
 
-        run = config.stash[_RUN] = Run(read_settings(config), _worker(config), _exchange(config))
+        run = config.stash[_RUN] = Run(read_settings(config), _worker(config), _run_files(config))
     return run
 
 
@@ -296,8 +298,8 @@ def _prepare(config: pytest.Config, templates: frozenset[str]) -> None:
 
     run = _run(config)
     try:
-        with _progress(config) as say:
-            run.share(run.prepare(templates, say))
+        with _progress(config) as progress:
+            run.publish(run.prepare(templates, progress))
     except PreparationError as error:
         terminal: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None:
@@ -309,7 +311,7 @@ def _prepare(config: pytest.Config, templates: frozenset[str]) -> None:
 
 @contextmanager
 def _progress(config: pytest.Config) -> Iterator[Callable[[str], None]]:
-    """Print what is being done, once it takes longer than a person waits without asking."""
+    """Print each step of the preparation, once it takes longer than `_PROGRESS_SECONDS`."""
     terminal: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     latest = ["preparing"]
 
@@ -318,23 +320,23 @@ def _progress(config: pytest.Config) -> Iterator[Callable[[str], None]]:
             terminal.ensure_newline()
             terminal.write_line(f"freshdb: {latest[0].rstrip('…')}…")
 
-    timer = threading.Timer(_PATIENCE_SECONDS, show)
+    timer = threading.Timer(_PROGRESS_SECONDS, show)
     timer.daemon = True
     timer.start()
 
-    def say(line: str) -> None:
+    def progress(line: str) -> None:
         latest[0] = line
         if not timer.is_alive():
             show()
 
     try:
-        yield say
+        yield progress
     finally:
         timer.cancel()
 
 
-def _users(session: pytest.Session) -> Iterator[tuple[pytest.Item, str]]:
-    """Each collected test with each fixture of ours that it uses, directly or through other fixtures."""
+def _fixture_uses(session: pytest.Session) -> Iterator[tuple[pytest.Item, str]]:
+    """Yield each collected test with each freshdb fixture that it uses, directly or through other fixtures."""
     for item in session.items:
         if isinstance(item, pytest.Function):
             for fixture in _SCOPES.keys() & set(item.fixturenames):
@@ -342,27 +344,27 @@ def _users(session: pytest.Session) -> Iterator[tuple[pytest.Item, str]]:
 
 
 def _needed_templates(session: pytest.Session) -> frozenset[str]:
-    wanted = {}
-    for item, fixture in _users(session):
+    needed = {}
+    for item, fixture in _fixture_uses(session):
         node = item.getparent(_SCOPES[fixture]) or item
-        if node not in wanted:
-            wanted[node] = wanted_by(node, _run(session.config).settings).template
-    return frozenset(wanted.values())
+        if node not in needed:
+            needed[node] = clone_request(node, _run(session.config).settings).template
+    return frozenset(needed.values())
 
 
 def _worker(config: pytest.Config) -> str | None:
-    """Id of the xdist worker that this process is."""
+    """Return the id of this xdist worker, or ``None`` in another process."""
     given: Mapping[str, object] | None = getattr(config, "workerinput", None)
     return None if given is None else str(given["workerid"])
 
 
-def _exchange(config: pytest.Config) -> RunFiles | None:
+def _run_files(config: pytest.Config) -> RunFiles | None:
     from freshdb.pytest_plugin.xdist_files import RunFiles  # noqa: PLC0415
 
     given: Mapping[str, object] | None = getattr(config, "workerinput", None)
-    if given is not None and "freshdb_exchange" in given:
-        return RunFiles(Path(str(given["freshdb_exchange"])))
-    return config.stash.get(_EXCHANGE, None)
+    if given is not None and "freshdb_run_files" in given:
+        return RunFiles(Path(str(given["freshdb_run_files"])))
+    return config.stash.get(_RUN_FILES, None)
 
 
 def _running_service() -> str | None:

@@ -1,4 +1,4 @@
-"""What the fixtures hand to a test."""
+"""The value of the fixtures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class LeasedDatabase:
-    """A clean database and its address; it lives as long as the fixture's scope.
+    """A clean database and its address. The lease is held as long as the fixture's scope.
 
-    The password shows in no repr. Every access to an address raises ``freshdb.LeaseLost`` once the lease is
-    lost: nothing is handed out that may be somebody else's by now.
+    The repr shows no password. Once the lease is lost, every access to an address raises ``freshdb.LeaseLost``,
+    because the database may belong to another test by then.
     """
 
     __slots__ = ("_held",)
@@ -28,7 +28,7 @@ class LeasedDatabase:
 
     @property
     def lease(self) -> Lease:
-        """The lease behind it: id, times, holder, as far as is known now."""
+        """The lease of this database: id, times and holder, as the service reported them last."""
         return self._held.lease
 
     @property
@@ -38,29 +38,29 @@ class LeasedDatabase:
 
     @property
     def async_url(self) -> str:
-        """The same for SQLAlchemy's asyncio engines: ``postgresql+asyncpg://…``."""
+        """The URL for SQLAlchemy's asyncio engines: ``postgresql+asyncpg://…``."""
         return self._held.async_url
 
     def sqlalchemy_url(self, driver: str) -> str:
-        """The same for a SQLAlchemy driver of your choice: ``postgresql+DRIVER://…``."""
+        """Return the URL for a SQLAlchemy driver: ``postgresql+DRIVER://…``."""
         return self._held.sqlalchemy_url(driver)
 
     def env(self) -> dict[str, str]:
-        """``DATABASE_URL`` and libpq's ``PG*`` variables, for subprocesses."""
+        """Return ``DATABASE_URL`` and libpq's ``PG*`` variables, for subprocesses."""
         return self._held.env()
 
     def reset(self) -> None:
-        """Have it made clean in place, as for tests that share it; its login and addresses are new ones then."""
+        """Reset the database in place, for tests that share it. Afterwards its login and its addresses are new."""
         self._held.reset()
 
     @property
     def host(self) -> str:
-        """Of the PostgreSQL server."""
+        """Host of the PostgreSQL server."""
         return self._held.host
 
     @property
     def port(self) -> int:
-        """Of the PostgreSQL server."""
+        """Port of the PostgreSQL server."""
         return self._held.port
 
     @property
@@ -70,20 +70,20 @@ class LeasedDatabase:
 
     @property
     def schema(self) -> str | None:
-        """With isolation ``schema``, the schema; the login's search path already leads there."""
+        """Name of the schema, with isolation ``schema``. The search path of the login already contains it."""
         return self._held.schema
 
     @property
     def user(self) -> str:
-        """The login, made for this lease alone."""
+        """The login, which was created for this lease only."""
         return self._held.user
 
     @property
     def password(self) -> str:
-        """Of that login."""
+        """Password of the login."""
         return self._held.password or ""
 
     @property
     def template(self) -> str:
-        """The template it was cloned from: ``name@fingerprint``."""
+        """The template of the clone: ``name@fingerprint``."""
         return self._held.template

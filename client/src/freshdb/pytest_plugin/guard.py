@@ -1,4 +1,4 @@
-"""The guard of a run: on before the project's own code is imported, off when the run has ended."""
+"""The guard of a test run: switched on before pytest imports the project's code, switched off when the run ends."""
 
 from __future__ import annotations
 
@@ -15,24 +15,21 @@ if TYPE_CHECKING:
 
 _GUARD: Final = pytest.StashKey["Guard"]()
 _MEND: Final = (
-    "Have the code under test use the URL of a freshdb fixture; or allow this one, where * stands for anything: "
+    "Use the URL of a freshdb fixture in the code under test, or allow this URL (* matches anything): "
     "guard_allow = [{url!r}] in [tool.freshdb]. `pytest --freshdb-guard=report` lists all such connections, "
-    "--freshdb-guard=off lets them pass."
+    "--freshdb-guard=off allows them."
 )
 
 
 def start_guard(config: pytest.Config) -> None:
-    """Put it on, if the settings say so; the run's end takes it off, however it ends."""
+    """Switch the guard on unless the settings say ``off``. It is switched off at the end of the run, also after an error."""
     settings = read_guard(config)
     if settings.mode == "off":
         return
     from freshdb.toolkit.guard import Guard  # noqa: PLC0415 - see the package
 
     guard = Guard(
-        allow=settings.allow,
-        report=settings.mode == "report",
-        scratch=lambda: _scratch(config),
-        mend=_MEND,
+        allow=settings.allow, report=settings.mode == "report", scratch=lambda: _scratch(config), mend=_MEND
     )
     config.add_cleanup(guard.off)
     config.stash[_GUARD] = guard
@@ -40,7 +37,7 @@ def start_guard(config: pytest.Config) -> None:
 
 
 def take_offences(config: pytest.Config) -> list[str]:
-    """What was refused, or only noted, since the last time."""
+    """Return the connections that were refused or reported since the last call."""
     guard: Guard | None = config.stash.get(_GUARD, None)
     if guard is None:
         return []
@@ -49,7 +46,7 @@ def take_offences(config: pytest.Config) -> list[str]:
 
 
 def _scratch(config: pytest.Config) -> Path | None:
-    """The run's own temporary directory: what ``tmp_path`` is made in, and what xdist's workers share."""
+    """Return the base of the run's ``tmp_path`` directories, which xdist's workers share."""
     factory: pytest.TempPathFactory | None = getattr(config, "_tmp_path_factory", None)
     if factory is None:
         return None

@@ -1,4 +1,4 @@
-"""Who holds a lease: what a colleague who looks at the list of leases wants to know."""
+"""The holder of a lease, as the list of leases shows it: the test, and the process and machine that run it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_CHARACTERS: Final = 255
 
 
 def describe_holder(node_id: str, worker: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Node id, xdist worker, host, user, process and, under CI, the run's address; long values are cut."""
+    """Return node id, xdist worker, host, user, process and, in CI, the URL of the run. Long values are cut."""
     holder = {
         "name": "pytest",
         "test": node_id,
@@ -27,13 +27,13 @@ def describe_holder(node_id: str, worker: str | None, environment: Mapping[str, 
     return {key: value[:_MAX_CHARACTERS] for key, value in holder.items() if value}
 
 
-def in_name_of(node_id: str, holder: Mapping[str, str]) -> dict[str, str]:
-    """The same holder, for another test."""
+def for_test(node_id: str, holder: Mapping[str, str]) -> dict[str, str]:
+    """Return the same holder with another test."""
     return {**holder, "test": node_id[:_MAX_CHARACTERS]}
 
 
 def run_url(environment: Mapping[str, str]) -> str | None:
-    """Address of the CI run (GitHub, GitLab, Jenkins, CircleCI, Buildkite), if this is one."""
+    """Return the URL of the CI run (GitHub, GitLab, Jenkins, CircleCI, Buildkite), or ``None`` outside CI."""
     keys = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")
     server, repository, run = (environment.get(key) for key in keys)
     if server and repository and run:
@@ -45,5 +45,5 @@ def run_url(environment: Mapping[str, str]) -> str | None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's uid without a name
+    except (KeyError, OSError):  # in a container, a uid may have no name
         return str(os.getuid())

@@ -1,25 +1,25 @@
-"""What is done beside the tests of one process: the next test's lease is acquired, the last one's is given back.
+"""Background work of one pytest process: acquire the lease of the next test, release the lease of the last one.
 
-Two daemon threads, so that neither waits for the other. One gives back what tests have finished with, in the order in
-which they finished; a test that finds several still to be given back waits for them. The other acquires the leases of the
-tests to come, as *spares*. A test takes the spare that was acquired in its name, and no other: the holder in the list
-of leases is right.
+There are two daemon threads, so that neither kind of work waits for the other. One thread releases the leases of finished
+tests, in the order in which the tests finished. A test that finds `_MAX_PENDING_RELEASES` of them waits. The other thread
+acquires leases for the next tests: these are the *spares*. A test takes only the spare that was acquired in its
+name, so that the holder in the list of leases is right.
 
-A spare does no harm:
+A spare must not cost other clients a database:
 
-- It is acquired without a wait: when nothing is ready, or others queue, there is none. That is asked again a few times,
-  less and less often, while the test before it runs; then nobody is told.
-- While it lies unused we look, less and less often, whether anybody waits for a database of its pool. If so it is given
-  back, and for some seconds none is acquired. After two seconds it is given back in any case: a test that takes so long
-  does not notice an acquire.
-- Before this process waits for a database itself, its spares are given back (`recall`).
-- When its test has gone by without it (a skipped test, a fixture of the suite under the same name), it is given back,
-  and none is acquired until a test asks by itself again.
-- It is renewed like any held lease. One that was lost is not handed to the test, which acquires its own then.
+- It is acquired without waiting. If no database is ready, or if other clients queue, the thread tries again a few times
+  with growing delays while the current test runs. Then it gives up silently.
+- While a spare is unused, the thread checks with growing delays whether other clients wait for a database of its pool. If
+  so, it releases the spare and acquires none for some seconds. After two seconds it releases the spare in any case: the
+  acquire of a database does not matter to a test that follows such a slow one.
+- Before this process itself waits for a database, it releases its spares (`Prefetcher.release_spares`).
+- When a test has run without taking its spare (it was skipped, or the suite overrides the fixture), the spare is
+  released. The next one is acquired only after a test has acquired a lease by itself.
+- A spare is renewed like any held lease. A spare that was lost is not given to its test, which then acquires a lease itself.
 
-A lease that turns out to be lost when it is released is a `LostLease`, and is reported as an error of the test that held it.
-A lease that could not be given back is tried again at the end of the run, and told about if that fails, too: its TTL
-ends it. A forked child has no such threads: it must leave its parent's errands alone.
+If the service reports at the release that a lease was lost, this is a `LostLease`. It is reported as an error of the test
+that held it. A release that fails is tried again at the end of the run. If that fails, too, the lease is reported, and its
+TTL ends it. A forked child has no such threads and must not use its parent's `Prefetcher`.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from freshdb.held_lease import HeldLease
     from freshdb.models import Isolation
 
-    _Step = tuple[Callable[[], None] | None, float | None]
-    """The next errand; or how long there is none, ``None`` for until further notice."""
+    _Next = tuple[Callable[[], None] | None, float | None]
+    """The next task of a thread, or the seconds until it has one. Both are ``None`` to wait for a notification."""
 
-_ASK_AGAIN_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-_LOOK_SECONDS: Final = (0.1, 0.3, 0.7, 1.5)
-_KEEP_SECONDS: Final = 2.0
-_CONTENDED_SECONDS: Final = 5.0
-_SETTLE_SECONDS: Final = 60.0
-_MOST_RETURNS: Final = 4
+_RETRY_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+_CHECK_SECONDS: Final = (0.1, 0.3, 0.7, 1.5)
+_MAX_SPARE_SECONDS: Final = 2.0
+_PAUSE_SECONDS: Final = 5.0
+_DRAIN_SECONDS: Final = 60.0
+_MAX_PENDING_RELEASES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,16 @@ class LeaseOrder:
 
 
 @dataclass(slots=True, eq=False)
-class TestLease:
-    """A lease that is held, and what ends its heartbeat."""
+class FixtureLease:
+    """A held lease, and the exit stack that ends its heartbeat."""
 
     held: HeldLease
-    ending: ExitStack
+    exit_stack: ExitStack
 
 
 @dataclass(frozen=True, slots=True)
 class LostLease:
-    """A test's lease was lost while it held it, which came out when it was given back."""
+    """A lease that was lost while a test held it, as the service reported at the release."""
 
     test: str
     lease_id: str
@@ -82,47 +82,47 @@ class LostLease:
 
 @dataclass(slots=True)
 class _Spare:
-    in_hand: TestLease
-    since: float
-    looks: int = 0
+    lease: FixtureLease
+    acquired_at: float
+    checks: int = 0
 
     @property
     def due_at(self) -> float:
-        """When to look after it next."""
-        looks = _LOOK_SECONDS[self.looks] if self.looks < len(_LOOK_SECONDS) else _KEEP_SECONDS
-        return self.since + looks
+        """The time of the next check."""
+        age = _CHECK_SECONDS[self.checks] if self.checks < len(_CHECK_SECONDS) else _MAX_SPARE_SECONDS
+        return self.acquired_at + age
 
 
 @dataclass(slots=True)
-class _Asking:
+class _Attempt:
     due_at: float
-    times: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Return:
+class _Release:
     lease_id: str
     database: str
-    ending: ExitStack
+    exit_stack: ExitStack
     test: str | None
-    """Who held it; nobody held a spare."""
+    """The test that held the lease, or ``None`` for a spare."""
 
 
 @dataclass(slots=True)
 class PrefetchReport:
-    """What came out beside the tests, to be told by whoever talks to pytest."""
+    """Problems of the background work since the last report."""
 
-    losses: list[LostLease] = field(default_factory=list)
+    lost: list[LostLease] = field(default_factory=list)
     unreleased: list[str] = field(default_factory=list)
 
 
 class Prefetcher:
-    """Acquires ahead and gives back, in threads of its own.
+    """Acquires and releases leases in its own threads.
 
     Args:
-        client: used by those threads alone; impatient, since the tests may come to wait for an errand.
-        describe: who holds a lease, by the test's node id.
-        ttl_seconds: of the leases.
+        client: used by these threads alone. Its retries are short, because a test may wait for a task of these threads.
+        describe: returns the holder of a lease for the node id of a test.
+        ttl_seconds: TTL of the leases.
     """
 
     def __init__(
@@ -133,165 +133,168 @@ class Prefetcher:
         self._ttl_seconds = ttl_seconds
         self._clock: Clock = client.clock
         self._changed = threading.Condition()
-        self._returns: deque[_Return] = deque()
-        self._orders: dict[LeaseOrder, _Asking] = {}
+        self._releases: deque[_Release] = deque()
+        self._orders: dict[LeaseOrder, _Attempt] = {}
         self._spares: dict[LeaseOrder, _Spare] = {}
-        self._busy = 0
-        self._under_way: LeaseOrder | None = None
-        self._again: list[_Return] = []
-        self._found = PrefetchReport()
-        self._idle_until = 0.0
-        self._unwanted = False
+        self._running = 0
+        self._acquiring: LeaseOrder | None = None
+        self._failed_releases: list[_Release] = []
+        self._report = PrefetchReport()
+        self._paused_until = 0.0
+        self._spare_unused = False
         self._closing = False
         self._threads: list[threading.Thread] = []
 
-    # For the tests' thread
+    # Called by the tests' thread
 
-    def look_ahead(self, orders: Sequence[LeaseOrder]) -> None:
-        """Have these leases at hand, and no others."""
+    def prefetch(self, orders: Sequence[LeaseOrder]) -> None:
+        """Acquire spares for these orders, and release all other spares."""
         with self._changed:
             for order in [one for one in self._spares if one not in orders]:
-                self._unwanted = True
+                self._spare_unused = True
                 self._drop(order)
             self._orders.clear()
-            if self._under_way not in orders:
-                self._under_way = None
+            if self._acquiring not in orders:
+                self._acquiring = None
             now = self._clock()
-            if self._unwanted or now < self._idle_until:
+            if self._spare_unused or now < self._paused_until:
                 return
-            known = {*self._spares, self._under_way}
-            self._orders = {order: _Asking(now) for order in orders if order not in known}
-            self._wake()
+            known = {*self._spares, self._acquiring}
+            self._orders = {order: _Attempt(now) for order in orders if order not in known}
+            self._notify()
 
-    def take(self, order: LeaseOrder) -> TestLease | None:
-        """Take the spare of this test, if there is one; the test acquires by itself otherwise."""
+    def take(self, order: LeaseOrder) -> FixtureLease | None:
+        """Return the spare of this test, or ``None`` if there is none and the test has to acquire a lease itself."""
         with self._changed:
-            self._changed.wait_for(lambda: self._under_way != order)
+            self._changed.wait_for(lambda: self._acquiring != order)
             self._orders.pop(order, None)
             spare = self._spares.pop(order, None)
             if spare is None:
-                self._unwanted = False
+                self._spare_unused = False
                 return None
-            if spare.in_hand.held.loss is not None:
-                self._returns.append(_return(spare.in_hand, None))
-                self._wake()
+            if spare.lease.held.loss is not None:
+                self._releases.append(_end(spare.lease, None))
+                self._notify()
                 return None
-            return spare.in_hand
+            return spare.lease
 
-    def give_back(self, in_hand: TestLease, test: str) -> None:
-        """Release what `test` has finished with; from now on its address can no longer be had."""
+    def release(self, lease: FixtureLease, test: str) -> None:
+        """Release the lease of a finished test in the background. Its address is unavailable from now on."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._returns) < _MOST_RETURNS, _SETTLE_SECONDS)
-            self._returns.append(_return(in_hand, test))
-            self._wake()
+            self._changed.wait_for(lambda: len(self._releases) < _MAX_PENDING_RELEASES, _DRAIN_SECONDS)
+            self._releases.append(_end(lease, test))
+            self._notify()
 
-    def recall(self) -> None:
-        """Give back all spares, and acquire none until told again."""
+    def release_spares(self) -> None:
+        """Release all spares, and acquire none until the next `prefetch`."""
         with self._changed:
-            self._recall()
+            self._release_spares()
 
-    def settle(self) -> PrefetchReport:
-        """Wait until everything is given back, spares included; tell what was found out since the last time."""
+    def drain(self) -> PrefetchReport:
+        """Release everything, spares included, wait until that is done, and return the problems since the last report."""
         with self._changed:
-            self._recall()
+            self._release_spares()
             self._wait_until_idle()
-            if self._again:
-                self._returns.extend(self._again)
-                self._again.clear()
-                self._wake()
+            if self._failed_releases:
+                self._releases.extend(self._failed_releases)
+                self._failed_releases.clear()
+                self._notify()
                 self._wait_until_idle()
-                self._found.unreleased += [one.lease_id for one in self._again]
-                self._again.clear()
-        return self.found()
+                self._report.unreleased += [one.lease_id for one in self._failed_releases]
+                self._failed_releases.clear()
+        return self.take_report()
 
-    def found(self) -> PrefetchReport:
-        """Tell what was found out since the last time."""
+    def take_report(self) -> PrefetchReport:
+        """Return the problems since the last report."""
         with self._changed:
-            found, self._found = self._found, PrefetchReport()
-            return found
+            report, self._report = self._report, PrefetchReport()
+            return report
 
     def close(self) -> None:
-        """Give everything back, and end the threads."""
-        self.settle()
+        """Release everything, and end the threads."""
+        self.drain()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(_SETTLE_SECONDS)
+            thread.join(_DRAIN_SECONDS)
 
-    # With the lock
+    # Called with the lock held
 
     def _drop(self, order: LeaseOrder) -> None:
-        self._returns.append(_return(self._spares.pop(order).in_hand, None))
-        self._wake()
+        self._releases.append(_end(self._spares.pop(order).lease, None))
+        self._notify()
 
-    def _recall(self) -> None:
+    def _release_spares(self) -> None:
         self._orders.clear()
-        self._under_way = None  # what comes of it now, nobody waits for
+        self._acquiring = None  # the lease that is being acquired now will be released at once
         for order in list(self._spares):
             self._drop(order)
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         if not self._threads:
-            for name, step in (("returns", self._next_return), ("spares", self._next_spare)):
+            for name, find_next in (("release", self._next_release), ("prefetch", self._next_spare)):
                 self._threads.append(
-                    threading.Thread(target=self._run, args=[step], name=f"freshdb-{name}", daemon=True)
+                    threading.Thread(target=self._run, args=[find_next], name=f"freshdb-{name}", daemon=True)
                 )
                 self._threads[-1].start()
         self._changed.notify_all()
 
     def _wait_until_idle(self) -> None:
-        self._changed.wait_for(lambda: not (self._returns or self._busy), _SETTLE_SECONDS)
+        self._changed.wait_for(lambda: not (self._releases or self._running), _DRAIN_SECONDS)
 
-    def _next_return(self) -> _Step:
-        return (partial(self._release, self._returns.popleft()), None) if self._returns else (None, None)
+    def _next_release(self) -> _Next:
+        return (
+            (partial(self._send_release, self._releases.popleft()), None) if self._releases else (None, None)
+        )
 
-    def _next_spare(self) -> _Step:
+    def _next_spare(self) -> _Next:
         now = self._clock()
-        for order, asking in self._orders.items():
-            if asking.due_at <= now:
+        for order, attempt in self._orders.items():
+            if attempt.due_at <= now:
                 del self._orders[order]
-                self._under_way = order
-                return partial(self._acquire, order, asking), None
+                self._acquiring = order
+                return partial(self._acquire, order, attempt), None
         for order, spare in self._spares.items():
             if spare.due_at <= now:
-                return partial(self._look_after, order, spare), None
+                return partial(self._check_spare, order, spare), None
         due = [one.due_at for one in self._orders.values()] + [one.due_at for one in self._spares.values()]
         return None, (max(0.0, min(due) - now) if due else None)
 
-    # In the threads
+    # Called by the background threads
 
-    def _run(self, step: Callable[[], _Step]) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+    def _run(self, find_next: Callable[[], _Next]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread handles signals
         while True:
             with self._changed:
-                errand, sleep_seconds = step()
-                if errand is None:
+                task, sleep_seconds = find_next()
+                if task is None:
                     if self._closing:
                         return
                     self._changed.wait(sleep_seconds)
                     continue
-                self._busy += 1
-                self._changed.notify_all()  # there is one less to be done
-            errand()
+                self._running += 1
+                self._changed.notify_all()  # `release` waits for a shorter queue
+            task()
             with self._changed:
-                self._busy -= 1
+                self._running -= 1
                 self._changed.notify_all()
 
-    def _release(self, done: _Return) -> None:
+    def _send_release(self, release: _Release) -> None:
         try:
-            done.ending.close()
-            self._client.run(self._client.operations.give_back(done.lease_id))
-        except (LeaseEnded, LeaseNotFound) as over:
-            if done.test is not None:
+            release.exit_stack.close()
+            self._client.run(self._client.operations.give_back(release.lease_id))
+        except (LeaseEnded, LeaseNotFound) as ended:
+            if release.test is not None:
+                lost = LostLease(release.test, release.lease_id, release.database, str(ended))
                 with self._changed:
-                    self._found.losses.append(LostLease(done.test, done.lease_id, done.database, str(over)))
-        except Exception:  # noqa: BLE001 - tests replace parts of the world; at the end of the run it is whole again
+                    self._report.lost.append(lost)
+        except Exception:  # noqa: BLE001 - a test may have patched anything; at the end of the run this is undone
             with self._changed:
-                self._again.append(done)
+                self._failed_releases.append(release)
 
-    def _acquire(self, order: LeaseOrder, asking: _Asking) -> None:
-        ending = ExitStack()
+    def _acquire(self, order: LeaseOrder, attempt: _Attempt) -> None:
+        exit_stack = ExitStack()
         context = self._client.lease(
             order.template,
             isolation=order.isolation,
@@ -299,42 +302,42 @@ class Prefetcher:
             wait_seconds=0.0,
             holder=self._describe(order.test),
         )
-        in_hand: TestLease | None = None
-        again = False
+        lease: FixtureLease | None = None
+        retry = False
         try:
-            in_hand = TestLease(ending.enter_context(context), ending)
+            lease = FixtureLease(exit_stack.enter_context(context), exit_stack)
         except PoolExhausted:
-            again = asking.times < len(_ASK_AGAIN_SECONDS)
-        except Exception:  # noqa: BLE001 - whatever it was: the test acquires by itself, and tells
-            again = False
+            retry = attempt.failures < len(_RETRY_SECONDS)
+        except Exception:  # noqa: BLE001 - the test acquires a lease itself and reports its own error
+            retry = False
         with self._changed:
-            wanted, self._under_way = self._under_way is order, None
-            if in_hand is not None and wanted:
-                self._spares[order] = _Spare(in_hand, self._clock())
-            elif again and wanted:
-                due_at = self._clock() + _ASK_AGAIN_SECONDS[asking.times]
-                self._orders[order] = _Asking(due_at, asking.times + 1)
-            elif in_hand is not None:
-                self._returns.append(_return(in_hand, None))
+            wanted, self._acquiring = self._acquiring is order, None
+            if lease is not None and wanted:
+                self._spares[order] = _Spare(lease, self._clock())
+            elif retry and wanted:
+                due_at = self._clock() + _RETRY_SECONDS[attempt.failures]
+                self._orders[order] = _Attempt(due_at, attempt.failures + 1)
+            elif lease is not None:
+                self._releases.append(_end(lease, None))
             self._changed.notify_all()
 
-    def _look_after(self, order: LeaseOrder, spare: _Spare) -> None:
-        kept_too_long = spare.looks >= len(_LOOK_SECONDS)
-        spare.looks += 1
+    def _check_spare(self, order: LeaseOrder, spare: _Spare) -> None:
+        expired = spare.checks >= len(_CHECK_SECONDS)
+        spare.checks += 1
         contended = False
         try:
-            contended = not kept_too_long and self._client.pool(spare.in_hand.held.lease.pool_id).waiting > 0
-        except Exception:  # noqa: BLE001 - not to be known: give it back, to be safe
-            kept_too_long = True
+            contended = not expired and self._client.pool(spare.lease.held.lease.pool_id).waiting > 0
+        except Exception:  # noqa: BLE001 - the queue is unknown: release the spare, to be safe
+            expired = True
         with self._changed:
             if contended:
-                self._idle_until = self._clock() + _CONTENDED_SECONDS
+                self._paused_until = self._clock() + _PAUSE_SECONDS
                 self._orders.clear()
-            if (contended or kept_too_long) and self._spares.get(order) is spare:
+            if (contended or expired) and self._spares.get(order) is spare:
                 self._drop(order)
 
 
-def _return(in_hand: TestLease, test: str | None) -> _Return:
-    lease = in_hand.held.lease
-    in_hand.held.end("released")
-    return _Return(lease.id, lease.database, in_hand.ending, test)
+def _end(lease: FixtureLease, test: str | None) -> _Release:
+    record = lease.held.lease
+    lease.held.end("released")
+    return _Release(record.id, record.database, lease.exit_stack, test)

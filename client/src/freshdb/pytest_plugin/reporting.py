@@ -1,6 +1,7 @@
-"""What the plugin has to say beside the tests' own reports; told in one place, by the process that has the terminal.
+"""Messages of the plugin beside the tests' own reports: sections of pytest's terminal summary, and late errors.
 
-Remarks travel on the next report, or with what an xdist worker leaves at its end (``workeroutput``), as plain lists.
+Only the process with the terminal prints them. Other processes attach their messages to the next test report, or
+an xdist worker attaches them to its ``workeroutput`` when it ends. They are plain lists, so that xdist can serialize them.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import pytest
 
 
 class ProcessReport(TypedDict):
-    """News of one process since it last told."""
+    """Messages of one process since its last report."""
 
     kept: list[str]
-    """How to open each database that was kept."""
+    """For each kept database, the command that opens it."""
     lost: list[list[str]]
-    """Node id and message for each test whose lease turned out to be lost after the test had ended."""
+    """Node id and message of each test whose lease proved to be lost after the test had ended."""
     unreleased: list[str]
-    """Leases that could not be given back."""
+    """Ids of the leases that could not be released."""
     offences: list[str]
-    """Connections to what is no lease."""
+    """Connections to databases that are not leased."""
 
 
 class Reporter:
-    """Gathers remarks, xdist workers' included, and tells them."""
+    """Collects the messages of this process and of xdist workers, and prints them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -33,27 +34,27 @@ class Reporter:
         self._unreleased: list[str] = []
         self._offences: Counter[str] = Counter()
 
-    def take(self, remarks: ProcessReport | None) -> None:
-        """Take what a process had to say; a lost lease is an error of its test at once."""
-        if remarks is None:
+    def add(self, report: ProcessReport | None) -> None:
+        """Add the messages of a process. A lost lease is reported as an error of its test immediately."""
+        if report is None:
             return
-        self._kept += remarks["kept"]
-        self._unreleased += remarks["unreleased"]
-        self._offences.update(remarks["offences"])
-        for node_id, message in remarks["lost"]:
+        self._kept += report["kept"]
+        self._unreleased += report["unreleased"]
+        self._offences.update(report["offences"])
+        for node_id, message in report["lost"]:
             self._config.hook.pytest_runtest_logreport(report=_error(node_id, message))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the remarks that came with a report."""
-        self.take(getattr(report, "freshdb", None))
+        """Add the messages that are attached to a test report."""
+        self.add(getattr(report, "freshdb", None))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell what a person may want to act on."""
+        """Print one section per kind of message."""
         for title, lines in (
             ("databases of failed tests, kept for an hour", self._kept),
-            ("freshdb: leases that could not be given back; their TTL ends them", self._unreleased),
+            ("freshdb: leases that could not be released; their TTL ends them", self._unreleased),
             (
-                "freshdb guard: connections to what is no lease",
+                "freshdb guard: connections to databases that are not leased",
                 [
                     f"{offence}, {times} times" if times > 1 else offence
                     for offence, times in self._offences.items()

@@ -1,4 +1,4 @@
-"""The plugin's settings and where each comes from.
+"""The plugin's settings, and the sources of each.
 
 The first source that has a value wins:
 
@@ -7,8 +7,8 @@ The first source that has a value wins:
 3. the environment (``FRESHDB_URL`` and so on),
 4. the default.
 
-The token has one source, ``FRESHDB_TOKEN``: a command line shows in process lists, a project's file is
-committed.
+The token has only one source, ``FRESHDB_TOKEN``, because command lines show in process lists and a project's
+files are committed.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ class _Option(NamedTuple):
 
 
 _OPTIONS: Final = (
-    _Option("url", "URL", "the freshdb service (without one, an embedded service is started and left warm)"),
-    _Option("template", "NAME", "the template to clone: NAME or NAME@FINGERPRINT"),
-    _Option("isolation", "KIND", "database (a database of its own, the default) or schema"),
-    _Option("wait", "SECONDS", "how long a test waits for a database (default 30)"),
-    _Option("ttl", "SECONDS", "how long a lease outlives a run that died (default 300)"),
+    _Option("url", "URL", "URL of the freshdb service (default: start an embedded service and keep it)"),
+    _Option("template", "NAME", "template to clone: NAME or NAME@FINGERPRINT"),
+    _Option("isolation", "KIND", "isolation of each clone: database (the default) or schema"),
+    _Option("wait", "SECONDS", "timeout of a test that waits for a database (default 30)"),
+    _Option("ttl", "SECONDS", "TTL of the leases: how long one outlives a run that was killed (default 300)"),
     _Option(
         "prefetch",
         "NUMBER",
-        "how many leases to acquire ahead of their tests (default 1); 0: acquire and release while the test waits",
+        "number of leases to acquire before their tests start (default 1); 0: acquire and release while the test waits",
     ),
     _Option(
         "guard",
         "MODE",
-        "connections to what is no lease: on (refused; the default once a template is set), report (listed) or off",
+        "connections to databases that are not leased: on (refuse; the default if a template is set), report (list) or off",
     ),
 )
-_ALLOW: Final = "URLs, without passwords, that the guard lets pass; * stands for anything"
+_ALLOW: Final = "URLs without passwords that the guard allows; * matches anything"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the plugin was told, whichever way."""
+    """The effective settings of the plugin."""
 
     url: str | None
     template: str | None
@@ -73,14 +73,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """How connections to what is no lease are met."""
+    """Mode and allowed URLs of the guard."""
 
     mode: str
     allow: tuple[str, ...]
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare the command line's options and their ini twins."""
+    """Declare the command-line options and the ini options of the same names."""
     group = parser.getgroup("freshdb", "clean PostgreSQL databases")
     for option in _OPTIONS:
         name = f"freshdb_{option.name}"
@@ -93,10 +93,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def read_settings(config: pytest.Config) -> Settings:
-    """Look every setting up.
+    """Read every setting from its first source that has a value.
 
     Raises:
-        pytest.UsageError: a value is malformed, or ``[tool.freshdb]`` is. The message names the source.
+        pytest.UsageError: a value or ``[tool.freshdb]`` is malformed. The message names the source.
     """
     project = _load_project(config)
     isolation, source = _find(config, project, "isolation") or ("database", "default")
@@ -113,10 +113,10 @@ def read_settings(config: pytest.Config) -> Settings:
 
 
 def read_guard(config: pytest.Config) -> GuardSettings:
-    """Look up what concerns the guard, before the command line is parsed to its end. Lists of what is allowed add up.
+    """Read the guard's settings, before the command line is parsed completely. The lists of allowed URLs add up.
 
     Raises:
-        pytest.UsageError: a value is malformed, or ``[tool.freshdb]`` is. The message names the source.
+        pytest.UsageError: a value or ``[tool.freshdb]`` is malformed. The message names the source.
     """
     project = _load_project(config)
     found = _find(config, project, "guard")
@@ -125,20 +125,22 @@ def read_guard(config: pytest.Config) -> GuardSettings:
     elif found.value in _GUARDS:
         mode = found.value
     else:
-        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is none of {', '.join(_GUARDS)}")
+        raise pytest.UsageError(
+            f"freshdb: {found.source}: {found.value!r} must be one of {', '.join(_GUARDS)}"
+        )
     named = os.environ.get("FRESHDB_GUARD_ALLOW", "").split()
     allowed = (*config.getini("freshdb_guard_allow"), *(project.guard_allow if project else ()), *named)
     return GuardSettings(mode, allowed)
 
 
 def parse_isolation(text: str, source: str) -> Isolation:
-    """Check an isolation that `source` gave.
+    """Check an isolation that comes from `source`.
 
     Raises:
-        pytest.UsageError: it is neither ``database`` nor ``schema``.
+        pytest.UsageError: the text is neither ``database`` nor ``schema``.
     """
     if text not in ISOLATIONS:
-        raise pytest.UsageError(f"freshdb: {source}: {text!r} is no isolation: use 'database' or 'schema'")
+        raise pytest.UsageError(f"freshdb: {source}: {text!r} is not an isolation: use database or schema")
     return cast("Isolation", text)
 
 
@@ -149,7 +151,7 @@ class _Found(NamedTuple):
 
 def _find(config: pytest.Config, project: Project | None, name: str) -> _Found | None:
     given = config.getoption(f"freshdb_{name}", default=None)
-    if given is None:  # not parsed to the end yet
+    if given is None:  # the command line is not parsed completely yet
         given = getattr(config.known_args_namespace, f"freshdb_{name}", None)
     if given is not None:
         return _Found(str(given), f"--freshdb-{name}")
@@ -177,7 +179,9 @@ def _seconds(found: _Found | None, *, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is no number of seconds")
+        raise pytest.UsageError(
+            f"freshdb: {found.source}: {found.value!r} is not a number of seconds, 0 or more"
+        )
     return seconds
 
 
@@ -185,7 +189,7 @@ def _count(found: _Found | None, *, default: int) -> int:
     if found is None:
         return default
     if not found.value.isdecimal():
-        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is no whole number, 0 or more")
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is not a whole number >= 0")
     return int(found.value)
 
 
@@ -193,7 +197,7 @@ def _flag(found: _Found | None) -> bool:
     text = "" if found is None else found.value.lower()
     if text not in _YES | _NO:
         source = "" if found is None else found.source
-        raise pytest.UsageError(f"freshdb: {source}: {text!r} is neither yes nor no")
+        raise pytest.UsageError(f"freshdb: {source}: {text!r} is not a boolean: use true or false")
     return text in _YES
 
 

@@ -1,17 +1,17 @@
-"""What controller and workers of one pytest-xdist run tell each other: three kinds of small files.
+"""Files by which the controller and the workers of one pytest-xdist run exchange data.
 
-xdist's controller does not collect, so it cannot know whether any test wants a database; its workers know,
-but they have no terminal, and a failing build would be reported once by each. So:
+The controller of xdist does not collect, so it does not know whether any test needs a database. The workers know, but they
+have no terminal, and each of them would report the same failed build. So they work in these steps:
 
-1. the controller gives each worker the path of one directory (``workerinput``);
-2. a worker that has collected writes which templates its tests want, before it says that it is ready;
-3. the controller hears that the worker is ready, reads that, starts the service and makes sure of the
-   templates, once, with its progress and its one error on the terminal, and writes down what it has prepared.
-   No worker runs a test before: xdist hands out tests only after every worker has reported;
-4. a worker reads that when its first test asks for a database.
+1. The controller passes the path of one directory to each worker (``workerinput``).
+2. A worker that has collected writes the templates that its tests need, before it reports to the controller.
+3. On this report, the controller reads that file, starts the service and ensures the templates once. It shows progress,
+   or its one error, on the terminal, and writes the result. No worker has run a test at this time, because xdist
+   distributes tests only after all workers have reported.
+4. A worker reads the result when its first test needs a database.
 
-A run without such a test costs one empty directory. A worker on another machine does not see the files and
-prepares by itself: the service grants the build to one of them.
+A run without such tests costs one empty directory. A worker on another machine does not see the files and
+prepares by itself. The service grants the build to only one client.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NeededTemplates:
-    """The templates that the collected tests want, or the mistake in the settings that hides them."""
+    """The templates that the collected tests need, or the error in the settings that hides them."""
 
     templates: frozenset[str] = frozenset()
-    mistake: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """What was prepared for this run: the service, and the exact template behind each name."""
+    """URL of the service for this run, and the exact template for each template name."""
 
     url: str
     templates: dict[str, str]
@@ -43,27 +43,27 @@ class PreparedRun:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """One run's directory."""
+    """The directory of one run."""
 
     directory: Path
 
     def write_needs(self, worker: str, needs: NeededTemplates) -> None:
-        """A worker says what its tests want."""
-        self._write(f"needs-{worker}.json", {"templates": sorted(needs.templates), "mistake": needs.mistake})
+        """Write the needs of a worker's tests."""
+        self._write(f"needs-{worker}.json", {"templates": sorted(needs.templates), "error": needs.error})
 
     def read_needs(self, worker: str) -> NeededTemplates:
-        """What a worker said; nothing, if it said nothing."""
+        """Read the needs of a worker's tests. Without a file, there are none."""
         found = self._read(f"needs-{worker}.json")
         if not isinstance(found, dict):
             return NeededTemplates()
-        return NeededTemplates(frozenset(str(name) for name in found["templates"]), found["mistake"])
+        return NeededTemplates(frozenset(str(name) for name in found["templates"]), found["error"])
 
     def write_prepared(self, prepared: PreparedRun) -> None:
-        """The controller says what there is."""
+        """Write the controller's result."""
         self._write("prepared.json", asdict(prepared))
 
     def read_prepared(self) -> PreparedRun | None:
-        """What the controller said, if it did."""
+        """Read the controller's result, if there is one."""
         found = self._read("prepared.json")
         if not isinstance(found, dict):
             return None

@@ -1,14 +1,14 @@
-"""What people do with a clean database inside their tests: small modules that need none of freshdb's service.
+"""Tools for tests that use a database: small modules that do not need freshdb's service.
 
-They take an engine, a connection or a DSN. Install ``freshdb[toolkit]``, and a driver: asyncpg, psycopg, aiosqlite.
+They work on an engine, a connection or a DSN. Install ``freshdb[toolkit]`` and a driver: asyncpg, psycopg or aiosqlite.
 
 =============  ===================================================================================================
-``tables``     the map of a database's tables: what refers to what, and in which order rows go in and out
-``sessions``   SQLAlchemy sessions inside a transaction that is always rolled back
-``cleanup``    the service's reset engine on one's own database (``pip install 'freshdb[service]'``)
-``data``       test data: set up by readable references, taken away again, compared
-``factories``  valid rows on demand, with what they refer to
-``guard``      a process that can connect to nothing but its leases; needs no other package
-``fixtures``   pytest's fixtures for cleanup and sessions
+``tables``     the tables of a database, their foreign keys, and the order to insert and delete rows
+``sessions``   SQLAlchemy sessions in a transaction that is always rolled back
+``cleanup``    the service's reset engine for your own database (``pip install 'freshdb[service]'``)
+``data``       test data: insert it by readable references, delete it, compare it
+``factories``  valid rows on demand, with the rows that they refer to
+``guard``      connections only to the leases of this process (needs no other package)
+``fixtures``   pytest fixtures for cleanup and sessions
 =============  ===================================================================================================
 """

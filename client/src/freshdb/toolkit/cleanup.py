@@ -31,7 +31,7 @@ from typing import Literal
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, at_once
+from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, run_coroutine
 from freshdb.toolkit.engines import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable
 from freshdb.toolkit.moment import (
@@ -132,10 +132,10 @@ class _Operations:
         noted = self._clean()
         ask, _ = begin(connection)
         as_text(ask)
-        now = at_once(read_digest(ask, noted.layout.version, noted.layout.picture, schema=None))
+        now = run_coroutine(read_digest(ask, noted.layout.version, noted.layout.picture, schema=None))
         out = self._excluded(noted.layout)
         found = [*differences(_without(noted.digest, out), _without(now, out))]
-        extents = at_once(noted.catalogs.extents(ask, NOBODY, ()))
+        extents = run_coroutine(noted.catalogs.extents(ask, NOBODY, ()))
         found += differences_of_catalogs(noted.extents, extents)
         if found:
             raise NotClean(found)
@@ -260,11 +260,11 @@ class _Operations:
         """What was defined anew, as far as that shows in tables, indexes, sequences and views."""
         if moment.relations == noted.moment.relations and not moment.redefined:
             return []
-        now = at_once(noted.catalogs.extents(ask, NOBODY, ()))
+        now = run_coroutine(noted.catalogs.extents(ask, NOBODY, ()))
         names = [name for name, extent in now.items() if extent != noted.extents.get(name)]
         if not names:
             self._defined_at = moment.now  # truncated, say: stored anew, and defined as before
-        return at_once(noted.catalogs.described(ask, noted.moment.now, (), names)) or names
+        return run_coroutine(noted.catalogs.described(ask, noted.moment.now, (), names)) or names
 
     def _carried_out(self, ask: AsyncpgAdapter, noted: Note, seen: Changes) -> Plan:
         """Plan, in an order that foreign keys agree with, or, where there is none, without them; and do it."""

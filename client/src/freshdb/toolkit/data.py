@@ -1,4 +1,4 @@
-"""Test data: set up, taken away again, and looked at.
+"""Test data: insert it, delete it again, and compare it.
 
 ::
 
@@ -12,12 +12,12 @@
         ...
     data.tear_down()
 
-Rows go in so that what is referred to comes first, whatever order they are written in; in a circle, a reference that may be
-null is set afterwards. A key of type UUID that nobody has given is derived from the test's name, the table and the row: the
-same in every run, and another in every test.
+Rows are inserted so that referenced rows come first, in whatever order they are written. In a cycle, a nullable reference is
+set afterwards. A UUID key without a value is derived from the name of the test, the table and the row. So it is the same
+in every run, and different in every test.
 
-Inside a transaction of the caller's, all of it is part of that; otherwise each call has one of its own. A call does all that
-it should, or nothing.
+Inside a transaction of the caller, each call is part of that transaction. Otherwise each call has its own. A call makes
+all its changes or none.
 """
 
 from __future__ import annotations
@@ -29,126 +29,126 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import sqlparse
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    and_,
-    delete,
-    func,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb.toolkit.engines import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import DataDiffers, DataInvalid, WouldCascade
-from freshdb.toolkit.insert_order import NamedRow, inserted, placed, see_columns, uuid_of
-from freshdb.toolkit.loaders import Source, rows_of
-from freshdb.toolkit.row_diff import Row, Rows, Snapshot, TableChanges, changes_between, told, unlike
+from freshdb.toolkit.insert_order import NamedRow, check_columns, insert_row, plan_rows, uuid_of
+from freshdb.toolkit.loaders import Source, load_rows
+from freshdb.toolkit.row_diff import (
+    Row,
+    Rows,
+    Snapshot,
+    TableChanges,
+    changes_between,
+    compare_rows,
+    describe,
+)
 from freshdb.toolkit.tables import TableMap
 
 __all__ = ["AsyncData", "Data", "ExpectedChanges", "uuid_of"]
 
 ExpectedChanges: TypeAlias = Mapping[str, Mapping[str, Rows]]
-"""By table: rows that were ``added``, ``removed`` and ``changed``, each with the columns that matter."""
+"""By table: the expected ``added``, ``removed`` and ``changed`` rows, each with the columns to compare."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """A row that was set up: where, by which key it is found, and its references that were set afterwards."""
+class _Inserted:
+    """A row that was inserted: its table, its primary key, and the references that were set afterwards."""
 
     table: str
     key: Mapping[str, Any]
-    late: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()
 
 
 class _Operations:
-    """What can be done, on a connection that has a transaction."""
+    """The operations of `Data` and `AsyncData`, on a connection with a transaction."""
 
     def __init__(self, test: str, tables: TableMap | None) -> None:
         self._test = test
         self._tables = tables
-        self._made: list[_Made] = []
+        self._inserted: list[_Inserted] = []
         self._named: dict[str, NamedRow] = {}
 
     def set_up(self, connection: Connection, source: Source) -> Mapping[str, Mapping[str, Any]]:
-        """Insert rows; what was set up before can be referred to.
+        """Insert rows, which may refer to rows of earlier calls.
 
         Args:
-            connection: where.
-            source: ``{table: [row, …]}`` or ``{table: {name: row, …}}``, or the path of a YAML, JSON or CSV file of it, or
-                of SQL that inserts rows and does nothing else to them.
+            connection: connection to the database.
+            source: ``{table: [row, …]}`` or ``{table: {name: row, …}}``, or the path of a YAML, JSON or CSV file with it, or
+                of an SQL file that only inserts rows.
 
         Returns:
-            rows by their names, as they are in the database.
+            the rows by their names, with all columns.
 
         Raises:
-            DataInvalid: it cannot be set up; names the place, and what would do.
-            UnknownTable: there is no such table.
-            NotATable: it is a view, or a partition.
-            CircularTables: rows refer to each other in a circle, by columns that may not be null.
+            DataInvalid: the data cannot be inserted. The message names the place and the remedy.
+            UnknownTable: a table does not exist.
+            NotATable: a table is a view or a partition.
+            CircularTables: rows refer to each other in a cycle, by columns that are NOT NULL.
         """
-        tables = self._map(connection)
+        tables = self._table_map(connection)
         if isinstance(source, Path) and source.suffix == ".sql":
-            self._made = [*self._made, *self._run_sql(connection, tables, source)]
+            self._inserted = [*self._inserted, *self._run_sql(connection, tables, source)]
             return {}
-        given = rows_of(source)
+        given = load_rows(source)
         tables.check(row.table for row in given)
-        planned = placed(tables, given, self._named, self._test)
-        made, named = list[_Made](), dict(self._named)
+        planned = plan_rows(tables, given, self._named, self._test)
+        inserted, named = list[_Inserted](), dict(self._named)
         for one in planned:
             table = tables.tables[one.given.table]
             found = {column: named[name].row[of] for column, (name, of) in one.references.items()}
-            row = inserted(connection, table, one.given, one.values | found)
+            row = insert_row(connection, table, one.given, one.values | found)
             key = tuple(column.key for column in table.primary_key)
-            made.append(_Made(one.given.table, {column: row[column] for column in key}, tuple(one.late)))
+            inserted.append(
+                _Inserted(one.given.table, {column: row[column] for column in key}, tuple(one.deferred))
+            )
             if one.given.name is not None:
                 named[one.given.name] = NamedRow(one.given.table, row, key)
-        for one, done in zip(planned, made, strict=True):
-            if one.late:
+        for one, done in zip(planned, inserted, strict=True):
+            if one.deferred:
                 table = tables.tables[done.table]
-                found = {column: named[name].row[of] for column, (name, of) in one.late.items()}
-                connection.execute(update(table).where(_is(table, done.key)).values(found))
+                found = {column: named[name].row[of] for column, (name, of) in one.deferred.items()}
+                connection.execute(update(table).where(_has_key(table, done.key)).values(found))
                 if one.given.name is not None:
                     before = named[one.given.name]
                     named[one.given.name] = replace(before, row={**before.row, **found})
         new = {name: one.row for name, one in named.items() if name not in self._named}
-        self._made, self._named = [*self._made, *made], named
+        self._inserted, self._named = [*self._inserted, *inserted], named
         return new
 
     def tear_down(self, connection: Connection) -> None:
-        """Delete exactly the rows that were set up, as far as they are still there.
+        """Delete exactly the rows that `set_up` inserted, unless they are deleted already.
 
         Raises:
-            WouldCascade: others refer to them by now.
+            WouldCascade: other rows refer to them.
         """
-        tables = self._map(connection).tables
+        tables = self._table_map(connection).tables
         try:
-            for row in self._made:
-                if row.late:
-                    nothing = dict.fromkeys(row.late)
+            for row in self._inserted:
+                if row.deferred:
+                    nulls = dict.fromkeys(row.deferred)
                     connection.execute(
-                        update(tables[row.table]).where(_is(tables[row.table], row.key)).values(nothing)
+                        update(tables[row.table]).where(_has_key(tables[row.table], row.key)).values(nulls)
                     )
-            for row in reversed(self._made):
-                connection.execute(delete(tables[row.table]).where(_is(tables[row.table], row.key)))
+            for row in reversed(self._inserted):
+                connection.execute(delete(tables[row.table]).where(_has_key(tables[row.table], row.key)))
         except IntegrityError as error:
             raise WouldCascade(
-                f"rows that were added since refer to what was set up: {error.orig}", ()
+                f"rows that were added later refer to the test data: delete those first: {error.orig}", ()
             ) from error
-        self._made, self._named = [], {}
+        self._inserted, self._named = [], {}
 
     def check_counts(self, connection: Connection, expected: Mapping[str, int]) -> None:
-        """Compare how many rows tables have.
+        """Compare the numbers of rows in tables with expected numbers.
 
         Raises:
-            DataDiffers: another number; says which.
-            UnknownTable: there is no such table.
+            DataDiffers: a number differs. The message shows both numbers.
+            UnknownTable: a table does not exist.
         """
-        tables = self._map(connection)
+        tables = self._table_map(connection)
         tables.check(expected)
         found = {
             name: connection.scalar(select(func.count()).select_from(tables.tables[name]))
@@ -163,120 +163,120 @@ class _Operations:
             raise DataDiffers("; ".join(wrong))
 
     def check_rows(self, connection: Connection, table: str, expected: Sequence[Mapping[str, Any]]) -> None:
-        """Compare a table's rows, in any order, with expected ones, in the columns that these name.
+        """Compare the rows of a table, in any order, with expected rows, in the columns of the expected rows.
 
         Raises:
-            DataDiffers: they differ; shows what is missing (-) and what should not be there (+).
-            DataInvalid: the table has no such column.
-            UnknownTable: there is no such table.
+            DataDiffers: rows differ. The message shows missing rows (-) and unexpected rows (+).
+            DataInvalid: the table does not have one of the columns.
+            UnknownTable: the table does not exist.
         """
         [(found, _)] = self._read(connection, [table]).values()
         columns = list(dict.fromkeys(column for row in expected for column in row))
-        see_columns(self._map(connection).tables[table], columns, f"the rows expected of {table}")
-        missing, more = unlike(self._resolved(expected), found)
-        more = [{name: row[name] for name in columns or row} for row in more]
-        if missing or more:
-            raise DataDiffers(told(table, missing, more))
+        check_columns(self._table_map(connection).tables[table], columns, f"the expected rows of {table}")
+        missing, unexpected = compare_rows(self._resolve_rows(expected), found)
+        unexpected = [{name: row[name] for name in columns or row} for row in unexpected]
+        if missing or unexpected:
+            raise DataDiffers(describe(table, missing, unexpected))
 
     def snapshot(self, connection: Connection, *tables: str) -> Snapshot:
-        """Read these tables, or all, to see later what has changed.
+        """Read these tables, or all tables, for a later comparison.
 
         Raises:
-            UnknownTable: there is no such table.
+            UnknownTable: a table does not exist.
         """
         return self._read(connection, tables)
 
     def changes(self, connection: Connection, since: Snapshot) -> Mapping[str, TableChanges]:
-        """Tell what has changed in the tables of a snapshot; tables in which nothing has are left out."""
+        """Return the changes since a snapshot, for each of its tables that has changed."""
         return changes_between(since, self._read(connection, list(since)))
 
     def check_changes(self, connection: Connection, since: Snapshot, expected: ExpectedChanges) -> None:
-        """See that nothing else has changed than what is expected.
+        """Compare the changes since a snapshot with expected changes.
 
         Args:
-            connection: where.
-            since: from when on.
-            expected: by table: ``added``, ``removed`` and ``changed`` rows (as they are now), each with the columns that
-                matter.
+            connection: connection to the database.
+            since: the snapshot.
+            expected: by table: ``added``, ``removed`` and ``changed`` rows (as they are now), each with the columns to
+                compare.
 
         Raises:
-            DataDiffers: something else has changed, or something has not.
-            DataInvalid: expected is something else than added, removed and changed.
+            DataDiffers: the changes are not exactly the expected ones.
+            DataInvalid: a kind of change is not ``added``, ``removed`` or ``changed``, or the table is not in the snapshot.
         """
         found = self.changes(connection, since)
         wrong = list[str]()
         for name in sorted({*found, *expected}):
             wanted = expected.get(name, {})
-            if strange := wanted.keys() - {"added", "removed", "changed"}:
+            if unknown := wanted.keys() - {"added", "removed", "changed"}:
                 raise DataInvalid(
-                    f"changes of {name}: wanted added, removed and changed, not {', '.join(sorted(strange))}"
+                    f"changes of {name}: expected added, removed and changed, not {', '.join(sorted(unknown))}"
                 )
             if name not in since:
-                raise DataInvalid(f"changes of {name}: it is not in the snapshot of {', '.join(since)}")
-            for kind, rows in found.get(name, TableChanges()).kinds().items():
-                missing, more = unlike(self._resolved(wanted.get(kind, ())), rows)
-                if missing or more:
-                    wrong.append(told(f"{name}, {kind}", missing, more))
+                raise DataInvalid(f"changes of {name}: not in the snapshot of {', '.join(since)}")
+            for kind, rows in found.get(name, TableChanges()).by_kind().items():
+                missing, unexpected = compare_rows(self._resolve_rows(wanted.get(kind, ())), rows)
+                if missing or unexpected:
+                    wrong.append(describe(f"{name}, {kind}", missing, unexpected))
         if wrong:
             raise DataDiffers("\n".join(wrong))
 
     def check_references(self, connection: Connection) -> None:
-        """See that every foreign key finds its row, also where nobody checked it.
+        """Check all foreign keys, also those that the database has not enforced.
 
         Raises:
-            DataDiffers: some do not; says which key, and how many rows.
+            DataDiffers: a referenced row does not exist. The message names the key and the number of rows.
         """
-        tables = self._map(connection)
+        tables = self._table_map(connection)
         wrong = list[str]()
         for one in tables.references:
             of, to = tables.tables[one.of], tables.tables[one.to].alias()
-            met = and_(
+            matches = and_(
                 *(
                     of.c[column] == to.c[other]
                     for column, other in zip(one.columns, one.referred, strict=True)
                 )
             )
             given = and_(*(of.c[column].is_not(None) for column in one.columns))
-            lost = (
+            dangling = (
                 select(func.count())
                 .select_from(of)
-                .where(given, ~select(literal(1)).select_from(to).where(met).exists())
+                .where(given, ~select(literal(1)).select_from(to).where(matches).exists())
             )
-            if number := connection.scalar(lost):
+            if number := connection.scalar(dangling):
                 wrong.append(
-                    f"{number} rows of {one.of} refer by {', '.join(one.columns)} to rows that {one.to} does not have"
+                    f"{number} rows of {one.of} refer by {', '.join(one.columns)} to rows that do not exist in {one.to}"
                 )
         if wrong:
             raise DataDiffers("; ".join(wrong))
 
     # Details
 
-    def _map(self, connection: Connection) -> TableMap:
+    def _table_map(self, connection: Connection) -> TableMap:
         if self._tables is None:
             self._tables = TableMap.of_connection(connection)
         return self._tables
 
-    def _run_sql(self, connection: Connection, tables: TableMap, file: Path) -> list[_Made]:
+    def _run_sql(self, connection: Connection, tables: TableMap, file: Path) -> list[_Inserted]:
         before = self._read(connection, ())
         for statement in sqlparse.split(file.read_text()):
             if sqlparse.format(statement, strip_comments=True).strip(" \n;"):
                 connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
         changes = changes_between(before, self._read(connection, ()))
-        made = list[_Made]()
+        inserted = list[_Inserted]()
         for name in tables.insert_order:
             one = changes.get(name, TableChanges())
             if one.removed or one.changed:
-                raise DataInvalid(f"{file}: it may only add rows, and changes those of {name}")
+                raise DataInvalid(f"{file}: an SQL file may only add rows, and this changes rows of {name}")
             keys = [column.key for column in tables.tables[name].primary_key]
             if one.added and not keys:
                 raise DataInvalid(
-                    f"{file}: {name} has no primary key by which its rows could be taken away again"
+                    f"{file}: {name} has no primary key, so its rows could not be deleted again"
                 )
-            made += [_Made(name, {key: row[key] for key in keys}) for row in one.added]
-        return made
+            inserted += [_Inserted(name, {key: row[key] for key in keys}) for row in one.added]
+        return inserted
 
     def _read(self, connection: Connection, names: Sequence[str]) -> Snapshot:
-        tables = self._map(connection)
+        tables = self._table_map(connection)
         tables.check(names)
         found: dict[str, tuple[Rows, tuple[str, ...]]] = {}
         for name in names or tables.insert_order:
@@ -285,11 +285,11 @@ class _Operations:
             found[name] = (rows, tuple(column.key for column in table.primary_key))
         return found
 
-    def _resolved(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
-        """Rows with what their references to others stand for."""
-        return [{column: self._value(column, value) for column, value in row.items()} for row in rows]
+    def _resolve_rows(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """Return the rows with the values of their references."""
+        return [{column: self._resolve_value(column, value) for column, value in row.items()} for row in rows]
 
-    def _value(self, column: str, value: object) -> object:
+    def _resolve_value(self, column: str, value: object) -> object:
         if not isinstance(value, str) or not value.startswith("@"):
             return value
         name, _, of = value[1:].partition(".")
@@ -297,26 +297,26 @@ class _Operations:
             return value[1:]
         if name not in self._named:
             raise DataInvalid(
-                f"{column}: no row is called {name}; there are {', '.join(sorted(self._named)) or 'none'}"
+                f"{column}: no row has the name {name}; there are {', '.join(sorted(self._named)) or 'none'}"
             )
         named = self._named[name]
         if not of and len(named.key) != 1:
             raise DataInvalid(
-                f"{column}: {name} has no key of one column: say which you mean, as @{name}.column"
+                f"{column}: the primary key of {name} is not a single column: name the column, as @{name}.column"
             )
         return named.row[of or named.key[0]]
 
 
 class Data:
-    """Test data in a database, blocking.
+    """Test data in a database, with blocking calls.
 
     Args:
         target: an ``Engine``, a ``Connection`` or a DSN.
-        test: which test it is for: UUIDs are derived from this.
-        tables: the map of its tables, where it is known already; otherwise it is read at the first use.
+        test: name of the test, from which UUIDs are derived.
+        tables: tables of the database. By default they are read at the first use.
 
     Raises:
-        WrongTarget: the target is none of these.
+        WrongTarget: the target is of another type.
     """
 
     def __init__(self, target: Target, *, test: str = "", tables: TableMap | None = None) -> None:
@@ -334,22 +334,22 @@ class Data:
 
     @contextmanager
     def only_changes(self, expected: ExpectedChanges, *tables: str) -> Iterator[None]:
-        """See that the block changes these rows, and nothing else in these tables, or in all; see ``check_changes``."""
+        """Check that the block changes exactly these rows in these tables, or in all tables. See ``check_changes``."""
         before = self.snapshot(*tables)
         yield
         self.check_changes(before, expected)
 
 
 class AsyncData:
-    """The same, awaited.
+    """Test data in a database, with async calls.
 
     Args:
         target: an ``AsyncEngine``, an ``AsyncConnection`` or a DSN.
-        test: which test it is for: UUIDs are derived from this.
-        tables: the map of its tables, where it is known already; otherwise it is read at the first use.
+        test: name of the test, from which UUIDs are derived.
+        tables: tables of the database. By default they are read at the first use.
 
     Raises:
-        WrongTarget: the target is none of these.
+        WrongTarget: the target is of another type.
     """
 
     def __init__(self, target: AsyncTarget, *, test: str = "", tables: TableMap | None = None) -> None:
@@ -367,11 +367,11 @@ class AsyncData:
 
     @asynccontextmanager
     async def only_changes(self, expected: ExpectedChanges, *tables: str) -> AsyncIterator[None]:
-        """See that the block changes these rows, and nothing else in these tables, or in all; see ``check_changes``."""
+        """Check that the block changes exactly these rows in these tables, or in all tables. See ``check_changes``."""
         before = await self.snapshot(*tables)
         yield
         await self.check_changes(before, expected)
 
 
-def _is(table: Table, key: Row) -> ColumnElement[bool]:
+def _has_key(table: Table, key: Row) -> ColumnElement[bool]:
     return and_(*(table.c[name] == value for name, value in key.items()))

@@ -1,18 +1,18 @@
-"""How the toolkit reaches a database: one operation, written once, on a sync or an async target.
+"""Operations on a database: one function for blocking and for async targets.
 
-An operation is a function of a SQLAlchemy ``Connection``. An async target runs the same function by SQLAlchemy's own
-``run_sync``, so that nothing is written twice. What an operation does is done as a whole or not at all:
+An operation is a function that takes a SQLAlchemy ``Connection``. An async target runs the same function by SQLAlchemy's
+``run_sync``, so that no operation is written twice. An operation is atomic:
 
 =====================  ================================================================================================
 target                 transaction
 =====================  ================================================================================================
-engine, DSN            one of its own, committed at the end
-connection outside     one of its own, committed at the end
-connection inside one  a savepoint of the caller's transaction, who ends it
+engine, DSN            its own, committed at the end
+connection without one its own, committed at the end
+connection inside one  a savepoint in the caller's transaction, which the caller ends
 =====================  ================================================================================================
 
-A DSN is ``postgresql://…`` (psycopg, or asyncpg where one awaits), ``sqlite:///…``, or a SQLAlchemy URL that names its
-driver. Each use of it opens a connection and closes it: where time counts, give an engine or a connection.
+A DSN is ``postgresql://…`` (psycopg, or asyncpg for async calls), ``sqlite:///…``, or a SQLAlchemy URL with its driver.
+Each use of a DSN opens a connection and closes it. Pass an engine or a connection where speed matters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ try:
     from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url
     from sqlalchemy.exc import ArgumentError, InvalidRequestError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-except ModuleNotFoundError as missing:  # pragma: no cover - the tests need it themselves
+except ModuleNotFoundError as missing:  # pragma: no cover - the tests install it
     raise ModuleNotFoundError(
         "this module of freshdb.toolkit needs SQLAlchemy: pip install 'freshdb[toolkit]'", name=missing.name
     ) from missing
@@ -37,38 +37,38 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Target: TypeAlias = Engine | Connection | URL | str
-"""What blocking calls take."""
+"""The targets of blocking calls."""
 
 AsyncTarget: TypeAlias = AsyncEngine | AsyncConnection | URL | str
-"""What calls take that are awaited."""
+"""The targets of async calls."""
 
 _DRIVERS: Final = {
     "postgresql": ("postgresql+psycopg", "postgresql+asyncpg"),
     "postgres": ("postgresql+psycopg", "postgresql+asyncpg"),
     "sqlite": ("sqlite+pysqlite", "sqlite+aiosqlite"),
 }
-"""For a DSN that names no driver: the one that blocks, and the one that is awaited."""
+"""The blocking and the async driver for a DSN that names no driver."""
 
 
 def engine_of(target: Engine | URL | str, *, pool_size: int = 0) -> Engine:
-    """Give an engine for a DSN, which opens a connection for each use unless it may keep some; an engine is its own.
+    """Return an engine for a DSN, with a pool of at most `pool_size` connections or none. An engine is returned as it is.
 
     Raises:
-        WrongTarget: it is neither, or its driver is to be awaited.
+        WrongTarget: the target is neither, or its driver is async.
     """
     if isinstance(target, Engine):
         return target
     url = _url(target, "an Engine, a Connection or a DSN", blocking=True)
     if url.get_dialect().is_async:
-        raise WrongTarget(f"{url.drivername} is to be awaited: name another driver, or use the call for that")
+        raise WrongTarget(f"{url.drivername} is an async driver: name another driver, or use the async call")
     return create_engine(url, **_pool(pool_size))
 
 
 def async_engine_of(target: AsyncEngine | URL | str, *, pool_size: int = 0) -> AsyncEngine:
-    """Do the same for calls that are awaited.
+    """Return an async engine, as `engine_of` does for blocking calls.
 
     Raises:
-        WrongTarget: it is neither, or its driver blocks.
+        WrongTarget: the target is neither, or its driver is blocking.
     """
     if isinstance(target, AsyncEngine):
         return target
@@ -77,25 +77,27 @@ def async_engine_of(target: AsyncEngine | URL | str, *, pool_size: int = 0) -> A
         return create_async_engine(url, **_pool(pool_size))
     except InvalidRequestError as error:
         raise WrongTarget(
-            f"{url.drivername} cannot be awaited: name another driver, or use the call that blocks"
+            f"{url.drivername} is a blocking driver: name another driver, or use the blocking call"
         ) from error
 
 
-def see_that_it_can_be_undone(connection: Connection) -> None:
-    """See that a connection has transactions.
+def check_can_roll_back(connection: Connection) -> None:
+    """Check that a connection uses transactions.
 
     Raises:
-        WrongTarget: every statement on it commits.
+        WrongTarget: the connection commits every statement.
     """
     if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
-        raise WrongTarget("the connection commits by itself (AUTOCOMMIT): nothing could be rolled back")
+        raise WrongTarget(
+            "the connection commits every statement (AUTOCOMMIT), so it cannot roll back: use another isolation level"
+        )
 
 
 def run(target: Target, operation: Callable[[Connection], T]) -> T:
-    """Carry an operation out, blocking.
+    """Run an operation on a blocking target.
 
     Raises:
-        WrongTarget: the target is none, or must be awaited.
+        WrongTarget: this is not a target, or it is async.
     """
     if isinstance(target, Connection):
         with target.begin_nested() if target.in_transaction() else target.begin():
@@ -105,10 +107,10 @@ def run(target: Target, operation: Callable[[Connection], T]) -> T:
 
 
 async def run_async(target: AsyncTarget, operation: Callable[[Connection], T]) -> T:
-    """Carry an operation out, awaiting.
+    """Run an operation on an async target.
 
     Raises:
-        WrongTarget: the target is none, or cannot be awaited.
+        WrongTarget: this is not a target, or it is blocking.
     """
     if isinstance(target, AsyncConnection):
         async with target.begin_nested() if target.in_transaction() else target.begin():
@@ -121,14 +123,14 @@ def _pool(size: int) -> dict[str, Any]:
     return {"pool_size": size, "max_overflow": 0} if size else {"poolclass": NullPool}
 
 
-def _url(target: object, wanted: str, *, blocking: bool) -> URL:
+def _url(target: object, expected: str, *, blocking: bool) -> URL:
     if not isinstance(target, URL | str):
-        raise WrongTarget(f"wanted {wanted}, not {type(target).__module__}.{type(target).__name__}")
+        raise WrongTarget(f"expected {expected}, not {type(target).__module__}.{type(target).__name__}")
     try:
         url = make_url(target)
     except (ArgumentError, ValueError):
         raise WrongTarget(
-            "this is no DSN: wanted postgresql://user:password@host/database, or sqlite:///file"
+            "this is not a DSN: use postgresql://user:password@host/database or sqlite:///file"
         ) from None
     names = _DRIVERS.get(url.drivername)
     return url if names is None else url.set(drivername=names[0 if blocking else 1])

@@ -1,22 +1,22 @@
-"""Every error that the toolkit raises on purpose.
+"""The errors of the toolkit.
 
 ::
 
     FreshdbError
     └── ToolkitError
-        ├── WrongTarget        this is no engine, connection or DSN that the call can use
-        ├── UnknownTable       the database has no such table, or sequence
-        ├── NotATable          it is a view, or something else that holds no rows of its own
-        ├── CircularTables     tables refer to each other in a circle that nothing loosens
-        ├── InTransaction      the connection has a transaction open already
-        ├── DatabaseInUse      another connection writes in a transaction that it has not ended
-        ├── NotNoted           nobody noted what clean is
-        ├── NotClean           the database is another than was noted, and cannot be put back
-        ├── WouldCascade       tables that were not named would lose rows, too
-        ├── DataInvalid        test data that cannot be set up
-        ├── DataDiffers        what is in the database is not what was expected; an AssertionError, too
-        ├── SessionEnded       a session was used after its test
-        ├── SessionsEntangled  a rollback would take another session's work along
+        ├── WrongTarget        the call cannot use this engine, connection or DSN
+        ├── UnknownTable       the database does not have this table or sequence
+        ├── NotATable          this is a view or a partition, not a table
+        ├── CircularTables     tables refer to each other in a cycle that cannot be broken
+        ├── InTransaction      the connection already has an open transaction
+        ├── DatabaseInUse      another connection has an open transaction that writes
+        ├── NotNoted           ``note`` has not recorded the clean state
+        ├── NotClean           the database differs from the recorded state, and cannot be restored
+        ├── WouldCascade       tables that were not named would lose rows
+        ├── DataInvalid        test data cannot be inserted
+        ├── DataDiffers        the rows differ from the expected ones (also an AssertionError)
+        ├── SessionEnded       a session was used after the end of its test
+        ├── SessionsEntangled  a rollback would undo the work of another session
         └── WrongEventLoop     a connection was used in another event loop than its own
 """
 
@@ -28,54 +28,54 @@ from freshdb.errors import FreshdbError
 
 
 class ToolkitError(FreshdbError):
-    """Root of what the toolkit raises on purpose."""
+    """Base class of the toolkit's errors."""
 
 
 class WrongTarget(ToolkitError):
-    """This is no engine, connection or DSN that the call can use; the text says what is wanted instead."""
+    """The call cannot use this engine, connection or DSN. The message says what it needs instead."""
 
 
 class UnknownTable(ToolkitError):
-    """The database has no such table, or sequence; the text says which there are."""
+    """The database does not have this table or sequence. The message lists similar ones."""
 
 
 class NotATable(ToolkitError):
-    """It is a view, or something else that holds no rows of its own."""
+    """This is a view or a partition, not a table."""
 
 
 class CircularTables(ToolkitError):
-    """Tables refer to each other in a circle, by columns that may not be null and are checked at once."""
+    """Tables refer to each other in a cycle, by columns that are NOT NULL and constraints that are not deferrable."""
 
 
 class InTransaction(ToolkitError):
-    """The connection has a transaction open already: end it first, or hand over the engine."""
+    """The connection already has an open transaction. End it first, or pass the engine."""
 
 
 class SessionEnded(ToolkitError):
-    """A session was used after its test; nothing was sent to the database."""
+    """A session was used after the end of its test. Nothing was sent to the database."""
 
 
 class SessionsEntangled(ToolkitError):
-    """Two sessions of one test wrote in turn, and now the older rolls back: that would undo the younger one's work, too."""
+    """Two sessions of one test wrote alternately, and a rollback of the older one would also undo work of the other."""
 
 
 class WrongEventLoop(ToolkitError):
-    """A connection was used in another event loop than the one it was opened in; nothing was sent."""
+    """A connection was used in another event loop than the one in which it was opened. Nothing was sent."""
 
 
 class DatabaseInUse(ToolkitError):
-    """Another connection writes to the database in a transaction that it has not ended; the text says who."""
+    """Another connection has an open transaction that writes to the database. The message names the connection."""
 
 
 class NotNoted(ToolkitError):
-    """Nobody has noted what a clean database is like: call ``note`` first."""
+    """The clean state of the database is not recorded: call ``note`` first."""
 
 
 class NotClean(ToolkitError):
-    """The database is another than was noted.
+    """The database differs from the recorded state.
 
     Attributes:
-        differences: one sentence each.
+        differences: one sentence for each difference.
     """
 
     def __init__(self, differences: Sequence[str]) -> None:
@@ -84,10 +84,10 @@ class NotClean(ToolkitError):
 
 
 class WouldCascade(ToolkitError):
-    """Tables that were not named refer to rows that would go, or are referred to by rows that would come; nothing was done.
+    """Foreign keys connect the rows to be changed with tables that were not named. Nothing was done.
 
     Attributes:
-        tables: these tables.
+        tables: the tables that were not named.
     """
 
     def __init__(self, message: str, tables: Sequence[str]) -> None:
@@ -96,8 +96,8 @@ class WouldCascade(ToolkitError):
 
 
 class DataInvalid(ToolkitError):
-    """Test data that cannot be set up; the text says where, and what would do. Nothing was done."""
+    """Test data cannot be inserted. The message says where the problem is and how to fix it. Nothing was done."""
 
 
 class DataDiffers(ToolkitError, AssertionError):
-    """What is in the database is not what was expected; the text shows the difference."""
+    """The rows in the database differ from the expected ones. The message shows the difference."""

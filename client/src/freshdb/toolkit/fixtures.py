@@ -1,20 +1,20 @@
-"""pytest's fixtures for cleanup and sessions.
+"""pytest fixtures for cleanup and sessions.
 
-They are listed in the ``conftest.py`` at the root of one's tests::
+Load them in the ``conftest.py`` at the root of your tests::
 
     pytest_plugins = ["freshdb.toolkit.fixtures"]
 
 ===========================  ======================================================================================
-``toolkit_dsn``              which database: freshdb's lease of the session, or what your own fixture of this name
-                             returns (scope: session)
-``clean_database``           a ``Cleanup``; after this test, the database is what it was before
-``clean_database_class``     the same around the tests of a class
-``clean_database_module``    the same around the tests of a module
+``toolkit_dsn``              DSN of the database: freshdb's lease of the session, or the value of your own fixture of this
+                             name (scope: session)
+``clean_database``           a ``Cleanup`` that restores the database after this test
+``clean_database_class``     the same after the last test of a class
+``clean_database_module``    the same after the last test of a module
 ``session_factory``          a ``TestSessionFactory`` for this test
 ===========================  ======================================================================================
 
-The scopes can be used together: what a class's fixtures add after ``clean_database_class`` is there for each of its tests,
-and gone after the last.
+The scopes can be combined. Rows that the fixtures of a class add after ``clean_database_class`` exist in each of its tests,
+and are removed after the last one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from freshdb.toolkit.cleanup import Cleanup
     from freshdb.toolkit.sessions import TestSessionFactory
 
-# What these need is loaded by those who use it: sessions work without the service's package, which cleanup needs.
+# Each fixture imports its own module, because cleanup needs the service's package, and sessions do not.
 
 
 @pytest.fixture(scope="session")
 def toolkit_dsn(request: pytest.FixtureRequest) -> str:
-    """The database that the toolkit's fixtures work on."""
+    """DSN of the database that the toolkit's fixtures use."""
     url: str = request.getfixturevalue("freshdb_session").url
     return url
 
@@ -44,7 +44,7 @@ def toolkit_dsn(request: pytest.FixtureRequest) -> str:
 def _toolkit_engine(toolkit_dsn: str) -> Iterator[Engine]:
     from freshdb.toolkit.engines import engine_of  # noqa: PLC0415 - see above
 
-    engine = engine_of(toolkit_dsn, pool_size=2)  # one for cleaning, one for a test's sessions
+    engine = engine_of(toolkit_dsn, pool_size=2)  # one connection for cleanup, one for the sessions of a test
     yield engine
     engine.dispose()
 
@@ -56,7 +56,7 @@ def _toolkit_cleanups(_toolkit_engine: Engine) -> Mapping[str, Cleanup]:
     return {scope: Cleanup(_toolkit_engine) for scope in ("function", "class", "module")}
 
 
-def _cleaned(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
+def _restored(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
     cleanup: Cleanup = request.getfixturevalue("_toolkit_cleanups")[request.scope]
     cleanup.note_if_changed()
     yield cleanup
@@ -65,25 +65,25 @@ def _cleaned(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
 
 @pytest.fixture
 def clean_database(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
-    """After this test, the database is what it was before."""
-    yield from _cleaned(request)
+    """Restore the database after this test to its state before."""
+    yield from _restored(request)
 
 
 @pytest.fixture(scope="class")
 def clean_database_class(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
-    """After the last test of this class, the database is what it was before the first."""
-    yield from _cleaned(request)
+    """Restore the database after the last test of this class to its state before the first."""
+    yield from _restored(request)
 
 
 @pytest.fixture(scope="module")
 def clean_database_module(request: pytest.FixtureRequest) -> Iterator[Cleanup]:
-    """After the last test of this module, the database is what it was before the first."""
-    yield from _cleaned(request)
+    """Restore the database after the last test of this module to its state before the first."""
+    yield from _restored(request)
 
 
 @pytest.fixture
 def session_factory(request: pytest.FixtureRequest, _toolkit_engine: Engine) -> Iterator[TestSessionFactory]:
-    """Sessions of which nothing is left after this test."""
+    """A factory of sessions whose changes are rolled back after this test."""
     from freshdb.toolkit.sessions import TestSessionFactory  # noqa: PLC0415 - see above
 
     with TestSessionFactory(_toolkit_engine, test=request.node.nodeid) as factory:

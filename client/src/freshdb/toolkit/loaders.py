@@ -1,7 +1,7 @@
-"""Where test data comes from: Python, JSON, YAML, CSV. All of them say, per table, its rows; a row may have a name.
+"""Loaders of test data from Python, JSON, YAML and CSV: rows by table, with optional names.
 
-A value is what PostgreSQL would read (``"2026-05-01"`` for a date), or ``@name``: what another row is known by there, or
-``@name.column``. ``@@`` stands for a single ``@``.
+A value is text as PostgreSQL reads it (``"2026-05-01"`` for a date), or a reference to another row: ``@name`` stands for the
+value that the foreign key refers to, and ``@name.column`` for that of a column. ``@@`` stands for a single ``@``.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import yaml
 from freshdb.toolkit.errors import DataInvalid
 
 Source: TypeAlias = "Mapping[str, Any] | Path"
-"""``{table: [row, …]}`` or ``{table: {name: row, …}}``, or a file of it; a CSV file is called after its table."""
+"""``{table: [row, …]}`` or ``{table: {name: row, …}}``, or the path of a file with it. A CSV file has its table's name."""
 
 NAME_COLUMN: Final = "@"
-"""In a CSV file, this column has the rows' names."""
+"""The column with the names of the rows, in a CSV file."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenRow:
-    """One row, as somebody wrote it.
+    """One row of the test data, as it is written there.
 
     Attributes:
-        table: where it belongs.
-        name: what others call it.
-        values: by column, or by what the column refers to.
-        place: where it was written, for messages.
+        table: table of the row.
+        name: name by which other rows refer to it.
+        values: values by column, or by the name of a referenced table.
+        location: file, table and row, for messages.
     """
 
     table: str
     name: str | None
     values: Mapping[str, Any]
-    place: str
+    location: str
 
 
-def rows_of(source: Source) -> list[GivenRow]:
-    """Read a source.
+def load_rows(source: Source) -> list[GivenRow]:
+    """Load all rows of a source.
 
     Raises:
-        DataInvalid: it has another shape, or this is no file of a kind that is known; names the place.
+        DataInvalid: the source has another structure, or the type of the file is not supported. The message names the place.
     """
     if isinstance(source, Path):
         return list(_rows(_read(source), str(source)))
@@ -63,28 +63,30 @@ def _read(file: Path) -> object:
             case ".csv":
                 rows = list(csv.DictReader(text.splitlines(), strict=True))
                 if any(None in row or None in row.values() for row in rows):
-                    raise DataInvalid(f"{file}: every line needs as many values as the first has names")
+                    raise DataInvalid(
+                        f"{file}: every line must have as many values as the first line has columns"
+                    )
                 return {file.stem: [{name: value for name, value in row.items() if value} for row in rows]}
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise DataInvalid(f"{file}: {error}") from error
-    raise DataInvalid(f"{file}: data comes from .yaml, .json, .csv or .sql files")
+    raise DataInvalid(f"{file}: this type of file is not supported: use .yaml, .json, .csv or .sql")
 
 
-def _rows(given: object, place: str) -> Iterator[GivenRow]:
+def _rows(given: object, location: str) -> Iterator[GivenRow]:
     if not isinstance(given, Mapping):
-        raise DataInvalid(f"{place}: wanted tables and their rows, not {type(given).__name__}")
+        raise DataInvalid(f"{location}: expected tables with their rows, not {type(given).__name__}")
     for table, rows in given.items():
-        where = f"{place}, table {table}"
+        where = f"{location}, table {table}"
         if isinstance(rows, Mapping):
             named: Sequence[tuple[str | None, Any]] = [(str(name), row) for name, row in rows.items()]
         elif isinstance(rows, Sequence) and not isinstance(rows, str):
             named = [(None, row) for row in rows]
         else:
-            raise DataInvalid(f"{where}: wanted a list of rows, or rows by name, not {type(rows).__name__}")
+            raise DataInvalid(f"{where}: expected a list of rows, or rows by name, not {type(rows).__name__}")
         for number, (name, row) in enumerate(named, 1):
             here = f"{where}, row {name or number}"
             if not isinstance(row or {}, Mapping):
-                raise DataInvalid(f"{here}: wanted values by column, not {type(row).__name__}")
+                raise DataInvalid(f"{here}: expected values by column, not {type(row).__name__}")
             values = {str(column): value for column, value in (row or {}).items()}
             own = values.pop(NAME_COLUMN, None)
             yield GivenRow(str(table), name if own is None else str(own), values, here)

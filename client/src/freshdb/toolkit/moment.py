@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, at_once
-from freshdb.toolkit.engines import see_that_it_can_be_undone
+from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, run_coroutine
+from freshdb.toolkit.engines import check_can_roll_back
 from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WouldCascade, WrongTarget
-from freshdb.toolkit.tables import neighbours, reached
+from freshdb.toolkit.tables import adjacency, reachable
 
 try:
     from freshdb_service.postgres.names import constant, quoted
@@ -115,12 +115,12 @@ class Layout:
     def referring(self, families: Collection[str]) -> set[str]:
         """Others that refer to these, directly or not."""
         pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.picture.references]
-        return reached(families, neighbours(self.families, pairs)) - set(families)
+        return reachable(families, adjacency(self.families, pairs)) - set(families)
 
     def referred(self, families: Collection[str]) -> set[str]:
         """Others that these refer to, directly or not."""
         pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.picture.references]
-        return reached(families, neighbours(self.families, pairs)) - set(families)
+        return reachable(families, adjacency(self.families, pairs)) - set(families)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
     """Read all that a reset will want to know."""
     as_text(ask)
     layout = read_layout(ask)
-    catalogs = at_once(Catalogs.of(ask, schema=False))
+    catalogs = run_coroutine(Catalogs.of(ask, schema=False))
     counts, rows = dict[Qualified, int](), dict[Qualified, Sequence[str]]()
     for name, table in layout.picture.tables.items():
         said, many = full_name(name, None), table.rows is None
@@ -260,10 +260,10 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
             rows[name] = ask.column(f"SELECT t::text FROM ONLY {said} t")
     return Note(
         layout,
-        at_once(catalogs.extents(ask, NOBODY, ())),
+        run_coroutine(catalogs.extents(ask, NOBODY, ())),
         counts,
         rows,
-        at_once(read_digest(ask, layout.version, layout.picture, schema=None)),
+        run_coroutine(read_digest(ask, layout.version, layout.picture, schema=None)),
         catalogs,
         moment,
     )
@@ -272,10 +272,10 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
 def read_layout(ask: AsyncpgAdapter) -> Layout:
     """Read which tables and sequences there are."""
     server = ask.row(_SERVER)
-    picture = at_once(read_picture(ask, server.version, schema=None, as_replica=False))
+    picture = run_coroutine(read_picture(ask, server.version, schema=None, as_replica=False))
     unchecked = None
     if server.may_be_replica:
-        unchecked = at_once(read_picture(ask, server.version, schema=None, as_replica=True))
+        unchecked = run_coroutine(read_picture(ask, server.version, schema=None, as_replica=True))
     counters: dict[Qualified, Counter] = {}
     for row in ask.execute(_COUNTERS):
         name = (row.schema, row.name)
@@ -311,7 +311,7 @@ def begin(connection: Connection, since: int | None = None) -> tuple[AsyncpgAdap
             "the connection has a transaction open already, whose end would be another one's: "
             "commit it or roll it back first, or give the engine"
         )
-    see_that_it_can_be_undone(connection)
+    check_can_roll_back(connection)
     ask = AsyncpgAdapter(connection)
     written = "false" if since is None else written_since(f"'{xid(since)}'")
     now, relations, redefined, writers, _ = ask.row(_MOMENT.replace("{written}", written))

@@ -1,4 +1,4 @@
-"""What differs between rows, for people to read."""
+"""Differences between rows, for error messages."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Row]
 
 Snapshot: TypeAlias = Mapping[str, tuple[Rows, tuple[str, ...]]]
-"""By table: its rows, and the columns of its primary key."""
+"""By table: the rows, and the columns of the primary key."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableChanges:
-    """What became of a table.
+    """The changes of a table between two snapshots.
 
     Attributes:
-        added: rows that were not there.
-        removed: rows that are no longer there.
-        changed: rows that were there, by their primary key, as they are now.
+        added: new rows.
+        removed: rows that no longer exist.
+        changed: rows with the same primary key and other values, as they are now.
     """
 
     added: Rows = ()
     removed: Rows = ()
     changed: Rows = ()
 
-    def kinds(self) -> Mapping[str, Rows]:
-        """By what happened."""
+    def by_kind(self) -> Mapping[str, Rows]:
+        """Return the rows by ``added``, ``removed`` and ``changed``."""
         return {"added": self.added, "removed": self.removed, "changed": self.changed}
 
 
 def changes_between(before: Snapshot, after: Snapshot) -> dict[str, TableChanges]:
-    """What became of each table; those are left out that nothing became of."""
+    """Return the changes of each table that has changed."""
     found: dict[str, TableChanges] = {}
     for name, (rows, key) in before.items():
         then, now = _by_key(rows, key), _by_key(after[name][0], key)
@@ -48,49 +48,51 @@ def changes_between(before: Snapshot, after: Snapshot) -> dict[str, TableChanges
     return found
 
 
-def unlike(expected: Rows, found: Rows) -> tuple[list[Row], list[Row]]:
-    """Match rows with expected ones, which need not name every column; give those missing, and those left over."""
-    missing, left = list[Row](), list(found)
-    for wanted in expected:
-        match = next((row for row in left if _fits(row, wanted)), None)
+def compare_rows(expected: Rows, found: Rows) -> tuple[list[Row], list[Row]]:
+    """Match rows with expected ones, which need not have every column, and return the missing and the unexpected rows."""
+    missing, unexpected = list[Row](), list(found)
+    for one in expected:
+        match = next((row for row in unexpected if _matches(row, one)), None)
         if match is None:
-            missing.append(wanted)
+            missing.append(one)
         else:
-            left.remove(match)
-    return missing, left
+            unexpected.remove(match)
+    return missing, unexpected
 
 
-def told(what: str, missing: Rows, more: Rows) -> str:
-    """Show both, one row a line."""
-    lines = [f"{what}: - is missing, + should not be there"]
-    lines += sorted(f"  - {_shown(row)}" for row in missing)
-    lines += sorted(f"  + {_shown(row)}" for row in more)
+def describe(name: str, missing: Rows, unexpected: Rows) -> str:
+    """Format missing and unexpected rows, one on each line."""
+    lines = [f"{name}: - is missing, + is unexpected"]
+    lines += sorted(f"  - {_format(row)}" for row in missing)
+    lines += sorted(f"  + {_format(row)}" for row in unexpected)
     return "\n".join(lines)
 
 
 def _by_key(rows: Rows, key: Sequence[str]) -> dict[tuple[object, ...], Row]:
-    """Without a primary key, rows that are the same are counted."""
+    """Return the rows by primary key. Without one, equal rows are numbered."""
     if key:
         return {tuple(row[column] for column in key): row for row in rows}
-    seen = Counter[str]()
+    counts = Counter[str]()
     found: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        seen[shown := _shown(row)] += 1
-        found[shown, seen[shown]] = row
+        counts[text := _format(row)] += 1
+        found[text, counts[text]] = row
     return found
 
 
-def _fits(row: Row, wanted: Row) -> bool:
-    return all(column in row and _same(row[column], value) for column, value in wanted.items())
+def _matches(row: Row, expected: Row) -> bool:
+    return all(column in row and _equal(row[column], value) for column, value in expected.items())
 
 
-def _same(found: object, wanted: object) -> bool:
-    """A date, a UUID or the like may be written as text."""
-    if found == wanted:
+def _equal(found: object, expected: object) -> bool:
+    """Compare two values. A date, a UUID and similar values also equal their text."""
+    if found == expected:
         return True
     texts: Iterable[str] = (str(found), found.isoformat() if hasattr(found, "isoformat") else "")
-    return isinstance(wanted, str) and not isinstance(found, str) and found is not None and wanted in texts
+    return (
+        isinstance(expected, str) and not isinstance(found, str) and found is not None and expected in texts
+    )
 
 
-def _shown(row: Row) -> str:
+def _format(row: Row) -> str:
     return ", ".join(f"{column}: {value}" for column, value in row.items())

@@ -1,14 +1,16 @@
 """Several sessions in one transaction: the stack of their savepoints.
 
-Savepoints are a stack, and sessions are not. When two of them take turns, this is what their ends do:
+PostgreSQL keeps savepoints in a stack, but sessions may end in any order. If two sessions alternate, their ends have
+these effects:
 
 ============================================  ===========================================================================
-the session                                   what happens
+end of a session                              effect
 ============================================  ===========================================================================
-commits                                       what it wrote stays, whichever session ends first
-rolls back, and others have only read since   what it wrote is undone
-rolls back, and has only read itself          nothing: what others wrote meanwhile stays
-rolls back, both have written since it began  ``SessionsEntangled``: others' work would go, too; nothing is done
+commit                                        its changes stay, whichever session ends first
+rollback, others have only read since         its changes are undone
+rollback, it has only read                    none: the changes of others stay
+rollback, it and others have written          ``SessionsEntangled``, because changes of others would be undone: nothing is
+                                              sent
 ============================================  ===========================================================================
 
 A statement that begins with ``SELECT`` counts as reading.
@@ -29,30 +31,30 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from freshdb.toolkit.engines import see_that_it_can_be_undone
+from freshdb.toolkit.engines import check_can_roll_back
 from freshdb.toolkit.errors import InTransaction, SessionEnded, SessionsEntangled, WrongEventLoop
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPICursor
 
-SCOPE: Final = "freshdb.toolkit.sessions"
-"""Under this key, a session's ``info`` has its scope."""
-_NOTHING: Final = "SELECT 1"
+INFO_KEY: Final = "freshdb.toolkit.sessions"
+"""Key of the `OuterTransaction` in a session's ``info``."""
+_NO_OPERATION: Final = "SELECT 1"
 _SAVEPOINT: Final = re.compile(r"(SAVEPOINT|ROLLBACK TO SAVEPOINT|RELEASE SAVEPOINT) (\w+)")
 _READS: Final = re.compile(r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA)\b", re.IGNORECASE)
 
 
 @dataclass(slots=True, eq=False)
 class _Savepoint:
-    """In PostgreSQL's stack of savepoints.
+    """A savepoint in PostgreSQL's stack.
 
     Attributes:
-        owner: the session's connection.
-        name: as its owner knows it.
-        number: of the scope's savepoints.
-        wrote: its owner has written since.
-        others_wrote: others have.
+        owner: connection of its session.
+        name: name that the session uses.
+        number: number that makes the name unique in the transaction.
+        wrote: true if the session has written since the savepoint.
+        others_wrote: true if another session has written since the savepoint.
     """
 
     owner: Connection
@@ -62,80 +64,79 @@ class _Savepoint:
     others_wrote: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}_{self.number}"  # sessions count from one, each
+        return f"{self.name}_{self.number}"  # the names of two sessions may be equal
 
 
 @dataclass(eq=False)
 class OuterTransaction:
-    """One outer transaction, and the sessions in it.
+    """An outer transaction and the sessions in it.
 
     Attributes:
-        outer: the connection to the database.
-        test: whose it is, for messages.
-        settings: PostgreSQL's, for the transaction.
-        loop: the event loop that the connection belongs to.
-        over: the transaction was rolled back.
-        undone: what sessions say of savepoints has no meaning any more.
-        numbers: of savepoints.
-        savepoints: PostgreSQL's stack, as far as they are sessions'.
-        joined: each session's connection.
+        outer: connection to the database.
+        test: name of the test, for messages.
+        settings: PostgreSQL settings for the transaction.
+        loop: event loop of the connection.
+        ended: true after the transaction was rolled back.
+        ending_sessions: true while sessions are closed after a rollback. Their statements on savepoints are not sent then.
+        numbers: counter for savepoints.
+        savepoints: stack of the sessions' savepoints in PostgreSQL.
+        connections: connection of each session.
 
-    Each session has a ``Connection`` object of its own over the one connection to the database, so that what SQLAlchemy
-    remembers of its savepoints is its own, too.
+    Each session has its own ``Connection`` object over the same connection to the database. So SQLAlchemy's record of
+    savepoints is separate for each session.
     """
 
     outer: Connection
     test: str
     settings: Mapping[str, str]
     loop: asyncio.AbstractEventLoop | None = None
-    over: bool = False
-    undone: bool = False
+    ended: bool = False
+    ending_sessions: bool = False
     numbers: Iterator[int] = field(default_factory=count)
     savepoints: list[_Savepoint] = field(default_factory=list)
-    joined: MutableMapping[Session, Connection] = field(default_factory=WeakKeyDictionary)
+    connections: MutableMapping[Session, Connection] = field(default_factory=WeakKeyDictionary)
 
     @property
-    def named(self) -> str:
-        """The test, in messages."""
+    def name(self) -> str:
+        """Name of the test for messages."""
         return f"the test {self.test}" if self.test else "its test"
 
-    def join(self, session: Session) -> Connection:
-        """Give a session its connection."""
+    def connection_of(self, session: Session) -> Connection:
+        """Return the connection of a session."""
         self._check()
-        if session not in self.joined:
-            self.joined[session] = self.another()
-        return self.joined[session]
+        if session not in self.connections:
+            self.connections[session] = self.new_connection()
+        return self.connections[session]
 
-    def another(self) -> Connection:
-        """One more ``Connection`` over the one connection to the database, inside the transaction."""
+    def new_connection(self) -> Connection:
+        """Create another ``Connection`` object over the same connection to the database, inside the transaction."""
         self._check()
-        # SQLAlchemy documents no other way than to open a second connection to the database.
+        # SQLAlchemy documents no way to do this without a second connection to the database
         connection = Connection(self.outer.engine, connection=self.outer.connection)
-        connection.begin()  # sends nothing: the transaction is there
-        event.listen(connection, "before_cursor_execute", self._before, retval=True)
+        connection.begin()  # sends nothing, because the transaction has begun
+        event.listen(connection, "before_cursor_execute", self._rewrite, retval=True)
         return connection
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """The outer transaction, around the block; rolled back at its end, and no session goes on after it."""
+    def begin(self) -> Iterator[None]:
+        """Run the block in the outer transaction, then roll it back and end all sessions."""
         if self.outer.in_transaction():
             raise InTransaction(
-                "the connection has a transaction open already, whose end would be another one's: "
-                "commit it or roll it back first, or give the engine"
+                "the connection already has an open transaction: commit it or roll it back first, or pass the engine"
             )
-        see_that_it_can_be_undone(self.outer)
+        check_can_roll_back(self.outer)
         raw = self.outer.connection.dbapi_connection
-        with self.outer.begin() as transaction, self._set_up(raw):
+        with self.outer.begin() as transaction, self._prepared(raw):
             try:
                 yield
             finally:
                 transaction.rollback()
                 self._end_sessions(self.savepoints)
-                self.over = True
+                self.ended = True
 
     @contextmanager
     def nested(self) -> Iterator[None]:
-        """Undo what the block does, and end the transactions of sessions that began in it."""
+        """Roll back the changes of the block, and end the sessions whose transactions began in it."""
         self._check()
         below = len(self.savepoints)
         with self.outer.begin_nested() as savepoint:
@@ -147,7 +148,7 @@ class OuterTransaction:
                 self._end_sessions(above)
 
     @contextmanager
-    def _set_up(self, raw: Any) -> Iterator[None]:  # noqa: ANN401 - a DBAPI connection: no two have a type in common
+    def _prepared(self, raw: Any) -> Iterator[None]:  # noqa: ANN401 - DBAPI connections have no common type
         event.listen(self.outer.engine, "handle_error", self._name_test)
         try:
             if self.outer.dialect.name == "postgresql":
@@ -159,7 +160,7 @@ class OuterTransaction:
                 before, raw.isolation_level = (
                     raw.isolation_level,
                     None,
-                )  # or the driver begins and commits as it likes
+                )  # otherwise the driver begins and commits transactions itself
                 try:
                     self.outer.exec_driver_sql("BEGIN")
                     yield
@@ -171,24 +172,24 @@ class OuterTransaction:
             event.remove(self.outer.engine, "handle_error", self._name_test)
 
     def _end_sessions(self, savepoints: list[_Savepoint]) -> None:
-        """Close those that these are of, after the database has forgotten it all."""
+        """Close the sessions with these savepoints, after the database has rolled them back."""
         owners = {one.owner for one in savepoints}
-        self.undone = True
-        for session in [one for one, connection in self.joined.items() if connection in owners]:
-            with suppress(DBAPIError):  # the connection is gone, say: there is nothing left to undo
+        self.ending_sessions = True
+        for session in [one for one, connection in self.connections.items() if connection in owners]:
+            with suppress(DBAPIError):  # after a lost connection, nothing is left to undo
                 session.close()
-        self.undone = False
+        self.ending_sessions = False
 
     def _check(self) -> None:
-        if self.over:
-            raise SessionEnded(f"a session of {self.named} was used after it; nothing was sent")
+        if self.ended:
+            raise SessionEnded(f"a session of {self.name} was used after the test; nothing was sent")
         if self.loop is not None and asyncio.get_running_loop() is not self.loop:
             raise WrongEventLoop(
-                f"a session of {self.named} was used in another event loop than its own; nothing was sent. "
-                "Let the fixture and the test share a loop (loop_scope), or make the factory in the test"
+                f"a session of {self.name} was used in another event loop than its own; nothing was sent. "
+                "Let the fixture and the test share a loop (loop_scope), or create the factory in the test"
             )
 
-    def _before(
+    def _rewrite(
         self,
         connection: Connection,
         cursor: DBAPICursor,
@@ -196,30 +197,30 @@ class OuterTransaction:
         parameters: object,
         *_: object,
     ) -> tuple[str, object]:
-        """Let a statement through, or something in its place."""
-        if not self.undone:
+        """Return a statement unchanged, or its replacement for the stack of savepoints."""
+        if not self.ending_sessions:
             self._check()
         command = _SAVEPOINT.fullmatch(statement)
         if command is None:
-            self._catch_up(connection, cursor)
+            self._move_savepoints(connection, cursor)
             if _READS.match(statement) is None:
                 for one in self.savepoints:
                     one.wrote |= one.owner is connection
                     one.others_wrote |= one.owner is not connection
             return statement, parameters
         verb, name = command[1], command[2]
-        if self.undone:
-            return _NOTHING, parameters
+        if self.ending_sessions:
+            return _NO_OPERATION, parameters
         if verb == "SAVEPOINT":
-            self._catch_up(connection, cursor)
+            self._move_savepoints(connection, cursor)
             self.savepoints.append(_Savepoint(connection, name, next(self.numbers)))
             return f"{verb} {self.savepoints[-1]}", parameters
         end = self._release if verb.startswith("RELEASE") else self._roll_back
         mine = [one for one in self.savepoints if one.owner is connection and one.name == name]
         return (end(mine[-1], cursor) if mine else statement), parameters
 
-    def _catch_up(self, connection: Connection, cursor: DBAPICursor) -> None:
-        """Move savepoints of one who has only read to after what others have written since: that is the same to it."""
+    def _move_savepoints(self, connection: Connection, cursor: DBAPICursor) -> None:
+        """Renew the savepoints of a session that has only read after others have written: for it, this changes nothing."""
         mine = [one for one in self.savepoints if one.owner is connection]
         for one in [one for one in mine if one.others_wrote and not one.wrote]:
             self.savepoints.remove(one)
@@ -231,31 +232,31 @@ class OuterTransaction:
         del cursor
         youngest = self.savepoints[-1] is savepoint
         self.savepoints.remove(savepoint)
-        return f"RELEASE SAVEPOINT {savepoint}" if youngest else _NOTHING
+        return f"RELEASE SAVEPOINT {savepoint}" if youngest else _NO_OPERATION
 
     def _roll_back(self, savepoint: _Savepoint, cursor: DBAPICursor) -> str:
         if savepoint.others_wrote and savepoint.wrote:
             raise SessionsEntangled(
-                f"two sessions of {self.named} wrote in turn, and the older one rolls back: that would undo what the other "
-                "wrote since. End one before the other begins, or test this on a database of its own, without rollback"
+                f"two sessions of {self.name} wrote alternately, and a rollback of the older one would also undo changes of "
+                "the other. End one session before the other begins, or use a lease instead of a rollback for this test"
             )
         at = self.savepoints.index(savepoint)
         younger = [one for one in self.savepoints[at + 1 :] if one.owner is not savepoint.owner]
         del self.savepoints[at:]
         if savepoint.others_wrote:
             self.savepoints += younger
-            return _NOTHING
+            return _NO_OPERATION
         statement = f"ROLLBACK TO SAVEPOINT {savepoint}"
-        for one in younger:  # others that have only read since: their savepoints went with it
+        for one in younger:  # these sessions have only read: their savepoints are recreated
             cursor.execute(statement)
             self.savepoints.append(one)
             statement = f"SAVEPOINT {one}"
         return statement
 
     def _name_test(self, context: ExceptionContext) -> None:
-        if context.connection in {self.outer, *self.joined.values()}:
+        if context.connection in {self.outer, *self.connections.values()}:
             error = context.sqlalchemy_exception or context.original_exception
-            error.add_note(f"in {self.named}")
+            error.add_note(f"in {self.name}")
 
 
 def _set_local(values: Mapping[str, str]) -> str:
@@ -265,22 +266,22 @@ def _set_local(values: Mapping[str, str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A constant that means the same whatever ``standard_conforming_strings`` is."""
+    """Return a literal that does not depend on ``standard_conforming_strings``."""
     return "E'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def joining(kind: type[Session]) -> type[Session]:
-    """Make a class of sessions of this kind that join the scope which their ``info`` has."""
-    if kind not in _KINDS:
+def session_class(kind: type[Session]) -> type[Session]:
+    """Return a subclass whose sessions use the `OuterTransaction` in their ``info``."""
+    if kind not in _SESSION_CLASSES:
 
-        class JoiningSession(kind):  # type: ignore[valid-type, misc]
+        class TransactionSession(kind):  # type: ignore[valid-type, misc]
             def get_bind(self, *_: object, **__: object) -> Connection:
-                scope: OuterTransaction = self.info[SCOPE]
-                return scope.join(self)
+                transaction: OuterTransaction = self.info[INFO_KEY]
+                return transaction.connection_of(self)
 
-        JoiningSession.__name__ = kind.__name__
-        _KINDS[kind] = JoiningSession
-    return _KINDS[kind]
+        TransactionSession.__name__ = kind.__name__
+        _SESSION_CLASSES[kind] = TransactionSession
+    return _SESSION_CLASSES[kind]
 
 
-_KINDS: Final[dict[type[Session], type[Session]]] = {}
+_SESSION_CLASSES: Final[dict[type[Session], type[Session]]] = {}

@@ -1,4 +1,4 @@
-"""SQLAlchemy sessions whose every change is undone when the test ends, whatever the code under test commits.
+"""SQLAlchemy sessions whose changes are rolled back after the test, even if the code under test commits them.
 
 ::
 
@@ -8,12 +8,11 @@
             session.add(Order())
             session.commit()
 
-There is one outer transaction, which is always rolled back. A session's transaction is a savepoint in it (SQLAlchemy's
-``join_transaction_mode="create_savepoint"``): a commit releases it, a rollback goes back to it, also after an error. All
-sessions of a factory share one connection to the database, and see what the others have flushed.
+One outer transaction is always rolled back. The transaction of a session is a savepoint in it (SQLAlchemy's
+``join_transaction_mode="create_savepoint"``): a commit releases the savepoint, and a rollback returns to it, also after an
+error. All sessions of a factory share one connection to the database, and see the flushed changes of the others.
 
-What two transactions do to each other takes two connections: a
-lease for the test, or ``cleanup``.
+Tests of concurrent transactions need two connections. Use a lease or ``cleanup`` for them.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from freshdb.toolkit.engines import AsyncTarget, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import SessionEnded, WrongEventLoop
-from freshdb.toolkit.savepoints import SCOPE, OuterTransaction, joining
+from freshdb.toolkit.savepoints import INFO_KEY, OuterTransaction, session_class
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -41,17 +40,17 @@ _NAME_BYTES: Final = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSettings:
-    """What PostgreSQL ends by itself, so that a test fails instead of hanging. 0 is no limit.
+    """PostgreSQL's timeouts for tests, so that a test fails instead of hanging. 0 means no limit.
 
     Attributes:
-        statement_timeout_seconds: longest statement.
-        lock_timeout_seconds: longest wait for a lock.
-        idle_timeout_seconds: longest pause within a transaction.
-        pool_size: so many connections an engine may have open, and keeps for its next use; 0 for any number, each closed
-            after its use. For ``AsyncEngine`` that means: one event loop, or 0.
+        statement_timeout_seconds: maximum duration of a statement.
+        lock_timeout_seconds: maximum wait for a lock.
+        idle_timeout_seconds: maximum idle time within a transaction.
+        pool_size: maximum number of connections of an engine, which it keeps for reuse. With 0, the number is not limited,
+            and each connection is closed after use. An ``AsyncEngine`` for several event loops needs 0.
 
     Raises:
-        ValueError: one of them is negative; names it.
+        ValueError: a value is negative. The message names it.
     """
 
     __test__ = False
@@ -64,29 +63,29 @@ class TestSettings:
     def __post_init__(self) -> None:
         for one in fields(self):
             if getattr(self, one.name) < 0:
-                raise ValueError(f"{one.name} cannot be {getattr(self, one.name)}: 0 is for no limit")
+                raise ValueError(f"{one.name} cannot be {getattr(self, one.name)}: use 0 for no limit")
 
     def engine(self, dsn: URL | str, *, test: str = "") -> Engine:
-        """Make an engine for code that opens its own connections: all of them have these settings.
+        """Create an engine for code that opens its own connections. All of them have these settings.
 
         Raises:
-            WrongTarget: it is no DSN, or its driver is to be awaited.
+            WrongTarget: this is not a DSN, or its driver is async.
         """
-        return self._prepared(engine_of(dsn, pool_size=self.pool_size), test)
+        return self._with_settings(engine_of(dsn, pool_size=self.pool_size), test)
 
     def async_engine(self, dsn: URL | str, *, test: str = "") -> AsyncEngine:
-        """Do the same for code that awaits. A connection from its pool raises ``WrongEventLoop`` in any other loop.
+        """Create an async engine. A pooled connection raises ``WrongEventLoop`` in another loop than its own.
 
         Raises:
-            WrongTarget: it is no DSN, or its driver blocks.
+            WrongTarget: this is not a DSN, or its driver is blocking.
         """
         engine = async_engine_of(dsn, pool_size=self.pool_size)
-        event.listen(engine.sync_engine, "connect", _note_loop)
+        event.listen(engine.sync_engine, "connect", _record_loop)
         event.listen(engine.sync_engine, "checkout", _check_loop)
-        self._prepared(engine.sync_engine, test)
+        self._with_settings(engine.sync_engine, test)
         return engine
 
-    def _prepared(self, engine: Engine, test: str) -> Engine:
+    def _with_settings(self, engine: Engine, test: str) -> Engine:
         @event.listens_for(engine, "connect")
         def set_up(connection: DBAPIConnection, _: object) -> None:
             if engine.dialect.name == "postgresql":
@@ -98,7 +97,7 @@ class TestSettings:
         return engine
 
     def values(self, test: str) -> dict[str, str]:
-        """PostgreSQL's own settings. ``application_name`` is the end of the test's id, as much as fits."""
+        """Return PostgreSQL's settings. ``application_name`` is the end of the test's id, cut to the maximum length."""
         name = test.encode("ascii", "replace").decode()[-_NAME_BYTES:]
         return {
             "statement_timeout": f"{self.statement_timeout_seconds * 1000:.0f}",
@@ -111,17 +110,17 @@ DEFAULT_SETTINGS: Final = TestSettings()
 
 
 class TestSessionFactory:
-    """Blocking sessions inside a transaction that is rolled back when the ``with`` block ends.
+    """Blocking sessions in a transaction that is rolled back at the end of the ``with`` block.
 
     Args:
         target: an ``Engine``, a ``Connection`` without a transaction, or a DSN.
-        test: which test it is for, for PostgreSQL's ``application_name`` and for errors.
-        settings: what PostgreSQL ends by itself.
-        like: the application's own maker; sessions are of its class, and have its options.
+        test: name of the test, for PostgreSQL's ``application_name`` and for errors.
+        settings: timeouts of PostgreSQL.
+        like: session maker of the application. The sessions have its class and its options.
 
     Raises:
-        WrongTarget: the target is none of these, or commits by itself.
-        InTransaction: the connection has a transaction open already.
+        WrongTarget: the target is of another type, or commits every statement.
+        InTransaction: the connection already has an open transaction.
     """
 
     __test__ = False
@@ -137,25 +136,27 @@ class TestSessionFactory:
         self._target, self._test, self._settings = target, test, settings
         self._like: sessionmaker[Session] = like or sessionmaker()
         self._stack = ExitStack()
-        self._scope: OuterTransaction | None = None
+        self._transaction: OuterTransaction | None = None
 
     @property
     def session_maker(self) -> sessionmaker[Session]:
-        """A maker of sessions, which an application can have in its own one's place.
+        """A session maker that can replace the application's own.
 
         Raises:
-            SessionEnded: the ``with`` block is over, or has not begun.
+            SessionEnded: the ``with`` block has ended or has not begun.
         """
-        return sessionmaker(class_=joining(self._like.class_), **_options(self._like.kw, self._scope))
+        return sessionmaker(
+            class_=session_class(self._like.class_), **_options(self._like.kw, self._transaction)
+        )
 
     @property
     def connection(self) -> Connection:
-        """A connection inside the transaction, for what is no session's; each time another object.
+        """A new connection object in the transaction, for code without a session.
 
         Raises:
-            SessionEnded: the ``with`` block is over, or has not begun.
+            SessionEnded: the ``with`` block has ended or has not begun.
         """
-        return _open(self._scope).another()
+        return _open_transaction(self._transaction).new_connection()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -163,8 +164,8 @@ class TestSessionFactory:
             outer = (
                 target if isinstance(target, Connection) else stack.enter_context(engine_of(target).connect())
             )
-            self._scope = OuterTransaction(outer, self._test, self._settings.values(self._test))
-            stack.enter_context(self._scope.transaction())
+            self._transaction = OuterTransaction(outer, self._test, self._settings.values(self._test))
+            stack.enter_context(self._transaction.begin())
             self._stack = stack.pop_all()
         return self
 
@@ -173,23 +174,23 @@ class TestSessionFactory:
 
     @contextmanager
     def nested(self) -> Iterator[Self]:
-        """Undo at its end what the block does, and nothing before; blocks can be nested."""
-        with _open(self._scope).nested():
+        """Roll back the changes of the block, and no earlier ones. Blocks can be nested."""
+        with _open_transaction(self._transaction).nested():
             yield self
 
 
 class AsyncTestSessionFactory:
-    """The same, awaited, with ``async with``; for one event loop.
+    """Async sessions in a transaction that is rolled back at the end of the ``async with`` block, for one event loop.
 
     Args:
         target: an ``AsyncEngine``, an ``AsyncConnection`` without a transaction, or a DSN.
-        test: which test it is for, for PostgreSQL's ``application_name`` and for errors.
-        settings: what PostgreSQL ends by itself.
-        like: the application's own maker; sessions are of its classes, and have its options.
+        test: name of the test, for PostgreSQL's ``application_name`` and for errors.
+        settings: timeouts of PostgreSQL.
+        like: session maker of the application. The sessions have its classes and its options.
 
     Raises:
-        WrongTarget: the target is none of these, or commits by itself.
-        InTransaction: the connection has a transaction open already.
+        WrongTarget: the target is of another type, or commits every statement.
+        InTransaction: the connection already has an open transaction.
     """
 
     def __init__(
@@ -203,28 +204,30 @@ class AsyncTestSessionFactory:
         self._target, self._test, self._settings = target, test, settings
         self._like: async_sessionmaker[AsyncSession] = like or async_sessionmaker()
         self._stack = AsyncExitStack()
-        self._scope: OuterTransaction | None = None
+        self._transaction: OuterTransaction | None = None
 
     @property
     def session_maker(self) -> async_sessionmaker[AsyncSession]:
-        """A maker of sessions, which an application can have in its own one's place.
+        """A session maker that can replace the application's own.
 
         Raises:
-            SessionEnded: the ``async with`` block is over, or has not begun.
+            SessionEnded: the ``async with`` block has ended or has not begun.
         """
-        options = _options(self._like.kw, self._scope)
+        options = _options(self._like.kw, self._transaction)
         inner = options.pop("sync_session_class", None) or self._like.class_.sync_session_class
-        return async_sessionmaker(class_=self._like.class_, sync_session_class=joining(inner), **options)
+        return async_sessionmaker(
+            class_=self._like.class_, sync_session_class=session_class(inner), **options
+        )
 
     @property
     def connection(self) -> AsyncConnection:
-        """A connection inside the transaction, for what is no session's; each time another object.
+        """A new connection object in the transaction, for code without a session.
 
         Raises:
-            SessionEnded: the ``async with`` block is over, or has not begun.
+            SessionEnded: the ``async with`` block has ended or has not begun.
         """
-        scope = _open(self._scope)
-        return AsyncConnection(AsyncEngine(scope.outer.engine), scope.another())
+        transaction = _open_transaction(self._transaction)
+        return AsyncConnection(AsyncEngine(transaction.outer.engine), transaction.new_connection())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -232,11 +235,11 @@ class AsyncTestSessionFactory:
             if not isinstance(outer, AsyncConnection):
                 outer = await stack.enter_async_context(async_engine_of(outer).connect())
             sync = await outer.run_sync(lambda connection: connection)
-            scope = OuterTransaction(
+            transaction = OuterTransaction(
                 sync, self._test, self._settings.values(self._test), asyncio.get_running_loop()
             )
-            await stack.enter_async_context(_awaited(outer, scope.transaction()))
-            self._scope, self._stack = scope, stack.pop_all()
+            await stack.enter_async_context(_run_block(outer, transaction.begin()))
+            self._transaction, self._stack = transaction, stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -244,13 +247,13 @@ class AsyncTestSessionFactory:
 
     @asynccontextmanager
     async def nested(self) -> AsyncIterator[Self]:
-        """Undo at its end what the block does, and nothing before; blocks can be nested."""
-        async with _awaited(self.connection, _open(self._scope).nested()):
+        """Roll back the changes of the block, and no earlier ones. Blocks can be nested."""
+        async with _run_block(self.connection, _open_transaction(self._transaction).nested()):
             yield self
 
 
 class Application(Protocol):
-    """As much as is needed of a FastAPI or Starlette application."""
+    """The attributes of a FastAPI or Starlette application that `as_before` restores."""
 
     dependency_overrides: dict[Callable[..., Any], Callable[..., Any]]
     user_middleware: list[Any]
@@ -259,7 +262,7 @@ class Application(Protocol):
 
 @contextmanager
 def as_before(app: Application) -> Iterator[None]:
-    """Leave a FastAPI application as it was before the block: its dependency overrides, and its middleware.
+    """Restore the dependency overrides and the middleware of a FastAPI application after the block.
 
     ::
 
@@ -271,7 +274,7 @@ def as_before(app: Application) -> Iterator[None]:
         list(app.user_middleware),
         app.middleware_stack,
     )
-    app.middleware_stack = None  # made anew at the next request, and only until then can middleware be added
+    app.middleware_stack = None  # built again at the next request: middleware can be added only before that
     try:
         yield
     finally:
@@ -281,23 +284,21 @@ def as_before(app: Application) -> Iterator[None]:
         app.middleware_stack = stack
 
 
-def _open(scope: OuterTransaction | None) -> OuterTransaction:
-    if scope is None or scope.over:
-        raise SessionEnded(
-            "sessions are to be had within the block alone: with TestSessionFactory(…) as factory: …"
-        )
-    return scope
+def _open_transaction(transaction: OuterTransaction | None) -> OuterTransaction:
+    if transaction is None or transaction.ended:
+        raise SessionEnded("sessions exist only within the block: with TestSessionFactory(…) as factory: …")
+    return transaction
 
 
-def _options(given: dict[str, Any], scope: OuterTransaction | None) -> dict[str, Any]:
+def _options(given: dict[str, Any], transaction: OuterTransaction | None) -> dict[str, Any]:
     left = {name: value for name, value in given.items() if name not in {"bind", "binds", "twophase"}}
-    info = {**(given.get("info") or {}), SCOPE: _open(scope)}
+    info = {**(given.get("info") or {}), INFO_KEY: _open_transaction(transaction)}
     return {**left, "info": info, "join_transaction_mode": "create_savepoint"}
 
 
 @asynccontextmanager
-async def _awaited(connection: AsyncConnection, block: AbstractContextManager[None]) -> AsyncIterator[None]:
-    """Enter and leave what blocks, the way SQLAlchemy runs blocking code on async drivers."""
+async def _run_block(connection: AsyncConnection, block: AbstractContextManager[None]) -> AsyncIterator[None]:
+    """Run a blocking context manager as SQLAlchemy runs blocking code on async drivers."""
     await connection.run_sync(lambda _: block.__enter__())
     try:
         yield
@@ -305,13 +306,13 @@ async def _awaited(connection: AsyncConnection, block: AbstractContextManager[No
         await connection.run_sync(lambda _: block.__exit__(None, None, None))
 
 
-def _note_loop(_: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+def _record_loop(_: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
     entry.info["loop"] = asyncio.get_running_loop()
 
 
 def _check_loop(_: DBAPIConnection, entry: ConnectionPoolEntry, __: object) -> None:
     if entry.info["loop"] is not asyncio.get_running_loop():
         raise WrongEventLoop(
-            "this pool's connection was opened in another event loop: have fixtures and tests share one (loop_scope), "
-            "or keep no connections (pool_size=0)"
+            "this pooled connection was opened in another event loop: let fixtures and tests share a loop (loop_scope), "
+            "or use no pool (pool_size=0)"
         )

@@ -1,18 +1,18 @@
-"""The map of a database's tables: what refers to what, and in which order rows go in and out.
+"""The tables of a database, their foreign keys, and the order to insert and delete rows.
 
 ::
 
     tables = TableMap.read(engine)
-    tables.insert_order            # ("customer", "order", "order_line"): what is referred to comes first
+    tables.insert_order            # ("customer", "order", "order_line"): referenced tables come first
     tables.cycles                  # (("department", "employee"),)
-    print(tables.mermaid())        # a drawing, for Markdown
+    print(tables.mermaid())        # a diagram, for Markdown
 
-It is read by SQLAlchemy's reflection, from PostgreSQL or SQLite, or made from the ``MetaData`` of declarative models without
-any database. Tables are called what SQLAlchemy calls them: ``order``, or ``audit.event`` in a schema that is not on
-the connection's search path. A partitioned table is one table, and its partitions are known by name only.
+A map is read from PostgreSQL or SQLite by SQLAlchemy's reflection, or created from the ``MetaData`` of declarative models
+without a database. Tables have SQLAlchemy's names: ``order``, or ``audit.event`` in a schema that is not on the
+search path of the connection. A partitioned table is one table. Of its partitions, the map has only the names.
 
-In a circle of tables, a reference that may be null (insert first, refer later) or that is deferrable (checked when the
-transaction ends) is *loose*: the order follows the others. What is left without one is ``unbreakable``.
+In a cycle of tables, a reference is *loose* if it is nullable (insert first, set later) or deferrable (checked at the end of
+the transaction). The order follows the other references. A cycle without any valid order is ``unbreakable``.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Reference:
     """A foreign key.
 
     Attributes:
-        of: the table that has it; of a partition, the partitioned table.
-        to: the table that it refers to, likewise.
-        columns: of the first, in the key's order.
-        referred: of the second, in the same order.
-        nullable: one of its columns may be null, so that it refers to nothing.
-        deferrable: it can be checked when the transaction ends.
-        on_delete: ``CASCADE``, ``SET NULL``, …, or ``None``: rows that are referred to cannot be deleted.
+        of: table that has the foreign key. For a partition, this is the partitioned table.
+        to: table that it refers to. For a partition, this is the partitioned table.
+        columns: columns of the foreign key, in its order.
+        referred: columns that they refer to, in the same order.
+        nullable: true if one of its columns may be null.
+        deferrable: true if it can be checked at the end of the transaction.
+        on_delete: ``CASCADE``, ``SET NULL``, …, or ``None`` if referenced rows cannot be deleted.
     """
 
     of: str
@@ -58,19 +58,19 @@ class Reference:
 
     @property
     def loose(self) -> bool:
-        """Whether rows can be inserted before those that they refer to."""
+        """True if rows can be inserted before the rows that they refer to."""
         return self.nullable or self.deferrable
 
 
 @dataclass(frozen=True, eq=False)
 class TableMap:
-    """Tables and what they refer to.
+    """Tables and their foreign keys.
 
     Attributes:
-        tables: by name, in alphabetical order; SQLAlchemy's own description of each.
-        references: every foreign key between them, also of a table to itself.
-        partitions: the partitioned table that each partition belongs to, by name.
-        views: names of what can be queried, and holds no rows of its own to be written to.
+        tables: SQLAlchemy's ``Table`` of each, by name, in alphabetical order.
+        references: all foreign keys between them, also within one table.
+        partitions: name of the partitioned table of each partition.
+        views: names of views and materialized views.
     """
 
     tables: Mapping[str, Table] = field(repr=False)
@@ -80,24 +80,24 @@ class TableMap:
 
     @classmethod
     def read(cls, target: Target) -> Self:
-        """Read a database's: of every schema that the login may use, without what belongs to extensions.
+        """Read the tables of all schemas that the login may use, except tables of extensions.
 
         Args:
             target: an ``Engine``, a ``Connection`` or a DSN.
 
         Raises:
-            WrongTarget: this is none of those.
+            WrongTarget: the target is of another type.
         """
         return run(target, cls.of_connection)
 
     @classmethod
     async def read_async(cls, target: AsyncTarget) -> Self:
-        """Do what ``read`` does, with an ``AsyncEngine``, an ``AsyncConnection`` or a DSN."""
+        """Read a map as ``read`` does, from an ``AsyncEngine``, an ``AsyncConnection`` or a DSN."""
         return await run_async(target, cls.of_connection)
 
     @classmethod
     def of_connection(cls, connection: Connection) -> Self:
-        """Do what ``read`` does, in an operation that has a connection already."""
+        """Read a map as ``read`` does, on an open connection."""
         inspector, metadata, views = inspect(connection), MetaData(), set[str]()
         postgresql = connection.dialect.name == "postgresql"
         with warnings.catch_warnings():
@@ -106,23 +106,23 @@ class TableMap:
                 metadata.reflect(connection, schema=schema, resolve_fks=False)
                 found = inspector.get_view_names(schema)
                 found += inspector.get_materialized_view_names(schema) if postgresql else []
-                views |= {_key(schema, view) for view in found}
+                views |= {_qualified(schema, view) for view in found}
         partitions = dict[str, str]()
         for row in connection.execute(_SPECIAL) if postgresql else ():
-            name = _key(row.schema, row.name)
+            name = _qualified(row.schema, row.name)
             if row.root is not None:
-                partitions[name] = _key(row.root_schema, row.root)
-            elif name in metadata.tables:  # an extension's
+                partitions[name] = _qualified(row.root_schema, row.root)
+            elif name in metadata.tables:  # the table of an extension
                 metadata.remove(metadata.tables[name])
-        return cls._made(metadata, partitions, frozenset(views))
+        return cls._create(metadata, partitions, frozenset(views))
 
     @classmethod
     def of_metadata(cls, metadata: MetaData) -> Self:
-        """Make it from the ``MetaData`` of models, without any database."""
-        return cls._made(metadata, {}, frozenset())
+        """Create a map from the ``MetaData`` of models, without a database."""
+        return cls._create(metadata, {}, frozenset())
 
     @classmethod
-    def _made(cls, metadata: MetaData, partitions: Mapping[str, str], views: frozenset[str]) -> Self:
+    def _create(cls, metadata: MetaData, partitions: Mapping[str, str], views: frozenset[str]) -> Self:
         every = metadata.tables
         references = {
             _reference(constraint, partitions.get(name, name), partitions.get(to, to))
@@ -139,31 +139,33 @@ class TableMap:
 
     @cached_property
     def insert_order(self) -> tuple[str, ...]:
-        """All tables, those that others refer to first; in a circle, as far as loose references leave a choice."""
-        circle_of = {name: circle for circle in self._circles for name in circle}
+        """All tables, referenced tables first. Within a cycle, loose references are ignored."""
+        component_of = {name: component for component in self._components for name in component}
         needs = {
-            circle: dict.fromkeys(circle_of[to] for name in circle for to in self._refers_to[name])
-            for circle in self._circles
+            component: dict.fromkeys(component_of[to] for name in component for to in self._refers_to[name])
+            for component in self._components
         }
         sorter = TopologicalSorter(
-            {circle: [one for one in needed if one != circle] for circle, needed in needs.items()}
+            {component: [one for one in needed if one != component] for component, needed in needs.items()}
         )
-        return tuple(name for circle in sorter.static_order() for name in self._in_order(circle) or circle)
+        return tuple(
+            name for component in sorter.static_order() for name in self._valid_order(component) or component
+        )
 
     @cached_property
     def delete_order(self) -> tuple[str, ...]:
-        """All tables, those that refer to others first."""
+        """All tables, referring tables first."""
         return self.insert_order[::-1]
 
     @cached_property
     def cycles(self) -> tuple[tuple[str, ...], ...]:
-        """The circles of several tables; every table that can be reached from one and leads back to it is in it."""
-        return tuple(circle for circle in self._circles if len(circle) > 1)
+        """All cycles of several tables. Each has all tables that are reachable from it and lead back to it."""
+        return tuple(component for component in self._components if len(component) > 1)
 
     @cached_property
     def unbreakable(self) -> tuple[tuple[str, ...], ...]:
-        """Those circles that have no order, however loose references are used."""
-        return tuple(circle for circle in self.cycles if self._in_order(circle) is None)
+        """The cycles that have no valid order, even if loose references are ignored."""
+        return tuple(component for component in self.cycles if self._valid_order(component) is None)
 
     @cached_property
     def self_references(self) -> tuple[str, ...]:
@@ -171,34 +173,32 @@ class TableMap:
         return tuple(dict.fromkeys(one.of for one in self.references if one.of == one.to))
 
     def referring(self, names: Collection[str]) -> set[str]:
-        """Other tables that refer to these, directly or not: what a truncation of these would have to take along."""
-        return reached(names, self._referred_by) - set(names)
+        """Return other tables that refer to these, directly or indirectly. A truncation of these would include them."""
+        return reachable(names, self._referred_by) - set(names)
 
     def referred(self, names: Collection[str]) -> set[str]:
-        """Other tables that these refer to, directly or not: whose rows they may need."""
-        return reached(names, self._refers_to) - set(names)
+        """Return other tables that these refer to, directly or indirectly. These may need rows there."""
+        return reachable(names, self._refers_to) - set(names)
 
     def check(self, names: Iterable[str]) -> None:
-        """See that each is a table of this map.
+        """Check that each name is a table of this map.
 
         Raises:
-            UnknownTable: there is none of this name; says which are similar.
-            NotATable: it is a view, or a partition of another.
+            UnknownTable: a table does not exist. The message lists similar names.
+            NotATable: a name is a view or a partition.
         """
         for name in names:
             if name in self.tables:
                 continue
             if name in self.views:
-                raise NotATable(f"{name} is a view: name the tables that it shows")
+                raise NotATable(f"{name} is a view: name the tables of its query")
             if name in self.partitions:
-                raise NotATable(f"{name} is a partition: name the whole, {self.partitions[name]}")
+                raise NotATable(f"{name} is a partition: name its partitioned table, {self.partitions[name]}")
             similar = get_close_matches(name, self.tables, 3) or list(self.tables)[:10]
-            raise UnknownTable(
-                f"there is no table {name!r}; there are {', '.join(similar) or 'no tables at all'}"
-            )
+            raise UnknownTable(f"there is no table {name!r}; there are {', '.join(similar) or 'no tables'}")
 
     def mermaid(self) -> str:
-        """Draw it, as a Mermaid flowchart: arrows lead to what is referred to, dashed ones are loose."""
+        """Draw a Mermaid flowchart, with an arrow to each referenced table. Arrows of loose references are dashed."""
         number = {name: f"t{at}" for at, name in enumerate(self.tables)}
         boxes = [f'  {number[name]}["{name.replace(chr(34), "#quot;")}"]' for name in self.tables]
         arrows = [
@@ -209,33 +209,36 @@ class TableMap:
 
     @cached_property
     def _refers_to(self) -> Mapping[str, list[str]]:
-        return neighbours(self.tables, ((one.of, one.to) for one in self.references))
+        return adjacency(self.tables, ((one.of, one.to) for one in self.references))
 
     @cached_property
     def _referred_by(self) -> Mapping[str, list[str]]:
-        return neighbours(self.tables, ((one.to, one.of) for one in self.references))
+        return adjacency(self.tables, ((one.to, one.of) for one in self.references))
 
     @cached_property
-    def _circles(self) -> tuple[tuple[str, ...], ...]:
-        """Every table is in exactly one, most of them alone."""
-        reach = {name: reached([name], self._refers_to) for name in self.tables}
-        circles = (
+    def _components(self) -> tuple[tuple[str, ...], ...]:
+        """The strongly connected components of the tables. Most of them have one table."""
+        reach = {name: reachable([name], self._refers_to) for name in self.tables}
+        components = (
             tuple(other for other in self.tables if other in reach[name] and name in reach[other])
             for name in self.tables
         )
-        return tuple(dict.fromkeys(circles))
+        return tuple(dict.fromkeys(components))
 
-    def _in_order(self, circle: tuple[str, ...]) -> tuple[str, ...] | None:
-        firm = [one for one in self.references if one.of != one.to and not one.loose]
+    def _valid_order(self, component: tuple[str, ...]) -> tuple[str, ...] | None:
+        strict = [one for one in self.references if one.of != one.to and not one.loose]
         try:
-            needs = {name: [one.to for one in firm if one.of == name and one.to in circle] for name in circle}
+            needs = {
+                name: [one.to for one in strict if one.of == name and one.to in component]
+                for name in component
+            }
             return tuple(TopologicalSorter(needs).static_order())
         except CycleError:
             return None
 
 
-def neighbours(names: Iterable[N], pairs: Iterable[tuple[N, N]]) -> dict[N, list[N]]:
-    """Whom each leads to, in the order of the pairs."""
+def adjacency(names: Iterable[N], pairs: Iterable[tuple[N, N]]) -> dict[N, list[N]]:
+    """Return for each name the names that it is paired with, in the order of the pairs."""
     found: dict[N, list[N]] = {name: [] for name in names}
     for one, other in pairs:
         if other not in found[one]:
@@ -243,11 +246,11 @@ def neighbours(names: Iterable[N], pairs: Iterable[tuple[N, N]]) -> dict[N, list
     return found
 
 
-def reached(names: Collection[N], neighbours: Mapping[N, Collection[N]]) -> set[N]:
-    """These, and all that they lead to."""
+def reachable(names: Collection[N], adjacency: Mapping[N, Collection[N]]) -> set[N]:
+    """Return these names and all names that are reachable from them."""
     found, todo = set(names), list(names)
     while todo:
-        more = set(neighbours[todo.pop()]) - found
+        more = set(adjacency[todo.pop()]) - found
         found |= more
         todo += more
     return found
@@ -265,7 +268,7 @@ def _reference(constraint: ForeignKeyConstraint, of: str, to: str) -> Reference:
     )
 
 
-def _key(schema: str | None, name: str) -> str:
+def _qualified(schema: str | None, name: str) -> str:
     return name if schema is None else f"{schema}.{name}"
 
 
@@ -285,4 +288,4 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND (c.relispartition OR EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 """)
-"""Partitions, and, without a root, tables that belong to extensions."""
+"""Partitions with their root, and tables of extensions without one."""

@@ -1,4 +1,4 @@
-"""Valid rows on demand: realistic, reproducible, with the rows that they refer to, and gone afterwards.
+"""Valid rows on demand: realistic and reproducible, with the rows that they refer to, and deleted afterwards.
 
 ::
 
@@ -6,20 +6,20 @@
         payments = factories.of(Payment, traits={"refunded": {"status": "refunded"}})
         payment = payments.create(amount=Decimal(5))                  # and an account, and its customer
         payments.trait("refunded").sharing("customer").create_many(1000)   # all of one customer
-    # exactly these rows are gone
+    # exactly these rows are deleted
 
-A factory is for a declarative model of SQLAlchemy's, whose instances it gives, or for the name of a table, whose rows it
-gives as dictionaries. What a row takes is read from the database itself: types, lengths, labels, CHECKs, what is unique, and
-what refers to what. Candidates are made by Faker (by the column's name) and by what CHECKs say in their common shapes; then
-PostgreSQL is asked, once for all, which of them keep the CHECKs, whatever those say. Rows are written by COPY.
+A factory creates instances of a declarative SQLAlchemy model, or dictionaries for a table name. It reads the rules for rows
+from the database itself: types, lengths, labels, CHECK constraints, unique constraints and foreign keys. Faker generates
+candidates by the names of columns, and common forms of CHECK constraints restrict them. Then PostgreSQL evaluates all CHECK
+constraints, of any form, in one query for all candidates. Rows are written by COPY.
 
-- A column with a default, and a reference that may be null, is left alone unless it is given.
-- A row that must be referred to is made, one for each row; `DataFactory.sharing` says among how many.
-- The same seed gives the same rows in an equal database, sequences aside.
-- One call makes all its rows or none.
+- A column with a default, or a nullable reference, is set only if a value is given.
+- A row that must be referenced is created, one for each row. `DataFactory.sharing` limits their number.
+- The same seed gives the same rows in an equal database, except for sequences.
+- One call creates all its rows or none.
 
-PostgreSQL alone, by psycopg, psycopg2 or asyncpg. Exclusion constraints and triggers are not foreseen: what they refuse is
-PostgreSQL's own error.
+Only PostgreSQL is supported, with psycopg, psycopg2 or asyncpg. Exclusion constraints and triggers are not considered. If
+they reject a row, the error is PostgreSQL's own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from freshdb.toolkit.factories.builder import (
     Pools,
     RowBuilder,
     UnknownColumn,
-    by_key,
+    join_by_key,
     name_of,
 )
 from freshdb.toolkit.factories.inserts import Row, RowsRefused
@@ -55,16 +55,16 @@ T = TypeVar("T")
 
 
 class Factories:
-    """Makes factories over one database, remembers what they made, and takes it away again.
+    """Creates factories for one database, records their rows, and deletes them again.
 
     Args:
-        target: an engine, a connection or a DSN; an asynchronous one for the calls that are awaited.
-        seed: another seed, other rows.
-        tables: the database's map, if it was read before: reading it takes most of the time.
-        locale: Faker's.
+        target: an engine, a connection or a DSN. Async calls need an async one.
+        seed: seed of the random values.
+        tables: tables of the database, if they were read before. Reading them takes most of the time.
+        locale: locale of Faker.
 
     Raises:
-        WrongTarget: the target is no PostgreSQL.
+        WrongTarget: the database is not PostgreSQL.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Factories:
         locale: str = "en_US",
     ) -> None:
         self._target = target
-        self._maker = RowBuilder(seed, tables, Faker(locale))
-        self._made: list[tuple[str, list[Row]]] = []
+        self._builder = RowBuilder(seed, tables, Faker(locale))
+        self._created: list[tuple[str, list[Row]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -106,15 +106,15 @@ class Factories:
         traits: Mapping[str, Mapping[str, object]] | None = None,
         **values: object,
     ) -> DataFactory[Row] | DataFactory[T]:
-        """Make a factory for a model or a table.
+        """Create a factory for a model or a table.
 
         Args:
-            model: a declarative class, or a table's name (``audit.event`` in another schema).
+            model: a declarative class, or the name of a table (``audit.event`` in another schema).
             traits: sets of values by name, for `DataFactory.trait`.
-            **values: for every row; see `DataFactory.having`.
+            **values: values of every row. See `DataFactory.having`.
 
         Raises:
-            WrongTarget: this is no declarative class.
+            WrongTarget: this is not a declarative class.
         """
         if isinstance(model, str):
             return DataFactory[Row](self, model, None, traits or {}, values)
@@ -122,35 +122,37 @@ class Factories:
             mapper: Mapper[T] = inspect(model)
             table = cast("Table", mapper.local_table).key
         except (NoInspectionAvailable, AttributeError):
-            raise WrongTarget(f"{model!r} is no declarative model: give one, or a table's name") from None
+            raise WrongTarget(
+                f"{model!r} is not a declarative model: pass one, or the name of a table"
+            ) from None
         return DataFactory[T](self, table, mapper, traits or {}, values)
 
     def clean(self) -> None:
-        """Delete exactly the rows that were made here and not deleted since, those that refer to others first."""
-        if self._made:
+        """Delete exactly the rows that these factories created and that still exist, referring rows first."""
+        if self._created:
             run(cast("Target", self._target), self._clean)
-            self._made.clear()
+            self._created.clear()
 
     async def clean_async(self) -> None:
-        """Do what `clean` does, on an asynchronous target."""
-        if self._made:
+        """Delete rows as `clean` does, on an async target."""
+        if self._created:
             await run_async(cast("AsyncTarget", self._target), self._clean)
-            self._made.clear()
+            self._created.clear()
 
     def _clean(self, connection: Connection) -> None:
-        for name in self._maker.map(connection).delete_order:
-            rows = [row for table, made in self._made if table == name for row in made]
+        for name in self._builder.map(connection).delete_order:
+            rows = [row for table, created in self._created if table == name for row in created]
             if rows:
-                known = self._maker.knowledge(connection, name)
-                made, condition, keys = by_key(known.facts, rows)
-                table = name_of(connection, known.table)
-                connection.execute(text(f"DELETE FROM {table} AS t USING {made} WHERE {condition}"), keys)
+                table_values = self._builder.table_values(connection, name)
+                join, condition, keys = join_by_key(table_values.catalog, rows)
+                table = name_of(connection, table_values.definition)
+                connection.execute(text(f"DELETE FROM {table} AS t USING {join} WHERE {condition}"), keys)
 
 
 class DataFactory(Generic[T]):
-    """Makes rows of one table; `Factories.of` gives one.
+    """Creates rows of one table. `Factories.of` returns it.
 
-    A factory never changes: `having`, `trait` and `sharing` give another one.
+    A factory is immutable: `having`, `trait` and `sharing` return a new one.
     """
 
     def __init__(
@@ -172,18 +174,18 @@ class DataFactory(Generic[T]):
         self._pools = pools if pools is not None else {}
 
     def having(self, **values: object) -> DataFactory[T]:
-        """Give values by the names of columns or of a model's attributes.
+        """Set values by the names of columns or of a model's attributes.
 
-        A row to refer to is given by the name of the relationship, of the column without ``_id``, or of the other table.
-        A function is called with the row made so far, as a dictionary of columns; an iterator gives one value to each row.
+        A referenced row is set by the name of the relationship, of the column without ``_id``, or of the other table.
+        A function is called with the row so far, as a dictionary of columns. An iterator provides one value for each row.
         """
         return self._with(values={**self._values, **values})
 
     def trait(self, *names: str) -> DataFactory[T]:
-        """Give the values of these traits; the last one wins.
+        """Set the values of these traits. The last one wins.
 
         Raises:
-            UnknownColumn: there is no such trait.
+            UnknownColumn: a trait does not exist.
         """
         chosen = self
         for name in names:
@@ -195,72 +197,73 @@ class DataFactory(Generic[T]):
         return chosen
 
     def sharing(self, *tables: str, among: int = 1) -> DataFactory[T]:
-        """Let all rows that this factory makes, and those made for them, refer to the same `among` rows of these tables."""
+        """Let all rows of this factory, and the rows that they refer to, share `among` rows of these tables."""
         return self._with(shares={**self._shares, **dict.fromkeys(tables, among)}, pools=dict(self._pools))
 
     def create(self, **values: object) -> T:
-        """Make one row; see `create_many`."""
+        """Create one row. See `create_many`."""
         return self.create_many(1, **values)[0]
 
     def create_many(self, number: int, **values: object) -> list[T]:
-        """Make rows, and those that they refer to; give them as they are in the database now.
+        """Create rows, and the rows that they refer to, and return them as they are in the database.
 
         Raises:
-            NoValue: a column or a CHECK for which no valid value was found.
-            UnknownColumn: a value was given for something that the table does not have.
-            RowsRefused: PostgreSQL's own refusal of what was given.
-            UnknownTable: there is no such table; `NotATable`: it is a view or a partition.
-            CircularTables: rows would have to be there before each other.
-            ToolkitError: a table without a primary key.
+            NoValue: no valid value was found for a column or a CHECK.
+            UnknownColumn: a value was given for a column that does not exist.
+            RowsRefused: PostgreSQL rejected a given value.
+            UnknownTable: a table does not exist.
+            NotATable: a table is a view or a partition.
+            CircularTables: rows refer to each other in a cycle.
+            ToolkitError: a table has no primary key.
         """
         call = self._call()
         target = cast("Target", self._factories._target)
-        return self._done(run(target, lambda it: self._make(it, number, values, call)), call)
+        return self._record(run(target, lambda it: self._create(it, number, values, call)), call)
 
     async def create_async(self, **values: object) -> T:
-        """Do what `create` does, on an asynchronous target."""
+        """Create one row as `create` does, on an async target."""
         return (await self.create_many_async(1, **values))[0]
 
     async def create_many_async(self, number: int, **values: object) -> list[T]:
-        """Do what `create_many` does, on an asynchronous target."""
+        """Create rows as `create_many` does, on an async target."""
         call = self._call()
         target = cast("AsyncTarget", self._factories._target)
-        return self._done(await run_async(target, lambda it: self._make(it, number, values, call)), call)
+        return self._record(await run_async(target, lambda it: self._create(it, number, values, call)), call)
 
-    def _with(self, **changes: Any) -> DataFactory[T]:  # noqa: ANN401 - three of the constructor's arguments
+    def _with(self, **changes: Any) -> DataFactory[T]:  # noqa: ANN401 - three arguments of the constructor
         now = {"values": self._values, "shares": self._shares, "pools": self._pools}
         return DataFactory[T](self._factories, self._table, self._mapper, self._traits, **(now | changes))
 
     def _call(self) -> BuilderCall:
         return BuilderCall(self._shares, dict(self._pools), (self._table,))
 
-    def _done(self, made: list[T], call: BuilderCall) -> list[T]:
-        """Only now that it is in the database."""
-        self._factories._made += call.made
+    def _record(self, created: list[T], call: BuilderCall) -> list[T]:
+        """Record the rows of a call that has succeeded."""
+        self._factories._created += call.created
         self._pools.update(call.pools)
-        return made
+        return created
 
-    def _make(
+    def _create(
         self, connection: Connection, number: int, values: Mapping[str, object], call: BuilderCall
     ) -> list[T]:
         if number < 1:
-            raise ValueError(f"number: at least 1 row can be made, not {number}")
-        maker = self._factories._maker
-        tables = maker.map(connection)
+            raise ValueError(f"number must be at least 1, not {number}")
+        builder = self._factories._builder
+        tables = builder.map(connection)
         tables.check([self._table, *self._shares])
-        strangers = self._shares.keys() - tables.referred([self._table])
-        if strangers:
+        unrelated = self._shares.keys() - tables.referred([self._table])
+        if unrelated:
             raise UnknownColumn(
-                f"{self._table} does not refer to {', '.join(strangers)}, so nothing of it can be shared"
+                f"{self._table} does not refer to {', '.join(unrelated)}, so these rows cannot be shared"
             )
         given: dict[str, object] = {}
         for key, value in {**self._values, **values}.items():
-            given |= self._columns(connection, tables, key, value)
-        rows = maker.make(connection, self._table, number, given, call)
-        known = maker.knowledge(connection, self._table)
-        made, condition, keys = by_key(known.facts, rows)
+            given |= self._column_values(connection, tables, key, value)
+        rows = builder.build(connection, self._table, number, given, call)
+        table_values = builder.table_values(connection, self._table)
+        join, condition, keys = join_by_key(table_values.catalog, rows)
         statement = text(
-            f"SELECT t.* FROM {name_of(connection, known.table)} AS t JOIN {made} ON {condition} ORDER BY made.n"
+            f"SELECT t.* FROM {name_of(connection, table_values.definition)} AS t JOIN {join} ON {condition} ORDER BY wanted.n"
         )
         if self._mapper is None:
             return [cast("T", dict(row)) for row in connection.execute(statement, keys).mappings()]
@@ -269,14 +272,14 @@ class DataFactory(Generic[T]):
             session.expunge_all()
         return list(found)
 
-    def _columns(
+    def _column_values(
         self, connection: Connection, tables: TableMap, key: str, value: object
     ) -> dict[str, object]:
-        """What was given, by columns."""
+        """Return a given value by columns."""
         columns = tables.tables[self._table].columns
         if self._mapper is not None and key in self._mapper.columns:
             column = self._mapper.columns[key]
-            return {column.name: _each(value, lambda one: _bound(connection, column, one))}
+            return {column.name: _apply(value, lambda one: _bind(connection, column, one))}
         if key in columns:
             return {key: value}
         related = self._mapper.relationships.get(key) if self._mapper is not None else None
@@ -288,7 +291,7 @@ class DataFactory(Generic[T]):
             if reference.of == self._table and named:
                 copies = tee(value, len(reference.columns)) if isinstance(value, Iterator) else repeat(value)
                 return {
-                    column: _each(one, partial(_attribute, referred))
+                    column: _apply(one, partial(_attribute, referred))
                     for column, referred, one in zip(
                         reference.columns, reference.referred, copies, strict=False
                     )
@@ -296,7 +299,7 @@ class DataFactory(Generic[T]):
         raise UnknownColumn(f"{self._table} has no column {key!r}; it has {', '.join(columns.keys())}")
 
 
-def _each(value: object, change: Callable[[Any], object]) -> object:
+def _apply(value: object, change: Callable[[Any], object]) -> object:
     if isinstance(value, Iterator):
         return map(change, value)
     if callable(value):
@@ -304,15 +307,15 @@ def _each(value: object, change: Callable[[Any], object]) -> object:
     return change(value)
 
 
-def _attribute(column: str, of: Any) -> object:  # noqa: ANN401 - a row of either kind
+def _attribute(column: str, of: Any) -> object:  # noqa: ANN401 - a mapping or an instance
     if of is None or isinstance(of, Mapping):
         return None if of is None else of[column]
     mapper = inspect(type(of))
     return getattr(of, mapper.get_property_by_column(mapper.local_table.columns[column]).key)
 
 
-def _bound(connection: Connection, column: Column[Any], value: object) -> object:
-    """As the model's own type sends it."""
+def _bind(connection: Connection, column: Column[Any], value: object) -> object:
+    """Convert a value as the model's own type does."""
     if isinstance(column.type, TypeDecorator):
         return column.type.process_bind_param(value, connection.dialect)
     enum = isinstance(column.type, EnumType)

@@ -1,4 +1,4 @@
-"""What PostgreSQL says about the rows that a table takes: types, lengths, labels, defaults, checks, what is unique."""
+"""The rules of PostgreSQL's catalogs for the rows of a table: types, lengths, labels, defaults, CHECKs and unique keys."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Check:
     """A CHECK constraint, of a table or of a domain.
 
     Attributes:
-        columns: those that it speaks of.
-        expression: SQL, with the columns' names.
+        columns: columns in the expression.
+        expression: SQL with the names of the columns.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Column:
     """A column.
 
     Attributes:
-        declared: its type as written, for casts.
-        type: the same, or what a domain is made of, without limits: ``character varying``, ``numeric``, ``integer[]``.
+        declared: type as it is declared, for casts.
+        type: this type, or the base type of a domain, without limits: ``character varying``, ``numeric``, ``integer[]``.
         limits: length, or precision and scale.
-        labels: of an enum.
-        fills_itself: has a default, or is an identity.
-        sequence: where its default comes from, as a quoted name.
+        labels: labels of an enum.
+        has_default: true for a column with a default or an identity.
+        sequence: quoted name of the sequence of its default.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Column:
     limits: tuple[int, ...]
     labels: tuple[str, ...]
     nullable: bool
-    fills_itself: bool
+    has_default: bool
     sequence: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class TableCatalog:
-    """One table. Generated columns are left out: nobody writes them.
+    """The rules of one table, without generated columns, which cannot be written.
 
     Attributes:
-        key: the primary key's columns.
-        uniques: sets of columns that are unique together, the primary key among them.
-        checks: of the table, its domains, and, if it is partitioned, of what its partitions hold between them.
+        key: columns of the primary key.
+        uniques: sets of columns that are unique together, including the primary key.
+        checks: constraints of the table, of its domains, and of the partitions of a partitioned table.
     """
 
     columns: dict[str, Column]
@@ -63,8 +63,8 @@ class TableCatalog:
     checks: tuple[Check, ...]
 
 
-def read_facts(connection: Connection, schema: str | None, table: str) -> TableCatalog:
-    """Read one table's, in two round trips."""
+def read_catalog(connection: Connection, schema: str | None, table: str) -> TableCatalog:
+    """Read the rules of one table, in two round trips."""
     name = {"schema": schema, "table": table}
     columns: dict[str, Column] = {}
     checks: list[Check] = []
@@ -78,7 +78,7 @@ def read_facts(connection: Connection, schema: str | None, table: str) -> TableC
             tuple(int(one) for one in limits.group(1).split(",")) if limits else (),
             tuple(row.labels or ()),
             row.nullable,
-            row.fills_itself,
+            row.has_default,
             row.sequence,
         )
         quoted = '"' + row.name.replace('"', '""') + '"'
@@ -88,12 +88,10 @@ def read_facts(connection: Connection, schema: str | None, table: str) -> TableC
         ]
     key: tuple[str, ...] = ()
     uniques: list[tuple[str, ...]] = []
-    for row in connection.execute(_RULES, name):
+    for row in connection.execute(_CONSTRAINTS, name):
         named = tuple(column for column in columns if column in row.columns)
         if row.kind == "check":
-            if len(named) == len(
-                row.columns
-            ):  # else it speaks of generated columns, which nobody can ask about
+            if len(named) == len(row.columns):  # otherwise it has generated columns, which cannot be checked
                 checks.append(Check(row.name, named, row.expression))
             continue
         named += tuple(
@@ -105,24 +103,25 @@ def read_facts(connection: Connection, schema: str | None, table: str) -> TableC
     return TableCatalog(columns, key, tuple(uniques), tuple(checks))
 
 
-def failing(
+def failing_rows(
     connection: Connection,
-    facts: TableCatalog,
+    catalog: TableCatalog,
     checks: Sequence[Check],
     rows: Sequence[Sequence[str | None]],
     columns: Sequence[str],
 ) -> dict[Check, set[int]]:
-    """Ask PostgreSQL which of these rows break which checks: their numbers."""
+    """Return the numbers of the rows that violate each check, as PostgreSQL evaluates it."""
     casts = ", ".join(
-        f"CAST(v{at} AS {facts.columns[name].declared}) AS {quoted(name)}" for at, name in enumerate(columns)
+        f"CAST(v{at} AS {catalog.columns[name].declared}) AS {quoted(name)}"
+        for at, name in enumerate(columns)
     )
     values = ", ".join(f"CAST(:v{at} AS text[])" for at in range(len(columns)))
     names = ", ".join(f"v{at}" for at in range(len(columns)))
-    verdicts = ", ".join(
+    results = ", ".join(
         f"array_agg(n) FILTER (WHERE ({_escaped(check.expression)}) IS FALSE)" for check in checks
     )
     statement = text(
-        f"SELECT {verdicts} FROM (SELECT n - 1 AS n, {casts} "
+        f"SELECT {results} FROM (SELECT n - 1 AS n, {casts} "
         f"FROM unnest({values}) WITH ORDINALITY AS given({names}, n)) AS candidate"
     )
     given = {f"v{at}": [row[at] for row in rows] for at in range(len(columns))}
@@ -131,7 +130,7 @@ def failing(
 
 
 def quoted(name: str) -> str:
-    """As an identifier in SQL text of SQLAlchemy's."""
+    """Quote an identifier for SQLAlchemy's ``text``."""
     return '"' + _escaped(name.replace('"', '""')) + '"'
 
 
@@ -143,7 +142,7 @@ _COLUMNS: Final = text(r"""
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS declared,
        format_type(b.oid, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END) AS type,
        NOT (a.attnotnull OR t.typnotnull) AS nullable,
-       d.adbin IS NOT NULL OR a.attidentity <> '' AS fills_itself,
+       d.adbin IS NOT NULL OR a.attidentity <> '' AS has_default,
        coalesce(pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname),
                 substring(pg_get_expr(d.adbin, d.adrelid) FROM 'nextval\(''(.+)''\:\:regclass\)')) AS sequence,
        (SELECT array_agg(enumlabel\:\:text ORDER BY enumsortorder) FROM pg_enum
@@ -159,7 +158,7 @@ WHERE n.nspname = coalesce(:schema, current_schema()) AND c.relname = :table
 ORDER BY a.attnum
 """)
 
-_RULES: Final = text(r"""
+_CONSTRAINTS: Final = text(r"""
 WITH it AS (SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = coalesce(:schema, current_schema()) AND c.relname = :table)
 SELECT 'check' AS kind, k.conname\:\:text AS name, pg_get_expr(k.conbin, k.conrelid) AS expression,

@@ -1,4 +1,4 @@
-"""Rows as PostgreSQL reads them, and COPY by whichever driver the connection has."""
+"""Rows in PostgreSQL's text format, and COPY with the driver of the connection."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sqlalchemy.util import await_only
 from freshdb.toolkit.errors import ToolkitError, WrongTarget
 
 Row = dict[str, Any]
-"""A row, by its columns' names."""
+"""A row, by the names of its columns."""
 
 _DRIVERS: Final = ("asyncpg", "psycopg", "psycopg2")
-_ESCAPED: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 class RowsRefused(ToolkitError):
-    """PostgreSQL did not take rows: a value that was given breaks a rule of the table."""
+    """PostgreSQL rejected rows, because a given value violates a constraint of the table."""
 
 
 def as_text(value: object, kind: str) -> str | None:
-    """A value as PostgreSQL reads it as text; `kind` is the column's type."""
+    """Format a value as PostgreSQL's text, for a column of the type `kind`."""
     match value:
         case None | str():
             return json.dumps(value) if kind.startswith("json") and value is not None else value
@@ -39,7 +39,7 @@ def as_text(value: object, kind: str) -> str | None:
         case date() | time():
             return value.isoformat()
         case timedelta():
-            return f"{value.total_seconds():.6f} seconds"  # no exponent, which PostgreSQL would not read
+            return f"{value.total_seconds():.6f} seconds"  # without an exponent, which PostgreSQL does not accept
         case list() | tuple():
             return "{" + ",".join(_item(as_text(one, kind.removesuffix("[]"))) for one in value) + "}"
         case Enum():
@@ -49,21 +49,21 @@ def as_text(value: object, kind: str) -> str | None:
 
 
 def copy_rows(connection: Connection, table: Table, columns: Mapping[str, str], rows: Sequence[Row]) -> None:
-    """Write all rows by one COPY.
+    """Insert all rows by one COPY.
 
     Args:
-        connection: inside a transaction.
-        table: where to.
-        columns: name and type of those that the rows have.
-        rows: with at least these columns.
+        connection: connection with a transaction.
+        table: table of the rows.
+        columns: names and types of the columns to insert.
+        rows: rows with at least these columns.
 
     Raises:
-        WrongTarget: the connection's driver has no COPY that we know.
-        RowsRefused: PostgreSQL did not take them.
+        WrongTarget: COPY is not supported for the driver of the connection.
+        RowsRefused: PostgreSQL rejected the rows.
     """
     driver = connection.dialect.driver
     if driver not in _DRIVERS:
-        raise WrongTarget(f"factories write by COPY, with {' or '.join(_DRIVERS)}, not {driver}")
+        raise WrongTarget(f"factories insert by COPY, with {' or '.join(_DRIVERS)}, not {driver}")
     data = "".join(
         "\t".join(_field(as_text(row[name], kind)) for name, kind in columns.items()) + "\n" for row in rows
     )
@@ -80,7 +80,7 @@ def _copy(connection: Connection, table: Table, columns: list[str], data: str) -
     raw: Any = connection.connection.driver_connection
     match connection.dialect.driver, connection.dialect.is_async:
         case "psycopg", True:
-            await_only(_copy_awaiting(raw, statement, data))
+            await_only(_copy_async(raw, statement, data))
         case "psycopg", False:
             with raw.cursor() as cursor, cursor.copy(statement) as copy:
                 copy.write(data)
@@ -95,7 +95,7 @@ def _copy(connection: Connection, table: Table, columns: list[str], data: str) -
 
 
 class _Source:
-    """What asyncpg reads from."""
+    """An asynchronous source of data for asyncpg."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -104,13 +104,13 @@ class _Source:
         yield self._data
 
 
-async def _copy_awaiting(raw: Any, statement: str, data: str) -> None:  # noqa: ANN401 - psycopg.AsyncConnection
+async def _copy_async(raw: Any, statement: str, data: str) -> None:  # noqa: ANN401 - psycopg.AsyncConnection
     async with raw.cursor() as cursor, cursor.copy(statement) as copy:
         await copy.write(data)
 
 
 def _field(value: str | None) -> str:
-    return "\\N" if value is None else value.translate(_ESCAPED)
+    return "\\N" if value is None else value.translate(_ESCAPES)
 
 
 def _item(value: str | None) -> str:

@@ -1,6 +1,6 @@
-"""Values for one column: by what its checks say, by its name where it is text, by its type and limits.
+"""Generated values for one column, by its checks, its name (for text), its type and its limits.
 
-These are candidates: they fit the type; whether they keep the checks, PostgreSQL is asked.
+The values are candidates: they fit the type, and PostgreSQL decides whether they satisfy the checks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rstr import Rstr
 
 from freshdb.toolkit.factories.catalog import Check, Column
 
-Make = Callable[[], object]
+Generator = Callable[[], object]
 
 _NOW: Final = datetime(2025, 1, 1, tzinfo=UTC)
-"""Times are around this one, whenever they are made: a seed gives the same rows on every day."""
+"""Generated times are near this constant, so that a seed gives the same rows on every day."""
 _YEAR_SECONDS: Final = 365 * 24 * 3600
-_STEMS: Final = 100
-_TRIES: Final = 20
+_MAX_BASES: Final = 100
+_MAX_ATTEMPTS: Final = 20
 _WIDTH: Final = 1000
-_WORDS: Final[Sequence[tuple[str, str]]] = (
+_FAKER_METHODS: Final[Sequence[tuple[str, str]]] = (
     (r"e?mail", "safe_email"),
     (r"first_?name|given_?name|forename", "first_name"),
     (r"last_?name|family_?name|surname", "last_name"),
@@ -54,7 +54,7 @@ _WORDS: Final[Sequence[tuple[str, str]]] = (
     (r"description|notes?|comment|body|message|reason|text", "sentence"),
     (r"(full_?)?name|author|owner|holder|contact", "name"),
 )
-_CODE: Final = re.compile(r"(^|_)(code|sku|number|no|ref|reference|key|token|hash|barcode|ean)$")
+_CODE_NAME: Final = re.compile(r"(^|_)(code|sku|number|no|ref|reference|key|token|hash|barcode|ean)$")
 _LITERAL: Final = re.compile(r"'((?:[^']|'')*)'")
 _MATCHES: Final = re.compile(r" (~|~~) '((?:[^']|'')*)'")
 _NUMBER: Final = r"\(?'?(-?\d+(?:\.\d+)?)'?\)?"
@@ -63,13 +63,13 @@ _SIZES: Final = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 
 
 
 class Values:
-    """A column's candidates, drawn by a seed.
+    """Candidates for a column, generated from a seed.
 
     Args:
-        column: whose.
-        checks: those that speak of this column alone.
-        seed: the same seed, the same values.
-        faker: reseeded for each draw.
+        column: column of the values.
+        checks: CHECK constraints on this column only.
+        seed: seed of the values.
+        faker: generator of realistic text, which gets a seed for each draw.
     """
 
     def __init__(self, column: Column, checks: Sequence[Check], seed: str, faker: Faker) -> None:
@@ -78,25 +78,25 @@ class Values:
         self._faker = faker
         self._seed = seed
         self._draws = 0
-        self._said = " AND ".join(check.expression for check in checks)
-        self._made = 0
-        self._stems: list[str] = []
-        self._one = self._element()
+        self._check_text = " AND ".join(check.expression for check in checks)
+        self._distinct_count = 0
+        self._bases: list[str] = []
+        self._generate = self._generator()
 
     @property
     def possible(self) -> bool:
-        """Whether values of this type can be made at all."""
-        return self._one is not None
+        """True if values of this type can be generated."""
+        return self._generate is not None
 
     def draw(self, number: int) -> list[object]:
-        """So many candidates, some of them alike."""
+        """Return `number` candidates, some of which may be equal."""
         self._reseed()
-        return [] if self._one is None else [self._one() for _ in range(number)]
+        return [] if self._generate is None else [self._generate() for _ in range(number)]
 
     def draw_distinct(self, number: int) -> list[object]:
-        """So many, which differ from each other and from all that were drawn so before, as far as the type has room."""
+        """Return `number` candidates that differ from each other and from all earlier ones, as far as the type allows."""
         self._reseed()
-        return [] if self._one is None else [self._distinct(self._one) for _ in range(number)]
+        return [] if self._generate is None else [self._next_distinct(self._generate) for _ in range(number)]
 
     def _reseed(self) -> None:
         self._draws += 1
@@ -104,22 +104,22 @@ class Values:
 
     # Kinds of values
 
-    def _element(self) -> Make | None:
+    def _generator(self) -> Generator | None:
         random, column = self._random, self.column
         if column.type.endswith("[]"):
             inner = Column(
                 column.name, "", column.type[:-2], column.limits, column.labels, False, False, None
             )
-            element = Values(inner, (), random.random().hex(), self._faker)._one
+            element = Values(inner, (), random.random().hex(), self._faker)._generate
             return None if element is None else lambda: [element() for _ in range(random.randint(1, 3))]
         if column.labels:
             return lambda: random.choice(column.labels)
-        listed = self._listed()
-        if listed:
-            return lambda: random.choice(listed)
+        allowed = self._allowed_values()
+        if allowed:
+            return lambda: random.choice(allowed)
         if column.type in _TEXTS:
             return self._text()
-        makes: dict[str, Make] = {
+        generators: dict[str, Generator] = {
             "boolean": lambda: bool(random.getrandbits(1)),
             "uuid": lambda: UUID(int=random.getrandbits(128), version=4),
             "date": lambda: self._instant().date(),
@@ -141,14 +141,14 @@ class Values:
         if column.type in _SIZES:
             low, high = (int(one) for one in self._bounds(1, 1000))
             return lambda: random.randint(low, min(high, _SIZES[column.type]))
-        return makes.get(column.type)
+        return generators.get(column.type)
 
-    def _distinct(self, make: Make) -> object:
-        number, self._made = self._made, self._made + 1
+    def _next_distinct(self, generate: Generator) -> object:
+        number, self._distinct_count = self._distinct_count, self._distinct_count + 1
         kind = self.column.type
-        listed = self.column.labels or self._listed()
-        if listed and not kind.endswith("[]"):
-            return listed[number % len(listed)]
+        allowed = self.column.labels or self._allowed_values()
+        if allowed and not kind.endswith("[]"):
+            return allowed[number % len(allowed)]
         if kind in _SIZES:
             return int(self._bounds(1, _SIZES[kind])[0]) + number
         if kind == "numeric":
@@ -157,48 +157,52 @@ class Values:
         if kind == "date":
             return _NOW.date() + timedelta(days=number)
         if kind.startswith("timestamp"):
-            made = _NOW + timedelta(seconds=number)
-            return made if kind.endswith("with time zone") else made.replace(tzinfo=None)
+            instant = _NOW + timedelta(seconds=number)
+            return instant if kind.endswith("with time zone") else instant.replace(tzinfo=None)
         if kind not in _TEXTS or self._pattern() is not None:
-            return make()
-        if len(self._stems) < _STEMS:
-            self._stems.append(str(make()))
-        name, at, rest = self._stems[number % len(self._stems)].partition("@")
+            return generate()
+        if len(self._bases) < _MAX_BASES:
+            self._bases.append(str(generate()))
+        name, at, rest = self._bases[number % len(self._bases)].partition("@")
         longest = self._lengths()[1]
         tail = f"{'.' if at else ' ' if ' ' in name else '-'}{number}{at}{rest}"
         if len(tail) * 2 > longest:
-            return _in_letters(number, self._lengths())
+            return _letters(number, self._lengths())
         return name[: longest - len(tail)] + tail
 
-    def _text(self) -> Make:
+    def _text(self) -> Generator:
         pattern, (shortest, longest) = self._pattern(), self._lengths()
         random = self._random
         name = self.column.name.lower()
-        words = next((how for what, how in _WORDS if re.search(rf"(^|_)({what})(_|$)", name)), None)
+        method = next(
+            (one for pattern, one in _FAKER_METHODS if re.search(rf"(^|_)({pattern})(_|$)", name)), None
+        )
 
-        def making() -> str:
-            if words is not None:
-                made = str(getattr(self._faker, words)())
-            elif _CODE.search(name):
-                made = self._faker.bothify("???-#####").upper()
+        def from_name() -> str:
+            if method is not None:
+                text = str(getattr(self._faker, method)())
+            elif _CODE_NAME.search(name):
+                text = self._faker.bothify("???-#####").upper()
             else:
-                made = " ".join(self._faker.words(2))
-            made = made[:longest].rstrip() or made[:longest]
-            return made + "".join(random.choices(string.ascii_lowercase, k=max(0, shortest - len(made))))
+                text = " ".join(self._faker.words(2))
+            text = text[:longest].rstrip() or text[:longest]
+            return text + "".join(random.choices(string.ascii_lowercase, k=max(0, shortest - len(text))))
 
         if pattern is None:
-            return making
+            return from_name
         strings = Rstr(random)
 
-        def matching() -> str:
-            made = ""
-            for _ in range(_TRIES):
-                made = str(strings.xeger(pattern))
-                if shortest <= len(made) <= longest:
+        def from_pattern() -> str:
+            text = ""
+            for _ in range(_MAX_ATTEMPTS):
+                text = str(strings.xeger(pattern))
+                if shortest <= len(text) <= longest:
                     break
-            return made[:longest]
+            return text[:longest]
 
-        return matching if words is None else lambda: making() if random.getrandbits(1) else matching()
+        if method is None:
+            return from_pattern
+        return lambda: from_name() if random.getrandbits(1) else from_pattern()
 
     def _decimal(self) -> Decimal:
         precision, scale = (*self.column.limits, 0)[:2] if self.column.limits else (12, 2)
@@ -210,39 +214,41 @@ class Values:
     def _instant(self) -> datetime:
         name = self.column.name.lower()
         years = 20 + self._random.randrange(50) if re.search("birth|born", name) else 0
-        moments = [
+        times = [
             datetime.fromisoformat(one)
-            for one in _LITERAL.findall(self._said)
+            for one in _LITERAL.findall(self._check_text)
             if re.match(r"\d{4}-\d\d-\d\d", one)
         ]
-        if moments:  # a check, or partitions, speak of times: stay near them
-            near = self._random.choice(moments)
+        if times:  # use times near those of the checks and partitions
+            near = self._random.choice(times)
             near = near if near.tzinfo else near.replace(tzinfo=UTC)
             return near + timedelta(
                 days=self._random.choice((0, 1, -1, 10, -10, 1000, -1000)) * self._random.random()
             )
         return _NOW - timedelta(days=365 * years, seconds=self._random.randrange(_YEAR_SECONDS))
 
-    # What the checks say
+    # Limits by the checks
 
-    def _listed(self) -> list[object]:
-        """The values that a list or an equality names, if all is said by that."""
-        if self.column.type in _TEXTS and re.search(r"= (ANY|')", self._said):
-            return list(dict.fromkeys(one.replace("''", "'") for one in _LITERAL.findall(self._said)))
-        numbers = re.search(r"ANY \(+ARRAY\[([^\]]+)\]", self._said) if self.column.type in _SIZES else None
+    def _allowed_values(self) -> list[object]:
+        """Return the values of an ``IN`` list or an equality, if the checks have one."""
+        if self.column.type in _TEXTS and re.search(r"= (ANY|')", self._check_text):
+            return list(dict.fromkeys(one.replace("''", "'") for one in _LITERAL.findall(self._check_text)))
+        numbers = (
+            re.search(r"ANY \(+ARRAY\[([^\]]+)\]", self._check_text) if self.column.type in _SIZES else None
+        )
         return [int(one) for one in re.findall(r"-?\d+", numbers.group(1))] if numbers else []
 
     def _bounds(self, low: float, high: float) -> tuple[float, float]:
-        """The range that comparisons with numbers leave; as given, where they say nothing."""
+        """Return the range of comparisons with numbers, or the given range without such comparisons."""
         lowest, highest = None, None
         step = 1 if self.column.type in _SIZES else Decimal("0.01")
-        said = re.sub(r"::[a-z ]+(\([\d,]+\))?", "", self._said)
+        checks = re.sub(r"::[a-z ]+(\([\d,]+\))?", "", self._check_text)
         name = rf'\(?"?{re.escape(self.column.name)}"?\)?'
-        for sign, value in re.findall(rf"{name} (>=|>|<=|<) {_NUMBER}", said):
-            lowest, highest = _narrowed(lowest, highest, sign, value, step)
-        turned = {">": "<", "<": ">", ">=": "<=", "<=": ">="}
-        for value, sign in re.findall(rf"{_NUMBER} (>=|>|<=|<) {name}", said):
-            lowest, highest = _narrowed(lowest, highest, turned[sign], value, step)
+        for sign, value in re.findall(rf"{name} (>=|>|<=|<) {_NUMBER}", checks):
+            lowest, highest = _narrow(lowest, highest, sign, value, step)
+        reversed_signs = {">": "<", "<": ">", ">=": "<=", "<=": ">="}
+        for value, sign in re.findall(rf"{_NUMBER} (>=|>|<=|<) {name}", checks):
+            lowest, highest = _narrow(lowest, highest, reversed_signs[sign], value, step)
         if lowest is None and highest is None:
             return low, high
         if lowest is None:
@@ -250,13 +256,13 @@ class Values:
             return (low if low < high else high - _WIDTH), high
         if highest is None:
             return float(lowest), max(high, float(lowest) + _WIDTH)
-        if lowest > highest:  # either … or: near both
+        if lowest > highest:  # alternatives (OR): use values near both
             return float(highest) - _WIDTH, float(lowest) + _WIDTH
         return float(lowest), float(highest)
 
     def _lengths(self) -> tuple[int, int]:
         shortest, longest = 0, self.column.limits[0] if self.column.limits else 10_000
-        for sign, value in re.findall(r"length\([^<>=]+ (>=|>|<=|<|=) (\d+)", self._said):
+        for sign, value in re.findall(r"length\([^<>=]+ (>=|>|<=|<|=) (\d+)", self._check_text):
             number = int(value)
             if sign in {">=", ">", "="}:
                 shortest = max(shortest, number + (sign == ">"))
@@ -265,7 +271,7 @@ class Values:
         return shortest, longest
 
     def _pattern(self) -> str | None:
-        found = _MATCHES.search(self._said)
+        found = _MATCHES.search(self._check_text)
         if found is None:
             return None
         pattern = found.group(2).replace("''", "'")
@@ -274,7 +280,7 @@ class Values:
         return "".join({"%": "[a-z]{1,8}", "_": "[a-z]"}.get(one, re.escape(one)) for one in pattern)
 
 
-def _narrowed(
+def _narrow(
     low: Decimal | None, high: Decimal | None, sign: str, text: str, step: Decimal | int
 ) -> tuple[Decimal | None, Decimal | None]:
     value = Decimal(text)
@@ -285,9 +291,9 @@ def _narrowed(
     return low, (value if high is None else min(high, value))
 
 
-def _in_letters(number: int, lengths: tuple[int, int]) -> str:
-    made = ""
-    while number or not made:
+def _letters(number: int, lengths: tuple[int, int]) -> str:
+    text = ""
+    while number or not text:
         number, digit = divmod(number, 26)
-        made = string.ascii_uppercase[digit] + made
-    return made.rjust(min(lengths[1], max(lengths[0], 1)), "A")[-lengths[1] :]
+        text = string.ascii_uppercase[digit] + text
+    return text.rjust(min(lengths[1], max(lengths[0], 1)), "A")[-lengths[1] :]

@@ -1,13 +1,12 @@
-"""A process that can connect to nothing but its leases.
+"""A guard with which a process can connect only to its own leases.
 
-The story that this prevents: a test file imports the application's own ``session_maker``, which leads where
-``DATABASE_URL`` of the developer's shell leads, and its fixture drops all tables there.
+It prevents this accident: a test file imports the application's own ``session_maker``. This connects to the
+``DATABASE_URL`` of the developer's shell, and a fixture drops all tables there.
 
-While a `Guard` is on, every connection that asyncpg, psycopg, psycopg2 or SQLAlchemy is about to open in this process is
-looked at before anything is sent. Leases that this process holds, and templates that it builds, are known by themselves;
-what else is allowed, it was told. Anything else raises `NotALease`. It is on also for what is imported later: drivers are
-looked for as they are imported, and none is imported on this account. Forked children inherit it; other programs that are
-started do not have it.
+While a `Guard` is on, it checks every connection of asyncpg, psycopg, psycopg2 and SQLAlchemy in this process before
+anything is sent. The guard knows the leases that this process holds and the templates that it builds. Other databases
+must be allowed explicitly. Any other connection raises `NotALease`. Drivers that are imported later are checked, too. The
+guard itself imports no driver. Forked children inherit the guard. Other programs that the process starts are not guarded.
 
 ::
 
@@ -42,24 +41,24 @@ __all__ = ["Guard", "NotALease", "Offence", "Target"]
 _DRIVERS: Final = frozenset(
     {"aiosqlite", "asyncpg", "freshdb", "greenlet", "psycopg", "psycopg2", "psycopg_pool", "sqlalchemy"}
 )
-_PASSED_OVER: Final = _DRIVERS | sys.stdlib_module_names
+_SKIPPED: Final = _DRIVERS | sys.stdlib_module_names
 _INSTALLED: Final = ("site-packages", "dist-packages")
 _MEND: Final = "Give it the URL of a lease, or allow it: Guard(allow=[{url!r}])."
 
 
 class NotALease(ToolkitError):
-    """A connection was refused: it would have led to a database that is no lease of this process."""
+    """A connection was refused, because its database is not a lease of this process."""
 
 
 class Offence(NamedTuple):
-    """An attempt to connect to something that is no lease.
+    """An attempt to connect to a database that is not leased.
 
     Attributes:
-        url: where it would have led, without the password.
-        driver: by what.
-        place: the module and line that tried.
-        test: pytest's node id of the test that ran, or an empty string.
-        ended: whether that was a lease of this process, which has ended.
+        url: URL of the database, without the password.
+        driver: name of the driver.
+        place: module and line of the attempt.
+        test: pytest's node id of the running test, or an empty string.
+        ended: true if the database was a lease of this process that has ended.
     """
 
     url: str
@@ -69,20 +68,21 @@ class Offence(NamedTuple):
     ended: bool
 
     def __str__(self) -> str:
-        what = "a lease that has ended" if self.ended else "no lease of this process"
+        what = "a lease that has ended" if self.ended else "not a lease of this process"
         return f"{self.place} connects to {self.url} by {self.driver}: {what}"
 
 
 class Guard:
-    """Refuses connections to what is no lease, from `on` to `off`, or in a ``with`` block.
+    """Refuses connections to databases that are not leased, from `on` to `off`, or in a ``with`` block.
 
-    SQLite in memory is always allowed. Each guard of a process asks for itself; the last one on is the first one off.
+    SQLite in memory is always allowed. Several guards in one process check independently of each other. Switch them off in
+    reverse order.
 
     Args:
-        allow: URLs without passwords, as errors show them; ``*`` stands for anything.
-        report: refuse nothing, only note it in `offences`.
-        scratch: says which directory may hold SQLite files, if any.
-        mend: what errors recommend; ``{url}`` is the URL.
+        allow: allowed URLs without passwords, as errors show them. ``*`` matches anything.
+        report: refuse no connection, and only add it to `offences`.
+        scratch: returns the directory in which SQLite files are allowed, if any.
+        mend: advice in errors. ``{url}`` is replaced by the URL.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Guard:
         self.off()
 
     def on(self) -> None:
-        """Look at every connection from now on; drivers that are not imported yet included.
+        """Check every connection from now on, also of drivers that are not imported yet.
 
         Raises:
-            RuntimeError: a driver's release that the guard does not know; nothing is watched then.
+            RuntimeError: the guard does not know this release of a driver. The guard stays off.
         """
         try:
             watch(self, self._patches)
@@ -124,28 +124,28 @@ class Guard:
             raise
 
     def off(self) -> None:
-        """Leave no trace in the drivers."""
+        """Remove all patches from the drivers."""
         self._patches.undo()
 
     def hold(self, name: str, credentials: Credentials) -> None:
-        """Allow a database, until `forget` names it again. Leases of freshdb's clients do so themselves."""
+        """Allow a database until `forget` is called with its name. Leases of freshdb's clients are added automatically."""
         self._leases[name] = credentials
 
     def forget(self, name: str) -> None:
-        """A lease has ended."""
+        """Refuse a database from now on, because its lease has ended."""
         credentials = self._leases.pop(name, None)
         if credentials is not None:
             self._ended[name] = credentials
 
     def check(self, targets: Iterable[Target], driver: str) -> None:
-        """Let pass, or note and refuse.
+        """Check the targets of a connection, and add each one that is not allowed to `offences`.
 
         Raises:
-            NotALease: one of these places is neither a lease nor allowed.
+            NotALease: a target is neither a lease nor allowed.
         """
         for target in targets:
             if not self._allows(target):
-                ended = any(_leads_to(target, one) for one in self._ended.values())
+                ended = any(_matches(target, one) for one in self._ended.values())
                 test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
                 offence = Offence(target.url, driver, _place(sys._getframe(1)), test, ended)  # noqa: SLF001 - the only way
                 self.offences.append(offence)
@@ -153,8 +153,8 @@ class Guard:
                     raise NotALease(f"freshdb guard: {offence}. {self._mend.format(url=target.url)}")
 
     def _allows(self, target: Target) -> bool:
-        leases = list(self._leases.values())  # a thread may acquire meanwhile
-        if any(_leads_to(target, lease) for lease in leases):
+        leases = list(self._leases.values())  # another thread may acquire a lease at the same time
+        if any(_matches(target, lease) for lease in leases):
             return True
         if target.scheme == "sqlite":
             scratch = self._scratch()
@@ -163,7 +163,7 @@ class Guard:
         return any(pattern.fullmatch(target.url) for pattern in self._allowed)
 
 
-def _leads_to(target: Target, lease: Credentials) -> bool:
+def _matches(target: Target, lease: Credentials) -> bool:
     return (target.scheme, target.database, target.user) == (
         "postgresql",
         lease.database,
@@ -172,16 +172,16 @@ def _leads_to(target: Target, lease: Credentials) -> bool:
 
 
 def _place(frame: FrameType | None) -> str:
-    """The innermost line that is neither a driver's nor the standard library's; a project's own rather than a package's."""
-    asking = [one for one in _callers(frame) if _package(one) not in _PASSED_OVER]
-    own = [one for one in asking if not any(part in one.f_code.co_filename for part in _INSTALLED)]
-    for found in own or asking:
+    """Return the innermost line outside drivers and the standard library, preferably of the project itself."""
+    callers = [one for one in _callers(frame) if _package(one) not in _SKIPPED]
+    own = [one for one in callers if not any(part in one.f_code.co_filename for part in _INSTALLED)]
+    for found in own or callers:
         return f"{found.f_globals.get('__name__')} ({found.f_code.co_filename}:{found.f_lineno})"
     return f"thread {threading.current_thread().name}"
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
-    """All frames, also those that wait for the greenlet that this is in (SQLAlchemy's asyncio does so)."""
+    """Yield all frames, also those outside the current greenlet, which SQLAlchemy's asyncio uses."""
     greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", lambda: None)()
     while frame is not None:
         yield frame

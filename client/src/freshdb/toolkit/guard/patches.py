@@ -1,4 +1,4 @@
-"""Attributes that are replaced for a while, also in modules that are not imported yet."""
+"""Temporary patches of attributes, also in modules that are not imported yet."""
 
 from __future__ import annotations
 
@@ -15,72 +15,72 @@ if TYPE_CHECKING:
 
 
 class Patches(MetaPathFinder):
-    """What was replaced, in order, so that it can be put back."""
+    """Patches in their order, so that they can be undone."""
 
     def __init__(self) -> None:
-        self._awaited: dict[str, Callable[[ModuleType], None]] = {}
-        self._undone: list[Callable[[], None]] = []
+        self._callbacks: dict[str, Callable[[ModuleType], None]] = {}
+        self._undo_callbacks: list[Callable[[], None]] = []
 
-    def once_imported(self, module: str, act: Callable[[ModuleType], None]) -> None:
-        """Act on a module: now, if it is there, or else right after it was executed."""
+    def when_imported(self, module: str, callback: Callable[[ModuleType], None]) -> None:
+        """Call back with a module, now if it is imported already, or right after its import."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
         if module in sys.modules:
-            act(sys.modules[module])
+            callback(sys.modules[module])
         else:
-            self._awaited[module] = act
+            self._callbacks[module] = callback
 
     def wrap(self, owner: object, name: str, wrapped: Wrap) -> None:
-        """Put `wrapped` of what is there in its place.
+        """Replace an attribute by `wrapped` of it.
 
         Raises:
-            RuntimeError: there is nothing of this name: a release of the library that we do not know.
+            RuntimeError: the attribute does not exist in this release of the library.
         """
         try:
-            there = vars(owner)[name]
+            original = vars(owner)[name]
         except KeyError:
             raise RuntimeError(
-                f"freshdb guard: {owner!r} has no {name!r}, by which connections are opened in the releases that "
-                "the guard knows: use one of those, or switch the guard off"
+                f"freshdb guard: {owner!r} has no {name!r}, so this release of the library cannot be guarded: "
+                "use another release, or switch the guard off"
             ) from None
-        inner = there.__func__ if isinstance(there, classmethod) else there
-        new = classmethod(wrapped(inner)) if isinstance(there, classmethod) else wrapped(inner)
+        inner = original.__func__ if isinstance(original, classmethod) else original
+        new = classmethod(wrapped(inner)) if isinstance(original, classmethod) else wrapped(inner)
         setattr(owner, name, new)
-        self.finally_do(lambda: setattr(owner, name, there))
+        self.on_undo(lambda: setattr(owner, name, original))
 
-    def finally_do(self, act: Callable[[], None]) -> None:
-        """Have it done when all is undone; what was done last comes first."""
-        self._undone.append(act)
+    def on_undo(self, callback: Callable[[], None]) -> None:
+        """Register a callback of `undo`. They are called in reverse order."""
+        self._undo_callbacks.append(callback)
 
     def undo(self) -> None:
-        """Put everything back."""
-        self._awaited.clear()
+        """Restore all attributes."""
+        self._callbacks.clear()
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-        while self._undone:
-            self._undone.pop()()
+        while self._undo_callbacks:
+            self._undo_callbacks.pop()()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the others find it; its own loader acts once it has executed the module."""
-        if name not in self._awaited:
+        """Find a module by the other finders, and call back after its loader has executed it."""
+        if name not in self._callbacks:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
-                self._act_after(spec.loader, name)
+                self._call_after(spec.loader, name)
                 return spec
         return None
 
-    def _act_after(self, loader: Any, name: str) -> None:
+    def _call_after(self, loader: Any, name: str) -> None:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             loader.exec_module = execute
             execute(module)
-            act = self._awaited.pop(name, None)
-            if act is not None:
-                act(module)
+            callback = self._callbacks.pop(name, None)
+            if callback is not None:
+                callback(module)
 
         loader.exec_module = exec_module

@@ -1,4 +1,4 @@
-"""Where a connection would lead: what drivers were given, completed as libpq completes it, before anything is sent."""
+"""Targets of connections: the parameters of a driver, completed as libpq completes them, before anything is sent."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _VARIABLES: Final = {
 
 
 class Target(NamedTuple):
-    """A database that a connection would lead to.
+    """The database that a connection would use.
 
     Attributes:
-        scheme: ``postgresql``, ``sqlite``, or another dialect of SQLAlchemy's.
-        database: its name; a file, for SQLite.
-        host: a name or an address; a directory, for a Unix socket; empty, for the driver's own default.
-        address: what `host` was resolved to, if that was said beside it (libpq's ``hostaddr``).
+        scheme: ``postgresql``, ``sqlite``, or another dialect of SQLAlchemy.
+        database: name of the database, or the file for SQLite.
+        host: name or address of the host, directory of a Unix socket, or empty for the driver's default.
+        address: address of `host`, if it is given separately (libpq's ``hostaddr``).
     """
 
     scheme: str
@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     @property
     def url(self) -> str:
-        """As a URL without a password."""
+        """The target as a URL without a password."""
         user = f"{quote(self.user, safe='')}@" if self.user else ""
         host = self.host or self.address
         host = f"[{host}]" if ":" in host else quote(host, safe="")
@@ -48,19 +48,19 @@ class Target(NamedTuple):
         return f"{self.scheme}://{user}{host}{port}/{quote(self.database, safe='/')}"
 
     def is_at(self, host: str, port: int) -> bool:
-        """Whether it leads to this server; the names of loopback are one."""
+        """Return true if the target is on this server. All names of the loopback interface are equal."""
         here = self.address or self.host
         same = here == host or {here, host} <= _LOOPBACK or (bool(self.address) and here in _addresses(host))
         return same and self.port == port
 
 
 def libpq_targets(given: Mapping[str, object], environ: Mapping[str, str]) -> list[Target]:
-    """All places that libpq would try, in its order: what it was given, then the service file, then ``PG*``."""
+    """Return all targets that libpq would try, by its parameters, then the service file, then the ``PG*`` variables."""
     options = {key: str(value) for key, value in given.items() if value not in (None, "")}
     service = options.get("service") or environ.get("PGSERVICE")
     if service:
         found = _service(service, environ)
-        if found is None:  # libpq may know better: what it would find there is no lease for certain
+        if found is None:  # libpq may find the service elsewhere, but that is certainly not a lease
             return [Target("postgresql", f"?service={service}")]
         options = found | options
     for key, variable in _VARIABLES.items():
@@ -84,7 +84,7 @@ def libpq_targets(given: Mapping[str, object], environ: Mapping[str, str]) -> li
 
 
 def sqlite_target(database: str) -> Target | None:
-    """The file behind what ``sqlite3.connect`` is given; ``None`` if it is memory."""
+    """Return the target for the argument of ``sqlite3.connect``, or ``None`` for a database in memory."""
     if not database or ":memory:" in database or "mode=memory" in database:
         return None
     path = database.removeprefix("file:").partition("?")[0] if database.startswith("file:") else database
@@ -96,7 +96,7 @@ def _nth(values: list[str], number: int) -> str:
 
 
 def _login() -> str:
-    import getpass  # noqa: PLC0415 - every guarded pytest run loads this module: most need neither this one nor the next
+    import getpass  # noqa: PLC0415 - most guarded runs need neither this import nor the next
 
     return getpass.getuser()
 
