@@ -1,4 +1,4 @@
-"""How Sphinx makes the site; what the reference says is asked of the code (``tools/reference.py``)."""
+"""Sphinx's configuration of the site. The contents of the reference come from the code (``tools/reference.py``)."""
 
 import re
 import sys
@@ -34,18 +34,18 @@ autodoc_class_signature = "mixed"
 
 
 def setup(app: Sphinx) -> None:
-    """Fill pages in as they are read, and have autodoc see methods where clients bind operations."""
+    """Fill pages in as they are read, and show autodoc the methods to which clients bind operations."""
     app.connect("source-read", _fill)
-    app.connect("autodoc-process-signature", _say_what_it_gives)
+    app.connect("autodoc-process-signature", _signature)
     for kind in BINDING:
         for name, value in list(vars(kind).items()):
             if isinstance(value, OperationMethod):
                 setattr(kind, name, value.__wrapped__)
 
 
-def _say_what_it_gives(*said: object) -> tuple[str, str] | None:
-    """Of an operation, what the method takes and gives: no connection, which it opens, and not a flow that this is in."""
-    *_, arguments, gives = said
+def _signature(*event: object) -> tuple[str, str] | None:
+    """Return the arguments and the result of an operation's method, without its connection and without the flow."""
+    *_, arguments, gives = event
     found = re.fullmatch(r"Flow\[(.*)\]", str(gives))
     taken = re.sub(r"^\(connection: [^,)]+(?:, )?", "(", str(arguments))
     return (taken, found[1] if found else str(gives)) if found or (arguments and taken != arguments) else None

@@ -16,8 +16,10 @@ from tools.markdown import code, table
 def openapi() -> dict[str, Any]:
     """The document of a service with default settings: its routes, with nobody behind them."""
     settings = Settings.model_construct()
-    at = SimpleNamespace(settings=settings, trail=None, metrics=Metrics())
-    return create_app(cast("Context", SimpleNamespace(settings=settings, keyring=None, at=at))).openapi()
+    resources = SimpleNamespace(settings=settings, audit_log=None, metrics=Metrics())
+    return create_app(
+        cast("Context", SimpleNamespace(settings=settings, token_cache=None, resources=resources))
+    ).openapi()
 
 
 class Rest:

@@ -252,23 +252,23 @@ def _findings(
         settings=[
             *(warning if below else []),
             (
-                f"{effort.rounds} rounds of {effort.pairs} turns. In each, a database of {TABLES} tables gets a "
-                f"row in {TOUCHED} of them by its holder, who leaves, and is cleaned by hand; another gets the "
-                "same, is returned, and is cleaned by the service; each once in a session that is there (kept), "
-                "and once in one that has to be opened (new)."
+                f"{effort.rounds} rounds of {effort.pairs} turns. In each, the holder of a database of {TABLES} tables "
+                f"writes a row into {TOUCHED} of them and leaves, and the benchmark cleans the database by hand. "
+                "The same is done with another database, which the service cleans. Each is done once in an open "
+                "session (kept), and once in a session that must be opened (new)."
             ),
             (
-                "The floor: one statement that reads what was touched; one message with the deletes, the "
-                "sequences and the stored password, whose hash is made beforehand; for new, a connection "
-                "(asyncpg, TCP, SCRAM) before that. No fence, no proof. It begins when the holder's backend is gone."
+                "The floor: one statement that reads the counters, and one message with the deletes, the "
+                "sequences and the stored password, whose hash is computed before. For new, a connection "
+                "(asyncpg, TCP, SCRAM) before that. No fence, no proof. It begins when the holder's backend has exited."
             ),
             (
-                "The reset: the seconds that the service's own event of each reset says, from closing the login to the "
-                "mark, with all fencing, proof and the password's hash. It, too, begins when the holder's backend is gone."
+                "The reset: the seconds in the service's own event of each reset, from closing the login to the baseline, "
+                "with all fencing, proof and the password's hash. It also begins when the holder's backend has exited."
             ),
             f"Paths taken: {', '.join(f'{path} {number}' for path, number in paths.items())}.",
         ],
-        tables=[Table(caption="", head=["what", "median ms, or ratio", "goal"], rows=rows)],
+        tables=[Table(caption="", head=["measurement", "median ms, or ratio", "goal"], rows=rows)],
         figures=figures,
     )
 

@@ -57,19 +57,19 @@ def measure(run: Run) -> Findings:
         settings=[
             (
                 f"The suite of section `suite` ({effort.tests} tests, an engine and so a connection each, "
-                f"`-n {suite.WORKERS}`), with `FRESHDB_GUARD` on and off in turns, {effort.rounds} rounds; "
-                "median of the rounds' ratios."
+                f"`-n {suite.WORKERS}`), with `FRESHDB_GUARD` on and off, alternating, {effort.rounds} rounds. "
+                "Median of the rounds' ratios."
             ),
             (
-                "One connection: psycopg opens one to a lease, with and without a guard in turns, median of "
-                f"{CONNECTIONS}; what the guard itself takes of that is measured alone, since the connections vary by more."
+                "One connection: psycopg opens one to a lease, with and without a guard, alternating, median of "
+                f"{CONNECTIONS}. The guard's own time is measured separately, because the connections vary by more."
             ),
             f"One embedded PostgreSQL, default settings, {DATA_ARE}.",
         ],
         tables=[
             Table(
                 caption="",
-                head=["what", "guard off", "guard on", "more", "goal"],
+                head=["measurement", "guard off", "guard on", "more", "goal"],
                 rows=[
                     [
                         "the suite, s",

@@ -75,19 +75,19 @@ def measure(run: Run) -> Findings:
         settings=[
             (
                 "Six tables with keys, unique columns, a composite foreign key, an enum, a domain and 8 CHECKs, two of "
-                f"them over several columns; {PAYMENTS} payments among {SHARES['account']} accounts and customers, "
+                f"them over several columns. {PAYMENTS} payments among {SHARES['account']} accounts and customers, "
                 f"{SHARES['card']} cards, {SHARES['merchant']} merchants and {SHARES['currency']} currencies, "
                 "by one call with psycopg."
             ),
             (
-                f"Median of {ROUNDS} rounds (smallest to largest), each with factories that know nothing yet; the "
+                f"Median of {ROUNDS} rounds (smallest to largest), each with new factories. The "
                 f"payments are read back. One embedded PostgreSQL, default settings, {DATA_ARE}."
             ),
         ],
         tables=[
             Table(
                 caption="",
-                head=["what", "s", "goal"],
+                head=["measurement", "s", "goal"],
                 rows=[
                     [part, f"{median(them):.2f} ({min(them):.2f} to {max(them):.2f})", goals.get(part, "")]
                     for part, them in taken.items()

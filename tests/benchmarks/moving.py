@@ -18,7 +18,7 @@ STEPS = (
     ("before", 0, "before: create and drop the schema for each test"),
     ("leases", 0, "a lease for each test"),
     ("leases", 2, "a lease for each test, `-n 2`"),
-    ("rollback", 0, "a lease for the module, rolled back; for tests of sequences a lease each"),
+    ("rollback", 0, "a lease for the module, rolled back, and for tests of sequences a lease each"),
     ("rollback", 2, "the same, `-n 2`"),
 )
 
@@ -52,8 +52,8 @@ def measure(run: Run) -> Findings:
         settings=[
             (
                 f"{tests} tests of a FastAPI application over 30 tables and a trigger (`tests/old_ways`), the same at "
-                f"every step, {ROUNDS} rounds in turns; whole runs of pytest, its start included; "
-                "everything is there already."
+                f"every step, {ROUNDS} rounds, alternating. Whole runs of pytest, with its start. "
+                "Templates are built and the service is warm."
             ),
             f"One embedded PostgreSQL, default settings, {DATA_ARE}.",
         ],

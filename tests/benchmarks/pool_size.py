@@ -296,20 +296,19 @@ def _findings(effort: Effort, crowds: list[Crowd], waited: dict[int, list[Waited
     return Findings(
         settings=[
             (
-                "Sizes: a service with servers of its own for each, paused while another is measured; a "
-                f"template of {TABLES} empty tables; {effort.rounds} rounds of {effort.acquires} acquires by "
-                f"one caller (http.client), {effort.at_once} at a time, all else at rest."
+                "Sizes: a service with servers of its own for each, paused while another is measured. A "
+                f"template of {TABLES} empty tables. {effort.rounds} rounds of {effort.acquires} acquires by "
+                f"one caller (http.client), {effort.at_once} at a time, on an idle machine."
             ),
-            f"A pool gets {effort.fill_seconds:.0f} s to fill; what is there then is measured.",
+            f"A pool gets {effort.fill_seconds:.0f} s to fill, and is then measured as it is.",
             (
-                f"Waiters: on the pool of {crowds[0].size}, all leased; when everybody stands in line, those "
-                f"leases are returned. Everybody returns what they get at once. {effort.waiter_rounds} "
-                "rounds; waits count from the first return."
+                f"Waiters: on the pool of {crowds[0].size}, all leased. When all waiters are in the queue, those "
+                f"leases are released. Each waiter releases its lease at once. {effort.waiter_rounds} "
+                "rounds. Waits count from the first release."
             ),
             (
-                "Each waiter comes when the one before stands in line. Overtaken by: the most waiters who "
-                "came after somebody and whose lease was granted before (by the service's own "
-                "`granted_at`)."
+                "Each waiter comes when the one before is in the queue. Overtaken by: the most later waiters whose "
+                "lease was granted earlier than that of one waiter (by the service's own `granted_at`)."
             ),
         ],
         tables=[

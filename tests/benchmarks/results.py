@@ -74,15 +74,14 @@ class Report(BaseModel):
             "# Benchmarks",
             "",
             (
-                "Written by `make bench` from `benchmarks.json`, which it keeps; nobody types a figure by hand. "
-                '`make bench SECTIONS="turnover floor"` measures those sections anew and keeps the others.'
+                "`make bench` writes this page from `benchmarks.json`. No figure is typed by hand. "
+                '`make bench SECTIONS="turnover floor"` measures these sections again and keeps the others.'
             ),
             "",
             (
-                "Figures of different sections, or of different days, were taken under different "
-                "conditions: see the calibration of each. What is compared was measured in turns, and a "
-                "ratio is the median of the ratios of the rounds, with the smallest and the largest behind "
-                "it."
+                "Figures of different sections, or of different days, were measured under different "
+                "conditions: see the calibration of each. Variants that are compared were measured alternating. A "
+                "ratio is the median of the ratios of the rounds, followed by the smallest and the largest."
             ),
             "",
         ]
@@ -116,7 +115,7 @@ class Run:
         )
         return (
             f"a loop of {_LOOP_TURNS:,} turns of plain Python took {first * 1e3:.0f} ms before{during}, "
-            f"{last * 1e3:.0f} ms after; other programs used {busy_before:.0f} % of the processors before, "
+            f"{last * 1e3:.0f} ms after. Other programs used {busy_before:.0f} % of the processors before, "
             f"{busy_after:.0f} % after"
         )
 

@@ -226,18 +226,18 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
         settings=[
             (
                 f"One database (one schema), leased and returned {effort.turns:,} times by one caller. Each time rows in "
-                f"{TOUCHED} of {TABLES} tables; every 5th time, rows of the seed are changed; every 10th, a temporary "
-                "table; every 20th, a table whose creation is rolled back; every 100th, 2,000 rows in one table."
+                f"{TOUCHED} of {TABLES} tables. Every 5th time, rows of the seed are changed. Every 10th, a temporary "
+                "table. Every 20th, a table whose creation is rolled back. Every 100th, 2,000 rows in one table."
             ),
             (
-                f"Seconds of a reset as the service's events say them, over {effort.window} turns each; they hold the wait "
-                "for the holder's backend to end. Sizes at the end of these. The start, for the sizes' ratios, is the third "
-                "row: in the second the first audit is due, and the database is made anew to have something to compare with."
+                f"Seconds of a reset from the service's events, over {effort.window} turns each. They include the wait "
+                "for the holder's backend to exit. Sizes at the end of these. The start, for the sizes' ratios, is the "
+                "third row: in the second the first audit is due, and the database is rebuilt for the comparison."
             ),
             (
                 "A machine's speed changes over so many turns. So, at the end, the old database and a new one, of another "
-                f"template with the same tables, are used in turns, {effort.block} times each, {effort.compared} times: the "
-                "speeds' ratio is that of the medians of their resets."
+                f"template with the same tables, are used alternating, {effort.block} times each, {effort.compared} "
+                "times: the speeds' ratio is that of the medians of their resets."
             ),
         ],
         tables=[
@@ -255,7 +255,11 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
                 ],
                 rows=rows,
             ),
-            Table(caption="After all these turns", head=["isolation", "what", "ratio", "goal"], rows=ratios),
+            Table(
+                caption="After all these turns",
+                head=["isolation", "measurement", "ratio", "goal"],
+                rows=ratios,
+            ),
         ],
         figures=figures,
     )

@@ -124,26 +124,26 @@ def measure(run: Run) -> Findings:
     return Findings(
         settings=[
             (
-                f"Median of {effort.repeats} resets each, as the service's events say them; one at a time, "
-                "nothing else going on; the first two (of two databases) are not counted. The seed's rows "
-                "are spread evenly over the first tenth of the tables, and tables are touched from the "
+                f"Median of {effort.repeats} resets each, from the service's events, one at a time, on an idle machine. "
+                "The first two (of two databases) are not counted. The seed's rows "
+                "are spread evenly over the first tenth of the tables. Tests write to tables from the "
                 "first on, so that the seeded ones are always among them."
             ),
             (
-                "With two databases the service has a session open in each, unless it was rebuilt just before: these "
-                "are resets in sessions that are there. They begin when the holder's backend is gone."
+                "With two databases the service has an open session in each, unless it was rebuilt just before: these "
+                "are resets in open sessions. They begin when the holder's backend has exited."
             ),
             (
-                "Insert: one row into each; update: one row of the seed in each (where as many tables are "
+                "Insert: one row into each. Update: one row of the seed in each (where as many tables are "
                 "seeded). Each table has a sequence, two indexes and a foreign key."
             ),
             (
-                "Beside it, for comparison: DROP DATABASE and CREATE DATABASE … STRATEGY file_copy of the same "
-                "template, bare, in the same minute."
+                "For comparison: DROP DATABASE and CREATE DATABASE … STRATEGY file_copy of the same "
+                "template, alone, in the same minute."
             ),
             (
                 f"Left out: isolation `schema` with more than {effort.largest_schema_tables:,} tables or "
-                f"{effort.largest_schema_seed:,} rows (making one takes longer than anybody would wait); "
+                f"{effort.largest_schema_seed:,} rows (creating one takes too long), and "
                 "numbers of tables that the schema does not have."
             ),
         ],

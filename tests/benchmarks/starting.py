@@ -81,14 +81,14 @@ def measure(run: Run) -> Findings:
     return Findings(
         settings=[
             (
-                f"Embedded PostgreSQL and Redis, default settings, {DATA_ARE}; a template of {TABLES} empty "
+                f"Embedded PostgreSQL and Redis, default settings, {DATA_ARE}. A template of {TABLES} empty "
                 "tables."
             )
         ],
         tables=[
             Table(
                 caption="",
-                head=["what", "measured", "goal"],
+                head=["measurement", "measured", "goal"],
                 rows=[[one.what, one.text, one.goal] for one in figures],
             )
         ],

@@ -50,7 +50,7 @@ VARIANTS = (
     Variant("freshdb_function", "freshdb, an engine per test", _FRESHDB),
     Variant(
         "freshdb_cleanup",
-        "freshdb, a lease per worker, cleaned in place by the toolkit; connections are kept",
+        "freshdb, a lease per worker, cleaned in place by the toolkit, connections kept",
         (*_FRESHDB, "freshdb.toolkit.fixtures"),
         f"≤ {GOAL_MS:g}",
     ),
@@ -135,17 +135,17 @@ def _findings(effort: Effort, taken: dict[str, list[float]]) -> Findings:
         settings=[
             (
                 f"{effort.tests} tests, each with two commits into 3 of {TABLES} tables by SQLAlchemy and "
-                f"psycopg, `pytest -n {WORKERS}`, {effort.rounds} rounds, in turns; everything is there "
-                "already (templates built, service warm)."
+                f"psycopg, `pytest -n {WORKERS}`, {effort.rounds} rounds, alternating. Templates are "
+                "built and the service is warm."
             ),
             (
-                f"One PostgreSQL for all (embedded, default settings, {DATA_ARE}); each run loads the plugins "
-                f"that it needs and no others; {RIVAL[0].replace('==', ' ')}."
+                f"One PostgreSQL for all (embedded, default settings, {DATA_ARE}). Each run loads only the plugins "
+                f"that it needs. {RIVAL[0].replace('==', ' ')}."
             ),
             (
-                "More per test: the time of the whole run over the run without isolation of the same round, "
-                f"by the number of tests; with {WORKERS} workers at a time, a test of one worker takes "
-                f"{WORKERS} times that longer."
+                "More per test: the time of the whole run less that of the run without isolation in the same round, "
+                f"divided by the number of tests. With {WORKERS} workers at a time, a test of one worker takes "
+                f"{WORKERS} times as much longer."
             ),
             "Rollback is no isolation for tests that must commit, use several connections, or look at sequences.",
         ],

@@ -82,13 +82,13 @@ def _measured(run: Run, engine: Engine, turns: int) -> Findings:
     )
     return Findings(
         settings=[
-            f"Embedded PostgreSQL, default settings, {DATA_ARE}; {TABLES} empty tables, of which a test writes to 3.",
+            f"Embedded PostgreSQL, default settings, {DATA_ARE}. {TABLES} empty tables, of which a test writes to 3.",
             (
-                f"{turns} turns each. What the test itself does is not counted, but for the last three: there it is one row "
-                "read by a session, committed; the session is new each time, on an engine that keeps its connection."
+                f"{turns} turns each. The test's own work is not counted, except in the last three: there a session reads "
+                "one row and commits. The session is new each time, on an engine that keeps its connection."
             ),
         ],
-        tables=[Table(caption="", head=["what", "ms, median", "ms, p95", "goal"], rows=rows)],
+        tables=[Table(caption="", head=["measurement", "ms, median", "ms, p95", "goal"], rows=rows)],
         figures={
             "cleanup_seconds": median(counted["cleanup in place, psycopg"]),
             "rollback_overhead_seconds": overhead,

@@ -214,14 +214,14 @@ def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Find
         settings=[
             (
                 f"Each client loops {{acquire, connect, insert a row into {TOUCHED} of {TABLES} tables, "
-                "close, release}; plain HTTP over a kept-alive connection, asyncpg, all clients in one "
+                "close, release}. HTTP over a kept-alive connection, asyncpg, all clients in one "
                 "process on the same machine."
             ),
             (
-                f"{effort.rounds} rounds of {effort.seconds:g} s per variant, in turns; each begins after two "
-                "seconds and twice as many leases as there are databases, not counted, so that all live on "
-                "what is made clean meanwhile and not on a stock. Each variant is a service of its own with "
-                "servers of its own, paused while another is measured."
+                f"{effort.rounds} rounds of {effort.seconds:g} s per variant, alternating. Each begins after two "
+                "seconds and twice as many leases as there are databases, which are not counted. So all variants use "
+                "databases that were cleaned during the measurement, not a stock. Each variant is a service of its own "
+                "with servers of its own, paused while another is measured."
             ),
             (
                 "Pool: 8 databases and two per client, the same for all, each reset once before. Embedded "
@@ -229,10 +229,10 @@ def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Find
             ),
             (
                 "The others neither fence nor change the login, nor close it at the release: each database "
-                "keeps the first it got. (a) does nothing else; (b) and (b2) are DROP DATABASE and CREATE "
-                "DATABASE … TEMPLATE alone; (c) connects and truncates."
+                "keeps its first login. (a) does nothing. (b) and (b2) are only DROP DATABASE and CREATE "
+                "DATABASE … TEMPLATE. (c) connects and truncates."
             ),
-            "Processor time: of each process while it was measured, by lease.",
+            "Processor time: of each process during the measurement, per lease.",
         ],
         tables=[
             Table(

@@ -13,16 +13,16 @@ PAGE = ROOT / "docs" / "crash.md"
 
 TEXT = """# A replica that dies at every step
 
-`make crash` wrote this page. Each story below is done by a process of its own, which is killed (`SIGKILL`) instead of taking
-one step: sending one statement, script or commit to PostgreSQL or Redis. That is done once for every step of the story. Then
-another replica works on, whoever was using the first one asks again, and within 15 s each of this holds:
+`make crash` wrote this page. A process of its own runs each story below. It is killed (`SIGKILL`) instead of taking
+one step: sending one statement, script or commit to PostgreSQL or Redis. This is done once for every step of the story. Then
+another replica continues, the callers of the first one retry, and within 15 s each of this holds:
 
-- no database has two leases, and no lease that was granted is lost or over;
-- every database can be leased, and none shows anything of who had it before;
-- the URL of a lease that was given back reaches nothing;
-- once the template is retired, no role, database, schema, row or key is left.
+- No database has two leases, and no granted lease is lost or ended.
+- Every database can be leased, and none shows leftovers of an earlier holder.
+- The URL of a released lease reaches nothing.
+- Once the template is retired, no role, database, schema, row or key is left.
 
-{total} steps, each tried once; none failed.
+{total} steps, each tried once. None failed.
 
 | story | isolation | steps |
 |---|---|---:|

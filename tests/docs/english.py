@@ -1,11 +1,13 @@
-"""How plain the English is of what people read: three rates, over docstrings and pages.
+"""Plain English, measured: three rates over docstrings and Markdown pages.
 
-``python -m tests.docs.english [PATH…]`` prints the rates of each group, and every place that counts, for the paths given.
+``python -m tests.docs.english [PATH…]`` prints the rates of each group, or of the paths given, with every place that counts.
+Left out are code, headings, link targets, and quoted messages (``> …``), which are texts of the software.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,13 +25,13 @@ _PRONOUN: Final = re.compile(r"\b(somebody|nobody|anybody|everybody|whoever|whom
 _QUESTION_WORD: Final = re.compile(r"(What|Who|Whether|How)\b")
 _ENTRY: Final = re.compile(r"^\s*(?:[-*]\s+)?(?:``?[^`]+``?|\*{0,2}[\w.]+)(?: \([^)]*\))?: (?=\S)")
 """The name before a description: of an argument or attribute, or in a list."""
-_END: Final = re.compile(r"(?<=[.!?;:])\s+(?=[A-Z`\"(])")
+_END: Final = re.compile(r"(?<=[.!?;:])[)\"']*\s+(?=[A-Z`\"(])")
 _WORD: Final = re.compile(r"[A-Za-z][\w'-]*")
 
 
 @dataclass(slots=True)
 class Rates:
-    """What was counted in some text."""
+    """The counts of some text."""
 
     words: int = 0
     sentences: int = 0
@@ -39,7 +41,7 @@ class Rates:
 
     @property
     def pronouns_per_1000(self) -> float:
-        """``somebody``, ``nobody``, ``anybody``, ``everybody`` and ``whoever``, per 1,000 words."""
+        """``somebody``, ``nobody``, ``anybody``, ``everybody``, ``whoever`` and ``whomever``, per 1,000 words."""
         return 1000 * len(self.pronouns) / max(self.words, 1)
 
     @property
@@ -53,17 +55,22 @@ class Rates:
         return 1000 * len(self.semicolons) / max(self.words, 1)
 
 
-def rates(paths: Iterable[Path]) -> Rates:
-    """Count in all docstrings of Python files, and all prose of Markdown files, below ``paths``."""
+def rates(paths: Iterable[Path], root: Path = ROOT) -> Rates:
+    """Count in all docstrings of Python files, and all prose of Markdown files, below ``paths``.
+
+    Args:
+        paths: files and directories.
+        root: the directory to which the places are relative.
+    """
     found = Rates()
     for path in files(paths):
         for line, paragraph in pieces(path):
-            _count(found, paragraph, f"{path.relative_to(ROOT)}:{line}")
+            _count(found, paragraph, f"{path.relative_to(root)}:{line}")
     return found
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Each file that holds English."""
+    """Each file with English text."""
     for path in paths:
         if path.is_file():
             yield path
@@ -72,7 +79,7 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def pieces(path: Path) -> Iterator[tuple[int, str]]:
-    """Each paragraph, list item, cell and entry of a file, with its line; headings and code are left out."""
+    """Each paragraph, list item, cell and entry of a file, with its line, without headings and code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         yield from _paragraphs(_prose(text), 1)
@@ -85,11 +92,13 @@ def pieces(path: Path) -> Iterator[tuple[int, str]]:
                 and isinstance(one.value, ast.Constant)
                 and isinstance(one.value.value, str)
             ):
-                yield from _paragraphs(one.value.value, one.lineno)
+                docstring = one.value.value
+                blank = len(docstring) - len(docstring.lstrip("\n"))
+                yield from _paragraphs(inspect.cleandoc(docstring), one.lineno + blank)
 
 
 def _prose(page: str) -> str:
-    """A page without its code, headings and comments; each cell of a table is a paragraph of its own."""
+    """Return a page without its code, headings, comments and quoted messages."""
     kept: list[str] = []
     fence = ""
     for line in page.splitlines():
@@ -97,7 +106,7 @@ def _prose(page: str) -> str:
         if opening and (not fence or line.strip().startswith(fence)):
             fence = "" if fence else opening[1]
             kept.append("")
-        elif fence or line.startswith("#") or re.match(r"\s*(<!--|\||$)", line):
+        elif fence or line.startswith("#") or re.match(r"\s*(<!--|>|\||$)", line):
             kept.append(line if line.lstrip().startswith("|") and not fence else "")
         else:
             kept.append(line)
@@ -105,7 +114,7 @@ def _prose(page: str) -> str:
 
 
 def _paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
-    """Paragraphs; a list item, an entry and a table's cell are paragraphs of their own."""
+    """Paragraphs. A list item, an entry and a cell of a table are paragraphs of their own."""
     gathered: list[str] = []
     start = first
     code = False
@@ -129,7 +138,8 @@ def _paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
 
 
 def _count(found: Rates, paragraph: str, where: str) -> None:
-    plain = re.sub(r"``.*?``|`[^`]*`|https?://\S+", "code", _ENTRY.sub("", paragraph))
+    plain = re.sub(r"``.*?``|`[^`]*`|https?://[^\s)]+", "code", _ENTRY.sub("", paragraph))
+    plain = re.sub(r"\]\([^)]*\)", "]", plain)
     plain = re.sub(r"^(?:[-*]|\d+\.)\s+", "", plain.replace("**", ""))
     found.words += len(_WORD.findall(plain))
     sentences = [one for one in _END.split(plain) if _WORD.search(one)]
@@ -139,12 +149,14 @@ def _count(found: Rates, paragraph: str, where: str) -> None:
         found.pronouns += [shown] * len(_PRONOUN.findall(sentence))
         found.semicolons += [shown] * sentence.count(";")
         first = sentence.lstrip("(\"'*_")
-        if _QUESTION_WORD.match(first[:1].upper() + first[1:]) and not sentence.rstrip().endswith("?"):
+        if _QUESTION_WORD.match(first[:1].upper() + first[1:]) and not sentence.rstrip(" )\"'*_").endswith(
+            "?"
+        ):
             found.questions.append(shown)
 
 
 def main(paths: list[str]) -> None:
-    """Print the rates, and what counts."""
+    """Print the rates, and the places that count."""
     for name, places in {"": paths}.items() if paths else GROUPS.items():
         found = rates(ROOT / place for place in places)
         if paths:

@@ -26,20 +26,20 @@ GROUPS: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Other roles": ROLES,
     "Other sessions": SESSIONS,
     "The server": SERVER,
-    "In the way of those who clean": IN_THE_WAY,
-    "Traps for those who clean, and for the next holder": TRAPS,
+    "Blocking the cleanup": IN_THE_WAY,
+    "Traps for the cleanup and for the next holder": TRAPS,
 }
 
 IN_THE_MATRIX: Final[Mapping[str, str]] = {
-    "limit the connections of the own database": "the database's limit of connections",
-    "close the own database to everybody": "the database closed to everybody",
-    "drop the own database": "the database dropped by its holder",
-    "make the own database a template": "the database made a template",
+    "limit the connections of its own database": "the database's limit of connections",
+    "close its own database to all connections": "the database closed to everybody",
+    "drop its own database": "the database dropped by its holder",
+    "make its own database a template": "the database made a template",
     "change or remove the database's comment, which has freshdb's stamp": "the comment on the database removed",
-    "change the own password": "the own password changed",
+    "change its own password": "the own password changed",
     "leave settings that break the next login": "a setting of the own login that makes everything read-only",
     "drop the schema with everything in it": "the schema dropped with everything in it",
-    "revoke the own right to connect": "the owner's own right to connect revoked",
+    "revoke its own right to connect": "the owner's own right to connect revoked",
     "leave default privileges": "a default privilege granted",
     "leave a publication": "a publication created",
     "leave a large object in another database": "a large object in another database",
@@ -71,7 +71,7 @@ def _possible(attack: Attack, place: Place) -> bool:
 
 def table() -> str:
     """The table for the documentation."""
-    lines = ["| what a holder tries | isolation `database` | isolation `schema` |", "|---|---|---|"]
+    lines = ["| attack | isolation `database` | isolation `schema` |", "|---|---|---|"]
     for group, attacks in GROUPS.items():
         lines.append(f"| **{group}** | | |")
         lines += [f"| {one.name} | {_cell(one, 'database')} | {_cell(one, 'schema')} |" for one in attacks]

@@ -21,20 +21,20 @@ TEXT = """# Load
 The service with a PostgreSQL and a Redis of its own, its data in memory, and the callers (two processes) share those
 processors.
 
-- {clients:,} clients in one queue, of a pool of {databases} databases: each waits its turn, holds what it gets for
-  {hold:g} s on average, returns it, and stands in line again.
-- Everybody comes in the same instant, at the beginning.
-- {excess} more ask all the time while the queue is as long as it may be (`max_waiters={max_waiters}`).
+- {clients:,} clients in one queue, of a pool of {databases} databases: each waits for a lease, holds it for
+  {hold:g} s on average, releases it, and joins the queue again.
+- All of them arrive at the same instant, at the beginning.
+- {excess} more clients ask all the time while the queue is full (`max_waiters={max_waiters}`).
 - {beating} leases in the pools of {templates} other templates are renewed, {per_second:.0f} heartbeats a second in all,
-  and two clients of each of these templates lease and return.
+  and two clients of each of these templates acquire and release.
 - Settings that are not the default: {settings}.
 
 | | n | per second | p50, ms | p99, ms | p99.9, ms | longest, ms | goal |
 |---|---:|---:|---:|---:|---:|---:|---|
 {rows}
 
-Heartbeats are timed by their client from the instant at which each was *due*: one that is sent late because those before
-it were slow counts as slow. By the service's own clock, from the arrival of a heartbeat to its answer:
+Clients time each heartbeat from the instant at which it was *due*: a heartbeat that is sent late, because earlier ones
+were slow, counts as slow. By the service's own clock, from the arrival of a heartbeat to its answer:
 **{server_share:.2%} within 20 ms** ({server}).
 
 Refused: {refused}. Without a `Retry-After`: {without}. Heartbeats that were refused or lost: {lost}.

@@ -29,12 +29,15 @@ _WIDTH = 125
 
 TEXT = """# Soaks
 
-`make soak MINUTES=… SEED=…` added each line of the first table: holders on {replicas} replicas, with both
+Each line of the first table is a run of `make soak MINUTES=… SEED=…`: holders on {replicas} replicas, with both
 isolations, over two managed PostgreSQL servers, one for the control plane, and Redis, while the faults below happened one
-after the other, at random; a seed has their order again. Every holder writes who it is into its database and reads it back.
-Everything that was asked, answered and seen is written down, and `tests/soak/checker.py` judges it: no two holders of one
-database, nothing found that somebody else had left, nothing lost before its acknowledged end, nothing alive long after it,
-first come first served, and no way in with the URL of a lease that was given back.
+after the other, at random. A seed repeats their order. Every holder writes its name into its database and reads it back.
+All requests, answers and observations are recorded, and `tests/soak/checker.py` checks the record:
+
+- No database has two holders, and no holder finds leftovers of another one.
+- No lease is lost before its acknowledged end, and none is live long after it.
+- The first request in a queue is served first.
+- The URL of a released lease reaches nothing.
 
 **{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault. In the runs since
 the last finding: **{since:,} leases**.
@@ -43,14 +46,14 @@ the last finding: **{since:,} leases**.
 |---:|---:|---|---:|---:|---:|---:|---:|---|
 {runs}
 {found}
-The longest wait is that of the acquires during which one replica was killed and nothing else happened. Where all faults
-happen, the pools are cold and the two processors have too much to do, which is waited for, too; with kills alone (`CALM=1`:
-{calm_holders} holders) it is what a killed replica costs by itself.
+The longest wait is that of the acquires during which one replica was killed and nothing else happened. In runs with all
+faults, the pools are cold and the two processors are overloaded, which adds to the wait. With kills alone (`CALM=1`:
+{calm_holders} holders) it is the cost of a killed replica itself.
 
 ## What is used, after the warm-up and at the end
 
-{immortal} of the replicas is never killed, and is watched. Of samples taken every second, medians are compared: of the time
-from 30 to 50 % of a run, and of its last fifth. More than the bound at the end is a finding.
+{immortal} of the replicas is never killed, and is measured every second. The table compares two medians: of the time
+from 30 to 50 % of a run, and of its last fifth. An increase above the bound is a finding.
 
 | | bound | {seeds} |
 |---|---|{lines}
@@ -68,7 +71,7 @@ from 30 to 50 % of a run, and of its last fifth. More than the bound at the end 
 |---|---:|
 {operations}
 
-What was refused (a knock, with the URL of a lease that is over, always should be; the rest because of faults):
+Refused operations (a knock, with the URL of an ended lease, must always be refused, the others because of faults):
 
 | operation, outcome | times |
 |---|---:|
@@ -77,24 +80,25 @@ What was refused (a knock, with the URL of a lease that is over, always should b
 
 FOUND = {
     71: (
-        "clients stay with the replica that answers them, and the one that is watched had none for half of the run, and "
-        "then all. Holders have a new client every {leases} leases since, and each asks another replica first."
+        "Clients stay with the replica that answers them. The measured replica had no client for half of the run, and "
+        "then had all of them. Now holders create a new client every {leases} leases, and each asks another replica first."
     ),
     83: (
-        "two holes in heartbeats. One that came while its lease was being ended looked into the control plane just before "
-        "that end, and wrote a deadline just after it. And one that reached a Redis that had come back from a snapshot was "
-        "told what had been true then. Both are mended, and provoked by tests "
-        "(`tests/integration/maintenance/test_recovery.py`). In this run, `make crash` worked on the same two processors: "
-        "most of what was waited for is that."
+        "Two bugs in heartbeats. One arrived while its lease was being ended. It read the control plane just before "
+        "the end, and wrote a deadline just after it. Another one reached a Redis that had come back from a snapshot and "
+        "got old data. Both are fixed, and tests provoke them "
+        "(`tests/integration/maintenance/test_recovery.py`). During this run, `make crash` used the same two processors, "
+        "which caused most of the waiting."
     ),
     97: (
-        "the control plane's server hung twice for ten seconds, and in the two seconds between not every lease that was "
-        "over was ended: a reaper that could not end what it had taken left it for five seconds. It hands it on to the next "
-        "round since (`tests/integration/maintenance/test_recovery.py`). And the first to ask for a pool, which had to be "
-        "made, got its ticket after some that came a second later; pools are there since before anything is judged."
+        "The control plane's server hung twice for ten seconds. In the two seconds between, some ended leases were "
+        "not ended: if a reaper could not end a lease that it had claimed, it left the lease for five seconds. Now it "
+        "passes the lease to the next round (`tests/integration/maintenance/test_recovery.py`). Also, the first request "
+        "to a pool that did not exist yet got its ticket after some that came a second later. Now the pools exist "
+        "before the run is checked."
     ),
 }
-"""What runs with findings were about, by their seeds."""
+"""The causes of the findings, by the seeds of their runs."""
 
 
 def main() -> int:
@@ -165,7 +169,7 @@ def _leases(runs: list[dict[str, Any]]) -> int:
 def _found(run: dict[str, Any]) -> str:
     if not run["wrong"] or run["seed"] not in FOUND:
         return ""
-    text = f"What seed {run['seed']} found: {FOUND[run['seed']].format(leases=LEASES_OF_ONE_CLIENT)}"
+    text = f"Seed {run['seed']}. {FOUND[run['seed']].format(leases=LEASES_OF_ONE_CLIENT)}"
     return "\n" + textwrap.fill(text, _WIDTH, break_on_hyphens=False) + "\n"
 
 

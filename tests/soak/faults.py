@@ -271,7 +271,7 @@ class Faults:
                         async with await psycopg.AsyncConnection.connect(dsn, dbname=name):
                             await asyncio.sleep(self._soon(3))
                     await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        return "somebody in a template"
+        return "a client in a template"
 
     async def _timeouts_set(self) -> str:
         dsn = self.choose.choice([self.site.control_dsn, *self.site.dsns])

@@ -203,15 +203,15 @@ def _rounds(store: Store) -> list[_Call]:
         call("list pools", pools.listing, "replenisher"),
         call("count databases by pool and state", databases.counts, "replenisher"),
         call("count databases by server", pools.load, "replenisher"),
-        call("claim what is to be dropped", dropping, "replenisher"),
-        _Call("claim what is dirty", dirty, 1 / _ONCE_EVERY["janitor"], times=10),
+        call("claim databases to drop", dropping, "replenisher"),
+        _Call("claim dirty databases", dirty, 1 / _ONCE_EVERY["janitor"], times=10),
         call("take claims back", lambda connection: databases.release_claims(connection, []), "reaper"),
         call("look for strays", databases.recover_strays, "reaper"),
         call("look for dead workers", worker_locks.unseen, "deaths"),
         call("forget old leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
         call("list live leases", leases.live, "reconciler", by_one=True),
         call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3, by_one=True),
-        call("retire what nobody uses", retired, "reconciler"),
+        call("retire unused templates", retired, "reconciler"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""``docs/scaling.md``: written from ``docs/scaling.json``; nobody types a figure by hand."""
+"""``docs/scaling.md``, written from ``docs/scaling.json``. No figure is typed by hand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NAMES = {
 
 TEXT = """# Scaling past one machine
 
-`make scaling` writes this page from `scaling.json`, which it keeps; nobody types a figure by hand. Measured on one
-machine of two cores; everything larger is simulated from that, and says so.
+`make scaling` writes this page from `scaling.json`. No figure is typed by hand. The measurements were made on one
+machine of two cores. All larger fleets are simulated from them, and marked as simulated.
 
 ## How much for how many leases
 
@@ -31,18 +31,18 @@ machine of two cores; everything larger is simulated from that, and says so.
 {answer}
 
 Plan **a replica** (one process, one core) **for every {replica:.0f} leases a second, and a core of the control plane's
-server for every {control:.0f}**, both with a fifth to spare, and more for what the loops take (below). An installation has
-one Redis, which uses one core, and ends at {redis:.0f} leases a second. Managed servers need a core for every {server:.0f}
-leases a second of holders that do as little as those here: what your own tests do comes on top.
+server for every {control:.0f}**. Both figures leave a fifth free. Add more for the loops (below). An installation has
+one Redis, which uses one core and is saturated at {redis:.0f} leases a second. Managed servers need a core for every
+{server:.0f} leases a second of holders that do as little as those here. The load of your own tests is extra.
 
 ## What saturates first
 
-Simulated: each holder acquires, holds its lease for {hold:g} s on average, and releases, round and round. As many replicas
-as that needs and a quarter more; {server_cores} cores in each managed server.
+Simulated: each holder acquires, holds its lease for {hold:g} s on average, and releases, in a loop. There are a quarter more
+replicas than necessary, and {server_cores} cores in each managed server.
 
 {forecasts}
 
-*Ends at*: the leases a second at which a part would have nothing left, after what the loops of all replicas take of it.
+*Ends at*: the leases a second that saturate a part, together with the loops of all replicas.
 {first}
 
 ## What then
@@ -54,10 +54,10 @@ The largest of these fleets, with one thing changed:
 Connections: each replica opens up to {control_connections} to the control plane's server and up to {server_connections} to
 each managed one (`FRESHDB_IDLE_SESSIONS` and `FRESHDB_PROVISION_CONCURRENCY` make it fewer), so that `max_connections` has
 to grow with the number of replicas. Several installations (each with a control plane, a Redis and servers of its own) share
-nothing, and so divide everything.
+nothing, and so divide all load.
 
 A Redis Cluster gains nothing for one installation: all its keys are in one slot, and so on one node. It works where every
-replica is given the address of that node; any other refuses, with the right address in the message
+replica is given the address of that node. Any other node refuses, with the right address in the message
 (`tests/integration/redis/test_cluster.py`).
 
 ## Measured
@@ -72,38 +72,39 @@ replica is given the address of that node; any other refuses, with the right add
 
 ## Simulated, against measured
 
-The measured loop, simulated as one station that has what other programs left of the two cores. A lease costs what it cost
-with the most holders, so that only the other rows are predictions of something that was not put in.
+The measured loop, simulated as one station that has the part of the two cores that other programs left. The cost of a lease
+is taken from the row with the most holders, so only the other rows are predictions.
 
 {validations}
 
 ## What grows
 
-One call, with so many databases in {pools} pools on {pools} servers, {history} times as many leases that are over, a
-deadline in Redis for each database, and a waiter for every ten: milliseconds of processor time in the backend, and in
-the replica that asks. Blocks are those that PostgreSQL looked at.
+One call, with the given number of databases in {pools} pools on {pools} servers, {history} times as many ended leases, a
+deadline in Redis for each database, and a waiter for every ten. The figures are milliseconds of processor time in the
+backend and in the calling replica. Blocks are those that PostgreSQL read.
 
 {growth}
 
 ## How, and what not
 
-- Processor times are what the system counts for each process, ended ones included. They do not depend on how busy the
-  machine is; leases a second and waiting times do, and so were compared with what other programs left.
+- Processor times are counted by the system for each process, including ended ones. They do not depend on the load of the
+  machine. Leases a second and waiting times do, and so were compared with the part that other programs left.
   {calibration}
-- The simulator (`tests/benchmarks/scaling/simulation.py`) is held against Erlang's formulas and exact mean value analysis
-  by its own tests. Service times are exponential; how a lease's cost is divided between acquire, release and reset is a
-  guess, and matters to waiting times alone.
-- The loops of every replica are counted twice over: as measured at rest on the small site, and as they grow. What one
-  replica does for all is simulated as if they took turns at it.
-- Not measured: networks (everything was on loopback); disks (`fsync` was off: a control plane that waits for its disk
-  answers later, for the same processor time); the catalogs of managed servers with a thousand databases, which the
-  reconciler of one replica reads every ten seconds; wake-ups, which go to all replicas; crowds that wait; the dashboard.
+- The simulator (`tests/benchmarks/scaling/simulation.py`) is checked against Erlang's formulas and exact mean value analysis
+  by its own tests. Service times are exponential. The division of a lease's cost between acquire, release and reset is a
+  guess, which affects only waiting times.
+- The loops of every replica are counted twice: as measured at rest on the small site, and as they grow. Work that one
+  replica does for all is simulated as if the replicas alternated.
+- These parts were not measured: networks (everything was on loopback), disks (`fsync` was off, and a control plane that
+  waits for its disk answers later, for the same processor time), the catalogs of managed servers with a thousand databases,
+  which the reconciler of one replica reads every ten seconds, wake-ups, which go to all replicas, long queues, and the
+  dashboard.
 - {machine}.
 """
 
 
 def page(findings: Findings) -> str:
-    """The page; what was not measured yet is left out."""
+    """Return the page, or nothing if a part is not measured yet."""
     if findings.measured is None or findings.growth is None or findings.simulated is None:
         return ""
     site, costs, said = findings.measured.found, findings.growth.found, findings.simulated
@@ -123,7 +124,7 @@ def page(findings: Findings) -> str:
         control_connections=largest.control_connections * largest.installations // largest.replicas,
         server_connections=largest.server_connections * largest.installations // largest.replicas,
         site=(
-            f"{site.replicas} replicas, {site.servers} managed servers, one for the control plane, one Redis; "
+            f"{site.replicas} replicas, {site.servers} managed servers, one for the control plane, one Redis, "
             f"{site.databases} databases of 30 tables in {site.servers} pools. Holders acquire, connect, insert into three "
             "tables, close and release. Per lease: "
             f"{site.per_lease('statements'):.1f} transactions of the control plane, "
@@ -180,8 +181,9 @@ def _latency(p50_seconds: float, p99_seconds: float) -> str:
 def _first(forecasts: Sequence[Forecast]) -> str:
     one = forecasts[0]
     each = one.limits["replica"] / one.replicas
-    after = "; ".join(
-        f"with {one.holders:,} holders {NAMES[one.next]}, at {one.limits[one.next]:,.0f}" for one in forecasts
+    after = ", ".join(
+        f"with {one.holders:,} holders {NAMES[one.next]} (at {one.limits[one.next]:,.0f})"
+        for one in forecasts
     )
     return (
         f"Replicas saturate first, each at {each:,.0f} leases a second in the smallest of these fleets, and can be added. "
@@ -212,8 +214,8 @@ def _spread(site: Measured) -> str:
     replicas = [sum(one.by_replica[n] for one in full) / leases for n in range(site.replicas)]
     servers = [sum(one.by_server[name] for one in full) / leases for name in full[0].by_server]
     return (
-        f"With {most} holders, each at one replica and one template: leases by replica {_shares(replicas)}; by server "
-        f"{_shares(servers)}. A template is placed on the server of which the least is used, and its pools live there."
+        f"With {most} holders, each at one replica and one template: leases by replica {_shares(replicas)}. By server "
+        f"{_shares(servers)}. A template is placed on the server that is used the least, with its pools."
     )
 
 
@@ -226,7 +228,7 @@ def _idle(site: Measured) -> str:
     cores = ", ".join(f"{NAMES[part]} {used:.2%}" for part, used in idle.cores.items())
     return (
         f"At rest, each replica costs every second: {idle.statements:.1f} transactions, {idle.commands:.0f} commands of "
-        f"Redis; of a core, {cores}."
+        f"Redis. Of a core: {cores}."
     )
 
 
@@ -282,7 +284,7 @@ def _growth(costs: Sequence[Cost]) -> str:
         calls.setdefault((one.backend, one.what), []).append(one)
     head = [
         "call",
-        "how often, by each replica (or by one for all)",
+        "interval, of each replica (or of one for all)",
         *(f"{size:,}: backend · replica" for size in sizes),
         "blocks",
     ]
