@@ -96,7 +96,7 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         what = " ".join(said[Settings.__name__, name])
         rows.append((f"`FRESHDB_{name.upper()}`", _type(field), _given(field), what))
-    return table(("variable", "type", "default", "description"), rows)
+    return table(("variable", "is", "default", "what it is"), rows)
 
 
 def _given(field: FieldInfo) -> str:
@@ -143,7 +143,7 @@ def fixtures() -> str:
     for name in pytest_plugin._SCOPES:  # noqa: SLF001 - users ask pytest for them, not the module
         fixture = getattr(pytest_plugin, name)
         rows.append((f"`{name}`", fixture._fixture_function_marker.scope, inspect.getdoc(fixture)))  # noqa: SLF001
-    return table(("fixture", "scope", "description"), rows)
+    return table(("fixture", "scope", "what it is"), rows)
 
 
 def options() -> str:
@@ -164,7 +164,7 @@ def options() -> str:
                 said["help"],
             )
         )
-    return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "description"), rows)
+    return table(("command line", "pytest's ini", "`[tool.freshdb]`", "environment", "what it is"), rows)
 
 
 # The client
@@ -203,7 +203,7 @@ def errors() -> str:
         what = kind.__doc__ if known else said.get(word, status.phrase)
         do = hint(kind("", status=int(status))) or ""
         rows.append((f"`{word}`", int(status), f"`{kind.__name__}`", what, do))
-    return table(("code", "status", "the client raises", "meaning", "fix"), rows)
+    return table(("code", "status", "the client raises", "what it means", "what to do"), rows)
 
 
 # Metrics
@@ -224,7 +224,7 @@ def metrics() -> str:
         for family in sorted(every.registry.collect(), key=lambda one: one.name)
         if family.name.startswith("freshdb_")
     ]
-    return table(("metric", "kind", "labels", "meaning"), rows)
+    return table(("metric", "kind", "labels", "what it says"), rows)
 
 
 def every_metric() -> Metrics:

@@ -110,7 +110,7 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-@pytest.mark.timeout(900)  # for a busy machine
+@pytest.mark.timeout(900)  # for a machine that has much else to do
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_the_examples_work_from_top_to_bottom(page: Path, tmp_path: Path, data: Path) -> None:
     home = tmp_path / "project"
