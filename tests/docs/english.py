@@ -138,7 +138,7 @@ def _paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
 
 
 def _count(found: Rates, paragraph: str, where: str) -> None:
-    plain = re.sub(r"``.*?``|`[^`]*`|https?://[^\s)]+", "code", _ENTRY.sub("", paragraph))
+    plain = re.sub(r"``.*?``|`[^`]*`|https?://[^\s)]+", "`code`", _ENTRY.sub("", paragraph))
     plain = re.sub(r"\]\([^)]*\)", "]", plain)
     plain = re.sub(r"^(?:[-*]|\d+\.)\s+", "", plain.replace("**", ""))
     found.words += len(_WORD.findall(plain))

@@ -1,13 +1,13 @@
-"""The pages that are documentation, and the code blocks in them.
+"""The pages of the documentation, and their code blocks.
 
-Above every block stands a comment, which readers do not see, that says what becomes of it:
+A comment above each block, which readers do not see, tells the tests how to use the block:
 
-``<!-- example: file NAME -->``         it is written into the reader's directory
-``<!-- example: run -->``               it is run there by bash, and ends with 0
-``<!-- example: fails -->``             it is run, and does not
-``<!-- example: stays -->``             it is run in the background until the page ends: a service of the reader's own
-``<!-- example: shows -->``             what the block run before it printed: these lines, in this order; ``…`` is anything
-``<!-- example: not run: REASON -->``   it cannot be run here; its syntax is checked, and the options of ``freshdb`` in it
+``<!-- example: file NAME -->``         write it into the reader's directory
+``<!-- example: run -->``               run it there with bash, which must exit with 0
+``<!-- example: fails -->``             run it there with bash, which must exit with another status
+``<!-- example: stays -->``             run it in the background until the end of the page: the reader's own service
+``<!-- example: shows -->``             compare it with the last output: these lines in this order (``…`` matches all)
+``<!-- example: not run: REASON -->``   check its syntax, and the options of ``freshdb`` in it
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MARK: Final = re.compile(r"file \S+|run|fails|stays|shows|not run: .*\w+ \w+ \w
 
 
 class Block(NamedTuple):
-    """A code block, the kind of its mark (none, if that is not known), and what the mark says besides."""
+    """A code block, the kind of its mark (none if it is unknown), and the argument of the mark."""
 
     kind: str | None
     says: str
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """All code blocks of a page; MyST's directives are none."""
+    """All code blocks of a page, without MyST's directives."""
     found = []
     for one in _BLOCK.finditer(page.read_text()):
         if not one["language"].startswith("{"):
@@ -47,7 +47,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path) -> list[str]:
-    """What the page has readers say to ``freshdb``, in blocks and in the middle of a sentence."""
+    """The ``freshdb`` commands of a page, in blocks and in sentences."""
     found = re.findall(r"`freshdb ([^`]+)`", _BLOCK.sub("", page.read_text()))
     for block in blocks(page):
         if block.language == "sh":
@@ -57,5 +57,5 @@ def commands(page: Path) -> list[str]:
 
 
 def name(page: Path) -> str:
-    """How a page is called in the names of tests."""
+    """The name of a page in the ids of tests."""
     return str(page.relative_to(ROOT))

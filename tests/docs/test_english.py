@@ -87,7 +87,7 @@ def test_docstrings_are_counted_without_code(tmp_path: Path) -> None:
         "module.py:6: what remains, which somebody set",
     ]
     assert found.questions == [
-        "module.py:3: How a lease ends is in code.",
+        "module.py:3: How a lease ends is in `code`.",
         "module.py:6: what remains, which somebody set",
         "module.py:24: Whether it was live is ignored.",
     ]
@@ -104,9 +104,9 @@ def test_pages_are_counted_without_code_headings_and_quotes_but_with_cells(tmp_p
     assert found.questions == [
         "page.md:8: what it is",
         "page.md:12: What a caller gets: see [the page].",
-        "page.md:17: Whether it lives; code.",
+        "page.md:17: Whether it lives;",
     ]
-    assert found.semicolons == ["page.md:10: whoever asks; the caller", "page.md:17: Whether it lives; code."]
+    assert found.semicolons == ["page.md:10: whoever asks; the caller", "page.md:17: Whether it lives;"]
 
 
 def test_rates_are_per_1000_words_and_per_100_statements(tmp_path: Path) -> None:

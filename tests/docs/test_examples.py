@@ -1,4 +1,4 @@
-"""The examples of every page, followed from top to bottom as a new user would, against real services."""
+"""The examples of every page, run from top to bottom, as a new user would, with real services."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tools import reference
 
 FOLLOWED: Final = [page for page in PAGES if any(one.kind in {"run", "fails"} for one in blocks(page))]
 PORT: Final = "8777"
-"""Where a service of the pages listens; here, each on a port of its own."""
+"""The port of the service in the pages. The tests replace it by a free port."""
 PATIENCE_SECONDS: Final = 300.0
 PLUGINS: Final = "-p freshdb -p xdist -p asyncio -p no:cacheprovider"
-"""Of all that is installed here, what the pages' readers have installed."""
+"""The plugins that readers of the pages have, out of all that are installed here."""
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Reader:
-    """Somebody who follows a page; what a block sets, and where it goes, holds for the next one."""
+    """A reader who runs the blocks of a page. Variables and the directory of a block are kept for the next one."""
 
     def __init__(self, home: Path, data: Path) -> None:
         self._home = home
@@ -62,7 +62,7 @@ class Reader:
         path.write_text(self._mine(block.text))
 
     def run(self, block: Block) -> str:
-        """Give what it printed."""
+        """Run a block and return its output."""
         script = f"set -a; trap 'env -0 >{self._state}' EXIT\n{self._mine(block.text)}"
         ended = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
@@ -83,7 +83,7 @@ class Reader:
 
     @contextmanager
     def background(self, block: Block) -> Iterator[None]:
-        """Run it until this ends, and see that it then ends in order."""
+        """Run a block until the context ends, and check that it then exits with 0."""
         self._port = free_port()
         environment = self._environment | {"FRESHDB_DATA": str(self._home.with_name("service"))}
         command = ["bash", "-euc", f"exec {self._mine(block.text)}"]
@@ -132,7 +132,7 @@ def test_the_examples_work_from_top_to_bottom(page: Path, tmp_path: Path, data: 
 
 
 def shown(text: str) -> re.Pattern[str]:
-    """What a block shows, blanks that only align being all alike."""
+    """The pattern of the output that a block shows. Spaces for alignment match any number of spaces."""
     lines = [
         r"[^\n]*?".join(r"\s+".join(map(re.escape, part.split())) for part in re.split(r"\s*…\s*", line))
         for line in text.splitlines()

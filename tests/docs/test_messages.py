@@ -1,4 +1,4 @@
-"""The messages that the page on troubleshooting quotes are those that the code has."""
+"""Every message that the page on troubleshooting quotes is in the code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PAGE: Final = ROOT / "docs" / "troubleshooting.md"
 SOURCES: Final = [*(ROOT / "client" / "src").rglob("*.py"), *(ROOT / "service" / "src").rglob("*.py")]
 QUOTED: Final = re.findall(r"^> (.+)$", PAGE.read_text(), re.MULTILINE)
 _LEAST_SHARE: Final = 0.8
-"""How much of a quoted message, what differs left aside, has to stand in the code; the rest is another text, put into it."""
+"""The share of a quoted message, without its values, that must be in one text of the code. The rest is another text."""
 
 
 def parts_of(source: Path) -> Iterator[list[str]]:
-    """Every text of a module: the parts between which values are put."""
+    """Every text of a module, as the parts between its values."""
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.JoinedStr):
             parts = [""]
@@ -40,7 +40,7 @@ def length(text: str) -> int:
 
 @pytest.fixture(scope="module")
 def texts() -> list[tuple[int, re.Pattern[str]]]:
-    """The texts of the code that could be messages, with their lengths."""
+    """The possible messages of the code, with their lengths."""
     shortest = _LEAST_SHARE * min(map(length, QUOTED))
     return [
         (size, re.compile(".*".join(map(re.escape, parts))))

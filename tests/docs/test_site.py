@@ -1,4 +1,4 @@
-"""The site: built strictly, whole, and with nothing from elsewhere."""
+"""The site is built without a warning, is complete, and loads nothing from other sites."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
 
 
 def everything() -> Iterator[tuple[str, str]]:
-    """What the reference has to name, and where."""
+    """Each name that the reference must have, with its page."""
     for path, methods in openapi()["paths"].items():
         yield from (("reference/rest", f"{method.upper()} {path}") for method in methods)
     yield from (("reference/cli", f"usage: {command}") for command in reference.commands())

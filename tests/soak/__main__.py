@@ -29,8 +29,8 @@ _WIDTH = 125
 
 TEXT = """# Soaks
 
-Each line of the first table is a run of `make soak MINUTES=… SEED=…`: holders on {replicas} replicas, with both
-isolations, over two managed PostgreSQL servers, one for the control plane, and Redis, while the faults below happened one
+Each line of the first table is a run of `make soak MINUTES=… SEED=…`. Holders work on {replicas} replicas, with both
+isolations, over two managed PostgreSQL servers, one for the control plane, and Redis. The faults below happen one
 after the other, at random. A seed repeats their order. Every holder writes its name into its database and reads it back.
 All requests, answers and observations are recorded, and `tests/soak/checker.py` checks the record:
 
@@ -50,7 +50,7 @@ The longest wait is that of the acquires during which one replica was killed and
 faults, the pools are cold and the two processors are overloaded, which adds to the wait. With kills alone (`CALM=1`:
 {calm_holders} holders) it is the cost of a killed replica itself.
 
-## What is used, after the warm-up and at the end
+## Resources, after the warm-up and at the end
 
 {immortal} of the replicas is never killed, and is measured every second. The table compares two medians: of the time
 from 30 to 50 % of a run, and of its last fifth. An increase above the bound is a finding.

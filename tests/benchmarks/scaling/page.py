@@ -45,7 +45,7 @@ replicas than necessary, and {server_cores} cores in each managed server.
 *Ends at*: the leases a second that saturate a part, together with the loops of all replicas.
 {first}
 
-## What then
+## Remedies
 
 The largest of these fleets, with one thing changed:
 
@@ -85,7 +85,7 @@ backend and in the calling replica. Blocks are those that PostgreSQL read.
 
 {growth}
 
-## How, and what not
+## Method and limits
 
 - Processor times are counted by the system for each process, including ended ones. They do not depend on the load of the
   machine. Leases a second and waiting times do, and so were compared with the part that other programs left.
