@@ -1,4 +1,4 @@
-"""A Django project that is nothing but Django's own contrib apps, on the database in DATABASE_URL."""
+"""A Django project with only Django's contrib apps, on the database in DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from urllib.parse import unquote, urlsplit
 
 _database = urlsplit(os.environ.get("DATABASE_URL", "postgresql://nobody@127.0.0.1:5432/none"))
 
-SECRET_KEY = "only for the demo"  # noqa: S105 - it guards nothing: no site is served
+SECRET_KEY = "only for the demo"  # noqa: S105 - no site is served, so the key protects nothing
 SITE_ID = 1
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the usual choice for tests: fast
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a fast hasher, as usual for tests
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -1,8 +1,8 @@
-"""The demo: real schemas, an example pytest suite, and how long a clean database takes.
+"""The demo: schemas of real projects, an example pytest suite, and the time to get a clean database.
 
-Starts the embedded service (or finds the one that is running), registers templates from schemas that nobody
-here wrote, leases them both ways, runs ``demo/suite`` with the pytest plugin under ``-n 2`` and prints one
-table. Exits with 1 if anything was not as it should be.
+Starts the embedded service, or uses the one that is running. Registers templates from the schemas of other projects, leases
+them with both isolations, runs ``demo/suite`` with the pytest plugin under ``-n 2`` and prints one table. The exit status is
+1 if a result differs from the expected one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Row:
     template: str
     isolation: Isolation
     ready: Sequence[float] = ()
-    in_a_row: Sequence[float] = ()
+    in_sequence: Sequence[float] = ()
     refusal: str = ""
 
 
@@ -57,17 +57,17 @@ def main() -> int:
         templates = [
             procrastinate(client),
             contrib_apps(client),
-            procrastinate_in_a_schema_of_its_own(client),
+            procrastinate_in_own_schema(client),
         ]
         rows = [lease(client, template, isolation) for template in templates for isolation in ISOLATIONS]
         tests_pass = run_suite(url)
         leases = count_leases(client, started_at)
     print_table(rows, leases)
-    print(f"\nThe service listens on {url} and stays warm for the next run. To stop it: freshdb stop")
+    print(f"\nThe service listens on {url} and keeps running for the next run. To stop it: freshdb stop")
     refused = [row.template for row in rows if row.refusal]
     as_expected = refused == ["procrastinate-own-schema"]
     if not as_expected:
-        print(f"\nerror: refused was {refused}, expected only procrastinate-own-schema", file=sys.stderr)
+        print(f"\nerror: {refused} were refused; expected only procrastinate-own-schema", file=sys.stderr)
     return 0 if tests_pass and as_expected else 1
 
 
@@ -75,15 +75,15 @@ def main() -> int:
 
 
 def procrastinate(client: Client) -> Template:
-    """Procrastinate's schema, from the SQL in its package; the service runs it."""
+    """Procrastinate's schema, from the SQL in its package. The service executes it."""
     with step("template procrastinate, from the package's own schema.sql"):
         return client.ensure_sql("procrastinate", [schema_of_procrastinate()])
 
 
-def procrastinate_in_a_schema_of_its_own(client: Client) -> Template:
-    """The same in a schema beside ``public``, as its documentation suggests for shared databases."""
+def procrastinate_in_own_schema(client: Client) -> Template:
+    """The same SQL in a schema beside ``public``, as its documentation suggests for shared databases."""
     script = f"CREATE SCHEMA jobs;\nSET search_path TO jobs;\n{schema_of_procrastinate()}"
-    with step("template procrastinate-own-schema, the same SQL in a schema of its own"):
+    with step("template procrastinate-own-schema, the same SQL in its own schema"):
         return client.ensure_sql("procrastinate-own-schema", [script])
 
 
@@ -92,7 +92,7 @@ def schema_of_procrastinate() -> str:
 
 
 def contrib_apps(client: Client) -> Template:
-    """Django's contrib apps; we fill the build's database with Django's own ``migrate``."""
+    """Django's contrib apps. The demo fills the database of the build by Django's ``migrate``."""
     settings = (DEMO / "django_settings.py").read_bytes()
     fingerprint = hashlib.sha256(django.get_version().encode() + settings).hexdigest()
     with step("template django, by django-admin migrate"):
@@ -108,50 +108,50 @@ def django_environment() -> dict[str, str]:
     return {**os.environ, "DJANGO_SETTINGS_MODULE": "django_settings"}
 
 
-# What is done with them
+# Leases
 
 
 def lease(client: Client, template: Template, isolation: Isolation) -> Row:
-    """Use clean databases one after the other, as fast as one caller can; then each when some are ready."""
+    """Measure leases without a pause between them, then leases when a database is ready."""
     with step(f"{2 * ROUNDS} leases of {template.name}, isolation {isolation}"):
         try:
-            in_a_row = [use_one(client, template, isolation) for _ in range(ROUNDS)]
+            in_sequence = [time_lease(client, template, isolation) for _ in range(ROUNDS)]
         except freshdb.IsolationUnsupported as refusal:
             return Row(template.name, isolation, refusal="; ".join(refusal.reasons))
         ready = []
         for _ in range(ROUNDS):
             wait_until_ready(client, template, isolation)
-            ready.append(use_one(client, template, isolation))
-    return Row(template.name, isolation, ready, in_a_row)
+            ready.append(time_lease(client, template, isolation))
+    return Row(template.name, isolation, ready, in_sequence)
 
 
 def wait_until_ready(client: Client, template: Template, isolation: Isolation) -> None:
-    """Wait until the pool has one."""
+    """Wait until the pool has a ready database."""
     while True:
         for pool in client.pools():
-            mine = pool.template_id == template.id and pool.isolation == isolation
-            if mine and pool.databases.get("ready", 0) > 0:
+            matches = pool.template_id == template.id and pool.isolation == isolation
+            if matches and pool.databases.get("ready", 0) > 0:
                 return
         time.sleep(0.01)
 
 
-def use_one(client: Client, template: Template, isolation: Isolation) -> float:
-    """Seconds from asking for a database to the answer of its first query; then a table is made and left."""
+def time_lease(client: Client, template: Template, isolation: Isolation) -> float:
+    """Return the seconds from the acquire to the result of the first query. Then leave a new table behind."""
     start = time.perf_counter()
     with (
         client.lease(template.reference, isolation=isolation, holder={"name": "demo"}) as database,
         psycopg.connect(database.url) as connection,
     ):
-        clean = connection.execute("SELECT to_regclass('rubbish') IS NULL").fetchone()
+        clean = connection.execute("SELECT to_regclass('leftover') IS NULL").fetchone()
         seconds = time.perf_counter() - start
-        connection.execute("CREATE TABLE rubbish (id int)")
+        connection.execute("CREATE TABLE leftover (id int)")
     if clean != (True,):
         raise SystemExit(f"error: {template.reference} ({isolation}) was not clean")
     return seconds
 
 
 def run_suite(url: str) -> bool:
-    """Run the example suite with two workers; its output is pytest's own."""
+    """Run the example suite with two workers, and show the output of pytest."""
     print("· the example suite: pytest -n 2 demo/suite", flush=True)
     command = [
         sys.executable,
@@ -159,7 +159,7 @@ def run_suite(url: str) -> bool:
         "pytest",
         "-n",
         "2",
-        "--dist=loadscope",  # tests of one class build on each other: they stay with one worker
+        "--dist=loadscope",  # tests of one class depend on each other, so one worker runs them
         "-p",
         "no:cacheprovider",
         f"--freshdb-url={url}",
@@ -169,7 +169,7 @@ def run_suite(url: str) -> bool:
 
 
 def count_leases(client: Client, since: dt.datetime) -> dict[tuple[str, str], int]:
-    """How many leases were granted since, for each template's name and isolation; all are over by now."""
+    """Return the number of leases since then by template and isolation. All of them have ended."""
     counts: dict[tuple[str, str], int] = {}
     for granted in client.leases(state="released"):
         if granted.granted_at >= since:
@@ -178,21 +178,21 @@ def count_leases(client: Client, since: dt.datetime) -> dict[tuple[str, str], in
     return counts
 
 
-# What is printed
+# Output
 
 
 def print_table(rows: Sequence[Row], leases: dict[tuple[str, str], int]) -> None:
-    form = "{:26}{:11}{:>8}{:>11}{:>11}{:>11}"
-    print(f"\n{'seconds per clean database':>78}")
-    print(form.format("template", "isolation", "leases", "ready", "in a row", "slowest"))
+    form = "{:26}{:11}{:>8}{:>11}{:>12}{:>11}"
+    print(f"\n{'seconds per clean database':>79}")
+    print(form.format("template", "isolation", "leases", "ready", "in sequence", "slowest"))
     for row in rows:
         count = leases.get((row.template, row.isolation), 0)
         print(form.format(row.template, row.isolation, count, *figures(row)))
     print(
-        "\nleases: those measured here, and the example suite's"
-        "\nseconds: from asking for a database to the answer of its first query. ready: the median of "
-        f"{ROUNDS}, when\n  one was ready. in a row, slowest: the median and the slowest of {ROUNDS} by one caller, "
-        "each returned\n  with a new table in it, and no time left between to prepare the next"
+        "\nleases: leases of the measurements and of the example suite"
+        "\nseconds: from the acquire to the result of the first query. ready: median of "
+        f"{ROUNDS} when a database\n  was ready. in sequence, slowest: median and maximum of {ROUNDS} by one caller "
+        "without a pause, each\n  released with a new table in it"
     )
     for row in rows:
         if row.refusal:
@@ -203,27 +203,27 @@ def figures(row: Row) -> tuple[str, str, str]:
     if row.refusal:
         return "refused", "", ""
     median = statistics.median
-    return f"{median(row.ready):.4f}", f"{median(row.in_a_row):.4f}", f"{max(row.in_a_row):.4f}"
+    return f"{median(row.ready):.4f}", f"{median(row.in_sequence):.4f}", f"{max(row.in_sequence):.4f}"
 
 
 @contextmanager
-def step(what: str) -> Iterator[None]:
-    """Say what begins, that it still goes on, and how long it took."""
-    print(f"· {what}", flush=True)
+def step(name: str) -> Iterator[None]:
+    """Print the name of a step, its progress, and its duration."""
+    print(f"· {name}", flush=True)
     start = time.monotonic()
-    over = threading.Event()
+    ended = threading.Event()
 
-    def tell() -> None:
-        while not over.wait(PROGRESS_SECONDS):
+    def show_progress() -> None:
+        while not ended.wait(PROGRESS_SECONDS):
             print(f"  … {time.monotonic() - start:.0f} s", flush=True)
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=show_progress, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        over.set()
-        teller.join()
+        ended.set()
+        thread.join()
     print(f"  {time.monotonic() - start:.2f} s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Django's contrib apps, each test on a clean database of its own, made by ``django-admin migrate``."""
+"""Django's contrib apps. Each test has its own clean database, with the schema of ``django-admin migrate``."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def orm(freshdb: LeasedDatabase) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["ada", "grace", "mary", "radia"])
-def test_the_first_user_of_a_clean_database_has_id_1(name: str) -> None:
+def test_first_user_of_a_clean_database_has_id_1(name: str) -> None:
     user = User.objects.create_user(name, password=name)
     assert user.pk == 1
     assert User.objects.get(username=name).check_password(name)
 
 
-def test_migrations_left_their_seed() -> None:
+def test_seed_rows_of_the_migrations_exist() -> None:
     assert Site.objects.get().domain == "example.com"
     assert Permission.objects.filter(codename="add_user").exists()
 
 
-def test_a_group_grants_its_permissions() -> None:
+def test_group_grants_its_permissions() -> None:
     group = Group.objects.create(name="editors")
     group.permissions.add(Permission.objects.get(codename="add_flatpage"))
     user = User.objects.create_user("ada")
@@ -57,13 +57,13 @@ def test_a_group_grants_its_permissions() -> None:
     assert User.objects.get(pk=user.pk).has_perm("flatpages.add_flatpage")
 
 
-def test_a_name_is_taken_once() -> None:
+def test_user_name_is_unique() -> None:
     User.objects.create_user("ada")
     with pytest.raises(IntegrityError):
         User.objects.create_user("ada")
 
 
-def test_a_page_belongs_to_a_site() -> None:
+def test_page_belongs_to_a_site() -> None:
     page = FlatPage.objects.create(url="/about/", title="About")
     page.sites.add(Site.objects.get())
     assert FlatPage.objects.filter(sites__domain="example.com").get().title == "About"
@@ -71,10 +71,10 @@ def test_a_page_belongs_to_a_site() -> None:
 
 @pytest.mark.freshdb(isolation="schema")
 class TestInASchema:
-    """The same, in a schema of its own inside a shared database."""
+    """The same tests with isolation ``schema``: each has its own schema in a shared database."""
 
-    def test_the_first_user_has_id_1(self) -> None:
+    def test_first_user_has_id_1(self) -> None:
         assert User.objects.create_user("ada").pk == 1
 
-    def test_migrations_left_their_seed(self) -> None:
+    def test_seed_rows_of_the_migrations_exist(self) -> None:
         assert Site.objects.get().domain == "example.com"

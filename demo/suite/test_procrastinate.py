@@ -1,4 +1,4 @@
-"""Procrastinate's job queue, each test on a clean database of its own with procrastinate's own schema."""
+"""Procrastinate's job queue. Each test has its own clean database, with procrastinate's schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.freshdb(template="procrastinate")
 
-app = procrastinate.App(connector=InMemoryConnector())  # each test puts its own database in its place
+app = procrastinate.App(connector=InMemoryConnector())  # each test replaces the connector by its own database
 
 
 @app.task(queue="letters")
@@ -63,32 +63,32 @@ def jobs(database: LeasedDatabase) -> list[tuple[int, str, str]]:
         return [(int(row[0]), str(row[1]), str(row[2])) for row in connection.execute(query)]
 
 
-def test_the_schema_is_there(freshdb: LeasedDatabase) -> None:
+def test_schema_exists(freshdb: LeasedDatabase) -> None:
     with psycopg.connect(freshdb.url) as connection:
         rows = connection.execute("SELECT to_regclass('procrastinate_jobs')::text").fetchall()
     assert rows == [("procrastinate_jobs",)]
 
 
 @pytest.mark.parametrize("name", ["Ada", "Grace", "Mary", "Radia"])
-def test_a_deferred_job_is_the_first_of_a_clean_database(freshdb: LeasedDatabase, name: str) -> None:
+def test_deferred_job_is_the_first_of_a_clean_database(freshdb: LeasedDatabase, name: str) -> None:
     assert jobs(freshdb) == []
     defer(freshdb, name)
     assert jobs(freshdb) == [(1, name, "todo")]
 
 
-def test_a_worker_runs_the_job(freshdb: LeasedDatabase) -> None:
+def test_worker_runs_the_job(freshdb: LeasedDatabase) -> None:
     defer(freshdb, "Ada", "Grace")
     work(freshdb)
     assert jobs(freshdb) == [(1, "Ada", "succeeded"), (2, "Grace", "succeeded")]
 
 
-def test_a_job_that_raises_has_failed(freshdb: LeasedDatabase) -> None:
+def test_job_that_raises_has_failed(freshdb: LeasedDatabase) -> None:
     defer(freshdb, "Ada", task=lose_letter)
     work(freshdb)
     assert jobs(freshdb) == [(1, "Ada", "failed")]
 
 
-def test_every_step_of_a_job_is_an_event(freshdb: LeasedDatabase) -> None:
+def test_each_step_of_a_job_is_an_event(freshdb: LeasedDatabase) -> None:
     defer(freshdb, "Ada")
     work(freshdb)
     with psycopg.connect(freshdb.url) as connection:
@@ -96,13 +96,13 @@ def test_every_step_of_a_job_is_an_event(freshdb: LeasedDatabase) -> None:
     assert rows == [("deferred",), ("started",), ("succeeded",)]
 
 
-def test_a_test_may_break_the_schema(freshdb: LeasedDatabase) -> None:
+def test_test_can_break_the_schema(freshdb: LeasedDatabase) -> None:
     with psycopg.connect(freshdb.url, autocommit=True) as connection:
         connection.execute("DROP TABLE procrastinate_jobs CASCADE")
         connection.execute("CREATE TABLE rubbish (id int)")
 
 
-def test_and_the_next_one_does_not_see_it(freshdb: LeasedDatabase) -> None:
+def test_next_test_has_an_intact_schema(freshdb: LeasedDatabase) -> None:
     with psycopg.connect(freshdb.url) as connection:
         assert connection.execute("SELECT to_regclass('rubbish')").fetchone() == (None,)
     assert jobs(freshdb) == []
@@ -110,25 +110,25 @@ def test_and_the_next_one_does_not_see_it(freshdb: LeasedDatabase) -> None:
 
 @pytest.mark.freshdb(isolation="schema")
 class TestInASchema:
-    """The same, in a schema of its own inside a shared database."""
+    """The same tests with isolation ``schema``: each has its own schema in a shared database."""
 
-    def test_a_deferred_job_is_the_first(self, freshdb: LeasedDatabase) -> None:
+    def test_deferred_job_is_the_first(self, freshdb: LeasedDatabase) -> None:
         assert freshdb.schema is not None
         defer(freshdb, "Ada")
         assert jobs(freshdb) == [(1, "Ada", "todo")]
 
-    def test_a_worker_runs_the_job(self, freshdb: LeasedDatabase) -> None:
+    def test_worker_runs_the_job(self, freshdb: LeasedDatabase) -> None:
         defer(freshdb, "Ada")
         work(freshdb)
         assert jobs(freshdb) == [(1, "Ada", "succeeded")]
 
 
 class TestOneDatabaseForAClass:
-    """Tests that build on each other share one database."""
+    """Tests that depend on each other share one database."""
 
-    def test_first_a_job_is_deferred(self, freshdb_class: LeasedDatabase) -> None:
+    def test_job_is_deferred(self, freshdb_class: LeasedDatabase) -> None:
         defer(freshdb_class, "Ada")
         assert jobs(freshdb_class) == [(1, "Ada", "todo")]
 
-    def test_then_it_is_still_there(self, freshdb_class: LeasedDatabase) -> None:
+    def test_job_of_the_previous_test_still_exists(self, freshdb_class: LeasedDatabase) -> None:
         assert jobs(freshdb_class) == [(1, "Ada", "todo")]

@@ -243,7 +243,7 @@ def test_mode_is_a_setting_and_off_without_a_template(suite: Suite) -> None:
     assert suite.run(FRESHDB_TEMPLATE="", FRESHDB_GUARD="off").counts() == {"failed": 1}
     finished = suite.run("--freshdb-guard=strict")
     assert finished.status == pytest.ExitCode.USAGE_ERROR
-    assert "--freshdb-guard: 'strict' is not one of on, report, off" in finished.output
+    assert "--freshdb-guard: 'strict' must be one of on, report, off" in finished.output
 
 
 AFTERWARDS = """

@@ -29,10 +29,7 @@ def start_guard(config: pytest.Config) -> None:
     from freshdb.toolkit.guard import Guard  # noqa: PLC0415 - see the package
 
     guard = Guard(
-        allow=settings.allow,
-        report=settings.mode == "report",
-        scratch=lambda: _scratch(config),
-        mend=_MEND,
+        allow=settings.allow, report=settings.mode == "report", scratch=lambda: _scratch(config), mend=_MEND
     )
     config.add_cleanup(guard.off)
     config.stash[_GUARD] = guard

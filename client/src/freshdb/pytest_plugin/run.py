@@ -25,13 +25,7 @@ import pytest
 
 from freshdb.client import Client
 from freshdb.embedded import ensure_service
-from freshdb.errors import (
-    FreshdbError,
-    LeaseEnded,
-    LeaseLost,
-    TemplateBuilding,
-    TemplateNotFound,
-)
+from freshdb.errors import FreshdbError, LeaseEnded, LeaseLost, TemplateBuilding, TemplateNotFound
 from freshdb.pytest_plugin.database import LeasedDatabase
 from freshdb.pytest_plugin.holder import describe_holder, for_test
 from freshdb.pytest_plugin.markers import CloneRequest, clone_request
@@ -141,7 +135,7 @@ class Run:
             loss = use.held.loss
             if loss is not None and use.node is not item and use.serves(item):
                 use.reported = True
-                _fail(_loss(use, loss))
+                _fail(_describe_loss(use, loss))
 
     def close(self) -> None:
         """Release the leases that are still held, without errors. A forked child releases none: they are its parent's."""
@@ -237,9 +231,7 @@ class Run:
             return project.ensure_template(client, progress=progress)
         try:
             return client.template(template).reference
-        except (
-            TemplateNotFound
-        ):  # a fixture of the suite may register the template before it requests a database
+        except TemplateNotFound:  # a fixture of the suite may register it before a test needs it
             return template
 
     def _acquire(
@@ -270,9 +262,7 @@ class Run:
                 return _Use(node, fixture, FixtureLease(exit_stack.enter_context(context), exit_stack))
             except TemplateBuilding:
                 client.wait_template(template)
-        raise PreparationError(
-            f"template {template!r} is being built repeatedly: find out which client registers it"
-        )
+        raise PreparationError(f"template {template!r} is built repeatedly: find the client that builds it")
 
     def _end(self, use: _Use, name: str) -> None:
         if use not in self._uses:  # released already, by close()
@@ -287,7 +277,7 @@ class Run:
             use.lease.exit_stack.close()
         except (LeaseLost, LeaseEnded) as loss:
             if not use.reported:
-                _fail(_loss(use, loss))
+                _fail(_describe_loss(use, loss))
         except FreshdbError as error:
             _fail(f"freshdb: the lease of {name} could not be released: {error}")
 
@@ -325,7 +315,7 @@ def _fixture_names(item: pytest.Item) -> list[str]:
     return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
-def _loss(use: _Use, loss: LeaseLost | LeaseEnded) -> str:
+def _describe_loss(use: _Use, loss: LeaseLost | LeaseEnded) -> str:
     reason = loss.reason if isinstance(loss, LeaseLost) else str(loss)
     return _loss_message(use.held.id, use.held.lease.database, reason)
 

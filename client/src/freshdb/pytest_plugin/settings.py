@@ -38,11 +38,7 @@ class _Option(NamedTuple):
 
 
 _OPTIONS: Final = (
-    _Option(
-        "url",
-        "URL",
-        "URL of the freshdb service (default: an embedded service, which is started and keeps running)",
-    ),
+    _Option("url", "URL", "URL of the freshdb service (default: start an embedded service and keep it)"),
     _Option("template", "NAME", "template to clone: NAME or NAME@FINGERPRINT"),
     _Option("isolation", "KIND", "isolation of each clone: database (the default) or schema"),
     _Option("wait", "SECONDS", "timeout of a test that waits for a database (default 30)"),
@@ -130,7 +126,7 @@ def read_guard(config: pytest.Config) -> GuardSettings:
         mode = found.value
     else:
         raise pytest.UsageError(
-            f"freshdb: {found.source}: {found.value!r} is not one of {', '.join(_GUARDS)}"
+            f"freshdb: {found.source}: {found.value!r} must be one of {', '.join(_GUARDS)}"
         )
     named = os.environ.get("FRESHDB_GUARD_ALLOW", "").split()
     allowed = (*config.getini("freshdb_guard_allow"), *(project.guard_allow if project else ()), *named)
@@ -144,9 +140,7 @@ def parse_isolation(text: str, source: str) -> Isolation:
         pytest.UsageError: the text is neither ``database`` nor ``schema``.
     """
     if text not in ISOLATIONS:
-        raise pytest.UsageError(
-            f"freshdb: {source}: {text!r} is not an isolation: use 'database' or 'schema'"
-        )
+        raise pytest.UsageError(f"freshdb: {source}: {text!r} is not an isolation: use database or schema")
     return cast("Isolation", text)
 
 
@@ -185,9 +179,7 @@ def _seconds(found: _Found | None, *, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise pytest.UsageError(
-            f"freshdb: {found.source}: {found.value!r} is not a number of seconds, 0 or more"
-        )
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is not a number of seconds")
     return seconds
 
 
@@ -195,7 +187,7 @@ def _count(found: _Found | None, *, default: int) -> int:
     if found is None:
         return default
     if not found.value.isdecimal():
-        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is not a whole number, 0 or more")
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is not a whole number >= 0")
     return int(found.value)
 
 

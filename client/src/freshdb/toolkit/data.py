@@ -29,17 +29,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import sqlparse
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    and_,
-    delete,
-    func,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -65,7 +55,7 @@ ExpectedChanges: TypeAlias = Mapping[str, Mapping[str, Rows]]
 
 
 @dataclass(frozen=True, slots=True)
-class _InsertedRow:
+class _Inserted:
     """A row that was inserted: its table, its primary key, and the references that were set afterwards."""
 
     table: str
@@ -79,7 +69,7 @@ class _Operations:
     def __init__(self, test: str, tables: TableMap | None) -> None:
         self._test = test
         self._tables = tables
-        self._inserted: list[_InsertedRow] = []
+        self._inserted: list[_Inserted] = []
         self._named: dict[str, NamedRow] = {}
 
     def set_up(self, connection: Connection, source: Source) -> Mapping[str, Mapping[str, Any]]:
@@ -106,14 +96,14 @@ class _Operations:
         given = load_rows(source)
         tables.check(row.table for row in given)
         planned = plan_rows(tables, given, self._named, self._test)
-        inserted, named = list[_InsertedRow](), dict(self._named)
+        inserted, named = list[_Inserted](), dict(self._named)
         for one in planned:
             table = tables.tables[one.given.table]
             found = {column: named[name].row[of] for column, (name, of) in one.references.items()}
             row = insert_row(connection, table, one.given, one.values | found)
             key = tuple(column.key for column in table.primary_key)
             inserted.append(
-                _InsertedRow(one.given.table, {column: row[column] for column in key}, tuple(one.deferred))
+                _Inserted(one.given.table, {column: row[column] for column in key}, tuple(one.deferred))
             )
             if one.given.name is not None:
                 named[one.given.name] = NamedRow(one.given.table, row, key)
@@ -121,7 +111,7 @@ class _Operations:
             if one.deferred:
                 table = tables.tables[done.table]
                 found = {column: named[name].row[of] for column, (name, of) in one.deferred.items()}
-                connection.execute(update(table).where(_key_condition(table, done.key)).values(found))
+                connection.execute(update(table).where(_has_key(table, done.key)).values(found))
                 if one.given.name is not None:
                     before = named[one.given.name]
                     named[one.given.name] = replace(before, row={**before.row, **found})
@@ -141,14 +131,10 @@ class _Operations:
                 if row.deferred:
                     nulls = dict.fromkeys(row.deferred)
                     connection.execute(
-                        update(tables[row.table])
-                        .where(_key_condition(tables[row.table], row.key))
-                        .values(nulls)
+                        update(tables[row.table]).where(_has_key(tables[row.table], row.key)).values(nulls)
                     )
             for row in reversed(self._inserted):
-                connection.execute(
-                    delete(tables[row.table]).where(_key_condition(tables[row.table], row.key))
-                )
+                connection.execute(delete(tables[row.table]).where(_has_key(tables[row.table], row.key)))
         except IntegrityError as error:
             raise WouldCascade(
                 f"rows that were added later refer to the test data: delete those first: {error.orig}", ()
@@ -226,9 +212,7 @@ class _Operations:
                     f"changes of {name}: expected added, removed and changed, not {', '.join(sorted(unknown))}"
                 )
             if name not in since:
-                raise DataInvalid(
-                    f"changes of {name}: this table is not in the snapshot of {', '.join(since)}"
-                )
+                raise DataInvalid(f"changes of {name}: not in the snapshot of {', '.join(since)}")
             for kind, rows in found.get(name, TableChanges()).by_kind().items():
                 missing, unexpected = compare_rows(self._resolve_rows(wanted.get(kind, ())), rows)
                 if missing or unexpected:
@@ -272,25 +256,23 @@ class _Operations:
             self._tables = TableMap.of_connection(connection)
         return self._tables
 
-    def _run_sql(self, connection: Connection, tables: TableMap, file: Path) -> list[_InsertedRow]:
+    def _run_sql(self, connection: Connection, tables: TableMap, file: Path) -> list[_Inserted]:
         before = self._read(connection, ())
         for statement in sqlparse.split(file.read_text()):
             if sqlparse.format(statement, strip_comments=True).strip(" \n;"):
                 connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
         changes = changes_between(before, self._read(connection, ()))
-        inserted = list[_InsertedRow]()
+        inserted = list[_Inserted]()
         for name in tables.insert_order:
             one = changes.get(name, TableChanges())
             if one.removed or one.changed:
-                raise DataInvalid(
-                    f"{file}: an SQL file may only add rows, but this one changes or removes rows of {name}"
-                )
+                raise DataInvalid(f"{file}: an SQL file may only add rows, and this changes rows of {name}")
             keys = [column.key for column in tables.tables[name].primary_key]
             if one.added and not keys:
                 raise DataInvalid(
                     f"{file}: {name} has no primary key, so its rows could not be deleted again"
                 )
-            inserted += [_InsertedRow(name, {key: row[key] for key in keys}) for row in one.added]
+            inserted += [_Inserted(name, {key: row[key] for key in keys}) for row in one.added]
         return inserted
 
     def _read(self, connection: Connection, names: Sequence[str]) -> Snapshot:
@@ -391,5 +373,5 @@ class AsyncData:
         await self.check_changes(before, expected)
 
 
-def _key_condition(table: Table, key: Row) -> ColumnElement[bool]:
+def _has_key(table: Table, key: Row) -> ColumnElement[bool]:
     return and_(*(table.c[name] == value for name, value in key.items()))

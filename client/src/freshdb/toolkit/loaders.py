@@ -63,9 +63,7 @@ def _read(file: Path) -> object:
             case ".csv":
                 rows = list(csv.DictReader(text.splitlines(), strict=True))
                 if any(None in row or None in row.values() for row in rows):
-                    raise DataInvalid(
-                        f"{file}: every line must have as many values as the first line has columns"
-                    )
+                    raise DataInvalid(f"{file}: each line must have one value per column")
                 return {file.stem: [{name: value for name, value in row.items() if value} for row in rows]}
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise DataInvalid(f"{file}: {error}") from error

@@ -145,7 +145,7 @@ class Factories:
             if rows:
                 table_values = self._builder.table_values(connection, name)
                 join, condition, keys = join_by_key(table_values.catalog, rows)
-                table = name_of(connection, table_values.table)
+                table = name_of(connection, table_values.definition)
                 connection.execute(text(f"DELETE FROM {table} AS t USING {join} WHERE {condition}"), keys)
 
 
@@ -262,9 +262,8 @@ class DataFactory(Generic[T]):
         rows = builder.build(connection, self._table, number, given, call)
         table_values = builder.table_values(connection, self._table)
         join, condition, keys = join_by_key(table_values.catalog, rows)
-        statement = text(
-            f"SELECT t.* FROM {name_of(connection, table_values.table)} AS t JOIN {join} ON {condition} ORDER BY wanted.n"
-        )
+        name = name_of(connection, table_values.definition)
+        statement = text(f"SELECT t.* FROM {name} AS t JOIN {join} ON {condition} ORDER BY wanted.n")
         if self._mapper is None:
             return [cast("T", dict(row)) for row in connection.execute(statement, keys).mappings()]
         with Session(connection) as session:

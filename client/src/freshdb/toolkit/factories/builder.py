@@ -22,8 +22,8 @@ Pools = dict[str, list[Row]]
 """The shared rows, by table."""
 
 _POOL_SIZE: Final = 100
-_MAX_ATTEMPTS: Final = 40
-_MAX_DISTINCT_ATTEMPTS: Final = 6
+_ATTEMPTS: Final = 40
+_DISTINCT_ATTEMPTS: Final = 6
 _PAIR: Final = 2
 
 
@@ -40,7 +40,7 @@ class TableValues:
     """The catalog of one table, and the generators of its values."""
 
     catalog: TableCatalog
-    table: Table
+    definition: Table
     generators: dict[str, Values]
     pools: dict[str, list[object]]
     random: Random
@@ -87,8 +87,8 @@ class RowBuilder:
             return self._table_values[name]
         tables = self.map(connection)
         tables.check([name])
-        table = tables.tables[name]
-        catalog = read_catalog(connection, table.schema, table.name)
+        definition = tables.tables[name]
+        catalog = read_catalog(connection, definition.schema, definition.name)
         if not catalog.key:
             raise ToolkitError(f"{name} has no primary key, so its rows could not be deleted again")
         generators = {
@@ -101,38 +101,34 @@ class RowBuilder:
             for column in catalog.columns.values()
         }
         random = Random(f"{self._seed}/{name}")  # noqa: S311 - test data
-        self._table_values[name] = TableValues(catalog, table, generators, {}, random)
+        self._table_values[name] = TableValues(catalog, definition, generators, {}, random)
         return self._table_values[name]
 
     def build(
         self, connection: Connection, name: str, number: int, given: Mapping[str, object], call: BuilderCall
     ) -> list[Row]:
         """Create `number` rows of a table, and the rows that they refer to."""
-        table_values = self.table_values(connection, name)
-        catalog = table_values.catalog
+        table = self.table_values(connection, name)
+        catalog = table.catalog
         computed = {column: value for column, value in given.items() if callable(value)}
-        rows = _given_rows(
-            name,
-            catalog,
-            {column: value for column, value in given.items() if column not in computed},
-            number,
-        )
+        fixed = {column: value for column, value in given.items() if column not in computed}
+        rows = _given_rows(name, catalog, fixed, number)
         references = [one for one in self.map(connection).references if one.of == name]
         positions = list(range(number))
         for reference in sorted(references, key=lambda one: -len(one.columns)):
             if reference.to != name and not set(reference.columns) & computed.keys():
                 positions = self._add_references(connection, reference, rows, positions, call)
-        self._add_values(connection, name, table_values, rows, computed.keys())
+        self._add_values(connection, name, table, rows, computed.keys())
         for reference in references:
             if reference.to == name and not reference.nullable:
                 _add_self_references(reference, rows)
         for column, value in computed.items():
             for row in rows:
                 row[column] = cast("Callable[[Row], object]", value)(row)
-        self._satisfy_checks(connection, name, table_values, rows, given.keys())
+        self._satisfy_checks(connection, name, table, rows, given.keys())
         _check_unique(name, catalog, rows)
         columns = {column: catalog.columns[column].type for column in catalog.columns if column in rows[0]}
-        copy_rows(connection, table_values.table, columns, rows)
+        copy_rows(connection, table.definition, columns, rows)
         call.created.append((name, rows))
         return rows
 
@@ -175,12 +171,12 @@ class RowBuilder:
         self,
         connection: Connection,
         name: str,
-        table_values: TableValues,
+        table: TableValues,
         rows: list[Row],
         computed: AbstractSet[str],
     ) -> None:
         """Set the columns of each row that have no value yet."""
-        catalog = table_values.catalog
+        catalog = table.catalog
         tables = self.map(connection)
         referred = {column for one in tables.references if one.to == name for column in one.referred}
         own = {column for one in tables.references if one.of == name for column in one.columns}
@@ -204,7 +200,7 @@ class RowBuilder:
         self._fill_pools(
             connection,
             name,
-            table_values,
+            table,
             [one.name for one in missing if one.name not in unique_columns and one.sequence is None],
         )
         for column in missing:
@@ -214,65 +210,54 @@ class RowBuilder:
                     numbers, {"name": column.sequence, "number": len(rows)}
                 ).all()
             elif column.name in unique_columns:
-                found = self._draw_distinct(connection, name, table_values, column.name, len(rows))
+                found = self._draw_distinct(connection, name, table, column.name, len(rows))
             else:
-                pool = table_values.pools[column.name]
-                found = table_values.random.choices(pool, k=len(rows))
+                pool = table.pools[column.name]
+                found = table.random.choices(pool, k=len(rows))
             for row, value in zip(rows, found, strict=True):
                 row[column.name] = value
 
     def _fill_pools(
-        self, connection: Connection, name: str, table_values: TableValues, columns: Sequence[str]
+        self, connection: Connection, name: str, table: TableValues, columns: Sequence[str]
     ) -> None:
         """Generate candidates for several columns, and keep the valid ones. PostgreSQL checks all in one round trip."""
-        catalog = table_values.catalog
-        todo = [column for column in columns if column not in table_values.pools]
+        catalog = table.catalog
+        todo = [column for column in columns if column not in table.pools]
         for size in (_POOL_SIZE, 10 * _POOL_SIZE):
-            drawn = {
-                one: table_values.generators[one].draw(size)
-                for one in todo
-                if table_values.generators[one].possible
-            }
+            drawn = {one: table.generators[one].draw(size) for one in todo if table.generators[one].possible}
             for column, values in drawn.items():
-                table_values.pools[column] = values
+                table.pools[column] = values
             checks = [one for one in catalog.checks if len(one.columns) == 1 and one.columns[0] in drawn]
             if checks:
                 asked = list(dict.fromkeys(check.columns[0] for check in checks))
-                rows = list(
-                    zip(
-                        *(
-                            [as_text(value, catalog.columns[one].type) for value in drawn[one]]
-                            for one in asked
-                        ),
-                        strict=True,
-                    )
-                )
+                texts = ([as_text(value, catalog.columns[one].type) for value in drawn[one]] for one in asked)
+                rows = list(zip(*texts, strict=True))
                 bad = failing_rows(connection, catalog, checks, rows, asked)
                 for one in asked:
                     out = set().union(*(bad[check] for check in checks if check.columns == (one,)))
-                    table_values.pools[one] = [value for at, value in enumerate(drawn[one]) if at not in out]
-            todo = [one for one in todo if not table_values.pools.get(one)]
+                    table.pools[one] = [value for at, value in enumerate(drawn[one]) if at not in out]
+            todo = [one for one in todo if not table.pools.get(one)]
             if not todo:
                 return
         for column in todo:
             if catalog.columns[column].nullable:
-                table_values.pools[column] = [None]
+                table.pools[column] = [None]
             else:
                 raise NoValue(_no_value_message(name, catalog, column))
 
     def _draw_distinct(
-        self, connection: Connection, name: str, table_values: TableValues, column: str, number: int
+        self, connection: Connection, name: str, table: TableValues, column: str, number: int
     ) -> list[object]:
-        catalog, generator = table_values.catalog, table_values.generators[column]
+        catalog, generator = table.catalog, table.generators[column]
         kind = catalog.columns[column].type
         checks = [check for check in catalog.checks if check.columns == (column,)]
         found: dict[str | None, object] = {}
         cast_ = f"CAST(v AS {catalog.columns[column].declared})"
         there = text(
             f"SELECT n - 1 FROM unnest(CAST(:given AS text[])) WITH ORDINALITY AS given(v, n) WHERE EXISTS (SELECT FROM "
-            f"{name_of(connection, table_values.table)} AS t WHERE t.{quoted(column)} = {cast_})"
+            f"{name_of(connection, table.definition)} AS t WHERE t.{quoted(column)} = {cast_})"
         )
-        for attempt in range(_MAX_DISTINCT_ATTEMPTS):
+        for attempt in range(_DISTINCT_ATTEMPTS):
             size = number if attempt == 0 else max(number - len(found), _POOL_SIZE * 4**attempt)
             drawn = {as_text(value, kind): value for value in generator.draw_distinct(size)}
             texts = list(drawn)
@@ -289,15 +274,10 @@ class RowBuilder:
         )
 
     def _satisfy_checks(
-        self,
-        connection: Connection,
-        name: str,
-        table_values: TableValues,
-        rows: list[Row],
-        given: AbstractSet[str],
+        self, connection: Connection, name: str, table: TableValues, rows: list[Row], given: AbstractSet[str]
     ) -> None:
         """Satisfy the CHECKs over several columns: generate values again in rows that violate one."""
-        catalog = table_values.catalog
+        catalog = table.catalog
         checks = [one for one in catalog.checks if len(one.columns) > 1]
         columns = list(dict.fromkeys(column for check in checks for column in check.columns))
         if not checks:
@@ -307,15 +287,15 @@ class RowBuilder:
                 row.setdefault(column, None)
         invalid = list(rows)
         bad: dict[Check, set[int]] = {}
-        for attempt in range(_MAX_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             asked = [
                 [as_text(row[column], catalog.columns[column].type) for column in columns] for row in invalid
             ]
             bad = failing_rows(connection, catalog, checks, asked, columns)
             for check in checks:
-                free = [one for one in check.columns if one in table_values.pools and one not in given]
+                free = [one for one in check.columns if one in table.pools and one not in given]
                 for at in bad[check]:
-                    _redraw(table_values, invalid[at], free, attempt)
+                    _redraw(table, invalid[at], free, attempt)
             invalid = [invalid[at] for at in sorted(set().union(*bad.values()))]
             if not invalid:
                 return
@@ -347,16 +327,14 @@ def _add_self_references(reference: Reference, rows: Sequence[Row]) -> None:
             row.setdefault(own, row[referred])
 
 
-def _redraw(table_values: TableValues, row: Row, free: Sequence[str], attempt: int) -> None:
-    kinds = {table_values.catalog.columns[one].type for one in free}
-    if (
-        attempt == 0 and len(free) == _PAIR and len(kinds) == 1
-    ):  # often, one value must be less than the other
+def _redraw(table: TableValues, row: Row, free: Sequence[str], attempt: int) -> None:
+    kinds = {table.catalog.columns[one].type for one in free}
+    if attempt == 0 and len(free) == _PAIR and len(kinds) == 1:  # often, one value must be less
         row[free[0]], row[free[1]] = row[free[1]], row[free[0]]
         return
     for column in free:
-        empty = table_values.catalog.columns[column].nullable and table_values.random.random() < 1 / 3
-        row[column] = None if empty else table_values.random.choice(table_values.pools[column])
+        empty = table.catalog.columns[column].nullable and table.random.random() < 1 / 3
+        row[column] = None if empty else table.random.choice(table.pools[column])
 
 
 def _check_unique(name: str, catalog: TableCatalog, rows: Sequence[Row]) -> None:
