@@ -1,7 +1,7 @@
 """Loaders of test data from Python, JSON, YAML and CSV: rows by table, with optional names.
 
-A value is text as PostgreSQL reads it (``"2026-05-01"`` for a date), or a reference to another row: ``@name`` stands for the
-value that the foreign key refers to, and ``@name.column`` for that of a column. ``@@`` stands for a single ``@``.
+A value is text as PostgreSQL reads it (``"2026-05-01"`` for a date), or a reference to another row. ``@name`` is the value
+that the foreign key refers to in that row. ``@name.column`` is the value of a column. ``@@`` is a single ``@``.
 """
 
 from __future__ import annotations
