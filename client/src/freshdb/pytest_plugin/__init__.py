@@ -241,9 +241,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: _WorkerNode) -> None:
     """In xdist's controller: add the last messages of a worker."""
-    output: Mapping[str, ProcessReport] = getattr(
-        node, "workeroutput", {}
-    )  # missing if the worker has crashed
+    output: Mapping[str, ProcessReport] = getattr(node, "workeroutput", {})  # empty after a crash
     _add_report(node.config, output.get("freshdb"))
 
 

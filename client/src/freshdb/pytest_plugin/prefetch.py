@@ -1,7 +1,7 @@
 """Background work of one pytest process: acquire the lease of the next test, release the lease of the last one.
 
 There are two daemon threads, so that neither kind of work waits for the other. One thread releases the leases of finished
-tests, in the order in which the tests finished. A test that finds `_MAX_PENDING_RELEASES` of them waits. The other thread
+tests, in the order in which the tests finished. If `_MAX_PENDING_RELEASES` are pending, a test waits. The other thread
 acquires leases for the next tests: these are the *spares*. A test takes only the spare that was acquired in its
 name, so that the holder in the list of leases is right.
 
@@ -10,8 +10,8 @@ A spare must not cost other clients a database:
 - It is acquired without waiting. If no database is ready, or if other clients queue, the thread tries again a few times
   with growing delays while the current test runs. Then it gives up silently.
 - While a spare is unused, the thread checks with growing delays whether other clients wait for a database of its pool. If
-  so, it releases the spare and acquires none for some seconds. After two seconds it releases the spare in any case: the
-  acquire of a database does not matter to a test that follows such a slow one.
+  so, it releases the spare and acquires none for some seconds. After two seconds it releases the spare in any case. Compared
+  with a test that runs so long, the time of an acquire is insignificant.
 - Before this process itself waits for a database, it releases its spares (`Prefetcher.release_spares`).
 - When a test has run without taking its spare (it was skipped, or the suite overrides the fixture), the spare is
   released. The next one is acquired only after a test has acquired a lease by itself.

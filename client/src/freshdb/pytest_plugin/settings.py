@@ -179,9 +179,7 @@ def _seconds(found: _Found | None, *, default: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise pytest.UsageError(
-            f"freshdb: {found.source}: {found.value!r} is not a number of seconds, 0 or more"
-        )
+        raise pytest.UsageError(f"freshdb: {found.source}: {found.value!r} is not a number of seconds")
     return seconds
 
 

@@ -89,7 +89,7 @@ def check_can_roll_back(connection: Connection) -> None:
     """
     if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
         raise WrongTarget(
-            "the connection commits every statement (AUTOCOMMIT), so it cannot roll back: use another isolation level"
+            "the connection commits every statement: use another isolation level than AUTOCOMMIT"
         )
 
 

@@ -71,14 +71,14 @@ def plan_rows(
         _plan_row(tables, one, targets, uuid_of(test, one.table, one.name or str(number)))
         for number, one in enumerate(given)
     ]
-    waiting = sorted(rows, key=lambda one: position[one.given.table])
+    todo = sorted(rows, key=lambda one: position[one.given.table])
     done, ordered = set(known), list[PlannedRow]()
-    while waiting:
-        ready = next((one for one in waiting if {name for name, _ in one.references.values()} <= done), None)
+    while todo:
+        ready = next((one for one in todo if {name for name, _ in one.references.values()} <= done), None)
         if ready is None:
-            _defer_references(tables, waiting, done)
+            _defer_references(tables, todo, done)
             continue
-        waiting.remove(ready)
+        todo.remove(ready)
         ordered.append(ready)
         if ready.given.name is not None:
             done.add(ready.given.name)
@@ -121,9 +121,7 @@ def _resolve_reference(
         primary = [one.key for one in to.primary_key]
         from_ = column or single.get(key) or (primary[0] if len(primary) == 1 else "")
         if from_ not in to.c:
-            raise DataInvalid(
-                f"{given.location}, {key}: name the column of {target} to refer to, as @name.column"
-            )
+            raise DataInvalid(f"{given.location}, {key}: name a column of {target}, as @name.column")
         yield key, from_
         return
     meant = [one for one in keys if f"{key}_id" in one.columns] or [one for one in keys if key == to.name]
@@ -135,9 +133,9 @@ def _resolve_reference(
     yield from zip(meant[0].columns, meant[0].referred, strict=True)
 
 
-def _defer_references(tables: TableMap, waiting: Sequence[PlannedRow], done: Collection[str]) -> None:
+def _defer_references(tables: TableMap, todo: Sequence[PlannedRow], done: Collection[str]) -> None:
     """Defer the references of one row in a cycle, so that it can be inserted before the rows that it refers to."""
-    for one in waiting:
+    for one in todo:
         table = tables.tables[one.given.table]
         deferred = {
             key: to for key, to in one.references.items() if to[0] not in done and table.c[key].nullable
@@ -147,10 +145,8 @@ def _defer_references(tables: TableMap, waiting: Sequence[PlannedRow], done: Col
             one.references = {key: to for key, to in one.references.items() if key not in deferred}
             one.values |= dict.fromkeys(deferred)
             return
-    locations = "; ".join(one.given.location for one in waiting)
-    raise CircularTables(
-        f"these rows refer to each other in a cycle, by columns that are NOT NULL: {locations}"
-    )
+    locations = "; ".join(one.given.location for one in todo)
+    raise CircularTables(f"rows refer to each other in a cycle, by NOT NULL columns: {locations}")
 
 
 def insert_row(connection: Connection, table: Table, given: GivenRow, values: Mapping[str, Any]) -> Row:

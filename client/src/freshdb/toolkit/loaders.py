@@ -1,7 +1,7 @@
 """Loaders of test data from Python, JSON, YAML and CSV: rows by table, with optional names.
 
-A value is text as PostgreSQL reads it (``"2026-05-01"`` for a date), or a reference to another row: ``@name`` stands for the
-value that the foreign key refers to, and ``@name.column`` for that of a column. ``@@`` stands for a single ``@``.
+A value is text as PostgreSQL reads it (``"2026-05-01"`` for a date), or a reference to another row. ``@name`` is the value
+that the foreign key refers to in that row. ``@name.column`` is the value of a column. ``@@`` is a single ``@``.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def _read(file: Path) -> object:
             case ".csv":
                 rows = list(csv.DictReader(text.splitlines(), strict=True))
                 if any(None in row or None in row.values() for row in rows):
-                    raise DataInvalid(
-                        f"{file}: every line must have as many values as the first line has columns"
-                    )
+                    raise DataInvalid(f"{file}: each line must have one value per column")
                 return {file.stem: [{name: value for name, value in row.items() if value} for row in rows]}
     except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
         raise DataInvalid(f"{file}: {error}") from error

@@ -89,9 +89,7 @@ def _equal(found: object, expected: object) -> bool:
     if found == expected:
         return True
     texts: Iterable[str] = (str(found), found.isoformat() if hasattr(found, "isoformat") else "")
-    return (
-        isinstance(expected, str) and not isinstance(found, str) and found is not None and expected in texts
-    )
+    return isinstance(expected, str) and not isinstance(found, str | None) and expected in texts
 
 
 def _format(row: Row) -> str:

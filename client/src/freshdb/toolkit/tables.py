@@ -140,17 +140,15 @@ class TableMap:
     @cached_property
     def insert_order(self) -> tuple[str, ...]:
         """All tables, referenced tables first. Within a cycle, loose references are ignored."""
-        component_of = {name: component for component in self._components for name in component}
+        group_of = {name: group for group in self._groups for name in group}
         needs = {
-            component: dict.fromkeys(component_of[to] for name in component for to in self._refers_to[name])
-            for component in self._components
+            group: dict.fromkeys(group_of[to] for name in group for to in self._refers_to[name])
+            for group in self._groups
         }
         sorter = TopologicalSorter(
-            {component: [one for one in needed if one != component] for component, needed in needs.items()}
+            {group: [one for one in needed if one != group] for group, needed in needs.items()}
         )
-        return tuple(
-            name for component in sorter.static_order() for name in self._valid_order(component) or component
-        )
+        return tuple(name for group in sorter.static_order() for name in self._valid_order(group) or group)
 
     @cached_property
     def delete_order(self) -> tuple[str, ...]:
@@ -160,12 +158,12 @@ class TableMap:
     @cached_property
     def cycles(self) -> tuple[tuple[str, ...], ...]:
         """All cycles of several tables. Each has all tables that are reachable from it and lead back to it."""
-        return tuple(component for component in self._components if len(component) > 1)
+        return tuple(group for group in self._groups if len(group) > 1)
 
     @cached_property
     def unbreakable(self) -> tuple[tuple[str, ...], ...]:
         """The cycles that have no valid order, even if loose references are ignored."""
-        return tuple(component for component in self.cycles if self._valid_order(component) is None)
+        return tuple(group for group in self.cycles if self._valid_order(group) is None)
 
     @cached_property
     def self_references(self) -> tuple[str, ...]:
@@ -216,22 +214,19 @@ class TableMap:
         return adjacency(self.tables, ((one.to, one.of) for one in self.references))
 
     @cached_property
-    def _components(self) -> tuple[tuple[str, ...], ...]:
+    def _groups(self) -> tuple[tuple[str, ...], ...]:
         """The strongly connected components of the tables. Most of them have one table."""
         reach = {name: reachable([name], self._refers_to) for name in self.tables}
-        components = (
+        groups = (
             tuple(other for other in self.tables if other in reach[name] and name in reach[other])
             for name in self.tables
         )
-        return tuple(dict.fromkeys(components))
+        return tuple(dict.fromkeys(groups))
 
-    def _valid_order(self, component: tuple[str, ...]) -> tuple[str, ...] | None:
+    def _valid_order(self, group: tuple[str, ...]) -> tuple[str, ...] | None:
         strict = [one for one in self.references if one.of != one.to and not one.loose]
         try:
-            needs = {
-                name: [one.to for one in strict if one.of == name and one.to in component]
-                for name in component
-            }
+            needs = {name: [one.to for one in strict if one.of == name and one.to in group] for name in group}
             return tuple(TopologicalSorter(needs).static_order())
         except CycleError:
             return None

@@ -262,9 +262,8 @@ class DataFactory(Generic[T]):
         rows = builder.build(connection, self._table, number, given, call)
         table_values = builder.table_values(connection, self._table)
         join, condition, keys = join_by_key(table_values.catalog, rows)
-        statement = text(
-            f"SELECT t.* FROM {name_of(connection, table_values.definition)} AS t JOIN {join} ON {condition} ORDER BY wanted.n"
-        )
+        name = name_of(connection, table_values.definition)
+        statement = text(f"SELECT t.* FROM {name} AS t JOIN {join} ON {condition} ORDER BY wanted.n")
         if self._mapper is None:
             return [cast("T", dict(row)) for row in connection.execute(statement, keys).mappings()]
         with Session(connection) as session:

@@ -111,12 +111,8 @@ class RowBuilder:
         table = self.table_values(connection, name)
         catalog = table.catalog
         computed = {column: value for column, value in given.items() if callable(value)}
-        rows = _given_rows(
-            name,
-            catalog,
-            {column: value for column, value in given.items() if column not in computed},
-            number,
-        )
+        fixed = {column: value for column, value in given.items() if column not in computed}
+        rows = _given_rows(name, catalog, fixed, number)
         references = [one for one in self.map(connection).references if one.of == name]
         positions = list(range(number))
         for reference in sorted(references, key=lambda one: -len(one.columns)):
@@ -234,15 +230,8 @@ class RowBuilder:
             checks = [one for one in catalog.checks if len(one.columns) == 1 and one.columns[0] in drawn]
             if checks:
                 asked = list(dict.fromkeys(check.columns[0] for check in checks))
-                rows = list(
-                    zip(
-                        *(
-                            [as_text(value, catalog.columns[one].type) for value in drawn[one]]
-                            for one in asked
-                        ),
-                        strict=True,
-                    )
-                )
+                texts = ([as_text(value, catalog.columns[one].type) for value in drawn[one]] for one in asked)
+                rows = list(zip(*texts, strict=True))
                 bad = failing_rows(connection, catalog, checks, rows, asked)
                 for one in asked:
                     out = set().union(*(bad[check] for check in checks if check.columns == (one,)))
@@ -340,9 +329,7 @@ def _add_self_references(reference: Reference, rows: Sequence[Row]) -> None:
 
 def _redraw(table: TableValues, row: Row, free: Sequence[str], attempt: int) -> None:
     kinds = {table.catalog.columns[one].type for one in free}
-    if (
-        attempt == 0 and len(free) == _PAIR and len(kinds) == 1
-    ):  # often, one value must be less than the other
+    if attempt == 0 and len(free) == _PAIR and len(kinds) == 1:  # often, one value must be less
         row[free[0]], row[free[1]] = row[free[1]], row[free[0]]
         return
     for column in free:

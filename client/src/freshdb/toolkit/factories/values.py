@@ -28,7 +28,7 @@ _YEAR_SECONDS: Final = 365 * 24 * 3600
 _MAX_BASES: Final = 100
 _MAX_ATTEMPTS: Final = 20
 _WIDTH: Final = 1000
-_FAKER_METHODS: Final[Sequence[tuple[str, str]]] = (
+_METHODS: Final[Sequence[tuple[str, str]]] = (
     (r"e?mail", "safe_email"),
     (r"first_?name|given_?name|forename", "first_name"),
     (r"last_?name|family_?name|surname", "last_name"),
@@ -78,7 +78,7 @@ class Values:
         self._faker = faker
         self._seed = seed
         self._draws = 0
-        self._check_text = " AND ".join(check.expression for check in checks)
+        self._checks = " AND ".join(check.expression for check in checks)
         self._distinct_count = 0
         self._bases: list[str] = []
         self._generate = self._generator()
@@ -114,7 +114,7 @@ class Values:
             return None if element is None else lambda: [element() for _ in range(random.randint(1, 3))]
         if column.labels:
             return lambda: random.choice(column.labels)
-        allowed = self._allowed_values()
+        allowed = self._allowed()
         if allowed:
             return lambda: random.choice(allowed)
         if column.type in _TEXTS:
@@ -146,7 +146,7 @@ class Values:
     def _next_distinct(self, generate: Generator) -> object:
         number, self._distinct_count = self._distinct_count, self._distinct_count + 1
         kind = self.column.type
-        allowed = self.column.labels or self._allowed_values()
+        allowed = self.column.labels or self._allowed()
         if allowed and not kind.endswith("[]"):
             return allowed[number % len(allowed)]
         if kind in _SIZES:
@@ -174,9 +174,7 @@ class Values:
         pattern, (shortest, longest) = self._pattern(), self._lengths()
         random = self._random
         name = self.column.name.lower()
-        method = next(
-            (one for pattern, one in _FAKER_METHODS if re.search(rf"(^|_)({pattern})(_|$)", name)), None
-        )
+        method = next((one for pattern, one in _METHODS if re.search(rf"(^|_)({pattern})(_|$)", name)), None)
 
         def from_name() -> str:
             if method is not None:
@@ -216,7 +214,7 @@ class Values:
         years = 20 + self._random.randrange(50) if re.search("birth|born", name) else 0
         times = [
             datetime.fromisoformat(one)
-            for one in _LITERAL.findall(self._check_text)
+            for one in _LITERAL.findall(self._checks)
             if re.match(r"\d{4}-\d\d-\d\d", one)
         ]
         if times:  # use times near those of the checks and partitions
@@ -229,20 +227,18 @@ class Values:
 
     # Limits by the checks
 
-    def _allowed_values(self) -> list[object]:
+    def _allowed(self) -> list[object]:
         """Return the values of an ``IN`` list or an equality, if the checks have one."""
-        if self.column.type in _TEXTS and re.search(r"= (ANY|')", self._check_text):
-            return list(dict.fromkeys(one.replace("''", "'") for one in _LITERAL.findall(self._check_text)))
-        numbers = (
-            re.search(r"ANY \(+ARRAY\[([^\]]+)\]", self._check_text) if self.column.type in _SIZES else None
-        )
+        if self.column.type in _TEXTS and re.search(r"= (ANY|')", self._checks):
+            return list(dict.fromkeys(one.replace("''", "'") for one in _LITERAL.findall(self._checks)))
+        numbers = re.search(r"ANY \(+ARRAY\[([^\]]+)\]", self._checks) if self.column.type in _SIZES else None
         return [int(one) for one in re.findall(r"-?\d+", numbers.group(1))] if numbers else []
 
     def _bounds(self, low: float, high: float) -> tuple[float, float]:
         """Return the range of comparisons with numbers, or the given range without such comparisons."""
         lowest, highest = None, None
         step = 1 if self.column.type in _SIZES else Decimal("0.01")
-        checks = re.sub(r"::[a-z ]+(\([\d,]+\))?", "", self._check_text)
+        checks = re.sub(r"::[a-z ]+(\([\d,]+\))?", "", self._checks)
         name = rf'\(?"?{re.escape(self.column.name)}"?\)?'
         for sign, value in re.findall(rf"{name} (>=|>|<=|<) {_NUMBER}", checks):
             lowest, highest = _narrow(lowest, highest, sign, value, step)
@@ -262,7 +258,7 @@ class Values:
 
     def _lengths(self) -> tuple[int, int]:
         shortest, longest = 0, self.column.limits[0] if self.column.limits else 10_000
-        for sign, value in re.findall(r"length\([^<>=]+ (>=|>|<=|<|=) (\d+)", self._check_text):
+        for sign, value in re.findall(r"length\([^<>=]+ (>=|>|<=|<|=) (\d+)", self._checks):
             number = int(value)
             if sign in {">=", ">", "="}:
                 shortest = max(shortest, number + (sign == ">"))
@@ -271,7 +267,7 @@ class Values:
         return shortest, longest
 
     def _pattern(self) -> str | None:
-        found = _MATCHES.search(self._check_text)
+        found = _MATCHES.search(self._checks)
         if found is None:
             return None
         pattern = found.group(2).replace("''", "'")
