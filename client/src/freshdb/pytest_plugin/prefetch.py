@@ -281,7 +281,7 @@ class Prefetcher:
     def _release(self, done: _Return) -> None:
         try:
             done.ending.close()
-            self._client.run(self._client.operations.give_back(done.lease_id))
+            self._client.run(self._client.operations.release_only(done.lease_id))
         except (LeaseEnded, LeaseNotFound) as over:
             if done.test is not None:
                 with self._changed:
@@ -336,5 +336,5 @@ class Prefetcher:
 
 def _return(in_hand: TestLease, test: str | None) -> _Return:
     lease = in_hand.held.lease
-    in_hand.held.end("released")
+    in_hand.held.mark_ended("released")
     return _Return(lease.id, lease.database, in_hand.ending, test)
