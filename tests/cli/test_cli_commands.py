@@ -195,7 +195,7 @@ def test_a_projects_template_is_built_when_it_is_needed(
     )
     done = freshdb_command("run", "--", sys.executable, "-c", COUNT_ITEMS)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
-    assert f"making template {name}@" in done.stderr
+    assert f"building template {name}@" in done.stderr
     (migrations / "002.sql").write_text("insert into item values (2, 'two')")
     inner = Freshdb(migrations, freshdb_command.environment)
     done = inner("run", "--", sys.executable, "-c", COUNT_ITEMS)
@@ -223,7 +223,7 @@ def test_status_shows_where_the_service_is(freshdb_command: Freshdb, client: Cli
 def test_a_service_that_is_not_there_is_said_with_the_next_step(tmp_path: Path) -> None:
     done = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:9"})("templates", "--url", "nonsense")
     assert done.returncode == 1
-    assert "'nonsense' is no address of a freshdb service" in done.stderr
+    assert "'nonsense' is not the address of a freshdb service" in done.stderr
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(freshdb_command: Freshdb, shop: Template) -> None:

@@ -1,4 +1,4 @@
-"""``AsyncClient``: the operations, awaited; the same names as ``Client``, on asyncio."""
+"""``AsyncClient``: the operations as methods to await on asyncio, with the names of ``Client``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from freshdb.configuration import Configuration
 from freshdb.errors import BuildLost, FreshdbError, LeaseEnded, LeaseLost, LeaseNotFound
 from freshdb.events import EventReader
-from freshdb.heartbeat import Heartbeat, loop_heart
+from freshdb.heartbeat import Heartbeat, loop_heartbeats
 from freshdb.held_lease import AsyncHeldLease
 from freshdb.lease_upkeep import (
-    brief,
-    build_beat,
+    build_heartbeat,
     failure_message,
-    lease_beat,
-    note_unreleased,
-    note_unreported,
-    worth_raising,
+    lease_heartbeat,
+    log_unreleased,
+    log_unreported,
+    should_raise_loss,
+    with_short_retries,
 )
 from freshdb.messages import Failure
 from freshdb.methods import Awaiting
@@ -39,17 +39,17 @@ T = TypeVar("T")
 
 
 class AsyncClient(Configuration):
-    """Talks to a freshdb service, asynchronously; used by one event loop at a time.
+    """Client of a freshdb service with methods to await. One event loop at a time can use it.
 
     Args:
-        url: ``http://host:port``; several (or one string with commas) for failover. Default: ``FRESHDB_URL``.
-        token: default ``FRESHDB_TOKEN``.
-        timeout_seconds: for one answer, beyond what the service was asked to wait.
-        retry_seconds: how long to go on trying when nobody answers.
-        poll_seconds: longest wait per request, at most the service's 300; a longer one is asked for in slices.
+        url: ``http://host:port``. Several, or one string with commas, for failover. Default: ``FRESHDB_URL``.
+        token: the token to send. Default: ``FRESHDB_TOKEN``.
+        timeout_seconds: timeout for one answer, in addition to a wait that the request asks for.
+        retry_seconds: maximum time from the first attempt of a call to its last.
+        poll_seconds: maximum wait of one request, at most the service's 300. Longer waits take several requests.
 
     Raises:
-        NotConfigured: no URL was given, or one that is none.
+        NotConfigured: no URL is given, or one is invalid.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class AsyncClient(Configuration):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; leases that are still held run out."""
+        """Close the connections. Leases that are still held expire."""
         await self._transport.close()
 
     async def run(self, flow: Flow[T]) -> T:
-        """Carry a flow out."""
+        """Run a flow and return its result."""
         return await self._transport.run(flow)
 
     @asynccontextmanager
@@ -131,10 +131,10 @@ class AsyncClient(Configuration):
     ) -> AsyncIterator[AsyncHeldLease]:
         """Hold a clean database during the block: acquire, renew in the background, release.
 
-        The arguments are those of ``acquire``; `on_lost` is called from the heartbeat's task.
+        The arguments are those of ``acquire``. The heartbeat's task calls `on_lost`.
 
         Raises:
-            LeaseLost: at the end of the block (and at any use of the lease), if it was lost meanwhile.
+            LeaseLost: the lease was lost. Raised at each use of the lease, and at the end of the block.
         """
         request = LeaseRequest(template, isolation, ttl_seconds, wait_seconds, holder or {}, labels or {})
         granted = await self.run(self.operations.grant(request, idempotency_key))
@@ -145,13 +145,13 @@ class AsyncClient(Configuration):
     async def hold(
         self, lease: Lease, *, on_lost: Callable[[LeaseLost], None] | None = None
     ) -> AsyncIterator[AsyncHeldLease]:
-        """Hold a lease that was acquired before, as ``lease`` does: renew it now and on, release it at the end.
+        """Hold a lease that was acquired before: renew it now and in the background, release it at the end.
 
         Raises:
-            LeaseEnded: it is over already.
-            LeaseLost: as with ``lease``.
+            LeaseEnded: the lease has ended already.
+            LeaseLost: as in ``lease``.
         """
-        granted = await self.run(self.operations.take_up(lease))
+        granted = await self.run(self.operations.resume(lease))
         async with self._holding(granted, on_lost) as held:
             yield held
 
@@ -165,14 +165,14 @@ class AsyncClient(Configuration):
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Template:
-        """Have a template that is ready: built by `builder`, unless somebody else has built it or is at it.
+        """Return the template once it is ready. Build it by `builder` unless another client has built it or is building it.
 
-        Of any number of callers exactly one builds; the others wait. A builder that falls silent for
+        Of any number of clients, exactly one builds, and the others wait. A builder without a heartbeat for
         `build_seconds` is replaced. An error of `builder` is reported to the service and raised.
 
         Raises:
-            TemplateFailed: somebody else built it, and failed.
-            TemplateBuilding: somebody else is still building it after `wait_seconds`.
+            TemplateFailed: the build of another client failed.
+            TemplateBuilding: another client is still building it after `wait_seconds`.
         """
         claim = self.operations.claim_build(
             name, fingerprint, extensions=extensions, build_seconds=build_seconds, wait_seconds=wait_seconds
@@ -181,25 +181,25 @@ class AsyncClient(Configuration):
         if template.build is None:
             return template
         try:
-            async with self._beating(build_beat(self.operations, template.id, template.build)):
+            async with self._heartbeat(build_heartbeat(self.operations, template.id, template.build)):
                 await builder(template.build)
         except BaseException as error:
             await self._report_failed(template.id, template.build, error)
             raise
         try:
             return await self.build_ready(template.id, template.build.token)
-        except BuildLost:  # somebody took over, because our heartbeats did not get through
+        except BuildLost:  # another builder took over, because our heartbeats did not reach the service
             return await self.wait_template(template.id, wait_seconds=wait_seconds)
 
     async def events(self, *, follow: bool = True, since: str | None = None) -> AsyncGenerator[Event, None]:
-        """Follow what happens: every transition, as it comes; goes on where it was when the connection breaks.
+        """Yield every state transition as an event. After a broken connection, continue at the same event.
 
         Args:
-            follow: go on with what is to come; without, end with what has happened.
-            since: an event's id, or ``0`` for all that are kept. By default only what is to come.
+            follow: wait for future events. If false, end after the past events.
+            since: id of the event to start after, or ``0`` for all stored events. By default only future events.
 
         Raises:
-            ServiceUnreachable: the connection broke, and nobody answered for `retry_seconds`.
+            ServiceUnreachable: the connection broke, and no service answered for `retry_seconds`.
         """
         reader = EventReader(since, self.policy)
         while True:
@@ -212,57 +212,59 @@ class AsyncClient(Configuration):
                 if not follow:
                     return
             except StreamBroken as broken:
-                reader.broke(broken.failure)
+                reader.record_failure(broken.failure)
             await asyncio.sleep(reader.pause_seconds())
 
     @asynccontextmanager
     async def _holding(
         self, granted: Granted, on_lost: Callable[[LeaseLost], None] | None
     ) -> AsyncIterator[AsyncHeldLease]:
-        held = AsyncHeldLease(granted.lease, on_lost, self._give_back, self.keep, self.reset)
+        held = AsyncHeldLease(granted.lease, on_lost, self._release, self.keep, self.reset)
         try:
-            async with self._beating(lease_beat(self.operations, granted, held)):
+            async with self._heartbeat(lease_heartbeat(self.operations, granted, held)):
                 yield held
         except BaseException as error:
             await self._end(held, error)
             raise
         await self._end(held, None)
 
-    async def _give_back(self, lease_id: str) -> Leftovers | None:
-        return await self.run(self.operations.give_back(lease_id))
+    async def _release(self, lease_id: str) -> Leftovers | None:
+        return await self.run(self.operations.release_only(lease_id))
 
     async def _end(self, held: AsyncHeldLease, raised: BaseException | None) -> None:
         if held.ended or held.inherited:
             return
         loss = held.loss
         try:
-            await self.run(brief(self.operations, lost=loss is not None).give_back(held.id))
+            await self.run(with_short_retries(self.operations, lost=loss is not None).release_only(held.id))
         except (LeaseEnded, LeaseNotFound) as over:
             loss = loss or LeaseLost(held.id, str(over))
         except FreshdbError as error:
-            note_unreleased(held.id, error)
-        if loss is not None and worth_raising(raised):
+            log_unreleased(held.id, error)
+        if loss is not None and should_raise_loss(raised):
             raise loss
 
     async def _report_failed(self, template_id: str, grant: BuildGrant, error: BaseException) -> None:
         message = failure_message(grant, error)
         try:
-            await self.run(brief(self.operations).build_failed(template_id, grant.token, message=message))
+            await self.run(
+                with_short_retries(self.operations).build_failed(template_id, grant.token, message=message)
+            )
         except FreshdbError as unreported:
-            note_unreported(grant, unreported)
+            log_unreported(grant, unreported)
 
     @asynccontextmanager
-    async def _beating(self, beat: Heartbeat) -> AsyncIterator[None]:
-        heart = loop_heart()
-        heart.add(beat, self._attempt)
+    async def _heartbeat(self, beat: Heartbeat) -> AsyncIterator[None]:
+        heartbeats = loop_heartbeats()
+        heartbeats.add(beat, self._attempt)
         try:
             yield
         finally:
-            await heart.remove(beat)
+            await heartbeats.remove(beat)
 
     async def _attempt(self, beat: Heartbeat) -> None:
         step = beat.attempt(self.policy.addresses.current)
         outcome = await self._transport.send(step)
         if isinstance(outcome, Failure):
             self.policy.addresses.leave(step.base)
-        beat.take(outcome)
+        beat.record(outcome)

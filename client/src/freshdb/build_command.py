@@ -1,4 +1,4 @@
-"""Runs the command that fills a template: any tool that takes its database from the environment."""
+"""Runs the command that fills a template. It can be any program that takes its database from the environment."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _GRACE_SECONDS: Final = 5.0
 def run_build_command(
     command: str | Sequence[str], grant: BuildGrant, *, directory: Path, output: IO[str] | None = None
 ) -> None:
-    """Run a command with ``DATABASE_URL`` and the ``PG*`` variables of a build; a string is the shell's.
+    """Run a command with ``DATABASE_URL`` and the ``PG*`` variables of a build. The shell runs a string.
 
     Args:
-        command: what to run.
+        command: the command, as a string or as a list of words.
         grant: the build.
-        directory: where to run it.
-        output: gets the command's output line by line; without, only the last lines are kept, for the error.
+        directory: the working directory.
+        output: stream for the command's output, line by line. The error always has the last lines.
 
     Raises:
-        BuildCommandFailed: it did not end with exit code 0.
+        BuildCommandFailed: its exit code is not 0.
     """
     words = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     shown = command if isinstance(command, str) else shlex.join(command)

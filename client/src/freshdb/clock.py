@@ -1,7 +1,7 @@
-"""The clock that leases are counted by: monotonic, and it goes on while the machine sleeps.
+"""The clock for the lifetime of leases: monotonic, and running while the machine is suspended.
 
-``time.monotonic`` stands still on Linux and macOS while a laptop is suspended; a lease does not. The wall clock
-jumps. So: ``CLOCK_BOOTTIME`` on Linux, ``CLOCK_MONOTONIC`` as the kernel of macOS and the BSDs counts it.
+``time.monotonic`` stops on Linux and macOS while a laptop is suspended, but its leases expire. The wall clock can jump.
+So this is ``CLOCK_BOOTTIME`` on Linux, and ``CLOCK_MONOTONIC`` of the kernel on macOS and the BSDs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 Clock: TypeAlias = Callable[[], float]
-"""Seconds since some instant; never goes back."""
-
+"""Seconds since a fixed time. It never goes back."""
 
 _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed_seconds() -> float:
-    """Seconds since some instant in the past, suspended time included."""
+    """Return the seconds since a fixed time in the past, suspended time included."""
     return time.clock_gettime(_CLOCK)

@@ -1,4 +1,4 @@
-"""What both clients are made of: where the service is, who asks, how patiently."""
+"""The configuration of both clients: the service's addresses, the token, the timeouts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from freshdb.version import __version__
 
 
 class Configuration:
-    """Addresses, token and patience of a client; shows no token in its ``repr``.
+    """Addresses, token and timeouts of a client. Its ``repr`` does not show the token.
 
     Raises:
-        NotConfigured: no URL was given, or one that is none.
+        NotConfigured: no URL is given, or one is invalid.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Configuration:
 
     @property
     def url(self) -> str:
-        """The address in use."""
+        """The current address."""
         return self.policy.addresses.current
 
     def __repr__(self) -> str:
@@ -50,10 +50,10 @@ class Configuration:
 
 
 def service_urls(given: str | Sequence[str] | None) -> list[str]:
-    """Check the addresses, or take those of ``FRESHDB_URL``.
+    """Return the addresses that are given, or those of ``FRESHDB_URL``.
 
     Raises:
-        NotConfigured: there are none, or one is no URL.
+        NotConfigured: there are none, or one is not a URL.
     """
     source = "url" if given is not None else "FRESHDB_URL"
     found = os.environ.get("FRESHDB_URL", "") if given is None else given
@@ -77,5 +77,5 @@ def _check(url: str, source: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        message = f"{source}: {url!r} is no address of a freshdb service; it looks like http://host:8777"
+        message = f"{source}: {url!r} is not the address of a freshdb service, such as http://host:8777"
         raise NotConfigured(message)

@@ -1,4 +1,4 @@
-"""Something with a database behind it, in the spellings that tools want."""
+"""Credentials of a database, in the formats of drivers and tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where a database is and how to get in."""
+    """Address and login of a database."""
 
     host: str
     port: int
@@ -18,29 +18,29 @@ class Credentials:
     password: str = field(repr=False)
 
     def url(self, scheme: str) -> str:
-        """Spell it as a URL."""
+        """Return the credentials as a URL."""
         host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         return f"{scheme}://{login}@{host}:{self.port}/{quote(self.database, safe='')}"
 
 
 class Connectable(ABC):
-    """Something with a database behind it, in the spellings that tools want."""
+    """An object that has a database: a lease or a build. Gives its credentials in the formats of drivers and tools."""
 
     __slots__ = ()
 
     @abstractmethod
     def credentials(self) -> Credentials:
-        """Say where the database is and how to get in.
+        """Return the address and login of the database.
 
         Raises:
-            NoCredentials: the password is not known here.
-            LeaseLost: the lease is no longer ours.
+            NoCredentials: the password is unknown.
+            LeaseLost: the lease was lost.
         """
 
     @property
     def url(self) -> str:
-        """``postgresql://user:password@host:port/database``, for libpq, psycopg, asyncpg, Django and the like."""
+        """``postgresql://user:password@host:port/database``, for libpq, psycopg, asyncpg, Django and others."""
         return self.credentials().url("postgresql")
 
     @property
@@ -50,18 +50,18 @@ class Connectable(ABC):
 
     @property
     def dsn(self) -> str:
-        """Libpq's key words: ``host=… port=… dbname=… user=… password=…``."""
+        """Libpq's keywords: ``host=… port=… dbname=… user=… password=…``."""
         found = self.credentials()
         words = {"host": found.host, "port": str(found.port), "dbname": found.database}
         words |= {"user": found.user, "password": found.password}
         return " ".join(f"{key}={_libpq_quoted(value)}" for key, value in words.items())
 
     def sqlalchemy_url(self, driver: str = "psycopg") -> str:
-        """``postgresql+driver://…``."""
+        """Return a URL for SQLAlchemy: ``postgresql+driver://…``."""
         return self.credentials().url(f"postgresql+{driver}")
 
     def env(self) -> dict[str, str]:
-        """Environment for a program: ``DATABASE_URL`` and libpq's own variables."""
+        """Return the environment variables of the database: ``DATABASE_URL`` and libpq's own."""
         found = self.credentials()
         return {
             "DATABASE_URL": found.url("postgresql"),

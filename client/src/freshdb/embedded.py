@@ -1,11 +1,12 @@
-"""The background service of this machine: found, or started, by whoever needs it first.
+"""Finds the background service of this machine, or starts it.
 
-One service per data directory. It holds a lock on ``service.lock`` for its life and says in ``service.json`` where it
-listens. ``ensure_service`` reads that and asks ``/livez``; that is all when it is there. Else it takes ``start.lock``, looks
-again, and starts ``python -m freshdb_service`` in a session of its own, with its output in ``service.log``; of any number
-of processes that come at once, one starts it and the others wait. It stops itself when it was idle for long.
+There is one service per data directory. It holds a lock on ``service.lock`` while it runs, and writes its address to
+``service.json``. ``ensure_service`` reads this file and asks ``/livez``. If no service answers, it takes
+``start.lock``, checks once more, and starts ``python -m freshdb_service`` in its own session, with the output in
+``service.log``. When several processes need a service at the same time, one starts it and the others wait. An idle
+service stops by itself.
 
-A service of another version is replaced if nothing is leased from it, and is an error otherwise.
+A service of another version is replaced if it has no leases. If it has, that is an error.
 """
 
 from __future__ import annotations
@@ -38,12 +39,18 @@ _POLL_SECONDS: Final = 0.02
 _QUIET_SECONDS: Final = 1.0
 _TAIL_LINES: Final = 20
 _ALREADY_RUNNING: Final = 3
-_OF_THE_CLIENT: Final = ("FRESHDB_URL", "FRESHDB_TOKEN", "FRESHDB_HOST", "FRESHDB_PORT", "FRESHDB_LEASE_ID")
+_CLIENT_VARIABLES: Final = (
+    "FRESHDB_URL",
+    "FRESHDB_TOKEN",
+    "FRESHDB_HOST",
+    "FRESHDB_PORT",
+    "FRESHDB_LEASE_ID",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A background service that answers."""
+    """A background service that is running and answers."""
 
     url: str
     pid: int
@@ -51,7 +58,7 @@ class RunningService:
 
 
 def default_data_directory() -> Path:
-    """Where the background service keeps its data: ``FRESHDB_DATA``, else the user's data directory."""
+    """Return the data directory of the background service: ``FRESHDB_DATA``, or else one for this user."""
     given = os.environ.get("FRESHDB_DATA")
     if given:
         return Path(given)
@@ -64,43 +71,43 @@ def default_data_directory() -> Path:
 
 
 def running_service(data: Path | None = None) -> RunningService | None:
-    """Find the service of this data directory, if it answers."""
-    found = _announced(data or default_data_directory())
+    """Return the service of this data directory, or ``None`` if it does not answer."""
+    found = _read_service_file(data or default_data_directory())
     return found if found is not None and _is_alive(found) else None
 
 
 def ensure_service(data: Path | None = None, *, progress: Callable[[str], None] | None = None) -> str:
-    """Find the background service, or start it; gives its URL.
+    """Find or start the background service and return its URL.
 
     Args:
-        data: the data directory; by default ``default_data_directory()``.
-        progress: told what is being done, once it takes longer than a second.
+        data: the data directory. Default: ``default_data_directory()``.
+        progress: called with a message if the start takes more than a second.
 
     Raises:
-        ServiceNotInstalled: there is nothing to start.
-        EmbeddedFailed: it did not start; the message ends with its log.
+        ServiceNotInstalled: the package ``freshdb-service`` is not installed.
+        EmbeddedFailed: the service did not start. The message ends with its log.
     """
     directory = (data or default_data_directory()).absolute()
     found = running_service(directory)
     if found is not None and found.version == __version__:
         return found.url
     _require_service()
-    with _only_one(directory):
+    with _start_lock(directory):
         found = running_service(directory)
         if found is not None and found.version != __version__:
-            _make_way(directory, found)
+            _stop_other_version(directory, found)
             found = None
         return (found or _start(directory, progress or (lambda _: None))).url
 
 
 def stop_service(data: Path | None = None) -> bool:
-    """Stop the background service and wait until it is gone; false if there was none.
+    """Stop the background service and wait for its end. Return false if none was running.
 
     Raises:
-        EmbeddedFailed: it does not stop.
+        EmbeddedFailed: the service does not stop.
     """
     directory = (data or default_data_directory()).absolute()
-    found = _announced(directory)
+    found = _read_service_file(directory)
     if not _is_locked(directory) or found is None:
         return False
     try:
@@ -113,9 +120,7 @@ def stop_service(data: Path | None = None) -> bool:
     give_up_at = time.monotonic() + _STOP_SECONDS
     while _is_locked(directory):
         if time.monotonic() > give_up_at:
-            message = (
-                f"the freshdb service (process {found.pid}) does not stop; its log: {_log_path(directory)}"
-            )
+            message = f"the freshdb service (process {found.pid}) does not stop; see its log: {_log_path(directory)}"
             raise EmbeddedFailed(message, log_tail=_log_tail(directory))
         time.sleep(_POLL_SECONDS)
     return True
@@ -123,19 +128,19 @@ def stop_service(data: Path | None = None) -> bool:
 
 def _start(directory: Path, progress: Callable[[str], None]) -> RunningService:
     began_at = time.monotonic()
-    told = False
+    announced = False
     process: subprocess.Popen[bytes] | None = None
     while True:
         found = running_service(directory)
         if found is not None:
             if process is not None:
-                process.returncode = 0  # it lives on by itself: nobody here waits for it
+                process.returncode = 0  # it outlives this process, which never waits for its end
             return found
         if process is None and not _is_locked(directory):
             process = _spawn(directory)
         exit_code = process.poll() if process is not None else None
         if exit_code == _ALREADY_RUNNING:
-            process = None  # somebody else's, started by other means; it will answer soon
+            process = None  # another process has started one, which will answer soon
         elif exit_code is not None:
             message = f"the embedded freshdb service ended with exit code {exit_code} while it started"
             raise EmbeddedFailed(f"{message} (log: {_log_path(directory)})", log_tail=_log_tail(directory))
@@ -143,8 +148,8 @@ def _start(directory: Path, progress: Callable[[str], None]) -> RunningService:
         if waited > _START_SECONDS:
             message = f"the embedded freshdb service does not answer after {waited:.0f} s (log: {_log_path(directory)})"
             raise EmbeddedFailed(message, log_tail=_log_tail(directory))
-        if waited > _QUIET_SECONDS and not told:
-            told = True
+        if waited > _QUIET_SECONDS and not announced:
+            announced = True
             progress(f"starting the embedded freshdb service in {directory}…")
         time.sleep(_POLL_SECONDS)
 
@@ -156,7 +161,7 @@ def _spawn(directory: Path) -> subprocess.Popen[bytes]:
     log = os.open(_log_path(directory), flags, 0o600)
     try:
         return subprocess.Popen(
-            # -P: a project's own modules must not stand in for those that the service imports
+            # -P: a project's modules must not replace modules that the service imports
             [sys.executable, "-P", "-m", "freshdb_service", *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -169,18 +174,20 @@ def _spawn(directory: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Drop what is meant for clients: of this service, or of PostgreSQL. Nobody reads its log until something is wrong."""
+    """Build the service's environment, without the variables of clients of freshdb and PostgreSQL, and with a short log."""
     kept = {
-        key: value for key, value in given.items() if key not in _OF_THE_CLIENT and not key.startswith("PG")
+        key: value
+        for key, value in given.items()
+        if key not in _CLIENT_VARIABLES and not key.startswith("PG")
     }
     return {"FRESHDB_ACCESS_LOG": "false", "FRESHDB_LOG_FORMAT": "console", **kept}
 
 
-def _make_way(directory: Path, found: RunningService) -> None:
+def _stop_other_version(directory: Path, found: RunningService) -> None:
     if _has_leases(found):
         message = (
-            f"the freshdb service at {found.url} is version {found.version}, this is {__version__}, and leases are "
-            "held from it: stop it with `freshdb stop`, or use another directory with FRESHDB_DATA"
+            f"the freshdb service at {found.url} is version {found.version}, this is {__version__}, and clients "
+            "hold leases from it: stop it with `freshdb stop`, or use another directory with FRESHDB_DATA"
         )
         raise EmbeddedFailed(message)
     stop_service(directory)
@@ -188,10 +195,10 @@ def _make_way(directory: Path, found: RunningService) -> None:
 
 def _has_leases(found: RunningService) -> bool:
     page = _get(found.url, "/v1/leases?limit=1")
-    return page is None or page.get("items") != []  # one that wants a token may have some
+    return page is None or page.get("items") != []  # a service that requires a token may have leases
 
 
-def _announced(directory: Path) -> RunningService | None:
+def _read_service_file(directory: Path) -> RunningService | None:
     found: object
     try:
         found = json.loads((directory / "service.json").read_bytes())
@@ -211,7 +218,7 @@ def _is_alive(found: RunningService) -> bool:
 
 
 def _get(url: str, path: str) -> Mapping[str, object] | None:
-    """Ask without httpx, which would cost more time than the question."""
+    """Send a request without httpx, because its import takes longer than the request."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_PROBE_SECONDS)
     found: object
     try:
@@ -225,7 +232,7 @@ def _get(url: str, path: str) -> Mapping[str, object] | None:
 
 
 def _is_locked(directory: Path) -> bool:
-    import fcntl  # noqa: PLC0415 - not there on Windows, where there is no embedded service either
+    import fcntl  # noqa: PLC0415 - missing on Windows, which has no embedded service either
 
     try:
         with (directory / "service.lock").open("rb") as lock:
@@ -238,14 +245,16 @@ def _is_locked(directory: Path) -> bool:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
+def _start_lock(directory: Path) -> Iterator[None]:
     import fcntl  # noqa: PLC0415 - as above
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / "start.lock").open("ab")
     except OSError as error:
-        message = f"cannot write to the data directory {directory}: {error.strerror}; name another with FRESHDB_DATA"
+        message = (
+            f"cannot write to the data directory {directory}: {error.strerror}; set another with FRESHDB_DATA"
+        )
         raise EmbeddedFailed(message) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

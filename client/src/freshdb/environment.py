@@ -1,4 +1,4 @@
-"""The environment of a program that is to use a database of ours, and no other."""
+"""The environment of a program that must use one database, and no other."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
     from freshdb.credentials import Connectable
 
-_WOULD_WIN: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
-"""What libpq follows before ``PGHOST`` and its like."""
+_OVERRIDES: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
+"""Variables that take precedence over ``PGHOST`` and the others in libpq."""
 
 
 def environment_with(database: Connectable, given: Mapping[str, str]) -> dict[str, str]:
-    """Put ``DATABASE_URL`` and the ``PG*`` variables of `database` into a given environment.
+    """Add ``DATABASE_URL`` and the ``PG*`` variables of `database` to an environment.
 
     Raises:
-        LeaseLost: the lease is no longer ours.
+        LeaseLost: the lease was lost.
     """
-    kept = {key: value for key, value in given.items() if key not in _WOULD_WIN}
+    kept = {key: value for key, value in given.items() if key not in _OVERRIDES}
     return {**kept, **database.env()}

@@ -1,13 +1,13 @@
-"""Every error that this package raises on purpose.
+"""The errors of this package.
 
 ::
 
     FreshdbError
     ├── NotConfigured                no address of a service was given
     ├── NoCredentials                the password was not part of the answer
-    ├── LeaseLost                    a held lease is no longer ours
-    ├── ServiceUnreachable           nobody answered in time
-    ├── UnexpectedAnswer             somebody answered, but not as freshdb does
+    ├── LeaseLost                    a held lease ended
+    ├── ServiceUnreachable           no service answered in time
+    ├── UnexpectedAnswer             the answer is not one of freshdb
     ├── EmbeddedFailed               the background service did not start
     │   └── ServiceNotInstalled      the package freshdb-service is missing
     ├── BuildCommandFailed           the command that fills a template failed
@@ -22,8 +22,8 @@
         ├── Conflict                 └── ServerRefused            └── InternalError
         ├── DatabaseNotFound         └── TokenNotFound
 
-A code that this version does not know becomes a plain ``ServiceError`` with that code. No message, ``repr`` or
-traceback of these holds a password or a token.
+An unknown code becomes a plain ``ServiceError`` with that code. No message, ``repr`` or traceback of these errors contains a
+password or a token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class FreshdbError(Exception):
-    """Root of everything that this package raises on purpose."""
+    """Base class of all errors of this package."""
 
 
 class NotConfigured(FreshdbError):
@@ -43,11 +43,11 @@ class NotConfigured(FreshdbError):
 
 
 class NoCredentials(FreshdbError):
-    """The lease was only looked up: its password is known to the one who acquired it alone."""
+    """The lease was looked up, not acquired. Only the client that acquired it knows its password."""
 
 
 class LeaseLost(FreshdbError):
-    """A lease ended while it was held: whatever its database was used for since may be wrong."""
+    """A lease ended while it was held. Results from its database since then may be wrong."""
 
     def __init__(self, lease_id: str, reason: str) -> None:
         super().__init__(f"lease {lease_id} was lost: {reason}")
@@ -60,7 +60,7 @@ class ServiceUnreachable(FreshdbError):
 
 
 class UnexpectedAnswer(FreshdbError):
-    """The answer is not one of freshdb's: another program at that address, or a proxy between."""
+    """The answer is not one of freshdb. Another program or a proxy answers at this address."""
 
 
 class EmbeddedFailed(FreshdbError):
@@ -76,11 +76,11 @@ class EmbeddedFailed(FreshdbError):
 
 
 class ServiceNotInstalled(EmbeddedFailed):
-    """There is no package ``freshdb-service`` here to start a service from."""
+    """The package ``freshdb-service`` is not installed, so that no service can be started."""
 
 
 class BuildCommandFailed(FreshdbError):
-    """The command that fills a template did not end with exit code 0."""
+    """The command that fills a template ended with another exit code than 0."""
 
     def __init__(self, command: str, returncode: int, output_tail: str) -> None:
         ended = (
@@ -94,18 +94,18 @@ class BuildCommandFailed(FreshdbError):
 
 
 class ProjectInvalid(FreshdbError):
-    """``[tool.freshdb]`` in a ``pyproject.toml`` cannot be used; names the key and the mend."""
+    """``[tool.freshdb]`` in ``pyproject.toml`` is invalid. The message names the key and the fix."""
 
 
 class ServiceError(FreshdbError):
     """The service answered with a problem.
 
     Attributes:
-        code: stable identifier, the same word as in the service's documentation.
+        code: stable identifier, as in the service's documentation.
         status: HTTP status.
-        detail: a sentence for a person.
-        retry_after_seconds: when trying again makes sense, else ``None``.
-        extra: the problem's further members, as JSON values.
+        detail: description of the problem.
+        retry_after_seconds: pause before the next attempt, or ``None`` if a retry does not help.
+        extra: further members of the problem, as JSON values.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -127,12 +127,12 @@ class ServiceError(FreshdbError):
         self.extra: Mapping[str, object] = dict(extra or {})
 
     def __repr__(self) -> str:
-        """Code, status and sentence; the other members may be long."""
+        """Show code, status and detail only, because `extra` may be long."""
         return f"{type(self).__name__}({self.detail!r}, status={self.status}, code={self.code!r})"
 
 
 class TemplateNotFound(ServiceError):
-    """No template has this name, fingerprint or id: register it first."""
+    """No template has this name, fingerprint or id. Register it first."""
 
     default_code = "template_not_found"
 
@@ -144,7 +144,7 @@ class TemplateConflict(ServiceError):
 
 
 class TemplateFailed(ServiceError):
-    """The template's SQL, or its builder, failed; ``extra`` says which statement and where."""
+    """The template's SQL or its builder failed. ``extra`` has the statement and its position."""
 
     default_code = "template_failed"
 
@@ -156,36 +156,36 @@ class TemplateBuilding(ServiceError):
 
 
 class BuildLost(ServiceError):
-    """The build's deadline passed, or another builder has taken its place."""
+    """The build's deadline has passed, or another builder has replaced this one."""
 
     default_code = "build_lost"
 
 
 class IsolationUnsupported(ServiceError):
-    """The template holds things that this isolation cannot give each lease of its own."""
+    """The template has objects that cannot exist once per lease with this isolation."""
 
     default_code = "isolation_unsupported"
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What stands in the way, a sentence each."""
+        """The obstacles, one sentence each."""
         return _texts(self.extra.get("reasons"))
 
 
 class Conflict(ServiceError):
-    """What was asked does not fit the state that the thing is in."""
+    """The request does not fit the current state of its object."""
 
     default_code = "conflict"
 
 
 class LeaseNotFound(ServiceError):
-    """No such lease, now or ever."""
+    """There has never been such a lease."""
 
     default_code = "lease_not_found"
 
 
 class LeaseEnded(ServiceError):
-    """The lease is over: released, revoked or expired."""
+    """The lease was released, was revoked or has expired."""
 
     default_code = "lease_ended"
 
@@ -209,45 +209,45 @@ class TokenNotFound(ServiceError):
 
 
 class PoolExhausted(ServiceError):
-    """No database came free within the wait."""
+    """No database became free within the wait."""
 
     default_code = "pool_exhausted"
 
     @property
     def queue_position(self) -> int | None:
-        """Place in the queue when the wait was over; 1 is next."""
+        """Position in the queue at the end of the wait. 1 is next."""
         return _whole(self.extra.get("queue_position"))
 
     @property
     def queue_length(self) -> int | None:
-        """How many waited."""
+        """Length of the queue at the end of the wait."""
         return _whole(self.extra.get("queue_length"))
 
 
 class QuotaExceeded(ServiceError):
-    """Granting this would pass a quota of the caller or of the service."""
+    """The request would exceed a quota of its token or of the service."""
 
     default_code = "quota_exceeded"
 
     @property
     def quota(self) -> str | None:
-        """Which: ``max_leases``, ``max_databases``, ``max_ttl_seconds``, ``max_disk_bytes`` or ``failed_attempts``."""
+        """Its name: ``max_leases``, ``max_databases``, ``max_ttl_seconds``, ``max_disk_bytes`` or ``failed_attempts``."""
         found = self.extra.get("quota")
         return found if isinstance(found, str) else None
 
     @property
     def limit(self) -> float | None:
-        """What it is."""
+        """The quota's value."""
         return _number(self.extra.get("limit"))
 
     @property
     def use(self) -> float | None:
-        """How much of it is used; of ``max_ttl_seconds``, what was asked for."""
+        """The amount in use, or the requested value for ``max_ttl_seconds``."""
         return _number(self.extra.get("use"))
 
 
 class IdempotencyMismatch(ServiceError):
-    """The idempotency key was used before, with another body."""
+    """The idempotency key was used before with another body."""
 
     default_code = "idempotency_mismatch"
 
@@ -259,55 +259,55 @@ class InvalidRequest(ServiceError):
 
     @property
     def errors(self) -> tuple[tuple[str, str], ...]:
-        """Each wrong field with its mend."""
+        """The invalid fields, each with a message."""
         found = self.extra.get("errors")
         members = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
         return tuple((str(one.get("field", "")), str(one.get("message", ""))) for one in members)
 
     def __str__(self) -> str:
-        """Name the fields too."""
+        """Add the invalid fields."""
         fields = "; ".join(f"{field}: {message}" for field, message in self.errors)
         return f"{self.detail} ({fields})" if fields and fields not in self.detail else self.detail
 
 
 class PayloadTooLarge(ServiceError):
-    """The body is larger than the service takes."""
+    """The body is larger than the service allows."""
 
     default_code = "payload_too_large"
 
 
 class Unauthorized(ServiceError):
-    """No token, or one that the service does not know: set ``FRESHDB_TOKEN``."""
+    """No token was sent, or an unknown one. Set ``FRESHDB_TOKEN``."""
 
     default_code = "unauthorized"
 
 
 class Forbidden(ServiceError):
-    """The token is known, but may not do this."""
+    """The token is known, but is not allowed to do this."""
 
     default_code = "forbidden"
 
 
 class BackendUnavailable(ServiceError):
-    """The service is up, but its PostgreSQL or Redis is away."""
+    """The service runs, but its PostgreSQL or Redis is unavailable."""
 
     default_code = "backend_unavailable"
 
 
 class ShuttingDown(ServiceError):
-    """The service is stopping and grants nothing more."""
+    """The service is stopping and grants no more leases."""
 
     default_code = "shutting_down"
 
 
 class ServerRefused(ServiceError):
-    """A PostgreSQL server that freshdb must not, or cannot, manage."""
+    """freshdb must not or cannot manage this PostgreSQL server."""
 
     default_code = "server_refused"
 
 
 class InternalError(ServiceError):
-    """The service has a defect; its log says more."""
+    """Internal error of the service. Its log has the reason."""
 
     default_code = "internal_error"
 
@@ -322,7 +322,7 @@ def service_error(
     document: Mapping[str, object],
     retry_after_seconds: float | None,
 ) -> ServiceError:
-    """Make the error that a problem document stands for."""
+    """Build the error for a problem document."""
     code = str(document.get("code") or "unknown")
     detail = str(
         document.get("detail") or document.get("title") or f"the service answered with status {status}"

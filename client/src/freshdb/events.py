@@ -1,4 +1,4 @@
-"""Server-sent events, read without I/O: lines go in, events come out, and a stream that breaks goes on where it was."""
+"""Parser for server-sent events, without I/O. A broken stream continues after the last event."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from freshdb.retry import RetryPolicy
 
 _SILENCE_SECONDS: Final = 45.0
-"""The service says that it is still there every 15 s."""
+"""Timeout for the next line. The service sends a comment every 15 s."""
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
 class EventReader:
-    """Puts the lines of one stream together; remembers the last event's id, to go on from there."""
+    """Builds events from the lines of a stream, and keeps the id of the last one, to continue after it."""
 
     def __init__(self, since: str | None, policy: RetryPolicy) -> None:
         self._since = since
@@ -31,44 +31,44 @@ class EventReader:
         self._id: str | None = None
 
     def request(self, *, follow: bool) -> Send:
-        """Make the request that goes on from here."""
+        """Build the request for the events after the last one."""
         pairs = [("follow", "true" if follow else "false"), ("since", self._since)]
         call = ServiceCall("GET", query("/v1/events", pairs), headers={"accept": "text/event-stream"})
         return Send(self._policy.addresses.current, call, _SILENCE_SECONDS)
 
-    def broke(self, failure: Failure) -> None:
-        """Take note that the stream broke, or could not be opened.
+    def record_failure(self, failure: Failure) -> None:
+        """Record that the stream broke, or could not be opened.
 
         Raises:
-            ServiceUnreachable: it has been like that for too long.
+            ServiceUnreachable: no line has arrived for `retry_seconds`.
         """
-        self._forget()
+        self._clear()
         self._policy.addresses.leave(self._policy.addresses.current)
         if self._policy.clock() - self._alive_at > self._policy.retry_seconds:
             message = f"no freshdb service streams events at {self._policy.addresses}: {failure.reason}"
             raise ServiceUnreachable(message)
 
     def pause_seconds(self) -> float:
-        """How long to wait before the next request."""
+        """Return the pause before the next request. It doubles with each failure."""
         self._failures += 1
         longest: float = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._failures, 10))
-        return longest * (1 - self._policy.chance() / 2)
+        return longest * (1 - self._policy.jitter() / 2)
 
     def feed(self, line: str) -> Event | None:
-        """Take a line without its end; gives an event when the line was the last of one."""
+        """Parse a line without its end. Return an event if the line completes one."""
         self._alive_at, self._failures = self._policy.clock(), 0
         if line:
             field, _, value = line.partition(":")
-            self._take(field, value.removeprefix(" "))
+            self._add_field(field, value.removeprefix(" "))
             return None
-        event = self._finish()
-        self._forget()
+        event = self._build_event()
+        self._clear()
         return event
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._kind, self._data, self._id = "", [], None
 
-    def _take(self, field: str, value: str) -> None:
+    def _add_field(self, field: str, value: str) -> None:
         if field == "event":
             self._kind = value
         elif field == "data":
@@ -76,7 +76,7 @@ class EventReader:
         elif field == "id":
             self._id = value
 
-    def _finish(self) -> Event | None:
+    def _build_event(self) -> Event | None:
         if not self._data:
             return None
         content: object

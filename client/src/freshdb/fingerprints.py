@@ -1,7 +1,7 @@
-"""Content hashes of what templates are made from: the same content, the same template, on any machine.
+"""Content hashes of the inputs of templates. The same content gives the same template on every machine.
 
-Hashed are paths relative to the project and bytes; no times, owners or absolute paths. Each part is preceded by its
-kind and length, so that no two contents run together.
+A hash covers relative paths and file contents, but no times, owners or absolute paths. The kind and length of each part come
+first, so that different parts never give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NO_INPUT: Final = frozenset({"__pycache__"})
 
 
 class Fingerprint:
-    """Collects parts in order."""
+    """A hash of parts in their order."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -30,7 +30,7 @@ class Fingerprint:
         self._digest.update(content)
 
     def add_texts(self, kind: str, values: Iterable[str]) -> None:
-        """Add several, in their order."""
+        """Add several texts in their order."""
         for value in values:
             self.add(kind, value.encode())
 
@@ -40,14 +40,14 @@ class Fingerprint:
         self.add("content", path.read_bytes())
 
     def hex(self) -> str:
-        """Give the hash of all parts."""
+        """Return the hash of all parts."""
         return self._digest.hexdigest()
 
 
 def matching_files(root: Path, pattern: str) -> list[Path]:
-    """List the files that a glob relative to `root` matches, sorted; a directory stands for all files in it."""
+    """Return the files that a glob below `root` matches, sorted. A directory stands for all files in it."""
     found: set[Path] = set()
-    for name in glob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - before 3.13, Path.glob("a/**") has no files
+    for name in glob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 - before 3.13, Path.glob("a/**") finds no files
         path = root / name
         found.update(one for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
     return sorted(path for path in found if not _NO_INPUT.intersection(path.parts))
@@ -56,7 +56,7 @@ def matching_files(root: Path, pattern: str) -> list[Path]:
 def of_inputs(
     root: Path, files: Iterable[Path], *, command: str | Sequence[str], extensions: Sequence[str]
 ) -> str:
-    """Hash the files and the command that make a template from them."""
+    """Hash the command that builds a template and the files that it reads."""
     fingerprint = Fingerprint()
     fingerprint.add_texts("extension", sorted(extensions))
     fingerprint.add_texts("command", [command] if isinstance(command, str) else command)

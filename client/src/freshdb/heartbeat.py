@@ -1,15 +1,15 @@
-"""Heartbeats: leases and builds are renewed off the caller's thread, and a loss is noticed.
+"""Heartbeats renew leases and builds outside the caller's thread, and detect a loss.
 
-One ``Heartbeat`` per lease or build decides, without I/O: renew after a third of the time that was granted, a little
-earlier by chance; when an attempt fails, try again soon, and go on until the time is over. The time is counted by
-the client's own monotonic clock (suspended time included) from *before* the request that was granted was sent, so
-that the client never believes in a lease for longer than the service does. A lease is lost when the service says so
-(it ended, or is unknown), or when that time is over; nothing brings it back.
+There is one ``Heartbeat`` per lease or build. It makes its decisions without I/O. It renews after a third of the TTL,
+or a little earlier by jitter. When an attempt fails, it retries soon, until the TTL has passed. It counts the TTL by
+the client's monotonic clock (suspended time included), from *before* the request was sent. So the client never relies
+on a lease for longer than the service does. A lease is lost when the service answers that it has ended or is unknown,
+or when the TTL has passed. A loss is final.
 
-One daemon thread carries out the beats of all blocking clients of the process (``process_heart``), one task those of
-an event loop (``loop_heart``); neither exists before there is something to renew. They look at the clock at least
-every five seconds, which is how a machine that was suspended notices. A forked child starts without beats: what the
-parent holds stays the parent's.
+One daemon thread sends the heartbeats of all blocking clients of the process (``process_heartbeats``). One task sends
+those of an event loop (``loop_heartbeats``). Both start with the first heartbeat. They read the clock at least every
+five seconds, to detect that the machine was suspended. A forked child starts without heartbeats, because its parent
+renews the leases.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from freshdb.clock import Clock
 
     Read = Callable[[Answer], "float | str"]
-    """What an answer grants in seconds; or, as a sentence, why everything is over. Raises on any other problem."""
+    """Reads the granted seconds from an answer, or the reason of a loss. Raises for any other problem."""
 
 _log: Final = logging.getLogger("freshdb.heartbeat")
 
 PART: Final = 1 / 3
-"""Of the time that was granted: when this has gone by, the next heartbeat is due."""
+"""Fraction of the TTL after which the next heartbeat is due."""
 LONGEST_SLEEP_SECONDS: Final = 5.0
 _LONGEST_ATTEMPT_SECONDS: Final = 5.0
 _SHORTEST_ATTEMPT_SECONDS: Final = 0.2
@@ -47,15 +47,15 @@ _LONGEST_RETRY_SECONDS: Final = 5.0
 
 
 class Heartbeat:
-    """The heartbeat of one lease or build: when it is due, how it went, whether all is lost. Thread-safe.
+    """The heartbeat of one lease or build: due time, last failure, loss. Thread-safe.
 
     Args:
-        call: the renewal.
-        read: takes its answer.
-        ttl_seconds: what was granted,
-        counted_from: and since when, by `clock`.
-        due_at_once: the grant may be older than it looks; ask before anything else.
-        on_lost: called once, with the reason, by whichever thread notices.
+        call: the request that renews.
+        read: reads the answer of `call`.
+        ttl_seconds: the granted TTL.
+        counted_from: start of the TTL, by `clock`.
+        due_at_once: renew at once, because the grant may be older than `counted_from`.
+        on_lost: called once with the reason, by the thread that detects the loss.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Heartbeat:
         on_lost: Callable[[str], None],
         due_at_once: bool = False,
         clock: Clock = elapsed_seconds,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.call = call
         self._read = read
         self._on_lost = on_lost
         self._clock = clock
-        self._chance = chance
+        self._chance = jitter
         self._lock = threading.RLock()
         self._failures = 0
         self._last_failure = "no heartbeat was due yet"
@@ -86,32 +86,32 @@ class Heartbeat:
 
     @property
     def over(self) -> bool:
-        """Nothing more to renew: stopped, or lost."""
+        """True after a stop or a loss: there is nothing to renew."""
         return self._stopped or self._loss is not None
 
     def stop(self) -> None:
-        """End it on purpose; from now on nothing can be lost (what is lost already, stays so)."""
+        """End the heartbeat on purpose. It cannot be lost from now on. An earlier loss stays."""
         with self._lock:
-            self.look()
+            self.loss_reason()
             self._stopped = True
 
-    def look(self) -> str | None:
-        """Say why everything is lost, if it is; notices when the time is over."""
+    def loss_reason(self) -> str | None:
+        """Return the reason of the loss, if there is one. Also detect that the TTL has passed."""
         with self._lock:
             if not self._stopped and self._loss is None and self._clock() >= self._deadline:
                 self._lose(
-                    f"no heartbeat got through within its {self._ttl_seconds:g} s (last: {self._last_failure})"
+                    f"no heartbeat succeeded within its {self._ttl_seconds:g} s (last: {self._last_failure})"
                 )
             return self._loss
 
     def attempt(self, base: str) -> Send:
-        """Make the next attempt, which takes no longer than what is left allows."""
+        """Build the next attempt. Its timeout is a third of the time that is left, within limits."""
         left = self._deadline - self._clock()
         timeout = min(_LONGEST_ATTEMPT_SECONDS, max(_SHORTEST_ATTEMPT_SECONDS, left / 3))
         return Send(base, self.call, timeout)
 
-    def take(self, outcome: Answer | Failure) -> None:
-        """Digest how an attempt went."""
+    def record(self, outcome: Answer | Failure) -> None:
+        """Record the outcome of an attempt."""
         with self._lock:
             if self.over:
                 return
@@ -120,7 +120,7 @@ class Heartbeat:
                 return
             try:
                 granted = self._read(outcome)
-            except FreshdbError as error:  # another problem, or no answer of freshdb's: it renewed nothing
+            except FreshdbError as error:  # any other answer: nothing was renewed
                 self._fail(str(error))
                 return
             if isinstance(granted, str):
@@ -130,8 +130,8 @@ class Heartbeat:
                 self._last_failure = "none failed"
                 self._grant(granted, outcome.sent_at)
 
-    def abandon(self, reason: str) -> None:
-        """Give up for a reason of the client's own."""
+    def record_loss(self, reason: str) -> None:
+        """Record a loss that the client has detected by another request."""
         with self._lock:
             if not self.over:
                 self._lose(reason)
@@ -154,43 +154,43 @@ class Heartbeat:
         self._loss = reason
         try:
             self._on_lost(reason)
-        except Exception:  # noqa: BLE001 - the callback is the caller's, the thread serves others, too
+        except Exception:  # noqa: BLE001 - the thread also serves other leases
             _log.exception("the callback for a lost lease failed")
 
 
 class HeartbeatQueue:
-    """Beats by when they are due; one that is over is forgotten when its turn comes."""
+    """Heartbeats in the order of their due times. Ended ones are dropped when they come first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Heartbeat]] = []
         self._count = 0
 
     def put(self, beat: Heartbeat) -> None:
-        """Add one that is not in it."""
-        self._count += 1  # breaks ties: beats have no order
+        """Add a heartbeat that is not in the queue."""
+        self._count += 1  # breaks ties, because heartbeats have no order
         heapq.heappush(self._heap, (beat.due_at, self._count, beat))
 
     def take_due(self, now: float) -> Heartbeat | None:
-        """Take one out whose time has come."""
-        self._forget()
+        """Remove and return a heartbeat that is due."""
+        self._drop_ended()
         if self._heap and self._heap[0][0] <= now:
             return heapq.heappop(self._heap)[2]
         return None
 
     def sleep_seconds(self, now: float) -> float | None:
-        """How long nothing is due; ``None`` when there is nothing at all."""
-        self._forget()
+        """Return the time until the next heartbeat is due, or ``None`` for an empty queue."""
+        self._drop_ended()
         if not self._heap:
             return None
         return min(LONGEST_SLEEP_SECONDS, max(0.0, self._heap[0][0] - now))
 
-    def _forget(self) -> None:
+    def _drop_ended(self) -> None:
         while self._heap and self._heap[0][2].over:
             heapq.heappop(self._heap)
 
 
 class HeartbeatThread:
-    """One daemon thread that renews what blocking clients hold."""
+    """One daemon thread that renews the leases and builds of blocking clients."""
 
     def __init__(self, clock: Clock = elapsed_seconds) -> None:
         self._clock = clock
@@ -202,7 +202,7 @@ class HeartbeatThread:
         self._thread: threading.Thread | None = None
 
     def add(self, beat: Heartbeat, send: Callable[[Heartbeat], None]) -> None:
-        """Keep it beating; `send` makes one attempt and gives the outcome to the beat."""
+        """Add a heartbeat. `send` makes one attempt and records its outcome."""
         with self._condition:
             self._senders[beat] = send
             self._queue.put(beat)
@@ -212,9 +212,9 @@ class HeartbeatThread:
             self._condition.notify_all()
 
     def remove(self, beat: Heartbeat) -> None:
-        """Let it rest; an attempt that is under way comes to its end first, so that its connection can be closed."""
+        """Remove a heartbeat. Wait for the end of a running attempt, so that its connection can be closed."""
         if self._pid != os.getpid():
-            return  # a forked child's copy: its locks may be held by a thread that the child does not have
+            return  # in a forked child, a thread of the parent may hold these locks forever
         beat.stop()
         with self._condition:
             self._senders.pop(beat, None)
@@ -222,7 +222,7 @@ class HeartbeatThread:
                 self._condition.wait_for(lambda: self._busy is not beat)
 
     def _run(self) -> None:
-        # signals are the main thread's: one that waits for them by sigwait must not lose any to this thread
+        # signals belong to the main thread: its sigwait must not lose any to this thread
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._condition:
@@ -232,11 +232,11 @@ class HeartbeatThread:
                     continue
                 send = self._senders.get(beat)
                 self._busy = beat if send is not None else None
-            if send is not None and beat.look() is None:
+            if send is not None and beat.loss_reason() is None:
                 try:
                     send(beat)
-                except Exception as error:  # noqa: BLE001 - the thread serves others, too; this beat tries again
-                    beat.take(Failure(repr(error), delivered=False, sent_at=self._clock()))
+                except Exception as error:  # noqa: BLE001 - the thread also serves other leases, and this one retries
+                    beat.record(Failure(repr(error), delivered=False, sent_at=self._clock()))
             with self._condition:
                 self._busy = None
                 self._condition.notify_all()
@@ -245,7 +245,7 @@ class HeartbeatThread:
 
 
 class HeartbeatTask:
-    """One task of an event loop that renews what its asynchronous clients hold, concurrently."""
+    """One task of an event loop that renews the leases and builds of its clients, concurrently."""
 
     def __init__(self, on_idle: Callable[[], object], clock: Clock = elapsed_seconds) -> None:
         self._on_idle = on_idle
@@ -257,7 +257,7 @@ class HeartbeatTask:
         self._sending: dict[Heartbeat, asyncio.Task[None]] = {}
 
     def add(self, beat: Heartbeat, send: Callable[[Heartbeat], Awaitable[None]]) -> None:
-        """Keep it beating; `send` makes one attempt and gives the outcome to the beat."""
+        """Add a heartbeat. `send` makes one attempt and records its outcome."""
         self._senders[beat] = send
         self._queue.put(beat)
         if self._task is None:
@@ -265,7 +265,7 @@ class HeartbeatTask:
         self._changed.set()
 
     async def remove(self, beat: Heartbeat) -> None:
-        """Let it rest; an attempt that is under way comes to its end first. Without beats the task ends."""
+        """Remove a heartbeat. Wait for the end of a running attempt. The task ends with the last heartbeat."""
         beat.stop()
         self._senders.pop(beat, None)
         self._changed.set()
@@ -290,42 +290,42 @@ class HeartbeatTask:
 
     async def _renew(self, beat: Heartbeat) -> None:
         send = self._senders.get(beat)
-        if send is not None and beat.look() is None:
+        if send is not None and beat.loss_reason() is None:
             try:
                 await send(beat)
-            except Exception as error:  # noqa: BLE001 - whatever it was: this beat tries again
-                beat.take(Failure(repr(error), delivered=False, sent_at=self._clock()))
+            except Exception as error:  # noqa: BLE001 - this heartbeat retries after any error
+                beat.record(Failure(repr(error), delivered=False, sent_at=self._clock()))
         del self._sending[beat]
         if not beat.over and beat in self._senders:
             self._queue.put(beat)
             self._changed.set()
 
 
-_process_hearts: Final[dict[int, HeartbeatThread]] = {}
-_loop_hearts: Final[dict[asyncio.AbstractEventLoop, HeartbeatTask]] = {}
+_process_heartbeats: Final[dict[int, HeartbeatThread]] = {}
+_loop_heartbeats: Final[dict[asyncio.AbstractEventLoop, HeartbeatTask]] = {}
 _guard = threading.Lock()
 
 
-def process_heart() -> HeartbeatThread:
-    """Give this process's heart."""
+def process_heartbeats() -> HeartbeatThread:
+    """Return the heartbeats of this process."""
     with _guard:
-        return _process_hearts.setdefault(os.getpid(), HeartbeatThread())
+        return _process_heartbeats.setdefault(os.getpid(), HeartbeatThread())
 
 
-def loop_heart() -> HeartbeatTask:
-    """Give the running event loop's heart."""
+def loop_heartbeats() -> HeartbeatTask:
+    """Return the heartbeats of the running event loop."""
     loop = asyncio.get_running_loop()
-    heart = _loop_hearts.get(loop)
-    if heart is None:
-        heart = _loop_hearts[loop] = HeartbeatTask(on_idle=lambda: _loop_hearts.pop(loop, None))
-    return heart
+    heartbeats = _loop_heartbeats.get(loop)
+    if heartbeats is None:
+        heartbeats = _loop_heartbeats[loop] = HeartbeatTask(on_idle=lambda: _loop_heartbeats.pop(loop, None))
+    return heartbeats
 
 
-def _forget_the_parent() -> None:
-    global _guard  # noqa: PLW0603 - the lock may have been held by a thread that the child does not have
+def _drop_inherited() -> None:
+    global _guard  # noqa: PLW0603 - a thread of the parent may hold this lock
     _guard = threading.Lock()
-    _process_hearts.clear()
-    _loop_hearts.clear()
+    _process_heartbeats.clear()
+    _loop_heartbeats.clear()
 
 
-os.register_at_fork(after_in_child=_forget_the_parent)
+os.register_at_fork(after_in_child=_drop_inherited)

@@ -1,7 +1,7 @@
-"""A lease while it is held: renewed in the background, and loud when it is lost.
+"""A lease while it is held: it is renewed in the background, and its use raises an error after a loss.
 
-After a fork the child can use the database as long as the parent holds the lease; it neither renews nor releases it,
-and does not hear of a loss.
+After a fork, the child can use the database while the parent holds the lease. The child neither renews nor releases it, and
+does not detect a loss.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
 
 
 class Release(Protocol):
-    """Gives a database back."""
+    """Releases a lease."""
 
     def __call__(self, lease_id: str) -> Leftovers | None:
-        """Do it."""
+        """Send the request."""
 
 
 class Keep(Protocol):
-    """Holds a database back for a look."""
+    """Keeps a lease for inspection."""
 
     def __call__(self, lease_id: str, *, ttl_seconds: float, reason: str | None) -> Lease:
-        """Do it."""
+        """Send the request."""
 
 
 class Reset(Protocol):
-    """Makes a database clean in place."""
+    """Resets the database of a lease in place."""
 
     def __call__(self, lease_id: str) -> Lease:
-        """Do it."""
+        """Send the request."""
 
 
 class AsyncRelease(Protocol):
-    """Gives a database back."""
+    """Releases a lease."""
 
     def __call__(self, lease_id: str) -> Awaitable[Leftovers | None]:
-        """Do it."""
+        """Send the request."""
 
 
 class AsyncKeep(Protocol):
-    """Holds a database back for a look."""
+    """Keeps a lease for inspection."""
 
     def __call__(self, lease_id: str, *, ttl_seconds: float, reason: str | None) -> Awaitable[Lease]:
-        """Do it."""
+        """Send the request."""
 
 
 class AsyncReset(Protocol):
-    """Makes a database clean in place."""
+    """Resets the database of a lease in place."""
 
     def __call__(self, lease_id: str) -> Awaitable[Lease]:
-        """Do it."""
+        """Send the request."""
 
 
 class HeldLeaseBase(Connectable):
-    """What both kinds have in common; made by ``Client.lease`` and ``AsyncClient.lease``."""
+    """Base class of held leases. ``Client.lease`` and ``AsyncClient.lease`` create them."""
 
     def __init__(self, lease: Lease, on_lost: Callable[[LeaseLost], None] | None) -> None:
         self._lease = lease
@@ -75,12 +75,12 @@ class HeldLeaseBase(Connectable):
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        """Without the password."""
+        """Show the lease without its password."""
         return f"<{type(self).__name__} {self._lease!r}>"
 
     @property
     def lease(self) -> Lease:
-        """The record, as of when it was acquired, or last reset."""
+        """The lease as the service described it when it was acquired, or last reset."""
         return self._lease
 
     @property
@@ -130,57 +130,57 @@ class HeldLeaseBase(Connectable):
 
     @property
     def user(self) -> str:
-        """The login."""
+        """Name of the login."""
         return self.credentials().user
 
     @property
     def password(self) -> str:
-        """Its password."""
+        """Password of the login."""
         return self.credentials().password
 
     @property
     def loss(self) -> LeaseLost | None:
-        """Why it was lost, if it was."""
-        reason = None if self._beat is None or self.inherited else self._beat.look()
+        """The loss of the lease with its reason, if it was lost."""
+        reason = None if self._beat is None or self.inherited else self._beat.loss_reason()
         return None if reason is None else LeaseLost(self.id, reason)
 
     @property
     def ended(self) -> bool:
-        """Whether it was released or kept on purpose."""
+        """True after the holder has released or kept the lease."""
         return self._ended is not None
 
     @property
     def inherited(self) -> bool:
-        """Whether this is a forked child's copy: the lease is the parent's."""
+        """True in a forked child. The parent holds the lease."""
         return self._pid != os.getpid()
 
     def check(self) -> None:
-        """Go on only if the lease is still ours.
+        """Check that the lease is still held.
 
         Raises:
-            LeaseLost: it is not.
+            LeaseLost: it was lost or released.
         """
         loss = self.loss
         if loss is not None:
             raise loss
         if self._ended == "released":
-            raise LeaseLost(self.id, "it was released here, before this use of it")
+            raise LeaseLost(self.id, "it was released here before this use")
 
     def credentials(self) -> Credentials:
-        """Say where the database is and how to get in.
+        """Return the address and login of the database.
 
         Raises:
-            LeaseLost: the lease is no longer ours.
+            LeaseLost: the lease was lost.
         """
         self.check()
         return self._lease.credentials()
 
-    def beats(self, beat: Heartbeat) -> None:
-        """Take the heartbeat that decides whether it is lost."""
+    def attach(self, beat: Heartbeat) -> None:
+        """Set the heartbeat that renews this lease."""
         self._beat = beat
 
-    def tell(self, reason: str) -> None:
-        """Be told by the heartbeat that it is lost."""
+    def mark_lost(self, reason: str) -> None:
+        """Set the lease as lost, and call `on_lost`."""
         self._set_lost()
         if self._on_lost is not None:
             self._on_lost(LeaseLost(self.id, reason))
@@ -188,23 +188,23 @@ class HeldLeaseBase(Connectable):
     def _set_lost(self) -> None:
         raise NotImplementedError
 
-    def _may_reset(self) -> None:
+    def _check_may_reset(self) -> None:
         if self.inherited:
-            message = "only the process that acquired a lease can reset it: its login would change under the other's feet"
+            message = "only the process that acquired a lease can reset it, because a reset changes its login"
             raise RuntimeError(message)
         self.check()
 
-    def _renamed(self, lease: Lease) -> Lease:
+    def _replace(self, lease: Lease) -> Lease:
         self._lease = lease
         return lease
 
-    def _over(self, error: ServiceError) -> LeaseLost:
+    def _lost_by(self, error: ServiceError) -> LeaseLost:
         if self._beat is not None:
-            self._beat.abandon(str(error))
+            self._beat.record_loss(str(error))
         return self.loss or LeaseLost(self.id, str(error))
 
-    def end(self, how: str, lease: Lease | None = None) -> None:
-        """Take note that it was released or kept: no heartbeat any more, and leaving the context does nothing."""
+    def mark_ended(self, how: str, lease: Lease | None = None) -> None:
+        """Record that the lease was released or kept. This ends its heartbeats, and the block does not release it again."""
         self._ended = how
         if self._beat is not None and not self.inherited:
             self._beat.stop()
@@ -216,7 +216,7 @@ class HeldLease(HeldLeaseBase):
     """A lease that a thread of this process renews.
 
     Attributes:
-        lost: set when the lease was lost.
+        lost: event that is set when the lease is lost.
     """
 
     def __init__(
@@ -234,42 +234,43 @@ class HeldLease(HeldLeaseBase):
         self._reset = reset
 
     def release(self) -> Leftovers | None:
-        """Give the database back now; leaving the context does nothing more.
+        """Release the lease now, before the end of the block.
 
-        Returns what was left open in it, if the service says so.
+        Returns:
+            the objects that were left open in the database, if the service reports them.
 
         Raises:
-            LeaseLost: it was lost before.
+            LeaseLost: the lease was lost before.
         """
         if self.ended or self.inherited:
             return None
         self.check()
-        self.end("released")
+        self.mark_ended("released")
         return self._release(self.id)
 
     def reset(self) -> Lease:
-        """Have the database made clean again, in place; from now on it has another login, and so another ``url``.
+        """Reset the database in place. Afterwards it has another login, and so another ``url``.
 
-        Connections of the old login are ended. When this fails for another reason than a loss, ask again, or release.
+        The service closes connections of the old login. After any other error than a loss, repeat it or release the lease.
 
         Raises:
-            LeaseLost: it was lost.
+            LeaseLost: the lease was lost.
         """
-        self._may_reset()
+        self._check_may_reset()
         try:
-            return self._renamed(self._reset(self.id))
+            return self._replace(self._reset(self.id))
         except (LeaseEnded, LeaseNotFound) as over:
-            raise self._over(over) from over
+            raise self._lost_by(over) from over
 
     def keep(self, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None) -> Lease:
-        """Hold it back for a look: no heartbeat and no release from here on.
+        """Keep the database for inspection, without heartbeats and without a release.
 
         Raises:
-            LeaseLost: it was lost before.
+            LeaseLost: the lease was lost before.
         """
         self.check()
         kept = self._keep(self.id, ttl_seconds=ttl_seconds, reason=reason)
-        self.end("kept")
+        self.mark_ended("kept")
         return kept
 
     def _set_lost(self) -> None:
@@ -280,7 +281,7 @@ class AsyncHeldLease(HeldLeaseBase):
     """A lease that a task of the event loop renews.
 
     Attributes:
-        lost: set when the lease was lost.
+        lost: event that is set when the lease is lost.
     """
 
     def __init__(
@@ -298,42 +299,43 @@ class AsyncHeldLease(HeldLeaseBase):
         self._reset = reset
 
     async def release(self) -> Leftovers | None:
-        """Give the database back now; leaving the context does nothing more.
+        """Release the lease now, before the end of the block.
 
-        Returns what was left open in it, if the service says so.
+        Returns:
+            the objects that were left open in the database, if the service reports them.
 
         Raises:
-            LeaseLost: it was lost before.
+            LeaseLost: the lease was lost before.
         """
         if self.ended or self.inherited:
             return None
         self.check()
-        self.end("released")
+        self.mark_ended("released")
         return await self._release(self.id)
 
     async def reset(self) -> Lease:
-        """Have the database made clean again, in place; from now on it has another login, and so another ``url``.
+        """Reset the database in place. Afterwards it has another login, and so another ``url``.
 
-        Connections of the old login are ended. When this fails for another reason than a loss, ask again, or release.
+        The service closes connections of the old login. After any other error than a loss, repeat it or release the lease.
 
         Raises:
-            LeaseLost: it was lost.
+            LeaseLost: the lease was lost.
         """
-        self._may_reset()
+        self._check_may_reset()
         try:
-            return self._renamed(await self._reset(self.id))
+            return self._replace(await self._reset(self.id))
         except (LeaseEnded, LeaseNotFound) as over:
-            raise self._over(over) from over
+            raise self._lost_by(over) from over
 
     async def keep(self, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None) -> Lease:
-        """Hold it back for a look: no heartbeat and no release from here on.
+        """Keep the database for inspection, without heartbeats and without a release.
 
         Raises:
-            LeaseLost: it was lost before.
+            LeaseLost: the lease was lost before.
         """
         self.check()
         kept = await self._keep(self.id, ttl_seconds=ttl_seconds, reason=reason)
-        self.end("kept")
+        self.mark_ended("kept")
         return kept
 
     def _set_lost(self) -> None:

@@ -1,7 +1,7 @@
-"""Reads members of JSON objects with their types; unknown members are ignored, wrong ones are an error.
+"""Reads members of JSON objects with a check of their types. Unknown members are ignored.
 
-Raises ``UnexpectedAnswer`` throughout, naming the member: a service that answers otherwise than agreed is noticed
-at the border and not as an ``AttributeError`` an hour later.
+A wrong or missing member raises ``UnexpectedAnswer`` with its name. So an incompatible service is detected in its
+answer, and not later by an ``AttributeError``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Members: TypeAlias = Mapping[str, object]
 
 
-def members(value: object, what: str = "the answer") -> Members:
-    """Take `value` as a JSON object."""
+def members(value: object, name: str = "the answer") -> Members:
+    """Return `value` if it is a JSON object."""
     if isinstance(value, dict):
         return value
-    message = f"{what} is no JSON object"
+    message = f"{name} is not a JSON object"
     raise UnexpectedAnswer(message)
 
 
@@ -61,12 +61,12 @@ def instant(source: Members, key: str) -> datetime:
 
 
 def maybe(read: Callable[[Members, str], T], source: Members, key: str) -> T | None:
-    """Read what may be missing or null."""
+    """Read an optional member: ``None`` if it is missing or null."""
     return None if source.get(key) is None else read(source, key)
 
 
 def texts(source: Members, key: str) -> tuple[str, ...]:
-    """Read a list of strings; a missing one is empty."""
+    """Read a list of strings, empty if it is missing."""
     value = source.get(key)
     if value is None:
         return ()
@@ -76,7 +76,7 @@ def texts(source: Members, key: str) -> tuple[str, ...]:
 
 
 def text_map(source: Members, key: str) -> Mapping[str, str]:
-    """Read an object of strings; a missing one is empty."""
+    """Read an object of strings, empty if it is missing."""
     value = source.get(key)
     if value is None:
         return {}
@@ -86,7 +86,7 @@ def text_map(source: Members, key: str) -> Mapping[str, str]:
 
 
 def whole_map(source: Members, key: str) -> Mapping[str, int]:
-    """Read an object of integers; a missing one is empty."""
+    """Read an object of integers, empty if it is missing."""
     value = source.get(key)
     if value is None:
         return {}
@@ -96,7 +96,7 @@ def whole_map(source: Members, key: str) -> Mapping[str, int]:
 
 
 def items(value: object) -> tuple[list[Members], str | None]:
-    """Read one page of a list: its items, and the cursor of the next page."""
+    """Read one page of a list: its items and the cursor of the next page."""
     page = members(value)
     found = page.get("items")
     if not isinstance(found, list):
@@ -105,6 +105,8 @@ def items(value: object) -> tuple[list[Members], str | None]:
 
 
 def _wrong(source: Members, key: str, expected: str) -> NoReturn:
-    found = type(source[key]).__name__ if key in source else "missing"  # the value itself may be a secret
-    message = f"the answer's {key!r} should be {expected}, but is {found}: is this a freshdb service of this version?"
+    found = type(source[key]).__name__ if key in source else "missing"  # the value may be a secret
+    message = (
+        f"the answer's {key!r} must be {expected}, but is {found}: is this a freshdb service of this version?"
+    )
     raise UnexpectedAnswer(message)

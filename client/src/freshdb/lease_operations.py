@@ -1,7 +1,7 @@
 """Operations on leases, as flows.
 
-Waiting is long polling in slices of `poll_seconds`, shorter than the timeout of a usual proxy. An acquire keeps its
-``Idempotency-Key`` over its slices and repetitions: however often it was sent, it leases one database.
+A wait is long polling in requests of at most `poll_seconds`, which is shorter than the timeout of a usual proxy. All
+requests and retries of one acquire have the same ``Idempotency-Key``, so that it leases only one database.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
 _RESET_SECONDS: Final = 60.0
-"""How long the service may take to make a database clean: it may have to be made anew."""
+"""Extra timeout for a reset, because the service may have to recreate the database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A lease, how long it lasts since when, and whether that may be out of date (an older call may have got it)."""
+    """A lease, its TTL and the start of the TTL. If `repeated`, an earlier request may have acquired it."""
 
     lease: Lease
     ttl_seconds: float
@@ -48,7 +48,7 @@ class Granted:
 
 
 class LeaseOperations(OperationsBase):
-    """All that can be done with leases."""
+    """The operations on leases."""
 
     __slots__ = ()
 
@@ -63,35 +63,35 @@ class LeaseOperations(OperationsBase):
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Flow[Lease]:
-        """Lease a clean database, without a heartbeat: renew and release it yourself.
+        """Lease a clean database, without heartbeats. The caller renews and releases it.
 
         Args:
-            template: ``name`` (the newest that is ready) or ``name@fingerprint``.
-            isolation: a database of its own, or a schema of its own.
-            ttl_seconds: how long the lease lasts without renewal.
-            wait_seconds: how long to wait in the queue; any length.
-            holder: who has it, for people who look at the list.
-            labels: anything else to find it by.
-            idempotency_key: the same key gives the same lease; by default a new one.
+            template: ``name`` (the newest ready one) or ``name@fingerprint``.
+            isolation: ``database`` for a separate database, or ``schema`` for a separate schema.
+            ttl_seconds: lifetime of the lease without renewal.
+            wait_seconds: timeout in the queue, of any length.
+            holder: description of the holder, shown in lists of leases.
+            labels: more names and values to find the lease by.
+            idempotency_key: requests with the same key get the same lease. Default: a new key.
 
         Raises:
-            PoolExhausted: nothing came free within the wait.
+            PoolExhausted: no database became free within the wait.
             TemplateNotFound: there is no such template.
-            TemplateBuilding: it is not ready yet.
-            IsolationUnsupported: the template cannot be leased this way; says why.
+            TemplateBuilding: the template is not ready yet.
+            IsolationUnsupported: the template does not support this isolation. `reasons` has the obstacles.
         """
         request = LeaseRequest(template, isolation, ttl_seconds, wait_seconds, holder or {}, labels or {})
         granted = yield from self.grant(request, idempotency_key)
         return granted.lease
 
     def grant(self, request: LeaseRequest, idempotency_key: str | None = None) -> Flow[Granted]:
-        """Acquire, and tell since when the lease's time is counted."""
+        """Acquire a lease, and return it with the start of its TTL."""
         key = idempotency_key or str(uuid.uuid4())
 
         def slice_of(wait_seconds: float) -> ServiceCall:
             content = encode(request.to_wire(wait_seconds=wait_seconds))
             return ServiceCall(
-                "POST", "/v1/leases", content, {"Idempotency-Key": key}, patience_seconds=wait_seconds
+                "POST", "/v1/leases", content, {"Idempotency-Key": key}, extra_seconds=wait_seconds
             )
 
         done = yield from self._queue(slice_of, request.wait_seconds)
@@ -100,8 +100,8 @@ class LeaseOperations(OperationsBase):
             lease, lease.ttl_seconds, done.counted_from, done.repeated or idempotency_key is not None
         )
 
-    def take_up(self, lease: Lease) -> Flow[Granted]:
-        """Renew a lease that was acquired before, and tell since when its time is counted."""
+    def resume(self, lease: Lease) -> Flow[Granted]:
+        """Renew a lease that was acquired before, and return it with the start of its TTL."""
         done = yield from exchange(self.renewal(lease.id), self.policy)
         renewal = Renewal.from_wire(json_fields.members(decode(done.answer)))
         return Granted(lease, renewal.ttl_seconds, done.counted_from, repeated=False)
@@ -109,10 +109,10 @@ class LeaseOperations(OperationsBase):
     def acquire_batch(
         self, requests: Sequence[LeaseRequest], *, idempotency_key: str | None = None
     ) -> Flow[list[Lease]]:
-        """Lease several databases at once, all or none; waits for as long as the most patient of them.
+        """Lease several databases at once, all or none. The longest `wait_seconds` counts.
 
         Raises:
-            PoolExhausted: they did not all come free within the wait.
+            PoolExhausted: not all of them became free within the wait.
         """
         key = idempotency_key or str(uuid.uuid4())
         wait_seconds = max((one.wait_seconds for one in requests), default=0.0)
@@ -121,7 +121,7 @@ class LeaseOperations(OperationsBase):
             bodies = [one.to_wire(wait_seconds=min(one.wait_seconds, wait_seconds)) for one in requests]
             content = encode({"leases": bodies})
             return ServiceCall(
-                "POST", "/v1/leases/batch", content, {"Idempotency-Key": key}, patience_seconds=wait_seconds
+                "POST", "/v1/leases/batch", content, {"Idempotency-Key": key}, extra_seconds=wait_seconds
             )
 
         done = yield from self._queue(slice_of, wait_seconds)
@@ -129,54 +129,54 @@ class LeaseOperations(OperationsBase):
         return [Lease.from_wire(one) for one in found]
 
     def renew(self, lease_id: str, *, ttl_seconds: float | None = None) -> Flow[Renewal]:
-        """Extend a lease from now; the answer says by how much, which may be less than was asked for.
+        """Extend a lease from now. The granted TTL may be shorter than the requested one.
 
         Raises:
-            LeaseEnded: it is over.
+            LeaseEnded: the lease has ended.
         """
         found = yield from self._ask(self.renewal(lease_id, ttl_seconds=ttl_seconds))
         return Renewal.from_wire(json_fields.members(found))
 
     def renewal(self, lease_id: str, *, ttl_seconds: float | None = None) -> ServiceCall:
-        """Make the call that renews a lease."""
+        """Build the request that renews a lease."""
         body = {} if ttl_seconds is None else {"ttl_seconds": ttl_seconds}
         return ServiceCall("POST", path("/v1/leases/{}/renew", lease_id), encode(body))
 
     def release(self, lease_id: str) -> Flow[Lease]:
-        """Give a database back; again is fine.
+        """Release a lease. Repeating this does no harm.
 
         Raises:
-            LeaseEnded: it had expired or was revoked before.
+            LeaseEnded: the lease expired or was revoked before.
         """
-        found = yield from self._give_back(lease_id)
+        found = yield from self._delete(lease_id)
         if "state" in found:
             return Lease.from_wire(found)
-        lease = yield from self.get_lease(lease_id)  # an answer that says no more than what was left behind
+        lease = yield from self.get_lease(lease_id)  # the answer has the leftovers only
         return replace(lease, leftovers=Leftovers.of(found))
 
-    def give_back(self, lease_id: str) -> Flow[Leftovers | None]:
-        """Release, and ask no more than what was left behind, as far as the service says.
+    def release_only(self, lease_id: str) -> Flow[Leftovers | None]:
+        """Release a lease by one request, and return the leftovers if the service reports them.
 
         Raises:
-            LeaseEnded: it had expired or was revoked before.
+            LeaseEnded: the lease expired or was revoked before.
         """
-        return Leftovers.of((yield from self._give_back(lease_id)))
+        return Leftovers.of((yield from self._delete(lease_id)))
 
-    def _give_back(self, lease_id: str) -> Flow[json_fields.Members]:
+    def _delete(self, lease_id: str) -> Flow[json_fields.Members]:
         done = yield from exchange(ServiceCall("DELETE", path("/v1/leases/{}", lease_id)), self.policy)
         return {} if done.answer.status == HTTPStatus.NO_CONTENT else json_fields.members(decode(done.answer))
 
     def reset(self, lease_id: str) -> Flow[Lease]:
-        """Have a leased database made clean again, in place: the same lease, with a new login and so a new URL.
+        """Reset a leased database in place. The lease stays the same, with a new login and so a new URL.
 
-        The old login's connections are ended. When it fails, the old login may be out all the same: ask again, which
-        does no harm, or release.
+        The service closes connections of the old login. After an error the old login may not work any more. Then repeat the
+        reset, which does no harm, or release the lease.
 
         Raises:
-            LeaseEnded: it is over.
-            Conflict: it is kept for a look, or being reset at this moment.
+            LeaseEnded: the lease has ended.
+            Conflict: the lease is kept, or another reset of it is running.
         """
-        call = ServiceCall("POST", path("/v1/leases/{}/reset", lease_id), patience_seconds=_RESET_SECONDS)
+        call = ServiceCall("POST", path("/v1/leases/{}/reset", lease_id), extra_seconds=_RESET_SECONDS)
         began_at = self.policy.clock()
         repeated = False
         while True:
@@ -187,14 +187,14 @@ class LeaseOperations(OperationsBase):
             elapsed = self.policy.clock() - began_at
             if pause is None or not repeated or elapsed + pause > self.policy.retry_seconds:
                 return Lease.from_wire(json_fields.members(decode(done.answer)))
-            yield Pause(pause)  # the attempt whose answer was lost is still being carried out
+            yield Pause(pause)  # the service is still executing the attempt whose answer was lost
 
     def revoke(self, lease_id: str) -> Flow[Lease]:
-        """End anybody's lease.
+        """End a lease, also one of another holder.
 
         Raises:
-            Forbidden: the token may not.
-            LeaseEnded: it is over already.
+            Forbidden: the token lacks the scope for this.
+            LeaseEnded: the lease has ended already.
         """
         found = yield from self._ask(ServiceCall("DELETE", path("/v1/leases/{}", lease_id) + "?force=true"))
         return Lease.from_wire(json_fields.members(found))
@@ -202,10 +202,10 @@ class LeaseOperations(OperationsBase):
     def keep(
         self, lease_id: str, *, ttl_seconds: float = DEFAULT_KEEP_SECONDS, reason: str | None = None
     ) -> Flow[Lease]:
-        """Hold a database back for a look, for `ttl_seconds` from now.
+        """Keep a leased database for inspection, for `ttl_seconds` from now.
 
         Raises:
-            LeaseEnded: the lease is over.
+            LeaseEnded: the lease has ended.
         """
         body: dict[str, object] = {"ttl_seconds": ttl_seconds} | (
             {} if reason is None else {"reason": reason}
@@ -214,10 +214,10 @@ class LeaseOperations(OperationsBase):
         return Lease.from_wire(json_fields.members(found))
 
     def get_lease(self, lease_id: str) -> Flow[Lease]:
-        """Look one lease up.
+        """Look a lease up.
 
         Raises:
-            LeaseNotFound: there is none with this id.
+            LeaseNotFound: no lease has this id.
         """
         found = yield from self._ask(ServiceCall("GET", path("/v1/leases/{}", lease_id)))
         return Lease.from_wire(json_fields.members(found))
@@ -232,7 +232,7 @@ class LeaseOperations(OperationsBase):
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> Flow[list[Lease]]:
-        """List leases, those of all pages or the first `limit`; `holder` and `labels` must match as far as given."""
+        """List all leases, or the first `limit`. Only those that have all values of `holder` and `labels`."""
         pairs: list[tuple[str, str | None]] = [
             ("state", state),
             ("template", template),
@@ -243,10 +243,10 @@ class LeaseOperations(OperationsBase):
         return (yield from self._list("/v1/leases", pairs, limit, Lease.from_wire))
 
     def _queue(self, slice_of: Callable[[float], ServiceCall], wait_seconds: float) -> Flow[TimedAnswer]:
-        """Ask in slices until the wait is over; any answer but ``pool_exhausted`` ends it."""
+        """Send requests until the wait has passed. Any answer except ``pool_exhausted`` ends it."""
         clock = self.policy.clock
         began_at = asked_at = clock()
-        left = wait_seconds  # sent as it is, if it is short: a wait that makes no sense is the service's to refuse
+        left = wait_seconds  # a short wait is sent unchanged, so that the service refuses an invalid one
         while True:
             seconds = min(left, self.poll_seconds)
             done = yield from exchange(slice_of(seconds), self.policy, quota_wait_seconds=left)
@@ -255,7 +255,7 @@ class LeaseOperations(OperationsBase):
             early = seconds - (clock() - asked_at)
             if not isinstance(error, PoolExhausted) or (last and early <= _SHORTEST_PAUSE_SECONDS):
                 return done
-            if early > _SHORTEST_PAUSE_SECONDS:  # refused without waiting: do not ask in a busy loop
+            if early > _SHORTEST_PAUSE_SECONDS:  # refused without a wait: do not poll in a busy loop
                 yield Pause(min(early, error.retry_after_seconds or _SHORTEST_PAUSE_SECONDS))
             asked_at = clock()
             left = max(0.0, began_at + wait_seconds - asked_at)

@@ -1,8 +1,8 @@
-"""Requests and answers without I/O, and the flows made of them.
+"""Requests and answers without I/O, and the steps of flows.
 
-A *flow* is a generator that yields steps (send this call, pause so long) and is told how each went; it returns its
-result. All that the client decides (what to ask, when to ask again, when to give up) is in flows, written once; a
-transport that blocks and one that awaits carry the steps out (``transport``).
+A *flow* is a generator. It yields steps (send a call, or pause), receives the outcome of each, and returns its result. All
+decisions of the client are in flows, written once: the requests, the retries, the timeouts. A blocking transport and an
+asynchronous one execute the steps (``transport``).
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ class ServiceCall:
     """One request.
 
     Attributes:
-        patience_seconds: how long the service may think before it answers, beyond the usual.
-        repeatable: sending it twice does no more than once, so that it may be sent again when nobody knows
-            whether the first one arrived.
+        extra_seconds: time that the service may need for its answer, in addition to the client's timeout.
+        repeatable: the call can be sent again when it may have arrived, because a second one has no further effect.
     """
 
     method: str
     path: str
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    patience_seconds: float = 0.0
+    extra_seconds: float = 0.0
     repeatable: bool = True
 
     def __repr__(self) -> str:
-        """Method and path; headers and content may hold secrets."""
-        return f"Call({self.method} {self.path})"
+        """Show method and path only, because headers and content may contain secrets."""
+        return f"ServiceCall({self.method} {self.path})"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one sending of a call; `sent_at` is by the monotonic clock, before the first byte left."""
+    """The answer to one request. `sent_at` is the monotonic time before its first byte was sent."""
 
     status: int
     headers: Mapping[str, str]
@@ -55,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Nothing came back; `delivered` says whether the service may have acted on it all the same."""
+    """A request without an answer. `delivered`: the service may have received and executed it."""
 
     reason: str
     delivered: bool
@@ -64,7 +63,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Step: send `call` to the service at `base`, and wait at most so long for the answer."""
+    """Step: send `call` to the service at `base`, and wait for the answer for at most `timeout_seconds`."""
 
     base: str
     call: ServiceCall
@@ -79,16 +78,16 @@ class Pause:
 
 
 Outcome: TypeAlias = Answer | Failure | None
-"""How a step went; ``None`` after a pause."""
+"""Outcome of a step. ``None`` after a pause."""
 
 Flow: TypeAlias = Generator[Send | Pause, Outcome, T]
 
 
 def path(template: str, *segments: str) -> str:
-    """Fill segments into a path, each quoted so that it stays one segment.
+    """Insert segments into a path. Each is quoted, so that it stays one segment.
 
     Raises:
-        ValueError: a segment is empty, which would make it another path.
+        ValueError: a segment is empty, which would be another path.
     """
     if not all(segments):
         message = "an id or a name cannot be empty"
@@ -97,16 +96,16 @@ def path(template: str, *segments: str) -> str:
 
 
 def query(address: str, pairs: Sequence[tuple[str, str | None]]) -> str:
-    """Append the pairs that have a value."""
+    """Append the pairs that have a value as a query string."""
     given = [(key, value) for key, value in pairs if value is not None]
     return f"{address}?{urlencode(given)}" if given else address
 
 
 def encode(body: Mapping[str, object]) -> bytes:
-    """Write a JSON body.
+    """Encode a JSON body.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot say.
+        ValueError: a number is not finite, which JSON cannot express.
     """
     try:
         return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
@@ -116,11 +115,11 @@ def encode(body: Mapping[str, object]) -> bytes:
 
 
 def decode(answer: Answer) -> object:
-    """Take the JSON of an answer that says success.
+    """Return the JSON of a successful answer.
 
     Raises:
         ServiceError: the answer is a problem.
-        UnexpectedAnswer: it is nothing that freshdb says.
+        UnexpectedAnswer: the answer is not one of freshdb.
     """
     if not answer.status // 100 == 2:  # noqa: PLR2004 - the class of success
         raise problem(answer)
@@ -128,10 +127,10 @@ def decode(answer: Answer) -> object:
 
 
 def read_json(answer: Answer) -> object:
-    """Take the JSON of an answer, whatever its status.
+    """Return the JSON of an answer of any status.
 
     Raises:
-        UnexpectedAnswer: it is not JSON.
+        UnexpectedAnswer: the answer is not JSON.
     """
     found: object
     try:
@@ -142,7 +141,7 @@ def read_json(answer: Answer) -> object:
 
 
 def problem(answer: Answer) -> ServiceError | UnexpectedAnswer:
-    """Make the error that an answer stands for."""
+    """Build the error for an answer."""
     found: object
     try:
         found = json.loads(answer.content)
@@ -154,7 +153,7 @@ def problem(answer: Answer) -> ServiceError | UnexpectedAnswer:
 
 
 def retry_after(answer: Answer) -> float | None:
-    """Seconds that the service asked to wait before the next attempt; a date, which needs a wall clock, is ignored."""
+    """Return the ``Retry-After`` seconds of an answer. A date is ignored, because it would need the wall clock."""
     try:
         seconds = float(answer.headers.get("retry-after", ""))
     except ValueError:
@@ -170,5 +169,5 @@ def _quoted(segment: str) -> str:
 def _unexpected(answer: Answer) -> UnexpectedAnswer:
     kind = answer.headers.get("content-type", "no content type")
     return UnexpectedAnswer(
-        f"status {answer.status} with {kind}, which is not how freshdb answers: is the URL that of a freshdb service?"
+        f"status {answer.status} with {kind}, which is not an answer of freshdb: is the URL that of a freshdb service?"
     )

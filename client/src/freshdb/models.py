@@ -1,7 +1,7 @@
-"""What the service tells: frozen records, read from its JSON.
+"""The answers of the service as frozen dataclasses, read from its JSON.
 
-``from_wire`` ignores members that this version does not know, so that a newer service can say more. Instants are
-aware ``datetime`` objects by the *service's* clock, to be shown to people: no decision here is taken by them.
+``from_wire`` ignores unknown members, so that a newer service can add some. Times are aware ``datetime`` objects by the
+*service's* clock. They are for display: the client makes no decision by them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DEFAULT_KEEP_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a holder left behind when it gave its database back.
+    """Sessions, locks and objects that the holder left in its database at the release.
 
-    `objects` names some of those that were created or defined in another way; for them the database has to be made anew,
-    which takes longer than cleaning it.
+    `objects` names some of the objects that were created or redefined. For these the service recreates the database,
+    which takes longer than a reset.
     """
 
     connections: int = 0
@@ -41,7 +41,7 @@ class Leftovers:
 
     @classmethod
     def of(cls, answer: Members) -> Leftovers | None:
-        """Read the member `leftovers`, if there is one; what is missing in it is none."""
+        """Read the member `leftovers`, if there is one. Missing counts are 0."""
         if answer.get("leftovers") is None:
             return None
         found = json_fields.members(answer["leftovers"], "'leftovers'")
@@ -113,20 +113,20 @@ class Lease(Connectable):
         )
 
     def credentials(self) -> Credentials:
-        """Say where the database is and how to get in.
+        """Return the address and login of the database.
 
         Raises:
-            NoCredentials: the lease was listed, not acquired: its password is not known here.
+            NoCredentials: the lease was looked up, not acquired, so that its password is unknown.
         """
         if self.password is None:
-            message = f"lease {self.id} was looked up, not acquired here: only the one who acquired it has its password"
+            message = f"lease {self.id} was looked up, not acquired here: only the client that acquired it has its password"
             raise NoCredentials(message)
         return Credentials(self.host, self.port, self.database, self.user, self.password)
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a heartbeat was granted."""
+    """The answer to a renewal."""
 
     id: str
     ttl_seconds: float
@@ -146,7 +146,7 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What one lease should be; times in seconds."""
+    """A request for one lease. Times are in seconds."""
 
     template: str
     isolation: Isolation = "database"
@@ -156,7 +156,7 @@ class LeaseRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self, *, wait_seconds: float) -> dict[str, object]:
-        """Write the JSON body, with the wait that this one call is to take."""
+        """Return the JSON body. `wait_seconds` is the wait of this one request."""
         return {
             "template": self.template,
             "isolation": self.isolation,
@@ -169,7 +169,7 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildGrant(Connectable):
-    """The right to fill a new template, with any tool, until `deadline_at`."""
+    """The right to fill a new template, with any program, until `deadline_at`."""
 
     template: str
     host: str
@@ -197,13 +197,13 @@ class BuildGrant(Connectable):
         )
 
     def credentials(self) -> Credentials:
-        """Say where the database is and how to get in."""
+        """Return the address and login of the database."""
         return Credentials(self.host, self.port, self.database, self.user, self.password)
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateError:
-    """Why a template failed; where in its SQL, if SQL it was (`sql_index` counts scripts from 0)."""
+    """The error of a template, with its position in the SQL, if it was built from SQL. `sql_index` counts scripts from 0."""
 
     message: str
     sql_index: int | None = None
@@ -229,7 +229,7 @@ class TemplateError:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A named schema with its seed data; `build` is set for the one caller who is to fill it."""
+    """A named schema with its seed data. `build` is set for the one client that must fill it."""
 
     id: str
     name: str
@@ -270,15 +270,15 @@ class Template:
 
     @property
     def reference(self) -> str:
-        """``name@fingerprint``: exactly this template, whatever is registered later."""
+        """``name@fingerprint``: exactly this template, even if a newer one is registered."""
         return f"{self.name}@{self.fingerprint}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The databases cloned from one template with one isolation; `databases` counts them by state.
+    """The databases of one template and one isolation. `databases` counts them by state.
 
-    `refusal` says why the template cannot be leased with this isolation, if it cannot.
+    `refusal` has the reasons why the template does not support this isolation, if there are any.
     """
 
     id: str
@@ -317,7 +317,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the service can work, and what says otherwise."""
+    """State of the service, with the result of each check."""
 
     ok: bool
     status: str
@@ -327,7 +327,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One transition, as the service published it."""
+    """One state transition, as published by the service."""
 
     id: str | None
     kind: str

@@ -1,7 +1,6 @@
-"""Every operation of the client, as a flow: what to ask, when again, and what the answers mean. No I/O.
+"""Every operation of the client, as a flow: its requests, retries and results. No I/O.
 
-``Client`` and ``AsyncClient`` take their methods from here, so that there is one list of them, with one signature
-and one docstring each.
+``Client`` and ``AsyncClient`` take their methods from here, so that each operation has one signature and one docstring.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Operations(LeaseOperations, TemplateOperations, TokenOperations):
-    """All operations under one policy: those on leases, templates and tokens, and these on pools and the service."""
+    """All operations of a client: on leases, templates and tokens, and those on pools and the service below."""
 
     __slots__ = ()
 
@@ -30,10 +29,10 @@ class Operations(LeaseOperations, TemplateOperations, TokenOperations):
         return (yield from self._list("/v1/pools", [], None, Pool.from_wire))
 
     def pool(self, pool_id: str) -> Flow[Pool]:
-        """Look one pool up.
+        """Look a pool up.
 
         Raises:
-            PoolNotFound: there is none with this id.
+            PoolNotFound: no pool has this id.
         """
         return Pool.from_wire(
             json_fields.members((yield from self._ask(ServiceCall("GET", path("/v1/pools/{}", pool_id)))))
@@ -47,7 +46,7 @@ class Operations(LeaseOperations, TemplateOperations, TokenOperations):
         max_size: int | None = None,
         idle_seconds: float | None = None,
     ) -> Flow[Pool]:
-        """Change what is given of a pool's sizes."""
+        """Change the sizes of a pool that are given."""
         sizes = {"min_ready": min_ready, "max_size": max_size, "idle_seconds": idle_seconds}
         body = encode({key: value for key, value in sizes.items() if value is not None})
         return Pool.from_wire(
@@ -57,10 +56,10 @@ class Operations(LeaseOperations, TemplateOperations, TokenOperations):
         )
 
     def health(self) -> Flow[Health]:
-        """Ask whether the service can work; that it cannot is an answer, not an error.
+        """Return the health of the service. An unhealthy one is a result, not an error.
 
         Raises:
-            UnexpectedAnswer: somebody else answers there.
+            UnexpectedAnswer: another program answers at this address.
         """
         alive = json_fields.members((yield from self._ask(ServiceCall("GET", "/livez"))))
         base = self.policy.addresses.current

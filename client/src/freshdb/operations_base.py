@@ -1,4 +1,4 @@
-"""What all operations are made of: ask and read, page by page. No I/O."""
+"""Base class of all operations: one request, or a list of pages. No I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST_PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class OperationsBase:
-    """Asks under one policy; waits are asked for in slices of at most `poll_seconds`."""
+    """Sends requests by one retry policy. A request waits for at most `poll_seconds`."""
 
     policy: RetryPolicy
     poll_seconds: float

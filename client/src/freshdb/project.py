@@ -1,21 +1,21 @@
-"""``[tool.freshdb]`` in ``pyproject.toml``: how a project's template is made.
+"""``[tool.freshdb]`` in ``pyproject.toml``: the template of a project and its build.
 
 ::
 
     [tool.freshdb]
     template = "shop"                       # the template's name
-    inputs = ["migrations/**", "seed.sql"]  # what it is made from: globs relative to this file
-    build = "alembic upgrade head"          # run with DATABASE_URL and PG*; a list is run without a shell
+    inputs = ["migrations/**", "seed.sql"]  # the files it is built from: globs relative to this file
+    build = "alembic upgrade head"          # run with DATABASE_URL and PG*. A list is run without a shell
     extensions = ["vector"]                 # installed by the service
     isolation = "database"                  # or "schema"
     url = "http://freshdb.internal:8777"    # a shared service instead of an embedded one
-    prefetch = 1                            # leases that the pytest plugin acquires ahead
-    guard = "on"                            # in pytest, connections to what is no lease: "on", "report" or "off"
-    guard_allow = ["sqlite:////srv/*.db"]   # but for these
+    prefetch = 1                            # leases that the pytest plugin acquires in advance
+    guard = "on"                            # in pytest, guard against connections outside leases: "on", "report" or "off"
+    guard_allow = ["sqlite:////srv/*.db"]   # exceptions of the guard
 
-With ``sql = ["schema.sql", "seed.sql"]`` instead of ``build`` the service runs these files itself; with neither, the
-template must have been registered elsewhere. The fingerprint covers the inputs, the SQL, the command and the
-extensions, so a template is built again exactly when one of them changes.
+With ``sql = ["schema.sql", "seed.sql"]`` instead of ``build``, the service runs these files itself. With neither, the
+template must be registered elsewhere. The fingerprint covers the inputs, the SQL, the command and the extensions, so
+that a template is built again exactly when one of them changes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SHOWN_CHARACTERS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project's ``[tool.freshdb]``; `root` is the directory of its ``pyproject.toml``."""
+    """The ``[tool.freshdb]`` of a project. `root` is the directory of its ``pyproject.toml``."""
 
     root: Path
     template: str | None = None
@@ -66,10 +66,10 @@ class Project:
     guard_allow: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Hash what the template is made from.
+        """Return the hash of everything that the template is built from.
 
         Raises:
-            ProjectInvalid: a glob matches nothing, or a file is missing.
+            ProjectInvalid: a glob matches no file, or a file is missing.
         """
         if self.sql:
             return fingerprints.of_sql(self.scripts(), self.extensions)
@@ -85,7 +85,7 @@ class Project:
         """Read the SQL files.
 
         Raises:
-            ProjectInvalid: one cannot be read.
+            ProjectInvalid: a file cannot be read.
         """
         return [self._read(name) for name in self.sql]
 
@@ -96,18 +96,18 @@ class Project:
         progress: Callable[[str], None] | None = None,
         output: IO[str] | None = None,
     ) -> str:
-        """Have the template ready, built if need be; gives ``name@fingerprint``.
+        """Build the template if needed, and return ``name@fingerprint`` once it is ready.
 
         Args:
-            client: the service to have it at.
-            progress: told when a build begins.
-            output: gets the build command's output as it comes.
+            client: client of the service that must have the template.
+            progress: called with a message when a build begins.
+            output: stream for the output of the build command.
 
         Raises:
             ProjectInvalid: no template is named, or a file is missing.
-            BuildCommandFailed: the build command failed here,
-            TemplateFailed: or at somebody else's, or the SQL did.
-            TemplateNotFound: the project does not say how to make it, and nobody else has made it.
+            BuildCommandFailed: the build command failed.
+            TemplateFailed: the SQL failed, or the build of another client.
+            TemplateNotFound: the project does not define a build, and the template does not exist.
         """
         if self.template is None:
             raise self._invalid(
@@ -119,10 +119,10 @@ class Project:
         if _is_ready(client, exact):
             return exact
         if progress is not None:
-            progress(f"making template {exact[: len(self.template) + 1 + _SHOWN_CHARACTERS]}…")
-        return self._make(client, self.template, exact.removeprefix(f"{self.template}@"), output).reference
+            progress(f"building template {exact[: len(self.template) + 1 + _SHOWN_CHARACTERS]}…")
+        return self._build(client, self.template, exact.removeprefix(f"{self.template}@"), output).reference
 
-    def _make(self, client: Client, name: str, fingerprint: str, output: IO[str] | None) -> Template:
+    def _build(self, client: Client, name: str, fingerprint: str, output: IO[str] | None) -> Template:
         command = self.build
         if command is None:
             return client.ensure_sql(
@@ -148,8 +148,8 @@ class Project:
         except (OSError, UnicodeDecodeError) as error:
             raise self._invalid("sql", f"{name!r} cannot be read: {error}") from None
 
-    def _invalid(self, key: str, what: str) -> ProjectInvalid:
-        return ProjectInvalid(f"{self.root / 'pyproject.toml'}: [tool.freshdb] {key}: {what}")
+    def _invalid(self, key: str, problem: str) -> ProjectInvalid:
+        return ProjectInvalid(f"{self.root / 'pyproject.toml'}: [tool.freshdb] {key}: {problem}")
 
 
 def load_project(start: Path) -> Project | None:
@@ -172,7 +172,7 @@ def load_project(start: Path) -> Project | None:
         try:
             document = tomllib.loads(content)
         except tomllib.TOMLDecodeError as error:
-            message = f"{path} is no valid TOML: {error}"
+            message = f"{path} is not valid TOML: {error}"
             raise ProjectInvalid(message) from None
         tool = document.get("tool")
         if isinstance(tool, dict) and "freshdb" in tool:
@@ -181,7 +181,7 @@ def load_project(start: Path) -> Project | None:
 
 
 class _Reader:
-    """Checks the table's keys and types."""
+    """Checks the keys and types of the table."""
 
     def __init__(self, path: Path, table: object) -> None:
         self._path = path
@@ -193,11 +193,11 @@ class _Reader:
     def read(self) -> Project:
         for key in self._table:
             if key not in _KEYS:
-                raise self._wrong(key, f"is not a key that freshdb knows; those are {', '.join(_KEYS)}")
+                raise self._wrong(key, f"is not a key of freshdb: use one of {', '.join(_KEYS)}")
         build = self._command("build")
         inputs, sql = self._texts("inputs"), self._texts("sql")
         if build is not None and sql:
-            raise self._wrong("build", "and sql exclude each other: keep the one that makes the template")
+            raise self._wrong("build", "and sql exclude each other: keep the one that builds the template")
         if build is not None and not inputs:
             raise self._wrong(
                 "inputs",
@@ -242,7 +242,7 @@ class _Reader:
 
     def _isolation(self) -> Isolation | None:
         value = self._table.get("isolation")
-        if value is None or value == "database" or value == "schema":  # noqa: PLR1714 - this is what narrows the type
+        if value is None or value == "database" or value == "schema":  # noqa: PLR1714 - this narrows the type
             return value
         raise self._wrong("isolation", f'must be "database" or "schema", not {value!r}')
 
@@ -252,8 +252,8 @@ class _Reader:
             return value
         raise self._wrong(key, f"must be a whole number, 0 or more, not {value!r}")
 
-    def _wrong(self, key: str, what: str) -> ProjectInvalid:
-        return ProjectInvalid(f"{self._path}: [tool.freshdb] {key} {what}")
+    def _wrong(self, key: str, problem: str) -> ProjectInvalid:
+        return ProjectInvalid(f"{self._path}: [tool.freshdb] {key} {problem}")
 
 
 def _is_ready(client: Client, reference: str) -> bool:

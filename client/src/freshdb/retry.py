@@ -1,14 +1,14 @@
-"""When a call is sent again, and where to.
+"""Retries: the conditions under which a call is sent again, and the address.
 
-- Nobody answered before anything was sent (refused, no route): the next address, then again after a pause.
-- The connection broke with the call on its way: the same, but only for calls that are repeatable.
-- 502, 503, 504 and 429: again after what ``Retry-After`` says, else after a pause. 502 and 504 come from a proxy
-  that does not know what the service did, so again only for repeatable calls. ``pool_exhausted`` is an answer, not
-  a failure; so is ``quota_exceeded`` where waiting does not help: when it does, the service says how long.
+- No connection (refused, no route), so that nothing was sent: the next address, then all again after a pause.
+- The connection broke after the call was sent: the same, but only for repeatable calls.
+- 502, 503, 504 and 429: again after ``Retry-After``, or else after a pause. 502 and 504 come from a proxy that does not know
+  whether the service has executed the call, so only repeatable calls are sent again. ``pool_exhausted`` is an answer, not a
+  failure. So is ``quota_exceeded`` without ``Retry-After``: a wait does not help then.
 
-Pauses double from a tenth of a second up to five seconds, each shortened by chance to as little as half so that
-callers who failed together do not come back together. It ends when the next attempt would start after
-`retry_seconds`; a 429 (over a quota) is waited for only as long as the caller would wait for a database.
+Pauses double from a tenth of a second up to five seconds. Jitter shortens each by up to half, so that callers that
+failed together do not retry together. Retries end when the next attempt would start after `retry_seconds`. A 429 for
+a quota is retried only as long as the caller waits for a database.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GATEWAY: Final = frozenset({502, 504})
 
 
 class ServiceAddresses:
-    """The addresses of one service, of which one is in use; shared by all calls of a client, thread-safe."""
+    """The addresses of one service, and the current one. Shared by all calls of a client. Thread-safe."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = tuple(url.rstrip("/") for url in urls)
@@ -47,11 +47,11 @@ class ServiceAddresses:
 
     @property
     def current(self) -> str:
-        """The one in use."""
+        """The current address."""
         return self._urls[self._index]
 
     def leave(self, failed: str) -> None:
-        """Go on to the next, unless somebody else has done so already."""
+        """Advance to the next address if `failed` is the current one. Another call may have advanced it already."""
         with self._lock:
             if self._urls[self._index] == failed:
                 self._index = (self._index + 1) % len(self._urls)
@@ -62,48 +62,48 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How patient a client is.
+    """Timeouts and retries of a client.
 
     Attributes:
-        timeout_seconds: for one answer, beyond what the call asks the service to wait.
-        retry_seconds: no attempt of one call starts later than this after its first.
-        chance: a number from 0 to 1, drawn anew each time.
+        timeout_seconds: timeout for one answer, in addition to the `extra_seconds` of the call.
+        retry_seconds: maximum time from the first attempt of a call to the start of its last.
+        jitter: returns another random number from 0 to 1 at each call.
     """
 
     addresses: ServiceAddresses
     timeout_seconds: float
     retry_seconds: float
     clock: Clock
-    chance: Callable[[], float]
+    jitter: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class TimedAnswer:
-    """An answer, and since when the service may have acted on the call (an attempt before may have arrived)."""
+    """An answer, and the earliest time at which the service may have received the call: perhaps by an earlier attempt."""
 
     answer: Answer
     counted_from: float
 
     @property
     def repeated(self) -> bool:
-        """Whether an earlier attempt may have been the one that was carried out."""
+        """True if the service may have executed an earlier attempt."""
         return self.counted_from < self.answer.sent_at
 
 
 def exchange(
     call: ServiceCall, policy: RetryPolicy, *, quota_wait_seconds: float | None = None
 ) -> Flow[TimedAnswer]:
-    """Send a call until it is answered; a problem that would not go away by itself is an answer.
+    """Send a call until it is answered. A problem that a retry cannot solve is an answer.
 
     Args:
-        call: what to send.
-        policy: how often and where to.
-        quota_wait_seconds: how long to wait for a quota; by default as long as for everything else.
+        call: the call.
+        policy: addresses, timeouts and retries.
+        quota_wait_seconds: maximum wait for a quota. Default: the policy's `retry_seconds`.
 
     Raises:
-        ServiceUnreachable: nobody answered.
-        ServiceError: it was refused for now until the time was over.
-        UnexpectedAnswer: a proxy answered in the service's place until the time was over.
+        ServiceUnreachable: no service answered.
+        ServiceError: the service refused every attempt for a temporary reason.
+        UnexpectedAnswer: a proxy answered every attempt instead of the service.
     """
     started_at = policy.clock()
     quota_seconds = policy.retry_seconds if quota_wait_seconds is None else quota_wait_seconds
@@ -111,9 +111,9 @@ def exchange(
     failures = 0
     while True:
         base = policy.addresses.current
-        outcome = yield Send(base, call, policy.timeout_seconds + call.patience_seconds)
+        outcome = yield Send(base, call, policy.timeout_seconds + call.extra_seconds)
         if isinstance(outcome, Answer):
-            if not _again(outcome, call):
+            if not _should_retry(outcome, call):
                 return TimedAnswer(outcome, outcome.sent_at if counted_from is None else counted_from)
             if outcome.status in _GATEWAY and counted_from is None:
                 counted_from = outcome.sent_at
@@ -124,7 +124,7 @@ def exchange(
             if failure.delivered and counted_from is None:
                 counted_from = failure.sent_at
             if failure.delivered and not call.repeatable:
-                raise _unreachable(base, failure, "it may have been carried out, so it was not sent again")
+                raise _unreachable(base, failure, "not sent again, because the service may have executed it")
             budget = policy.retry_seconds
         failures += 1
         pause = _pause(outcome, failures, policy)
@@ -137,7 +137,7 @@ def exchange(
             yield Pause(pause)
 
 
-def _again(answer: Answer, call: ServiceCall) -> bool:
+def _should_retry(answer: Answer, call: ServiceCall) -> bool:
     if answer.status == _UNAVAILABLE:
         error = messages.problem(answer)
         return not (isinstance(error, ServiceError) and error.code == "pool_exhausted")
@@ -150,22 +150,22 @@ def _again(answer: Answer, call: ServiceCall) -> bool:
 
 def _pause(outcome: Answer | Failure | None, failures: int, policy: RetryPolicy) -> float:
     if isinstance(outcome, Failure) and failures < len(policy.addresses):
-        return 0.0  # there is an address that was not tried yet
+        return 0.0  # another address was not tried yet
     asked = messages.retry_after(outcome) if isinstance(outcome, Answer) else None
     rounds = min(failures - 1, 10)
-    pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**rounds) * (1 - policy.chance() / 2)
-    return asked * (1 + policy.chance() / 10) if asked else pause
+    pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**rounds) * (1 - policy.jitter() / 2)
+    return asked * (1 + policy.jitter() / 10) if asked else pause
 
 
 def _failure(outcome: object) -> Failure:
     if isinstance(outcome, Failure):
         return outcome
-    message = f"a call's step ended with {outcome!r}"
+    message = f"unexpected outcome of a step: {outcome!r}"
     raise TypeError(message)
 
 
 def _unreachable(where: str, failure: Failure, note: str) -> ServiceUnreachable:
     return ServiceUnreachable(
-        f"no freshdb service answers at {where}: {failure.reason} ({note}). Is it running there (`freshdb serve`), "
-        "and is FRESHDB_URL right?"
+        f"no freshdb service answers at {where}: {failure.reason} ({note}). Check that it is running (`freshdb serve`) "
+        "and that FRESHDB_URL is right"
     )

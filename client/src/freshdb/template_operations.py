@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from freshdb.messages import Flow
 
 DEFAULT_BUILD_SECONDS: Final = 60.0
-"""How long a builder may be silent: its heartbeat extends the deadline, so this is not how long a build may take."""
+"""Maximum time between two heartbeats of a builder. A build may take longer."""
 DEFAULT_BUILD_WAIT_SECONDS: Final = 600.0
 
-_SEAL_SECONDS: Final = 300.0
-"""How long the service may take to make a filled database a template."""
+_FINISH_SECONDS: Final = 300.0
+"""Extra timeout for turning a filled database into a template."""
 _SHORTEST_PAUSE_SECONDS: Final = 0.25
 
 
 class TemplateOperations(OperationsBase):
-    """All that can be done with templates."""
+    """The operations on templates."""
 
     __slots__ = ()
 
@@ -39,46 +39,50 @@ class TemplateOperations(OperationsBase):
         build_seconds: float | None = None,
         wait_seconds: float | None = None,
     ) -> Flow[Template]:
-        """Register a template: with `sql` the service builds it; without, the first caller gets ``.build``.
+        """Register a template. With `sql`, the service builds it. Without it, the first client gets ``.build``.
 
         Args:
-            name: of the template.
-            fingerprint: hash of what it is made from; required without `sql`.
-            sql: scripts, run in this order.
-            extensions: installed by the service before anything else.
-            build_seconds: how long a builder may be silent before the next caller gets the build.
-            wait_seconds: how long to wait for the SQL to have run.
+            name: name of the template.
+            fingerprint: hash of the content. Required without `sql`.
+            sql: scripts, executed in this order.
+            extensions: PostgreSQL extensions that the service installs first.
+            build_seconds: maximum time between two heartbeats of the builder. Then another client gets the build.
+            wait_seconds: timeout for the build from `sql`.
 
         Raises:
-            TemplateFailed: the SQL failed; ``extra`` says where.
-            TemplateConflict: the same name and fingerprint have other content.
+            TemplateFailed: the SQL failed. ``extra`` has its position.
+            TemplateConflict: a template of this name and fingerprint has other content.
         """
         body: dict[str, object] = {"name": name, "extensions": list(extensions)}
         optional = {"fingerprint": fingerprint, "build_seconds": build_seconds, "wait_seconds": wait_seconds}
         body |= {key: value for key, value in optional.items() if value is not None}
         if sql is not None:
             body["sql"] = list(sql)
-        patience = 0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
-        # a repetition without SQL would find the build granted: to an attempt whose answer nobody has
+        extra_seconds = (
+            0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
+        )
+        # a retry without SQL would find the build granted to the first attempt, whose answer is lost
         call = ServiceCall(
-            "POST", "/v1/templates", encode(body), patience_seconds=patience, repeatable=sql is not None
+            "POST", "/v1/templates", encode(body), extra_seconds=extra_seconds, repeatable=sql is not None
         )
         return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
     def template(self, reference: str, *, wait_seconds: float = 0.0) -> Flow[Template]:
-        """Look a template up by id, ``name`` or ``name@fingerprint``; waits at most so long while it is building.
+        """Look a template up by id, ``name`` or ``name@fingerprint``. Wait for at most `wait_seconds` for its build.
 
         Raises:
-            TemplateNotFound: there is none.
+            TemplateNotFound: there is no such template.
         """
         give_up_at = self.policy.clock() + wait_seconds
         while True:
             left = max(0.0, give_up_at - self.policy.clock())
-            template = yield from self._look(reference, min(left, self.poll_seconds))
+            template = yield from self._get_template(reference, min(left, self.poll_seconds))
             left = give_up_at - self.policy.clock()
             if template.state != "building" or left <= 0:
                 return template
-            yield Pause(min(left, _SHORTEST_PAUSE_SECONDS))  # answered early: its builder is overdue
+            yield Pause(
+                min(left, _SHORTEST_PAUSE_SECONDS)
+            )  # an early answer: the builder has missed its deadline
 
     def wait_template(
         self, reference: str, *, wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS
@@ -86,17 +90,17 @@ class TemplateOperations(OperationsBase):
         """Wait until a template is ready.
 
         Raises:
-            TemplateFailed: it failed.
-            TemplateBuilding: it is still being built after so long.
-            TemplateNotFound: there is none, or it was retired.
+            TemplateFailed: the build failed.
+            TemplateBuilding: it is still being built after `wait_seconds`.
+            TemplateNotFound: there is no such template, or it was retired.
         """
         template = yield from self.template(reference, wait_seconds=wait_seconds)
-        return _ready(template)
+        return _require_ready(template)
 
     def templates(
         self, *, name: str | None = None, state: str | None = None, limit: int | None = None
     ) -> Flow[list[Template]]:
-        """List templates, those of all pages or the first `limit`."""
+        """List all templates, or the first `limit`."""
         return (
             yield from self._list(
                 "/v1/templates", [("name", name), ("state", state)], limit, Template.from_wire
@@ -112,10 +116,10 @@ class TemplateOperations(OperationsBase):
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
-        """Wait for a template that is ready, or for the right to build it (``.build``), whichever comes first.
+        """Wait until the template is ready or this client gets the right to build it (``.build``).
 
         Raises:
-            TemplateFailed: the builder that was waited for failed. To try again, claim again.
+            TemplateFailed: the build of another client failed. Another claim tries again.
             TemplateBuilding: it is still being built after `wait_seconds`.
         """
         give_up_at = self.policy.clock() + wait_seconds
@@ -124,15 +128,15 @@ class TemplateOperations(OperationsBase):
                 name, fingerprint=fingerprint, extensions=extensions, build_seconds=build_seconds
             )
             if template.build is not None or template.state != "building":
-                return template if template.build is not None else _ready(template)
+                return template if template.build is not None else _require_ready(template)
             left = give_up_at - self.policy.clock()
             if left <= 0:
-                return _ready(template)
-            template = yield from self._look(
+                return _require_ready(template)
+            template = yield from self._get_template(
                 template.id, min(left, self.poll_seconds)
-            )  # until the builder is overdue
+            )  # until the builder misses its deadline
             if template.state != "building":
-                return _ready(template)
+                return _require_ready(template)
             yield Pause(_SHORTEST_PAUSE_SECONDS)
 
     def ensure_sql(
@@ -144,15 +148,15 @@ class TemplateOperations(OperationsBase):
         extensions: Sequence[str] = (),
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
-        """Have a template made from SQL scripts, unless it is there already, and wait until it is ready.
+        """Build a template from SQL scripts unless it exists, and wait until it is ready.
 
         Raises:
-            TemplateFailed: the SQL failed; ``extra`` says which statement and where.
+            TemplateFailed: the SQL failed. ``extra`` has the statement and its position.
         """
         give_up_at = self.policy.clock() + wait_seconds
         exact = fingerprint or fingerprints.of_sql(sql, extensions)
         try:
-            template = yield from self._look(f"{name}@{exact}", 0.0)
+            template = yield from self._get_template(f"{name}@{exact}", 0.0)
         except TemplateNotFound:
             template = None
         if template is None or template.state != "ready":
@@ -166,23 +170,23 @@ class TemplateOperations(OperationsBase):
         left = max(0.0, give_up_at - self.policy.clock())
         if template.state == "building":
             template = yield from self.template(template.id, wait_seconds=left)
-        return _ready(template)
+        return _require_ready(template)
 
     def build_renewal(self, template_id: str, token: str) -> ServiceCall:
-        """Make the call that is a builder's heartbeat."""
+        """Build the request for a builder's heartbeat."""
         return ServiceCall("POST", path("/v1/templates/{}/renew", template_id), encode({"token": token}))
 
     def build_ready(self, template_id: str, token: str) -> Flow[Template]:
         """Report that a template is filled.
 
         Raises:
-            BuildLost: the deadline had passed, and what was built is gone.
+            BuildLost: the deadline had passed, and the filled database was dropped.
         """
         call = ServiceCall(
             "POST",
             path("/v1/templates/{}/ready", template_id),
             encode({"token": token}),
-            patience_seconds=_SEAL_SECONDS,
+            extra_seconds=_FINISH_SECONDS,
         )
         return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
@@ -197,23 +201,23 @@ class TemplateOperations(OperationsBase):
         return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
     def retire(self, template_id: str, *, force: bool = False) -> Flow[Template]:
-        """Retire a template: no new leases, and its databases are dropped.
+        """Retire a template. It gets no new leases, and its databases are dropped.
 
         Raises:
-            Conflict: there are active leases on it, and `force` was not given.
+            Conflict: there are active leases on it, and `force` is false.
         """
         address = query(path("/v1/templates/{}", template_id), [("force", "true" if force else None)])
         found = yield from self._ask(ServiceCall("DELETE", address))
         return Template.from_wire(json_fields.members(found))
 
-    def _look(self, reference: str, wait_seconds: float) -> Flow[Template]:
+    def _get_template(self, reference: str, wait_seconds: float) -> Flow[Template]:
         wait = f"{wait_seconds:.3f}" if wait_seconds > 0 else None
         address = query(path("/v1/templates/{}", reference), [("wait_seconds", wait)])
-        found = yield from self._ask(ServiceCall("GET", address, patience_seconds=wait_seconds))
+        found = yield from self._ask(ServiceCall("GET", address, extra_seconds=wait_seconds))
         return Template.from_wire(json_fields.members(found))
 
 
-def _ready(template: Template) -> Template:
+def _require_ready(template: Template) -> Template:
     if template.state == "ready":
         return template
     if template.state == "failed":
@@ -222,7 +226,7 @@ def _ready(template: Template) -> Template:
         why = "its build failed" if failed is None else failed.message
         raise TemplateFailed(f"template {template.reference}: {why}", status=422, extra=members)
     if template.state == "building":
-        message = f"template {template.reference} is still being built: wait longer, or look at its builder"
+        message = f"template {template.reference} is still being built: wait longer, or check its builder"
         raise TemplateBuilding(message, status=409)
     message = f"template {template.reference} is {template.state}: register it again"
     raise TemplateNotFound(message, status=404)

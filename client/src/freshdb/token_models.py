@@ -1,4 +1,4 @@
-"""Who may do what, and who did it: tokens and records of the audit trail, read from the service's JSON."""
+"""Tokens and entries of the audit log, read from the service's JSON."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Token:
     """A token of the service's control plane.
 
-    `secret` is there only in the answer that made it, or rotated it; `use` only where one token was looked up. A quota
-    that is ``None`` is no limit but the service's own.
+    `secret` is set only by ``create_token`` and ``rotate_token``, `use` only by ``token``. For a quota of ``None``,
+    the service's own limit applies.
     """
 
     id: str
@@ -73,9 +73,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """What somebody did: `principal` from `address`, to the `subject` (an id) that is called `label`.
+    """An entry of the audit log: the action of `principal` from `address` on the `subject` (an id) with the name `label`.
 
-    Without a principal, freshdb itself did it, or somebody without a token that is known.
+    Without a principal, freshdb itself acted, or a client without a known token.
     """
 
     id: str
@@ -92,7 +92,7 @@ class AuditRecord:
         """Read the service's JSON."""
         details = source.get("details")
         if not isinstance(details, dict):
-            message = "the answer's 'details' should be an object"
+            message = "the answer's 'details' must be an object"
             raise UnexpectedAnswer(message)
         return cls(
             id=json_fields.text(source, "id"),

@@ -1,4 +1,4 @@
-"""Operations on tokens and the audit trail, as flows; all need a token with the scope ``admin``."""
+"""Operations on tokens and the audit log, as flows. All of them need a token with the scope ``admin``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 DEFAULT_SCOPES: Final = ("read", "lease", "build")
 
-_LEASES_SECONDS: Final = 60.0
-"""How long the service may take to end a token's leases."""
+_REVOKE_LEASES_SECONDS: Final = 60.0
+"""Extra timeout for revoking the leases of a token."""
 
 
 class TokenOperations(OperationsBase):
-    """All that can be done with tokens, and the audit trail."""
+    """The operations on tokens and the audit log."""
 
     __slots__ = ()
 
@@ -34,13 +34,13 @@ class TokenOperations(OperationsBase):
         expires_seconds: float | None = None,
         quotas: Mapping[str, float | int | None] | None = None,
     ) -> Flow[Token]:
-        """Make a token; its ``.secret`` is told this once.
+        """Create a token. Only this answer has its ``.secret``.
 
         Args:
-            name: who it stands for: leases belong to this name.
-            scopes: of ``read``, ``lease``, ``build`` and ``admin``, which includes the others.
-            expires_seconds: from now; without, never.
-            quotas: of ``max_leases``, ``max_databases``, ``max_ttl_seconds`` and ``max_disk_bytes``.
+            name: name of the token. Its leases belong to this name.
+            scopes: some of ``read``, ``lease``, ``build`` and ``admin``. The scope ``admin`` includes the others.
+            expires_seconds: lifetime from now. Without it, the token does not expire.
+            quotas: some of ``max_leases``, ``max_databases``, ``max_ttl_seconds`` and ``max_disk_bytes``.
 
         Raises:
             Conflict: the name is taken.
@@ -48,63 +48,63 @@ class TokenOperations(OperationsBase):
         body: dict[str, object] = {"name": name, "scopes": list(scopes), **(quotas or {})}
         if expires_seconds is not None:
             body["expires_seconds"] = expires_seconds
-        # sent again after a lost answer, it would find the name taken
+        # a retry after a lost answer would find the name taken
         call = ServiceCall("POST", "/v1/tokens", encode(body), repeatable=False)
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
     def tokens(self, *, states: Sequence[str] | None = None, limit: int | None = None) -> Flow[list[Token]]:
-        """List tokens, those of all pages or the first `limit`.
+        """List all tokens, or the first `limit`.
 
         Args:
-            states: of ``active``, ``expired`` and ``revoked``; by default those that are not revoked.
-            limit: at most so many.
+            states: some of ``active``, ``expired`` and ``revoked``. Default: the first two.
+            limit: maximum number of tokens.
         """
         pairs: list[tuple[str, str | None]] = [("state", state) for state in states or ()]
         return (yield from self._list("/v1/tokens", pairs, limit, Token.from_wire))
 
     def token(self, reference: str) -> Flow[Token]:
-        """Look a token up by name or id; ``.use`` says how much it has.
+        """Look a token up by name or id, with the ``.use`` of its quotas.
 
         Raises:
-            TokenNotFound: there is none.
+            TokenNotFound: there is no such token.
         """
         return Token.from_wire(
             json_fields.members((yield from self._ask(ServiceCall("GET", path("/v1/tokens/{}", reference)))))
         )
 
     def change_token(self, reference: str, quotas: Mapping[str, float | int | None]) -> Flow[Token]:
-        """Change a token's quotas: those left out stay, and ``None`` lifts one.
+        """Change the quotas that are given. ``None`` removes a quota.
 
         Raises:
-            TokenNotFound: there is none.
-            Conflict: it is revoked.
+            TokenNotFound: there is no such token.
+            Conflict: the token is revoked.
         """
         call = ServiceCall("PATCH", path("/v1/tokens/{}", reference), encode(dict(quotas)))
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
     def rotate_token(self, reference: str, *, grace_seconds: float = 0.0) -> Flow[Token]:
-        """Give a token another ``.secret``, told this once; the one before works for `grace_seconds` more.
+        """Replace a token's ``.secret``, which only this answer has. The old secret works for `grace_seconds` more.
 
         Raises:
-            TokenNotFound: there is none.
-            Conflict: it is revoked.
+            TokenNotFound: there is no such token.
+            Conflict: the token is revoked.
         """
         body = encode({"grace_seconds": grace_seconds})
         call = ServiceCall("POST", path("/v1/tokens/{}/rotate", reference), body, repeatable=False)
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
     def revoke_token(self, reference: str, *, leases: bool = False) -> Flow[Token]:
-        """End a token for good; again is fine.
+        """Revoke a token for good. Repeating this does no harm.
 
         Args:
             reference: name or id.
-            leases: revoke its leases, too. Otherwise they end by their TTL: nobody can renew them.
+            leases: revoke its leases, too. Otherwise they expire, because no client can renew them.
 
         Raises:
-            TokenNotFound: there is none.
+            TokenNotFound: there is no such token.
         """
         address = query(path("/v1/tokens/{}", reference), [("leases", "true" if leases else None)])
-        call = ServiceCall("DELETE", address, patience_seconds=_LEASES_SECONDS if leases else 0.0)
+        call = ServiceCall("DELETE", address, extra_seconds=_REVOKE_LEASES_SECONDS if leases else 0.0)
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
     def audit(
@@ -119,17 +119,17 @@ class TokenOperations(OperationsBase):
         until: datetime | None = None,
         limit: int | None = 100,
     ) -> Flow[list[AuditRecord]]:
-        """Read the audit trail, the newest record first: who did what, from where.
+        """Read the audit log, the newest entry first.
 
         Args:
-            action: ``lease.revoked``, say; or ``lease.*`` for all that was done to leases.
-            principal: who did it.
-            address: from where.
+            action: for example ``lease.revoked``, or ``lease.*`` for all actions on leases.
+            principal: name of the token that acted.
+            address: IP address of the client.
             subject: id of the lease, template, pool or token.
-            label: its name.
-            since: not before this instant.
-            until: before this instant.
-            limit: at most so many; ``None`` for all.
+            label: name of the subject.
+            since: earliest time, inclusive.
+            until: latest time, exclusive.
+            limit: maximum number of entries, or ``None`` for all.
         """
         pairs = [
             ("action", action),

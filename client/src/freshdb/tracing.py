@@ -1,11 +1,10 @@
-"""OpenTelemetry traces of what a client does: one span for an operation, and one for each request that it takes.
+"""OpenTelemetry traces of a client: one span for each operation, and one for each of its requests.
 
-For programs that use OpenTelemetry: where ``opentelemetry.trace`` was imported, spans go to the provider that the program
-has set, and requests name the trace that they belong to (``traceparent``), so that the service's spans join it. Where it was
-not, nothing is loaded, and nothing is done. The command line has no program around it, and sets a provider itself
-(:func:`start`) when OpenTelemetry's own variables ask for one.
+If the program has imported ``opentelemetry.trace``, spans go to the provider that it has set. Requests then have a
+``traceparent`` header, so that the service's spans join the trace. Without this import, nothing is loaded or done.
+The command line sets a provider itself (:func:`start`) if OpenTelemetry's own variables ask for one.
 
-Attributes name the method, the route's path and the status: never a header, a body, or the message of an error.
+The attributes are the method, the path and the status. They never contain a header, a body, or the message of an error.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 _NAME: Final = "freshdb"
 _ERROR: Final = 400
 _CLOSE_SECONDS: Final = 2.0
-_OPERATIONS: Final = {"grant": "acquire", "take_up": "renew", "give_back": "release"}
-"""What those flows are for that have no method of their own."""
+_OPERATIONS: Final = {"grant": "acquire", "resume": "renew", "release_only": "release"}
+"""Names of spans for flows that are not methods of the client."""
 
 
 class ClientSpan:
-    """A request on its way."""
+    """The span of a request that was sent."""
 
-    def answered(self, status: int) -> None:
-        """Note the status of its answer."""
+    def record_status(self, status: int) -> None:
+        """Record the status of the answer."""
 
 
 class _SentInSpan(ClientSpan):
     def __init__(self, span: Span) -> None:
         self._span = span
 
-    def answered(self, status: int) -> None:
+    def record_status(self, status: int) -> None:
         self._span.set_attribute("http.response.status_code", status)
         if status >= _ERROR:
             _failed(self._span, str(status))
@@ -56,24 +55,24 @@ class _SentInSpan(ClientSpan):
 _NOTHING: Final = nullcontext(ClientSpan())
 
 
-def operation(flow: object) -> AbstractContextManager[object]:
-    """Surround the carrying out of a flow, which is named as its function is."""
+def operation_span(flow: object) -> AbstractContextManager[object]:
+    """Return the span of a flow, named after its function."""
     if "opentelemetry.trace" not in sys.modules:
         return _NOTHING
     name = getattr(flow, "__name__", "operation")
     return _span(f"freshdb {_OPERATIONS.get(name, name)}", "INTERNAL", {})
 
 
-def sending(step: Send, headers: MutableMapping[str, str]) -> AbstractContextManager[ClientSpan]:
-    """Surround the sending of a request, and say in its headers which trace it belongs to."""
+def request_span(step: Send, headers: MutableMapping[str, str]) -> AbstractContextManager[ClientSpan]:
+    """Return the span of a request, and add the trace to its headers."""
     if "opentelemetry.trace" not in sys.modules:
         return _NOTHING
-    return _sending(step, headers)
+    return _request_span(step, headers)
 
 
 @contextmanager
-def _sending(step: Send, headers: MutableMapping[str, str]) -> Iterator[ClientSpan]:
-    from opentelemetry import propagate  # noqa: PLC0415 - there, because the program has loaded it
+def _request_span(step: Send, headers: MutableMapping[str, str]) -> Iterator[ClientSpan]:
+    from opentelemetry import propagate  # noqa: PLC0415 - the program has loaded it already
 
     path = step.call.path.partition("?")[0]
     where = urlsplit(step.base)
@@ -107,10 +106,10 @@ def _failed(span: Span, kind: str) -> None:
 
 
 def start(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Send this process's spans where OpenTelemetry's variables say, until it ends; nothing happens without them.
+    """Send this process's spans to the endpoint of OpenTelemetry's variables. Without these variables, do nothing.
 
     Returns:
-        why that cannot be done, if it cannot.
+        the problem, if the variables ask for traces that cannot be sent.
     """
     exporter = environment.get(
         "OTEL_TRACES_EXPORTER", "otlp" if any(environment.get(one) for one in _ENDPOINTS) else "none"
@@ -124,16 +123,16 @@ def start(environment: Mapping[str, str] = os.environ) -> str | None:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        return f"no traces, although OTEL_… asks for them: {error}; pip install 'freshdb[otel]'"
+        return f"no traces are sent, although OTEL_… variables ask for them: {error}; pip install 'freshdb[otel]'"
     named = {} if "OTEL_SERVICE_NAME" in environment else {"service.name": _NAME}
     resource = Resource.create({"service.version": __version__, **named})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     ending = Event()
-    last = Thread(target=_shut_down, args=(provider, ending), name="last spans", daemon=True)
-    last.start()  # not at the end: Python 3.12 starts no thread while it exits
-    atexit.register(_send_the_last, ending, last)
+    flusher = Thread(target=_shut_down, args=(provider, ending), name="flush spans", daemon=True)
+    flusher.start()  # not at exit: Python 3.12 cannot start a thread then
+    atexit.register(_flush, ending, flusher)
     return None
 
 
@@ -142,7 +141,7 @@ def _shut_down(provider: TracerProvider, ending: Event) -> None:
     provider.shutdown()
 
 
-def _send_the_last(ending: Event, last: Thread) -> None:
-    """Send what is left, within a limit: an unavailable collector would be tried for longer than a prompt should wait."""
+def _flush(ending: Event, flusher: Thread) -> None:
+    """Send the last spans, with a timeout: an unavailable collector must not delay the prompt."""
     ending.set()
-    last.join(_CLOSE_SECONDS)
+    flusher.join(_CLOSE_SECONDS)

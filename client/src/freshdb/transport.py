@@ -1,7 +1,7 @@
-"""Carries the steps of a flow out over HTTP: one transport that blocks, one that awaits; the only module with httpx.
+"""Executes the steps of flows over HTTP: a blocking transport and an asynchronous one. Only this module imports httpx.
 
-Each keeps connections alive, belongs to the process (and the event loop) that first used it, and makes itself new
-sockets after a fork, so that parent and child never talk over one connection.
+Each transport keeps connections alive. After a fork, it opens new ones, so that parent and child never share a
+connection. The asynchronous one does so for each event loop, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from freshdb.clock import elapsed_seconds
 from freshdb.messages import Answer, Failure, Flow, Outcome, Pause, Send, problem
-from freshdb.tracing import operation, sending
+from freshdb.tracing import operation_span, request_span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _without_command_line() -> Iterator[None]:
-    """Let httpx be imported without its command line, which would import click and rich: two thirds of the time."""
+    """Import httpx without its command line, because click and rich would take two thirds of the time."""
     if "httpx" in sys.modules or "httpx._main" in sys.modules:
         yield
         return
-    missing: dict[str, None] = {
-        "httpx._main": None
-    }  # httpx takes this for "not installed", which it allows for
-    sys.modules.update(missing)  # type: ignore[arg-type]  # None is the documented way to say so
+    missing: dict[str, None] = {"httpx._main": None}  # httpx treats this as "not installed"
+    sys.modules.update(missing)  # type: ignore[arg-type]  # None is the documented way to block an import
     try:
         yield
     finally:
@@ -45,10 +43,10 @@ with _without_command_line():
 T = TypeVar("T")
 
 _CONNECT_SECONDS: Final = 5.0
-_PASSING: Final = frozenset({429, 502, 503, 504})
+_TEMPORARY: Final = frozenset({429, 502, 503, 504})
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-"""No limit: a heartbeat must not stand behind a hundred calls that wait for a database."""
+"""No limit, because a heartbeat must not wait behind a hundred calls that wait for a database."""
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -59,7 +57,7 @@ _NOT_SENT: Final = (
 
 
 class StreamBroken(Exception):
-    """A stream ended before its time, or could not be opened."""
+    """A stream broke, or could not be opened."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
@@ -67,7 +65,7 @@ class StreamBroken(Exception):
 
 
 class ConnectionSettings:
-    """How to reach the service: the headers of every call, and which httpx settings its addresses need."""
+    """Settings of the connections: headers of every call, TLS, proxies and limits."""
 
     def __init__(self, urls: Sequence[str], token: str | None, user_agent: str) -> None:
         self._headers = {"user-agent": user_agent, "accept": "application/json"}
@@ -78,19 +76,19 @@ class ConnectionSettings:
         self._loopback = all(one.hostname in _LOOPBACK for one in parts)
 
     def __repr__(self) -> str:
-        """Without the token."""
-        return "Connection(…)"
+        """Show no headers, because they contain the token."""
+        return "ConnectionSettings(…)"
 
     def _verify(self) -> ssl.SSLContext | bool:
-        # reading certifi's bundle costs 0.1 s, and plain HTTP has no use for it
+        # reading certifi's bundle takes 0.1 s, and plain HTTP does not need it
         if self._plain:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # Said here, because httpx looks at the environment only where it may look for proxies, too.
+        # Set here, because httpx reads these variables only together with those for proxies.
         file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
         return ssl.create_default_context(cafile=file, capath=directory) if file or directory else True
 
     def open(self) -> httpx.Client:
-        """Open for blocking use."""
+        """Open a blocking httpx client."""
         mounts: dict[str, httpx.BaseTransport | None] = dict.fromkeys(self._direct)
         return httpx.Client(
             headers=self._headers,
@@ -101,7 +99,7 @@ class ConnectionSettings:
         )
 
     def open_async(self) -> httpx.AsyncClient:
-        """Open for use by the running event loop."""
+        """Open an httpx client for the running event loop."""
         mounts: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(self._direct)
         return httpx.AsyncClient(
             headers=self._headers,
@@ -113,43 +111,43 @@ class ConnectionSettings:
 
     @property
     def _direct(self) -> list[str]:
-        # a proxy from the environment cannot reach this machine's loopback
+        # a proxy of the environment cannot reach the loopback addresses of this machine
         return [] if self._loopback else ["all://127.0.0.1", "all://[::1]", "all://localhost"]
 
 
 class Transport:
-    """Carries steps out, blocking; thread-safe."""
+    """Executes steps, blocking. Thread-safe."""
 
     def __init__(self, connection: ConnectionSettings) -> None:
         self._connection = connection
-        self._opened = connection.open()  # now: threads that come at once must not open two
+        self._opened = connection.open()  # at once, so that concurrent threads do not open two
         self._inherited: httpx.Client | None = None
         self._pid = os.getpid()
         self._closed = False
 
     def http(self) -> httpx.Client:
-        """Give this process's httpx client.
+        """Return this process's httpx client.
 
         Raises:
-            RuntimeError: it was closed.
+            RuntimeError: the client is closed.
         """
         if self._closed:
-            message = "this freshdb client was closed"
+            message = "this freshdb client is closed"
             raise RuntimeError(message)
         if self._pid != os.getpid():
             self._inherited = (
                 self._opened
-            )  # the parent's sockets: neither to be used here, nor to be called unclosed
+            )  # the parent's sockets: a reference avoids their finalizer, and so a warning
             self._opened, self._pid = self._connection.open(), os.getpid()
         return self._opened
 
     def run(self, flow: Flow[T]) -> T:
-        """Carry a whole flow out and return its result."""
+        """Run a flow and return its result."""
         outcome: Outcome = None
-        with operation(flow):
+        with operation_span(flow):
             try:
                 while True:
-                    outcome = self._perform(flow.send(outcome))
+                    outcome = self._execute(flow.send(outcome))
             except StopIteration as finished:
                 result: T = finished.value
                 return result
@@ -157,11 +155,11 @@ class Transport:
                 flow.close()
 
     def send(self, step: Send) -> Answer | Failure:
-        """Carry one sending out."""
+        """Send a request and return its outcome."""
         http = self.http()
         sent_at, headers = elapsed_seconds(), _headers(step)
         try:
-            with sending(step, headers) as sent:
+            with request_span(step, headers) as span:
                 response = http.request(
                     step.call.method,
                     step.base + step.call.path,
@@ -169,18 +167,18 @@ class Transport:
                     headers=headers,
                     timeout=_timeout(step),
                 )
-                sent.answered(response.status_code)
+                span.record_status(response.status_code)
         except httpx.RequestError as error:
-            return _failed(error, sent_at)
-        return _answered(response, sent_at)
+            return _to_failure(error, sent_at)
+        return _to_answer(response, sent_at)
 
     @contextmanager
     def stream(self, step: Send) -> Iterator[Iterator[str]]:
         """Open a stream of lines.
 
         Raises:
-            StreamBroken: while it is open, or because it could not be opened.
-            ServiceError: it was refused.
+            StreamBroken: the stream could not be opened, or broke later.
+            ServiceError: the service refused the stream.
         """
         sent_at = elapsed_seconds()
         try:
@@ -189,18 +187,18 @@ class Transport:
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     response.read()
-                    _refuse(_answered(response, sent_at))
+                    _raise_refusal(_to_answer(response, sent_at))
                 yield response.iter_lines()
         except httpx.RequestError as error:
-            raise StreamBroken(_failed(error, sent_at)) from error
+            raise StreamBroken(_to_failure(error, sent_at)) from error
 
     def close(self) -> None:
-        """Close the connections; in a forked child they are the parent's and stay open."""
+        """Close the connections. In a forked child, those of the parent stay open."""
         self._closed = True
         if self._pid == os.getpid():
             self._opened.close()
 
-    def _perform(self, step: Send | Pause) -> Outcome:
+    def _execute(self, step: Send | Pause) -> Outcome:
         if isinstance(step, Send):
             return self.send(step)
         time.sleep(step.seconds)
@@ -208,7 +206,7 @@ class Transport:
 
 
 class AsyncTransport:
-    """Carries steps out, awaiting; used by one event loop at a time."""
+    """Executes steps, asynchronously. One event loop at a time can use it."""
 
     def __init__(self, connection: ConnectionSettings) -> None:
         self._connection = connection
@@ -217,26 +215,26 @@ class AsyncTransport:
         self._closed = False
 
     def http(self) -> httpx.AsyncClient:
-        """Give this event loop's httpx client.
+        """Return this event loop's httpx client.
 
         Raises:
-            RuntimeError: it was closed.
+            RuntimeError: the client is closed.
         """
         if self._closed:
-            message = "this freshdb client was closed"
+            message = "this freshdb client is closed"
             raise RuntimeError(message)
         loop = asyncio.get_running_loop()
-        if self._opened is None or self._loop is not loop:  # a fork means a new loop, too
+        if self._opened is None or self._loop is not loop:  # a forked child has a new loop, too
             self._opened, self._loop = self._connection.open_async(), loop
         return self._opened
 
     async def run(self, flow: Flow[T]) -> T:
-        """Carry a whole flow out and return its result."""
+        """Run a flow and return its result."""
         outcome: Outcome = None
-        with operation(flow):
+        with operation_span(flow):
             try:
                 while True:
-                    outcome = await self._perform(flow.send(outcome))
+                    outcome = await self._execute(flow.send(outcome))
             except StopIteration as finished:
                 result: T = finished.value
                 return result
@@ -244,11 +242,11 @@ class AsyncTransport:
                 flow.close()
 
     async def send(self, step: Send) -> Answer | Failure:
-        """Carry one sending out."""
+        """Send a request and return its outcome."""
         http = self.http()
         sent_at, headers = elapsed_seconds(), _headers(step)
         try:
-            with sending(step, headers) as sent:
+            with request_span(step, headers) as span:
                 response = await http.request(
                     step.call.method,
                     step.base + step.call.path,
@@ -256,18 +254,18 @@ class AsyncTransport:
                     headers=headers,
                     timeout=_timeout(step),
                 )
-                sent.answered(response.status_code)
+                span.record_status(response.status_code)
         except httpx.RequestError as error:
-            return _failed(error, sent_at)
-        return _answered(response, sent_at)
+            return _to_failure(error, sent_at)
+        return _to_answer(response, sent_at)
 
     @asynccontextmanager
     async def stream(self, step: Send) -> AsyncIterator[AsyncIterator[str]]:
         """Open a stream of lines.
 
         Raises:
-            StreamBroken: while it is open, or because it could not be opened.
-            ServiceError: it was refused.
+            StreamBroken: the stream could not be opened, or broke later.
+            ServiceError: the service refused the stream.
         """
         sent_at = elapsed_seconds()
         try:
@@ -276,10 +274,10 @@ class AsyncTransport:
             ) as response:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
-                    _refuse(_answered(response, sent_at))
+                    _raise_refusal(_to_answer(response, sent_at))
                 yield response.aiter_lines()
         except httpx.RequestError as error:
-            raise StreamBroken(_failed(error, sent_at)) from error
+            raise StreamBroken(_to_failure(error, sent_at)) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -288,15 +286,15 @@ class AsyncTransport:
         if opened is not None and self._loop is asyncio.get_running_loop():
             await opened.aclose()
 
-    async def _perform(self, step: Send | Pause) -> Outcome:
+    async def _execute(self, step: Send | Pause) -> Outcome:
         if isinstance(step, Send):
             return await self.send(step)
         await asyncio.sleep(step.seconds)
         return None
 
 
-def _refuse(answer: Answer) -> NoReturn:
-    if answer.status in _PASSING:
+def _raise_refusal(answer: Answer) -> NoReturn:
+    if answer.status in _TEMPORARY:
         raise StreamBroken(Failure(str(problem(answer)), delivered=True, sent_at=answer.sent_at))
     raise problem(answer)
 
@@ -310,10 +308,10 @@ def _timeout(step: Send) -> httpx.Timeout:
     return httpx.Timeout(step.timeout_seconds, connect=min(_CONNECT_SECONDS, step.timeout_seconds))
 
 
-def _answered(response: httpx.Response, sent_at: float) -> Answer:
+def _to_answer(response: httpx.Response, sent_at: float) -> Answer:
     return Answer(response.status_code, response.headers, response.content, sent_at)
 
 
-def _failed(error: httpx.RequestError, sent_at: float) -> Failure:
+def _to_failure(error: httpx.RequestError, sent_at: float) -> Failure:
     reason = str(error) or type(error).__name__
     return Failure(reason, delivered=not isinstance(error, _NOT_SENT), sent_at=sent_at)

@@ -54,7 +54,7 @@ def test_a_stream_that_is_refused_is_an_error_at_once(client: Client, script: Sc
 
 
 def test_pauses_before_the_stream_is_opened_again_double_up_to_five_seconds(client: Client) -> None:
-    reader = EventReader(None, replace(client.policy, chance=lambda: 0.0))
+    reader = EventReader(None, replace(client.policy, jitter=lambda: 0.0))
     assert [reader.pause_seconds() for _ in range(7)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     reader.feed(": alive")
     assert reader.pause_seconds() == pytest.approx(0.2)

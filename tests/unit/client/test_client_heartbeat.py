@@ -38,7 +38,7 @@ class Case:
     """A beat of 30 s, what its renewals grant, and what it told."""
 
     def __init__(
-        self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False, chance: float = 0.0
+        self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False, jitter: float = 0.0
     ) -> None:
         self.told: list[str] = []
         self.grants: float | str = 30.0
@@ -50,34 +50,34 @@ class Case:
             due_at_once=due_at_once,
             on_lost=self.told.append,
             clock=clock,
-            chance=lambda: chance,
+            jitter=lambda: jitter,
         )
 
 
 def test_it_is_due_after_a_third_and_never_later_by_chance(clock: Clock) -> None:
     assert Case(clock).beat.due_at == 1010.0
-    for chance in (0.0, 0.5, 1.0):
-        assert 8.0 <= Case(clock, counted_from=0.0, chance=chance).beat.due_at <= 10.0
+    for jitter in (0.0, 0.5, 1.0):
+        assert 8.0 <= Case(clock, counted_from=0.0, jitter=jitter).beat.due_at <= 10.0
 
 
 def test_time_counts_from_before_the_request_that_was_granted_was_sent(clock: Clock) -> None:
     case = Case(clock, counted_from=990.0)
     clock.now = 1019.9
-    assert case.beat.look() is None
-    case.beat.take(_answer(sent_at=1012.0))
+    assert case.beat.loss_reason() is None
+    case.beat.record(_answer(sent_at=1012.0))
     clock.now = 1041.9
-    assert case.beat.look() is None
+    assert case.beat.loss_reason() is None
     clock.now = 1042.0
-    assert case.beat.look() is not None
+    assert case.beat.loss_reason() is not None
 
 
 def test_what_was_granted_decides_not_what_was_asked_for(clock: Clock) -> None:
     case = Case(clock)
     case.grants = 6.0
-    case.beat.take(_answer(sent_at=1010.0))
+    case.beat.record(_answer(sent_at=1010.0))
     assert case.beat.due_at == 1012.0
     clock.now = 1016.0
-    assert case.beat.look() is not None
+    assert case.beat.loss_reason() is not None
 
 
 def test_a_grant_that_may_be_old_is_renewed_before_anything_else(clock: Clock) -> None:
@@ -88,9 +88,9 @@ def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock:
     case = Case(clock)
     clock.now = case.beat.due_at
     attempts: list[float] = []
-    while case.beat.look() is None:
+    while case.beat.loss_reason() is None:
         attempts.append(clock.now)
-        case.beat.take(_down(clock.now))
+        case.beat.record(_down(clock.now))
         clock.now = case.beat.due_at
     gaps = [later - earlier for earlier, later in pairwise(attempts)]
     assert gaps[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
@@ -103,10 +103,10 @@ def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock:
 def test_an_attempt_that_gets_through_makes_up_for_those_that_failed(clock: Clock) -> None:
     case = Case(clock)
     clock.now = 1029.0
-    case.beat.take(_down(clock.now))
-    case.beat.take(_answer(sent_at=clock.now))
+    case.beat.record(_down(clock.now))
+    case.beat.record(_answer(sent_at=clock.now))
     clock.now = 1058.9
-    assert case.beat.look() is None
+    assert case.beat.loss_reason() is None
     assert case.told == []
 
 
@@ -117,18 +117,18 @@ def test_a_problem_that_says_nothing_about_the_lease_is_retried(clock: Clock) ->
         raise ServiceUnreachable("redis is away")
 
     case.beat._read = broken
-    case.beat.take(_answer(clock.now, 503))
-    assert case.beat.look() is None
+    case.beat.record(_answer(clock.now, 503))
+    assert case.beat.loss_reason() is None
     assert clock.now < case.beat.due_at < clock.now + 1
 
 
 def test_the_services_word_that_it_ended_is_final(clock: Clock) -> None:
     case = Case(clock)
     case.grants = "the lease is over: revoked"
-    case.beat.take(_answer(clock.now, 410))
+    case.beat.record(_answer(clock.now, 410))
     case.grants = 30.0
-    case.beat.take(_answer(clock.now))
-    assert case.beat.look() == "the lease is over: revoked"
+    case.beat.record(_answer(clock.now))
+    assert case.beat.loss_reason() == "the lease is over: revoked"
     assert case.told == ["the lease is over: revoked"]
     assert case.beat.over
 
@@ -136,9 +136,9 @@ def test_the_services_word_that_it_ended_is_final(clock: Clock) -> None:
 def test_a_machine_that_slept_too_long_has_lost_its_lease_whatever_a_late_answer_says(clock: Clock) -> None:
     case = Case(clock)
     clock.now += 3600
-    assert case.beat.look() is not None
-    case.beat.take(_answer(clock.now))
-    assert case.beat.look() is not None
+    assert case.beat.loss_reason() is not None
+    case.beat.record(_answer(clock.now))
+    assert case.beat.loss_reason() is not None
     assert len(case.told) == 1
 
 
@@ -146,8 +146,8 @@ def test_what_is_ended_on_purpose_cannot_be_lost_any_more(clock: Clock) -> None:
     case = Case(clock)
     case.beat.stop()
     clock.now += 3600
-    assert case.beat.look() is None
-    case.beat.abandon("anything")
+    assert case.beat.loss_reason() is None
+    case.beat.record_loss("anything")
     assert case.told == []
 
 
@@ -155,7 +155,7 @@ def test_a_loss_that_nobody_noticed_is_noticed_at_the_end(clock: Clock) -> None:
     case = Case(clock)
     clock.now += 31
     case.beat.stop()
-    assert case.beat.look() is not None
+    assert case.beat.loss_reason() is not None
 
 
 def test_an_attempt_takes_no_longer_than_what_is_left_allows(clock: Clock) -> None:
@@ -174,7 +174,7 @@ def test_a_callback_that_fails_does_not_hide_the_loss(clock: Clock, caplog: pyte
     beat = Heartbeat(
         ServiceCall("POST", "/"), lambda _: 1.0, ttl_seconds=1, counted_from=0, on_lost=fail, clock=clock
     )
-    assert beat.look() is not None
+    assert beat.loss_reason() is not None
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -231,7 +231,7 @@ def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others(
             enough.set()
         if beat.call.path == "bad":
             raise ZeroDivisionError
-        beat.take(_answer(clock.now))
+        beat.record(_answer(clock.now))
         clock.now = beat.due_at
 
     before = threading.active_count()

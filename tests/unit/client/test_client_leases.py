@@ -10,7 +10,7 @@ import traceback
 import pytest
 
 from freshdb import AsyncClient, Client, Conflict, InternalError, LeaseEnded, LeaseLost, Leftovers
-from freshdb.heartbeat import _process_hearts
+from freshdb.heartbeat import _process_heartbeats
 from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import (
     LEASE,
@@ -159,7 +159,7 @@ def test_a_release_that_nobody_answers_is_left_to_the_ttl(
     script.play(desk)
     with Client(script.url, retry_seconds=0.3) as client, client.lease("shop"):
         pass
-    assert "ends by its TTL" in caplog.text
+    assert "will expire" in caplog.text
 
 
 def test_a_lease_can_be_released_early_and_is_no_longer_used_then(client: Client, script: Script) -> None:
@@ -361,7 +361,7 @@ def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
         child = os.fork()
         if child == 0:  # pragma: no cover - another process
             try:
-                os.write(writer, f"{len(_process_hearts)} {lease.url == lease.lease.url}".encode())
+                os.write(writer, f"{len(_process_heartbeats)} {lease.url == lease.lease.url}".encode())
                 lease.release()
             finally:
                 os._exit(0)

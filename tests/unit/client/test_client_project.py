@@ -76,7 +76,7 @@ def test_without_one_there_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ('templat = "x"', "templat is not a key that freshdb knows; those are template, inputs"),
+        ('templat = "x"', "templat is not a key of freshdb: use one of template, inputs"),
         ("template = 1", 'template must be a string, as in template = "…"'),
         ('template = ""', "template must be a string"),
         ('inputs = "migrations"', 'inputs must be a list of strings, as in inputs = ["…"]'),
@@ -189,7 +189,7 @@ def test_one_that_is_not_is_built_in_the_projects_directory_with_the_databases_e
     directory, user, url = (root / "built").read_text().split()
     assert (Path(directory), user) == (root, "b")
     assert url.startswith("postgresql://b:")
-    assert told[0].startswith("making template shop@")
+    assert told[0].startswith("building template shop@")
 
 
 def test_a_build_command_that_fails_tells_its_last_lines_without_the_password(

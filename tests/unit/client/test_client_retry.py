@@ -40,14 +40,15 @@ HANG_UP = Reply(hang_up=True)
 REFUSED = Failure("connection refused", delivered=False, sent_at=0.0)
 
 
-def _policy(addresses: ServiceAddresses, chance: float = 0.0) -> RetryPolicy:
-    return RetryPolicy(addresses, 1.0, 3600.0, lambda: 0.0, lambda: chance)
+def _policy(addresses: ServiceAddresses, jitter: float = 0.0) -> RetryPolicy:
+    return RetryPolicy(addresses, 1.0, 3600.0, lambda: 0.0, lambda: jitter)
 
 
 def _pauses(policy: RetryPolicy, number: int) -> list[float]:
     """Let a call fail until it has paused this many times."""
     flow = exchange(ServiceCall("GET", "/"), policy)
-    step, pauses = next(flow), []
+    step = next(flow)
+    pauses: list[float] = []
     while len(pauses) < number:
         if isinstance(step, Pause):
             pauses.append(step.seconds)
@@ -94,7 +95,7 @@ def test_a_release_whose_answer_was_lost_is_sent_again(client: Client, script: S
 
 def test_a_build_whose_grant_was_lost_is_not_asked_for_again(client: Client, script: Script) -> None:
     script.play(HANG_UP, Reply(201, template_body("building")))
-    with pytest.raises(ServiceUnreachable, match="may have been carried out"):
+    with pytest.raises(ServiceUnreachable, match="may have executed it"):
         client.register("shop", fingerprint="abc")
     assert len(script.asked) == 1
 
@@ -262,7 +263,7 @@ def test_pauses_between_attempts_double_up_to_five_seconds() -> None:
     addresses = ServiceAddresses(["http://one"])
     doubled = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
     assert _pauses(_policy(addresses), 9) == pytest.approx(doubled)
-    assert _pauses(_policy(addresses, chance=1.0), 9) == pytest.approx([one / 2 for one in doubled])
+    assert _pauses(_policy(addresses, jitter=1.0), 9) == pytest.approx([one / 2 for one in doubled])
     assert _pauses(_policy(addresses), 2000)[-1] == 5.0
 
 

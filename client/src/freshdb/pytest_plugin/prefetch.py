@@ -283,7 +283,7 @@ class Prefetcher:
     def _send_release(self, release: _Release) -> None:
         try:
             release.exit_stack.close()
-            self._client.run(self._client.operations.give_back(release.lease_id))
+            self._client.run(self._client.operations.release_only(release.lease_id))
         except (LeaseEnded, LeaseNotFound) as ended:
             if release.test is not None:
                 lost = LostLease(release.test, release.lease_id, release.database, str(ended))
@@ -339,5 +339,5 @@ class Prefetcher:
 
 def _end(lease: FixtureLease, test: str | None) -> _Release:
     record = lease.held.lease
-    lease.held.end("released")
+    lease.held.mark_ended("released")
     return _Release(record.id, record.database, lease.exit_stack, test)
