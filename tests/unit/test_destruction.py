@@ -24,7 +24,7 @@ KNOWN: Final = {
     # The role was looked up by prefix and stamp; closed and dropped with what it has, and nothing of others'.
     "postgres/roles.py": {"ALTER ROLE", "DROP OWNED", "DROP ROLE", "pg_terminate_backend"},
     # Databases are looked up by prefix and stamp; sessions are ended, and transactions rolled back, of our logins alone.
-    "postgres/fencing/blockers.py": {"ALTER DATABASE", "ROLLBACK PREPARED", "pg_terminate_backend"},
+    "postgres/blockers.py": {"ALTER DATABASE", "ROLLBACK PREPARED", "pg_terminate_backend"},
     # Sessions of our logins, and of whoever is in one of our databases.
     "postgres/fencing/fence.py": {"pg_terminate_backend"},
     "postgres/fencing/close_login.py": {"pg_terminate_backend"},

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres import Server, ServerOptions
+from freshdb_service.postgres import Server, ServerOptions, drop_owned, inventory
 from tests.integration.postgres.stage import pg_dump
 from tests.servers import PostgresServer
 
@@ -98,6 +98,6 @@ async def managed(dsn: str, options: ServerOptions) -> AsyncIterator[Server]:
 async def clear(server: Server) -> None:
     """Drop all of an installation, as the reconciler would; nothing may be left."""
     for _ in range(3):
-        for owned in await server.inventory():
-            await server.drop_owned(owned)
-    assert await server.inventory() == []
+        for owned in await inventory(server):
+            await drop_owned(server, owned)
+    assert await inventory(server) == []

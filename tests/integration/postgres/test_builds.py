@@ -15,6 +15,7 @@ from freshdb_service.postgres import (
     Server,
     create_build,
     drop_template,
+    inventory,
     provision_database,
     run_sql,
     seal,
@@ -228,7 +229,7 @@ async def test_a_template_that_is_gone_cannot_be_cloned(any_server: Server) -> N
     await drop_template(any_server, template.id)
     with pytest.raises(TemplateNotFound):
         await provision_database(any_server, uuid4(), 1, template.database)
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
 
 
 async def test_a_generation_that_exists_is_not_made_again(any_server: Server) -> None:
@@ -245,7 +246,7 @@ async def test_unknown_extension_is_named_with_what_there_is(any_server: Server)
     with pytest.raises(InvalidRequest, match=r'x"; DROP.* it has: .*plpgsql') as failure:
         await create_build(any_server, uuid4(), 1, ['x"; DROP DATABASE postgres; --'])
     assert failure.value.extra["errors"]
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
 
 
 async def available(server: Server, *wanted: str) -> list[str]:

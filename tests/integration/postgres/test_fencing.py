@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres import Login, RebuildEngine, Server, drop_database
+from freshdb_service.postgres import Login, RebuildEngine, Server, drop_database, inventory
 from freshdb_service.postgres.fencing import fence
 from freshdb_service.postgres.fencing.fence import settle_starting
 from tests.integration.postgres.stage import build_template, connect, connected, pool_of
@@ -157,13 +157,13 @@ async def test_the_old_login_is_gone_when_a_database_was_rebuilt(
     await pool.provision(database_id)
     before = {
         one.name: one.oid
-        for one in await server_18.inventory()
+        for one in await inventory(server_18)
         if one.kind == "role" and one.belongs_to(database_id)
     }
     await pool.reset(database_id, 2)
     after = {
         one.name: one.oid
-        for one in await server_18.inventory()
+        for one in await inventory(server_18)
         if one.kind == "role" and one.belongs_to(database_id)
     }
     assert len(before) == len(after) == 1

@@ -19,6 +19,7 @@ from freshdb_service.postgres import (
     ServerOptions,
     drop_shared,
     drop_template,
+    inventory,
     prepare_shared,
     provision_schema,
 )
@@ -63,7 +64,7 @@ async def test_template_is_refused_with_a_reason_that_names_the_object(server: S
         await prepare_shared(server, uuid4(), template.database)
     assert any(reason in one for one in refusal.value.reasons), refusal.value.reasons
     assert "use isolation database" in refusal.value.message
-    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}, (
+    assert {one.name.token for one in await inventory(server)} == {template.id.hex[-12:]}, (
         "something was left behind"
     )
 
@@ -113,7 +114,7 @@ async def test_a_template_whose_schema_cannot_be_made_is_refused(server: Server)
     pool_id = uuid4()
     with pytest.raises(IsolationUnsupported, match="a schema made from this template fails"):
         await prepare_shared(server, pool_id, template.database)
-    assert not [one for one in await server.inventory() if one.belongs_to(pool_id)]
+    assert not [one for one in await inventory(server) if one.belongs_to(pool_id)]
 
 
 async def test_words_that_only_look_like_the_schema_are_no_reason(server: Server) -> None:
@@ -183,7 +184,7 @@ async def test_a_shared_database_that_is_gone_is_said_to_be(server: Server) -> N
         await pool.provision(uuid4())
     with pytest.raises(TemplateNotFound):
         await prepare_shared(server, uuid4(), "freshdb_t_000000000000_1")
-    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}
+    assert {one.name.token for one in await inventory(server)} == {template.id.hex[-12:]}
 
 
 async def test_without_pg_dump_the_mend_is_named(postgres_18: PostgresServer) -> None:

@@ -16,10 +16,14 @@ from freshdb_service.postgres import (
     Server,
     ServerOptions,
     create_build,
+    database_sizes,
     drop_database,
+    drop_owned,
     drop_schema,
     drop_shared,
     drop_template,
+    foreign_databases,
+    inventory,
     prepare_shared,
     provision_database,
     provision_schema,
@@ -38,7 +42,7 @@ async def test_dropping_what_is_not_there_does_nothing(any_server: Server) -> No
     await drop_schema(any_server, uuid4(), "no_such_database")
     await drop_shared(any_server, uuid4())
     await drop_template(any_server, uuid4())
-    await any_server.drop_owned(OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
+    await drop_owned(any_server, OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
 
 
 async def test_everything_is_dropped_while_people_are_connected(
@@ -58,7 +62,7 @@ async def test_everything_is_dropped_while_people_are_connected(
     else:
         await pool.drop(databases[1])
     await drop_template(any_server, template.id)
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
     for holder in holders:
         holder.terminate()
 
@@ -73,7 +77,7 @@ async def test_only_generations_below_the_one_that_is_named_are_dropped(
         await drop_database(server, database_id, below_generation=10)
     else:
         await drop_schema(server, database_id, pool.origin.blueprint.shared_database, below_generation=10)
-    left = {str(one.name) for one in await server.inventory() if one.belongs_to(database_id)}
+    left = {str(one.name) for one in await inventory(server) if one.belongs_to(database_id)}
     assert left == {logins[10].user}
     async with connected(server, logins[10]):
         pass
@@ -84,7 +88,7 @@ async def test_only_attempts_below_the_one_that_is_named_are_dropped(server: Ser
     for attempt in (1, 2):
         await create_build(server, template_id, attempt, [])
     await drop_template(server, template_id, below_attempt=2)
-    assert {one.name.counter for one in await server.inventory()} == {2}
+    assert {one.name.counter for one in await inventory(server)} == {2}
 
 
 async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Server) -> None:
@@ -104,9 +108,9 @@ async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Se
             await connection.execute(statement.format(login.database))
     async with connected(any_server, replace(login, database="postgres")) as connection:
         await connection.execute(f"ALTER DATABASE {login.database} ALLOW_CONNECTIONS false")
-    assert ("database", login.database) in names(await any_server.inventory())
+    assert ("database", login.database) in names(await inventory(any_server))
     await drop_database(any_server, database_id)
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
 
 
 async def test_a_database_that_its_owner_dropped_is_reset_all_the_same(server: Server) -> None:
@@ -148,7 +152,7 @@ async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: 
             f"ALTER DATABASE {neighbour.database} CONNECTION LIMIT 0"
         )
     new = (await pool.reset(mine, 2)).login
-    assert {str(one.name) for one in await any_server.inventory() if one.belongs_to(mine)} == {new.user}
+    assert {str(one.name) for one in await inventory(any_server) if one.belongs_to(mine)} == {new.user}
     async with connected(any_server, neighbour) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t") == 0
 
@@ -181,8 +185,8 @@ async def test_what_only_looks_like_ours_is_never_touched(
     any_server: Server, lookalikes: tuple[UUID, set[str]], postgres: PostgresServer
 ) -> None:
     database_id, made = lookalikes
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
-    assert made <= set(await any_server.foreign_databases())
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
+    assert made <= set(await foreign_databases(any_server))
     async with any_server.maintenance() as connection:
         oids = {
             row["datname"]: row["oid"]
@@ -193,8 +197,8 @@ async def test_what_only_looks_like_ours_is_never_touched(
     await drop_database(any_server, database_id)
     for number in (1, 2, 3, 4):
         name = any_server.name_of(Kind.DATABASE, database_id, number)
-        await any_server.drop_owned(OwnedObject("database", name, oids[str(name)]))
-        await any_server.drop_owned(OwnedObject("role", name, 0))
+        await drop_owned(any_server, OwnedObject("database", name, oids[str(name)]))
+        await drop_owned(any_server, OwnedObject("role", name, 0))
     connection = await asyncpg.connect(postgres.dsn)
     there = await connection.fetch(
         "SELECT datname FROM pg_database JOIN pg_roles ON rolname = datname AND rolcanlogin WHERE datname = ANY ($1)",
@@ -210,8 +214,8 @@ async def test_our_stamp_under_a_name_that_is_not_ours_is_left_alone(server: Ser
         await connection.execute(f"CREATE DATABASE {name}")
         await connection.execute(f"COMMENT ON DATABASE {name} IS '{server.stamp}'")
         try:
-            assert await server.inventory() == []
-            assert name in await server.foreign_databases()
+            assert await inventory(server) == []
+            assert name in await foreign_databases(server)
         finally:
             await connection.execute(f"DROP DATABASE {name}")
 
@@ -224,15 +228,15 @@ async def test_two_installations_on_one_server_do_not_see_each_other(
     await provision_database(server_18, database_id, 1, template.database)
     other = await Server.open("other", postgres_18.dsn, installation=uuid4(), options=options)
     try:
-        assert await other.inventory() == []
+        assert await inventory(other) == []
         await drop_database(other, database_id)
         await drop_template(other, template.id)
-        for owned in await server_18.inventory():
-            await other.drop_owned(owned)
-        assert await other.disk_bytes() == 0
+        for owned in await inventory(server_18):
+            await drop_owned(other, owned)
+        assert sum((await database_sizes(other)).values()) == 0
     finally:
         await other.close()
-    assert len(await server_18.inventory()) == 4
+    assert len(await inventory(server_18)) == 4
 
 
 async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: Server) -> None:
@@ -250,11 +254,11 @@ async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: 
             )
         await connection.execute(f"SELECT 1{member}")
         await connection.execute(f"CREATE DATABASE {unstamped} OWNER {unstamped} ALLOW_CONNECTIONS false")
-    found = await any_server.inventory()
+    found = await inventory(any_server)
     assert names(found) == {("role", str(alone)), ("role", str(unstamped)), ("database", str(unstamped))}
     for owned in found:
-        await any_server.drop_owned(owned)
-    assert await any_server.inventory() == []
+        await drop_owned(any_server, owned)
+    assert await inventory(any_server) == []
 
 
 async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
@@ -273,9 +277,9 @@ async def test_the_trial_of_a_preparation_is_a_part_of_the_shared_database(serve
     """Whoever repairs by the inventory must not take it for a leftover while the preparation is at it."""
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server))
     assert pool.origin.blueprint is not None
-    before = await server.inventory()
+    before = await inventory(server)
     login = await provision_schema(server, pool.id, 0, pool.origin.blueprint)
-    assert set(await server.inventory()) == set(before)
+    assert set(await inventory(server)) == set(before)
     await drop_shared(server, pool.id)
     async with server.maintenance() as connection:
         assert not await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", login.user)
@@ -285,19 +289,19 @@ async def test_an_object_that_was_replaced_since_it_was_listed_is_left_alone(ser
     template = await build_template(server)
     database_id = uuid4()
     await provision_database(server, database_id, 1, template.database)
-    listed = [one for one in await server.inventory() if one.belongs_to(database_id)]
+    listed = [one for one in await inventory(server) if one.belongs_to(database_id)]
     await drop_database(server, database_id)
     await provision_database(server, database_id, 1, template.database)
     for owned in listed:
-        await server.drop_owned(owned)
-    assert len([one for one in await server.inventory() if one.belongs_to(database_id)]) == 2
+        await drop_owned(server, owned)
+    assert len([one for one in await inventory(server) if one.belongs_to(database_id)]) == 2
 
 
 async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
     template = await build_template(server)
     pool = await pool_of(server, Isolation.SCHEMA, template)
     login = await pool.provision(uuid4())
-    found = names(await server.inventory())
+    found = names(await inventory(server))
     shared = login.database
     assert found == {
         ("database", template.database),
@@ -308,7 +312,7 @@ async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
         ("role", login.user),
         ("schema", str(login.schema)),
     }
-    assert await server.disk_bytes() > 10_000_000
+    assert sum((await database_sizes(server)).values()) > 10_000_000
 
 
 async def test_passwords_show_in_no_message(postgres_18: PostgresServer, server_18: Server) -> None:

@@ -18,7 +18,10 @@ from freshdb_service.postgres import (
     Server,
     ServerOptions,
     create_build,
+    drop_owned,
     ensure_control_database,
+    foreign_databases,
+    inventory,
     provision_database,
 )
 from freshdb_service.postgres.server import capabilities as facts_module
@@ -148,7 +151,7 @@ async def somebodys_database(postgres_18: PostgresServer) -> AsyncIterator[str]:
 async def test_databases_of_others_are_told_from_ours(server_18: Server, somebodys_database: str) -> None:
     template = await build_template(server_18)
     login = await provision_database(server_18, uuid4(), 1, template.database)
-    foreign = await server_18.foreign_databases()
+    foreign = await foreign_databases(server_18)
     assert somebodys_database in foreign
     assert not {"postgres", "template0", "template1", template.database, login.database} & set(foreign)
 
@@ -239,8 +242,8 @@ async def test_parallel_work_waits_for_the_pool(postgres_18: PostgresServer) -> 
     try:
         logins = await asyncio.gather(*(create_build(server, uuid4(), 1, []) for _ in range(4)))
         assert len({one.user for one in logins}) == 4
-        for owned in await server.inventory():
-            await server.drop_owned(owned)
+        for owned in await inventory(server):
+            await drop_owned(server, owned)
     finally:
         await server.close()
 

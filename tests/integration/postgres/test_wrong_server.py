@@ -19,8 +19,11 @@ from freshdb_service.postgres import (
     ServerOptions,
     close_control_database,
     drop_database,
+    drop_owned,
     drop_template,
     ensure_control_database,
+    foreign_databases,
+    inventory,
     provision_database,
 )
 from freshdb_service.postgres.names import Kind
@@ -138,8 +141,8 @@ async def test_what_is_nearly_called_or_stamped_like_ours_is_left_alone(
     any_server: Server, nearly_ours: tuple[UUID, list[str]], postgres: PostgresServer
 ) -> None:
     database_id, made = nearly_ours
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
-    assert set(made) <= set(await any_server.foreign_databases())
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
+    assert set(made) <= set(await foreign_databases(any_server))
     await drop_database(any_server, database_id)
     superuser = await asyncpg.connect(postgres.dsn)
     rows = await superuser.fetch(
@@ -149,8 +152,8 @@ async def test_what_is_nearly_called_or_stamped_like_ours_is_left_alone(
     )
     for row in rows:  # also when somebody believes that it is ours
         name = any_server.name_of(Kind.DATABASE, database_id, 3)
-        await any_server.drop_owned(OwnedObject("database", name, row["database"]))
-        await any_server.drop_owned(OwnedObject("role", name, row["role"]))
+        await drop_owned(any_server, OwnedObject("database", name, row["database"]))
+        await drop_owned(any_server, OwnedObject("role", name, row["role"]))
     left = await superuser.fetch(
         "SELECT datname FROM pg_database JOIN pg_roles ON rolname = datname AND rolcanlogin WHERE datname = ANY ($1)",
         made,
@@ -174,13 +177,13 @@ async def test_what_somebody_renamed_is_theirs(server: Server) -> None:
         try:
             with pytest.raises(BackendUnavailable, match=f"another owner.*owner of database {aside}"):
                 await pool.reset(database_id, 2)
-            assert aside in await server.foreign_databases()
+            assert aside in await foreign_databases(server)
             await connection.execute(f"ALTER DATABASE {aside} OWNER TO CURRENT_USER")
             async with server.inside(aside) as inside:
                 assert await inside.fetchval("SELECT count(*) FROM public.t") == 1
                 await inside.execute(f"REASSIGN OWNED BY {login.user.rpartition('_')[0]}_0 TO CURRENT_USER")
             await pool.reset(database_id, 2)
-            assert aside in await server.foreign_databases()
+            assert aside in await foreign_databases(server)
         finally:
             await connection.execute(f"DROP DATABASE {aside}")
 
@@ -242,7 +245,7 @@ async def test_another_server_in_the_place_of_ours_is_noticed_and_left_alone(
             drop_database(server, database_id),
             drop_template(server, template.id),
             provision_database(server, uuid4(), 1, template.database),
-            server.inventory(),
+            inventory(server),
             server.ping(),
         ):
             with pytest.raises(BackendUnavailable, match="there is another one"):
@@ -259,7 +262,7 @@ async def test_another_server_in_the_place_of_ours_is_noticed_and_left_alone(
         await EmbeddedPostgres(root / "ours", port=port).start()  # and when ours is back, all goes on
         await drop_database(server, database_id)
         await drop_template(server, template.id)
-        assert await server.inventory() == []
+        assert await inventory(server) == []
     finally:
         await server.close()
         await theirs.stop()

@@ -22,9 +22,9 @@
 =================  ==================================================================================================
 """
 
-from freshdb_service.postgres.drop import drop_database, drop_schema, drop_shared, drop_template
+from freshdb_service.postgres.drop import drop_database, drop_owned, drop_schema, drop_shared, drop_template
 from freshdb_service.postgres.fencing.close_login import close_login
-from freshdb_service.postgres.ownership import OwnedObject
+from freshdb_service.postgres.ownership import OwnedObject, database_sizes, foreign_databases, inventory
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
@@ -43,12 +43,12 @@ from freshdb_service.postgres.reset.engine import (
     UsedDatabase,
     untold,
 )
-from freshdb_service.postgres.roles import Login
 from freshdb_service.postgres.server.activity import Activity, activity
 from freshdb_service.postgres.server.capabilities import refuse_for_others
-from freshdb_service.postgres.server.connections import forgive_lost_connections
+from freshdb_service.postgres.server.connections import Login, forgive_lost_connections
 from freshdb_service.postgres.server.control_database import close_control_database, ensure_control_database
-from freshdb_service.postgres.server.server import Server, ServerOptions
+from freshdb_service.postgres.server.options import ServerOptions
+from freshdb_service.postgres.server.server import Server
 
 __all__ = [
     "Activity",
@@ -75,12 +75,16 @@ __all__ = [
     "close_control_database",
     "close_login",
     "create_build",
+    "database_sizes",
     "drop_database",
+    "drop_owned",
     "drop_schema",
     "drop_shared",
     "drop_template",
     "ensure_control_database",
+    "foreign_databases",
     "forgive_lost_connections",
+    "inventory",
     "prepare_shared",
     "provision_database",
     "provision_schema",

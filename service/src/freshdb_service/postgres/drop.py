@@ -13,22 +13,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.postgres import ownership
-from freshdb_service.postgres.fencing.blockers import insisting, roll_back_prepared
+from freshdb_service.postgres.blockers import insisting, roll_back_prepared
 from freshdb_service.postgres.fencing.fence import GONE_SECONDS, fence, fence_shared, terminate
 from freshdb_service.postgres.names import Kind, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase, OwnedObject
 from freshdb_service.postgres.roles import drop_owned_by, drop_role
 from freshdb_service.postgres.server.connections import Connection, operation, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _RETRY_SECONDS: Final = 0.02
 _SEIZED: Final = 0

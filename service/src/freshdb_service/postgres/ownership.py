@@ -10,16 +10,14 @@ installation, is never in here, and nothing else is ever altered or dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import Literal, TypeGuard
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.postgres.names import Kind, Name, token_of
 from freshdb_service.postgres.server.connections import Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 ROLES = """
 SELECT oid, rolname AS name FROM pg_roles
@@ -145,7 +143,7 @@ async def foreign_databases(server: Server) -> list[str]:
 
 
 @operation
-async def sizes(server: Server) -> dict[Name, int]:
+async def database_sizes(server: Server) -> dict[Name, int]:
     """How much each of our databases takes on a server's disk."""
     async with server.maintenance() as connection:
         return {

@@ -7,34 +7,19 @@ server as a SCRAM verifier, so that no log of statements ever holds it.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, Conflict
-from freshdb_service.postgres.fencing.blockers import insisting, make_enterable
+from freshdb_service.postgres.blockers import insisting, make_enterable
 from freshdb_service.postgres.names import Name, literal, quoted
 from freshdb_service.postgres.ownership import OwnedObject, databases
+from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import Connection, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-
-MEMBERSHIP_OPTIONS_VERSION: Final = 16_00_00
-"""From here on a membership says whether it inherits and whether it may be set."""
+from freshdb_service.postgres.server.server import Server
 
 _DROP_TRIES: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How a builder or a holder connects; the server's host and port go with it."""
-
-    database: str
-    schema: str | None
-    user: str
-    password: str = field(repr=False)
 
 
 async def create_login(connection: Connection, server: Server, name: Name) -> str:

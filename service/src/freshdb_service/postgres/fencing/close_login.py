@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from freshdb_service.postgres.fencing.blockers import insisting
+from freshdb_service.postgres.blockers import insisting
 from freshdb_service.postgres.reset.baseline import Leftovers
 from freshdb_service.postgres.roles import close
 from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 CLOSING_SECONDS: Final = 0.05
 """So long may a backend take to disappear whose client has closed its connection."""

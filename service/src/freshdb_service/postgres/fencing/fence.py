@@ -32,22 +32,20 @@ import asyncio
 import json
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.postgres.fencing.blockers import roll_back_prepared
+from freshdb_service.postgres.blockers import roll_back_prepared
 from freshdb_service.postgres.fencing.close_login import CLOSING_SECONDS
 from freshdb_service.postgres.ownership import OwnedObject
 from freshdb_service.postgres.reset.baseline import ME, Cause, Leftovers, Site, Unprovable
 from freshdb_service.postgres.reset.change_detection import Inspection, InspectionQuery
 from freshdb_service.postgres.roles import close, forbid_login
 from freshdb_service.postgres.server.connections import SETTINGS, Connection
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-    from freshdb_service.postgres.server.session_cache import Session
+from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.session_cache import Session
 
 GONE_SECONDS: Final = 15.0
 """How long terminated backends may take to be gone."""

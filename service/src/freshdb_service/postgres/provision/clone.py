@@ -14,7 +14,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -24,11 +24,9 @@ from freshdb_service.postgres import ownership
 from freshdb_service.postgres.drop import drop_database
 from freshdb_service.postgres.fencing.fence import terminate
 from freshdb_service.postgres.names import Kind, Name, quoted
-from freshdb_service.postgres.roles import Login, create_login
-from freshdb_service.postgres.server.connections import SETTINGS, Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.connections import SETTINGS, Connection, Login, operation
+from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 _CLONE_SECONDS: Final = 30.0

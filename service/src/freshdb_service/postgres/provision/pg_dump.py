@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _DUMP_SECONDS: Final = 300.0
 

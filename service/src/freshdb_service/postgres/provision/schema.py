@@ -12,7 +12,7 @@ the seed or on another lease's schema.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -21,12 +21,17 @@ from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNot
 from freshdb_service.postgres.drop import drop_schema
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint
-from freshdb_service.postgres.roles import MEMBERSHIP_OPTIONS_VERSION, Login, create_login
-from freshdb_service.postgres.server.connections import SETTINGS, execute_script, operation, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.connections import Connection
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
+from freshdb_service.postgres.server.connections import (
+    SETTINGS,
+    Connection,
+    Login,
+    execute_script,
+    operation,
+    without_conflict,
+)
+from freshdb_service.postgres.server.server import Server
 
 _COPY_SECONDS: Final = 600.0
 """How long making one schema with its rows may take."""

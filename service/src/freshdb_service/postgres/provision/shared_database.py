@@ -20,15 +20,15 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, FreshdbError, IsolationUnsupported
 from freshdb_service.postgres import ownership
+from freshdb_service.postgres.blockers import insisting
 from freshdb_service.postgres.drop import drop_schema, drop_shared
-from freshdb_service.postgres.fencing.blockers import insisting
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint, entries, renamed
 from freshdb_service.postgres.provision.clone import clone, default_privileges, hand_over
@@ -38,9 +38,7 @@ from freshdb_service.postgres.provision.schema_eligibility import reasons_agains
 from freshdb_service.postgres.provision.seed_rows import load_script
 from freshdb_service.postgres.roles import create_group
 from freshdb_service.postgres.server.connections import Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _LOCK_SECONDS: Final = 30.0
 

@@ -13,17 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 import sqlparse
 
 from freshdb_service.errors import TemplateFailed
-from freshdb_service.postgres.roles import Login
-from freshdb_service.postgres.server.connections import Connection, execute_script
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.connections import Connection, Login, execute_script
+from freshdb_service.postgres.server.server import Server
 
 _STATEMENT_LENGTH: Final = 2_000
 _LOCATED_LENGTH: Final = 2_000_000

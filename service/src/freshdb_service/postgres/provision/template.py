@@ -11,24 +11,22 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
 from freshdb_service.postgres import ownership
+from freshdb_service.postgres.blockers import make_enterable, roll_back_prepared
 from freshdb_service.postgres.drop import drop_template
-from freshdb_service.postgres.fencing.blockers import make_enterable, roll_back_prepared
 from freshdb_service.postgres.fencing.fence import fence, settle_starting, terminate
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
-from freshdb_service.postgres.roles import Login, create_login
-from freshdb_service.postgres.server.connections import Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.connections import Connection, Login, operation
+from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 _ANALYZE_SECONDS: Final = 600.0

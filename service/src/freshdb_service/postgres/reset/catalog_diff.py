@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from freshdb_service.postgres.reset.baseline import Cause, Mark, Site, Unprovable
 from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs, Change, Extent, written_since, xid
 from freshdb_service.postgres.reset.engine import KnownState
 from freshdb_service.postgres.reset.table_model import Qualified
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.session_cache import Session
+from freshdb_service.postgres.server.session_cache import Session
 
 
 async def compare(

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres.fencing.blockers import insisting
+from freshdb_service.postgres.blockers import insisting
 from freshdb_service.postgres.fencing.fence import shut_out
 from freshdb_service.postgres.names import Kind, quoted
 from freshdb_service.postgres.reset.audit import differences, differences_of_catalogs, read_digest
@@ -63,12 +63,9 @@ from freshdb_service.postgres.reset.engine import (
 from freshdb_service.postgres.reset.plan import LoginHandover, Plan, carry_out, let_in, plan
 from freshdb_service.postgres.reset.table_model import Qualified, Relations
 from freshdb_service.postgres.reset.template_cache import TemplateCache, TemplateProfile
-from freshdb_service.postgres.roles import Login
-from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-    from freshdb_service.postgres.server.session_cache import Session
+from freshdb_service.postgres.server.connections import Login, operation
+from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.session_cache import Session
 
 _DEAD_ROWS: Final = 1_000
 """So many rows of a database's catalogs may be updated or deleted before they are vacuumed; and so many logins of a server

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from freshdb_service.errors import IsolationUnsupported
@@ -19,10 +19,8 @@ from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
-from freshdb_service.postgres.roles import Login
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.connections import Login
+from freshdb_service.postgres.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from freshdb_service.postgres.reset.audit import Digest, read_digest
 from freshdb_service.postgres.reset.baseline import Cause, Site, Unprovable
@@ -24,10 +24,8 @@ from freshdb_service.postgres.reset.table_model import (
     read_picture,
     read_relations,
 )
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-    from freshdb_service.postgres.server.session_cache import Session
+from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.session_cache import Session
 
 SEED_ROWS: Final = 10_000
 """A seeded table with at most so many rows can be loaded again."""

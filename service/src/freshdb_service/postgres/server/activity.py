@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)

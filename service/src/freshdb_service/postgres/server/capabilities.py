@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from freshdb_service.errors import ServerRefused
 from freshdb_service.postgres.names import Name, quoted
-from freshdb_service.postgres.roles import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import (
     SETTINGS,
     Address,
@@ -25,11 +24,11 @@ from freshdb_service.postgres.server.connections import (
     configured,
 )
 from freshdb_service.postgres.server.deny_list import refusal
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import ServerOptions
+from freshdb_service.postgres.server.options import ServerOptions
 
 OLDEST_VERSION: Final = 15_00_00
+MEMBERSHIP_OPTIONS_VERSION: Final = 16_00_00
+"""From here on a membership says whether it inherits and whether it may be set."""
 _SHOWN: Final = 5
 """So many names are enough to recognise a server by."""
 

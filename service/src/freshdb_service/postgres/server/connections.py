@@ -101,6 +101,16 @@ _AWAY = (
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """How a builder or a holder connects; the server's host and port go with it."""
+
+    database: str
+    schema: str | None
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where a server is, whom the service is there, and which one it is. ``repr`` shows no password.
 

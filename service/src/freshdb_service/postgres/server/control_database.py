@@ -21,7 +21,8 @@ from freshdb_service.postgres.server.connections import (
     configured,
     without_conflict,
 )
-from freshdb_service.postgres.server.server import ServerOptions, open_to_all
+from freshdb_service.postgres.server.options import ServerOptions
+from freshdb_service.postgres.server.server import open_to_all
 
 _log = logging.getLogger(__name__)
 

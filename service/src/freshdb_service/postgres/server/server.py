@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -20,59 +19,23 @@ import asyncpg
 
 from freshdb_service.observability.instrumentation import Visiting, unseen
 from freshdb_service.observability.liveness import Liveness, Told, nobody
-from freshdb_service.postgres.drop import drop_owned
 from freshdb_service.postgres.names import Kind, Name, literal, quoted
-from freshdb_service.postgres.ownership import OwnedObject, foreign_databases, inventory, sizes
-from freshdb_service.postgres.roles import Login
 from freshdb_service.postgres.server.capabilities import Capabilities, examined
 from freshdb_service.postgres.server.connections import (
     CONNECT_SECONDS,
     SETTINGS,
     Address,
     Connection,
+    Login,
     answering,
     configured,
 )
+from freshdb_service.postgres.server.options import ServerOptions
 from freshdb_service.postgres.server.passwords import Passwords
 from freshdb_service.postgres.server.session_cache import AS_REPLICA, UNCOUNTED, Session, SessionCache
 from freshdb_service.postgres.server.session_cache import SETTINGS as SESSION_SETTINGS
 
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How servers are treated. Durations in seconds.
-
-    Attributes:
-        prefix: every name of ours begins with it.
-        connection_limit: most connections of one lease; never more than half of what the server has for everybody.
-        temp_file_bytes: most disk that one connection of a lease may take for temporary files, where our role may limit
-            that; 0 leaves it to the server.
-        deny: servers that must not be managed (``denial``).
-        pool_size: most connections of the service to one server's maintenance database.
-        rebuilds: most used databases that are made anew at once.
-        command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
-        clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
-            disk), else ``wal_log``.
-        idle_sessions: most sessions inside databases that are kept open for the next reset.
-        answer_seconds: a server that gives no sign of life for so long is lost (``pulse``).
-        scram_iterations: how often a login's password is hashed; some drivers accept no less than 4096.
-        pg_dump: needed for isolation ``schema``; at least as new as the newest server.
-    """
-
-    prefix: str = "freshdb"
-    connection_limit: int = 50
-    temp_file_bytes: int = 0
-    deny: tuple[str, ...] = ()
-    pool_size: int = 8
-    rebuilds: int = 4
-    command_timeout_seconds: float = 60.0
-    clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    idle_sessions: int = 64
-    answer_seconds: float = 10.0
-    scram_iterations: int = 4096
-    pg_dump: Path | None = None
 
 
 class Server:
@@ -208,30 +171,6 @@ class Server:
         """
         async with self.maintenance() as connection:
             await connection.execute("SELECT 1")
-
-    async def foreign_databases(self) -> list[str]:
-        """Databases that are neither ours nor PostgreSQL's own nor the one that the DSN names."""
-        return await foreign_databases(self)
-
-    async def inventory(self) -> list[OwnedObject]:
-        """Every role, database and schema of ours."""
-        return await inventory(self)
-
-    async def drop_owned(self, owned: OwnedObject) -> bool:
-        """Drop one thing of the inventory, if it is still there and still ours: whether there was anything to do.
-
-        Raises:
-            BackendUnavailable: the server is away, or something still holds on to it.
-        """
-        return await drop_owned(self, owned)
-
-    async def disk_bytes(self) -> int:
-        """How much our databases take on the server's disk."""
-        return sum((await self.sizes()).values())
-
-    async def sizes(self) -> dict[Name, int]:
-        """How much each of our databases takes on the server's disk."""
-        return await sizes(self)
 
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:

@@ -20,7 +20,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 
@@ -28,9 +28,7 @@ from freshdb_service.errors import FreshdbError
 from freshdb_service.postgres import ownership
 from freshdb_service.postgres.names import Kind, quoted
 from freshdb_service.postgres.server.connections import Connection
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 
