@@ -28,6 +28,7 @@ from freshdb_service.config import Settings
 from freshdb_service.postgres import (
     CopySource,
     Fenced,
+    KnownState,
     Leftovers,
     Login,
     ResetEngine,
@@ -38,7 +39,6 @@ from freshdb_service.postgres import (
     provision_database,
     untold,
 )
-from freshdb_service.postgres.reset.engine import KnownState
 from freshdb_service.serve import serve
 
 

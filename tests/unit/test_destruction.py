@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Final
 
+import freshdb_reset
 import freshdb_service
 
 SOURCE: Final = Path(freshdb_service.__file__).parent
+RESET: Final = Path(freshdb_reset.__file__).parent
 STATEMENT: Final = re.compile(
     r"\b(DROP|ALTER|TRUNCATE|REASSIGN|DELETE FROM|UPDATE ONLY|UPDATE pg_\w+|REVOKE|ROLLBACK PREPARED|pg_terminate_backend)\b"
     r"(?: (DATABASE|ROLE|SCHEMA|OWNED|EXTENSION|DEFAULT PRIVILEGES|POLICY|SYSTEM|TABLE))?"
@@ -28,9 +30,11 @@ KNOWN: Final = {
     # Sessions of our logins, and of whoever is in one of our databases.
     "postgres/fencing/fence.py": {"pg_terminate_backend"},
     "postgres/fencing/close_login.py": {"pg_terminate_backend"},
-    # Begins with the renaming of the login that is ours by the store's row, in the same transaction.
-    "postgres/reset/plan.py": {"ALTER ROLE", "UPDATE pg_authid", "TRUNCATE", "UPDATE ONLY", "DELETE FROM"},
-    "postgres/reset/cleaning_engine.py": {"ALTER ROLE"},
+    # The login's name comes from the store's row. Renaming it begins the transaction that cleans.
+    "postgres/reset/login_handover.py": {"ALTER ROLE", "UPDATE pg_authid"},
+    # Runs on a connection that is given: after that renaming, or in the developer's own database.
+    "freshdb_reset/plan.py": {"TRUNCATE", "UPDATE ONLY", "DELETE FROM"},
+    "freshdb_reset/cleaning.py": {"TRUNCATE"},  # an option of VACUUM
     # Only of what was made a moment before, by the same operation, under a name of ours (which must not exist before).
     "postgres/provision/clone.py":
         {"ALTER DATABASE", "ALTER SCHEMA", "ALTER ROLE", "ALTER DEFAULT PRIVILEGES", "ALTER POLICY", "DROP OWNED",
@@ -72,9 +76,10 @@ def statements(path: Path) -> set[str]:
 
 def test_every_statement_that_destroys_is_where_ownership_is_checked() -> None:
     found = {
-        str(path.relative_to(SOURCE)): there
-        for path in SOURCE.rglob("*.py")
-        if path.is_relative_to(SOURCE / "postgres") and (there := statements(path))
+        str(path.relative_to(top)): there
+        for top, package in ((SOURCE, SOURCE / "postgres"), (RESET.parent, RESET))
+        for path in package.rglob("*.py")
+        if (there := statements(path))
     }
     assert found == {name: there for name, there in KNOWN.items() if there}
 

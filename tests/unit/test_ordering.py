@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freshdb_service.postgres.reset.foreign_key_order import (
+from freshdb_reset.foreign_key_order import (
     CircularReferences,
     CleaningOrder,
     affected,
-    order,
+    find_order,
 )
-from freshdb_service.postgres.reset.table_model import Qualified, Reference, Table, TableModel
+from freshdb_reset.table_model import Qualified, Reference, Table, TableModel
 
 NAMES = [("s", letter) for letter in "abcde"]
 
@@ -50,7 +50,7 @@ def shortly(names: list[Qualified]) -> str:
 
 
 def emptied(here: TableModel, tables: str, *, load: str = "") -> CleaningOrder:
-    return order(
+    return find_order(
         here,
         empty=[("s", name) for name in tables],
         thin=[],
@@ -80,7 +80,7 @@ def test_a_circle_is_left_by_the_gentlest_way() -> None:
 def test_nothing_is_truncated_that_should_keep_rows() -> None:
     circle = (refers("a", "b"), refers("b", "a"))
     with pytest.raises(CircularReferences, match="a and b refer to each other"):
-        order(picture(*circle), empty=[("s", "a")], thin=[("s", "b")], load=[])
+        find_order(picture(*circle), empty=[("s", "a")], thin=[("s", "b")], load=[])
     with pytest.raises(CircularReferences):  # c has rows, and would be truncated with them
         emptied(picture(*circle, refers("c", "a"), rows=1), "ab", load="")
     with pytest.raises(CircularReferences):
@@ -94,9 +94,9 @@ def test_nothing_is_truncated_that_should_keep_rows() -> None:
 def test_partitions_that_refer_to_each_other_are_not_emptied_one_by_one() -> None:
     parts = {("s", name): table(("s", name), family=("s", "whole")) for name in "ab"}
     whole = refers("whole", "whole", unset="other_id")
-    made = order(TableModel(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
+    made = find_order(TableModel(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
     assert made.unset == [(("s", "a"), ("other_id",)), (("s", "b"), ("other_id",))]
-    alone = order(TableModel(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
+    alone = find_order(TableModel(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
     assert alone.unset == []
 
 
@@ -150,7 +150,7 @@ def test_every_table_is_loaded_after_what_it_refers_to(drawn: list[Reference]) -
     here = picture(*drawn, rows=1)
     everything = [("s", name) for name in "abcde"]
     try:
-        made = order(here, empty=everything, thin=[], load=everything)
+        made = find_order(here, empty=everything, thin=[], load=everything)
     except CircularReferences:
         return
     assert sorted(made.load) == everything

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from freshdb_service.postgres.reset.baseline import MARK_OF_SCHEMA, ME
-from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs
+from freshdb_reset import Catalogs
+from freshdb_reset.baseline import MARK_OF_SCHEMA, OIDS
 from freshdb_service.postgres.server.connections import SETTINGS
 from freshdb_service.postgres.server.session_cache import SETTINGS as SESSION_SETTINGS
 from tests.servers import PostgresServer
@@ -95,5 +95,5 @@ async def test_its_definitions_are_found_by_index(shared: Connection) -> None:
 
 
 async def test_what_is_written_to_all_catalogs_is_summed_by_index(shared: Connection) -> None:
-    query = f"WITH me AS ({ME}) SELECT {MARK_OF_SCHEMA} FROM me"
+    query = f"WITH me AS ({OIDS}) SELECT {MARK_OF_SCHEMA} FROM me"
     assert await read_whole(shared, query, "current_user, 's7'") == set()

@@ -5,7 +5,7 @@ They take an engine, a connection or a DSN. Install ``freshdb[toolkit]``, and a 
 =============  ===================================================================================================
 ``tables``     the map of a database's tables: what refers to what, and in which order rows go in and out
 ``sessions``   SQLAlchemy sessions inside a transaction that is always rolled back
-``cleanup``    the service's reset engine on one's own database (``pip install 'freshdb[service]'``)
+``cleanup``    the service's reset, in place, on your own database
 ``data``       test data: set up by readable references, taken away again, compared
 ``factories``  valid rows on demand, with what they refer to
 ``guard``      a process that can connect to nothing but its leases; needs no other package

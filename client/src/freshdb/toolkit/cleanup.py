@@ -9,11 +9,11 @@
     cleanup.reset("order", "line")  # or these tables, with their sequences
     cleanup.check()                 # compares everything
 
-This is the service's reset engine (``pip install 'freshdb[service]'``): what it reads of a template, how it plans, in which
-order, and what it executes. But a lease is fenced before it is looked at, and one's own database is not: connections stay
-open, and PostgreSQL's counters lag behind what they did. So the tables are asked: an empty one whether there is a row, any
-other how many rows are older than the note, and how many are not. Every sequence is read. That takes a scan of each table
-that holds rows: leave a large one out that no test writes to.
+This uses ``freshdb_reset``, as the service does: the same model of a template, the same plan in the same order, and the same
+statements. But the service fences a database before it inspects it, and this module does not: connections stay open, and
+PostgreSQL's counters lag behind what they did. So it queries the tables: an empty one for any row, and every other one for
+the numbers of rows that are older and newer than the note. It reads every sequence. This takes a scan of each table with
+rows, so exclude a large table that no test writes to.
 
 Definitions are not put back. When a table, a column, an index, a sequence or a view is another than it was, ``reset`` says
 so; ``check`` compares all of the catalogs.
@@ -49,12 +49,20 @@ from freshdb.toolkit.moment import (
     take_note,
 )
 from freshdb.toolkit.tables import TableMap
-from freshdb_service.postgres.names import quoted
-from freshdb_service.postgres.reset.audit import Digest, differences, differences_of_catalogs, read_digest
-from freshdb_service.postgres.reset.baseline import Unprovable
-from freshdb_service.postgres.reset.foreign_key_order import CircularReferences, CleaningOrder, order
-from freshdb_service.postgres.reset.plan import Plan, plan, removals, settings_of
-from freshdb_service.postgres.reset.table_model import Qualified, full_name
+from freshdb_reset import (
+    CircularReferences,
+    Digest,
+    Plan,
+    Qualified,
+    Unprovable,
+    differences,
+    differences_of_catalogs,
+    full_name,
+    make_plan,
+    plan_emptying,
+    quoted,
+    read_digest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +124,10 @@ class _Operations:
             seen = concerning(
                 noted.layout, self._wanted(connection, noted.layout, tables), seen, all_sequences=not tables
             )
-        made = self._carried_out(ask, noted, seen)
+        plan = self._carried_out(ask, noted, seen)
         shown = noted.layout.shown
         return Cleaned(
-            made.path, tuple(map(shown, sorted(seen.tables))), tuple(map(shown, sorted(seen.sequences)))
+            plan.path, tuple(map(shown, sorted(seen.tables))), tuple(map(shown, sorted(seen.sequences)))
         )
 
     def check(self, connection: Connection) -> None:
@@ -132,7 +140,7 @@ class _Operations:
         noted = self._clean()
         ask, _ = begin(connection)
         as_text(ask)
-        now = at_once(read_digest(ask, noted.layout.version, noted.layout.picture, schema=None))
+        now = at_once(read_digest(ask, noted.layout.version, noted.layout.model, schema=None))
         out = self._excluded(noted.layout)
         found = [*differences(_without(noted.digest, out), _without(now, out))]
         extents = at_once(noted.catalogs.extents(ask, NOBODY, ()))
@@ -152,7 +160,7 @@ class _Operations:
         layout = read_layout(ask)
         wanted = self._wanted(connection, layout, tables)
         refuse(sorted(layout.referring(wanted)), "refer to")
-        wholes = {(layout.picture.tables[name].family, name) for name in layout.tables(wanted)}
+        wholes = {(layout.model.tables[name].family, name) for name in layout.tables(wanted)}
         names = sorted(
             {f"{'ONLY ' if whole == name else ''}{full_name(whole, None)}" for whole, name in wholes}
         )
@@ -175,13 +183,11 @@ class _Operations:
             [one for one in sorted(layout.referring(wanted)) if _has_rows(ask, layout, one)],
             "have rows that refer to",
         )
-        names = sorted(layout.tables(wanted))
         try:
-            in_order = order(layout.picture, empty=names, thin=(), load=names)
-        except CircularReferences as entangled:
-            raise CircularTables(f"{entangled}: truncate them instead") from entangled
-        made = Plan(delete=names, truncate=in_order.truncate)
-        for statement in removals(made, in_order, None, 0):
+            plan = plan_emptying(layout.model, sorted(layout.tables(wanted)))
+        except CircularReferences as circle:
+            raise CircularTables(f"{circle}: truncate them instead") from circle
+        for statement in plan.deletions(None, 0):
             ask.execute(statement)
 
     def reset_sequences(
@@ -212,9 +218,9 @@ class _Operations:
                 )
         chosen = [known[name] for name in sequences or known]
         if noted is not None:
-            states = noted.layout.picture.sequences
-            made = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
-            statements = settings_of(made, None)
+            states = noted.layout.model.sequences
+            plan = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
+            statements = plan.sequence_settings(None)
         else:
             statements = [one.setting(to) for one in chosen if one.columns or to == "start"]
         for statement in statements:
@@ -270,29 +276,26 @@ class _Operations:
         """Plan, in an order that foreign keys agree with, or, where there is none, without them; and do it."""
         layout = noted.layout
         try:
-            made = plan(noted.knowledge(layout.picture), seen, frozenset(), in_order=True)
+            plan = make_plan(noted.profile(layout.model), seen, frozenset(), in_order=True)
         except Unprovable as unprovable:
             if layout.unchecked is None:
                 raise NotClean([str(unprovable)]) from unprovable
             try:
-                made = plan(noted.knowledge(layout.unchecked), seen, frozenset())
+                plan = make_plan(noted.profile(layout.unchecked), seen, frozenset())
             except Unprovable as still:
                 raise NotClean([str(still)]) from still
             ask.execute("SET LOCAL session_replication_role = replica")
-        in_order = made.order or CleaningOrder(
-            delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload
-        )
-        for statement in _together(removals(made, in_order, None, noted.moment.now)):
+        for statement in _together(plan.deletions(None, noted.moment.now)):
             ask.execute(statement)
-        if in_order.load:
+        if plan.load:
             as_text(ask)
             self._question = None
-        for name in in_order.load:
+        for name in plan.load:
             _load(ask, name, noted)
             self._loaded = {**self._loaded, name: ask.column("SELECT pg_current_xact_id()::text::bigint")[0]}
-        for statement in settings_of(made, None):
+        for statement in plan.sequence_settings(None):
             ask.execute(statement)
-        return made
+        return plan
 
 
 class Cleanup:
@@ -359,7 +362,7 @@ def _has_rows(ask: AsyncpgAdapter, layout: Layout, family: str) -> bool:
 
 def _load(ask: AsyncpgAdapter, name: Qualified, noted: Note) -> None:
     """Put a table's rows back, each from its text."""
-    said, columns = full_name(name, None), noted.layout.picture.tables[name].columns
+    said, columns = full_name(name, None), noted.layout.model.tables[name].columns
     into, values = (", ".join(f"{row}{quoted(column)}" for column in columns) for row in ("", "(r)."))
     ask.execute(
         f"INSERT INTO {said} ({into}) OVERRIDING SYSTEM VALUE "

@@ -1,4 +1,4 @@
-"""What a clean database is like, for ``cleanup``: read with the service's reset engine, and asked again later."""
+"""What a clean database is like, for ``cleanup``: read and queried with ``freshdb_reset``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, at_once
 from freshdb.toolkit.engines import see_that_it_can_be_undone
 from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WouldCascade, WrongTarget
 from freshdb.toolkit.tables import neighbours, reached
-
-try:
-    from freshdb_service.postgres.names import constant, quoted
-    from freshdb_service.postgres.reset.audit import Digest, read_digest
-    from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs, Extent, written_since, xid
-    from freshdb_service.postgres.reset.change_detection import WrittenTable
-    from freshdb_service.postgres.reset.table_model import Qualified, TableModel, full_name, read_picture
-    from freshdb_service.postgres.reset.template_cache import SEED_ROWS, TemplateProfile
-    from freshdb_service.postgres.server.session_cache import FORMATS
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        "freshdb.toolkit.cleanup is the service's reset engine: pip install 'freshdb[service]'",
-        name=missing.name,
-    ) from missing
+from freshdb_reset import (
+    FORMATS,
+    SEED_ROWS,
+    Catalogs,
+    Digest,
+    Extent,
+    Qualified,
+    TableModel,
+    TemplateProfile,
+    WrittenTable,
+    constant,
+    full_name,
+    quoted,
+    read_digest,
+    read_table_model,
+    written_since,
+    xid,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -80,14 +84,14 @@ class Layout:
     Attributes:
         version: of the server.
         path: the schemas whose tables need no schema before their name.
-        picture: the engine's, for those whose work fires triggers and is checked by foreign keys.
+        model: the engine's, for those whose work fires triggers and is checked by foreign keys.
         unchecked: the same for those who need not have that; ``None`` if they must.
         counters: every sequence.
     """
 
     version: int
     path: Sequence[str]
-    picture: TableModel
+    model: TableModel
     unchecked: TableModel | None
     counters: Sequence[Counter]
 
@@ -99,14 +103,14 @@ class Layout:
     def families(self) -> Mapping[str, list[Qualified]]:
         """The tables that a name stands for: of a partitioned table, its partitions."""
         found: dict[str, list[Qualified]] = {}
-        for name, table in sorted(self.picture.tables.items()):
+        for name, table in sorted(self.model.tables.items()):
             if not table.materialized:
                 found.setdefault(self.shown(table.family), []).append(name)
         return found
 
     def families_of(self, tables: Iterable[Qualified]) -> set[str]:
         """What the wholes are called that these belong to."""
-        return {self.shown(self.picture.tables[name].family) for name in tables}
+        return {self.shown(self.model.tables[name].family) for name in tables}
 
     def tables(self, families: Iterable[str]) -> set[Qualified]:
         """Those that these names stand for."""
@@ -114,12 +118,12 @@ class Layout:
 
     def referring(self, families: Collection[str]) -> set[str]:
         """Others that refer to these, directly or not."""
-        pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.picture.references]
+        pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.model.references]
         return reached(families, neighbours(self.families, pairs)) - set(families)
 
     def referred(self, families: Collection[str]) -> set[str]:
         """Others that these refer to, directly or not."""
-        pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.picture.references]
+        pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.model.references]
         return reached(families, neighbours(self.families, pairs)) - set(families)
 
 
@@ -145,9 +149,9 @@ class Note:
     catalogs: Catalogs = field(repr=False)
     moment: Moment
 
-    def knowledge(self, picture: TableModel) -> TemplateProfile:
-        """What the engine's plan goes by."""
-        return TemplateProfile(picture, None, dict.fromkeys(self.rows, b""), {})
+    def profile(self, model: TableModel) -> TemplateProfile:
+        """Return the template's profile that a plan is made from."""
+        return TemplateProfile(model, None, dict.fromkeys(self.rows, b""), {})
 
     def question(self, left_out: Collection[Qualified], loaded: Mapping[Qualified, int]) -> ChangeQuery:
         """What to ask the tables and sequences later.
@@ -157,10 +161,10 @@ class Note:
             loaded: the transaction that has put a table's rows back: they are as old as the note.
         """
         tables = [name for name in self.counts if name not in left_out]
-        sequences = list(self.layout.picture.sequences)
+        sequences = list(self.layout.model.sequences)
         parts = [self._of_table(number, name, loaded.get(name)) for number, name in enumerate(tables)]
         for number, name in enumerate(sequences, len(tables)):
-            value, called = self.layout.picture.sequences[name]
+            value, called = self.layout.model.sequences[name]
             parts.append(
                 f"SELECT {number}, 0, 0, 0 FROM {full_name(name, None)} "
                 f"WHERE (last_value, is_called) IS DISTINCT FROM ({value:d}::bigint, {called})"
@@ -253,7 +257,7 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
     layout = read_layout(ask)
     catalogs = at_once(Catalogs.of(ask, schema=False))
     counts, rows = dict[Qualified, int](), dict[Qualified, Sequence[str]]()
-    for name, table in layout.picture.tables.items():
+    for name, table in layout.model.tables.items():
         said, many = full_name(name, None), table.rows is None
         counts[name] = ask.column(f"SELECT count(*) FROM ONLY {said}")[0] if many else table.rows or 0
         if 0 < counts[name] <= SEED_ROWS and not table.materialized:
@@ -263,7 +267,7 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
         at_once(catalogs.extents(ask, NOBODY, ())),
         counts,
         rows,
-        at_once(read_digest(ask, layout.version, layout.picture, schema=None)),
+        at_once(read_digest(ask, layout.version, layout.model, schema=None)),
         catalogs,
         moment,
     )
@@ -272,10 +276,10 @@ def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
 def read_layout(ask: AsyncpgAdapter) -> Layout:
     """Read which tables and sequences there are."""
     server = ask.row(_SERVER)
-    picture = at_once(read_picture(ask, server.version, schema=None, as_replica=False))
+    model = at_once(read_table_model(ask, server.version, schema=None, as_replica=False))
     unchecked = None
     if server.may_be_replica:
-        unchecked = at_once(read_picture(ask, server.version, schema=None, as_replica=True))
+        unchecked = at_once(read_table_model(ask, server.version, schema=None, as_replica=True))
     counters: dict[Qualified, Counter] = {}
     for row in ask.execute(_COUNTERS):
         name = (row.schema, row.name)
@@ -283,7 +287,7 @@ def read_layout(ask: AsyncpgAdapter) -> Layout:
         if row.column is not None:
             columns += (((row.table_schema, row.table), row.column),)
         counters[name] = Counter(name, row.start, row.ascending, columns)
-    return Layout(server.version, server.path, picture, unchecked, list(counters.values()))
+    return Layout(server.version, server.path, model, unchecked, list(counters.values()))
 
 
 def as_text(ask: AsyncpgAdapter) -> None:

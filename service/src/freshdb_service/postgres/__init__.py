@@ -22,6 +22,7 @@
 =================  ==================================================================================================
 """
 
+from freshdb_reset import Baseline, Cause, KnownState, Leftovers, Mark, Site
 from freshdb_service.postgres.drop import drop_database, drop_owned, drop_schema, drop_shared, drop_template
 from freshdb_service.postgres.fencing.close_login import close_login
 from freshdb_service.postgres.ownership import OwnedObject, database_sizes, foreign_databases, inventory
@@ -31,12 +32,10 @@ from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.provision.shared_database import prepare_shared
 from freshdb_service.postgres.provision.sql_scripts import run_sql
 from freshdb_service.postgres.provision.template import Sealed, create_build, seal
-from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
-from freshdb_service.postgres.reset.cleaning_engine import CleaningEngine
-from freshdb_service.postgres.reset.engine import (
+from freshdb_service.postgres.reset import (
+    CleaningEngine,
     CopySource,
     Fenced,
-    KnownState,
     RebuildEngine,
     ResetEngine,
     ResetOutcome,

@@ -22,13 +22,13 @@ is a parameter, or is quoted by PostgreSQL itself (``format('%I, %L', …)``) in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-_MAX_BYTES: Final = 63
+import freshdb_reset
+
 _TOKEN_LENGTH: Final = 12
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_:$+/=.,-]*")
@@ -98,26 +98,12 @@ def token_of(identifier: UUID) -> str:
 
 
 def quoted(name: Name | str) -> str:
-    """Quote an identifier, whatever it holds.
+    """Quote an identifier.
 
     Raises:
-        ValueError: PostgreSQL can have no such identifier (empty, too long, a NUL).
+        ValueError: PostgreSQL accepts no such identifier (empty, longer than 63 bytes, or with a NUL).
     """
-    text = str(name)
-    if not text or "\0" in text or len(text.encode()) > _MAX_BYTES:
-        raise ValueError(f"{text!r} is no identifier")
-    return '"' + text.replace('"', '""') + '"'
-
-
-def constant(name: str) -> str:
-    """Quote a name as a text constant, for sessions with ``standard_conforming_strings`` on, as all of ours are.
-
-    Raises:
-        ValueError: PostgreSQL can have no such name.
-    """
-    if "\0" in name:
-        raise ValueError(f"{name!r} is no name")
-    return "'" + name.replace("'", "''") + "'"
+    return freshdb_reset.quoted(str(name))
 
 
 def literal(text: str) -> str:
@@ -131,12 +117,3 @@ def literal(text: str) -> str:
             "only values of our own making are written into statements; pass others as parameters"
         )
     return f"'{text}'"
-
-
-def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL writes it.
-
-    To send or receive arrays of most types, asyncpg asks each new session for their definition, which takes longer than all
-    of a reset.
-    """
-    return f"{{{','.join(map(str, numbers))}}}"

@@ -10,8 +10,8 @@ import asyncio
 from time import monotonic
 from typing import Final
 
+from freshdb_reset import Leftovers
 from freshdb_service.postgres.blockers import insisting
-from freshdb_service.postgres.reset.baseline import Leftovers
 from freshdb_service.postgres.roles import close
 from freshdb_service.postgres.server.connections import operation
 from freshdb_service.postgres.server.server import Server

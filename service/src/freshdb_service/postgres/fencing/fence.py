@@ -36,12 +36,11 @@ from typing import Final
 
 import asyncpg
 
+from freshdb_reset import OIDS, Cause, Inspection, InspectionQuery, Leftovers, Site, Unprovable
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.postgres.blockers import roll_back_prepared
 from freshdb_service.postgres.fencing.close_login import CLOSING_SECONDS
 from freshdb_service.postgres.ownership import OwnedObject
-from freshdb_service.postgres.reset.baseline import ME, Cause, Leftovers, Site, Unprovable
-from freshdb_service.postgres.reset.change_detection import Inspection, InspectionQuery
 from freshdb_service.postgres.roles import close, forbid_login
 from freshdb_service.postgres.server.connections import SETTINGS, Connection
 from freshdb_service.postgres.server.server import Server
@@ -111,7 +110,7 @@ SELECT ARRAY(SELECT pid::text FROM open) AS inside,
        CASE WHEN NOT EXISTS (SELECT FROM open)
              AND NOT EXISTS (SELECT FROM starting WHERE $7::text[] IS NULL OR pid::text = ANY ($7::text[]))
             THEN (SELECT to_json(look)::text FROM ({look}) look) END AS seen
-""".replace("{ours}", SETTINGS["application_name"]).replace("{me}", ME)
+""".replace("{ours}", SETTINGS["application_name"]).replace("{me}", OIDS)
 
 _THROW_OUT = """
 SELECT a.pid, (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory')::int AS locks,
@@ -193,8 +192,8 @@ async def shut_out(
         if found is not None and not row["inside"] and not starting:
             if row["seen"] is None:
                 raise Unprovable("its login is gone", leftovers=found, cause=Cause.LOGIN)
-            look = question.answered(json.loads(row["seen"]))
-            return found, replace(look, vacuuming=True) if row["vacuuming"] else look
+            inspection = question.inspection(json.loads(row["seen"]))
+            return found, replace(inspection, vacuuming=True) if row["vacuuming"] else inspection
         starting -= set(row["authenticating"])
         if found is not None and not row["inside"] and not starting:
             continue

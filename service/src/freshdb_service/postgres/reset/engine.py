@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
+from freshdb_reset import Cause, KnownState, Leftovers, Site
 from freshdb_service.errors import IsolationUnsupported
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.postgres.drop import drop_database, drop_schema
@@ -18,17 +19,8 @@ from freshdb_service.postgres.fencing.close_login import close_login
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
-from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
 from freshdb_service.postgres.server.connections import Login
 from freshdb_service.postgres.server.server import Server
-
-
-@dataclass(frozen=True, slots=True)
-class KnownState:
-    """What is known of a database since it was made, and since it was last clean."""
-
-    baseline: Baseline = field(repr=False)
-    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)

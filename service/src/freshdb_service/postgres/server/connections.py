@@ -32,16 +32,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Reader(Protocol):
-    """What can be asked as an asyncpg connection is: any of them, and the client's toolkit over other drivers."""
-
-    async def fetch(self, query: str, *args: Any) -> list[Any]:  # noqa: ANN401 - asyncpg's own signature
-        """Give all rows."""
-
-    async def fetchval(self, query: str, *args: Any) -> Any:  # noqa: ANN401
-        """Give the first row's first value."""
-
-
 class _Named(Protocol):
     @property
     def name(self) -> str: ...

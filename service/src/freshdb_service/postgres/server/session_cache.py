@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from freshdb_reset import FORMATS
 from freshdb_service.observability.instrumentation import Visiting, unseen
 from freshdb_service.postgres.server.connections import answering, closed
 
@@ -25,15 +26,6 @@ Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 UNCOUNTED: Final = {"track_counts": "off"}
 AS_REPLICA: Final = {"session_replication_role": "replica"}
-FORMATS: Final = {
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "timezone": "UTC",
-    "lc_monetary": "C",
-}
-"""For values that one session writes as text and another reads."""
 SETTINGS: Final = {
     "row_security": "off",
     "stats_fetch_consistency": "none",

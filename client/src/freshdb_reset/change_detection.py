@@ -1,16 +1,18 @@
-"""What became of a used database since it was last clean: one statement, which asks about as little as possible.
+"""Find what changed in a used database since it was last clean, in one statement that reads as little as possible.
 
-What the template holds is known by number, so nothing has to be searched for: of each table and sequence it is asked whether
-its counter is another one than the mark remembers. Whatever else was written to (catalogs, tables that the template does
-not have, values stored out of line) shows in a sum. PostgreSQL counts the rows written in a database as a whole, too, in the
-same moment as those of its tables. As long as the template's tables account for all of them, nobody wrote anything else;
-if not, a second statement asks which catalogs were written to. A counter never falls, but with its table (and then catalogs
-were written to) or by a reset (which has a time of its own in the mark): so nothing can cancel out.
+The OIDs of the template's tables and sequences are known, so the statement does not search. It asks for each of them
+whether its counter differs from the mark. All other writes (to catalogs, to tables that the template does not have, to
+values that are stored out of line) show in a sum: PostgreSQL also counts the rows written in a database as a whole, at the
+same moment as those of its tables. If the template's tables account for the whole sum, nothing else was written. Otherwise
+a second statement asks which catalogs were written to.
 
-A shared database is written to by all its schemas together. Its sum is that of its catalogs, and says only that somebody
-defined something.
+A counter falls only when its table is dropped, which writes to catalogs, or by a reset, whose instant is part of the mark.
+So two changes never cancel each other out.
 
-A sequence that was read may have been moved, and is set to the template's state without being looked at.
+All schemas of a shared database write to its catalogs. The sum of that database is the sum of its catalogs, and it says
+only that some schema's definitions changed.
+
+A sequence that was read may have been moved. It is set to the template's state without another query.
 """
 
 from __future__ import annotations
@@ -19,29 +21,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from freshdb_service.postgres.names import array
-from freshdb_service.postgres.reset.baseline import (
+from freshdb_reset.baseline import (
     CATALOG_COUNTERS,
     MARK,
     MARK_OF_SCHEMA,
-    NUMBERS,
+    OID_COLUMNS,
     Baseline,
     Counts,
     Mark,
     Site,
 )
-from freshdb_service.postgres.reset.table_model import Qualified, Relations
-from freshdb_service.postgres.server.connections import Connection
+from freshdb_reset.connection import Reader
+from freshdb_reset.quoting import array
+from freshdb_reset.table_model import Qualified, Relations
 
 _NEVER: Final[Counts] = (0, 0, 0)
 
 _HORIZON: Final = 2**31 - 2**20
-"""So many transactions after the mark, ``age()`` cannot tell any longer what was written since."""
+"""Number of transactions after the mark from which on ``age()`` cannot tell what was written since the mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenTable:
-    """A table that was written to: how often, and how large it is now, in blocks of 8 KiB."""
+    """A table that was written to.
+
+    Attributes:
+        inserted: number of rows that were inserted.
+        updated: number of rows that were updated.
+        deleted: number of rows that were deleted.
+        pages: size now, in blocks of 8 KiB.
+    """
 
     inserted: int
     updated: int
@@ -51,17 +60,17 @@ class WrittenTable:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a used database shows.
+    """Changes in a used database.
 
     Attributes:
-        mark: as it would be set now.
-        numbers: of login, database and schema; ``None`` if there is no schema.
-        tables: those of the template that were written to.
-        sequences: those of the template that were read or moved.
-        elsewhere: whether anything else was written to.
-        catalogs: which catalogs were written to, once ``with_catalogs`` has looked; none in a shared database.
-        dead_catalog_rows: how many of their rows were replaced or deleted.
-        vacuuming: autovacuum was at work in it.
+        mark: mark that would be set now.
+        numbers: OIDs of login, database and schema; ``None`` if there is no schema.
+        tables: tables of the template that were written to.
+        sequences: sequences of the template that were read or moved.
+        elsewhere: true if anything else was written to.
+        catalogs: catalogs that were written to, once ``inspect_catalogs`` has read them. Empty for a shared database.
+        dead_catalog_rows: number of their rows that were replaced or deleted.
+        vacuuming: true if autovacuum was at work in the database.
     """
 
     mark: Mark
@@ -76,9 +85,10 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class InspectionQuery:
-    """What to ask a used database: a query for one row, of which ``answered`` makes a ``Inspection``.
+    """The query that inspects a used database. It returns one row, which ``inspection`` converts.
 
-    The query's parameters are the login ($1), the schema or null ($2), and ``values`` ($3 to $6).
+    Its parameters are the login ($1), the schema or null ($2), and ``values`` ($3 to $6). It needs a table expression
+    ``me`` with the row of ``OIDS``.
     """
 
     site: Site
@@ -87,12 +97,12 @@ class InspectionQuery:
 
     @property
     def query(self) -> str:
-        """The same for all databases of one isolation, so that a session prepares it once."""
-        return _LOOK if self.site.schema is None else _LOOK_AT_SCHEMA
+        """Text of the query. All databases of one isolation have the same, so that a session prepares it once."""
+        return _INSPECT if self.site.schema is None else _INSPECT_SCHEMA
 
     @property
     def values(self) -> tuple[str, str, str, str]:
-        """Numbers of tables, how many rows of each were ever written; numbers of sequences, how often each was read."""
+        """OIDs of tables, the writes to each, OIDs of sequences, and the reads of each, at the time of the mark."""
         counted = self.mark.counters
         tables, sequences = self.relations.tables, self.relations.sequences
         return (
@@ -102,8 +112,8 @@ class InspectionQuery:
             array(counted.get(number, _NEVER)[0] for number in sequences),
         )
 
-    def answered(self, row: Mapping[str, Any]) -> Inspection:
-        """Read the answer; it holds if nobody was in the database as its login when it was given."""
+    def inspection(self, row: Mapping[str, Any]) -> Inspection:
+        """Convert the row. The result is valid if no session of the login was in the database when it was read."""
         mark, counters = self.mark, dict(self.mark.counters)
         tables: dict[Qualified, WrittenTable] = {}
         accounted = 0
@@ -126,9 +136,9 @@ class InspectionQuery:
         )
 
 
-async def with_catalogs(connection: Connection, seen: Inspection) -> Inspection:
-    """A look that found something written elsewhere, and which catalogs of the database that was."""
-    counters = dict(seen.mark.counters)
+async def inspect_catalogs(connection: Reader, inspection: Inspection) -> Inspection:
+    """Add to an inspection which catalogs of the database were written to."""
+    counters = dict(inspection.mark.counters)
     written: set[str] = set()
     dead = 0
     for row in await connection.fetch(CATALOG_COUNTERS):
@@ -139,33 +149,33 @@ async def with_catalogs(connection: Connection, seen: Inspection) -> Inspection:
             written.add(str(row["relname"]))
             dead += now[1] - then[1] + now[2] - then[2]
     return replace(
-        seen,
-        mark=replace(seen.mark, counters=counters),
+        inspection,
+        mark=replace(inspection.mark, counters=counters),
         catalogs=frozenset(written),
         dead_catalog_rows=dead,
     )
 
 
-def unreliable(baseline: Baseline, mark: Mark, seen: Inspection) -> str | None:
-    """Why counters and numbers say nothing, if they do not."""
-    if seen.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
+def why_unreliable(baseline: Baseline, mark: Mark, inspection: Inspection) -> str | None:
+    """Return the reason why the counters and OIDs of an inspection cannot be compared; ``None`` if they can."""
+    if inspection.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
         return "its login, database or schema is another one"
-    if seen.mark.statistics_at != mark.statistics_at or seen.mark.reset_at != mark.reset_at:
+    if inspection.mark.statistics_at != mark.statistics_at or inspection.mark.reset_at != mark.reset_at:
         return "the server lost its statistics (a crash, or a reset by a superuser)"
-    if seen.mark.transaction - mark.transaction > _HORIZON:
+    if inspection.mark.transaction - mark.transaction > _HORIZON:
         return "it was leased for more transactions than can be told apart"
     return None
 
 
-_LOOK: Final = f"""
-SELECT {NUMBERS}, {MARK},
+_INSPECT: Final = f"""
+SELECT {OID_COLUMNS}, {MARK},
        (SELECT coalesce(json_agg(json_build_array(
                  number, inserted, updated, deleted,
                  coalesce(pg_relation_size(number::oid) / current_setting('block_size')::int, 0))), '[]')
         FROM (SELECT oid::bigint AS number, writes, pg_stat_get_tuples_inserted(oid) AS inserted,
                      pg_stat_get_tuples_updated(oid) AS updated, pg_stat_get_tuples_deleted(oid) AS deleted
               FROM unnest($3::text::oid[], $4::text::bigint[]) AS known (oid, writes)
-              OFFSET 0) one  -- or each counter is read once more
+              OFFSET 0) one  -- without it, each counter is read once more
         WHERE inserted + updated + deleted <> writes) AS touched,
        (SELECT coalesce(json_agg(json_build_array(oid::bigint, pg_stat_get_blocks_fetched(oid))), '[]')
         FROM unnest($5::text::oid[], $6::text::bigint[]) AS known (oid, fetched)
@@ -173,4 +183,4 @@ SELECT {NUMBERS}, {MARK},
 FROM me
 """
 
-_LOOK_AT_SCHEMA: Final = _LOOK.replace(MARK, MARK_OF_SCHEMA)
+_INSPECT_SCHEMA: Final = _INSPECT.replace(MARK, MARK_OF_SCHEMA)
