@@ -1,10 +1,10 @@
 """Every kind of change, and where it is made.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A default run makes the
-kinds in ``EVERYWHERE_KINDS`` in both isolations of the newest version, and by turns in one of each older version and in one
-as a plain role; it tries each of those that PostgreSQL refuses in one place. ``FRESHDB_HYGIENE=turns`` makes the kinds in
-``EVERYWHERE_KINDS`` in both isolations of every version, and each of the others in one place. ``FRESHDB_HYGIENE=all`` makes
-every kind in every place.
+A *place* is a version, an isolation, and the service's role there (a superuser or a plain role). A default run makes the
+kinds in ``EVERYWHERE_KINDS`` in both isolations of the newest version. Of the older versions and of the plain role, each of
+these kinds has one alternating place. A default run also tries each kind that PostgreSQL refuses in one place.
+``FRESHDB_HYGIENE=turns`` makes the kinds in ``EVERYWHERE_KINDS`` in both isolations of every version, and each other kind in
+one place. ``FRESHDB_HYGIENE=all`` makes every kind in every place.
 
 ``python -m tests.hygiene`` prints the catalogue with its counts.
 """
@@ -32,13 +32,13 @@ CATALOGUE: Final[tuple[Change, ...]] = (
 
 
 class Reach(StrEnum):
-    """How much is made.
+    """Extent of a run.
 
     Attributes:
-        USUAL: what matters most (``EVERYWHERE_KINDS``) on the newest version in both isolations, by turns on an older, and
-            some of it as a plain role; of everything else what is refused.
-        TURNS: what matters most in every place, everything else by turns.
-        ALL: everything, everywhere.
+        USUAL: the main kinds (``EVERYWHERE_KINDS``) on the newest version in both isolations, alternating on an older one,
+            and some of them as a plain role. Of the other kinds, those that PostgreSQL refuses.
+        TURNS: the main kinds in every place, and each other kind in one place.
+        ALL: every kind in every place.
     """
 
     USUAL = "usual"
@@ -47,7 +47,7 @@ class Reach(StrEnum):
 
 
 _ROLES_TURNS: Final = 3
-"""Of so many kinds, one is made as a plain role, too."""
+"""Number of kinds of which one is made as a plain role, too."""
 
 REACH: Final = Reach(os.environ.get("FRESHDB_HYGIENE", "usual"))
 
@@ -149,37 +149,37 @@ EVERYWHERE_KINDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a change is made."""
+    """A place in which changes are made."""
 
     major: int
     isolation: Isolation
     plain: bool = False
 
     def __str__(self) -> str:
-        """As it stands in the tests' names."""
+        """Return the place as the tests' names have it."""
         return f"{self.major}-{self.isolation}{'-plain' if self.plain else ''}"
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        """What the template has: the newer versions' bundle has none that whoever owns a database could create or drop.
+        """Extensions of the template. The newer versions' bundle has none that a database's owner may create or drop.
 
         A plain role cannot move one into a schema.
         """
         return ("citext",) if self.major == 15 and not (self.plain and self.isolation == "schema") else ()
 
     def allows(self, change: Change) -> bool:
-        """Whether there is what it changes."""
+        """Return whether the place has the objects that the change needs."""
         in_vain = "EXTENSION citext" in " ".join(change.sql) and not self.extensions
         return change.concerns(self.major) and not in_vain
 
 
 def places_of(majors: Sequence[int], *, plain: bool = False) -> list[Place]:
-    """Every version in both isolations."""
+    """Return every version in both isolations."""
     return [Place(major, isolation, plain) for major in majors for isolation in ISOLATIONS]
 
 
 def plan(majors: Sequence[int], reach: Reach = REACH) -> list[tuple[Place, Change]]:
-    """What is made where, place by place."""
+    """Return the changes with their places, place by place."""
     places, plain = places_of(majors), places_of(majors, plain=True)
     chosen: dict[Place, list[Change]] = {place: [] for place in (*places, *plain)}
     for turn, change in enumerate(CATALOGUE):

@@ -1,4 +1,4 @@
-"""The hygiene matrix: whatever a holder leaves behind, the next one finds the template."""
+"""The hygiene matrix: after any change by a holder, the next holder finds the template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers import MAJORS, matrix_majors
         for place, change in plan(matrix_majors())
     ],
 )
-def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
+def test_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
     stand = grounds.stand(place.major, place.isolation, plain=place.plain)
     holder = Holder(stand.clean.subject)
     try:
@@ -54,13 +54,13 @@ def _is_clean_again(stand: Stand) -> None:
     assert not found, "\n".join(found)
 
 
-def test_kinds_have_names_of_their_own() -> None:
+def test_kinds_have_unique_names() -> None:
     names = [change.name for change in CATALOGUE]
     assert len(set(names)) == len(names)
     assert set(names) >= EVERYWHERE_KINDS
 
 
-def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
+def test_at_least_75_kinds_run_in_every_place() -> None:
     chosen = plan(MAJORS, Reach.TURNS)
     for place in places_of(MAJORS):
         cleaned = [
@@ -69,7 +69,7 @@ def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
         assert len(cleaned) >= 75, place
 
 
-def test_a_default_run_makes_each_of_them_in_both_isolations_and_uses_every_place() -> None:
+def test_default_run_covers_main_kinds_in_both_isolations() -> None:
     changes = {change.name: change for change in CATALOGUE}
     made: dict[str, set[Place]] = {name: set() for name in EVERYWHERE_KINDS}
     for place, change in plan(MAJORS, Reach.USUAL):
@@ -83,14 +83,14 @@ def test_a_default_run_makes_each_of_them_in_both_isolations_and_uses_every_plac
     assert set().union(*made.values()) == {*places_of(MAJORS), *places_of(MAJORS, plain=True)}
 
 
-def test_what_only_a_whole_database_allows_is_refused_with_every_schema() -> None:
+def test_turns_run_covers_main_kinds_in_every_place() -> None:
     changes = {change.name: change for change in CATALOGUE}
     chosen = set(plan(MAJORS, Reach.TURNS))
     for name in EVERYWHERE_KINDS:
         assert all((place, changes[name]) in chosen for place in places_of(MAJORS)), name
 
 
-def test_every_kind_has_its_turn() -> None:
+def test_every_kind_is_run_or_refused() -> None:
     made = {change for place, change in plan(MAJORS, Reach.TURNS) if place.isolation not in change.refused}
     assert made == {change for change in CATALOGUE if change.refused != EVERYWHERE}
     tried = {change for place, change in plan(MAJORS, Reach.USUAL) if place.isolation in change.refused}

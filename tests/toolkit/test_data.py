@@ -363,7 +363,7 @@ def test_ids_are_the_same_in_every_run_and_others_in_every_test() -> None:
 
 
 @pytest.mark.parametrize("driver", ["postgresql+asyncpg", "postgresql+psycopg", "sqlite+aiosqlite"])
-async def test_awaited_it_does_the_same(postgres_engine: Engine, driver: str) -> None:
+async def test_async_cleanup_does_the_same(postgres_engine: Engine, driver: str) -> None:
     if driver.startswith("sqlite"):
         engine = create_async_engine(f"{driver}://", poolclass=StaticPool)
         async with engine.begin() as connection:

@@ -37,7 +37,7 @@ async def read_digest(connection: Reader, version: int, model: TableModel, *, sc
         connection: connection to the database.
         version: version of the server (``server_version_num``).
         model: model of the template, whose sequences are read on servers that cannot list their states.
-        schema: name of the schema; ``None`` for the whole database.
+        schema: name of the schema, or ``None`` for the whole database.
     """
     tables: dict[Qualified, tuple[int, str]] = {}
     for found in await connection.fetch(_TABLES, schema):

@@ -39,7 +39,7 @@ class Site:
 
     Attributes:
         database: name of the database.
-        schema: name of the schema; ``None`` for isolation ``database``.
+        schema: name of the schema, or ``None`` for isolation ``database``.
         login: name of the login.
     """
 
@@ -130,7 +130,7 @@ class Baseline:
 
     @property
     def scope(self) -> tuple[int, ...]:
-        """OIDs of the schema and its login, which limit queries over catalogs; empty for a whole database."""
+        """OIDs of the schema and its login, which limit queries over catalogs, or empty for a whole database."""
         login, _, schema = self.numbers
         return (schema, login) if self.site.schema is not None else ()
 
@@ -182,7 +182,7 @@ async def read_baseline(connection: Connection, site: Site, catalogs: Catalogs) 
     """
     row = await connection.fetchrow(_BASELINE, site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone", cause=Cause.LOGIN)
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN)
     baseline = Baseline(site, (row["login"], row["database"], row["schema"] or 0), row["surroundings"], {})
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
@@ -197,7 +197,7 @@ async def read_mark(connection: Connection, site: Site, relations: Relations | N
     Args:
         connection: connection to the database.
         site: names of the database and its login.
-        relations: relations of the schema that have counters; ``None`` for a whole database.
+        relations: relations of the schema that have counters, or ``None`` for a whole database.
 
     Raises:
         Unprovable: its login does not exist, so another worker has the database by now.
@@ -224,7 +224,7 @@ async def read_mark_without_counters(connection: Connection, site: Site) -> Mark
     what = MARK if site.schema is None else MARK_OF_SCHEMA
     row = await connection.fetchrow(f"WITH me AS ({OIDS}) SELECT {what} FROM me", site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone", cause=Cause.LOGIN)
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN)
     return Mark.from_json(dict(row))
 
 

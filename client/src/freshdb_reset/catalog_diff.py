@@ -47,7 +47,7 @@ async def _check_catalogs(
         return frozenset()
     if inspection.vacuuming and (in_schema or "pg_proc" in inspection.catalogs):
         # The function that autovacuum runs may have its old definition again by now.
-        reason = "autovacuum was at work, and functions were defined"
+        reason = "autovacuum was running, and functions were redefined"
         objects = await _defined_since(connection, catalogs, expected)
         raise Unprovable(reason, cause=Cause.CATALOGS, objects=objects)
     unreadable = inspection.catalogs.difference(catalogs.names)

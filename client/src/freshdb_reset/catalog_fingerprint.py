@@ -4,8 +4,8 @@ The fingerprint covers every column of every system catalog that belongs to one 
 so it includes the owners, privileges, comments and options of every kind of object that this version of PostgreSQL knows.
 These are left out:
 
-* statistics (``pg_statistic``, ``pg_statistic_ext_data``);
-* the location and size of a relation's storage, and hints that PostgreSQL clears at any time;
+* statistics (``pg_statistic``, ``pg_statistic_ext_data``),
+* the location and size of a relation's storage, and hints that PostgreSQL clears at any time,
 * the schemas of temporary objects, which PostgreSQL creates once and keeps.
 
 The comparison has two steps, and the cheap one comes first.
@@ -267,8 +267,8 @@ class Catalogs:
         Args:
             connection: connection to the database.
             names: texts that are replaced before hashing (``Site.names``).
-            scope: OIDs of schema and login; empty for a whole database.
-            only: names of the catalogs; ``None`` for all.
+            scope: OIDs of schema and login, or empty for a whole database.
+            only: names of the catalogs, or ``None`` for all.
         """
         parts = [self._extent(name, len(scope) + 1) for name in (self.names if only is None else only)]
         if not parts:

@@ -64,7 +64,7 @@ class Inspection:
 
     Attributes:
         mark: mark that would be set now.
-        numbers: OIDs of login, database and schema; ``None`` if there is no schema.
+        numbers: OIDs of login, database and schema, or ``None`` if there is no schema.
         tables: tables of the template that were written to.
         sequences: sequences of the template that were read or moved.
         elsewhere: true if anything else was written to.
@@ -157,13 +157,13 @@ async def inspect_catalogs(connection: Reader, inspection: Inspection) -> Inspec
 
 
 def why_unreliable(baseline: Baseline, mark: Mark, inspection: Inspection) -> str | None:
-    """Return the reason why the counters and OIDs of an inspection cannot be compared; ``None`` if they can."""
+    """Return the reason why the counters and OIDs of an inspection cannot be compared, or ``None`` if they can."""
     if inspection.numbers != (*baseline.numbers[:2], baseline.numbers[2] or None):
-        return "its login, database or schema is another one"
+        return "its login, database or schema was replaced"
     if inspection.mark.statistics_at != mark.statistics_at or inspection.mark.reset_at != mark.reset_at:
         return "the server lost its statistics (a crash, or a reset by a superuser)"
     if inspection.mark.transaction - mark.transaction > _HORIZON:
-        return "it was leased for more transactions than can be told apart"
+        return "more transactions passed since it was clean than PostgreSQL can distinguish"
     return None
 
 

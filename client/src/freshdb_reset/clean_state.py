@@ -35,9 +35,9 @@ class TemplateProfile:
 
     Attributes:
         model: tables and sequences of the template.
-        relations: relations with counters, by the OIDs that all clones share; ``None`` for isolation ``schema``.
+        relations: relations with counters, by the OIDs that all clones share, or ``None`` for isolation ``schema``.
         seeds: rows of its small tables, in the text format of ``COPY``.
-        extents: fingerprint of its clones' catalogs; empty for isolation ``schema``.
+        extents: fingerprint of its clones' catalogs, or empty for isolation ``schema``.
     """
 
     model: TableModel
@@ -103,5 +103,5 @@ class CleanState:
         """
         relations = self.template.relations if self.site.schema is None else self.known.baseline.relations
         if relations is None:
-            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
+            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
         return InspectionQuery(self.site, relations, self.known.mark)

@@ -166,7 +166,7 @@ def _check_updates_fire_nothing(model: TableModel, families: _Families) -> None:
     for name in (name for tables in families.values() for name in tables):
         if "update" in model.tables[name].fires or model.tables[name].runs_code:
             raise CircularReferences(
-                f"to break the circle that {name[1]} is in would run the template's functions"
+                f"breaking the circle of foreign keys at {name[1]} would run the template's functions"
             )
 
 

@@ -52,7 +52,7 @@ class Plan:
         truncate: tables to truncate in one statement.
         vacuum: tables to vacuum afterwards.
         sequences: sequences to set, with ``last_value`` and ``is_called``.
-        order: order of the steps; ``None`` if it does not matter.
+        order: order of the steps, or ``None`` if it does not matter.
     """
 
     delete: list[Qualified] = field(default_factory=list)
@@ -160,7 +160,7 @@ def make_plan(
     for name in sorted({*found.tables, *rewritten}):
         table, written = model.tables.get(name), found.tables.get(name)
         if table is None:
-            raise Unprovable(f"the table {shown(name)} is not the template's", cause=Cause.CATALOGS)
+            raise Unprovable(f"the table {shown(name)} is not part of the template", cause=Cause.CATALOGS)
         if table.rows == 0 and written is None:
             continue  # it was truncated, and should be empty
         _choose(plan, template, name, table, written, was_rewritten=name in rewritten)
@@ -233,12 +233,12 @@ def _choose(
 def _choose_reload(plan: Plan, template: TemplateProfile, name: Qualified, table: Table) -> None:
     if name not in template.seeds:
         raise Unprovable(
-            f"rows of the table {shown(name)} were changed, and it is too large to be loaded again",
+            f"rows of the table {shown(name)} were changed, and it is too large to load again",
             cause=Cause.ROWS,
         )
     if table.runs_code:
         raise Unprovable(
-            f"to load the table {shown(name)} would run functions of the template's", cause=Cause.ROWS
+            f"loading the table {shown(name)} would run functions of the template's author", cause=Cause.ROWS
         )
     _check_nothing_fires(name, table, "delete", "insert")
     plan.reload.append(name)
@@ -248,5 +248,5 @@ def _check_nothing_fires(name: Qualified, table: Table, *events: str) -> None:
     firing = [event for event in events if event in table.fires]
     if firing:
         raise Unprovable(
-            f"the table {shown(name)} has triggers or rules that fire when we {firing[0]}", cause=Cause.ROWS
+            f"the table {shown(name)} has triggers or rules that fire on {firing[0]}", cause=Cause.ROWS
         )

@@ -46,10 +46,10 @@ class Table:
     """An ordinary table, a leaf of a partitioned table, or a materialized view.
 
     Attributes:
-        rows: number of rows in the template; ``None`` for many.
+        rows: number of rows in the template, or ``None`` for many.
         pages: size in the template, in blocks of 8 KiB.
         materialized: true for a materialized view.
-        family: the partitioned table that it is a partition of; otherwise the table itself.
+        family: the partitioned table that it is a partition of, or else the table itself.
         fires: events that fire triggers or rules in the session that cleans: insert, update, delete, truncate.
         runs_code: true if loading rows would run functions of the template's author.
         columns: columns that hold values of their own, which generated columns do not.
@@ -129,7 +129,7 @@ async def read_table_model(
     Args:
         connection: connection to the database.
         version: version of the server (``server_version_num``).
-        schema: name of the schema; ``None`` for the whole database.
+        schema: name of the schema, or ``None`` for the whole database.
         as_replica: true if the cleaning session has ``session_replication_role = replica``, and so fires few triggers.
     """
     tables: dict[Qualified, Table] = {}
@@ -200,7 +200,7 @@ def sequences_query(version: int, names: Collection[Qualified], schema: str | No
     Args:
         version: version of the server (``server_version_num``).
         names: names of all sequences, for servers that cannot list their states.
-        schema: schema of the sequences; ``None`` for a whole database.
+        schema: schema of the sequences, or ``None`` for a whole database.
     """
     if version >= _SEQUENCE_FUNCTION_VERSION:
         where = "true" if schema is None else f"n.nspname = {constant(schema)}"

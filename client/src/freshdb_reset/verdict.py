@@ -1,4 +1,4 @@
-"""The verdict that cleaning in place is not enough, and what a holder left in a database."""
+"""The verdict that cleaning in place is not enough, and the leftovers of a holder in a database."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a holder left in a database.
+    """Leftovers of a holder in a database.
 
     Attributes:
         connections: number of connections that were still open.
         prepared_transactions: number of transactions that were prepared, and neither committed nor rolled back.
         advisory_locks: number of advisory locks that those connections held.
-        objects: descriptions of objects that were created or redefined; at most 20.
+        objects: descriptions of objects that were created or redefined, at most 20.
     """
 
     connections: int = 0
@@ -66,7 +66,7 @@ class Unprovable(Exception):
 
     Attributes:
         cause: kind of the reason.
-        leftovers: what the holder left, if that was counted already.
+        leftovers: leftovers of the holder, if they were counted already.
         objects: descriptions of objects that were redefined.
         audit: differences that an audit found.
     """

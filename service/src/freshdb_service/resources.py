@@ -28,7 +28,7 @@ from freshdb_service.postgres import (
     ensure_control_database,
     foreign_databases,
     inventory,
-    refuse_for_others,
+    refuse_foreign_databases,
 )
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines
@@ -187,7 +187,7 @@ async def _enlist(store: Store, server: Server, settings: Settings, control_name
             adopted = await store_pools.adopted(connection, server.name, host=server.host, port=server.port)
             entered, _ = (await store_pools.load(connection)).get(server.name, (0, 0))
         if not adopted:
-            refuse_for_others(server.name, foreign)
+            refuse_foreign_databases(server.name, foreign)
         if entered and not await inventory(server):
             message = (
                 f"the server {server.name} holds databases of others, and nothing of the {entered} databases and templates "

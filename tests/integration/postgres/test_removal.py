@@ -1,4 +1,4 @@
-"""What is ours can always be dropped, whatever its holder did; what only looks like ours is never touched."""
+"""Objects of freshdb can always be dropped, whatever a holder did to them. Similar objects of others are never touched."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def names(objects: list[OwnedObject]) -> set[tuple[str, str]]:
     return {(one.kind, str(one.name)) for one in objects}
 
 
-async def test_dropping_what_is_not_there_does_nothing(any_server: Server) -> None:
+async def test_dropping_missing_object_does_nothing(any_server: Server) -> None:
     await drop_database(any_server, uuid4())
     await drop_schema(any_server, uuid4(), "no_such_database")
     await drop_shared(any_server, uuid4())
@@ -45,7 +45,7 @@ async def test_dropping_what_is_not_there_does_nothing(any_server: Server) -> No
     await drop_owned(any_server, OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
 
 
-async def test_everything_is_dropped_while_people_are_connected(
+async def test_objects_are_dropped_while_clients_are_connected(
     any_server: Server, isolation: Isolation
 ) -> None:
     template = await build_template(any_server, EVERYTHING)
@@ -67,9 +67,7 @@ async def test_everything_is_dropped_while_people_are_connected(
         holder.terminate()
 
 
-async def test_only_generations_below_the_one_that_is_named_are_dropped(
-    server: Server, isolation: Isolation
-) -> None:
+async def test_only_lower_generations_are_dropped(server: Server, isolation: Isolation) -> None:
     pool = await pool_of(server, isolation, await build_template(server))
     database_id = uuid4()
     logins = {generation: await pool.provision(database_id, generation) for generation in (1, 2, 10)}
@@ -83,7 +81,7 @@ async def test_only_generations_below_the_one_that_is_named_are_dropped(
         pass
 
 
-async def test_only_attempts_below_the_one_that_is_named_are_dropped(server: Server) -> None:
+async def test_only_lower_attempts_are_dropped(server: Server) -> None:
     template_id = uuid4()
     for attempt in (1, 2):
         await create_build(server, template_id, attempt, [])
@@ -91,7 +89,7 @@ async def test_only_attempts_below_the_one_that_is_named_are_dropped(server: Ser
     assert {one.name.counter for one in await inventory(server)} == {2}
 
 
-async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Server) -> None:
+async def test_database_is_dropped_whatever_its_owner_changed(any_server: Server) -> None:
     pool = await pool_of(
         any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
     )
@@ -113,18 +111,18 @@ async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Se
     assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
 
 
-async def test_a_database_that_its_owner_dropped_is_reset_all_the_same(server: Server) -> None:
+async def test_database_dropped_by_its_owner_is_reset(server: Server) -> None:
     pool = await pool_of(server, Isolation.DATABASE, await build_template(server, "CREATE TABLE t ()"))
     database_id = uuid4()
     login = await pool.provision(database_id)
-    await server.sessions.leave(login.database)  # as long as the service keeps one open, it cannot be dropped
+    await server.sessions.close_idle(login.database)  # an open session of the service would prevent the drop
     async with connected(server, replace(login, database="postgres")) as connection:
         await connection.execute(f"DROP DATABASE {login.database}")
     async with connected(server, (await pool.reset(database_id, 2)).login) as connection:
         await connection.execute("TABLE t")
 
 
-async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server: Server) -> None:
+async def test_schema_dropped_by_its_owner_is_reset(any_server: Server) -> None:
     pool = await pool_of(any_server, Isolation.SCHEMA, await build_template(any_server, "CREATE TABLE t ()"))
     database_id = uuid4()
     login = await pool.provision(database_id)
@@ -138,8 +136,8 @@ async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server:
         assert await connection.fetchval("SELECT count(*) FROM pg_largeobject_metadata") == 0
 
 
-async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: Server) -> None:
-    """A role that is named in a grant or a policy anywhere cannot be dropped: a holder must not keep another's alive."""
+async def test_login_with_privileges_from_other_lease_is_dropped(any_server: Server) -> None:
+    """A grant or a policy that names a role prevents its drop. A holder must not prevent the drop of another login."""
     pool = await pool_of(
         any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
     )
@@ -159,7 +157,7 @@ async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: 
 
 @pytest.fixture
 async def lookalikes(postgres: PostgresServer) -> AsyncIterator[tuple[UUID, set[str]]]:
-    """Roles and databases that are named like ours, with no stamp, or with that of another installation."""
+    """Roles and databases with names like freshdb's, without a stamp, or with the stamp of another installation."""
     database_id = uuid4()
     token = database_id.hex[-12:]
     stamps = {1: None, 2: f"freshdb:{uuid4()}", 3: "freshdb:", 4: "just a note"}
@@ -181,7 +179,7 @@ async def lookalikes(postgres: PostgresServer) -> AsyncIterator[tuple[UUID, set[
     await connection.close()
 
 
-async def test_what_only_looks_like_ours_is_never_touched(
+async def test_similar_objects_of_others_are_never_touched(
     any_server: Server, lookalikes: tuple[UUID, set[str]], postgres: PostgresServer
 ) -> None:
     database_id, made = lookalikes
@@ -208,7 +206,7 @@ async def test_what_only_looks_like_ours_is_never_touched(
     assert {row["datname"] for row in there} == made
 
 
-async def test_our_stamp_under_a_name_that_is_not_ours_is_left_alone(server: Server) -> None:
+async def test_stamped_object_with_foreign_name_is_left_alone(server: Server) -> None:
     name = f"accounts_{uuid4().hex[:8]}"
     async with server.maintenance() as connection:
         await connection.execute(f"CREATE DATABASE {name}")
@@ -220,7 +218,7 @@ async def test_our_stamp_under_a_name_that_is_not_ours_is_left_alone(server: Ser
             await connection.execute(f"DROP DATABASE {name}")
 
 
-async def test_two_installations_on_one_server_do_not_see_each_other(
+async def test_installations_on_one_server_do_not_see_each_other(
     postgres_18: PostgresServer, server_18: Server, options: ServerOptions
 ) -> None:
     template = await build_template(server_18)
@@ -239,8 +237,8 @@ async def test_two_installations_on_one_server_do_not_see_each_other(
     assert len(await inventory(server_18)) == 4
 
 
-async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: Server) -> None:
-    """A role without its database; a database that was not stamped yet, and is told by its owner."""
+async def test_objects_of_dead_worker_are_found_and_dropped(any_server: Server) -> None:
+    """A role without its database, and a database without a stamp, which its owner identifies."""
     alone, unstamped = (any_server.name_of(Kind.DATABASE, uuid4(), 1) for _ in range(2))
     member = (
         ""
@@ -261,7 +259,7 @@ async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: 
     assert await inventory(any_server) == []
 
 
-async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
+async def test_incomplete_shared_database_is_recreated(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t ()")
     pool_id = uuid4()
     name = server.name_of(Kind.SHARED, pool_id)
@@ -273,8 +271,8 @@ async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
     assert await prepare_shared(server, pool_id, template.database) == blueprint
 
 
-async def test_the_trial_of_a_preparation_is_a_part_of_the_shared_database(server: Server) -> None:
-    """Whoever repairs by the inventory must not take it for a leftover while the preparation is at it."""
+async def test_trial_schema_is_part_of_shared_database(server: Server) -> None:
+    """The reconciler must not drop it while the preparation uses it."""
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server))
     assert pool.origin.blueprint is not None
     before = await inventory(server)
@@ -285,7 +283,7 @@ async def test_the_trial_of_a_preparation_is_a_part_of_the_shared_database(serve
         assert not await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", login.user)
 
 
-async def test_an_object_that_was_replaced_since_it_was_listed_is_left_alone(server: Server) -> None:
+async def test_object_replaced_after_listing_is_left_alone(server: Server) -> None:
     template = await build_template(server)
     database_id = uuid4()
     await provision_database(server, database_id, 1, template.database)
@@ -297,7 +295,7 @@ async def test_an_object_that_was_replaced_since_it_was_listed_is_left_alone(ser
     assert len([one for one in await inventory(server) if one.belongs_to(database_id)]) == 2
 
 
-async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
+async def test_inventory_lists_all_objects_of_installation(server: Server) -> None:
     template = await build_template(server)
     pool = await pool_of(server, Isolation.SCHEMA, template)
     login = await pool.provision(uuid4())
@@ -315,7 +313,7 @@ async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
     assert sum((await database_sizes(server)).values()) > 10_000_000
 
 
-async def test_passwords_show_in_no_message(postgres_18: PostgresServer, server_18: Server) -> None:
+async def test_passwords_are_in_no_message(postgres_18: PostgresServer, server_18: Server) -> None:
     password = str(urlsplit(postgres_18.dsn).password)
     assert password not in repr(server_18)
     assert password not in repr(vars(server_18)["_address"])

@@ -1,25 +1,18 @@
-"""Managed PostgreSQL servers: everything that is done to them, and the only place that knows asyncpg.
+"""All operations on managed PostgreSQL servers. No other package of the service imports asyncpg.
 
-=================  ==================================================================================================
-``server``         one managed server, and the connections to it
-``facts``          what a server says of itself, and whether it may be managed (``denial``)
-``activity``       how busy a server is
-``control``        the control plane's own database
-``identifiers``    names; the only place that quotes
-``ownership``      what on a server is ours: the prefix and the stamp
-``roles``          logins
-``fence``          shutting a login out
-``grip``           what its holder holds on to, and is in our way
-``templates``      builds, and sealing them; ``scripts`` runs a template's SQL
-``databases``      isolation ``database``: cloning a template
-``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
-``removal``        dropping all of these
-``leftovers``      closing a login at once, and what its holder left open
-``reset``          making a used database clean: what engines do, and the one that rebuilds
-``clean``          freshdb's own engine. It looks (``baseline``, ``look``), judges (``judging``, ``catalogs``), cleans
-                   (``cleaning``), knows its templates (``knowledge``, ``picture``), keeps sessions open for that
-                   (``sessions``), and now and then compares in full (``audit``)
-=================  ==================================================================================================
+=============  ======================================================================================================
+``server``     one managed server: its connections, capabilities, deny list, idle sessions, control database
+``names``      names of freshdb's objects, and quoting
+``ownership``  the objects of this installation on a server, by prefix and stamp
+``roles``      logins
+``blockers``   terminating sessions of holders that block the service
+``fencing``    disabling a login, and terminating its sessions
+``drop``       dropping databases, schemas, roles and templates
+``provision``  templates and builds, clones (isolation ``database``), schemas in a shared database (isolation ``schema``)
+``reset``      turning a used database into a clean one, in place with ``freshdb_reset``, or by a rebuild
+=============  ======================================================================================================
+
+Each package imports only those above it.
 """
 
 from freshdb_reset import Baseline, Cause, KnownState, Leftovers, Mark, Site
@@ -40,11 +33,11 @@ from freshdb_service.postgres.reset import (
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    untold,
+    ignore_leftovers,
 )
 from freshdb_service.postgres.server.activity import Activity, activity
-from freshdb_service.postgres.server.capabilities import refuse_for_others
-from freshdb_service.postgres.server.connections import Login, forgive_lost_connections
+from freshdb_service.postgres.server.capabilities import refuse_foreign_databases
+from freshdb_service.postgres.server.connections import Login, ignore_lost_connections
 from freshdb_service.postgres.server.control_database import close_control_database, ensure_control_database
 from freshdb_service.postgres.server.options import ServerOptions
 from freshdb_service.postgres.server.server import Server
@@ -82,13 +75,13 @@ __all__ = [
     "drop_template",
     "ensure_control_database",
     "foreign_databases",
-    "forgive_lost_connections",
+    "ignore_leftovers",
+    "ignore_lost_connections",
     "inventory",
     "prepare_shared",
     "provision_database",
     "provision_schema",
-    "refuse_for_others",
+    "refuse_foreign_databases",
     "run_sql",
     "seal",
-    "untold",
 ]

@@ -8,7 +8,7 @@ from freshdb_service.postgres.reset.engine import (
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    untold,
+    ignore_leftovers,
 )
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "ResetEngine",
     "ResetOutcome",
     "UsedDatabase",
-    "untold",
+    "ignore_leftovers",
 ]

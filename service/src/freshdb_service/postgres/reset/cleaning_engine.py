@@ -47,8 +47,8 @@ from freshdb_reset import (
 )
 from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres.blockers import insisting
-from freshdb_service.postgres.fencing.fence import shut_out
+from freshdb_service.postgres.blockers import terminating_blockers
+from freshdb_service.postgres.fencing.fence import fence_and_inspect
 from freshdb_service.postgres.names import Kind
 from freshdb_service.postgres.reset.engine import (
     CopySource,
@@ -56,8 +56,8 @@ from freshdb_service.postgres.reset.engine import (
     ResetOutcome,
     UsedDatabase,
     fence_old,
+    ignore_leftovers,
     rebuild,
-    untold,
 )
 from freshdb_service.postgres.reset.login_handover import (
     LoginHandover,
@@ -91,7 +91,7 @@ class CleaningEngine:
     """Cleans in place where that is proved to be enough, and rebuilds everywhere else.
 
     Args:
-        audit_every: number of cleaned databases per audit; 0 for no audits.
+        audit_every: number of cleaned databases per audit, or 0 for no audits.
     """
 
     def __init__(self, *, audit_every: int = 0) -> None:
@@ -107,7 +107,7 @@ class CleaningEngine:
         try:
             return await _note(server, self._templates, login, origin)
         except Unprovable as unprovable:
-            message = f"the database {login.database} cannot be handed out: {unprovable}"
+            message = f"the database {login.database} cannot be leased: {unprovable}"
             raise Conflict(message) from unprovable
 
     async def reset(
@@ -116,7 +116,7 @@ class CleaningEngine:
         used: UsedDatabase,
         origin: CopySource,
         generation: int,
-        fenced: Fenced = untold,
+        fenced: Fenced = ignore_leftovers,
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
@@ -128,7 +128,7 @@ class CleaningEngine:
         leftovers = unprovable.leftovers or await fence_old(server, used)
         fenced(leftovers)
         if used.site is not None and used.site.schema is None:
-            await server.sessions.leave(used.site.database)
+            await server.sessions.close_idle(used.site.database)
             self._dead_rows.pop(used.site.database, None)
         login = await rebuild(server, used, origin, generation)
         known = await self.note(server, login, origin)
@@ -145,7 +145,7 @@ class CleaningEngine:
 
     def _work(self, server: Server, used: UsedDatabase, origin: CopySource) -> _Work:
         if used.site is None or used.known is None:
-            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
+            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
         profile = self._templates.profile(server, origin)
         return _Work(server, origin, CleanState(used.site, used.known, profile))
 
@@ -159,7 +159,7 @@ class CleaningEngine:
         leftovers: Leftovers | None = None
         try:
             async with AsyncExitStack() as visit:
-                session, leftovers, inspection = await _shut_out(visit, server, expected)
+                session, leftovers, inspection = await _enter_and_fence(visit, server, expected)
                 catalogs = await self._templates.catalogs(server, session, schema=site.schema is not None)
                 rewritten = await check_definitions(session, catalogs, expected, inspection)
                 await self._vacuum_catalogs(session, site, catalogs, inspection)
@@ -202,14 +202,14 @@ class CleaningEngine:
         """Audit a clean database, if it is one of the sample.
 
         Raises:
-            Unprovable: it differs from its template; or a fresh copy is needed first, to compare with.
+            Unprovable: it differs from its template, or a fresh copy is needed first, to compare with.
         """
         self._cleaned += 1
         if not self._audit_every or self._cleaned % self._audit_every:
             return None
         digest = self._templates.digest(work.server, work.origin)
         if digest is None:
-            raise Unprovable("a fresh copy is needed, for audits to compare with", cause=Cause.AUDIT)
+            raise Unprovable("an audit needs a fresh copy of the template to compare with", cause=Cause.AUDIT)
         found = await audit_differences(session, work.server.version, catalogs, expected, digest)
         if found:
             raise Unprovable(f"an audit found that {found[0]}", cause=Cause.AUDIT, audit=found)
@@ -244,7 +244,7 @@ class CleaningEngine:
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
 
 
-async def _shut_out(
+async def _enter_and_fence(
     visit: AsyncExitStack, server: Server, expected: CleanState
 ) -> tuple[Session, Leftovers, Inspection]:
     """Enter the database, and shut all others out.
@@ -254,18 +254,20 @@ async def _shut_out(
     """
     site, query = expected.site, expected.query
     while True:
-        kept, session = server.sessions.keeps(site.database), None
+        idle, session = server.sessions.has_idle(site.database), None
         try:
             async with AsyncExitStack() as attempt:
                 session = await attempt.enter_async_context(server.sessions.inside(site.database))
-                attempt.enter_context(insisting(server, session))
-                leftovers, inspection = await shut_out(session, site, query, sees_all=server.is_superuser)
+                attempt.enter_context(terminating_blockers(server, session))
+                leftovers, inspection = await fence_and_inspect(
+                    session, site, query, sees_all=server.is_superuser
+                )
                 if inspection.elsewhere and site.schema is None:
                     inspection = await inspect_catalogs(session, inspection)
                 await visit.enter_async_context(attempt.pop_all())
                 return session, leftovers, inspection
         except BackendUnavailable:
-            if not (kept and session is not None and session.is_closed()):
+            if not (idle and session is not None and session.is_closed()):
                 raise
 
 

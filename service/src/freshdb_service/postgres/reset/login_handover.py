@@ -47,7 +47,7 @@ async def clean_and_hand_over(
     """Clean the database and hand it over to the next login, in one transaction.
 
     ``at_once`` also opens the login, which takes a superuser. Otherwise the login only has its new name afterwards, and
-    waits for ``open_login``. What this session wrote has been counted then.
+    waits for ``open_login``. By then, the writes of this session have been counted.
 
     Raises:
         Unprovable: the login does not exist, so another worker has the database by now. Nothing was changed.
@@ -55,7 +55,7 @@ async def clean_and_hand_over(
     try:
         await clean(session, plan, expected, handover.statements(at_once=at_once))
     except (asyncpg.DivisionByZeroError, asyncpg.UndefinedObjectError) as error:
-        raise Unprovable("its login is gone", cause=Cause.LOGIN) from error
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN) from error
 
 
 async def open_login(session: Session, handover: LoginHandover) -> None:

@@ -45,7 +45,7 @@ class TemplateCache:
         key = _key(server, origin)
         if key not in self._templates:
             raise Unprovable(
-                "this process has not seen a fresh copy of the template yet", cause=Cause.UNKNOWN
+                "this process has not read a fresh copy of the template yet", cause=Cause.UNKNOWN
             )
         self._templates.move_to_end(key)
         return self._templates[key]

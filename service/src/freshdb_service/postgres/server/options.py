@@ -1,4 +1,4 @@
-"""Options for managing a server."""
+"""Options for all managed servers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How servers are treated. Durations in seconds.
+    """Options for all managed servers. Durations are in seconds.
 
     Attributes:
-        prefix: every name of ours begins with it.
-        connection_limit: most connections of one lease; never more than half of what the server has for everybody.
-        temp_file_bytes: most disk that one connection of a lease may take for temporary files, where our role may limit
-            that; 0 leaves it to the server.
-        deny: servers that must not be managed (``denial``).
-        pool_size: most connections of the service to one server's maintenance database.
-        rebuilds: most used databases that are made anew at once.
-        command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
-        clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
-            disk), else ``wal_log``.
-        idle_sessions: most sessions inside databases that are kept open for the next reset.
-        answer_seconds: a server that gives no sign of life for so long is lost (``pulse``).
-        scram_iterations: how often a login's password is hashed; some drivers accept no less than 4096.
-        pg_dump: needed for isolation ``schema``; at least as new as the newest server.
+        prefix: prefix of all names of freshdb's objects.
+        connection_limit: maximum connections per lease. It is never more than half of what the server has for all.
+        temp_file_bytes: maximum disk space for temporary files per connection of a lease, where the service's role may
+            limit it. 0 keeps the server's limit.
+        deny: servers that must not be managed (``deny_list``).
+        pool_size: maximum connections of the service to the maintenance database of one server.
+        rebuilds: maximum used databases that are rebuilt at the same time, per server.
+        command_timeout_seconds: timeout for one statement of the service. Building and copying have longer ones.
+        clone_strategy: ``auto`` means ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach
+            the disk), and ``wal_log`` elsewhere.
+        idle_sessions: maximum idle sessions in databases, which are kept open for the next reset.
+        answer_seconds: time without a sign of life after which a server counts as lost (``liveness``).
+        scram_iterations: iterations of the hash of a login's password. Some drivers require at least 4096.
+        pg_dump: path of ``pg_dump``, which isolation ``schema`` needs. It must be at least as new as the newest server.
     """
 
     prefix: str = "freshdb"
