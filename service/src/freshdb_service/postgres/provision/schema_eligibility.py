@@ -34,8 +34,7 @@ SELECT description || ' belongs to a whole database' FROM object
 WHERE (oid >= 16384 OR catalog = 'pg_largeobject'::regclass)  -- objects with lower OIDs are PostgreSQL's own
   AND NOT EXISTS (
       SELECT FROM pg_depend d
-      WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')  -- they belong to an extension
-      or a type
+      WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')  -- an extension's, a type's
   )
 ORDER BY 1
 """
