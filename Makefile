@@ -104,7 +104,8 @@ docs: install ## the site, in build/docs (a warning is an error), and the exampl
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
 	$(BIN)/python -m pytest tests/docs
 
-COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
+    --no-emit-package freshdb
 
 lock: ## pin anew what constraints.txt holds, and what of it goes into the image (needs uv)
 	$(COMPILE) --upgrade client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \

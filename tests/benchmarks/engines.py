@@ -28,6 +28,7 @@ from freshdb_service.config import Settings
 from freshdb_service.postgres import (
     CopySource,
     Fenced,
+    KnownState,
     Leftovers,
     Login,
     ResetEngine,
@@ -35,10 +36,9 @@ from freshdb_service.postgres import (
     Server,
     UsedDatabase,
     drop_database,
+    ignore_leftovers,
     provision_database,
-    untold,
 )
-from freshdb_service.postgres.reset.engine import KnownState
 from freshdb_service.serve import serve
 
 
@@ -59,7 +59,7 @@ class Nothing:
         used: UsedDatabase,
         origin: CopySource,
         generation: int,
-        fenced: Fenced = untold,
+        fenced: Fenced = ignore_leftovers,
     ) -> ResetOutcome:
         """The first time rebuild, and remember the login; from then on ``clean``. A release does not wait for it."""
         began = monotonic()

@@ -1,4 +1,4 @@
-"""Prints the catalogue: ``python -m tests.hygiene``."""
+"""Print the catalogue: ``python -m tests.hygiene``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.servers import MAJORS
 
 
 def main() -> None:
-    """Write how many kinds there are in each place, then their names."""
+    """Print the number of kinds in each place, and their names."""
     out = sys.stdout
     out.write(f"{len(CATALOGUE)} kinds of change. Cleaned + refused by PostgreSQL\n")
     out.write(f"{'':>18}{'on this turn':>14}{'all':>14}\n")

@@ -1,4 +1,4 @@
-"""One kind of change: what a holder does with its database, and leaves behind."""
+"""One kind of change that a holder makes to its database."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ IN_SCHEMA: Final = frozenset[Isolation]({"schema"})
 EVERYWHERE: Final = frozenset[Isolation](ISOLATIONS)
 
 FORBIDDEN: Final = "42501"
-"""PostgreSQL's code for: insufficient privilege."""
+"""PostgreSQL's code for insufficient privilege."""
 
 
 @dataclass(slots=True)
 class Holder:
-    """Who has the lease. Connections that are opened here stay open until the next lease was judged."""
+    """The holder of a lease. Its connections stay open until the next lease was judged."""
 
     subject: Subject
     _held: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        """Nothing is open yet."""
+        """Return the holder, without connections."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close what is still open, as far as it is."""
+        """Close the connections that are still open."""
         self.leave()
 
     def connect(self) -> psycopg.Connection:
-        """One more connection with the lease's URL, which outlives the lease."""
+        """Open one more connection with the lease's URL. It outlives the lease."""
         return self._hold(self.subject.url)
 
     def connect_elsewhere(self, database: str) -> psycopg.Connection:
-        """A connection to another database of the server, with the lease's login."""
+        """Open a connection to another database of the server, with the lease's login."""
         return self._hold(with_database(self.subject.url, database))
 
     def run(self, *statements: str) -> None:
-        """Run statements, each by itself, in a connection that is closed then."""
+        """Run statements, each by itself, in a new connection, and close it."""
         if statements:
             with psycopg.connect(self.subject.url, autocommit=True) as connection:
                 self.run_in(connection, *statements)
@@ -58,17 +58,17 @@ class Holder:
             connection.execute(self._literal(statement))
 
     def run_as_superuser(self, *statements: str) -> None:
-        """Run statements in the same database, as somebody who may do anything."""
+        """Run statements in the same database, as a superuser."""
         if statements:
             with psycopg.connect(self.subject.inside, autocommit=True) as connection:
                 self.run_in(connection, *statements)
 
     def leave(self) -> None:
-        """Close what is still open, as far as it is."""
+        """Close the connections that are still open."""
         self._held.close()
 
     def keep(self, connection: psycopg.Connection) -> psycopg.Connection:
-        """Close this one with the others."""
+        """Close this connection together with the others."""
         self._held.callback(_close, connection)
         return connection
 
@@ -76,7 +76,7 @@ class Holder:
         return self.keep(psycopg.connect(url, autocommit=True))
 
     def _literal(self, statement: str) -> LiteralString:
-        """With the lease's own names; ``@schema@`` is public where the lease is a database."""
+        """Insert the lease's names. ``@schema@`` is public where the lease is a database."""
         names = {
             "@login@": self.subject.user,
             "@database@": self.subject.database,
@@ -92,16 +92,16 @@ class Change:
     """A kind of change.
 
     Attributes:
-        name: what is changed; the test's name.
-        sql: what the holder runs, each statement by itself, in one connection.
-        left_open: what it runs in another connection, which is still open when the lease is released.
-        superuser: what somebody with all rights runs in that database meanwhile.
-        act: what it does that is not SQL alone.
-        unseen: where the judge sees no difference, also when nobody cleans: nothing is left that anybody could tell.
-        refused: where PostgreSQL does not let a holder do it; the last statement is the one that is refused.
-        refusal: the code of the error.
-        since: the first version that can do this.
-        until: the last.
+        name: description of the change, which is in the test's name.
+        sql: statements of the holder, each run by itself, in one connection.
+        left_open: statements in another connection, which is still open when the lease is released.
+        superuser: statements that a superuser runs in the same database.
+        act: function for a change that is more than SQL.
+        unseen: isolations in which the change leaves nothing to clean, so that the judge sees no difference.
+        refused: isolations in which PostgreSQL refuses the last statement.
+        refusal: code of that error.
+        since: first version in which the change is possible.
+        until: last version in which it is possible.
     """
 
     name: str
@@ -116,15 +116,15 @@ class Change:
     until: int = 99
 
     def __str__(self) -> str:
-        """Its name."""
+        """Return the name."""
         return self.name
 
     def concerns(self, major: int) -> bool:
-        """Whether there is such a thing in this version."""
+        """Return whether the change is possible in this version."""
         return self.since <= major <= self.until
 
     def make(self, holder: Holder) -> None:
-        """Do it."""
+        """Make the change."""
         holder.run(*self.sql)
         if self.left_open:
             holder.run_in(holder.connect(), *self.left_open)
@@ -134,37 +134,37 @@ class Change:
 
 
 def change(name: str, *sql: str, unseen: frozenset[Isolation] = NOWHERE) -> Change:
-    """A change by SQL."""
+    """Return a change by SQL."""
     return Change(name, sql=sql, unseen=unseen)
 
 
 def without_trace(name: str, *sql: str) -> Change:
-    """Something after which the database is as it was, for whoever looks at it."""
+    """Return a change that leaves nothing to clean."""
     return Change(name, sql=sql, unseen=EVERYWHERE)
 
 
 def by(act: Callable[[Holder], None], name: str, *, unseen: frozenset[Isolation] = NOWHERE) -> Change:
-    """A change that is not SQL alone."""
+    """Return a change that is more than SQL."""
     return Change(name, act=act, unseen=unseen)
 
 
 def left_open(name: str, *statements: str) -> Change:
-    """Something in a connection that is still open when the lease is released."""
+    """Return a change in a connection that is still open when the lease is released."""
     return Change(name, left_open=statements)
 
 
 def of_a_database(name: str, *sql: str, unseen: frozenset[Isolation] = NOWHERE) -> Change:
-    """A change that only the owner of a whole database can make: with a schema, PostgreSQL refuses its last statement."""
+    """Return a change that only a database's owner can make. With a schema, PostgreSQL refuses its last statement."""
     return Change(name, sql=sql, unseen=unseen, refused=IN_SCHEMA)
 
 
 def refused(name: str, *sql: str, code: str = FORBIDDEN) -> Change:
-    """What no holder can do: PostgreSQL refuses the last statement."""
+    """Return a change that no holder can make, because PostgreSQL refuses its last statement."""
     return Change(name, sql=sql, refused=EVERYWHERE, refusal=code)
 
 
 def between(since: int, until: int, one: Change) -> Change:
-    """The same, only with these versions of PostgreSQL."""
+    """Limit changes to these versions of PostgreSQL."""
     return replace(one, since=since, until=until)
 
 

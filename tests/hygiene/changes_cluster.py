@@ -1,4 +1,4 @@
-"""What is not inside the database: its own attributes, the login's, settings, statistics of use; and what nobody may."""
+"""Changes outside the database: its attributes, the login, settings, statistics, and changes that no holder may make."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _closed(holder: Holder) -> None:
 
 
 def _dropped(holder: Holder) -> None:
-    """From elsewhere, in a moment when nobody is in it; the service may be, and PostgreSQL refuses for so long."""
+    """Drop the database from another one. PostgreSQL refuses while a session of the service is in it."""
     elsewhere = holder.connect_elsewhere("postgres")
     with psycopg.connect(holder.subject.superuser, autocommit=True) as superuser:
         until = monotonic() + 30

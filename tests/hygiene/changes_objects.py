@@ -1,4 +1,4 @@
-"""Types, functions, operators, text search, schemas, extensions, comments, large objects: every other kind of object."""
+"""Changes of all other objects: types, functions, operators, text search, schemas, extensions, comments, large objects."""
 
 from __future__ import annotations
 

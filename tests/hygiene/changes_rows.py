@@ -1,4 +1,4 @@
-"""Rows: what most tests leave behind."""
+"""Changes of rows, as most tests make them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _frozen(holder: Holder) -> None:
 
 
 def _vanished(holder: Holder) -> None:
-    """As when a test's process is killed: the socket is shut, and nobody says goodbye."""
+    """Close the socket without a message to the server, as when a test's process is killed."""
     connection = holder.connect()
     connection.execute("INSERT INTO pair VALUES (7, 'committed')")
     connection.execute("BEGIN")

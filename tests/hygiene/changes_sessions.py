@@ -1,4 +1,4 @@
-"""Sessions: what lives in a connection, open or closed, and what outlives it."""
+"""Changes in sessions that are open or closed at release, and their lasting effects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.hygiene.change import Change, Holder, by, change, left_open, without_
 
 
 def _running(holder: Holder) -> None:
-    """A statement that runs on when the lease is released."""
+    """Start a statement that still runs when the lease is released."""
     connection = holder.connect()
     connection.pgconn.send_query(b"INSERT INTO note (body) SELECT 'slow' FROM pg_sleep(60)")
 
@@ -21,7 +21,7 @@ def _copying(holder: Holder) -> None:
 
 
 def _waiting(holder: Holder) -> None:
-    """One that waits for a lock, and one that has it."""
+    """Start a statement that waits for a lock, and one that holds the lock."""
     owner, waiter = holder.connect(), holder.connect()
     owner.execute("BEGIN; LOCK TABLE person IN ACCESS EXCLUSIVE MODE")
     waiter.pgconn.send_query(b"UPDATE person SET code = 'late'")

@@ -1,4 +1,4 @@
-"""Tables, and what belongs to one: columns, constraints, indexes, partitions, triggers, rules, policies."""
+"""Changes of tables and their columns, constraints, indexes, partitions, triggers, rules and policies."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SETTINGS = {"min_ready": 1, "max_size": 1, "failed_seconds": 1, "connection_limi
 
 @dataclass(slots=True)
 class Stand:
-    """A ground with the lease that is clean right now, and what clean looks like."""
+    """A ground with its present, clean lease, and the picture of the clean database."""
 
     ground: Ground
     clean: Lease
@@ -32,7 +32,7 @@ class Stand:
 
 @dataclass(slots=True)
 class Grounds:
-    """The one service of this process's hygiene tests; another version's or role's takes its place when it is asked for."""
+    """The service of this process's hygiene tests. It is replaced when a test needs another version or role."""
 
     servers: Servers
     redis_url: str
@@ -59,7 +59,7 @@ class Grounds:
         *extensions: str,
         plain: bool = False,
     ) -> Stand:
-        """A new pool, and the picture of its first lease."""
+        """Open a new pool, and take the picture of its first lease."""
         server, service = self.service(major, plain=plain)
         self._opened += 1
         ground = Ground.of(service, server.dsn, isolation, f"{name}{self._opened}", sql, *extensions)
@@ -68,7 +68,7 @@ class Grounds:
         return Stand(ground, first, ground.judge.picture(first.subject))
 
     def stand(self, major: int, isolation: Isolation, *, plain: bool = False) -> Stand:
-        """The shared pool of this version, isolation and role of the service."""
+        """Return the shared pool of this version, isolation and role of the service."""
         self.service(major, plain=plain)
         if isolation not in self._stands:
             self._stands[isolation] = self.open(
@@ -82,13 +82,13 @@ class Grounds:
         return self._stands[isolation]
 
     def abandon(self, isolation: Isolation) -> None:
-        """Begin anew with the next test."""
+        """Use a new pool for the next test."""
         stand = self._stands.pop(isolation)
         stand.ground.release(stand.clean)
         stand.ground.close()
 
     def last_words(self) -> str:
-        """What the service said of late."""
+        """Return the last lines of the service's log."""
         lines = self._service[2].log.splitlines() if self._service is not None else []
         return "the service's last words:\n" + "\n".join(lines[-_LAST_LINES:])
 
@@ -102,7 +102,7 @@ class Grounds:
 
 
 def as_plain_role(dsn: str) -> str:
-    """A new role that may create databases and roles, and nothing more."""
+    """Create a role that may only create databases and roles."""
     role = f"manager_{secrets.token_hex(4)}"
     with psycopg.connect(dsn, autocommit=True) as superuser:
         superuser.execute(f"CREATE ROLE {role} LOGIN CREATEDB CREATEROLE PASSWORD 'plain'")

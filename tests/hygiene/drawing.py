@@ -1,6 +1,6 @@
-"""What hypothesis draws: small schemas with their seeds, and changes to them.
+"""Strategies of hypothesis: small schemas with their seeds, and changes to them.
 
-A change may fail, because an earlier one took away what it needs; that is a test suite's life, too.
+A change may fail because an earlier one removed an object that it needs, as in real test suites.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TYPES: Final = {
     "tsvector": "to_tsvector('simple', 'word' || n)",
     "inet": "inet '10.0.0.1' + n",
 }
-"""Types of columns, and a value of each that depends on ``n``."""
+"""Types of columns, each with an expression for a value that depends on ``n``."""
 
 KEYS: Final = (
     "id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -53,7 +53,7 @@ TYPES_SQL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of a drawn schema; ``refers`` is the number of an earlier one, or its own."""
+    """One table of a drawn schema. ``refers`` is the number of an earlier table, or its own."""
 
     number: int
     key: str
@@ -70,7 +70,7 @@ class Table:
 
     @property
     def filled(self) -> str:
-        """The columns that a row is given, and the values."""
+        """Return the columns and values of a new row."""
         names = ["id"] if self.partitioned else []
         values = ["n % 7"] if self.partitioned else []
         for place, (kind, nullable) in enumerate(self.columns):
@@ -86,7 +86,7 @@ class Table:
         return f"INSERT INTO {self.name} {self.filled} FROM generate_series({first}, {first + rows - 1}) AS n"
 
     def sql(self) -> list[str]:
-        """The table, and what belongs to it."""
+        """Return the statements that create the table and its other objects."""
         columns = [PARTITIONED if self.partitioned else self.key]
         for place, (kind, nullable) in enumerate(self.columns):
             columns.append(f"c{place} {kind}{'' if nullable else ' NOT NULL'}")
@@ -206,7 +206,7 @@ def _tables(draw: st.DrawFn, number: int, keyed: list[int]) -> Table:
 
 @st.composite
 def schemas(draw: st.DrawFn) -> Schema:
-    """One to four tables, which refer to earlier ones."""
+    """Draw one to four tables, which refer to earlier ones."""
     tables: list[Table] = []
     for number in range(draw(st.integers(1, 4))):
         keyed = [one.number for one in tables if not one.partitioned and "PRIMARY KEY" in one.key]
@@ -228,7 +228,7 @@ def _change(draw: st.DrawFn, schema: Schema) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A template, and what its holders do, one after the other."""
+    """A template, and the changes of its holders, in order."""
 
     schema: Schema
     holders: tuple[tuple[str, ...], ...]
@@ -237,7 +237,7 @@ class Story:
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    """A drawn schema with two or three holders of it."""
+    """Draw a schema with two or three holders."""
     schema = draw(schemas())
     changes = st.lists(_change(schema), min_size=1, max_size=6).map(tuple)
     return Story(

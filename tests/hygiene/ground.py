@@ -1,7 +1,7 @@
-"""Where the matrix happens: a real service, and in it a pool of one database that is leased again and again.
+"""The ground of the matrix: a real service, with a pool of one database that is leased again and again.
 
-The lease in which a test finds its database clean is the one in which the next test makes its change. After a test that
-failed, the next one begins with a pool of its own, so that no failure has another for its reason.
+A test ends with a lease whose database is clean, and the next test makes its change in this lease. After a failed test, the
+next one begins with its own pool, so that one failure does not cause another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What the service answered."""
+    """A lease, as the service returned it."""
 
     id: str
     pool_id: str
@@ -38,7 +38,7 @@ def newest_judge() -> Judge:
 
 @dataclass(slots=True)
 class Ground:
-    """One pool of at most one database, and the judge of it."""
+    """One pool of at most one database, and its judge."""
 
     http: httpx.Client
     superuser: str
@@ -74,7 +74,7 @@ class Ground:
         return self.http.post("/v1/leases", json=body)
 
     def granted(self, answer: httpx.Response) -> Lease:
-        """The lease that was answered with."""
+        """Return the lease of a response."""
         assert answer.status_code == 201, answer.text
         said = answer.json()
         subject = Subject(
@@ -87,17 +87,17 @@ class Ground:
         return Lease(said["id"], said["pool_id"], said["database_id"], said["generation"], subject)
 
     def release(self, lease: Lease) -> None:
-        """Give it back."""
+        """Release the lease."""
         answer = self.http.delete(f"/v1/leases/{lease.id}")
         assert answer.status_code == 200, answer.text
 
     def is_being_reset(self, lease: Lease) -> bool:
-        """Whether the pool's one database is at it."""
+        """Return whether the pool's database is being reset."""
         databases: dict[str, int] = self.http.get(f"/v1/pools/{lease.pool_id}").json()["databases"]
         return databases.get("resetting") == 1
 
     def next_of(self, lease: Lease) -> Lease:
-        """Give it back, and lease the same database again."""
+        """Release the lease, and lease the same database again."""
         self.release(lease)
         again = self.acquire()
         assert (again.database_id, again.generation) == (lease.database_id, lease.generation + 1), again

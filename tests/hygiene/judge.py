@@ -1,15 +1,15 @@
-"""The judge: what can be told of a database, from outside, by means that are not freshdb's.
+"""The judge: a full description of a database from outside, without freshdb's code.
 
-A *picture* is a flat mapping from what is looked at to what was seen. Two halves:
+A *picture* is a flat mapping from the thing that was read to its value. It has two parts:
 
-* SQL: through a superuser's connection, rows of every table, sequences, large objects, PostgreSQL's own catalogs row
-  by row (what refers to numbers of objects is left to the dump), roles and their memberships and settings, sessions, locks,
-  prepared transactions; and, through the holder's own URL, what it is let into, and with which settings.
-* a dump: the newest ``pg_dump``'s schema dump, with owners, privileges, comments and the database's own properties, taken
-  apart into one entry per object.
+* SQL. A superuser's connection reads the rows of every table, sequences, large objects, the catalogs row by row (OIDs
+  are left to the dump), roles with their memberships and settings, sessions, locks and prepared transactions. The holder's
+  URL shows the databases that it may connect to, and its settings.
+* A schema dump of the newest ``pg_dump``, with owners, privileges, comments and the database's properties, split into one
+  entry per object.
 
 The names of the lease (its database, schema and login, each new in every generation) are replaced by a placeholder. Names of
-*earlier* generations are not: where one is still to be seen, the pictures differ.
+*earlier* generations are not replaced, so the pictures differ if one still appears.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _NOISE = re.compile(r"^\\(?:un)?restrict \w+\n|^-- Dumped .*\n", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The database that is looked at.
+    """The database that is judged.
 
     Attributes:
-        superuser: DSN of a superuser; any database of the server.
-        url: the holder's own.
-        database: its name.
-        user: the lease's login.
-        schema: of the lease, where it is one.
+        superuser: DSN of a superuser, for any database of the server.
+        url: URL of the holder.
+        database: name of the database.
+        user: login of the lease.
+        schema: schema of the lease, for isolation ``schema``.
     """
 
     superuser: str
@@ -58,11 +58,11 @@ class Subject:
 
     @property
     def family(self) -> str:
-        """What the names of all generations of this login begin with."""
+        """Common beginning of the names of all generations of this login."""
         return self.user.rpartition("_")[0] + "_"
 
     def anonymous(self, text: str) -> str:
-        """Replace the lease's own names, and the number that PostgreSQL gives each view."""
+        """Replace the lease's names, and the number that PostgreSQL stores for each view."""
         names = {self.user: "{lease}", self.database: "{shared}" if self.schema else "{lease}"}
         if self.schema:
             names[self.schema] = "{lease}"
@@ -73,17 +73,17 @@ class Subject:
 
 @dataclass(slots=True)
 class Judge:
-    """Takes pictures. ``pg_dump`` is the program."""
+    """Takes pictures. ``pg_dump`` is the path of the program."""
 
     pg_dump: Path
     _catalog_queries: dict[int, str] = field(default_factory=dict)
 
     def picture(self, subject: Subject) -> Picture:
-        """Everything."""
+        """Return the whole picture."""
         return {key: value for _, part in self.parts(subject) for key, value in part.items()}
 
     def parts(self, subject: Subject) -> Iterator[tuple[str, Picture]]:
-        """The picture part by part, cheapest first: what the part's keys begin with, and the part."""
+        """Return the picture part by part, cheapest first, each with the beginning of its keys."""
         try:
             with psycopg.connect(subject.inside, autocommit=True) as connection:
                 connection.execute(
@@ -100,14 +100,14 @@ class Judge:
         yield "dump", self.dump(subject)
 
     def sees_difference(self, wanted: Picture, subject: Subject) -> bool:
-        """Whether there is any; it stops looking at the first."""
+        """Return whether there is a difference. It stops at the first."""
         return any(
             {key: value for key, value in wanted.items() if key.startswith(f"{name}: ")} != found
             for name, found in self.parts(subject)
         )
 
     def dump(self, subject: Subject) -> Picture:
-        """What pg_dump tells."""
+        """Return the entries of ``pg_dump``."""
         done = subprocess.run(
             [
                 *(self.pg_dump, f"--dbname={subject.inside}", "--schema-only", "--create"),
@@ -141,7 +141,7 @@ class Judge:
 
 
 def differences(wanted: Picture, found: Picture) -> list[str]:
-    """What differs, one line each; nothing, if the pictures are equal."""
+    """Return the differences, one line each. Equal pictures have none."""
     said = []
     for key in sorted({*wanted, *found}):
         if key not in found:
@@ -162,7 +162,7 @@ def _as_holder(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _all_of(connection: psycopg.Connection, queries: str) -> list[tuple[str, str | None]]:
-    """Run queries in one round trip. (One query that unites them all would take longer to plan than these to run.)"""
+    """Run queries in one round trip. (Planning one united query would take longer than running these.)"""
     if not queries:
         return []
     cursor = connection.execute(_literal(queries))
@@ -173,7 +173,7 @@ def _all_of(connection: psycopg.Connection, queries: str) -> list[tuple[str, str
 
 
 def _part(subject: Subject, name: str, seen: Iterable[tuple[str, str | None]]) -> tuple[str, dict[str, str]]:
-    """Under names that are no lease's; the second of two of one name gets a number."""
+    """Return the entries under anonymous names. A second entry of the same name gets a number."""
     text = "\0".join(f"{what}\1{value or ''}" for what, value in seen)
     part: dict[str, str] = {}
     times: Counter[str] = Counter()
@@ -193,5 +193,5 @@ def _cut(text: str, most: int = 600) -> str:
 
 
 def _literal(sql: str) -> LiteralString:
-    """For the driver's types: the text is composed of constants and of names that the server has quoted."""
+    """Satisfy the driver's types: the text is composed of constants and of names that the server has quoted."""
     return sql  # type: ignore[return-value, unused-ignore]

@@ -1,4 +1,4 @@
-"""The judge's SQL. Every query gives pairs: what is looked at, and what is seen there."""
+"""The judge's SQL. Every query returns pairs of a key and a value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 _USERS: Final = (
     "IN (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_|_seed_' AND nspname <> 'information_schema')"
 )
-"""In a schema that is neither PostgreSQL's nor the seed of a shared database, to which no holder has any right."""
+"""Condition for schemas other than PostgreSQL's and the seeds of shared databases, on which no holder has rights."""
 _RELATIONS: Final = f"IN (SELECT oid FROM pg_class WHERE relnamespace {_USERS})"
 
 CLUSTER: Final = """
@@ -84,7 +84,7 @@ WHERE attrelid = ANY (ARRAY(SELECT to_regclass('pg_catalog.' || one) FROM unnest
   AND atttypid <> ALL ('{oid,oid[],oidvector,pg_node_tree,xid,regproc,anyarray}'::regtype[])
 ORDER BY 1, attnum
 """
-"""The columns of catalogs that say something by themselves: no numbers of objects, nor trees that hold such numbers."""
+"""Columns of catalogs without OIDs, and without trees that hold OIDs."""
 
 IGNORED: Final = frozenset(
     """
@@ -92,7 +92,7 @@ IGNORED: Final = frozenset(
     atthasmissing indcheckxmin attcacheoff
     """.split()  # noqa: SIM905 - reads better
 )
-"""What PostgreSQL changes by itself, and what only says how something is stored."""
+"""Columns that PostgreSQL changes by itself, or that only describe storage."""
 
 _MEMBERS: Final = "(SELECT d.classid, d.objid FROM pg_depend d WHERE d.deptype = 'e')"
 _NOT_AN_EXTENSIONS: Final = f"(x.tableoid, x.oid) NOT IN {_MEMBERS}"
@@ -174,7 +174,7 @@ CATALOGS: Final[Mapping[str, tuple[str, str]]] = {
         f"objoid >= 16384 AND classoid <> 'pg_namespace'::regclass AND {_DESCRIBES_NO_EXTENSIONS}",
     ),
 }
-"""Each catalog: how a row of it is called, and which rows are looked at."""
+"""For each catalog, the expression for a row's key, and the condition for rows."""
 
 _OWNERS: Final = {
     "pg_namespace": "nspowner",
@@ -196,11 +196,11 @@ SELECT CASE WHEN c.relkind = 'S'
                         'rows of ' || c.oid::regclass, ' rows: ', chr(10), chr(10), c.oid::regclass) END
 FROM pg_class c WHERE c.relnamespace {_USERS} AND c.relkind IN ('r', 'm', 'S') ORDER BY c.oid
 """
-"""Queries that show every table, materialized view and sequence."""
+"""Queries that list every table, materialized view and sequence."""
 
 
 def catalogs(columns: Mapping[str, Sequence[str]]) -> str:
-    """Queries over all catalogs, of those columns."""
+    """Return queries over all catalogs, with these columns."""
     return ";\n".join(_catalog(name, columns[name]) for name in CATALOGS if name in columns)
 
 

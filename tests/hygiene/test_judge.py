@@ -1,4 +1,4 @@
-"""The judge has to see what there is to be seen, with each of its means; and nothing where there is nothing."""
+"""The judge sees every kind of difference, and none between equal databases."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SEEN = {
     "BEGIN; SELECT pg_advisory_xact_lock(5); PREPARE TRANSACTION '@login@'":
         ["too much: around: prepared transaction: {lease}"],
 }  # fmt: skip
-"""What is done, all of it one after the other, and what the judge has to say of each."""
+"""Statements that run in this order, each with the lines that the judge must report."""
 
 
 @pytest.mark.xdist_group(f"hygiene-{MAJOR}")
-def test_each_of_its_means_sees_what_it_is_for(grounds: Grounds) -> None:
+def test_each_query_of_the_judge_finds_its_difference(grounds: Grounds) -> None:
     stand = grounds.stand(MAJOR, "database")
     judge = stand.ground.judge
     assert differences(stand.baseline, judge.picture(stand.clean.subject)) == []
@@ -60,7 +60,7 @@ def test_each_of_its_means_sees_what_it_is_for(grounds: Grounds) -> None:
 
 
 @pytest.mark.xdist_group(f"hygiene-{MAJOR}")
-def test_a_database_that_cannot_be_looked_at_is_different(grounds: Grounds) -> None:
+def test_unreadable_database_counts_as_different(grounds: Grounds) -> None:
     stand = grounds.stand(MAJOR, "database")
     gone = Subject(
         superuser=stand.clean.subject.superuser,
@@ -74,7 +74,7 @@ def test_a_database_that_cannot_be_looked_at_is_different(grounds: Grounds) -> N
     assert keys == {"around: superuser is refused", "holder: refused", "dump: failed"}
 
 
-def test_only_the_leases_own_names_are_replaced() -> None:
+def test_only_names_of_the_lease_are_replaced() -> None:
     subject = Subject("postgresql://x/postgres", "", "f_d_abc_1", "f_d_abc_1", None)
     assert subject.anonymous("f_d_abc_1.t f_d_abc_10 f_d_abc_0 xf_d_abc_1") == (
         "{lease}.t f_d_abc_10 f_d_abc_0 xf_d_abc_1"
@@ -84,7 +84,7 @@ def test_only_the_leases_own_names_are_replaced() -> None:
     assert shared.family == "f_s_abc_"
 
 
-def test_every_sort_of_difference_is_said() -> None:
+def test_every_kind_of_difference_is_reported() -> None:
     said = differences({"a": "1", "b": "2", "c": "3"}, {"b": "2", "c": "x" * 700, "d": "4"})
     assert said[0] == "missing: a: 1"
     assert said[1].startswith("changed: c: 3  became  xxx")

@@ -1,6 +1,6 @@
-"""Schemas and changes drawn at random: whatever holders do to whatever template, the next one finds it as it was.
+"""Random schemas and changes: after any changes to any template, the next holder finds the template.
 
-``FRESHDB_HYGIENE_EXAMPLES=500`` draws more, and others each time; by default a few, always the same.
+``FRESHDB_HYGIENE_EXAMPLES=500`` draws more examples, and others each time. By default a few are drawn, always the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXAMPLES = int(ASKED) if ASKED else 3
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(story=stories())
-def test_whatever_is_done_to_a_template_the_next_holder_finds_it_as_it_was(
+def test_random_changes_are_undone_for_next_holder(
     grounds: Grounds, isolation: Isolation, story: Story, *, plain: bool
 ) -> None:
     stand = grounds.open(wanted_majors()[0], isolation, story.schema.sql, "property", plain=plain)

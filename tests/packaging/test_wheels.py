@@ -6,6 +6,7 @@ import email
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,16 +19,18 @@ from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
 
+import asyncpg
 import pytest
 from packaging.requirements import Requirement
 
 import freshdb
 import freshdb_service
 from freshdb_service.embedded import processes
-from tests.servers import Servers
+from tests.servers import PostgresServer, Servers
+from tests.services import with_database
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-DISTRIBUTIONS = {"client": "freshdb", "service": "freshdb_service"}
+DISTRIBUTIONS = {"client": ("freshdb", "freshdb_reset"), "service": ("freshdb_service",)}
 
 pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
 
@@ -53,6 +56,31 @@ print("leased")
 """
 
 
+CLEAN = """
+import asyncio, sys
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from freshdb.toolkit.cleanup import AsyncCleanup
+
+async def main():
+    engine = create_async_engine(sys.argv[1].replace("postgresql", "postgresql+asyncpg", 1))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE item (id int GENERATED ALWAYS AS IDENTITY, name text)"))
+        await connection.execute(text("INSERT INTO item (name) VALUES ('ink')"))
+    cleanup = AsyncCleanup(engine)
+    await cleanup.note()
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE item SET name = 'paper'"))
+    cleaned = await cleanup.reset()
+    assert (cleaned.path, cleaned.tables) == ("reload", ("item",)), cleaned
+    await cleanup.check()
+    await engine.dispose()
+
+asyncio.run(main())
+print("cleaned")
+"""
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each distribution's wheel, made from its sdist, so that both are complete."""
@@ -70,27 +98,33 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {directory: next((built / directory).glob("*.whl")) for directory in DISTRIBUTIONS}
 
 
-def test_both_distributions_have_one_version_and_the_extra_asks_for_it() -> None:
-    assert freshdb.__version__ == freshdb_service.__version__
-    project = tomllib.loads((CHECKOUT / "client" / "pyproject.toml").read_text())["project"]
-    assert project["optional-dependencies"]["service"] == [f"freshdb-service=={freshdb.__version__}"]
+def test_both_distributions_have_one_version_and_require_it_of_each_other() -> None:
+    version = freshdb.__version__
+    assert freshdb_service.__version__ == version
+    client, service = (
+        tomllib.loads((CHECKOUT / directory / "pyproject.toml").read_text())["project"]
+        for directory in DISTRIBUTIONS
+    )
+    assert client["optional-dependencies"]["service"] == [f"freshdb-service=={version}"]
+    assert f"freshdb=={version}" in service["dependencies"]
 
 
 @pytest.mark.parametrize("directory", DISTRIBUTIONS)
-def test_a_wheel_holds_every_file_of_its_package_and_no_other(
+def test_a_wheel_holds_every_file_of_its_packages_and_no_other(
     wheels: dict[str, Path], directory: str
 ) -> None:
-    package = DISTRIBUTIONS[directory]
+    packages = DISTRIBUTIONS[directory]
     source = CHECKOUT / directory / "src"
     wanted = {
         str(path.relative_to(source))
+        for package in packages
         for path in (source / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     with zipfile.ZipFile(wheels[directory]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
-    assert f"{package}/py.typed" in held
+    assert {f"{package}/py.typed" for package in packages} <= held
 
 
 @pytest.mark.parametrize("directory", DISTRIBUTIONS)
@@ -121,6 +155,22 @@ def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
     said = run(python, "-c", "import freshdb; print(freshdb.Client, freshdb.AsyncClient)", cwd=tmp_path)
     assert "freshdb.client.Client" in said.replace("freshdb.async_client", "freshdb.client")
     assert run(python.parent / "freshdb", "--help", cwd=tmp_path)
+
+
+async def test_toolkit_cleans_a_database_in_place_without_the_service(
+    wheels: dict[str, Path], tmp_path: Path, postgres_18: PostgresServer
+) -> None:
+    python = environment(tmp_path, f"{wheels['client']}[toolkit]", "asyncpg")
+    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
+    assert not {normal(one["name"]) for one in listed} & {"freshdb-service", "fastapi", "redis"}
+    name = f"packaging_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(postgres_18.dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    try:
+        assert run(python, "-c", CLEAN, with_database(postgres_18.dsn, name), cwd=tmp_path) == "cleaned\n"
+    finally:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await connection.close()
 
 
 def test_with_the_service_extra_a_service_starts_leases_and_stops(

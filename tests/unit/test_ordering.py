@@ -1,4 +1,4 @@
-"""The order in which rows are deleted and loaded: found for any schema, or said not to be there."""
+"""The order of deletions and loads: found for every schema, or refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freshdb_service.postgres.reset.foreign_key_order import (
+from freshdb_reset.foreign_key_order import (
     CircularReferences,
     CleaningOrder,
     affected,
-    order,
+    find_order,
 )
-from freshdb_service.postgres.reset.table_model import Qualified, Reference, Table, TableModel
+from freshdb_reset.table_model import Qualified, Reference, Table, TableModel
 
 NAMES = [("s", letter) for letter in "abcde"]
 
@@ -50,7 +50,7 @@ def shortly(names: list[Qualified]) -> str:
 
 
 def emptied(here: TableModel, tables: str, *, load: str = "") -> CleaningOrder:
-    return order(
+    return find_order(
         here,
         empty=[("s", name) for name in tables],
         thin=[],
@@ -58,7 +58,7 @@ def emptied(here: TableModel, tables: str, *, load: str = "") -> CleaningOrder:
     )
 
 
-def test_what_refers_goes_first_and_comes_last() -> None:
+def test_referring_table_is_emptied_first_and_loaded_last() -> None:
     here = picture(refers("a", "b"), refers("b", "c"), refers("d", "d"))
     made = emptied(here, "abcd", load="abcd")
     assert shortly(made.delete).index("a") < shortly(made.delete).index("b") < shortly(made.delete).index("c")
@@ -66,7 +66,7 @@ def test_what_refers_goes_first_and_comes_last() -> None:
     assert (made.deferred, made.unset, made.truncate) == (False, [], [])
 
 
-def test_a_circle_is_left_by_the_gentlest_way() -> None:
+def test_circle_is_broken_by_mildest_means() -> None:
     deferrable = refers("b", "a", deferrable=True, unset="a_id")
     assert emptied(picture(refers("a", "b"), deferrable), "ab").deferred
     cascading = emptied(picture(refers("a", "b"), refers("b", "a", blocks=False)), "ab")
@@ -77,10 +77,10 @@ def test_a_circle_is_left_by_the_gentlest_way() -> None:
     assert (shortly(neither.truncate), neither.delete) == ("ab", [])
 
 
-def test_nothing_is_truncated_that_should_keep_rows() -> None:
+def test_table_that_keeps_rows_is_not_truncated() -> None:
     circle = (refers("a", "b"), refers("b", "a"))
     with pytest.raises(CircularReferences, match="a and b refer to each other"):
-        order(picture(*circle), empty=[("s", "a")], thin=[("s", "b")], load=[])
+        find_order(picture(*circle), empty=[("s", "a")], thin=[("s", "b")], load=[])
     with pytest.raises(CircularReferences):  # c has rows, and would be truncated with them
         emptied(picture(*circle, refers("c", "a"), rows=1), "ab", load="")
     with pytest.raises(CircularReferences):
@@ -91,16 +91,16 @@ def test_nothing_is_truncated_that_should_keep_rows() -> None:
         emptied(picture(*circle, rows=1), "ab", load="ab")
 
 
-def test_partitions_that_refer_to_each_other_are_not_emptied_one_by_one() -> None:
+def test_references_between_partitions_are_unset_before_deletion() -> None:
     parts = {("s", name): table(("s", name), family=("s", "whole")) for name in "ab"}
     whole = refers("whole", "whole", unset="other_id")
-    made = order(TableModel(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
+    made = find_order(TableModel(parts, {}, (whole,)), empty=list(parts), thin=[], load=[])
     assert made.unset == [(("s", "a"), ("other_id",)), (("s", "b"), ("other_id",))]
-    alone = order(TableModel(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
+    alone = find_order(TableModel(parts, {}, (whole,)), empty=[("s", "a")], thin=[], load=[])
     assert alone.unset == []
 
 
-def test_what_refers_to_emptied_tables_is_affected_however_indirectly() -> None:
+def test_indirectly_referring_tables_are_affected() -> None:
     here = picture(refers("a", "b"), refers("b", "c", blocks=False), refers("d", "e"), rows=1)
     assert shortly(sorted(affected(here, [("s", "c")]))) == "ab"
     assert list(affected(here, [("s", "a")])) == []
@@ -123,7 +123,7 @@ def references() -> st.SearchStrategy[list[Reference]]:
 
 
 @given(references(), st.sets(st.sampled_from("abcde")))
-def test_no_table_is_emptied_before_what_blocks_it(drawn: list[Reference], tables: set[str]) -> None:
+def test_table_is_emptied_after_tables_that_block_it(drawn: list[Reference], tables: set[str]) -> None:
     here = picture(*drawn)
     try:
         made = emptied(here, "".join(sorted(tables)))
@@ -146,11 +146,11 @@ def test_no_table_is_emptied_before_what_blocks_it(drawn: list[Reference], table
 
 
 @given(references())
-def test_every_table_is_loaded_after_what_it_refers_to(drawn: list[Reference]) -> None:
+def test_table_is_loaded_after_tables_it_refers_to(drawn: list[Reference]) -> None:
     here = picture(*drawn, rows=1)
     everything = [("s", name) for name in "abcde"]
     try:
-        made = order(here, empty=everything, thin=[], load=everything)
+        made = find_order(here, empty=everything, thin=[], load=everything)
     except CircularReferences:
         return
     assert sorted(made.load) == everything

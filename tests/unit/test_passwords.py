@@ -1,4 +1,4 @@
-"""Passwords that are made ahead: each is given away once, and its verifier is the one that PostgreSQL would store."""
+"""Passwords that are hashed in advance: each is used once, and its verifier is the one that PostgreSQL would store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from freshdb_service.postgres.server.passwords import Password, Passwords
 ITERATIONS = 4096
 
 
-async def test_no_two_callers_get_the_same_password() -> None:
+async def test_each_password_is_used_once() -> None:
     passwords = Passwords(ITERATIONS)
     at_once = await asyncio.gather(*(passwords.take() for _ in range(40)))
     one_by_one = [await passwords.take() for _ in range(40)]
@@ -22,14 +22,14 @@ async def test_no_two_callers_get_the_same_password() -> None:
     assert all(one.verifier == _verifier(one) for one in taken)
 
 
-def test_a_password_does_not_show() -> None:
+def test_password_is_not_in_repr() -> None:
     password = Password.new(1)
     assert password.secret not in repr(password)
     assert password.verifier not in repr(password)
 
 
 def _verifier(password: Password) -> str:
-    """The same by the standard library alone."""
+    """Compute the verifier with the standard library only."""
     salt = b64decode(password.verifier.partition(":")[2].partition("$")[0])
     salted = hashlib.pbkdf2_hmac("sha256", password.secret.encode(), salt, ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

@@ -36,7 +36,7 @@ from freshdb_service.maintenance.replenisher import Replenisher
 from freshdb_service.observability.tracing import from_environment as tracing_from_environment
 from freshdb_service.pooling.pools import Pools
 from freshdb_service.pooling.reset_jobs import ResetJobs
-from freshdb_service.postgres import CleaningEngine, ResetEngine, ServerOptions, forgive_lost_connections
+from freshdb_service.postgres import CleaningEngine, ResetEngine, ServerOptions, ignore_lost_connections
 from freshdb_service.redis.shared_work import SharedWork
 from freshdb_service.redis.wakeups import WakeupReason
 from freshdb_service.resources import Resources, opened
@@ -198,7 +198,7 @@ async def replica_of(
     Raises:
         ConfigurationError, ServerRefused, BackendUnavailable: it cannot start.
     """
-    forgive_lost_connections(asyncio.get_running_loop())
+    ignore_lost_connections(asyncio.get_running_loop())
     tracing = tracing_from_environment()
     options = ServerOptions(
         prefix=settings.prefix,

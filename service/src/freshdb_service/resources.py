@@ -26,7 +26,9 @@ from freshdb_service.postgres import (
     ServerOptions,
     close_control_database,
     ensure_control_database,
-    refuse_for_others,
+    foreign_databases,
+    inventory,
+    refuse_foreign_databases,
 )
 from freshdb_service.redis.connection import RedisConnection
 from freshdb_service.redis.deadlines import Deadlines
@@ -179,14 +181,14 @@ async def _enlist(store: Store, server: Server, settings: Settings, control_name
     What was said before counts for the same address only, and for a server that holds what it held.
     """
     told = server.name in settings.adopt
-    foreign = [name for name in await server.foreign_databases() if name != control_name]
+    foreign = [name for name in await foreign_databases(server) if name != control_name]
     if foreign and not told:
         async with store.statement() as connection:
             adopted = await store_pools.adopted(connection, server.name, host=server.host, port=server.port)
             entered, _ = (await store_pools.load(connection)).get(server.name, (0, 0))
         if not adopted:
-            refuse_for_others(server.name, foreign)
-        if entered and not await server.inventory():
+            refuse_foreign_databases(server.name, foreign)
+        if entered and not await inventory(server):
             message = (
                 f"the server {server.name} holds databases of others, and nothing of the {entered} databases and templates "
                 "that freshdb had there: it is another one than it was. If freshdb shall manage it all the same, say so: "

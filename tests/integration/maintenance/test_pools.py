@@ -262,7 +262,7 @@ async def test_a_pool_whose_template_is_broken_says_why_and_does_not_keep_the_se
     failed = (await bench.states())["failed"]
     await bench.replenisher.run_once()
     assert await bench.states() == {"failed": failed}
-    with pytest.raises(PoolExhausted, match=f"there is no database {template.database_name}"):
+    with pytest.raises(PoolExhausted, match=f"the database {template.database_name} does not exist"):
         await bench.acquire()
 
 

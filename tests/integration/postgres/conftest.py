@@ -1,4 +1,4 @@
-"""Managed servers for the tests: each with an installation of its own, and empty of it afterwards."""
+"""Managed servers for the tests. Each has its own installation, whose objects are dropped afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres import Server, ServerOptions
+from freshdb_service.postgres import Server, ServerOptions, drop_owned, inventory
 from tests.integration.postgres.stage import pg_dump
 from tests.servers import PostgresServer
 
@@ -28,7 +28,7 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 @pytest.fixture
 async def server(postgres: PostgresServer, options: ServerOptions) -> AsyncIterator[Server]:
-    """Each version, as a superuser."""
+    """A server of each version, managed as a superuser."""
     async with managed(postgres.dsn, options) as opened:
         yield opened
 
@@ -41,14 +41,14 @@ async def server_18(postgres_18: PostgresServer, options: ServerOptions) -> Asyn
 
 @pytest.fixture
 async def trusting_server(postgres_trust: PostgresServer, options: ServerOptions) -> AsyncIterator[Server]:
-    """A server that asks nobody for a password."""
+    """A server that asks for no passwords."""
     async with managed(postgres_trust.dsn, options) as opened:
         yield opened
 
 
 @pytest.fixture
 async def plain_dsn(postgres: PostgresServer) -> AsyncIterator[str]:
-    """The DSN of a role that may create databases and roles, and nothing more, as managed servers give it."""
+    """DSN of a role that may only create databases and roles, as on hosted PostgreSQL."""
     async with plain_role(postgres.dsn) as dsn:
         yield dsn
 
@@ -63,7 +63,7 @@ async def plain_server(plain_dsn: str, options: ServerOptions) -> AsyncIterator[
 async def any_server(
     request: pytest.FixtureRequest, postgres: PostgresServer, options: ServerOptions
 ) -> AsyncIterator[Server]:
-    """Each version, as a superuser and as a role without special rights."""
+    """A server of each version, managed as a superuser and as a plain role."""
     if request.param == "superuser":
         async with managed(postgres.dsn, options) as opened:
             yield opened
@@ -96,8 +96,8 @@ async def managed(dsn: str, options: ServerOptions) -> AsyncIterator[Server]:
 
 
 async def clear(server: Server) -> None:
-    """Drop all of an installation, as the reconciler would; nothing may be left."""
+    """Drop all objects of an installation, as the reconciler does, and check that none is left."""
     for _ in range(3):
-        for owned in await server.inventory():
-            await server.drop_owned(owned)
-    assert await server.inventory() == []
+        for owned in await inventory(server):
+            await drop_owned(server, owned)
+    assert await inventory(server) == []

@@ -1,4 +1,4 @@
-"""What the tests of managed servers share: templates, pools of either isolation, connections as a holder, dumps."""
+"""Shared parts of the tests of managed servers: templates, pools of both isolations, connections of holders, dumps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Template:
 
 @dataclass(slots=True)
 class Pool:
-    """Databases of one isolation, made from one template."""
+    """Databases of one isolation, created from one template."""
 
     server: Server
     isolation: Isolation
@@ -62,7 +62,7 @@ class Pool:
     id: UUID = field(default_factory=uuid4)
     engine: ResetEngine = field(default_factory=CleaningEngine)
     used: dict[UUID, UsedDatabase] = field(default_factory=dict)
-    """What the control plane would know of each database."""
+    """Rows that the control plane would store for each database."""
     logins: dict[UUID, Login] = field(default_factory=dict)
 
     async def provision(self, database_id: UUID, generation: int = 1) -> Login:
@@ -135,7 +135,7 @@ async def connected(server: Server, login: Login) -> AsyncIterator[asyncpg.Conne
 
 
 async def dump(dsn: str, database: str, *options: str) -> str:
-    """What ``pg_dump`` says of a database, rows and large objects included, its own noise left out."""
+    """Dump a database with rows and large objects, without the lines in which two dumps always differ."""
     process = await asyncio.create_subprocess_exec(
         pg_dump(),
         f"--dbname={dsn.rsplit('/', 1)[0]}/{database}",
@@ -147,7 +147,7 @@ async def dump(dsn: str, database: str, *options: str) -> str:
     out, complaint = await process.communicate()
     assert process.returncode == 0, complaint.decode()
     text = re.sub(r"^\\(un)?restrict .*$", "", out.decode(), flags=re.MULTILINE)
-    return re.sub(r"\bpg_attver=\d+", "pg_attver={number}", text)  # what PostgreSQL gives each view
+    return re.sub(r"\bpg_attver=\d+", "pg_attver={number}", text)  # PostgreSQL stores it for each view
 
 
 def renamed(text: str, names: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The auditor: what resets cannot see, because it was written without being counted, is found by comparing in full."""
+"""Audits: writes that PostgreSQL did not count, and that resets cannot see, are found by a full comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET_WORK = {
 
 
 class Audited:
-    """One database, every reset of which is audited."""
+    """A database whose every reset is audited."""
 
     def __init__(self, pool: Pool) -> None:
         pool.engine = CleaningEngine(audit_every=1)
@@ -36,7 +36,7 @@ class Audited:
 
     @property
     def login(self) -> Login:
-        """The one that is valid now."""
+        """The login of the present generation."""
         return self.pool.logins[self.database_id]
 
     async def reset(self) -> ResetOutcome:
@@ -54,12 +54,12 @@ async def audited(server: Server, isolation: Isolation) -> Audited:
 
 
 async def in_secret(server: Server, login: Login, sql: str) -> None:
-    """Write as a superuser whose work is not counted."""
+    """Write as a superuser whose writes are not counted."""
     async with server.sessions.inside(login.database) as session:
         await session.execute(sql.format(login.schema or "public"))
 
 
-async def test_what_was_cleaned_is_the_same_as_the_template(server: Server, isolation: Isolation) -> None:
+async def test_audited_database_equals_its_template(server: Server, isolation: Isolation) -> None:
     here = await audited(server, isolation)
     for path, sql in (
         ("nothing", "SELECT 1"),
@@ -74,7 +74,7 @@ async def test_what_was_cleaned_is_the_same_as_the_template(server: Server, isol
 
 
 @pytest.mark.parametrize("sql", SECRET_WORK)
-async def test_what_was_written_in_secret_is_found_and_the_database_made_anew(
+async def test_audit_finds_uncounted_write_and_database_is_rebuilt(
     server: Server, isolation: Isolation, sql: str
 ) -> None:
     here = await audited(server, isolation)
@@ -88,7 +88,7 @@ async def test_what_was_written_in_secret_is_found_and_the_database_made_anew(
     assert (again.path, again.audit) == ("nothing", ())
 
 
-async def test_one_in_so_many_is_audited(server: Server, isolation: Isolation) -> None:
+async def test_audit_every_sets_share_of_audited_resets(server: Server, isolation: Isolation) -> None:
     here = await audited(server, isolation)
     here.pool.engine = CleaningEngine(audit_every=3)
     await here.pool.drop(here.database_id)

@@ -1,4 +1,4 @@
-"""Builds: one builder, SQL that says where it failed, a template that never changes again."""
+"""Builds: one builder, located errors in SQL, and a sealed template that never changes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from freshdb_service.postgres import (
     Server,
     create_build,
     drop_template,
+    inventory,
     provision_database,
     run_sql,
     seal,
@@ -28,7 +29,7 @@ async def build(server: Server) -> Login:
     return await create_build(server, uuid4(), 1, [])
 
 
-async def test_error_names_the_statement_and_its_position(server: Server, build: Login) -> None:
+async def test_sql_error_names_statement_and_position(server: Server, build: Login) -> None:
     script = "CREATE TABLE fine (a integer);\n\n-- ä comment\nCREATE TABLE broken (a nonsense);\nSELECT 1"
     with pytest.raises(TemplateFailed) as failure:
         await run_sql(server, build, ["SELECT 1", script], timeout_seconds=30)
@@ -50,7 +51,7 @@ async def test_error_names_the_statement_and_its_position(server: Server, build:
         "DO $$ BEGIN PERFORM 1; RAISE EXCEPTION 'no, never'; END $$",
     ],
 )
-async def test_statement_that_fails_while_running_is_found(
+async def test_statement_that_fails_during_execution_is_located(
     server: Server, build: Login, failing: str
 ) -> None:
     script = f"CREATE TABLE t (a integer PRIMARY KEY);\nINSERT INTO t VALUES (1);\n{failing};\nCREATE TABLE later ();"
@@ -66,7 +67,7 @@ async def test_statement_that_fails_while_running_is_found(
     assert extra["sql_index"] == 0
 
 
-async def test_long_statement_is_cut(server: Server, build: Login) -> None:
+async def test_long_statement_is_truncated_in_the_error(server: Server, build: Login) -> None:
     with pytest.raises(TemplateFailed) as failure:
         await run_sql(server, build, ["SELECT '" + "x" * 5_000 + "' FROM nowhere"], timeout_seconds=30)
     assert len(str(failure.value.extra["statement"])) == 2_000
@@ -85,8 +86,8 @@ async def test_script_without_a_statement_is_no_error(server: Server, build: Log
     await run_sql(server, build, [script, "CREATE TABLE t ()", script], timeout_seconds=30)
 
 
-async def test_script_is_not_taken_apart(server: Server, build: Login) -> None:
-    """Bodies, quotes and comments that hold semicolons, and transactions of the script's own."""
+async def test_script_is_sent_unsplit(server: Server, build: Login) -> None:
+    """The script has bodies, quotes and comments with semicolons, and its own transactions."""
     await run_sql(
         server,
         build,
@@ -103,7 +104,7 @@ async def test_script_is_not_taken_apart(server: Server, build: Login) -> None:
         assert await connection.fetchval("SELECT a FROM t") == ";'"
 
 
-async def test_data_for_copy_is_refused_soon(server_18: Server) -> None:
+async def test_copy_from_stdin_is_refused_early(server_18: Server) -> None:
     build = await create_build(server_18, uuid4(), 1, [])
     script = "CREATE TABLE t (a integer);\nCOPY t FROM stdin;"
     async with asyncio.timeout(LIMIT_SECONDS):
@@ -113,7 +114,7 @@ async def test_data_for_copy_is_refused_soon(server_18: Server) -> None:
     assert "build of your own" in str(failure.value.extra["hint"])
 
 
-async def test_a_slow_script_is_no_script_that_waits_for_data(server_18: Server) -> None:
+async def test_slow_script_does_not_count_as_waiting_for_data(server_18: Server) -> None:
     build = await create_build(server_18, uuid4(), 1, [])
     await run_sql(server_18, build, ["SELECT pg_sleep(5)"], timeout_seconds=60)
 
@@ -130,17 +131,17 @@ async def test_nul_character_is_refused(server_18: Server) -> None:
         await run_sql(server_18, build, ["SELECT '\0'"], timeout_seconds=30)
 
 
-async def test_sql_that_takes_too_long_is_ended(server: Server, build: Login) -> None:
+async def test_sql_that_exceeds_its_timeout_is_cancelled(server: Server, build: Login) -> None:
     with pytest.raises(TemplateFailed, match=r"longer than 0\.5 seconds"):
         await run_sql(server, build, ["SELECT pg_sleep(60)"], timeout_seconds=0.5)
 
 
-async def test_script_that_ends_its_own_session_has_failed(server: Server, build: Login) -> None:
+async def test_script_that_terminates_its_own_session_fails(server: Server, build: Login) -> None:
     with pytest.raises(TemplateFailed, match="terminated"):
         await run_sql(server, build, ["SELECT pg_terminate_backend(pg_backend_pid())"], timeout_seconds=30)
 
 
-async def test_sealing_shuts_the_builder_out_and_ends_what_it_left_open(any_server: Server) -> None:
+async def test_sealing_disables_builder_and_terminates_its_sessions(any_server: Server) -> None:
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     builder = await connect(any_server, build)
@@ -162,13 +163,13 @@ async def test_sealing_shuts_the_builder_out_and_ends_what_it_left_open(any_serv
     assert sealed.size_bytes > 5_000_000
 
 
-async def test_sealing_twice_is_sealing_once(any_server: Server) -> None:
+async def test_sealing_is_idempotent(any_server: Server) -> None:
     template = await build_template(any_server, "CREATE TABLE t ()")
     sealed = await seal(any_server, template.id, 1)
     assert sealed.database == template.database
 
 
-async def test_sealing_undoes_what_the_builder_allowed_others(any_server: Server) -> None:
+async def test_sealing_resets_properties_that_builder_set(any_server: Server) -> None:
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     name = build.database
@@ -195,12 +196,12 @@ async def test_sealing_undoes_what_the_builder_allowed_others(any_server: Server
         assert tuple(row) == (False, False, -1, False, any_server.stamp, any_server.role)
 
 
-async def test_sealing_a_build_that_was_given_up_is_refused(server: Server) -> None:
+async def test_sealing_abandoned_build_is_refused(server: Server) -> None:
     with pytest.raises(BuildLost):
         await seal(server, uuid4(), 1)
 
 
-async def test_two_builders_of_one_attempt_are_one_too_many(server: Server) -> None:
+async def test_second_builder_of_one_attempt_is_refused(server: Server) -> None:
     template_id = uuid4()
     results = await asyncio.gather(
         *(create_build(server, template_id, 1, []) for _ in range(4)), return_exceptions=True
@@ -223,15 +224,15 @@ async def test_attempts_of_one_template_do_not_touch_each_other(server: Server) 
     assert (await seal(server, template_id, 2)).database == second.database
 
 
-async def test_a_template_that_is_gone_cannot_be_cloned(any_server: Server) -> None:
+async def test_dropped_template_cannot_be_cloned(any_server: Server) -> None:
     template = await build_template(any_server)
     await drop_template(any_server, template.id)
     with pytest.raises(TemplateNotFound):
         await provision_database(any_server, uuid4(), 1, template.database)
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
 
 
-async def test_a_generation_that_exists_is_not_made_again(any_server: Server) -> None:
+async def test_existing_generation_is_not_created_again(any_server: Server) -> None:
     template = await build_template(any_server, "CREATE TABLE t ()")
     database_id = uuid4()
     login = await provision_database(any_server, database_id, 1, template.database)
@@ -241,11 +242,11 @@ async def test_a_generation_that_exists_is_not_made_again(any_server: Server) ->
         await connection.execute("TABLE t")
 
 
-async def test_unknown_extension_is_named_with_what_there_is(any_server: Server) -> None:
+async def test_unknown_extension_error_lists_available_extensions(any_server: Server) -> None:
     with pytest.raises(InvalidRequest, match=r'x"; DROP.* it has: .*plpgsql') as failure:
         await create_build(any_server, uuid4(), 1, ['x"; DROP DATABASE postgres; --'])
     assert failure.value.extra["errors"]
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
 
 
 async def available(server: Server, *wanted: str) -> list[str]:
@@ -256,7 +257,7 @@ async def available(server: Server, *wanted: str) -> list[str]:
     return [row["name"] for row in rows]
 
 
-async def test_extensions_are_there_for_builder_and_holder(server: Server) -> None:
+async def test_builder_and_holder_have_requested_extensions(server: Server) -> None:
     extensions = await available(server, "vector", "pg_trgm", "citext", "hstore", "earthdistance")
     template_id = uuid4()
     build = await create_build(server, template_id, 1, extensions)
@@ -275,7 +276,7 @@ async def test_extensions_are_there_for_builder_and_holder(server: Server) -> No
             )
 
 
-async def test_trusted_extension_belongs_to_its_holder_and_others_need_a_superuser(
+async def test_trusted_extension_belongs_to_holder_and_others_need_superuser(
     plain_server: Server,
 ) -> None:
     async with plain_server.maintenance() as connection:
@@ -297,7 +298,7 @@ async def test_trusted_extension_belongs_to_its_holder_and_others_need_a_superus
                 await create_build(plain_server, uuid4(), 1, [name])
 
 
-async def test_parallel_builds_with_extensions_do_not_meet(server: Server) -> None:
+async def test_parallel_builds_with_extensions_do_not_conflict(server: Server) -> None:
     extensions = await available(server, "vector", "pg_trgm", "citext", "hstore", "uuid-ossp", "pgcrypto")
     templates = [uuid4() for _ in range(8)]
     await asyncio.gather(*(create_build(server, one, 1, extensions) for one in templates))
@@ -305,7 +306,7 @@ async def test_parallel_builds_with_extensions_do_not_meet(server: Server) -> No
     assert len({one.database for one in sealed}) == 8
 
 
-async def test_a_builder_that_closes_its_database_does_not_keep_the_seal_away(any_server: Server) -> None:
+async def test_database_closed_by_its_builder_is_sealed(any_server: Server) -> None:
     template_id = uuid4()
     build = await create_build(any_server, template_id, 1, [])
     async with connected(any_server, build) as connection:

@@ -1,4 +1,4 @@
-"""What a reset does about what it finds: the path it takes, and that what it leaves is the template again."""
+"""Resets in place: the path for each kind of change, and a result that equals the template."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ async def pool(server: Server, isolation: Isolation) -> Pool:
     return await pool_of(server, isolation, await build_template(server, TEMPLATE))
 
 
-async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
-    any_server: Server, isolation: Isolation
-) -> None:
+async def test_each_change_takes_cheapest_sufficient_path(any_server: Server, isolation: Isolation) -> None:
     server = any_server
     here = await pool(server, isolation)
     database_id = uuid4()
@@ -151,7 +149,7 @@ async def test_each_change_takes_the_cheapest_path_that_is_proved_enough(
         login = again.login
 
 
-async def test_the_janitors_own_cleaning_is_not_taken_for_the_next_holders_work(
+async def test_cleaning_does_not_count_as_change_of_next_holder(
     any_server: Server, isolation: Isolation
 ) -> None:
     server = any_server
@@ -167,19 +165,19 @@ async def test_the_janitors_own_cleaning_is_not_taken_for_the_next_holders_work(
         login = outcome.login
 
 
-async def test_a_kept_session_that_somebody_has_ended_fails_no_reset(
+async def test_reset_succeeds_after_idle_session_was_terminated(
     server: Server, postgres: PostgresServer, isolation: Isolation
 ) -> None:
     here = await pool(server, isolation)
     database_id = uuid4()
     login = await here.provision(database_id)
     await used(server, login, "INSERT INTO customer (name) VALUES ('ann')")
-    assert server.sessions.keeps(login.database)
-    with psycopg.connect(postgres.dsn) as superuser:  # and our loop has not had the time to notice
+    assert server.sessions.has_idle(login.database)
+    with psycopg.connect(postgres.dsn) as superuser:  # before the event loop could notice
         ended = superuser.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
             (login.database,),
         ).fetchall()
     assert ended
-    assert server.sessions.keeps(login.database)
+    assert server.sessions.has_idle(login.database)
     assert (await here.reset(database_id, 2)).path == "delete"

@@ -75,7 +75,7 @@ async def test_schema_equals_template_object_by_object_and_row_by_row(
     made = await dump(postgres.dsn, login.database, f"--schema={login.schema}", "--inserts")
 
     def comparable(text: str, *names: str) -> str:
-        # The opinion in a comment stays what it is, whatever the schema is called.
+        # The text of a comment stays the same, whatever the name of the schema.
         text = re.sub(r"\bpublic\b(?!\.opinion)", "somebody", without_names(text, *names))
         entries = re.split(r"^--\n-- .*Name: ", text, flags=re.MULTILINE)[1:]
         of_the_schema = re.compile(r"somebody; Type: SCHEMA;|SCHEMA somebody; Type: |DEFAULT PRIVILEGES FOR ")
@@ -139,7 +139,7 @@ async def test_default_privileges_of_the_builder_work_for_the_holder(
         assert not await connection.fetchval("SELECT has_function_privilege('public', 'f()', 'EXECUTE')")
 
 
-async def test_clones_differ_in_nothing_when_made_many_times(
+async def test_repeated_clones_are_identical(
     server: Server, postgres: PostgresServer, isolation: Isolation
 ) -> None:
     pool = await pool_of(server, isolation, await build_template(server, EVERYTHING))
@@ -175,7 +175,7 @@ async def test_clone_has_the_statistics_of_its_template(server_18: Server) -> No
         assert await connection.fetchval("SELECT count(*) FROM pg_stats WHERE tablename = 't'") == 1
 
 
-async def test_a_large_seed_is_copied_whole(server_18: Server, isolation: Isolation) -> None:
+async def test_large_seed_is_copied_completely(server_18: Server, isolation: Isolation) -> None:
     template = await build_template(
         server_18,
         "CREATE TYPE colour AS ENUM ('red', 'green'); CREATE TABLE t (n bigint PRIMARY KEY, c colour, x text); "

@@ -1,4 +1,4 @@
-"""Connections that are lost at an unlucky moment."""
+"""Connections that are lost during a COPY."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import asyncpg
 import pytest
 import uvloop
 
-from freshdb_service.postgres import forgive_lost_connections
+from freshdb_service.postgres import ignore_lost_connections
 from tests.servers import PostgresServer
 
 
 @pytest.mark.parametrize("forgiving", [True, False])
-def test_a_connection_lost_in_the_middle_of_a_copy_is_raised_and_nothing_else(
+def test_connection_lost_during_copy_is_raised_once(
     postgres_18: PostgresServer, caplog: pytest.LogCaptureFixture, *, forgiving: bool
 ) -> None:
-    """If the second case fails, asyncpg has mended it, and ``forgive_lost_connections`` can go."""
+    """If the second case fails, asyncpg has fixed its bug, and ``ignore_lost_connections`` can be removed."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if forgiving:
-            forgive_lost_connections(runner.get_loop())
+            ignore_lost_connections(runner.get_loop())
         with pytest.raises(asyncpg.InterfaceError, match="closed"):
             runner.run(_copy_and_lose(postgres_18.dsn))
         gc.collect()
@@ -29,12 +29,12 @@ def test_a_connection_lost_in_the_middle_of_a_copy_is_raised_and_nothing_else(
     assert any("exception was never retrieved" in line for line in reported) == (not forgiving)
 
 
-def test_what_else_goes_wrong_unseen_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_unhandled_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def forget() -> None:
         asyncio.get_running_loop().create_future().set_exception(ValueError("lost"))
 
     with asyncio.Runner() as runner:
-        forgive_lost_connections(runner.get_loop())
+        ignore_lost_connections(runner.get_loop())
         runner.run(forget())
     gc.collect()
     assert "lost" in caplog.text

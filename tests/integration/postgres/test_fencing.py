@@ -1,4 +1,4 @@
-"""An old URL reaches nothing, ever: not during the hand-over, not after it, not through a client that keeps reconnecting."""
+"""An old URL reaches nothing: neither during the hand-over, nor after it, nor through a client that keeps reconnecting."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres import Login, RebuildEngine, Server, drop_database
+from freshdb_service.postgres import Login, RebuildEngine, Server, drop_database, inventory
 from freshdb_service.postgres.fencing import fence
-from freshdb_service.postgres.fencing.fence import settle_starting
+from freshdb_service.postgres.fencing.fence import wait_for_starting
 from tests.integration.postgres.stage import build_template, connect, connected, pool_of
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer, Servers
@@ -24,7 +24,7 @@ from tests.services import with_database
 pytestmark = pytest.mark.xdist_group("fencing")
 
 CLOSED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What a client of asyncpg sees when its backend is ended, depending on the moment."""
+"""Errors of an asyncpg client whose backend is terminated, depending on the moment."""
 ROUNDS = 20
 KNOCKERS = 3
 DELAY_SECONDS = 2
@@ -33,13 +33,13 @@ SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)"
 
 @pytest.fixture(scope="module")
 def postgres(postgres: PostgresServer, servers: Servers) -> PostgresServer:
-    """A server of these tests alone: backends that are being started delay every reset on it."""
+    """A server for these tests only, because starting backends delay every reset on it."""
     return servers.postgres(postgres.major, owner="fencing")
 
 
 @dataclass(slots=True)
 class Knocking:
-    """Clients that open the old URL again and again, and use whatever they get."""
+    """Clients that keep connecting to the old URL, and use every connection that they get."""
 
     server: Server
     login: Login
@@ -114,22 +114,22 @@ async def old_url_is_dead(server: Server, isolation: Isolation, rounds: int = RO
         login = outcome.login
 
 
-async def test_old_url_that_keeps_reconnecting_never_gets_in(server: Server, isolation: Isolation) -> None:
+async def test_reconnecting_client_with_old_url_never_connects(server: Server, isolation: Isolation) -> None:
     await old_url_is_dead(server, isolation)
 
 
-async def test_old_url_never_gets_in_where_no_password_is_asked(
+async def test_old_url_never_connects_to_server_without_passwords(
     trusting_server: Server, isolation: Isolation
 ) -> None:
     async with trusting_server.maintenance() as connection:
         role = await connection.fetchval("SELECT current_user")
     impostor = Login(trusting_server.maintenance_database, None, role, "no password is asked")
     async with connected(trusting_server, impostor):
-        pass  # so it is: this server lets everybody in who names a role
+        pass  # expected: this server admits every client that names a role
     await old_url_is_dead(trusting_server, isolation)
 
 
-async def test_old_url_never_gets_in_on_a_server_managed_without_special_rights(
+async def test_old_url_never_connects_where_service_is_no_superuser(
     plain_server: Server, isolation: Isolation
 ) -> None:
     await old_url_is_dead(plain_server, isolation, rounds=6)
@@ -148,22 +148,20 @@ async def test_old_login_does_not_work_with_the_new_database(
     assert (old.user, old.password) != (new.user, new.password)
 
 
-async def test_the_old_login_is_gone_when_a_database_was_rebuilt(
-    server_18: Server, isolation: Isolation
-) -> None:
+async def test_rebuild_drops_old_login(server_18: Server, isolation: Isolation) -> None:
     pool = await pool_of(server_18, isolation, await build_template(server_18))
     pool.engine = RebuildEngine()
     database_id = uuid4()
     await pool.provision(database_id)
     before = {
         one.name: one.oid
-        for one in await server_18.inventory()
+        for one in await inventory(server_18)
         if one.kind == "role" and one.belongs_to(database_id)
     }
     await pool.reset(database_id, 2)
     after = {
         one.name: one.oid
-        for one in await server_18.inventory()
+        for one in await inventory(server_18)
         if one.kind == "role" and one.belongs_to(database_id)
     }
     assert len(before) == len(after) == 1
@@ -171,7 +169,7 @@ async def test_the_old_login_is_gone_when_a_database_was_rebuilt(
     assert not set(before.values()) & set(after.values())
 
 
-async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: Isolation) -> None:
+async def test_backend_that_holds_locks_is_terminated(any_server: Server, isolation: Isolation) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     database_id = uuid4()
     login = await pool.provision(database_id)
@@ -189,7 +187,7 @@ async def test_backend_that_holds_locks_is_ended(any_server: Server, isolation: 
 
 
 def titles(postmaster: psutil.Process) -> Iterator[str]:
-    """What the processes of a server call themselves."""
+    """Titles of the processes of a server."""
     for one in postmaster.children():
         with suppress(psutil.NoSuchProcess):
             yield " ".join(one.cmdline()).strip()
@@ -197,7 +195,7 @@ def titles(postmaster: psutil.Process) -> Iterator[str]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bounds are longer than the delay, whose unit is seconds."""
+    """Timeouts longer than the delay, which PostgreSQL takes in whole seconds."""
     for name in ("STARTUP_SECONDS", "GONE_SECONDS"):
         monkeypatch.setattr(fence, name, LIMIT_SECONDS)
 
@@ -206,9 +204,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def let_in_unseen(
     server: Server, login: Login
 ) -> AsyncIterator[asyncio.Task[asyncpg.Connection[asyncpg.Record]]]:
-    """A client whose backend has looked at its role, and is not in ``pg_stat_activity`` yet; it will be after a delay.
+    """A client whose backend has read its role, and appears in ``pg_stat_activity`` after a delay only.
 
-    Its title says ``startup`` from the end of authentication on, and others are connecting to the same server.
+    The title of its process ends in ``startup`` after authentication. Other clients connect to the same server.
     """
     async with server.maintenance() as connection:
         postmaster = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()")).parent()
@@ -225,7 +223,7 @@ async def let_in_unseen(
 
 @asynccontextmanager
 async def no_password_yet(server: Server, login: Login) -> AsyncIterator[None]:
-    """A client that was asked for its password, and sends none."""
+    """A client that does not answer the request for its password."""
     reader, writer = await asyncio.open_connection(server.host, server.port)
     startup = f"\0\3\0\0user\0{login.user}\0database\0{login.database}\0\0".encode()
     writer.write((len(startup) + 4).to_bytes(4) + startup)
@@ -237,10 +235,10 @@ async def no_password_yet(server: Server, login: Login) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_client_that_was_let_in_unseen_is_waited_for_and_ended(
+async def test_invisible_starting_backend_is_awaited_and_terminated(
     any_server: Server, isolation: Isolation
 ) -> None:
-    """Between the look at its role and its entry in pg_stat_activity a backend is invisible; the fence sees its lock."""
+    """A backend is not in pg_stat_activity when it reads its role. The fence sees its lock."""
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     login = await pool.provision(database_id := uuid4())
     async with let_in_unseen(any_server, login) as arriving:
@@ -253,14 +251,14 @@ async def test_a_client_that_was_let_in_unseen_is_waited_for_and_ended(
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_client_that_arrives_while_the_fence_looks_is_ended(
+async def test_backend_that_starts_during_fence_is_terminated(
     any_server: Server, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is neither in a picture that was taken before it arrived nor among the locks that are read after that."""
+    """It is neither in a snapshot from before it arrived, nor among locks that are read after that."""
     for name in (
         "_LOCKED",
-        "_NOBODY",
-    ):  # as if the processor were taken away for longer than it takes to arrive
+        "_NO_PIDS",
+    ):  # as if the fence were paused for longer than the start takes
         locks = getattr(fence, name)
         monkeypatch.setattr(
             fence,
@@ -277,11 +275,11 @@ async def test_a_client_that_arrives_while_the_fence_looks_is_ended(
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_backend_that_is_being_started_is_waited_for(any_server: Server) -> None:
+async def test_starting_backend_is_awaited(any_server: Server) -> None:
     pool = await pool_of(any_server, Isolation.SCHEMA, await build_template(any_server, SEED))
     login = await pool.provision(uuid4())
     async with let_in_unseen(any_server, login) as arriving, any_server.maintenance() as connection:
-        await settle_starting(connection)
+        await wait_for_starting(connection)
         seen = await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", login.user
         )
@@ -289,19 +287,19 @@ async def test_a_backend_that_is_being_started_is_waited_for(any_server: Server)
         (await arriving).terminate()
 
 
-async def test_a_client_that_never_sends_its_password_delays_a_reset_for_a_bounded_time(
+async def test_client_that_sends_no_password_delays_reset_by_bounded_time(
     server: Server,
 ) -> None:
-    """From PostgreSQL 18 on it can be told from one that was let in, and delays nobody."""
+    """From PostgreSQL 18 on, such a client can be recognised, and delays no reset."""
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, SEED))
     login = await pool.provision(database_id := uuid4())
-    # Well before the server itself gives up such a client, by authentication_timeout: after 60 seconds.
+    # The server disconnects such a client after authentication_timeout, which is 60 seconds.
     async with no_password_yet(server, login), asyncio.timeout(45):
         outcome = await pool.reset(database_id, 2)
     assert outcome.path == ("nothing" if server.version >= 18_00_00 else "rebuild")
 
 
-async def test_what_was_prepared_for_a_second_phase_is_rolled_back(
+async def test_prepared_transactions_of_old_login_are_rolled_back(
     any_server: Server, isolation: Isolation
 ) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
@@ -320,7 +318,7 @@ async def test_what_was_prepared_for_a_second_phase_is_rolled_back(
         assert await connection.fetchval("SELECT array_agg(a) FROM t") == [1]
 
 
-async def test_prepared_transaction_of_a_neighbour_stays(server: Server) -> None:
+async def test_prepared_transaction_of_other_lease_stays(server: Server) -> None:
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, SEED))
     mine, other = uuid4(), uuid4()
     login, neighbour = await pool.provision(mine), await pool.provision(other)
@@ -336,7 +334,7 @@ async def test_prepared_transaction_of_a_neighbour_stays(server: Server) -> None
         assert await connection.fetchval("SELECT count(*) FROM t") == 2
 
 
-async def test_backends_of_neighbours_stay(any_server: Server, isolation: Isolation) -> None:
+async def test_backends_of_other_leases_stay(any_server: Server, isolation: Isolation) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
     mine, other = uuid4(), uuid4()
     await pool.provision(mine)
@@ -348,7 +346,7 @@ async def test_backends_of_neighbours_stay(any_server: Server, isolation: Isolat
         await connection.execute("COMMIT")
 
 
-async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
+async def test_paused_worker_touches_only_its_own_generation(
     any_server: Server, isolation: Isolation
 ) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, SEED))
@@ -361,7 +359,7 @@ async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
         pool.used[database_id] = believed
         late = (
             await pool.reset(database_id, 2)
-        ).login  # was paused before it began; generation 3 is leased by now
+        ).login  # it was paused before it began, and generation 3 is leased by now
         assert late.user != current.user
         assert await connection.fetchval("SELECT count(*) FROM t") == 2
         if isolation is Isolation.DATABASE:
@@ -370,7 +368,7 @@ async def test_a_worker_that_wakes_up_late_touches_only_its_own_generation(
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["cleaned", "rebuilt"])
-async def test_a_visitor_with_more_rights_is_waited_for(
+async def test_session_of_superuser_is_awaited(
     plain_server: Server,
     postgres: PostgresServer,
     isolation: Isolation,

@@ -1,4 +1,4 @@
-"""Names are built, read back and quoted in one place."""
+"""Names of freshdb's objects: composing, parsing, quoting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ kinds = st.sampled_from(list(Kind))
 
 
 @given(prefixes, kinds, st.uuids(), st.integers(0, 10**9))
-def test_every_name_is_read_back_as_what_it_was(
+def test_composed_name_parses_to_the_same_name(
     prefix: str, kind: Kind, identifier: UUID, counter: int
 ) -> None:
     name = Name.of(prefix, kind, identifier, counter if kind.counted else None)
@@ -26,7 +26,7 @@ def test_every_name_is_read_back_as_what_it_was(
 
 
 @given(prefixes, st.text())
-def test_what_is_read_as_a_name_is_written_the_same(prefix: str, text: str) -> None:
+def test_parsed_name_is_written_unchanged(prefix: str, text: str) -> None:
     name = Name.parse(prefix, f"{prefix}_{text}")
     assert name is None or str(name) == f"{prefix}_{text}"
 
@@ -49,17 +49,17 @@ def test_what_is_read_as_a_name_is_written_the_same(prefix: str, text: str) -> N
         "",
     ],
 )
-def test_what_only_looks_like_a_name_is_none(text: str) -> None:
+def test_similar_text_does_not_parse_as_name(text: str) -> None:
     assert Name.parse("freshdb", text) is None
 
 
 @pytest.mark.parametrize("prefix", ["", "Fresh", "fresh-db", "fresh_db", "1fresh", 'a"b', "a" * 17])
-def test_prefix_that_could_not_be_told_apart_is_refused(prefix: str) -> None:
+def test_ambiguous_prefix_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="prefix"):
         Name.of(prefix, Kind.DATABASE, uuid4(), 1)
 
 
-def test_counter_is_there_where_it_belongs() -> None:
+def test_counter_must_fit_kind() -> None:
     with pytest.raises(ValueError, match="counter"):
         Name.of("freshdb", Kind.DATABASE, uuid4())
     with pytest.raises(ValueError, match="counter"):
@@ -69,7 +69,7 @@ def test_counter_is_there_where_it_belongs() -> None:
 
 
 @given(st.text(min_size=1))
-def test_quoting_leaves_no_way_out(text: str) -> None:
+def test_quoted_identifier_cannot_be_escaped(text: str) -> None:
     try:
         shown = quoted(text)
     except ValueError:
@@ -81,7 +81,7 @@ def test_quoting_leaves_no_way_out(text: str) -> None:
 
 
 @given(st.text())
-def test_literals_hold_nothing_that_a_server_could_read_otherwise(text: str) -> None:
+def test_literal_accepts_only_safe_characters(text: str) -> None:
     try:
         shown = literal(text)
     except ValueError:
@@ -89,7 +89,7 @@ def test_literals_hold_nothing_that_a_server_could_read_otherwise(text: str) -> 
     assert not set("'\\\n\0") & set(shown[1:-1])
 
 
-def test_blueprint_replaces_whole_names_only_and_all_at_once() -> None:
+def test_blueprint_replaces_whole_names_in_one_pass() -> None:
     seed, owner = "freshdb_seed_0123456789ab", "freshdb_h_0123456789ab"
     blueprint = Blueprint(
         shared_database=owner,

@@ -147,7 +147,7 @@ AS_REPLICA = {
     "a circle that cannot": "reload",
     "a trigger that would fire": "delete",
 }
-"""Where a role that fires no triggers has a cheaper way."""
+"""Cases with a cheaper path for a role that fires no triggers."""
 
 
 @asynccontextmanager
@@ -178,7 +178,7 @@ async def state(dsn: str, login: Login) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("role", [plain_role, with_right_to_be_replica], ids=["plain", "replica"])
-async def test_rows_are_put_back_in_an_order_that_every_foreign_key_agrees_with(
+async def test_rows_are_restored_in_order_that_satisfies_foreign_keys(
     postgres: PostgresServer, options: ServerOptions, isolation: Isolation, role: Role
 ) -> None:
     as_replica = role is with_right_to_be_replica

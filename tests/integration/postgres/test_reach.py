@@ -1,4 +1,4 @@
-"""What a holder must not reach: anything but its own database."""
+"""A holder reaches its own database and no other object."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def is_denied(connection: asyncpg.Connection[asyncpg.Record], statement: s
     return False
 
 
-async def test_holder_enters_no_other_database_of_ours(
+async def test_holder_cannot_connect_to_other_databases_of_freshdb(
     any_server: Server, pools: dict[Isolation, Pool]
 ) -> None:
     mine = [await pool.provision(uuid4()) for pool in pools.values()]
@@ -59,11 +59,11 @@ async def test_holder_enters_no_other_database_of_ours(
         forbidden = {other.database for other in others} | {template, build.database}
         for database in sorted(forbidden - {login.database}):
             assert await refused(any_server, login, database), f"{login.user} got into {database}"
-    for login in mine:  # and the builder enters none of theirs
+    for login in mine:  # and the builder cannot connect to theirs
         assert await refused(any_server, build, login.database)
 
 
-async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
+async def test_holder_of_schema_reaches_nothing_else_in_shared_database(
     any_server: Server, pools: dict[Isolation, Pool]
 ) -> None:
     pool = pools[Isolation.SCHEMA]
@@ -98,7 +98,7 @@ async def test_holder_of_a_schema_reaches_nothing_else_in_the_shared_database(
         )
 
 
-async def test_holders_cannot_end_or_watch_each_other(
+async def test_holders_cannot_terminate_or_watch_each_other(
     any_server: Server, pools: dict[Isolation, Pool]
 ) -> None:
     pool = pools[Isolation.SCHEMA]
@@ -113,7 +113,7 @@ async def test_holders_cannot_end_or_watch_each_other(
         )
 
 
-async def test_holder_of_a_database_cannot_change_what_is_not_inside_it(
+async def test_holder_cannot_change_objects_outside_its_database(
     any_server: Server, pools: dict[Isolation, Pool]
 ) -> None:
     pool = pools[Isolation.DATABASE]
@@ -147,14 +147,14 @@ async def control_database(postgres: PostgresServer) -> AsyncIterator[str]:
     await connection.close()
 
 
-async def test_holder_does_not_enter_the_control_plane(
+async def test_holder_cannot_connect_to_control_database(
     any_server: Server, pools: dict[Isolation, Pool], control_database: str
 ) -> None:
     for pool in pools.values():
         assert await refused(any_server, await pool.provision(uuid4()), control_database)
 
 
-async def test_holder_stays_out_of_a_hardened_servers_own_databases(
+async def test_holder_cannot_connect_to_postgres_database_of_hardened_server(
     postgres_18: PostgresServer, options: ServerOptions
 ) -> None:
     superuser = await asyncpg.connect(postgres_18.dsn)
@@ -207,10 +207,10 @@ REFRESH MATERIALIZED VIEW m;
 """
 
 
-async def test_what_a_template_brings_never_runs_with_the_services_rights(
+async def test_template_code_never_runs_with_rights_of_the_service(
     server: Server, isolation: Isolation
 ) -> None:
-    """Checks, domains, generated columns and indexes call functions; none of them finds itself in a superuser's session."""
+    """Checks, domains, generated columns and indexes call functions, and none of these runs in a superuser's session."""
     role = f"evil_{uuid4().hex[:8]}"
     pool = await pool_of(server, isolation, await build_template(server, ESCALATION.replace("{role}", role)))
     database_id = uuid4()
@@ -221,8 +221,8 @@ async def test_what_a_template_brings_never_runs_with_the_services_rights(
         assert not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role)
 
 
-async def test_settings_that_a_holder_leaves_do_not_reach_the_service(any_server: Server) -> None:
-    """The service enters a used database (to roll back what was prepared there) with settings of its own."""
+async def test_settings_left_by_holder_do_not_apply_to_the_service(any_server: Server) -> None:
+    """The service connects to a used database (to roll back prepared transactions) with its own settings."""
     template = await build_template(any_server, "CREATE TABLE t (a integer)")
     pool = await pool_of(any_server, Isolation.DATABASE, template)
     database_id = uuid4()
@@ -246,8 +246,8 @@ async def test_settings_that_a_holder_leaves_do_not_reach_the_service(any_server
         assert await connection.fetchval("SHOW statement_timeout") == "0"
 
 
-async def test_names_in_sql_stay_names(server_18: Server) -> None:
-    """Identifiers that try to be SQL go through a schema copy as what they are."""
+async def test_hostile_identifiers_stay_identifiers(server_18: Server) -> None:
+    """Identifiers that contain SQL are copied with a schema unchanged."""
     odd = 'x"; DROP TABLE t; --'
     quoted = odd.replace('"', '""')
     template = await build_template(
@@ -262,7 +262,7 @@ async def test_names_in_sql_stay_names(server_18: Server) -> None:
             assert await connection.fetchval("SELECT count(*) FROM t") == 0
 
 
-async def test_a_build_of_one_template_does_not_see_another(any_server: Server) -> None:
+async def test_build_cannot_connect_to_another_template(any_server: Server) -> None:
     one = await create_build(any_server, uuid4(), 1, [])
     other = await create_build(any_server, uuid4(), 1, [])
     await run_sql(any_server, one, ["CREATE TABLE t ()"], timeout_seconds=30)

@@ -1,4 +1,4 @@
-"""Schemas that nobody here wrote, in both isolations."""
+"""Schemas of real projects, in both isolations."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_procrastinates_schema_works_in_both_isolations(any_server: Server
         login = await pool.provision(database_id)
         for generation in (2, 3):
             async with connected(any_server, login) as connection:
-                # Its own functions, triggers and types, the way its connector calls them.
+                # Its own functions, triggers and types, called as its connector does.
                 job: int = await connection.fetchval(
                     "SELECT procrastinate_defer_jobs_v1(ARRAY[ROW('q', 'task', 0, NULL, NULL, '{}', NULL)"
                     "::procrastinate_job_to_defer_v1])"

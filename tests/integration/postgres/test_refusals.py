@@ -1,4 +1,4 @@
-"""Templates that cannot be given out as a schema are refused, with every reason."""
+"""Templates that cannot be leased as a schema are refused, with every reason."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from freshdb_service.postgres import (
     ServerOptions,
     drop_shared,
     drop_template,
+    inventory,
     prepare_shared,
     provision_schema,
 )
@@ -56,19 +57,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_template_is_refused_with_a_reason_that_names_the_object(server: Server, case: str) -> None:
+async def test_ineligible_template_is_refused_with_name_of_object(server: Server, case: str) -> None:
     sql, reason = REFUSED[case]
     template = await build_template(server, sql)
     with pytest.raises(IsolationUnsupported) as refusal:
         await prepare_shared(server, uuid4(), template.database)
     assert any(reason in one for one in refusal.value.reasons), refusal.value.reasons
     assert "use isolation database" in refusal.value.message
-    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}, (
+    assert {one.name.token for one in await inventory(server)} == {template.id.hex[-12:]}, (
         "something was left behind"
     )
 
 
-async def test_every_reason_is_given(server: Server) -> None:
+async def test_refusal_lists_every_reason(server: Server) -> None:
     template = await build_template(server, "CREATE SCHEMA a; CREATE SCHEMA b; SELECT lo_from_bytea(0, 'x')")
     with pytest.raises(IsolationUnsupported, match="and 2 more") as refusal:
         await prepare_shared(server, uuid4(), template.database)
@@ -82,7 +83,7 @@ async def test_settings_of_the_builder_are_refused(server: Server) -> None:
         await prepare_shared(server, uuid4(), template.database)
 
 
-async def test_what_superusers_put_into_a_template_is_refused(server: Server) -> None:
+async def test_template_with_objects_of_superuser_is_refused(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t ()")
     async with server.maintenance() as connection:
         await connection.execute(f"ALTER DATABASE {template.database} ALLOW_CONNECTIONS true")
@@ -101,8 +102,8 @@ async def test_what_superusers_put_into_a_template_is_refused(server: Server) ->
         assert name in said
 
 
-async def test_a_template_whose_schema_cannot_be_made_is_refused(server: Server) -> None:
-    """What no list of reasons foresees is found by the trial: this check fails when its rows are loaded again."""
+async def test_template_whose_schema_cannot_be_created_is_refused(server: Server) -> None:
+    """The trial finds reasons that are in no list: this check fails when its rows are loaded again."""
     template = await build_template(
         server,
         "CREATE TABLE child (a integer); CREATE TABLE parent (b integer);"
@@ -111,12 +112,12 @@ async def test_a_template_whose_schema_cannot_be_made_is_refused(server: Server)
         "DELETE FROM parent",
     )
     pool_id = uuid4()
-    with pytest.raises(IsolationUnsupported, match="a schema made from this template fails"):
+    with pytest.raises(IsolationUnsupported, match="creating a schema from this template fails"):
         await prepare_shared(server, pool_id, template.database)
-    assert not [one for one in await server.inventory() if one.belongs_to(pool_id)]
+    assert not [one for one in await inventory(server) if one.belongs_to(pool_id)]
 
 
-async def test_words_that_only_look_like_the_schema_are_no_reason(server: Server) -> None:
+async def test_words_similar_to_schema_name_are_no_reason(server: Server) -> None:
     template = await build_template(
         server,
         "CREATE TABLE t (is_public boolean DEFAULT true, audience text DEFAULT 'public', republic text); "
@@ -151,7 +152,7 @@ async def test_extensions_move_to_the_shared_public(server: Server) -> None:
         )
 
 
-async def test_prepare_is_done_once_whoever_comes(server: Server) -> None:
+async def test_concurrent_preparations_prepare_once(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
     pool_id = uuid4()
     first, second, third = await asyncio.gather(
@@ -161,12 +162,12 @@ async def test_prepare_is_done_once_whoever_comes(server: Server) -> None:
     login = await provision_schema(server, uuid4(), 1, first)
     assert (
         await prepare_shared(server, pool_id, template.database) == first
-    )  # and nothing in it was taken away
+    )  # and no object in it was dropped
     async with connected(server, login) as connection:
         assert await connection.fetchval("SELECT a FROM t") == 1
 
 
-async def test_the_shared_database_outlives_its_template(server: Server) -> None:
+async def test_shared_database_outlives_its_template(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
     pool = await pool_of(server, Isolation.SCHEMA, template)
     await drop_template(server, template.id)
@@ -175,7 +176,7 @@ async def test_the_shared_database_outlives_its_template(server: Server) -> None
         assert await connection.fetchval("SELECT a FROM t") == 1
 
 
-async def test_a_shared_database_that_is_gone_is_said_to_be(server: Server) -> None:
+async def test_missing_shared_database_is_named(server: Server) -> None:
     template = await build_template(server)
     pool = await pool_of(server, Isolation.SCHEMA, template)
     await drop_shared(server, pool.id)
@@ -183,17 +184,17 @@ async def test_a_shared_database_that_is_gone_is_said_to_be(server: Server) -> N
         await pool.provision(uuid4())
     with pytest.raises(TemplateNotFound):
         await prepare_shared(server, uuid4(), "freshdb_t_000000000000_1")
-    assert {one.name.token for one in await server.inventory()} == {template.id.hex[-12:]}
+    assert {one.name.token for one in await inventory(server)} == {template.id.hex[-12:]}
 
 
-async def test_without_pg_dump_the_mend_is_named(postgres_18: PostgresServer) -> None:
+async def test_missing_pg_dump_error_names_the_fix(postgres_18: PostgresServer) -> None:
     async with managed(postgres_18.dsn, ServerOptions()) as server:
         template = await build_template(server)
         with pytest.raises(ConfigurationError, match="install PostgreSQL's client programs"):
             await prepare_shared(server, uuid4(), template.database)
 
 
-async def test_schemas_made_at_the_same_time_are_all_there(any_server: Server) -> None:
+async def test_schemas_created_concurrently_all_exist(any_server: Server) -> None:
     template = await build_template(
         any_server, "CREATE TABLE t (a serial, b integer); INSERT INTO t (b) VALUES (1)"
     )
@@ -208,9 +209,7 @@ async def test_schemas_made_at_the_same_time_are_all_there(any_server: Server) -
     await asyncio.gather(*(pool.drop(one) for one in ids))
 
 
-async def test_databases_made_at_the_same_time_are_all_there(
-    any_server: Server, postgres: PostgresServer
-) -> None:
+async def test_databases_created_concurrently_all_exist(any_server: Server, postgres: PostgresServer) -> None:
     template = await build_template(any_server, "CREATE TABLE t (a integer); INSERT INTO t VALUES (1)")
     pool = await pool_of(any_server, Isolation.DATABASE, template)
     ids = [uuid4() for _ in range(8)]
@@ -222,8 +221,10 @@ async def test_databases_made_at_the_same_time_are_all_there(
     await asyncio.gather(*(pool.drop(one) for one in ids))
 
 
-async def test_somebody_in_the_template_is_sent_away(server_18: Server, postgres_18: PostgresServer) -> None:
-    """Nobody enters a sealed template; a superuser who does all the same keeps no database from being made."""
+async def test_session_in_sealed_template_is_terminated(
+    server_18: Server, postgres_18: PostgresServer
+) -> None:
+    """Only a superuser can connect to a sealed template. Its session does not prevent clones."""
     template = await build_template(server_18)
     async with server_18.maintenance() as connection:
         await connection.execute(f"ALTER DATABASE {template.database} ALLOW_CONNECTIONS true")

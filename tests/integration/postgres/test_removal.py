@@ -1,4 +1,4 @@
-"""What is ours can always be dropped, whatever its holder did; what only looks like ours is never touched."""
+"""Objects of freshdb can always be dropped, whatever a holder did to them. Similar objects of others are never touched."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from freshdb_service.postgres import (
     Server,
     ServerOptions,
     create_build,
+    database_sizes,
     drop_database,
+    drop_owned,
     drop_schema,
     drop_shared,
     drop_template,
+    foreign_databases,
+    inventory,
     prepare_shared,
     provision_database,
     provision_schema,
@@ -33,15 +37,15 @@ def names(objects: list[OwnedObject]) -> set[tuple[str, str]]:
     return {(one.kind, str(one.name)) for one in objects}
 
 
-async def test_dropping_what_is_not_there_does_nothing(any_server: Server) -> None:
+async def test_dropping_missing_object_does_nothing(any_server: Server) -> None:
     await drop_database(any_server, uuid4())
     await drop_schema(any_server, uuid4(), "no_such_database")
     await drop_shared(any_server, uuid4())
     await drop_template(any_server, uuid4())
-    await any_server.drop_owned(OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
+    await drop_owned(any_server, OwnedObject("database", any_server.name_of(Kind.DATABASE, uuid4(), 1), 1))
 
 
-async def test_everything_is_dropped_while_people_are_connected(
+async def test_objects_are_dropped_while_clients_are_connected(
     any_server: Server, isolation: Isolation
 ) -> None:
     template = await build_template(any_server, EVERYTHING)
@@ -58,14 +62,12 @@ async def test_everything_is_dropped_while_people_are_connected(
     else:
         await pool.drop(databases[1])
     await drop_template(any_server, template.id)
-    assert await any_server.inventory() == []
+    assert await inventory(any_server) == []
     for holder in holders:
         holder.terminate()
 
 
-async def test_only_generations_below_the_one_that_is_named_are_dropped(
-    server: Server, isolation: Isolation
-) -> None:
+async def test_only_lower_generations_are_dropped(server: Server, isolation: Isolation) -> None:
     pool = await pool_of(server, isolation, await build_template(server))
     database_id = uuid4()
     logins = {generation: await pool.provision(database_id, generation) for generation in (1, 2, 10)}
@@ -73,21 +75,21 @@ async def test_only_generations_below_the_one_that_is_named_are_dropped(
         await drop_database(server, database_id, below_generation=10)
     else:
         await drop_schema(server, database_id, pool.origin.blueprint.shared_database, below_generation=10)
-    left = {str(one.name) for one in await server.inventory() if one.belongs_to(database_id)}
+    left = {str(one.name) for one in await inventory(server) if one.belongs_to(database_id)}
     assert left == {logins[10].user}
     async with connected(server, logins[10]):
         pass
 
 
-async def test_only_attempts_below_the_one_that_is_named_are_dropped(server: Server) -> None:
+async def test_only_lower_attempts_are_dropped(server: Server) -> None:
     template_id = uuid4()
     for attempt in (1, 2):
         await create_build(server, template_id, attempt, [])
     await drop_template(server, template_id, below_attempt=2)
-    assert {one.name.counter for one in await server.inventory()} == {2}
+    assert {one.name.counter for one in await inventory(server)} == {2}
 
 
-async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Server) -> None:
+async def test_database_is_dropped_whatever_its_owner_changed(any_server: Server) -> None:
     pool = await pool_of(
         any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
     )
@@ -104,23 +106,23 @@ async def test_a_database_is_dropped_whatever_its_owner_did_to_it(any_server: Se
             await connection.execute(statement.format(login.database))
     async with connected(any_server, replace(login, database="postgres")) as connection:
         await connection.execute(f"ALTER DATABASE {login.database} ALLOW_CONNECTIONS false")
-    assert ("database", login.database) in names(await any_server.inventory())
+    assert ("database", login.database) in names(await inventory(any_server))
     await drop_database(any_server, database_id)
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
 
 
-async def test_a_database_that_its_owner_dropped_is_reset_all_the_same(server: Server) -> None:
+async def test_database_dropped_by_its_owner_is_reset(server: Server) -> None:
     pool = await pool_of(server, Isolation.DATABASE, await build_template(server, "CREATE TABLE t ()"))
     database_id = uuid4()
     login = await pool.provision(database_id)
-    await server.sessions.leave(login.database)  # as long as the service keeps one open, it cannot be dropped
+    await server.sessions.close_idle(login.database)  # an open session of the service would prevent the drop
     async with connected(server, replace(login, database="postgres")) as connection:
         await connection.execute(f"DROP DATABASE {login.database}")
     async with connected(server, (await pool.reset(database_id, 2)).login) as connection:
         await connection.execute("TABLE t")
 
 
-async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server: Server) -> None:
+async def test_schema_dropped_by_its_owner_is_reset(any_server: Server) -> None:
     pool = await pool_of(any_server, Isolation.SCHEMA, await build_template(any_server, "CREATE TABLE t ()"))
     database_id = uuid4()
     login = await pool.provision(database_id)
@@ -134,8 +136,8 @@ async def test_a_schema_that_its_owner_dropped_is_reset_all_the_same(any_server:
         assert await connection.fetchval("SELECT count(*) FROM pg_largeobject_metadata") == 0
 
 
-async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: Server) -> None:
-    """A role that is named in a grant or a policy anywhere cannot be dropped: a holder must not keep another's alive."""
+async def test_login_with_privileges_from_other_lease_is_dropped(any_server: Server) -> None:
+    """A grant or a policy that names a role prevents its drop. A holder must not prevent the drop of another login."""
     pool = await pool_of(
         any_server, Isolation.DATABASE, await build_template(any_server, "CREATE TABLE t (a integer)")
     )
@@ -148,14 +150,14 @@ async def test_a_login_is_dropped_though_a_neighbour_gave_it_rights(any_server: 
             f"ALTER DATABASE {neighbour.database} CONNECTION LIMIT 0"
         )
     new = (await pool.reset(mine, 2)).login
-    assert {str(one.name) for one in await any_server.inventory() if one.belongs_to(mine)} == {new.user}
+    assert {str(one.name) for one in await inventory(any_server) if one.belongs_to(mine)} == {new.user}
     async with connected(any_server, neighbour) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t") == 0
 
 
 @pytest.fixture
 async def lookalikes(postgres: PostgresServer) -> AsyncIterator[tuple[UUID, set[str]]]:
-    """Roles and databases that are named like ours, with no stamp, or with that of another installation."""
+    """Roles and databases with names like freshdb's, without a stamp, or with the stamp of another installation."""
     database_id = uuid4()
     token = database_id.hex[-12:]
     stamps = {1: None, 2: f"freshdb:{uuid4()}", 3: "freshdb:", 4: "just a note"}
@@ -177,12 +179,12 @@ async def lookalikes(postgres: PostgresServer) -> AsyncIterator[tuple[UUID, set[
     await connection.close()
 
 
-async def test_what_only_looks_like_ours_is_never_touched(
+async def test_similar_objects_of_others_are_never_touched(
     any_server: Server, lookalikes: tuple[UUID, set[str]], postgres: PostgresServer
 ) -> None:
     database_id, made = lookalikes
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
-    assert made <= set(await any_server.foreign_databases())
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
+    assert made <= set(await foreign_databases(any_server))
     async with any_server.maintenance() as connection:
         oids = {
             row["datname"]: row["oid"]
@@ -193,8 +195,8 @@ async def test_what_only_looks_like_ours_is_never_touched(
     await drop_database(any_server, database_id)
     for number in (1, 2, 3, 4):
         name = any_server.name_of(Kind.DATABASE, database_id, number)
-        await any_server.drop_owned(OwnedObject("database", name, oids[str(name)]))
-        await any_server.drop_owned(OwnedObject("role", name, 0))
+        await drop_owned(any_server, OwnedObject("database", name, oids[str(name)]))
+        await drop_owned(any_server, OwnedObject("role", name, 0))
     connection = await asyncpg.connect(postgres.dsn)
     there = await connection.fetch(
         "SELECT datname FROM pg_database JOIN pg_roles ON rolname = datname AND rolcanlogin WHERE datname = ANY ($1)",
@@ -204,19 +206,19 @@ async def test_what_only_looks_like_ours_is_never_touched(
     assert {row["datname"] for row in there} == made
 
 
-async def test_our_stamp_under_a_name_that_is_not_ours_is_left_alone(server: Server) -> None:
+async def test_stamped_object_with_foreign_name_is_left_alone(server: Server) -> None:
     name = f"accounts_{uuid4().hex[:8]}"
     async with server.maintenance() as connection:
         await connection.execute(f"CREATE DATABASE {name}")
         await connection.execute(f"COMMENT ON DATABASE {name} IS '{server.stamp}'")
         try:
-            assert await server.inventory() == []
-            assert name in await server.foreign_databases()
+            assert await inventory(server) == []
+            assert name in await foreign_databases(server)
         finally:
             await connection.execute(f"DROP DATABASE {name}")
 
 
-async def test_two_installations_on_one_server_do_not_see_each_other(
+async def test_installations_on_one_server_do_not_see_each_other(
     postgres_18: PostgresServer, server_18: Server, options: ServerOptions
 ) -> None:
     template = await build_template(server_18)
@@ -224,19 +226,19 @@ async def test_two_installations_on_one_server_do_not_see_each_other(
     await provision_database(server_18, database_id, 1, template.database)
     other = await Server.open("other", postgres_18.dsn, installation=uuid4(), options=options)
     try:
-        assert await other.inventory() == []
+        assert await inventory(other) == []
         await drop_database(other, database_id)
         await drop_template(other, template.id)
-        for owned in await server_18.inventory():
-            await other.drop_owned(owned)
-        assert await other.disk_bytes() == 0
+        for owned in await inventory(server_18):
+            await drop_owned(other, owned)
+        assert sum((await database_sizes(other)).values()) == 0
     finally:
         await other.close()
-    assert len(await server_18.inventory()) == 4
+    assert len(await inventory(server_18)) == 4
 
 
-async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: Server) -> None:
-    """A role without its database; a database that was not stamped yet, and is told by its owner."""
+async def test_objects_of_dead_worker_are_found_and_dropped(any_server: Server) -> None:
+    """A role without its database, and a database without a stamp, which its owner identifies."""
     alone, unstamped = (any_server.name_of(Kind.DATABASE, uuid4(), 1) for _ in range(2))
     member = (
         ""
@@ -250,14 +252,14 @@ async def test_what_a_worker_left_when_it_died_is_found_and_dropped(any_server: 
             )
         await connection.execute(f"SELECT 1{member}")
         await connection.execute(f"CREATE DATABASE {unstamped} OWNER {unstamped} ALLOW_CONNECTIONS false")
-    found = await any_server.inventory()
+    found = await inventory(any_server)
     assert names(found) == {("role", str(alone)), ("role", str(unstamped)), ("database", str(unstamped))}
     for owned in found:
-        await any_server.drop_owned(owned)
-    assert await any_server.inventory() == []
+        await drop_owned(any_server, owned)
+    assert await inventory(any_server) == []
 
 
-async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
+async def test_incomplete_shared_database_is_recreated(server: Server) -> None:
     template = await build_template(server, "CREATE TABLE t ()")
     pool_id = uuid4()
     name = server.name_of(Kind.SHARED, pool_id)
@@ -269,35 +271,35 @@ async def test_a_half_made_shared_database_is_made_anew(server: Server) -> None:
     assert await prepare_shared(server, pool_id, template.database) == blueprint
 
 
-async def test_the_trial_of_a_preparation_is_a_part_of_the_shared_database(server: Server) -> None:
-    """Whoever repairs by the inventory must not take it for a leftover while the preparation is at it."""
+async def test_trial_schema_is_part_of_shared_database(server: Server) -> None:
+    """The reconciler must not drop it while the preparation uses it."""
     pool = await pool_of(server, Isolation.SCHEMA, await build_template(server))
     assert pool.origin.blueprint is not None
-    before = await server.inventory()
+    before = await inventory(server)
     login = await provision_schema(server, pool.id, 0, pool.origin.blueprint)
-    assert set(await server.inventory()) == set(before)
+    assert set(await inventory(server)) == set(before)
     await drop_shared(server, pool.id)
     async with server.maintenance() as connection:
         assert not await connection.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", login.user)
 
 
-async def test_an_object_that_was_replaced_since_it_was_listed_is_left_alone(server: Server) -> None:
+async def test_object_replaced_after_listing_is_left_alone(server: Server) -> None:
     template = await build_template(server)
     database_id = uuid4()
     await provision_database(server, database_id, 1, template.database)
-    listed = [one for one in await server.inventory() if one.belongs_to(database_id)]
+    listed = [one for one in await inventory(server) if one.belongs_to(database_id)]
     await drop_database(server, database_id)
     await provision_database(server, database_id, 1, template.database)
     for owned in listed:
-        await server.drop_owned(owned)
-    assert len([one for one in await server.inventory() if one.belongs_to(database_id)]) == 2
+        await drop_owned(server, owned)
+    assert len([one for one in await inventory(server) if one.belongs_to(database_id)]) == 2
 
 
-async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
+async def test_inventory_lists_all_objects_of_installation(server: Server) -> None:
     template = await build_template(server)
     pool = await pool_of(server, Isolation.SCHEMA, template)
     login = await pool.provision(uuid4())
-    found = names(await server.inventory())
+    found = names(await inventory(server))
     shared = login.database
     assert found == {
         ("database", template.database),
@@ -308,10 +310,10 @@ async def test_everything_of_ours_is_in_the_inventory(server: Server) -> None:
         ("role", login.user),
         ("schema", str(login.schema)),
     }
-    assert await server.disk_bytes() > 10_000_000
+    assert sum((await database_sizes(server)).values()) > 10_000_000
 
 
-async def test_passwords_show_in_no_message(postgres_18: PostgresServer, server_18: Server) -> None:
+async def test_passwords_are_in_no_message(postgres_18: PostgresServer, server_18: Server) -> None:
     password = str(urlsplit(postgres_18.dsn).password)
     assert password not in repr(server_18)
     assert password not in repr(vars(server_18)["_address"])

@@ -1,4 +1,4 @@
-"""Which servers can be managed, and what is said of those that cannot."""
+"""Servers that can be managed, and the errors for those that cannot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from freshdb_service.postgres import (
     Server,
     ServerOptions,
     create_build,
+    drop_owned,
     ensure_control_database,
+    foreign_databases,
+    inventory,
     provision_database,
 )
 from freshdb_service.postgres.server import capabilities as facts_module
@@ -46,7 +49,7 @@ def changed(
     return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}" if database else parts.path))
 
 
-async def test_server_knows_itself(postgres: PostgresServer, server: Server) -> None:
+async def test_server_reports_its_capabilities(postgres: PostgresServer, server: Server) -> None:
     parts = urlsplit(postgres.dsn)
     assert (server.host, server.port) == (parts.hostname, parts.port)
     assert server.version // 10_000 == postgres.major
@@ -54,7 +57,7 @@ async def test_server_knows_itself(postgres: PostgresServer, server: Server) -> 
     await server.ping()
 
 
-async def test_role_without_special_rights_is_enough(plain_server: Server) -> None:
+async def test_plain_role_can_manage_server(plain_server: Server) -> None:
     assert not plain_server.is_superuser
     template = await build_template(plain_server, "CREATE TABLE t ()")
     await provision_database(plain_server, uuid4(), 1, template.database)
@@ -72,26 +75,26 @@ async def test_role_without_special_rights_is_enough(plain_server: Server) -> No
         "postgresql://u:secret@127.0.0.1:99999/d",
     ],
 )
-async def test_malformed_dsn(dsn: str, options: ServerOptions) -> None:
+async def test_malformed_dsn_is_refused(dsn: str, options: ServerOptions) -> None:
     error = await refusal(dsn, options)
     assert isinstance(error, ConfigurationError)
     assert "postgresql://user:password@host:port/database" in error.message
     assert "secret" not in error.message
 
 
-async def test_wrong_password(postgres: PostgresServer, options: ServerOptions) -> None:
+async def test_wrong_password_is_refused(postgres: PostgresServer, options: ServerOptions) -> None:
     error = await refusal(changed(postgres.dsn, password="wrong-guess"), options)
     assert isinstance(error, ConfigurationError)
     assert "password" in error.message
 
 
-async def test_database_that_is_not_there(postgres: PostgresServer, options: ServerOptions) -> None:
+async def test_dsn_with_missing_database_is_refused(postgres: PostgresServer, options: ServerOptions) -> None:
     error = await refusal(changed(postgres.dsn, database="no_such_database"), options)
     assert isinstance(error, ConfigurationError)
     assert "no_such_database" in error.message
 
 
-async def test_server_that_is_not_there(options: ServerOptions) -> None:
+async def test_unreachable_server_is_unavailable(options: ServerOptions) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -100,7 +103,7 @@ async def test_server_that_is_not_there(options: ServerOptions) -> None:
     assert error.retry_after_seconds
 
 
-async def test_role_that_may_not_create_databases_and_roles(
+async def test_role_without_createdb_and_createrole_is_refused(
     postgres: PostgresServer, options: ServerOptions
 ) -> None:
     async with plain_role(postgres.dsn) as dsn:
@@ -112,10 +115,10 @@ async def test_role_that_may_not_create_databases_and_roles(
     assert "CREATEDB CREATEROLE" in error.message
 
 
-async def test_server_that_is_too_old(
+async def test_old_server_is_refused(
     postgres: PostgresServer, options: ServerOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No server of the tests is that old; so they are, by the day's measure."""
+    """No server of the tests is that old, so the oldest version is raised."""
     monkeypatch.setattr(facts_module, "OLDEST_VERSION", 99_00_00)
     error = await refusal(postgres.dsn, options)
     assert isinstance(error, ServerRefused)
@@ -128,7 +131,7 @@ async def test_server_that_is_too_old(
     await connection.close()
 
 
-async def test_prefix_that_is_none_is_refused_at_once(postgres_18: PostgresServer) -> None:
+async def test_malformed_prefix_is_refused_at_start(postgres_18: PostgresServer) -> None:
     with pytest.raises(ValueError, match="prefix"):
         await Server.open(
             "main", postgres_18.dsn, installation=uuid4(), options=ServerOptions(prefix='x"; DROP')
@@ -145,15 +148,15 @@ async def somebodys_database(postgres_18: PostgresServer) -> AsyncIterator[str]:
     await connection.close()
 
 
-async def test_databases_of_others_are_told_from_ours(server_18: Server, somebodys_database: str) -> None:
+async def test_databases_of_others_are_listed(server_18: Server, somebodys_database: str) -> None:
     template = await build_template(server_18)
     login = await provision_database(server_18, uuid4(), 1, template.database)
-    foreign = await server_18.foreign_databases()
+    foreign = await foreign_databases(server_18)
     assert somebodys_database in foreign
     assert not {"postgres", "template0", "template1", template.database, login.database} & set(foreign)
 
 
-async def test_control_database_is_made_once_and_closed_to_others(postgres: PostgresServer) -> None:
+async def test_control_database_is_created_once_and_closed(postgres: PostgresServer) -> None:
     name = f"control_{uuid4().hex[:8]}"
     dsns = await asyncio.gather(*(ensure_control_database(postgres.dsn, name) for _ in range(4)))
     assert set(dsns) == {changed(postgres.dsn, database=name)}
@@ -168,17 +171,17 @@ async def test_control_database_is_made_once_and_closed_to_others(postgres: Post
     await superuser.close()
 
 
-async def test_control_database_of_a_wrong_dsn(postgres_18: PostgresServer) -> None:
+async def test_control_database_with_wrong_dsn_is_refused(postgres_18: PostgresServer) -> None:
     with pytest.raises(ConfigurationError):
         await ensure_control_database(changed(postgres_18.dsn, password="wrong-guess"), "control")
     with pytest.raises(ConfigurationError):
         await ensure_control_database("nonsense", "control")
 
 
-async def test_server_that_goes_away_is_said_to_be_away_and_comes_back(
+async def test_stopped_server_is_unavailable_until_it_returns(
     postgres_18: PostgresServer, options: ServerOptions
 ) -> None:
-    """Its connections are cut in the middle of their work; the next use opens new ones."""
+    """Its connections are lost while they are in use, and the next use opens new ones."""
     server = await Server.open("main", postgres_18.dsn, installation=uuid4(), options=options)
     superuser = await asyncpg.connect(postgres_18.dsn)
 
@@ -206,7 +209,7 @@ async def test_server_that_goes_away_is_said_to_be_away_and_comes_back(
         await server.ping()
 
 
-async def test_statement_that_takes_too_long_is_given_up(postgres_18: PostgresServer) -> None:
+async def test_statement_that_exceeds_its_timeout_is_cancelled(postgres_18: PostgresServer) -> None:
     server = await Server.open(
         "main", postgres_18.dsn, installation=uuid4(), options=ServerOptions(command_timeout_seconds=3)
     )
@@ -239,13 +242,13 @@ async def test_parallel_work_waits_for_the_pool(postgres_18: PostgresServer) -> 
     try:
         logins = await asyncio.gather(*(create_build(server, uuid4(), 1, []) for _ in range(4)))
         assert len({one.user for one in logins}) == 4
-        for owned in await server.inventory():
-            await server.drop_owned(owned)
+        for owned in await inventory(server):
+            await drop_owned(server, owned)
     finally:
         await server.close()
 
 
-async def test_a_connection_that_was_lost_is_a_server_that_does_not_answer(
+async def test_lost_connection_becomes_backend_unavailable(
     server_18: Server, postgres_18: PostgresServer
 ) -> None:
     async def lose_it_and_go_on() -> None:

@@ -1,4 +1,4 @@
-"""A schema is looked at without reading all of those that share its database."""
+"""A schema is inspected without reading the other schemas of its database."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from freshdb_service.postgres.reset.baseline import MARK_OF_SCHEMA, ME
-from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs
+from freshdb_reset import Catalogs
+from freshdb_reset.baseline import MARK_OF_SCHEMA, OIDS
 from freshdb_service.postgres.server.connections import SETTINGS
 from freshdb_service.postgres.server.session_cache import SETTINGS as SESSION_SETTINGS
 from tests.servers import PostgresServer
@@ -19,14 +19,14 @@ from tests.services import with_database
 
 OTHERS = 1_500
 SEARCHED = {"pg_class", "pg_constraint", "pg_proc", "pg_type"}
-"""PostgreSQL has no index by which to find what of these belongs to a schema."""
+"""Catalogs without an index on the schema of their rows."""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 @pytest.fixture
 async def shared(postgres_18: PostgresServer) -> AsyncIterator[Connection]:
-    """In a database with many schemas."""
+    """A connection to a database with many schemas."""
     name = f"shared_{secrets.token_hex(4)}"
     around = await asyncpg.connect(postgres_18.dsn)
     await around.execute(f"CREATE DATABASE {name}")
@@ -48,7 +48,7 @@ async def shared(postgres_18: PostgresServer) -> AsyncIterator[Connection]:
 
 
 async def read_whole(connection: Connection, query: str, arguments: str) -> set[str]:
-    """Which large catalogs a query reads from end to end."""
+    """Return the large catalogs that a query reads completely."""
     await connection.execute(f"PREPARE asked AS {query}")
     plan: str = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked ({arguments})")
     await connection.execute("DEALLOCATE asked")
@@ -71,7 +71,7 @@ async def read_whole(connection: Connection, query: str, arguments: str) -> set[
     return read(json.loads(plan)) & large
 
 
-async def test_its_definitions_are_found_by_index(shared: Connection) -> None:
+async def test_definitions_of_schema_are_read_by_index(shared: Connection) -> None:
     catalogs = await Catalogs.of(shared, schema=True)
     asked: list[tuple[str, tuple[object, ...]]] = []
 
@@ -91,9 +91,9 @@ async def test_its_definitions_are_found_by_index(shared: Connection) -> None:
         arguments = ", ".join(f"'{one}'" for one in args)
         assert await read_whole(shared, query, arguments) <= SEARCHED
     large = await shared.fetchval("SELECT pg_relation_size('pg_depend')")
-    assert large > 128 * 1024  # it could have been read
+    assert large > 128 * 1024  # it is large enough to count
 
 
-async def test_what_is_written_to_all_catalogs_is_summed_by_index(shared: Connection) -> None:
-    query = f"WITH me AS ({ME}) SELECT {MARK_OF_SCHEMA} FROM me"
+async def test_catalog_writes_are_summed_by_index(shared: Connection) -> None:
+    query = f"WITH me AS ({OIDS}) SELECT {MARK_OF_SCHEMA} FROM me"
     assert await read_whole(shared, query, "current_user, 's7'") == set()

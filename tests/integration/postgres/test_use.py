@@ -1,4 +1,4 @@
-"""What a holder can do with its database: whatever an owner can."""
+"""A holder has the rights of an owner in its database."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ CREATE SCHEMA public
 """
 
 
-async def test_holder_may_do_with_what_the_template_made_what_its_owner_may(
-    any_server: Server, isolation: Isolation
-) -> None:
+async def test_holder_has_owner_rights_on_template_objects(any_server: Server, isolation: Isolation) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server, EVERYTHING))
     login = await pool.provision(uuid4())
     statements = STATEMENTS + (OF_A_DATABASE.lstrip() if isolation is Isolation.DATABASE else "")
@@ -91,7 +89,7 @@ async def test_holder_starts_in_its_own_schema(server_18: Server) -> None:
         )
 
 
-async def test_holder_is_nobody_special(any_server: Server, isolation: Isolation) -> None:
+async def test_holder_has_no_special_rights(any_server: Server, isolation: Isolation) -> None:
     pool = await pool_of(any_server, isolation, await build_template(any_server))
     login = await pool.provision(uuid4())
     async with connected(any_server, login) as connection:
@@ -121,7 +119,7 @@ async def test_holder_cannot_open_more_connections_than_its_limit(server_18: Ser
             await one.close()
 
 
-async def test_password_is_asked_for_and_reaches_no_catalog_in_plain(server: Server) -> None:
+async def test_password_is_required_and_stored_as_verifier(server: Server) -> None:
     pool = await pool_of(server, Isolation.DATABASE, await build_template(server))
     login = await pool.provision(uuid4())
     with pytest.raises(asyncpg.InvalidPasswordError):

@@ -1,4 +1,4 @@
-"""Servers that are not the one that was meant: denied, somebody else's, or put in another one's place."""
+"""Wrong servers: on the deny list, with databases of others, or at the address of another server."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from freshdb_service.postgres import (
     ServerOptions,
     close_control_database,
     drop_database,
+    drop_owned,
     drop_template,
     ensure_control_database,
+    foreign_databases,
+    inventory,
     provision_database,
 )
 from freshdb_service.postgres.names import Kind
@@ -33,7 +36,7 @@ async def opened(dsn: str, *deny: str, name: str = "main") -> Server:
     return await Server.open(name, dsn, installation=uuid4(), options=ServerOptions(deny=deny))
 
 
-async def test_a_server_is_refused_by_each_of_its_names(postgres: PostgresServer) -> None:
+async def test_each_denied_name_refuses_server(postgres: PostgresServer) -> None:
     database = f"live_{uuid4().hex[:8]}"
     superuser = await asyncpg.connect(postgres.dsn)
     await superuser.execute(f"CREATE DATABASE {database}")
@@ -60,7 +63,7 @@ async def test_a_server_is_refused_by_each_of_its_names(postgres: PostgresServer
         await superuser.close()
 
 
-async def test_nothing_is_made_on_a_server_that_holds_databases_of_others(
+async def test_server_with_databases_of_others_is_refused(
     postgres_18: PostgresServer,
 ) -> None:
     name, others = f"control_{uuid4().hex[:8]}", f"accounts_{uuid4().hex[:8]}"
@@ -71,14 +74,14 @@ async def test_nothing_is_made_on_a_server_that_holds_databases_of_others(
             await ensure_control_database(postgres_18.dsn, name, unless_shared="main")
         assert not await superuser.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", name)
         await ensure_control_database(postgres_18.dsn, name)
-        await ensure_control_database(postgres_18.dsn, name, unless_shared="main")  # it was meant before
+        await ensure_control_database(postgres_18.dsn, name, unless_shared="main")  # it exists already
         await superuser.execute(f"DROP DATABASE {name}")
     finally:
         await superuser.execute(f"DROP DATABASE {others}")
         await superuser.close()
 
 
-async def test_a_control_database_that_was_there_is_closed_to_holders(postgres: PostgresServer) -> None:
+async def test_existing_control_database_is_closed_to_holders(postgres: PostgresServer) -> None:
     name = f"control_{uuid4().hex[:8]}"
     superuser = await asyncpg.connect(postgres.dsn)
     await superuser.execute(f"CREATE DATABASE {name}")
@@ -92,14 +95,16 @@ async def test_a_control_database_that_was_there_is_closed_to_holders(postgres: 
         )
         assert not await superuser.fetchval(allowed, name)
         await close_control_database(postgres.dsn, options=ServerOptions())
-        assert await superuser.fetchval(allowed, "postgres")  # it is everybody's; that is only warned of
+        assert await superuser.fetchval(
+            allowed, "postgres"
+        )  # PUBLIC may still connect to it, and a warning is logged
     finally:
         await superuser.execute(f"DROP DATABASE {name}")
         await superuser.close()
 
 
 def lookalikes(server: Server, database_id: UUID) -> dict[str, str | None]:
-    """Names that are nearly ours, and what they are stamped with."""
+    """Names similar to freshdb's, each with its stamp."""
     name = str(server.name_of(Kind.DATABASE, database_id, 3))
     return {
         name: None,
@@ -134,12 +139,12 @@ def _or_null(stamp: str | None) -> str:
     return "NULL" if stamp is None else f"'{stamp}'"
 
 
-async def test_what_is_nearly_called_or_stamped_like_ours_is_left_alone(
+async def test_similar_names_and_stamps_are_left_alone(
     any_server: Server, nearly_ours: tuple[UUID, list[str]], postgres: PostgresServer
 ) -> None:
     database_id, made = nearly_ours
-    assert not [one for one in await any_server.inventory() if one.belongs_to(database_id)]
-    assert set(made) <= set(await any_server.foreign_databases())
+    assert not [one for one in await inventory(any_server) if one.belongs_to(database_id)]
+    assert set(made) <= set(await foreign_databases(any_server))
     await drop_database(any_server, database_id)
     superuser = await asyncpg.connect(postgres.dsn)
     rows = await superuser.fetch(
@@ -147,10 +152,10 @@ async def test_what_is_nearly_called_or_stamped_like_ours_is_left_alone(
         "WHERE datname = ANY ($1)",
         made,
     )
-    for row in rows:  # also when somebody believes that it is ours
+    for row in rows:  # even if a caller passes it as freshdb's own
         name = any_server.name_of(Kind.DATABASE, database_id, 3)
-        await any_server.drop_owned(OwnedObject("database", name, row["database"]))
-        await any_server.drop_owned(OwnedObject("role", name, row["role"]))
+        await drop_owned(any_server, OwnedObject("database", name, row["database"]))
+        await drop_owned(any_server, OwnedObject("role", name, row["role"]))
     left = await superuser.fetch(
         "SELECT datname FROM pg_database JOIN pg_roles ON rolname = datname AND rolcanlogin WHERE datname = ANY ($1)",
         made,
@@ -159,34 +164,36 @@ async def test_what_is_nearly_called_or_stamped_like_ours_is_left_alone(
     assert {row["datname"] for row in left} == set(made)
 
 
-async def test_what_somebody_renamed_is_theirs(server: Server) -> None:
-    """A database that was put aside, by a new name, is left as it is, and keeps its owner until it has another."""
+async def test_renamed_database_is_left_alone(server: Server) -> None:
+    """A database that its owner renamed is left alone, and its owner cannot be dropped until it has another owner."""
     template = await build_template(server, "CREATE TABLE t (a integer)")
     pool = await pool_of(server, Isolation.DATABASE, template)
     database_id = uuid4()
     login = await pool.provision(database_id)
     async with server.inside(login.database) as connection:
         await connection.execute("INSERT INTO public.t VALUES (1)")
-    await server.sessions.leave(login.database)
+    await server.sessions.close_idle(login.database)
     aside = f"aside_{uuid4().hex[:8]}"
     async with server.maintenance() as connection:
         await connection.execute(f"ALTER DATABASE {login.database} RENAME TO {aside}")
         try:
             with pytest.raises(BackendUnavailable, match=f"another owner.*owner of database {aside}"):
                 await pool.reset(database_id, 2)
-            assert aside in await server.foreign_databases()
+            assert aside in await foreign_databases(server)
             await connection.execute(f"ALTER DATABASE {aside} OWNER TO CURRENT_USER")
             async with server.inside(aside) as inside:
                 assert await inside.fetchval("SELECT count(*) FROM public.t") == 1
                 await inside.execute(f"REASSIGN OWNED BY {login.user.rpartition('_')[0]}_0 TO CURRENT_USER")
             await pool.reset(database_id, 2)
-            assert aside in await server.foreign_databases()
+            assert aside in await foreign_databases(server)
         finally:
             await connection.execute(f"DROP DATABASE {aside}")
 
 
-async def test_what_others_made_of_what_a_holder_left_stays(server: Server, postgres: PostgresServer) -> None:
-    """In a database of others, nothing goes but what the login itself has there."""
+async def test_objects_of_others_that_depend_on_leftovers_stay(
+    server: Server, postgres: PostgresServer
+) -> None:
+    """In a database of others, only the objects of the login itself are dropped."""
     pool = await pool_of(server, Isolation.DATABASE, await build_template(server))
     database_id = uuid4()
     login = await pool.provision(database_id)
@@ -212,11 +219,11 @@ async def test_what_others_made_of_what_a_holder_left_stays(server: Server, post
         await superuser.close()
 
 
-async def test_another_server_in_the_place_of_ours_is_noticed_and_left_alone(
+async def test_server_with_other_identity_is_left_alone(
     tmp_path_factory: pytest.TempPathFactory, postgres_18: PostgresServer
 ) -> None:
-    """It even holds what looks like ours, stamp and all: a copy of ours, say, that somebody works with."""
-    del postgres_18  # started by now: the two that follow find the machine quiet
+    """The other server even holds stamped objects, as a copy of the right server does."""
+    del postgres_18  # started before the next two servers
     root = tmp_path_factory.mktemp("servers")
     root.chmod(0o711)
     ours = EmbeddedPostgres(root / "ours")
@@ -242,24 +249,24 @@ async def test_another_server_in_the_place_of_ours_is_noticed_and_left_alone(
             drop_database(server, database_id),
             drop_template(server, template.id),
             provision_database(server, uuid4(), 1, template.database),
-            server.inventory(),
+            inventory(server),
             server.ping(),
         ):
-            with pytest.raises(BackendUnavailable, match="there is another one"):
+            with pytest.raises(BackendUnavailable, match="another PostgreSQL server answers"):
                 await attempt
-        with pytest.raises(BackendUnavailable, match="there is another one"):
+        with pytest.raises(BackendUnavailable, match="another PostgreSQL server answers"):
             async with server.inside(login.database):
                 pass
-        with pytest.raises(BackendUnavailable, match="there is another one"):
+        with pytest.raises(BackendUnavailable, match="another PostgreSQL server answers"):
             await server.open_session(login.database)
         assert await superuser.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", login.user)
         assert await superuser.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", login.database)
         await superuser.close()
         await theirs.stop()
-        await EmbeddedPostgres(root / "ours", port=port).start()  # and when ours is back, all goes on
+        await EmbeddedPostgres(root / "ours", port=port).start()  # the right server is back
         await drop_database(server, database_id)
         await drop_template(server, template.id)
-        assert await server.inventory() == []
+        assert await inventory(server) == []
     finally:
         await server.close()
         await theirs.stop()

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.errors import BackendUnavailable
-from freshdb_service.postgres.server.connections import answering
+from freshdb_service.postgres.server.connections import translate_outages
 from freshdb_service.store.connection import ConstraintViolated, Store
 from tests.servers import PostgresServer
 from tests.services import with_database
@@ -53,7 +53,7 @@ async def test_a_mistake_of_ours_is_no_outage(store: Store) -> None:
 
 
 @pytest.fixture
-def closed(postgres_18: PostgresServer) -> Iterator[str]:
+def close_connection(postgres_18: PostgresServer) -> Iterator[str]:
     """A database that the server does not let anybody into, as it lets nobody into any while it starts."""
     name = f"closed_{secrets.token_hex(4)}"
     with psycopg.connect(postgres_18.dsn, autocommit=True) as superuser:
@@ -109,7 +109,7 @@ async def test_so_it_is_where_the_driver_is_used_itself(store: Store, postgres_1
         async with store.driver() as driver:
             await driver.fetchval("select 1")
     connection = await asyncpg.connect(postgres_18.dsn)
-    with pytest.raises(BackendUnavailable, match="the PostgreSQL server one"), answering("one"):
+    with pytest.raises(BackendUnavailable, match="the PostgreSQL server one"), translate_outages("one"):
         await connection.fetchval("select 1")
 
 
@@ -118,7 +118,7 @@ async def test_an_attribute_that_is_not_there_is_a_mistake_of_ours(store: Store)
     with pytest.raises(AttributeError):
         async with store.statement():
             nothing.bind_execute()
-    with pytest.raises(AttributeError), answering("one"):
+    with pytest.raises(AttributeError), translate_outages("one"):
         nothing.bind_execute()
 
 

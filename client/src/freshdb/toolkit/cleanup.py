@@ -1,25 +1,25 @@
-"""One's own PostgreSQL database, made clean where it was touched.
+"""Clean your own PostgreSQL database in place.
 
 ::
 
     cleanup = Cleanup(engine)
-    cleanup.note()                  # as it is now, it is clean
+    cleanup.note()                  # the present state is the clean one
     ...
-    cleanup.reset()                 # and so it is again
+    cleanup.reset()                 # restore all of it
     cleanup.reset("order", "line")  # or these tables, with their sequences
-    cleanup.check()                 # compares everything
+    cleanup.check()                 # compare everything
 
-This is the service's reset engine (``pip install 'freshdb[service]'``): what it reads of a template, how it plans, in which
-order, and what it executes. But a lease is fenced before it is looked at, and one's own database is not: connections stay
-open, and PostgreSQL's counters lag behind what they did. So the tables are asked: an empty one whether there is a row, any
-other how many rows are older than the note, and how many are not. Every sequence is read. That takes a scan of each table
-that holds rows: leave a large one out that no test writes to.
+This uses ``freshdb_reset``, as the service does: the same model of a template, the same plan in the same order, and the same
+statements. But the service fences a database before it inspects it, and this module does not: connections stay open, and
+PostgreSQL's counters lag behind what they did. So it queries the tables: an empty one for any row, and every other one for
+the numbers of rows that are older and newer than the note. It reads every sequence. This takes a scan of each table with
+rows, so exclude a large table that no test writes to.
 
-Definitions are not put back. When a table, a column, an index, a sequence or a view is another than it was, ``reset`` says
-so; ``check`` compares all of the catalogs.
+Definitions are not restored. If a table, a column, an index, a sequence or a view was changed, ``reset`` raises
+``NotClean``. ``check`` compares all catalogs.
 
-Every call has a transaction of its own: all of it is done, or nothing. Each raises ``InTransaction`` if the connection has
-one open already, and ``DatabaseInUse`` if another connection writes in one that it has not ended.
+Every call runs in its own transaction. It raises ``InTransaction`` if the connection has an open transaction, and
+``DatabaseInUse`` if another connection has written in a transaction that is still open.
 """
 
 from __future__ import annotations
@@ -35,36 +35,44 @@ from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, run_coroutine
 from freshdb.toolkit.engines import AsyncTarget, Awaiting, Blocking, Target, async_engine_of, engine_of
 from freshdb.toolkit.errors import CircularTables, NotClean, NotNoted, UnknownTable
 from freshdb.toolkit.moment import (
-    NOBODY,
+    NO_NAMES,
     ChangeQuery,
     Changes,
     Layout,
     Moment,
     Note,
-    as_text,
     begin,
-    concerning,
     read_layout,
+    read_note,
     refuse,
-    take_note,
+    select_changes,
+    set_formats,
 )
 from freshdb.toolkit.tables import TableMap
-from freshdb_service.postgres.names import quoted
-from freshdb_service.postgres.reset.audit import Digest, differences, differences_of_catalogs, read_digest
-from freshdb_service.postgres.reset.baseline import Unprovable
-from freshdb_service.postgres.reset.foreign_key_order import CircularReferences, CleaningOrder, order
-from freshdb_service.postgres.reset.plan import Plan, plan, removals, settings_of
-from freshdb_service.postgres.reset.table_model import Qualified, full_name
+from freshdb_reset import (
+    CircularReferences,
+    Digest,
+    Plan,
+    Qualified,
+    Unprovable,
+    differences,
+    differences_of_catalogs,
+    full_name,
+    make_plan,
+    plan_emptying,
+    quoted,
+    read_digest,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What a reset found and did.
+    """Result of a reset.
 
     Attributes:
-        path: the dearest thing that was done: nothing, sequences, delete, truncate, reload.
-        tables: that had been written to.
-        sequences: that had been moved.
+        path: most expensive step: nothing, sequences, delete, truncate, reload.
+        tables: tables that had been written to.
+        sequences: sequences that had been moved.
     """
 
     path: str
@@ -73,78 +81,78 @@ class Cleaned:
 
 
 class _Operations:
-    """What can be done, on a connection with a transaction for it alone."""
+    """The operations, each on a connection with its own transaction."""
 
     def __init__(self, exclude: Collection[str]) -> None:
         self._exclude = exclude
         self._noted: Note | None = None
         self._defined_at = 0
         self._loaded: dict[Qualified, int] = {}
-        self._question: ChangeQuery | None = None
+        self._query: ChangeQuery | None = None
 
     def note(self, connection: Connection) -> None:
-        """Remember what the database is like: from here on, that is clean."""
-        self._take(*begin(connection))
+        """Record the present state of the database as the clean one."""
+        self._store(*begin(connection))
 
     def note_if_changed(self, connection: Connection) -> None:
-        """Do the same, unless rows, sequences and tables are what was noted last: quicker, where that is often so."""
+        """Record the present state, unless nothing changed since the last note. This is faster if that is often so."""
         ask, moment = begin(connection, self._defined_at)
         if self._noted is not None and not self._redefined(ask, self._noted, moment):
-            seen = self._asked(ask, self._noted)
+            seen = self._changes(ask, self._noted)
             if not seen.tables and not seen.sequences:
                 return
-        self._take(ask, moment)
+        self._store(ask, moment)
 
     def reset(self, connection: Connection, *tables: str) -> Cleaned:
-        """Make these tables, and the sequences that fill their columns, what they were; without names, everything.
+        """Restore these tables, and the sequences that fill their columns. Without names, restore everything.
 
         Raises:
-            NotNoted: nobody has said what that is.
+            NotNoted: there is no note.
             UnknownTable: there is no such table.
             NotATable: it is a view, or a partition.
-            WouldCascade: others were written to that refer to these, or that these refer to.
-            NotClean: something cannot be put back: a definition, or rows of a large table.
+            WouldCascade: other tables were written to that refer to these, or that these refer to.
+            NotClean: a change cannot be undone: a definition, or rows of a large table.
         """
-        noted = self._clean()
+        noted = self._required_note()
         ask, moment = begin(connection, self._defined_at)
         if changed := self._redefined(ask, noted, moment):
             raise NotClean(
-                [f"definitions were changed, which only a new database undoes: {', '.join(changed)}"]
+                [f"definitions were changed, which only a new database can undo: {', '.join(changed)}"]
             )
-        seen = self._asked(ask, noted)
+        seen = self._changes(ask, noted)
         if tables or self._exclude:
-            seen = concerning(
+            seen = select_changes(
                 noted.layout, self._wanted(connection, noted.layout, tables), seen, all_sequences=not tables
             )
-        made = self._carried_out(ask, noted, seen)
+        plan = self._carry_out(ask, noted, seen)
         shown = noted.layout.shown
         return Cleaned(
-            made.path, tuple(map(shown, sorted(seen.tables))), tuple(map(shown, sorted(seen.sequences)))
+            plan.path, tuple(map(shown, sorted(seen.tables))), tuple(map(shown, sorted(seen.sequences)))
         )
 
     def check(self, connection: Connection) -> None:
-        """Compare everything with what was noted: every row, every sequence, every entry of the catalogs.
+        """Compare every row, every sequence and every entry of the catalogs with the note.
 
         Raises:
-            NotClean: something differs; says what.
-            NotNoted: nobody has said what it should be.
+            NotClean: there are differences, which the error lists.
+            NotNoted: there is no note.
         """
-        noted = self._clean()
+        noted = self._required_note()
         ask, _ = begin(connection)
-        as_text(ask)
-        now = run_coroutine(read_digest(ask, noted.layout.version, noted.layout.picture, schema=None))
+        set_formats(ask)
+        now = run_coroutine(read_digest(ask, noted.layout.version, noted.layout.model, schema=None))
         out = self._excluded(noted.layout)
         found = [*differences(_without(noted.digest, out), _without(now, out))]
-        extents = run_coroutine(noted.catalogs.extents(ask, NOBODY, ()))
+        extents = run_coroutine(noted.catalogs.extents(ask, NO_NAMES, ()))
         found += differences_of_catalogs(noted.extents, extents)
         if found:
             raise NotClean(found)
 
     def truncate(self, connection: Connection, *tables: str) -> None:
-        """Truncate these tables together, or all; their own sequences start again. No other table loses anything.
+        """Truncate these tables, or all, and restart their own sequences. No other table loses rows.
 
         Raises:
-            WouldCascade: others refer to these: name them, too.
+            WouldCascade: other tables refer to these: name them, too.
             UnknownTable: there is no such table.
             NotATable: it is a view, or a partition.
         """
@@ -152,7 +160,7 @@ class _Operations:
         layout = read_layout(ask)
         wanted = self._wanted(connection, layout, tables)
         refuse(sorted(layout.referring(wanted)), "refer to")
-        wholes = {(layout.picture.tables[name].family, name) for name in layout.tables(wanted)}
+        wholes = {(layout.model.tables[name].family, name) for name in layout.tables(wanted)}
         names = sorted(
             {f"{'ONLY ' if whole == name else ''}{full_name(whole, None)}" for whole, name in wholes}
         )
@@ -160,11 +168,11 @@ class _Operations:
             ask.execute(f"TRUNCATE {', '.join(names)} RESTART IDENTITY")
 
     def delete(self, connection: Connection, *tables: str) -> None:
-        """Delete every row of these tables, or of all, in an order that foreign keys agree with; triggers fire.
+        """Delete every row of these tables, or of all, in an order that satisfies foreign keys. Triggers fire.
 
         Raises:
-            WouldCascade: others have rows that refer to these: name them, too.
-            CircularTables: there is no such order.
+            WouldCascade: other tables have rows that refer to these: name them, too.
+            CircularTables: no order satisfies the foreign keys.
             UnknownTable: there is no such table.
             NotATable: it is a view, or a partition.
         """
@@ -175,46 +183,45 @@ class _Operations:
             [one for one in sorted(layout.referring(wanted)) if _has_rows(ask, layout, one)],
             "have rows that refer to",
         )
-        names = sorted(layout.tables(wanted))
         try:
-            in_order = order(layout.picture, empty=names, thin=(), load=names)
-        except CircularReferences as entangled:
-            raise CircularTables(f"{entangled}: truncate them instead") from entangled
-        made = Plan(delete=names, truncate=in_order.truncate)
-        for statement in removals(made, in_order, None, 0):
+            plan = plan_emptying(layout.model, sorted(layout.tables(wanted)))
+        except CircularReferences as circle:
+            raise CircularTables(f"{circle}: truncate them instead") from circle
+        for statement in plan.deletions(None, 0):
             ask.execute(statement)
 
     def reset_sequences(
         self, connection: Connection, *sequences: str, to: Literal["noted", "start", "max"] = "max"
     ) -> None:
-        """Set these sequences, or all: identity's, serial's, those that a column's default names, and free ones.
+        """Set these sequences, or all: those of identity and serial columns and of other defaults, and free ones.
 
         Args:
-            connection: where.
-            sequences: by name; without names, all.
-            to: ``noted``: as they were; ``start``: as if nobody had used them; ``max``: so that the next value comes after
-                all that are in the columns they fill (before, if they descend). One that fills no column keeps its own.
+            connection: connection to the database.
+            sequences: names of the sequences. Without names, all are set.
+            to: ``noted`` is the state at the note, and ``start`` the state of an unused sequence. With ``max``, the next
+                value comes after all values of the columns that the sequence fills (before them, if it descends), and a
+                sequence that fills no column keeps its state.
 
         Raises:
             UnknownTable: there is no such sequence.
-            NotNoted: nobody has said how they were.
+            NotNoted: there is no note.
         """
         if to not in {"noted", "start", "max"}:
-            raise ValueError(f"to={to!r}: wanted noted, start or max")
-        noted = self._clean() if to == "noted" else None
+            raise ValueError(f"to={to!r}: use noted, start or max")
+        noted = self._required_note() if to == "noted" else None
         ask, _ = begin(connection)
         layout = read_layout(ask)
         known = {layout.shown(one.name): one for one in layout.counters}
         for name in sequences:
             if name not in known:
                 raise UnknownTable(
-                    f"there is no sequence {name!r}; there are {', '.join(known) or 'none at all'}"
+                    f"there is no sequence {name!r}: the database has {', '.join(known) or 'none'}"
                 )
         chosen = [known[name] for name in sequences or known]
         if noted is not None:
-            states = noted.layout.picture.sequences
-            made = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
-            statements = settings_of(made, None)
+            states = noted.layout.model.sequences
+            plan = Plan(sequences=[(one.name, *states[one.name]) for one in chosen if one.name in states])
+            statements = plan.sequence_settings(None)
         else:
             statements = [one.setting(to) for one in chosen if one.columns or to == "start"]
         for statement in statements:
@@ -222,16 +229,16 @@ class _Operations:
 
     # Details
 
-    def _clean(self) -> Note:
+    def _required_note(self) -> Note:
         if self._noted is None:
-            raise NotNoted("nobody has noted what clean is: call note() while the database is")
+            raise NotNoted("there is no note of the clean database: call note() while it is clean")
         return self._noted
 
     def _wanted(self, connection: Connection, layout: Layout, tables: Sequence[str]) -> list[str]:
         unknown = [name for name in tables if name not in layout.families]
         if unknown:
             TableMap.of_connection(connection).check(unknown)
-            raise UnknownTable(f"{unknown[0]} belongs to an extension, or was made after the note")
+            raise UnknownTable(f"{unknown[0]} belongs to an extension, or was created after the note")
         if tables:
             return list(dict.fromkeys(tables))
         return [name for name in layout.families if name not in self._exclude]
@@ -239,68 +246,67 @@ class _Operations:
     def _excluded(self, layout: Layout) -> set[Qualified]:
         return set(layout.tables(name for name in self._exclude if name in layout.families))
 
-    def _left_alone(self, layout: Layout) -> set[Qualified]:
-        """Tables that are left out, and that no foreign key leads to or from: nobody needs to look at them."""
+    def _unread(self, layout: Layout) -> set[Qualified]:
+        """Return excluded tables without foreign keys to or from other tables: no query needs to read them."""
         alone = [one for one in self._exclude if one in layout.families]
         return set(
             layout.tables(one for one in alone if not layout.referring([one]) | layout.referred([one]))
         )
 
-    def _take(self, ask: AsyncpgAdapter, moment: Moment) -> None:
-        self._noted, self._question = take_note(ask, moment), None
+    def _store(self, ask: AsyncpgAdapter, moment: Moment) -> None:
+        self._noted, self._query = read_note(ask, moment), None
         self._defined_at = moment.now
         self._loaded = {}
 
-    def _asked(self, ask: AsyncpgAdapter, noted: Note) -> Changes:
-        if self._question is None:
-            self._question = noted.question(self._left_alone(noted.layout), self._loaded)
-        return self._question.asked(ask)
+    def _changes(self, ask: AsyncpgAdapter, noted: Note) -> Changes:
+        if self._query is None:
+            self._query = noted.change_query(self._unread(noted.layout), self._loaded)
+        return self._query.run(ask)
 
     def _redefined(self, ask: AsyncpgAdapter, noted: Note, moment: Moment) -> list[str]:
-        """What was defined anew, as far as that shows in tables, indexes, sequences and views."""
+        """Describe changed definitions, as far as they show in tables, indexes, sequences and views."""
         if moment.relations == noted.moment.relations and not moment.redefined:
             return []
-        now = run_coroutine(noted.catalogs.extents(ask, NOBODY, ()))
+        now = run_coroutine(noted.catalogs.extents(ask, NO_NAMES, ()))
         names = [name for name, extent in now.items() if extent != noted.extents.get(name)]
         if not names:
-            self._defined_at = moment.now  # truncated, say: stored anew, and defined as before
+            self._defined_at = (
+                moment.now
+            )  # for example truncated: the storage was replaced, the definition is the same
         return run_coroutine(noted.catalogs.described(ask, noted.moment.now, (), names)) or names
 
-    def _carried_out(self, ask: AsyncpgAdapter, noted: Note, seen: Changes) -> Plan:
-        """Plan, in an order that foreign keys agree with, or, where there is none, without them; and do it."""
+    def _carry_out(self, ask: AsyncpgAdapter, noted: Note, seen: Changes) -> Plan:
+        """Carry out a plan whose order satisfies foreign keys, or, where there is none, one without checks."""
         layout = noted.layout
         try:
-            made = plan(noted.knowledge(layout.picture), seen, frozenset(), in_order=True)
+            plan = make_plan(noted.profile(layout.model), seen, frozenset(), in_order=True)
         except Unprovable as unprovable:
             if layout.unchecked is None:
                 raise NotClean([str(unprovable)]) from unprovable
             try:
-                made = plan(noted.knowledge(layout.unchecked), seen, frozenset())
+                plan = make_plan(noted.profile(layout.unchecked), seen, frozenset())
             except Unprovable as still:
                 raise NotClean([str(still)]) from still
             ask.execute("SET LOCAL session_replication_role = replica")
-        in_order = made.order or CleaningOrder(
-            delete=[*made.delete, *made.reload, *made.delete_new], load=made.reload
-        )
-        for statement in _together(removals(made, in_order, None, noted.moment.now)):
+        for statement in _combined(plan.deletions(None, noted.moment.now)):
             ask.execute(statement)
-        if in_order.load:
-            as_text(ask)
-            self._question = None
-        for name in in_order.load:
+        if plan.load:
+            set_formats(ask)
+            self._query = None
+        for name in plan.load:
             _load(ask, name, noted)
             self._loaded = {**self._loaded, name: ask.column("SELECT pg_current_xact_id()::text::bigint")[0]}
-        for statement in settings_of(made, None):
+        for statement in plan.sequence_settings(None):
             ask.execute(statement)
-        return made
+        return plan
 
 
 class Cleanup:
-    """Makes a database clean, blocking.
+    """Cleans a database, with blocking calls.
 
     Args:
         target: an ``Engine``, a ``Connection`` without a transaction, or a DSN.
-        exclude: tables to be left as they are.
+        exclude: tables that are never changed.
 
     Raises:
         WrongTarget: the target is none of these.
@@ -320,11 +326,11 @@ class Cleanup:
 
 
 class AsyncCleanup:
-    """The same, awaited.
+    """Cleans a database, with calls to be awaited.
 
     Args:
         target: an ``AsyncEngine``, an ``AsyncConnection`` without a transaction, or a DSN.
-        exclude: tables to be left as they are.
+        exclude: tables that are never changed.
 
     Raises:
         WrongTarget: the target is none of these.
@@ -343,8 +349,8 @@ class AsyncCleanup:
     reset_sequences = Awaiting(_Operations.reset_sequences)
 
 
-def _together(statements: list[str]) -> list[str]:
-    """Several deletions as one statement: foreign keys are checked at its end, and to ask once takes less time."""
+def _combined(statements: list[str]) -> list[str]:
+    """Combine several deletions into one statement: foreign keys are checked at its end, and it takes one round trip."""
     if len(statements) < 2 or not all(one.startswith("DELETE ") for one in statements):  # noqa: PLR2004 - several
         return statements
     parts = ", ".join(f"d{number} AS ({one})" for number, one in enumerate(statements))
@@ -358,8 +364,8 @@ def _has_rows(ask: AsyncpgAdapter, layout: Layout, family: str) -> bool:
 
 
 def _load(ask: AsyncpgAdapter, name: Qualified, noted: Note) -> None:
-    """Put a table's rows back, each from its text."""
-    said, columns = full_name(name, None), noted.layout.picture.tables[name].columns
+    """Load a table's rows, each from its text."""
+    said, columns = full_name(name, None), noted.layout.model.tables[name].columns
     into, values = (", ".join(f"{row}{quoted(column)}" for column in columns) for row in ("", "(r)."))
     ask.execute(
         f"INSERT INTO {said} ({into}) OVERRIDING SYSTEM VALUE "

@@ -1,4 +1,4 @@
-"""What a clean database is like, for ``cleanup``: read with the service's reset engine, and asked again later."""
+"""The note of a clean database, for ``cleanup``, and the query that finds what changed since then."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from freshdb.toolkit.asyncpg_adapter import AsyncpgAdapter, run_coroutine
 from freshdb.toolkit.engines import check_can_roll_back
 from freshdb.toolkit.errors import DatabaseInUse, InTransaction, WouldCascade, WrongTarget
 from freshdb.toolkit.tables import adjacency, reachable
-
-try:
-    from freshdb_service.postgres.names import constant, quoted
-    from freshdb_service.postgres.reset.audit import Digest, read_digest
-    from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs, Extent, written_since, xid
-    from freshdb_service.postgres.reset.change_detection import WrittenTable
-    from freshdb_service.postgres.reset.table_model import Qualified, TableModel, full_name, read_picture
-    from freshdb_service.postgres.reset.template_cache import SEED_ROWS, TemplateProfile
-    from freshdb_service.postgres.server.session_cache import FORMATS
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(
-        "freshdb.toolkit.cleanup is the service's reset engine: pip install 'freshdb[service]'",
-        name=missing.name,
-    ) from missing
+from freshdb_reset import (
+    FORMATS,
+    SEED_ROWS,
+    Catalogs,
+    Digest,
+    Extent,
+    Qualified,
+    TableModel,
+    TemplateProfile,
+    WrittenTable,
+    constant,
+    full_name,
+    quoted,
+    read_digest,
+    read_table_model,
+    written_since,
+    xid,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-NOBODY: Final = ("freshdb_of_nobody",)
-"""What differs in the catalogs from one moment to the next though nothing was defined: no name, in one's own database."""
+NO_NAMES: Final = ("freshdb_no_name",)
+"""Names to replace in the catalogs before hashing: the developer's own database has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is cheap to know.
+    """State of a database that is cheap to read.
 
     Attributes:
-        now: the first transaction that has not begun.
-        relations: how many tables, indexes, sequences and views there are.
-        redefined: how many of these were defined, or stored, anew.
+        now: first transaction that has not begun.
+        relations: number of tables, indexes, sequences and views.
+        redefined: number of these whose row in ``pg_class`` was written since the note.
     """
 
     now: int
@@ -49,7 +53,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
+class SequenceUse:
     """A sequence, and the columns that take their values from it."""
 
     name: Qualified
@@ -58,7 +62,7 @@ class Counter:
     columns: tuple[tuple[Qualified, str], ...]
 
     def setting(self, to: str) -> str:
-        """Give the statement that sets it to its start, or to the furthest of its values."""
+        """Compose the statement that sets the sequence to its start, or to the last of the columns' values."""
         said = f"{constant(full_name(self.name, None))}::regclass"
         if to == "start":
             return f"SELECT setval({said}, {self.start:d}, false)"
@@ -75,66 +79,66 @@ class Counter:
 
 @dataclass(frozen=True)
 class Layout:
-    """Tables and sequences, and what they are called.
+    """Tables and sequences of a database, and their names in messages.
 
     Attributes:
-        version: of the server.
-        path: the schemas whose tables need no schema before their name.
-        picture: the engine's, for those whose work fires triggers and is checked by foreign keys.
-        unchecked: the same for those who need not have that; ``None`` if they must.
-        counters: every sequence.
+        version: version of the server (``server_version_num``).
+        path: schemas whose tables are named without their schema.
+        model: model of the tables, for sessions that fire triggers and check foreign keys.
+        unchecked: model for sessions that do not, or ``None`` if the role may not have such sessions.
+        counters: all sequences.
     """
 
     version: int
     path: Sequence[str]
-    picture: TableModel
+    model: TableModel
     unchecked: TableModel | None
-    counters: Sequence[Counter]
+    counters: Sequence[SequenceUse]
 
     def shown(self, name: Qualified) -> str:
-        """What people call it."""
+        """Return the name of a table or sequence in messages."""
         return name[1] if name[0] in self.path else ".".join(name)
 
     @cached_property
     def families(self) -> Mapping[str, list[Qualified]]:
-        """The tables that a name stands for: of a partitioned table, its partitions."""
+        """The tables of each name. A partitioned table has its partitions."""
         found: dict[str, list[Qualified]] = {}
-        for name, table in sorted(self.picture.tables.items()):
+        for name, table in sorted(self.model.tables.items()):
             if not table.materialized:
                 found.setdefault(self.shown(table.family), []).append(name)
         return found
 
     def families_of(self, tables: Iterable[Qualified]) -> set[str]:
-        """What the wholes are called that these belong to."""
-        return {self.shown(self.picture.tables[name].family) for name in tables}
+        """Return the names of the whole tables that these tables or partitions belong to."""
+        return {self.shown(self.model.tables[name].family) for name in tables}
 
     def tables(self, families: Iterable[str]) -> set[Qualified]:
-        """Those that these names stand for."""
+        """Return the tables and partitions of these names."""
         return {name for family in families for name in self.families[family]}
 
     def referring(self, families: Collection[str]) -> set[str]:
-        """Others that refer to these, directly or not."""
-        pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.picture.references]
+        """Return other tables that refer to these, directly or not."""
+        pairs = [(self.shown(one.to), self.shown(one.of)) for one in self.model.references]
         return reachable(families, adjacency(self.families, pairs)) - set(families)
 
     def referred(self, families: Collection[str]) -> set[str]:
-        """Others that these refer to, directly or not."""
-        pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.picture.references]
+        """Return other tables that these refer to, directly or not."""
+        pairs = [(self.shown(one.of), self.shown(one.to)) for one in self.model.references]
         return reachable(families, adjacency(self.families, pairs)) - set(families)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the database was like.
+    """Definition and content of a clean database.
 
     Attributes:
-        layout: of its tables.
+        layout: tables and sequences.
         extents: fingerprint of the catalogs.
-        counts: how many rows each table had.
-        rows: those of small tables, as PostgreSQL writes them.
-        digest: of everything.
-        catalogs: how their fingerprint is read.
-        moment: when that was.
+        counts: number of rows of each table.
+        rows: rows of small tables, as PostgreSQL's text.
+        digest: digest of the whole content.
+        catalogs: queries over the catalogs.
+        moment: moment of the note.
     """
 
     layout: Layout
@@ -145,22 +149,22 @@ class Note:
     catalogs: Catalogs = field(repr=False)
     moment: Moment
 
-    def knowledge(self, picture: TableModel) -> TemplateProfile:
-        """What the engine's plan goes by."""
-        return TemplateProfile(picture, None, dict.fromkeys(self.rows, b""), {})
+    def profile(self, model: TableModel) -> TemplateProfile:
+        """Return the template's profile that a plan is made from."""
+        return TemplateProfile(model, None, dict.fromkeys(self.rows, b""), {})
 
-    def question(self, left_out: Collection[Qualified], loaded: Mapping[Qualified, int]) -> ChangeQuery:
-        """What to ask the tables and sequences later.
+    def change_query(self, left_out: Collection[Qualified], loaded: Mapping[Qualified, int]) -> ChangeQuery:
+        """Compose the query that finds changed tables and sequences.
 
         Args:
-            left_out: tables that nobody needs to know of.
-            loaded: the transaction that has put a table's rows back: they are as old as the note.
+            left_out: tables that the query does not read.
+            loaded: transaction that has restored a table's rows, which count as old as the note.
         """
         tables = [name for name in self.counts if name not in left_out]
-        sequences = list(self.layout.picture.sequences)
+        sequences = list(self.layout.model.sequences)
         parts = [self._of_table(number, name, loaded.get(name)) for number, name in enumerate(tables)]
         for number, name in enumerate(sequences, len(tables)):
-            value, called = self.layout.picture.sequences[name]
+            value, called = self.layout.model.sequences[name]
             parts.append(
                 f"SELECT {number}, 0, 0, 0 FROM {full_name(name, None)} "
                 f"WHERE (last_value, is_called) IS DISTINCT FROM ({value:d}::bigint, {called})"
@@ -183,7 +187,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Tables that were written to, and sequences that were moved."""
+    """The tables that were written to, and the sequences that were moved."""
 
     tables: Mapping[Qualified, WrittenTable]
     sequences: Collection[Qualified]
@@ -191,7 +195,15 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ChangeQuery:
-    """One statement that finds every table that was written to, and every sequence that was moved."""
+    """One statement that finds the changed tables and sequences.
+
+    Attributes:
+        query: text of the statement.
+        tables: tables that it reads, by their numbers in its result.
+        sequences: sequences that it reads. Their numbers follow those of the tables.
+        counts: number of rows of each table at the note.
+        loaded: tables whose rows were restored since the note.
+    """
 
     query: str
     tables: Sequence[Qualified]
@@ -199,25 +211,25 @@ class ChangeQuery:
     counts: Mapping[Qualified, int]
     loaded: Collection[Qualified]
 
-    def asked(self, ask: AsyncpgAdapter) -> Changes:
-        """Ask it."""
+    def run(self, ask: AsyncpgAdapter) -> Changes:
+        """Run the statement."""
         tables, sequences = dict[Qualified, WrittenTable](), set[Qualified]()
         for number, new, old, pages in ask.rows(self.query) if self.query else ():
             if number >= len(self.tables):
                 sequences.add(self.sequences[number - len(self.tables)])
                 continue
             name = self.tables[number]
-            # Where rows were put back, their age does not tell new ones when it comes to deleting these.
+            # Restored rows are newer than the note, so a deletion by age would include them.
             missing = self.counts[name] - old or int(name in self.loaded)
             tables[name] = WrittenTable(new, 0, missing, pages)
         return Changes(tables, sequences)
 
 
-def concerning(layout: Layout, wanted: Collection[str], seen: Changes, *, all_sequences: bool) -> Changes:
-    """Leave what concerns these tables, and, where none were named, every sequence.
+def select_changes(layout: Layout, wanted: Collection[str], seen: Changes, *, all_sequences: bool) -> Changes:
+    """Select the changes of these tables and of the sequences that fill their columns, or of every sequence.
 
     Raises:
-        WouldCascade: rows of others may depend on rows that will go, or rows that will come on theirs.
+        WouldCascade: other changed tables refer to these, or are referred to by them.
     """
     chosen = layout.tables(wanted)
     mine = {name: one for name, one in seen.tables.items() if name in chosen}
@@ -238,78 +250,77 @@ def concerning(layout: Layout, wanted: Collection[str], seen: Changes, *, all_se
 
 
 def refuse(tables: Sequence[str], why: str) -> None:
-    """Refuse to go on, if there are such tables.
+    """Refuse an operation because of these tables, if there are any.
 
     Raises:
-        WouldCascade: there are.
+        WouldCascade: there are such tables.
     """
     if tables:
         raise WouldCascade(f"{', '.join(tables)} {why} what was named: name them, too", tables)
 
 
-def take_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
-    """Read all that a reset will want to know."""
-    as_text(ask)
+def read_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
+    """Read the definition and content of the database, for later resets and checks."""
+    set_formats(ask)
     layout = read_layout(ask)
     catalogs = run_coroutine(Catalogs.of(ask, schema=False))
     counts, rows = dict[Qualified, int](), dict[Qualified, Sequence[str]]()
-    for name, table in layout.picture.tables.items():
+    for name, table in layout.model.tables.items():
         said, many = full_name(name, None), table.rows is None
         counts[name] = ask.column(f"SELECT count(*) FROM ONLY {said}")[0] if many else table.rows or 0
         if 0 < counts[name] <= SEED_ROWS and not table.materialized:
             rows[name] = ask.column(f"SELECT t::text FROM ONLY {said} t")
     return Note(
         layout,
-        run_coroutine(catalogs.extents(ask, NOBODY, ())),
+        run_coroutine(catalogs.extents(ask, NO_NAMES, ())),
         counts,
         rows,
-        run_coroutine(read_digest(ask, layout.version, layout.picture, schema=None)),
+        run_coroutine(read_digest(ask, layout.version, layout.model, schema=None)),
         catalogs,
         moment,
     )
 
 
 def read_layout(ask: AsyncpgAdapter) -> Layout:
-    """Read which tables and sequences there are."""
+    """Read the tables and sequences of a database."""
     server = ask.row(_SERVER)
-    picture = run_coroutine(read_picture(ask, server.version, schema=None, as_replica=False))
+    model = run_coroutine(read_table_model(ask, server.version, schema=None, as_replica=False))
     unchecked = None
     if server.may_be_replica:
-        unchecked = run_coroutine(read_picture(ask, server.version, schema=None, as_replica=True))
-    counters: dict[Qualified, Counter] = {}
+        unchecked = run_coroutine(read_table_model(ask, server.version, schema=None, as_replica=True))
+    counters: dict[Qualified, SequenceUse] = {}
     for row in ask.execute(_COUNTERS):
         name = (row.schema, row.name)
         columns = counters[name].columns if name in counters else ()
         if row.column is not None:
             columns += (((row.table_schema, row.table), row.column),)
-        counters[name] = Counter(name, row.start, row.ascending, columns)
-    return Layout(server.version, server.path, picture, unchecked, list(counters.values()))
+        counters[name] = SequenceUse(name, row.start, row.ascending, columns)
+    return Layout(server.version, server.path, model, unchecked, list(counters.values()))
 
 
-def as_text(ask: AsyncpgAdapter) -> None:
-    """For the rest of the transaction, have values written as text that every connection reads alike."""
+def set_formats(ask: AsyncpgAdapter) -> None:
+    """Set the formats of values, for the rest of the transaction, so that every connection reads the text the same way."""
     calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in FORMATS.items())
     ask.execute(f"SELECT {calls}")
 
 
 def begin(connection: Connection, since: int | None = None) -> tuple[AsyncpgAdapter, Moment]:
-    """See what this transaction is in.
+    """Check that an operation may begin on this connection, and read the moment.
 
     Args:
-        connection: which.
-        since: the transaction from which on something counts as redefined.
+        connection: connection to the database.
+        since: transaction since which a definition counts as changed.
 
     Raises:
-        InTransaction: it was open already.
-        WrongTarget: there is none, or this is no PostgreSQL.
-        DatabaseInUse: another connection writes in one that it has not ended.
+        InTransaction: the connection has an open transaction.
+        WrongTarget: the connection does not use transactions, or the server is not PostgreSQL.
+        DatabaseInUse: another connection has written in a transaction that is still open.
     """
     if connection.dialect.name != "postgresql":
         raise WrongTarget(f"cleanup is for PostgreSQL, not for {connection.dialect.name}")
     if connection.in_nested_transaction():
         raise InTransaction(
-            "the connection has a transaction open already, whose end would be another one's: "
-            "commit it or roll it back first, or give the engine"
+            "the connection has an open transaction: commit it or roll it back first, or pass the engine"
         )
     check_can_roll_back(connection)
     ask = AsyncpgAdapter(connection)
@@ -317,7 +328,7 @@ def begin(connection: Connection, since: int | None = None) -> tuple[AsyncpgAdap
     now, relations, redefined, writers, _ = ask.row(_MOMENT.replace("{written}", written))
     if writers is not None:
         raise DatabaseInUse(
-            f"{writers} writes to this database in a transaction that is still open: end it first, then clean"
+            f"{writers} writes to this database in a transaction that is still open: end it before cleaning"
         )
     return ask, Moment(now, relations, redefined)
 
@@ -330,7 +341,7 @@ SELECT current_setting('server_version_num')::int AS version, current_schemas(fa
 _MOMENT: Final = """
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, relations, redefined,
        (SELECT string_agg(DISTINCT coalesce(
-                 format('%s (process %s)', coalesce(nullif(application_name, ''), 'somebody'), l.pid),
+                 format('%s (process %s)', coalesce(nullif(application_name, ''), 'a connection'), l.pid),
                  'a prepared transaction'), ', ')
         FROM pg_locks l LEFT JOIN LATERAL pg_stat_get_activity(l.pid) a ON l.pid IS NOT NULL
         WHERE l.locktype = 'relation' AND l.relation >= 16384 AND l.pid IS DISTINCT FROM pg_backend_pid()
@@ -341,7 +352,7 @@ SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, relations, redefin
 FROM (SELECT count(*) AS relations, count(*) FILTER (WHERE {written}) AS redefined FROM pg_class
       WHERE oid >= 16384 AND relpersistence <> 't' AND relkind <> 't') c
 """
-"""Autovacuum's process has no user. Where row security would hide something, it is an error from here on."""
+"""Autovacuum's process has no user. From here on, a query whose rows are filtered by row security fails."""
 
 _COUNTERS: Final = """
 SELECT n.nspname AS schema, c.relname AS name, s.seqstart AS start, s.seqincrement > 0 AS ascending,

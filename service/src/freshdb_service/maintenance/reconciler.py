@@ -15,7 +15,15 @@ from uuid import UUID
 
 from freshdb_service.errors import FreshdbError
 from freshdb_service.lifecycle import DATABASE_CLAIMED, DatabaseState, Isolation, TemplateState
-from freshdb_service.postgres import OwnedObject, Server, drop_shared, drop_template
+from freshdb_service.postgres import (
+    OwnedObject,
+    Server,
+    database_sizes,
+    drop_owned,
+    drop_shared,
+    drop_template,
+    inventory,
+)
 from freshdb_service.postgres.names import Kind, Name, token_of
 from freshdb_service.redis.deadlines import Deadline
 from freshdb_service.redis.shared_work import SharedWork
@@ -146,7 +154,7 @@ class Reconciler:
             self._builds.begin(template)
 
     async def _server(self, server: Server) -> None:
-        there = await server.inventory()
+        there = await inventory(server)
         async with self._resources.store.statement() as connection:
             templates = await store_templates.all_of_server(connection, server.name)
             rows = await store_databases.listing(connection, server.name)
@@ -155,7 +163,7 @@ class Reconciler:
         for leftover in there:
             if not wanted.has(leftover):
                 try:
-                    dropped = await server.drop_owned(leftover)
+                    dropped = await drop_owned(server, leftover)
                 except FreshdbError as error:
                     _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
                     continue
@@ -164,7 +172,7 @@ class Reconciler:
                         "dropped %s %s on %s: nothing refers to it", leftover.kind, leftover.name, server.name
                     )
         await self._vanished(server, there, rows)
-        sizes = await server.sizes()
+        sizes = await database_sizes(server)
         async with self._resources.store.statement() as connection:
             await store_pools.note_disk(connection, server.name, sum(sizes.values()))
             await store_templates.note_disk(connection, wanted.disk_bytes_of_templates(sizes))
@@ -174,7 +182,7 @@ class Reconciler:
         gone = _not_whole([row for row in rows if row.state is DatabaseState.READY], there)
         if not gone:
             return
-        for row in _not_whole(gone, await server.inventory()):  # it may have come after the first look
+        for row in _not_whole(gone, await inventory(server)):  # it may have come after the first look
             async with self._resources.store.statement() as connection:
                 if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
                     _log.warning("database %s vanished from %s", row.database_name, server.name)

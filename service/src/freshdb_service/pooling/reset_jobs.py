@@ -35,9 +35,9 @@ from freshdb_service.postgres import (
     UsedDatabase,
     drop_database,
     drop_schema,
+    ignore_leftovers,
     provision_database,
     provision_schema,
-    untold,
 )
 from freshdb_service.resources import Resources
 from freshdb_service.store import databases as store_databases
@@ -115,7 +115,7 @@ class ResetJobs:
         self.resets.take(work())
         return told
 
-    async def reset(self, used: ClaimedReset, *, fenced: Fenced = untold) -> None:
+    async def reset(self, used: ClaimedReset, *, fenced: Fenced = ignore_leftovers) -> None:
         """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done.
 
         ``fenced`` is called when the old login is closed.
@@ -148,7 +148,7 @@ class ResetJobs:
     async def _reset_leased(self, used: ClaimedReset) -> None:
         row = used.row
         try:
-            isolation, outcome = await self._outcome(used, untold)
+            isolation, outcome = await self._outcome(used, ignore_leftovers)
         except (FreshdbError, TimeoutError) as error:
             self._resources.metrics.failures.labels("reset").inc()
             await self._insistent(lambda: give_back(self._resources.store, row, None))

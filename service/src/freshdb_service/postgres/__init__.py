@@ -1,54 +1,46 @@
-"""Managed PostgreSQL servers: everything that is done to them, and the only place that knows asyncpg.
+"""All operations on managed PostgreSQL servers. No other package of the service imports asyncpg.
 
-=================  ==================================================================================================
-``server``         one managed server, and the connections to it
-``facts``          what a server says of itself, and whether it may be managed (``denial``)
-``activity``       how busy a server is
-``control``        the control plane's own database
-``identifiers``    names; the only place that quotes
-``ownership``      what on a server is ours: the prefix and the stamp
-``roles``          logins
-``fence``          shutting a login out
-``grip``           what its holder holds on to, and is in our way
-``templates``      builds, and sealing them; ``scripts`` runs a template's SQL
-``databases``      isolation ``database``: cloning a template
-``schemas``        isolation ``schema``: one more schema in a shared database, which ``shared`` prepares
-``removal``        dropping all of these
-``leftovers``      closing a login at once, and what its holder left open
-``reset``          making a used database clean: what engines do, and the one that rebuilds
-``clean``          freshdb's own engine. It looks (``baseline``, ``look``), judges (``judging``, ``catalogs``), cleans
-                   (``cleaning``), knows its templates (``knowledge``, ``picture``), keeps sessions open for that
-                   (``sessions``), and now and then compares in full (``audit``)
-=================  ==================================================================================================
+=============  ======================================================================================================
+``server``     one managed server: its connections, capabilities, deny list, idle sessions, control database
+``names``      names of freshdb's objects, and quoting
+``ownership``  the objects of this installation on a server, by prefix and stamp
+``roles``      logins
+``blockers``   terminating sessions of holders that block the service
+``fencing``    disabling a login, and terminating its sessions
+``drop``       dropping databases, schemas, roles and templates
+``provision``  templates and builds, clones (isolation ``database``), schemas in a shared database (isolation ``schema``)
+``reset``      turning a used database into a clean one, in place with ``freshdb_reset``, or by a rebuild
+=============  ======================================================================================================
+
+Each package imports only those above it.
 """
 
-from freshdb_service.postgres.drop import drop_database, drop_schema, drop_shared, drop_template
+from freshdb_reset import Baseline, Cause, KnownState, Leftovers, Mark, Site
+from freshdb_service.postgres.drop import drop_database, drop_owned, drop_schema, drop_shared, drop_template
 from freshdb_service.postgres.fencing.close_login import close_login
-from freshdb_service.postgres.ownership import OwnedObject
+from freshdb_service.postgres.ownership import OwnedObject, database_sizes, foreign_databases, inventory
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.provision.shared_database import prepare_shared
 from freshdb_service.postgres.provision.sql_scripts import run_sql
 from freshdb_service.postgres.provision.template import Sealed, create_build, seal
-from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
-from freshdb_service.postgres.reset.cleaning_engine import CleaningEngine
-from freshdb_service.postgres.reset.engine import (
+from freshdb_service.postgres.reset import (
+    CleaningEngine,
     CopySource,
     Fenced,
-    KnownState,
     RebuildEngine,
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    untold,
+    ignore_leftovers,
 )
-from freshdb_service.postgres.roles import Login
 from freshdb_service.postgres.server.activity import Activity, activity
-from freshdb_service.postgres.server.capabilities import refuse_for_others
-from freshdb_service.postgres.server.connections import forgive_lost_connections
+from freshdb_service.postgres.server.capabilities import refuse_foreign_databases
+from freshdb_service.postgres.server.connections import Login, ignore_lost_connections
 from freshdb_service.postgres.server.control_database import close_control_database, ensure_control_database
-from freshdb_service.postgres.server.server import Server, ServerOptions
+from freshdb_service.postgres.server.options import ServerOptions
+from freshdb_service.postgres.server.server import Server
 
 __all__ = [
     "Activity",
@@ -75,17 +67,21 @@ __all__ = [
     "close_control_database",
     "close_login",
     "create_build",
+    "database_sizes",
     "drop_database",
+    "drop_owned",
     "drop_schema",
     "drop_shared",
     "drop_template",
     "ensure_control_database",
-    "forgive_lost_connections",
+    "foreign_databases",
+    "ignore_leftovers",
+    "ignore_lost_connections",
+    "inventory",
     "prepare_shared",
     "provision_database",
     "provision_schema",
-    "refuse_for_others",
+    "refuse_foreign_databases",
     "run_sql",
     "seal",
-    "untold",
 ]

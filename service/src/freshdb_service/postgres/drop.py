@@ -1,11 +1,11 @@
-"""Taking away: databases, schemas and roles of ours, whatever their holders have done to them. Never fails if it is absent.
+"""Drop databases, schemas and roles of this installation, whatever their holders have done to them.
 
-Everything is looked up again right here, by name and stamp, in the moment before it is dropped. Fence first
-(``fence``), then drop; a drop that was interrupted is simply done again.
+Dropping an object that does not exist succeeds. Each object is looked up by name and stamp in the moment before it is
+dropped. It is fenced first (``fencing.fence``) and then dropped. A drop that was interrupted can be repeated.
 
-A database outlives its logins: a reset that cleans it in place gives its login the next generation's name (``clean``). So it
-belongs to the generation of its *login*, and whoever wants to drop an older one takes the login first, by renaming it to
-generation 0. Of two workers that believe to have a database, only one finds the login that it looks for.
+A database outlives its logins, because a reset in place renames the login to the next generation
+(``reset.login_handover``). So a database belongs to the generation of its *login*. A worker that drops an older one first
+takes the login, by renaming it to generation 0. If two workers both work on a database, only one finds the login.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.postgres import ownership
-from freshdb_service.postgres.fencing.blockers import insisting, roll_back_prepared
+from freshdb_service.postgres.blockers import roll_back_prepared, terminating_blockers
 from freshdb_service.postgres.fencing.fence import GONE_SECONDS, fence, fence_shared, terminate
 from freshdb_service.postgres.names import Kind, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase, OwnedObject
 from freshdb_service.postgres.roles import drop_owned_by, drop_role
 from freshdb_service.postgres.server.connections import Connection, operation, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _RETRY_SECONDS: Final = 0.02
-_SEIZED: Final = 0
-"""The generation of logins that are being dropped; no database that is handed out has it."""
+_TAKEN: Final = 0
+"""Generation of logins that are being dropped. No database that is leased has it."""
 
 
 @operation
@@ -40,7 +38,7 @@ async def drop_template(server: Server, template_id: UUID, *, below_attempt: int
     """Drop a template's databases and build roles: of all attempts, or of those below ``below_attempt``.
 
     Raises:
-        BackendUnavailable: the server is away, or something still holds on to one.
+        BackendUnavailable: the server is unavailable, or an object is still in use.
     """
     await _drop_counted(server, Kind.TEMPLATE, template_id, below_attempt)
 
@@ -50,7 +48,7 @@ async def drop_database(server: Server, database_id: UUID, *, below_generation: 
     """Fence and drop a database with its logins: of all generations, or of those below ``below_generation``.
 
     Raises:
-        BackendUnavailable: the server is away, or something still holds on to one.
+        BackendUnavailable: the server is unavailable, or an object is still in use.
     """
     await _drop_counted(server, Kind.DATABASE, database_id, below_generation)
 
@@ -62,13 +60,13 @@ async def drop_schema(
     """Fence and drop a schema with its login: of all generations, or of those below ``below_generation``.
 
     Raises:
-        BackendUnavailable: the server is away, or something still holds on to one.
+        BackendUnavailable: the server is unavailable, or an object is still in use.
     """
     async with server.maintenance() as connection:
         roles = await ownership.roles(connection, server, kind=Kind.SCHEMA, identifier=database_id)
         for role in _below(roles, below_generation):
-            if (seized := await _seize(connection, server, role)) is not None:
-                await _drop_schema_roles(connection, server, [seized], [shared_database])
+            if (taken := await _take_login(connection, server, role)) is not None:
+                await _drop_schema_roles(connection, server, [taken], [shared_database])
 
 
 @operation
@@ -76,7 +74,7 @@ async def drop_shared(server: Server, pool_id: UUID) -> None:
     """Drop a pool's shared database with every schema in it, their logins, and its own roles.
 
     Raises:
-        BackendUnavailable: the server is away, or something still holds on to it.
+        BackendUnavailable: the server is unavailable, or the object is still in use.
     """
     async with server.maintenance() as connection:
         for database in await ownership.databases(connection, server, kind=Kind.SHARED, identifier=pool_id):
@@ -88,24 +86,24 @@ async def drop_shared(server: Server, pool_id: UUID) -> None:
 
 @operation
 async def drop_owned(server: Server, owned: OwnedObject) -> bool:
-    """Drop one thing of the inventory, if it is still there and still ours.
+    """Drop one object of the inventory, if it still exists and still belongs to this installation.
 
     Returns:
-        whether there was anything to do.
+        true if there was an object to drop.
 
     Raises:
-        BackendUnavailable: the server is away, or something still holds on to it.
+        BackendUnavailable: the server is unavailable, or the object is still in use.
     """
     async with server.maintenance() as connection:
         roles = [role for role in await ownership.roles(connection, server) if role.name == owned.name]
         databases = [one for one in await ownership.databases(connection, server) if one.name == owned.name]
         if owned.kind == "database":
             if not databases or databases[0].oid != owned.oid:
-                return False  # gone, or another one by now
+                return False  # it was dropped, or is another object by now
             await fence(connection, server, roles)
             await _drop_shared(connection, server, databases[0])
         elif owned.kind == "role" and (databases or not roles or roles[0].oid != owned.oid):
-            return False  # its database goes first; or it is gone, or another one by now
+            return False  # its database must be dropped first, or it was dropped, or is another object by now
         elif owned.name.kind is Kind.SCHEMA:
             await _drop_schema_roles(connection, server, roles, [owned.database] if owned.database else [])
             return True
@@ -120,13 +118,13 @@ async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int
     async with server.maintenance() as connection:
         roles = await ownership.roles(connection, server, kind=kind, identifier=identifier)
         for role in _below(roles, below):
-            if (seized := await _seize(connection, server, role)) is None:
+            if (taken := await _take_login(connection, server, role)) is None:
                 continue
-            await fence(connection, server, [seized])
+            await fence(connection, server, [taken])
             for database in await ownership.databases(connection, server, kind=kind, identifier=identifier):
-                if database.owner_oid == seized.oid:
+                if database.owner_oid == taken.oid:
                     await _drop(connection, server, database)
-            await drop_role(connection, server, seized)
+            await drop_role(connection, server, taken)
         left = {
             role.oid for role in await ownership.roles(connection, server, kind=kind, identifier=identifier)
         }
@@ -135,31 +133,33 @@ async def _drop_counted(server: Server, kind: Kind, identifier: UUID, below: int
                 await _drop(connection, server, database)
 
 
-async def _seize(connection: Connection, server: Server, role: OwnedObject) -> OwnedObject | None:
-    """Take a login, so that nobody else can clean or drop what belongs to it; ``None`` if it is somebody else's by now.
+async def _take_login(connection: Connection, server: Server, role: OwnedObject) -> OwnedObject | None:
+    """Take a login, so that no other worker can clean or drop its database. Return ``None`` if another worker has it.
 
     Raises:
-        BackendUnavailable: somebody else is dropping one of the same database.
+        BackendUnavailable: another worker is dropping a login of the same database.
     """
-    if role.name.counter in {None, _SEIZED}:
+    if role.name.counter in {None, _TAKEN}:
         return role
-    name = replace(role.name, counter=_SEIZED)
+    name = replace(role.name, counter=_TAKEN)
 
     async def rename() -> None:
         await connection.execute(f"ALTER ROLE {quoted(role.name)} RENAME TO {quoted(name)}")
 
     try:
-        with insisting(server, connection):
+        with terminating_blockers(server, connection):
             await without_conflict(connection, rename)
     except asyncpg.UndefinedObjectError:
         return None
     except asyncpg.DuplicateObjectError as error:
-        raise BackendUnavailable(f"somebody else is dropping {role.name}", retry_after_seconds=1.0) from error
+        raise BackendUnavailable(
+            f"another worker is dropping {role.name}: retry later", retry_after_seconds=1.0
+        ) from error
     return replace(role, name=name)
 
 
 async def _drop_shared(connection: Connection, server: Server, database: OwnedDatabase) -> None:
-    """Drop a database, and with it the logins of the schemas in it, if there are any."""
+    """Drop a database, and the logins of the schemas in it."""
     logins = await _logins_into(connection, server, database)
     await fence(connection, server, logins)
     await _drop(connection, server, database)
@@ -168,22 +168,22 @@ async def _drop_shared(connection: Connection, server: Server, database: OwnedDa
 
 
 async def _drop(connection: Connection, server: Server, database: OwnedDatabase) -> None:
-    """Drop one database with whoever is in it and whatever was prepared in it."""
+    """Drop one database. Terminate its sessions and roll back its prepared transactions first."""
     name = quoted(database.name)
     until = monotonic() + GONE_SECONDS
     while True:
         try:
             if not database.invalid:
-                if database.is_template:  # which its owner may have made it, and which cannot be dropped
+                if database.is_template:  # its owner may have set this, and a template cannot be dropped
                     await connection.execute(f"ALTER DATABASE {name} IS_TEMPLATE false")
                 await terminate(connection, server, role_oids=[], database_oid=database.oid)
                 await roll_back_prepared(connection, server, owners=[], database=str(database.name))
-            # FORCE wants the right to end every process in there, autovacuum's workers included: a superuser's.
+            # FORCE needs the right to end every process in it, including autovacuum's workers: only a superuser has it.
             force = " WITH (FORCE)" if server.is_superuser else ""
-            with insisting(server, connection):
+            with terminating_blockers(server, connection):
                 await connection.execute(f"DROP DATABASE IF EXISTS {name}{force}")
         except asyncpg.InvalidCatalogNameError:
-            return  # somebody else dropped it
+            return  # another worker dropped it
         except asyncpg.ObjectInUseError as error:
             if monotonic() >= until:
                 raise BackendUnavailable(
@@ -198,7 +198,7 @@ async def _drop(connection: Connection, server: Server, database: OwnedDatabase)
 async def _drop_schema_roles(
     connection: Connection, server: Server, roles: list[OwnedObject], databases: list[str]
 ) -> None:
-    """Fence these logins, drop the schemas that they own (and all else of theirs), then the logins themselves."""
+    """Fence these logins, drop the schemas and other objects that they own, then drop the logins."""
     await fence_shared(connection, server, roles)
     for database in databases if roles else []:
         try:
@@ -206,20 +206,20 @@ async def _drop_schema_roles(
                 held = {schema.name for schema in await ownership.schemas(inside, server, database)}
                 for role in roles:
                     if role.name in held:
-                        with insisting(server, inside):
+                        with terminating_blockers(server, inside):
                             await inside.execute(f"DROP SCHEMA IF EXISTS {quoted(role.name)} CASCADE")
                     await drop_owned_by(inside, server, role, "CASCADE")
         except asyncpg.InvalidCatalogNameError:
-            continue  # the shared database is gone, and the schemas with it
+            continue  # the shared database was dropped, and its schemas with it
     for role in roles:
         await drop_role(connection, server, role)
     if roles:
-        # A backend that the fence could not see has lost its role by now; it can be seen by now, too.
+        # A backend that the fence could not see has lost its role, and is visible by now.
         await terminate(connection, server, role_oids=[role.oid for role in roles])
 
 
 async def _logins_into(connection: Connection, server: Server, database: OwnedDatabase) -> list[OwnedObject]:
-    """The logins of the schemas in a shared database: those that have something in it, or the right to enter it."""
+    """Return the logins of the schemas in a shared database: they own objects in it, or may connect to it."""
     rows = await connection.fetch(
         """
         SELECT DISTINCT refobjid FROM pg_shdepend
@@ -233,6 +233,6 @@ async def _logins_into(connection: Connection, server: Server, database: OwnedDa
 
 
 def _below(roles: list[OwnedObject], counter: int | None) -> list[OwnedObject]:
-    """Those of older generations, the oldest first: one that was seized before has to go before the next can be."""
+    """Return the roles of older generations, oldest first. A login that was taken must be dropped before the next."""
     older = [role for role in roles if counter is None or (role.name.counter or 0) < counter]
     return sorted(older, key=lambda role: role.name.counter or 0)

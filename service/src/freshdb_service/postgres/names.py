@@ -1,9 +1,9 @@
-"""Names on managed servers: how they are built, read back and quoted. The only module that quotes.
+"""Names of freshdb's objects on managed servers: compose, parse and quote them. No other module here quotes.
 
-Everything of ours is called ``prefix_kind_token`` or ``prefix_kind_token_counter``: the prefix is a setting, the token is
-twelve hex digits of a random id, and the counter is the attempt of a build or the generation of a database. **Physical
-names carry the counter**, so a worker that was paused and wakes up late can only ever touch objects of its own, past
-attempt or generation; no two of them share a name.
+A name is ``prefix_kind_token`` or ``prefix_kind_token_counter``. The prefix is a setting, the token is twelve hex digits of
+a random id, and the counter is the attempt of a build or the generation of a database. **The counter is part of the physical
+name**, so no two attempts or generations share a name. A worker that was paused and continues late can only touch the
+objects of its own attempt or generation.
 
 ==================================  ==============================================================================
 ``freshdb_t_<token>_<attempt>``     a template's database, and the role that builds it
@@ -14,28 +14,28 @@ attempt or generation; no two of them share a name.
 ``freshdb_seed_<token>``            the seed: the schema in the shared database that new schemas are copied from
 ==================================  ==============================================================================
 
-SQL is composed from four kinds of text: our own statements, identifiers through ``quoted``, names as values through
-``constant``, and values of our own making through ``literal``, which takes nothing but a safe alphabet. Every other value
-is a parameter, or is quoted by PostgreSQL itself (``format('%I, %L', …)``) in the query that reads it.
+SQL is composed from three kinds of text: constant statements, identifiers through ``quoted``, and values that freshdb
+generates through ``literal``, which accepts only a safe alphabet. Every other value is a parameter, or PostgreSQL itself
+quotes it (``format('%I, %L', …)``) in the query that reads it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-_MAX_BYTES: Final = 63
+import freshdb_reset
+
 _TOKEN_LENGTH: Final = 12
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_:$+/=.,-]*")
 
 
 class Kind(StrEnum):
-    """What a name of ours stands for."""
+    """Kind of object that a name belongs to."""
 
     TEMPLATE = "t"
     DATABASE = "d"
@@ -46,13 +46,13 @@ class Kind(StrEnum):
 
     @property
     def counted(self) -> bool:
-        """Whether such names end in a counter."""
+        """True if such names end in a counter."""
         return self in {Kind.TEMPLATE, Kind.DATABASE, Kind.SCHEMA}
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name of ours. ``str()`` gives it as the catalogs hold it."""
+    """Name of one of freshdb's objects. ``str()`` returns it as the catalogs hold it."""
 
     prefix: str
     kind: Kind
@@ -61,10 +61,10 @@ class Name:
 
     @classmethod
     def of(cls, prefix: str, kind: Kind, identifier: UUID, counter: int | None = None) -> Name:
-        """Name the object of this kind that belongs to ``identifier``.
+        """Compose the name of the object of this kind that belongs to ``identifier``.
 
         Raises:
-            ValueError: a counter is missing, or not wanted, for this kind; or the prefix is no prefix.
+            ValueError: the counter does not fit the kind, or the prefix is malformed.
         """
         if _PREFIX.fullmatch(prefix) is None:
             raise ValueError(
@@ -76,7 +76,7 @@ class Name:
 
     @classmethod
     def parse(cls, prefix: str, text: str) -> Name | None:
-        """Read a name back; ``None`` if it is not one of ours, to the letter."""
+        """Parse a name. Return ``None`` if freshdb does not compose exactly this name."""
         match = re.fullmatch(
             rf"{re.escape(prefix)}_([a-z]+)_([0-9a-f]{{{_TOKEN_LENGTH}}})(?:_(0|[1-9][0-9]*))?", text
         )
@@ -87,56 +87,33 @@ class Name:
         return cls(prefix, kind, match[2], counter) if (counter is not None) == kind.counted else None
 
     def __str__(self) -> str:
-        """The name itself, not quoted."""
+        """Return the name, not quoted."""
         counter = "" if self.counter is None else f"_{self.counter}"
         return f"{self.prefix}_{self.kind}_{self.token}{counter}"
 
 
 def token_of(identifier: UUID) -> str:
-    """The part of a name that says whose it is: the last twelve hex digits, random in every version of UUID we use."""
+    """Return the token of an id: its last twelve hex digits, which are random in every version of UUID in use."""
     return identifier.hex[-_TOKEN_LENGTH:]
 
 
 def quoted(name: Name | str) -> str:
-    """Quote an identifier, whatever it holds.
+    """Quote an identifier.
 
     Raises:
-        ValueError: PostgreSQL can have no such identifier (empty, too long, a NUL).
+        ValueError: PostgreSQL accepts no such identifier (empty, longer than 63 bytes, or with a NUL).
     """
-    text = str(name)
-    if not text or "\0" in text or len(text.encode()) > _MAX_BYTES:
-        raise ValueError(f"{text!r} is no identifier")
-    return '"' + text.replace('"', '""') + '"'
-
-
-def constant(name: str) -> str:
-    """Quote a name as a text constant, for sessions with ``standard_conforming_strings`` on, as all of ours are.
-
-    Raises:
-        ValueError: PostgreSQL can have no such name.
-    """
-    if "\0" in name:
-        raise ValueError(f"{name!r} is no name")
-    return "'" + name.replace("'", "''") + "'"
+    return freshdb_reset.quoted(str(name))
 
 
 def literal(text: str) -> str:
-    """Quote a value of our own making (a stamp, a password's verifier) for a statement that takes no parameters.
+    """Quote a value that freshdb generated (a stamp, a password's verifier) for a statement that takes no parameters.
 
     Raises:
-        ValueError: it holds a character outside the alphabet that is safe under every setting of the server.
+        ValueError: the value holds a character that is not safe under every setting of the server.
     """
     if _SAFE.fullmatch(text) is None:
         raise ValueError(
-            "only values of our own making are written into statements; pass others as parameters"
+            "only values that freshdb generated may be written into statements: pass others as parameters"
         )
     return f"'{text}'"
-
-
-def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL writes it.
-
-    To send or receive arrays of most types, asyncpg asks each new session for their definition, which takes longer than all
-    of a reset.
-    """
-    return f"{{{','.join(map(str, numbers))}}}"

@@ -1,25 +1,23 @@
-"""Which roles, databases and schemas on a server are ours: those that bear the prefix *and* the stamp.
+"""Find the roles, databases and schemas on a server that belong to this installation: they have its prefix *and* its stamp.
 
 The stamp is a comment that names the installation. A role gets it in the transaction that creates it, and a role cannot
-change its own comment. A database cannot be created and stamped in one step, and its owner can change its comment; so a
-database (and a schema) with our prefix whose *owner* bears our stamp counts as stamped, too, and there is no moment at
-which something of ours cannot be told from something of others. What only looks like ours, or bears the stamp of another
-installation, is never in here, and nothing else is ever altered or dropped.
+change its own comment. A database cannot be created and stamped in one step, and its owner can change its comment. So a
+database or schema with the prefix also counts as stamped if its *owner* has the stamp. Therefore freshdb's objects can be
+told from others at every moment. An object with the prefix alone, or with the stamp of another installation, is never listed
+here. The service alters and drops only listed objects.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import Literal, TypeGuard
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.postgres.names import Kind, Name, token_of
 from freshdb_service.postgres.server.connections import Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 ROLES = """
 SELECT oid, rolname AS name FROM pg_roles
@@ -41,13 +39,13 @@ WHERE starts_with(nspname, $1)
 
 @dataclass(frozen=True, slots=True)
 class OwnedObject:
-    """One thing of ours in a server's catalogs.
+    """One object of this installation on a server.
 
     Attributes:
-        kind: what it is to PostgreSQL.
-        name: what it is to us, and whose.
-        oid: which one it was when it was listed.
-        database: where a schema is.
+        kind: kind of object in PostgreSQL.
+        name: parsed name.
+        oid: OID when the object was listed.
+        database: database that a schema is in.
     """
 
     kind: Literal["role", "database", "schema"]
@@ -56,13 +54,22 @@ class OwnedObject:
     database: str | None = None
 
     def belongs_to(self, identifier: UUID) -> bool:
-        """Whether it was made for this template, database or pool."""
+        """Return whether the object was created for this template, database or pool."""
         return self.name.token == token_of(identifier)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedDatabase:
-    """A database of ours, and what its owner may have done to it."""
+    """A database of this installation, with the properties that its owner can change.
+
+    Attributes:
+        name: parsed name.
+        oid: OID of the database.
+        owner_oid: OID of its owner.
+        open: true if it allows connections.
+        is_template: true if it is marked as a template.
+        invalid: true if a drop was interrupted. Such a database can only be dropped.
+    """
 
     name: Name
     oid: int
@@ -70,23 +77,22 @@ class OwnedDatabase:
     open: bool
     is_template: bool
     invalid: bool
-    """A drop was interrupted; all that can be done with it is to drop it."""
 
 
 async def roles(
     connection: Connection, server: Server, *, kind: Kind | None = None, identifier: UUID | None = None
 ) -> list[OwnedObject]:
-    """Our roles, all or those of one kind or id."""
-    rows = await connection.fetch(ROLES, _beginning(server, kind, identifier), server.stamp)
+    """Return the roles of this installation: all, or those of one kind or id."""
+    rows = await connection.fetch(ROLES, _name_prefix(server, kind, identifier), server.stamp)
     found = [(Name.parse(server.options.prefix, row["name"]), int(row["oid"])) for row in rows]
-    return [OwnedObject("role", name, oid) for name, oid in found if _wanted(name, kind, identifier)]
+    return [OwnedObject("role", name, oid) for name, oid in found if _matches_name(name, kind, identifier)]
 
 
 async def databases(
     connection: Connection, server: Server, *, kind: Kind | None = None, identifier: UUID | None = None
 ) -> list[OwnedDatabase]:
-    """Our databases, all or those of one kind or id."""
-    rows = await connection.fetch(DATABASES, _beginning(server, kind, identifier), server.stamp)
+    """Return the databases of this installation: all, or those of one kind or id."""
+    rows = await connection.fetch(DATABASES, _name_prefix(server, kind, identifier), server.stamp)
     return [
         OwnedDatabase(
             name=name,
@@ -97,25 +103,27 @@ async def databases(
             invalid=bool(row["invalid"]),
         )
         for row in rows
-        if _wanted(name := Name.parse(server.options.prefix, row["name"]), kind, identifier)
+        if _matches_name(name := Name.parse(server.options.prefix, row["name"]), kind, identifier)
     ]
 
 
 async def schemas(connection: Connection, server: Server, database: str) -> list[OwnedObject]:
-    """Our schemas in the shared database that the connection is in; not the seed, which goes with its database."""
-    rows = await connection.fetch(SCHEMAS, _beginning(server, Kind.SCHEMA, None), server.stamp)
+    """Return the leased schemas in the shared database of the connection. The seed is part of its database."""
+    rows = await connection.fetch(SCHEMAS, _name_prefix(server, Kind.SCHEMA, None), server.stamp)
     found = [(Name.parse(server.options.prefix, row["name"]), int(row["oid"])) for row in rows]
     return [
-        OwnedObject("schema", name, oid, database) for name, oid in found if _wanted(name, Kind.SCHEMA, None)
+        OwnedObject("schema", name, oid, database)
+        for name, oid in found
+        if _matches_name(name, Kind.SCHEMA, None)
     ]
 
 
 @operation
 async def inventory(server: Server) -> list[OwnedObject]:
-    """Everything of ours on a server, schemas in shared databases included.
+    """Return all objects of this installation on a server, including schemas in shared databases.
 
-    The trial that ends the preparation of a shared database (a schema with the pool's own token) is a part of that
-    database, not a thing of its own, as long as the database is there.
+    The preparation of a shared database ends with a trial schema, which has the pool's token. As long as the database
+    exists, the trial schema is part of it and is not listed.
     """
     async with server.maintenance() as connection:
         held = await databases(connection, server)
@@ -134,7 +142,7 @@ async def inventory(server: Server) -> list[OwnedObject]:
 
 @operation
 async def foreign_databases(server: Server) -> list[str]:
-    """Databases that are neither ours nor PostgreSQL's own nor the maintenance database."""
+    """Return the databases of others. PostgreSQL's own and the maintenance database do not count."""
     async with server.maintenance() as connection:
         ours = [str(one.name) for one in await databases(connection, server)]
         rows = await connection.fetch(
@@ -145,8 +153,8 @@ async def foreign_databases(server: Server) -> list[str]:
 
 
 @operation
-async def sizes(server: Server) -> dict[Name, int]:
-    """How much each of our databases takes on a server's disk."""
+async def database_sizes(server: Server) -> dict[Name, int]:
+    """Return the size on disk, in bytes, of each database of this installation."""
     async with server.maintenance() as connection:
         return {
             one.name: await database_bytes(connection, one.oid)
@@ -156,7 +164,7 @@ async def sizes(server: Server) -> dict[Name, int]:
 
 
 async def database_bytes(connection: Connection, oid: int) -> int:
-    """How much one database takes on disk; nothing, if it is gone."""
+    """Return the size of one database on disk, in bytes. It is 0 if the database does not exist."""
     try:
         size: int | None = await connection.fetchval("SELECT pg_database_size($1::oid)", oid)
     except (asyncpg.UndefinedObjectError, asyncpg.InvalidCatalogNameError, asyncpg.UndefinedFileError):
@@ -164,13 +172,13 @@ async def database_bytes(connection: Connection, oid: int) -> int:
     return size or 0
 
 
-def _beginning(server: Server, kind: Kind | None, identifier: UUID | None) -> str:
-    """What the names that are looked for begin with: the server need not look at the stamps of others."""
+def _name_prefix(server: Server, kind: Kind | None, identifier: UUID | None) -> str:
+    """Return the beginning of the names to find, so that the server need not read the stamps of other objects."""
     beginning = f"{server.options.prefix}_" + (f"{kind}_" if kind else "")
     return beginning + token_of(identifier) if kind and identifier else beginning
 
 
-def _wanted(name: Name | None, kind: Kind | None, identifier: UUID | None) -> TypeGuard[Name]:
+def _matches_name(name: Name | None, kind: Kind | None, identifier: UUID | None) -> TypeGuard[Name]:
     return (
         name is not None
         and (kind is None or name.kind is kind)

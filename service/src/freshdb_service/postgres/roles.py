@@ -1,56 +1,41 @@
-"""Roles: a login per build and per generation of a database, each with a name, an OID and a password of its own.
+"""Roles: one login per build and per generation of a database, each with its own name, OID and password.
 
-A login may do inside its database what an owner can, and outside it nothing. Its password is random, and reaches the
-server as a SCRAM verifier, so that no log of statements ever holds it.
+A login has the rights of an owner inside its database, and no rights outside it. Its password is random. The server gets a
+SCRAM verifier of it, so no log of statements contains the password.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import asyncpg
 
 from freshdb_service.errors import BackendUnavailable, Conflict
-from freshdb_service.postgres.fencing.blockers import insisting, make_enterable
+from freshdb_service.postgres.blockers import allow_connections, terminating_blockers
 from freshdb_service.postgres.names import Name, literal, quoted
 from freshdb_service.postgres.ownership import OwnedObject, databases
+from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import Connection, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-
-MEMBERSHIP_OPTIONS_VERSION: Final = 16_00_00
-"""From here on a membership says whether it inherits and whether it may be set."""
+from freshdb_service.postgres.server.server import Server
 
 _DROP_TRIES: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How a builder or a holder connects; the server's host and port go with it."""
-
-    database: str
-    schema: str | None
-    user: str
-    password: str = field(repr=False)
 
 
 async def create_login(connection: Connection, server: Server, name: Name) -> str:
     """Create a stamped login in one transaction.
 
     Returns:
-        its password.
+        the password.
 
     Raises:
-        Conflict: there is a role of this name.
+        Conflict: a role of this name exists.
     """
     password = await server.passwords.take()
     options = f"LOGIN CONNECTION LIMIT {server.connection_limit:d} PASSWORD {literal(password.verifier)}"
     limits = []
     if server.options.temp_file_bytes and server.may_limit_files:
-        # A superuser's to set, also where it is stored: its login cannot take it away.
+        # Only a superuser can set or remove it, so the login cannot.
         kilobytes = max(server.options.temp_file_bytes // 1024, 1)
         limits.append(f"ALTER ROLE {quoted(name)} SET temp_file_limit = '{kilobytes:d}kB'")
     await _create(connection, server, name, options, *limits)
@@ -58,28 +43,28 @@ async def create_login(connection: Connection, server: Server, name: Name) -> st
 
 
 async def create_group(connection: Connection, server: Server, name: Name) -> None:
-    """Create a stamped role that nobody can log in as.
+    """Create a stamped role that cannot log in.
 
     Raises:
-        Conflict: there is a role of this name.
+        Conflict: a role of this name exists.
     """
     await _create(connection, server, name, "NOLOGIN")
 
 
 async def forbid_login(connection: Connection, server: Server, role: OwnedObject) -> None:
-    """From here on nobody gets in as this role; who is in, mostly stays in."""
-    with insisting(server, connection):
-        await close(connection, str(role.name))
+    """Disable a login. Its open sessions stay."""
+    with terminating_blockers(server, connection):
+        await set_nologin(connection, str(role.name))
 
 
-async def close(connection: Connection, login: str) -> bool:
-    """``forbid_login`` by name, outside of transactions, in one round trip; ``False`` if there is no such login."""
+async def set_nologin(connection: Connection, login: str) -> bool:
+    """Disable a login by name, outside of transactions, in one round trip. Return ``False`` if it does not exist."""
 
     async def change() -> None:
         await connection.execute(f"ALTER ROLE {quoted(login)} NOLOGIN")
 
     async def insist() -> None:
-        # Its holder may change it again and again; who is thrown out does not, for as long as it takes to come back.
+        # The holder may change the role again and again. A terminated session does not, until it has connected again.
         await connection.execute(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {literal(login)}"
         )
@@ -88,7 +73,7 @@ async def close(connection: Connection, login: str) -> bool:
     try:
         try:
             await change()
-        except asyncpg.InternalServerError:  # somebody else is about to change it, too
+        except asyncpg.InternalServerError:  # another session changes it at this moment
             await without_conflict(connection, insist)
     except asyncpg.UndefinedObjectError:
         return False
@@ -96,18 +81,18 @@ async def close(connection: Connection, login: str) -> bool:
 
 
 async def drop_role(connection: Connection, server: Server, role: OwnedObject) -> None:
-    """Drop a role of ours, with every privilege it was ever given.
+    """Drop a role of this installation, with every privilege that it was given.
 
-    A holder may have named this role in a grant or a policy in a database of *its* own; such dependencies would keep the
-    role alive, and are taken away where they are.
+    Another holder may have named this role in a grant or a policy in its own database. PostgreSQL does not drop a role with
+    such dependencies, so they are removed first.
 
     Raises:
-        BackendUnavailable: something still depends on it after several tries.
+        BackendUnavailable: objects still depend on it after several attempts.
     """
     dependent = ""
     for _ in range(_DROP_TRIES):
         try:
-            with insisting(server, connection):
+            with terminating_blockers(server, connection):
                 await without_conflict(
                     connection, lambda: connection.execute(f"DROP ROLE IF EXISTS {quoted(role.name)}")
                 )
@@ -120,11 +105,11 @@ async def drop_role(connection: Connection, server: Server, role: OwnedObject) -
                 async with server.inside(database) as inside:
                     await drop_owned_by(inside, server, role, "CASCADE" if ours else "RESTRICT")
             except (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError):
-                continue  # gone with everything in it, or about to be
+                continue  # the database was dropped, or is about to be
             except asyncpg.DependentObjectsStillExistError as error:
                 dependent = f"in the database {database}, {error.detail or error}; drop it there"
     raise BackendUnavailable(
-        f"on the server {server.name} the role {role.name} cannot be dropped yet (what is to be kept needs another owner): "
+        f"on the server {server.name} the role {role.name} cannot be dropped yet (give objects to keep another owner): "
         f"{dependent}",
         retry_after_seconds=5.0,
     )
@@ -133,21 +118,21 @@ async def drop_role(connection: Connection, server: Server, role: OwnedObject) -
 async def drop_owned_by(
     connection: Connection, server: Server, role: OwnedObject, behavior: Literal["CASCADE", "RESTRICT"]
 ) -> None:
-    """Drop what a role has in the database that the connection is in: objects, privileges, large objects.
+    """Drop the objects, privileges and large objects of a role in the database of the connection.
 
-    ``CASCADE`` takes along what depends on that, whosever it is: for databases of ours.
+    ``CASCADE`` also drops objects of other owners that depend on them. It is for databases of this installation.
     """
 
     async def change() -> None:
         await connection.execute(f"DROP OWNED BY {quoted(role.name)} {behavior}")
 
-    # If the role is gone, so is what it had.
-    with suppress(asyncpg.UndefinedObjectError), insisting(server, connection):
+    # If the role does not exist, its objects do not exist either.
+    with suppress(asyncpg.UndefinedObjectError), terminating_blockers(server, connection):
         await without_conflict(connection, change)
 
 
 async def _create(connection: Connection, server: Server, name: Name, options: str, *more: str) -> None:
-    # Attributes are said in full: a default is a thing that changes.
+    # Every attribute is written, because defaults can change.
     plain = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT"
     script = [
         f"CREATE ROLE {quoted(name)} {plain} {options}",
@@ -162,14 +147,17 @@ async def _create(connection: Connection, server: Server, name: Name, options: s
             await connection.execute("; ".join(script))
     except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError) as error:
         raise Conflict(
-            f"on the server {server.name} there is a role {name} already: somebody else is at it"
+            f"on the server {server.name} the role {name} exists already: another worker uses it"
         ) from error
 
 
 async def _databases_that_name(
     connection: Connection, server: Server, role: OwnedObject
 ) -> list[tuple[str, bool]]:
-    """Where a role is named, and can be looked for, and whether that is ours: then it is opened, if its owner closed it."""
+    """Return the databases in which a role has dependencies, and whether each belongs to this installation.
+
+    A database of this installation is opened if its owner closed it.
+    """
     rows = await connection.fetch(
         """
         SELECT DISTINCT d.datname, d.datdba = $1 AS owned FROM pg_shdepend s JOIN pg_database d
@@ -179,7 +167,7 @@ async def _databases_that_name(
         role.oid,
     )
     naming = {str(row["datname"]): bool(row["owned"]) for row in rows}
-    await make_enterable(connection, server, set(naming))
+    await allow_connections(connection, server, set(naming))
     ours = {str(one.name) for one in await databases(connection, server)} if naming else set()
-    # One that it owns, under a name that is not ours, was put aside by somebody who renamed it: that is left as it is.
+    # If the role owns a database under a foreign name, the holder renamed it to keep it. Such a database is left alone.
     return [(one, one in ours) for one, owned in sorted(naming.items()) if one in ours or not owned]

@@ -1,1 +1,1 @@
-"""Keep every holder out of a database, and remove what stands in the way of a reset."""
+"""Fence a database: disable its login and terminate its sessions."""

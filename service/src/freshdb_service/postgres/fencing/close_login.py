@@ -1,40 +1,39 @@
-"""Closing a login at the moment that its lease is given back, and counting what its holder left open.
+"""Close a login when its lease is released, and count what its holder left open.
 
-When a release is answered, nobody gets in with the old URL any more, and whoever was in is about to be thrown out. Where
-the reset begins at once, it sees to that itself (``fence.shut_out``), and that they are gone; this is for when it does not.
+When the client has the answer to a release, the old URL admits no connection any more, and open sessions are about to be
+terminated. A reset that begins at once does this itself (``fence.fence_and_inspect``), and waits until the sessions are
+gone. This module is for a reset that begins later.
 """
 
 from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from freshdb_service.postgres.fencing.blockers import insisting
-from freshdb_service.postgres.reset.baseline import Leftovers
-from freshdb_service.postgres.roles import close
+from freshdb_reset import Leftovers
+from freshdb_service.postgres.blockers import terminating_blockers
+from freshdb_service.postgres.roles import set_nologin
 from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 CLOSING_SECONDS: Final = 0.05
-"""So long may a backend take to disappear whose client has closed its connection."""
+"""Time for which a backend may stay visible after its client has closed the connection."""
 _POLL_SECONDS: Final = 0.003
 
 
 @operation
 async def close_login(server: Server, login: str) -> Leftovers:
-    """Let nobody in as a login any more, count what it has open, and begin to throw out who is in.
+    """Disable a login, count its open sessions, prepared transactions and advisory locks, and terminate the sessions.
 
     Raises:
         BackendUnavailable: the server does not answer.
     """
     async with server.maintenance() as connection:
-        with insisting(server, connection):
-            closed = await close(connection, login)
+        with terminating_blockers(server, connection):
+            closed = await set_nologin(connection, login)
         if not closed:
-            return Leftovers()  # the janitor was faster
+            return Leftovers()  # the janitor has closed it already
         until = monotonic() + CLOSING_SECONDS
         while True:
             found = Leftovers(**dict(await connection.fetchrow(_LEFT_OPEN, login) or {}))

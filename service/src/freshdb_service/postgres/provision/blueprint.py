@@ -1,8 +1,8 @@
-"""A blueprint: the SQL that makes a schema like a template's, with the names left open.
+"""A blueprint: the SQL that creates a copy of a template's schema, with placeholders for names.
 
-It is written once per pool, with the seed's name and its owner's name in the places where each new schema's and login's
-names belong. Both are names of ours, drawn after the template was sealed and unlike anything that can stand in it, so that
-replacing them is safe. Where a statement copies *from* the seed, the place of the new schema is held by ``target`` instead.
+It is written once per pool. The names of the seed and of its owner are the placeholders for the names of the new schema and
+its login. freshdb chooses both names after the template was sealed, and nothing in the template can contain them, so
+replacing them is safe. Where a statement copies *from* the seed, ``target`` is the placeholder for the new schema instead.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _VERSION_OF_VIEW = re.compile(
     r"^ALTER TABLE ONLY .+ ALTER COLUMN .+ SET \(pg_attver=\d+\);$|\bpg_attver=\d+, |, pg_attver=\d+\b(?=\);$)",
     re.MULTILINE,
 )
-"""A number that PostgreSQL (from its minor releases of November 2026 on) gives the columns of each view that it makes. Its
-own ``pg_dump`` leaves it out, but older ones take it for an option of the column."""
+"""A number that PostgreSQL (from its minor releases of November 2026 on) stores for the columns of each view. Their own
+``pg_dump`` leaves it out, but an older ``pg_dump`` writes it as an option of the column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """How to make one more schema in a shared database.
+    """The SQL that creates one more schema in a shared database.
 
     Attributes:
-        shared_database: where.
-        seed_schema: the schema that rows are copied from; stands for the new schema in ``before`` and ``after``.
-        build_role: the owner of the seed; stands for the new login.
-        before: types, functions, tables.
-        load: rows and sequences.
-        after: indexes, constraints, triggers, policies and all that must not be there while rows are loaded.
+        shared_database: name of the shared database.
+        seed_schema: schema that rows are copied from. In ``before`` and ``after``, it is the placeholder for the new schema.
+        build_role: owner of the seed. It is the placeholder for the new login.
+        before: statements for types, functions and tables.
+        load: statements for rows and sequences.
+        after: statements for indexes, constraints, triggers, policies, and everything else that must come after the rows.
     """
 
     shared_database: str
@@ -47,16 +47,16 @@ class Blueprint:
 
     @property
     def target(self) -> str:
-        """What stands for the new schema in ``load``."""
+        """Placeholder for the new schema in ``load``."""
         return f"{self.seed_schema}_copy"
 
     def to_json(self) -> dict[str, str]:
-        """As JSON values."""
+        """Return JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Blueprint:
-        """Read what ``to_json`` gave.
+        """Read the result of ``to_json``.
 
         Raises:
             KeyError: a part is missing.
@@ -64,7 +64,7 @@ class Blueprint:
         return cls(**{part.name: str(stored[part.name]) for part in fields(cls)})
 
     def scripts(self, schema: Name) -> tuple[str, str, str]:
-        """The three scripts for a new schema and the login of the same name."""
+        """Return the three scripts for a new schema and the login of the same name."""
         names = {self.build_role: str(schema)}
         structure = {**names, self.seed_schema: str(schema)}
         return (
@@ -75,16 +75,16 @@ class Blueprint:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """Replace whole identifiers, all at once."""
+    """Replace whole identifiers, all in one pass."""
     pattern = re.compile(r"\b(?:" + "|".join(re.escape(name) for name in names) + r")\b")
     return pattern.sub(lambda match: names[match[0]], text)
 
 
 def entries(dump: str, schema: str) -> list[str]:
-    """Take a dump of one schema apart: one text per object, without what is said about the schema itself.
+    """Split a dump of one schema into one text per object, without the entries for the schema itself.
 
-    Left out are the session's settings at the beginning, and the entries that create the schema, comment on it, or
-    grant rights on it: the new schema is made by the service, and is its login's alone.
+    The session settings at the beginning are left out, and so are the entries that create the schema, comment on it, or
+    grant privileges on it: the service creates the new schema, and only its login has rights on it.
     """
     text = _VERSION_OF_VIEW.sub("", _RESTRICT.sub("", dump))
     headings = list(_ENTRY.finditer(text))

@@ -1,11 +1,12 @@
-"""Isolation ``database``: cloning a template, and handing the clone to a login of its own.
+"""Isolation ``database``: clone a template, and transfer the clone to its own login.
 
-A clone is made closed (``ALLOW_CONNECTIONS false``), gets its stamp, loses what PostgreSQL gives to everybody
-(``REVOKE ALL … FROM PUBLIC``), and is opened then: there is no moment at which another login could enter it.
+A clone is created closed (``ALLOW_CONNECTIONS false``), gets its stamp, loses the privileges of PUBLIC (``REVOKE ALL …``),
+and is opened then. So there is no moment at which another login could connect to it.
 
-What is in it belongs to the role that built the template, and is handed over: objects (``REASSIGN OWNED``), default
-privileges and policies that name the builder, and the settings of the template's database and builder, none of which
-``CREATE DATABASE`` or ``REASSIGN`` carry along. Nothing names the builder when this is done.
+The objects in it belong to the role that built the template, and are transferred to the login (``REASSIGN OWNED``). The
+default privileges and policies that name the builder, and the settings of the template's database and builder, are
+transferred too, because neither ``CREATE DATABASE`` nor ``REASSIGN`` copies them. Afterwards nothing in the clone names the
+builder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -24,17 +25,15 @@ from freshdb_service.postgres import ownership
 from freshdb_service.postgres.drop import drop_database
 from freshdb_service.postgres.fencing.fence import terminate
 from freshdb_service.postgres.names import Kind, Name, quoted
-from freshdb_service.postgres.roles import Login, create_login
-from freshdb_service.postgres.server.connections import SETTINGS, Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.connections import SETTINGS, Connection, Login, operation
+from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 _CLONE_SECONDS: Final = 30.0
-"""How long a clone is tried while somebody is in the template."""
+"""Time for which a clone is retried while a session is in the template."""
 COPY_TIMEOUT_SECONDS: Final = 600.0
-"""How long PostgreSQL may copy a template's files."""
+"""Timeout for copying a template's files."""
 _RETRY_SECONDS: Final = 0.02
 
 
@@ -42,19 +41,19 @@ _RETRY_SECONDS: Final = 0.02
 async def provision_database(
     server: Server, database_id: UUID, generation: int, template_database: str
 ) -> Login:
-    """Clone a template for one generation of a database, with a login of its own.
+    """Clone a template for one generation of a database, with its own login.
 
     Raises:
-        Conflict: this generation exists: somebody else is at it.
-        TemplateNotFound: the template's database is not there.
-        BackendUnavailable: the server is away, or did not do it in time.
+        Conflict: this generation exists: another worker creates it.
+        TemplateNotFound: the template's database does not exist.
+        BackendUnavailable: the server is unavailable, or too slow.
     """
     name = server.name_of(Kind.DATABASE, database_id, generation)
     async with server.maintenance() as connection:
         password = await create_login(connection, server, name)
     try:
         await clone(server, name, template_database)
-        await hand_over(server, str(name), template_database, name)
+        await transfer_ownership(server, str(name), template_database, name)
     except BaseException:
         with suppress(FreshdbError, asyncpg.PostgresError):
             await drop_database(server, database_id, below_generation=generation + 1)
@@ -63,16 +62,16 @@ async def provision_database(
 
 
 async def clone(server: Server, name: Name, template_database: str | None) -> None:
-    """Create a database of ours, owned by the role of the same name, and closed to everybody else.
+    """Create a database that belongs to the role of the same name, and to which no other role may connect.
 
     Args:
         server: where.
-        name: of the database, and of its owner.
-        template_database: what it is a copy of; nothing for an empty one.
+        name: name of the database and of its owner.
+        template_database: name of the template's database, or ``None`` for an empty database.
 
     Raises:
-        TemplateNotFound: there is no such template.
-        BackendUnavailable: somebody would not leave the template.
+        TemplateNotFound: the template's database does not exist.
+        BackendUnavailable: a session in the template did not end.
     """
     strategy = "FILE_COPY" if server.file_copy else "WAL_LOG"
     statement = (
@@ -85,17 +84,17 @@ async def clone(server: Server, name: Name, template_database: str | None) -> No
             try:
                 await connection.execute(statement, timeout=COPY_TIMEOUT_SECONDS)
             except asyncpg.ObjectInUseError as error:
-                # Nobody but the service's own short visits is ever in a sealed template.
+                # Only short sessions of the service are ever in a sealed template.
                 if template_database is None or monotonic() >= until:
                     raise BackendUnavailable(
-                        f"on the server {server.name} somebody is in {template_database}: {error.detail or error}",
+                        f"on the server {server.name} the database {template_database} is in use: {error.detail or error}",
                         retry_after_seconds=5.0,
                     ) from error
                 await _clear(connection, server, template_database)
                 await asyncio.sleep(_RETRY_SECONDS)
             except asyncpg.InvalidCatalogNameError as error:
                 raise TemplateNotFound(
-                    f"on the server {server.name} there is no database {template_database}"
+                    f"on the server {server.name} the database {template_database} does not exist"
                 ) from error
             else:
                 break
@@ -106,8 +105,8 @@ async def clone(server: Server, name: Name, template_database: str | None) -> No
         )
 
 
-async def hand_over(server: Server, database: str, template_database: str, heir: Name) -> None:
-    """Give everything that the builder of a template has in a clone of it to ``heir``, privileges and settings included."""
+async def transfer_ownership(server: Server, database: str, template_database: str, heir: Name) -> None:
+    """Transfer all objects, privileges and settings of a template's builder in a clone to ``heir``."""
     builder = Name.parse(server.options.prefix, template_database)
     if builder is None or builder.kind is not Kind.TEMPLATE:
         raise TemplateNotFound(f"{template_database} is no template of this installation")
@@ -115,24 +114,24 @@ async def hand_over(server: Server, database: str, template_database: str, heir:
         role_oid = await _oid_of(connection, str(builder))
         if role_oid is None:
             raise TemplateNotFound(
-                f"on the server {server.name} there is no role {builder}: the template is being dropped"
+                f"on the server {server.name} the role {builder} does not exist: the template is being dropped"
             )
         async with connection.transaction():
-            # Schemas first: who is no superuser can give an object only to somebody who may create in its schema.
+            # Schemas first: without a superuser, an object can only be given to a role that may create in its schema.
             for row in await connection.fetch(
                 "SELECT nspname FROM pg_namespace WHERE nspowner = $1", role_oid
             ):
                 await connection.execute(f"ALTER SCHEMA {quoted(row['nspname'])} OWNER TO {quoted(heir)}")
             await connection.execute(f"REASSIGN OWNED BY {quoted(builder)} TO {quoted(heir)}")
-            for statement in await _what_else(connection, role_oid, str(heir)):
+            for statement in await _remaining_statements(connection, role_oid, str(heir)):
                 await connection.execute(statement)
-            await _carry_settings(connection, role_oid, template_database, str(heir))
-            if await _still_named(connection, role_oid):
+            await _copy_settings(connection, role_oid, template_database, str(heir))
+            if await _has_dependencies(connection, role_oid):
                 await connection.execute(f"DROP OWNED BY {quoted(builder)}")
 
 
 async def default_privileges(connection: Connection, role: str) -> list[str]:
-    """Statements that give a role those default privileges of its own that are not limited to a schema."""
+    """Return statements that restore the default privileges of a role that are not limited to a schema."""
     rows = await connection.fetch(_DEFAULT_PRIVILEGES, await _oid_of(connection, role), role)
     return [str(row["statement"]) for row in rows if row["everywhere"]]
 
@@ -148,29 +147,27 @@ async def _oid_of(connection: Connection, role: str) -> int | None:
     return found
 
 
-async def _what_else(connection: Connection, builder_oid: int, heir: str) -> list[str]:
-    """Statements that give the builder's default privileges, and its place in policies, to the heir."""
+async def _remaining_statements(connection: Connection, builder_oid: int, heir: str) -> list[str]:
+    """Return statements that transfer the builder's default privileges, and its place in policies, to the heir."""
     defaults = await connection.fetch(_DEFAULT_PRIVILEGES, builder_oid, heir)
     policies = await connection.fetch(_POLICIES, builder_oid, heir)
     return [str(row["statement"]) for row in (*defaults, *policies)]
 
 
-async def _carry_settings(
-    connection: Connection, builder_oid: int, template_database: str, heir: str
-) -> None:
-    """Set for the clone, and for the heir in it, what was set for the template and for its builder."""
+async def _copy_settings(connection: Connection, builder_oid: int, template_database: str, heir: str) -> None:
+    """Copy the settings of the template to the clone, and those of its builder to the heir."""
     for row in await connection.fetch(_SETTINGS_OF, template_database, builder_oid, heir):
         if not row["is_list"]:
             await connection.execute(f"{row['target']} TO {row['quoted_value']}")
             continue
-        # A list of identifiers is stored in a form that no statement takes back: the session takes it, and hands it on.
-        # Nothing else is set in this session: it is the service's, and the value somebody else's.
+        # No statement accepts the stored form of a list of identifiers, so the session takes it and passes it on.
+        # No other setting is applied to this session: it is the service's, and the value is the builder's.
         await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", row["setting"], row["value"])
         await connection.execute(f"{row['target']} FROM CURRENT")
         await connection.execute(f"SET LOCAL search_path TO {SETTINGS['search_path']}")
 
 
-async def _still_named(connection: Connection, role_oid: int) -> bool:
+async def _has_dependencies(connection: Connection, role_oid: int) -> bool:
     found: bool = await connection.fetchval(
         """
         SELECT EXISTS (
@@ -194,7 +191,7 @@ WITH entry AS (
     FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace
     WHERE a.defaclrole = $1
 )
--- An entry without a schema replaces the built-in defaults; one with a schema adds to them.
+-- An entry without a schema replaces the built-in defaults. One with a schema adds to them.
 SELECT 1 AS step, true AS everywhere, format('%s REVOKE ALL ON %s FROM PUBLIC, %I', head, kind, $2::text) AS statement
 FROM entry WHERE nspname IS NULL
 UNION ALL
@@ -222,7 +219,7 @@ WITH stored AS (
            s.setdatabase = 0 AS everywhere
     FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) AS one
     WHERE ((d.datname = $1 AND s.setrole IN (0, $2)) OR (s.setdatabase = 0 AND s.setrole = $2))
-      AND one NOT LIKE 'temp!_file!_limit=%' ESCAPE '!'  -- every login has its own
+      AND one NOT LIKE 'temp!_file!_limit=%' ESCAPE '!'  -- every login has a limit of its own
 )
 SELECT setting, value, quote_literal(value) AS quoted_value,
        setting IN ('search_path', 'temp_tablespaces', 'local_preload_libraries', 'session_preload_libraries') AS is_list,

@@ -1,15 +1,13 @@
-"""Running ``pg_dump``: the one program that knows how to write every object of a schema down as SQL."""
+"""Run ``pg_dump``, the only program that can write every kind of object of a schema as SQL."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from freshdb_service.errors import BackendUnavailable, ConfigurationError
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 _DUMP_SECONDS: Final = 300.0
 
@@ -17,11 +15,11 @@ _DUMP_SECONDS: Final = 300.0
 async def dump_schema(
     server: Server, database: str, schema: str, section: Literal["pre-data", "post-data"]
 ) -> str:
-    """Write down the definitions of one schema; rows and owners are left out.
+    """Dump the definitions of one schema, without rows and owners.
 
     Raises:
-        ConfigurationError: there is no ``pg_dump``, or it cannot be run, or is older than the server.
-        BackendUnavailable: it failed, or took too long.
+        ConfigurationError: ``pg_dump`` is not installed, cannot be run, or is older than the server.
+        BackendUnavailable: ``pg_dump`` failed, or took too long.
     """
     program = server.options.pg_dump
     if program is None:

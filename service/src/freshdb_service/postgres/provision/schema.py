@@ -1,18 +1,18 @@
-"""Isolation ``schema``: one more schema in a pool's shared database, with a login of its own.
+"""Isolation ``schema``: create one more schema in a pool's shared database, with its own login.
 
-The service makes the schema and the login; **everything that came from the template's author runs in a session of that
-login**, never in one of the service's. Checks, generated columns and index expressions call functions, and a function in a
-superuser's session could say ``RESET ROLE``, whatever role was set before. To copy the seed's rows, the login is for that
-long a member of the one role that may read it.
+The service creates the schema and the login. **All SQL of the template's author runs in a session of that login**, never in
+a session of the service. Checks, generated columns and index expressions call functions, and a function in a superuser's
+session could call ``RESET ROLE``, whatever role was set before. While the rows of the seed are copied, the login is a member
+of the one role that may read them.
 
-A login owns its schema and nothing else: it cannot create anything in the shared database outside it, and has no right on
-the seed or on another lease's schema.
+A login owns its schema and nothing else. It can create no object in the shared database outside its schema, and has no
+rights on the seed or on the schema of another lease.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -21,29 +21,34 @@ from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNot
 from freshdb_service.postgres.drop import drop_schema
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint
-from freshdb_service.postgres.roles import MEMBERSHIP_OPTIONS_VERSION, Login, create_login
-from freshdb_service.postgres.server.connections import SETTINGS, execute_script, operation, without_conflict
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.connections import Connection
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
+from freshdb_service.postgres.server.connections import (
+    SETTINGS,
+    Connection,
+    Login,
+    execute_script,
+    operation,
+    without_conflict,
+)
+from freshdb_service.postgres.server.server import Server
 
 _COPY_SECONDS: Final = 600.0
-"""How long making one schema with its rows may take."""
+"""Timeout for creating one schema with its rows."""
 
 
 class CopyFailed(BackendUnavailable):
-    """What a template consists of could not be made again as a schema; the administration around it went well."""
+    """The template's SQL failed in a new schema. The service's own statements succeeded."""
 
 
 @operation
 async def provision_schema(server: Server, database_id: UUID, generation: int, blueprint: Blueprint) -> Login:
-    """Make one generation of a schema, with a login of its own.
+    """Create one generation of a schema, with its own login.
 
     Raises:
-        Conflict: this generation exists: somebody else is at it.
-        TemplateNotFound: the shared database is not there.
-        BackendUnavailable: the server is away, or refuses.
+        Conflict: this generation exists: another worker creates it.
+        TemplateNotFound: the shared database does not exist.
+        BackendUnavailable: the server is unavailable, or refuses.
     """
     name = server.name_of(Kind.SCHEMA, database_id, generation)
     async with server.maintenance() as connection:
@@ -56,7 +61,7 @@ async def provision_schema(server: Server, database_id: UUID, generation: int, b
             await drop_schema(server, database_id, blueprint.shared_database, below_generation=generation + 1)
         if isinstance(error, asyncpg.InvalidCatalogNameError):
             raise TemplateNotFound(
-                f"on the server {server.name} there is no database {blueprint.shared_database}"
+                f"on the server {server.name} the database {blueprint.shared_database} does not exist"
             ) from error
         raise
     return login
@@ -66,7 +71,7 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
     before, load, after = blueprint.scripts(name)
     reader = _reader_of(server, blueprint)
     async with server.inside(blueprint.shared_database) as connection:
-        await _admit(connection, server, name, blueprint, reader)
+        await _create_schema(connection, server, name, blueprint, reader)
         settings = {**SETTINGS, "search_path": f"{quoted(name)}, public", "row_security": "on"}
         async with (
             server.logged_in(login, settings=settings, command_timeout_seconds=_COPY_SECONDS) as session,
@@ -76,18 +81,18 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
                 for script in (before, load, after):
                     await execute_script(session, script)
             except (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError):
-                raise  # the server's trouble, not the template's
+                raise  # a fault of the server, not of the template
             except asyncpg.PostgresError as error:
                 raise CopyFailed(
-                    f"a schema made from this template fails: {error}", retry_after_seconds=5.0
+                    f"creating a schema from this template fails: {error}", retry_after_seconds=5.0
                 ) from error
         await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
 
 
-async def _admit(
+async def _create_schema(
     connection: Connection, server: Server, name: Name, blueprint: Blueprint, reader: Name
 ) -> None:
-    """One transaction: the schema, the way into it, and for now the right to read the seed."""
+    """Create the schema, the right to connect, and for now the right to read the seed, in one transaction."""
     schema, database = quoted(name), quoted(blueprint.shared_database)
     only_inherited = " WITH INHERIT TRUE, SET FALSE" if server.version >= MEMBERSHIP_OPTIONS_VERSION else ""
     async with connection.transaction():
@@ -97,7 +102,7 @@ async def _admit(
             f"ALTER ROLE {schema} IN DATABASE {database} SET search_path TO {schema}, public; "
             f"GRANT {quoted(reader)} TO {schema}{only_inherited}"
         )
-        # Last, because every login of this pool changes the same row, and waits for the others' commit.
+        # Last, because every login of this pool changes the same row, and waits until the others have committed.
         await without_conflict(
             connection,
             lambda: connection.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {schema}"),

@@ -1,9 +1,9 @@
-"""Why a template may not be given out as a schema.
+"""Find the reasons why a template cannot be leased as a schema.
 
-Everything that belongs to a database rather than to a schema, and everything that names the schema ``public`` in a text
-that PostgreSQL does not rename along. Each query gives one reason per row, naming the object; they run in a copy of the
-template, before anything is moved. What nobody thought of here is found by the trial that ends the preparation
-(``shared``).
+The reasons are objects that belong to a database and not to a schema, and texts that name the schema ``public`` and that
+PostgreSQL does not change when the schema is renamed. Each query returns one reason per row, which names the object. The
+queries run in a copy of the template, before its schema is renamed. The trial at the end of the preparation finds any other
+reason (``shared_database``).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ WITH object (catalog, oid, description) AS (
               FROM pg_extension WHERE NOT extrelocatable AND extnamespace = to_regnamespace('public')
 )
 SELECT description || ' belongs to a whole database' FROM object
-WHERE (oid >= 16384 OR catalog = 'pg_largeobject'::regclass)  -- lower ones are PostgreSQL's own
+WHERE (oid >= 16384 OR catalog = 'pg_largeobject'::regclass)  -- objects with lower OIDs are PostgreSQL's own
   AND NOT EXISTS (
       SELECT FROM pg_depend d
-      WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')  -- an extension's; a type's
+      WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')  -- an extension's, a type's
   )
 ORDER BY 1
 """
@@ -95,16 +95,16 @@ _QUERIES: Final = (
 )
 
 
-async def reasons_against(connection: Connection) -> list[str]:
-    """Why the template whose copy the connection is in cannot be given out as a schema; nothing, if it can."""
+async def ineligibility_reasons(connection: Connection) -> list[str]:
+    """Return the reasons why the template, in whose copy the connection is, cannot be leased as a schema."""
     reasons: list[str] = []
     for query in _QUERIES:
         reasons += [str(row[0]) for row in await connection.fetch(query)]
     return reasons
 
 
-def texts_naming_public(entries: list[str]) -> list[str]:
-    """Objects whose definition has ``public.`` inside a text constant, where a rename does not reach."""
+def literals_naming_public(entries: list[str]) -> list[str]:
+    """Return the objects whose definition has ``public.`` in a text constant, which a rename does not change."""
     return [
         f'a text in this definition names the schema "public": {match[0]} (in {entry.splitlines()[0][:120]})'
         for entry in entries

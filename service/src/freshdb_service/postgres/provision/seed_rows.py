@@ -1,8 +1,8 @@
-"""Copying a seed: the statements that give a new schema the template's rows and the state of its sequences.
+"""Compose the statements that copy the rows of the seed, and the states of its sequences, to a new schema.
 
-Rows are copied table by table, out of each ordinary table and each leaf of a partitioned one into its like; what they say
-holds, so ids are kept and generated columns are left to generate themselves. A column of a type that is the template's own
-(an enumeration, a domain, a composite) has another type in the new schema, and goes through its text.
+Rows are copied table by table, from each ordinary table and each leaf of a partitioned table. Ids keep their values, and
+generated columns are computed again. A column whose type the template defines (an enumeration, a domain, a composite type)
+has another type in the new schema, so its values are converted through text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ORDER BY c.oid
 
 
 async def load_script(connection: Connection, seed: str, target: str) -> str:
-    """Write the statements that copy ``seed`` into the schema that ``target`` stands for; empty tables need none."""
+    """Compose the statements that copy ``seed`` to the schema with the placeholder ``target``. Empty tables need none."""
     statements = []
     for catalog in (_COPIES, _SEQUENCES):
         for row in await connection.fetch(catalog, seed, target):

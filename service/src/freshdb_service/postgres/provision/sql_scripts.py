@@ -1,9 +1,9 @@
-"""Running a template's SQL as its builder, and saying where it failed.
+"""Run a template's SQL as its builder, and locate an error in it.
 
-Each element is one script: it goes to PostgreSQL as it is, in one message, so that nothing here decides where a statement
-ends. PostgreSQL mostly says at which character it failed. Where it does not (an error while running, not while reading),
-the element is run once more, statement by statement, in a transaction that is rolled back, to see which one fails; what
-that finds goes into the message and nowhere else.
+Each element is one script, and is sent to PostgreSQL unchanged, in one message. So this module need not decide where a
+statement ends. PostgreSQL usually reports the character at which it failed. It does not for an error during execution. Then
+the element is run again, statement by statement, in a transaction that is rolled back, to find the statement that fails. The
+result is used for the error message only.
 """
 
 from __future__ import annotations
@@ -13,27 +13,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 import sqlparse
 
 from freshdb_service.errors import TemplateFailed
-from freshdb_service.postgres.roles import Login
-from freshdb_service.postgres.server.connections import Connection, execute_script
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.connections import Connection, Login, execute_script
+from freshdb_service.postgres.server.server import Server
 
 _STATEMENT_LENGTH: Final = 2_000
 _LOCATED_LENGTH: Final = 2_000_000
-"""Longer elements are not taken apart: it would take longer than anybody wants to wait for a message."""
-_LOOK_SECONDS: Final = 2.0
-"""How often a long script's session is looked at."""
+"""Maximum length of an element that is split into statements. Splitting a longer one would delay the message too much."""
+_CHECK_SECONDS: Final = 2.0
+"""Interval between checks whether a script waits for its client."""
 _OF_PSQL: Final = re.compile(r"^\\|\bcopy\b[^;]*\bfrom\s+stdin\b", re.IGNORECASE | re.MULTILINE)
 _COPY: Final = re.compile(r"\bcopy\b[^;]*\b(?:stdin|stdout)\b", re.IGNORECASE)
 _PSQL_HINT: Final = (
-    "psql's own commands (\\connect, \\restrict, …) and the data after COPY … FROM stdin are no SQL: take them out, or "
+    "psql's own commands (\\connect, \\restrict, …) and the data after COPY … FROM stdin are no SQL: remove them, or "
     "build the template with psql in a build of your own"
 )
 _WAITING: Final = """
@@ -47,7 +44,13 @@ class _WaitsForData(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where in an element: ``start`` of the statement and ``at`` in it, both counted from 0."""
+    """Place in an element.
+
+    Attributes:
+        start: offset of the statement in the element, from 0.
+        at: offset in the statement, from 0.
+        statement: text of the statement.
+    """
 
     start: int
     at: int
@@ -58,40 +61,46 @@ async def run_sql(server: Server, build: Login, sql: Sequence[str], *, timeout_s
     """Run scripts in order, in one session, as the builder.
 
     Raises:
-        TemplateFailed: one failed; ``extra`` says which (``sql_index``), the ``statement``, its ``position`` (the first
-            character of the element is 1) and ``line``, and PostgreSQL's ``sqlstate``, ``message`` and ``hint``.
-        BackendUnavailable: the server is away.
+        TemplateFailed: a script failed. ``extra`` has its index (``sql_index``), the ``statement``, its ``position`` (the
+            first character of the element is 1) and ``line``, and PostgreSQL's ``sqlstate``, ``message`` and ``hint``.
+        BackendUnavailable: the server is unavailable.
     """
     until = monotonic() + timeout_seconds
     for index, script in enumerate(sql):
         if "\0" in script:
-            raise _failed(index, "a script holds a NUL character, which PostgreSQL cannot take", {})
+            raise _failed(index, "a script holds a NUL character, which PostgreSQL does not accept", {})
     async with server.logged_in(build, settings={}, command_timeout_seconds=timeout_seconds) as connection:
         for index, script in enumerate(sql):
             try:
                 await _run(server, connection, script, max(until - monotonic(), 0.001))
             except _WaitsForData as error:
-                message = "COPY FROM stdin and COPY TO stdout need a client that gives, or takes, the data"
+                message = "COPY FROM stdin and COPY TO stdout need a client that sends, or receives, the data"
                 raise _failed(index, message, _copy_facts(script)) from error
             except TimeoutError as error:
                 message = f"the SQL took longer than {timeout_seconds:g} seconds"
                 raise _failed(index, message, {"statement": script[:_STATEMENT_LENGTH]}) from error
             except (asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError, OSError):
-                await server.ping()  # away: that is what is said; there: the script ended its own session
+                await (
+                    server.ping()
+                )  # raises if the server is unavailable; otherwise the script ended its own session
                 raise _failed(index, "the session was terminated while the SQL ran", {}) from None
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                raise await _explained(
+                raise await _explain(
                     connection, index, script, error, max(until - monotonic(), 1.0)
                 ) from error
 
 
 async def _run(server: Server, connection: Connection, script: str, timeout_seconds: float) -> None:
-    """Run one script; notice when PostgreSQL waits for data, as COPY FROM stdin does: nobody would ever send any."""
+    """Run one script.
+
+    Raises:
+        _WaitsForData: PostgreSQL waits for data, as COPY FROM stdin does. No client will send any.
+    """
     running = asyncio.ensure_future(execute_script(connection, script, timeout_seconds=timeout_seconds))
     seen: tuple[object, ...] | None = None
     try:
         while True:
-            done, _ = await asyncio.wait({running}, timeout=_LOOK_SECONDS)
+            done, _ = await asyncio.wait({running}, timeout=_CHECK_SECONDS)
             if done:
                 return running.result()
             async with server.maintenance() as observer:
@@ -106,10 +115,10 @@ async def _run(server: Server, connection: Connection, script: str, timeout_seco
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def _explained(
+async def _explain(
     connection: Connection, index: int, script: str, error: Exception, timeout_seconds: float
 ) -> TemplateFailed:
-    place = _stated(script, error) or await _searched(connection, script, error, timeout_seconds)
+    place = _reported_place(script, error) or await _search_place(connection, script, error, timeout_seconds)
     facts: dict[str, object] = {
         "sqlstate": getattr(error, "sqlstate", None),
         "hint": getattr(error, "hint", None),
@@ -127,8 +136,8 @@ async def _explained(
     return _failed(index, message, facts)
 
 
-def _stated(script: str, error: Exception) -> _Place | None:
-    """The place that PostgreSQL gave: the character in the whole message, counted from 1."""
+def _reported_place(script: str, error: Exception) -> _Place | None:
+    """Return the place that PostgreSQL reported, as the character in the whole message, from 1."""
     position = getattr(error, "position", None)
     if position is None:
         return None
@@ -141,10 +150,10 @@ def _stated(script: str, error: Exception) -> _Place | None:
     return _Place(at, 0, script[at:])
 
 
-async def _searched(
+async def _search_place(
     connection: Connection, script: str, error: Exception, timeout_seconds: float
 ) -> _Place | None:
-    """The first statement that fails when the element is run one by one."""
+    """Return the first statement that fails when the statements run one by one."""
     if len(script) > _LOCATED_LENGTH or connection.is_closed():
         return None
     statements = await asyncio.to_thread(_statements, script)
@@ -165,7 +174,7 @@ async def _searched(
 
 
 def _statements(script: str) -> list[tuple[int, str]]:
-    """Where statements probably begin, and what they are."""
+    """Split a script into statements, as well as possible, each with its offset."""
     found: list[tuple[int, str]] = []
     cursor = 0
     for statement in sqlparse.split(script):

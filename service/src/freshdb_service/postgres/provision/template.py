@@ -1,8 +1,9 @@
-"""Templates: an empty database for a builder, and sealing it when the builder is done.
+"""Templates: create an empty database for a builder, and seal it when the build is finished.
 
-A builder gets a database of its own and owns it. ``seal`` ends that for good: the builder's login stops working and its
-backends are gone, the database belongs to the service and lets nobody in, so that it never changes again and every clone
-of it is the same. The builder's role stays, without a login, as the owner of what is inside; each clone hands that over.
+A builder gets its own database and owns it. ``seal`` ends this: the builder's login is disabled and its backends are
+terminated, and the database belongs to the service and admits no connection. So it never changes again, and every clone of
+it is the same. The builder's role stays, without a login, as the owner of the objects in it. Each clone transfers them to
+its own login.
 """
 
 from __future__ import annotations
@@ -11,24 +12,22 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
 from freshdb_service.postgres import ownership
+from freshdb_service.postgres.blockers import allow_connections, roll_back_prepared
 from freshdb_service.postgres.drop import drop_template
-from freshdb_service.postgres.fencing.blockers import make_enterable, roll_back_prepared
-from freshdb_service.postgres.fencing.fence import fence, settle_starting, terminate
+from freshdb_service.postgres.fencing.fence import fence, terminate, wait_for_starting
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
-from freshdb_service.postgres.roles import Login, create_login
-from freshdb_service.postgres.server.connections import Connection, operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.roles import create_login
+from freshdb_service.postgres.server.connections import Connection, Login, operation
+from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 _ANALYZE_SECONDS: Final = 600.0
@@ -36,7 +35,7 @@ _ANALYZE_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A template that will never change again."""
+    """A template that never changes again: its database, and the size of it on disk."""
 
     database: str
     size_bytes: int
@@ -46,12 +45,12 @@ class Sealed:
 async def create_build(server: Server, template_id: UUID, attempt: int, extensions: Sequence[str]) -> Login:
     """Create an empty database with these extensions, and a login that owns it.
 
-    Trusted extensions belong to the builder, as if it had installed them; others to the service.
+    Trusted extensions belong to the builder, as if it had installed them. Others belong to the service.
 
     Raises:
         InvalidRequest: the server has no such extension, or only a superuser may install it.
-        Conflict: this attempt exists: somebody else is at it.
-        BackendUnavailable: the server is away.
+        Conflict: this attempt exists: another worker creates it.
+        BackendUnavailable: the server is unavailable.
     """
     name = server.name_of(Kind.TEMPLATE, template_id, attempt)
     async with server.maintenance() as connection:
@@ -70,11 +69,11 @@ async def create_build(server: Server, template_id: UUID, attempt: int, extensio
 
 @operation
 async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
-    """Make a build final. Does nothing to one that is.
+    """Seal a build. A sealed build stays as it is.
 
     Raises:
-        BuildLost: the build's database is not there.
-        BackendUnavailable: the server is away, or somebody would not leave.
+        BuildLost: the build's database does not exist.
+        BackendUnavailable: the server is unavailable, or a session did not end.
     """
     name = server.name_of(Kind.TEMPLATE, template_id, attempt)
     async with server.maintenance() as connection:
@@ -84,17 +83,17 @@ async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
         ]
         if database is None or not roles:
             raise BuildLost(
-                f"on the server {server.name} there is no database {name}: the build was given up"
+                f"on the server {server.name} the database {name} does not exist: the build was abandoned"
             )
-        if database.owner_oid == roles[0].oid:  # who gives it up below, with the rest, in one transaction
+        if database.owner_oid == roles[0].oid:  # the owner changes last, in ``_close``
             await fence(connection, server, roles)
             await terminate(connection, server, role_oids=[], database_oid=database.oid)
             await roll_back_prepared(connection, server, owners=[], database=str(name))
-            await make_enterable(connection, server, {str(name)})
-            await _tidy(server, name)
+            await allow_connections(connection, server, {str(name)})
+            await _analyze(server, name)
             await _close(connection, server, name)
-        # A backend that was let in just before is visible by now, or still starting; then nobody can come any more.
-        await settle_starting(connection)
+        # A backend that was admitted just before is visible by now, or still starting. No other can connect any more.
+        await wait_for_starting(connection)
         await terminate(connection, server, role_oids=[], database_oid=database.oid)
         return Sealed(database=str(name), size_bytes=await ownership.database_bytes(connection, database.oid))
 
@@ -105,14 +104,12 @@ async def _check_extensions(connection: Connection, server: Server, extensions: 
     unknown = sorted(set(extensions) - set(available))
     if unknown:
         there = ", ".join(available)
-        message = (
-            f"the server {server.name} does not have the extension {', '.join(unknown)}; it has: {there}"
-        )
+        message = f"the server {server.name} does not have the extension {', '.join(unknown)}: it has {there}"
         raise InvalidRequest(message, extra={"errors": [{"field": "extensions", "message": message}]})
 
 
 async def _install(server: Server, name: Name, extensions: Sequence[str]) -> None:
-    """Install extensions while nobody but us has ever been in the database."""
+    """Install extensions before any client has been in the database."""
     async with server.inside(str(name)) as connection:
         trusted: set[str] = {
             row["name"]
@@ -129,24 +126,22 @@ async def _install(server: Server, name: Name, extensions: Sequence[str]) -> Non
                     await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(extension)} CASCADE")
             except asyncpg.InsufficientPrivilegeError as error:
                 message = (
-                    f"the extension {extension} can be installed by a superuser only, and on the server {server.name} the "
-                    f"role {server.role} is none: {error}"
+                    f"only a superuser can install the extension {extension}, and on the server {server.name} the role "
+                    f"{server.role} is none: {error}"
                 )
                 raise InvalidRequest(
                     message, extra={"errors": [{"field": "extensions", "message": message}]}
                 ) from error
 
 
-async def _tidy(server: Server, name: Name) -> None:
-    """Gather statistics and freeze rows once: every clone has that then, and none is vacuumed for what it never wrote.
+async def _analyze(server: Server, name: Name) -> None:
+    """Gather statistics and freeze rows once, so that every clone has them, and no clone is vacuumed for old rows.
 
-    Functions in index expressions run for that (as their owner, and held back by PostgreSQL), so this can fail; a template
-    without statistics is no worse a template.
+    This runs functions in index expressions (as their owner, in PostgreSQL's restricted mode), so it can fail. A template
+    without statistics still works.
     """
     async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
-        await connection.execute(
-            "SET search_path TO public"
-        )  # where the builder's functions look for each other
+        await connection.execute("SET search_path TO public")  # the builder's functions find each other there
         try:
             await connection.execute("VACUUM (FREEZE, ANALYZE)")
         except asyncpg.PostgresError as error:
@@ -154,7 +149,7 @@ async def _tidy(server: Server, name: Name) -> None:
 
 
 async def _close(connection: Connection, server: Server, name: Name) -> None:
-    """One transaction: stamped anew (the builder could change the comment), closed, the service's own."""
+    """Stamp the database again (the builder could change the comment), close it, and own it, in one transaction."""
     database = quoted(name)
     await connection.execute(
         f"COMMENT ON DATABASE {database} IS {server.quoted_stamp}; "

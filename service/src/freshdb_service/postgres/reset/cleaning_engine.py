@@ -1,120 +1,101 @@
-"""The reset engine: a database that comes back is made clean where it was touched, proved clean, or rebuilt.
+"""The reset engine: it cleans a used database in place where that is proved to be enough, and rebuilds it elsewhere.
 
-1. *Fence.* The login may not log in any more (committed), its backends are terminated and gone, also those that were only
-   being started, and nothing is left prepared.
-2. *Look* (``look``), in the same statement that finds nobody left. Counters say which tables and catalogs were written
-   to; sequences are read.
-3. *Judge* (``judging``). Catalogs that were written to are compared with what they were (``catalogs``). Whatever cannot be
-   proved to be as it was raises ``Unprovable``, and the database is rebuilt.
-4. *Clean* (``cleaning``), in one transaction that gives the login its next name and password. What was seen is the next
-   mark.
+1. *Fence* (``fencing.fence``). The login cannot log in any more, and that is committed. Its backends are terminated and
+   gone, including those that were only starting, and no prepared transaction is left.
+2. *Inspect*, in the same statement that finds no backend left. Counters show which tables and catalogs were written to, and
+   which sequences were read.
+3. *Check* the catalogs that were written to. If anything is not proved to be as it was, ``Unprovable`` is raised, and the
+   database is rebuilt.
+4. *Clean*, in one transaction that also gives the login its next name and password (``login_handover``). The inspection
+   gives the next mark.
 
-A superuser's sessions write nothing that is counted, fire no triggers and check no foreign keys, and let the next login in
-with the transaction that cleans. A plain role's (``Server``) clean in an order that foreign keys agree with, read the
-counters once more when they have cleaned, and only then let anybody in.
+The sessions of a superuser write without being counted, fire no triggers and check no foreign keys, and the transaction that
+cleans also lets the next login in. The sessions of a plain role (``Server``) clean in an order that satisfies foreign keys,
+read the counters again afterwards, and only then let the next login in.
+
+Steps 2 to 4 are those of ``freshdb_reset``, which works on any connection.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 
-from freshdb_service.errors import BackendUnavailable, Conflict
-from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres.fencing.blockers import insisting
-from freshdb_service.postgres.fencing.fence import shut_out
-from freshdb_service.postgres.names import Kind, quoted
-from freshdb_service.postgres.reset.audit import differences, differences_of_catalogs, read_digest
-from freshdb_service.postgres.reset.baseline import (
+from freshdb_reset import (
+    Catalogs,
     Cause,
+    CleanState,
+    Inspection,
+    KnownState,
     Leftovers,
     Mark,
+    Plan,
     Site,
     Unprovable,
-    changed_outside,
-    counted_now,
-    mark_now,
-    note,
+    audit_differences,
+    check_definitions,
+    inspect_catalogs,
+    make_plan,
+    read_baseline,
+    read_mark,
+    read_mark_without_counters,
 )
-from freshdb_service.postgres.reset.catalog_diff import compare, rewritten
-from freshdb_service.postgres.reset.catalog_fingerprint import Catalogs, Extent
-from freshdb_service.postgres.reset.change_detection import (
-    Inspection,
-    InspectionQuery,
-    unreliable,
-    with_catalogs,
-)
+from freshdb_service.errors import BackendUnavailable, Conflict
+from freshdb_service.lifecycle import Isolation
+from freshdb_service.postgres.blockers import terminating_blockers
+from freshdb_service.postgres.fencing.fence import fence_and_inspect
+from freshdb_service.postgres.names import Kind
 from freshdb_service.postgres.reset.engine import (
     CopySource,
     Fenced,
-    KnownState,
     ResetOutcome,
     UsedDatabase,
     fence_old,
+    ignore_leftovers,
     rebuild,
-    untold,
 )
-from freshdb_service.postgres.reset.plan import LoginHandover, Plan, carry_out, let_in, plan
-from freshdb_service.postgres.reset.table_model import Qualified, Relations
-from freshdb_service.postgres.reset.template_cache import TemplateCache, TemplateProfile
-from freshdb_service.postgres.roles import Login
-from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-    from freshdb_service.postgres.server.session_cache import Session
+from freshdb_service.postgres.reset.login_handover import (
+    LoginHandover,
+    clean_and_hand_over,
+    open_login,
+    undo,
+)
+from freshdb_service.postgres.reset.template_cache import TemplateCache
+from freshdb_service.postgres.server.connections import Login, operation
+from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.session_cache import Session
 
 _DEAD_ROWS: Final = 1_000
-"""So many rows of a database's catalogs may be updated or deleted before they are vacuumed; and so many logins of a server
-may be renamed. PostgreSQL itself does not notice: what these sessions do is not counted."""
+"""Number of rows of a database's catalogs that are updated or deleted, or of logins of a server that are renamed, before a
+vacuum. Autovacuum does not start by itself, because these sessions are not counted."""
 
 _SHARED_WRITES: Final = 10_000
-"""So many rows of a shared database's catalogs may be written, by all its schemas together, before they are vacuumed."""
+"""Number of rows of a shared database's catalogs that all its schemas together write before a vacuum."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A used database, and what it should be like."""
+    """A used database, and the state that it should have again."""
 
     server: Server
-    site: Site
-    known: KnownState
     origin: CopySource
-    template: TemplateProfile
-
-    @property
-    def expected_extents(self) -> Mapping[str, Extent]:
-        """The fingerprint of the catalogs."""
-        return self.template.extents if self.site.schema is None else self.known.baseline.extents
-
-    @property
-    def relations(self) -> Relations:
-        """What has counters.
-
-        Raises:
-            Unprovable: that was never noted.
-        """
-        found = self.template.relations if self.site.schema is None else self.known.baseline.relations
-        if found is None:
-            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
-        return found
+    expected: CleanState
 
 
 class CleaningEngine:
-    """Cleans where that is proved enough, and rebuilds everywhere else.
+    """Cleans in place where that is proved to be enough, and rebuilds everywhere else.
 
     Args:
-        audit_every: one in so many cleaned databases is audited; 0 for none.
+        audit_every: number of cleaned databases per audit, or 0 for no audits.
     """
 
     def __init__(self, *, audit_every: int = 0) -> None:
-        self._knowledge = TemplateCache()
+        self._templates = TemplateCache()
         self._dead_rows: Counter[str] = Counter()
         self._renamed: Counter[str] = Counter()
         self._vacuumed_at: dict[str, int] = {}
@@ -124,9 +105,9 @@ class CleaningEngine:
     async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
         """See ``ResetEngine.note``."""
         try:
-            return await _note(server, self._knowledge, login, origin)
+            return await _note(server, self._templates, login, origin)
         except Unprovable as unprovable:
-            message = f"the database {login.database} cannot be handed out: {unprovable}"
+            message = f"the database {login.database} cannot be leased: {unprovable}"
             raise Conflict(message) from unprovable
 
     async def reset(
@@ -135,7 +116,7 @@ class CleaningEngine:
         used: UsedDatabase,
         origin: CopySource,
         generation: int,
-        fenced: Fenced = untold,
+        fenced: Fenced = ignore_leftovers,
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
@@ -147,7 +128,7 @@ class CleaningEngine:
         leftovers = unprovable.leftovers or await fence_old(server, used)
         fenced(leftovers)
         if used.site is not None and used.site.schema is None:
-            await server.sessions.leave(used.site.database)
+            await server.sessions.close_idle(used.site.database)
             self._dead_rows.pop(used.site.database, None)
         login = await rebuild(server, used, origin, generation)
         known = await self.note(server, login, origin)
@@ -164,31 +145,35 @@ class CleaningEngine:
 
     def _work(self, server: Server, used: UsedDatabase, origin: CopySource) -> _Work:
         if used.site is None or used.known is None:
-            raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
-        return _Work(server, used.site, used.known, origin, self._knowledge.of(server, origin))
+            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
+        profile = self._templates.profile(server, origin)
+        return _Work(server, origin, CleanState(used.site, used.known, profile))
 
     async def _clean(
         self, work: _Work, used: UsedDatabase, generation: int, began: float, fenced: Fenced
     ) -> ResetOutcome:
-        server, site, known = work.server, work.site, work.known
+        server, expected = work.server, work.expected
+        site = expected.site
         kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
         name = str(server.name_of(kind, used.database_id, generation))
         leftovers: Leftovers | None = None
         try:
             async with AsyncExitStack() as visit:
-                session, leftovers, seen = await _shut_out(visit, work)
-                stored_anew = await self._judged(session, work, seen)
+                session, leftovers, inspection = await _enter_and_fence(visit, server, expected)
+                catalogs = await self._templates.catalogs(server, session, schema=site.schema is not None)
+                rewritten = await check_definitions(session, catalogs, expected, inspection)
+                await self._vacuum_catalogs(session, site, catalogs, inspection)
                 fenced(leftovers)
-                made = plan(work.template, seen, stored_anew, in_order=not server.may_be_replica)
+                plan = make_plan(expected.template, inspection, rewritten, in_order=not server.may_be_replica)
                 password = await server.passwords.take()
                 handover = LoginHandover(site.login, name, password.verifier)
-                mark = await self._carried_out(session, work, made, handover, seen)
+                mark = await _carry_out(session, server, plan, expected, handover, inspection)
                 site = replace(site, login=name)
                 try:
                     await self._vacuum_logins(session, server)
-                    audit = await self._audited(session, replace(work, site=site))
+                    audit = await self._audit(session, catalogs, work, replace(expected, site=site))
                 except (Unprovable, asyncpg.PostgresError):
-                    await _undo(session, handover)
+                    await undo(session, handover)
                     raise
         except Unprovable as unprovable:
             found = unprovable.leftovers or leftovers
@@ -203,124 +188,37 @@ class CleaningEngine:
             ) from error
         return ResetOutcome(
             login=Login(site.database, site.schema, name, password.secret),
-            path=made.path,
-            reason=made.reason,
+            path=plan.path,
+            reason=plan.reason,
             seconds=monotonic() - began,
-            known=KnownState(known.baseline, mark),
+            known=KnownState(expected.known.baseline, mark),
             leftovers=leftovers,
             audit=audit,
         )
 
-    async def _carried_out(
-        self, session: Session, work: _Work, made: Plan, handover: LoginHandover, seen: Inspection
-    ) -> Mark:
-        """Clean, and let the next login in; the mark that was set in between."""
-        at_once = work.server.is_superuser
-        await carry_out(
-            session,
-            made,
-            handover,
-            schema=work.site.schema,
-            mark=work.known.mark,
-            template=work.template,
-            at_once=at_once,
-        )
-        site = replace(work.site, login=handover.new)
-        try:
-            if not at_once:  # what we wrote was counted, and is not the next holder's
-                mark = await counted_now(session, site, work.known.baseline.relations)
-                await let_in(session, handover)
-                return mark
-            if made.writes:  # what is written since the mark is not the template's
-                return replace(seen.mark, transaction=(await mark_now(session, site)).transaction)
-        except (Unprovable, asyncpg.PostgresError):
-            await _undo(session, handover)
-            raise
-        return seen.mark
-
-    async def _audited(self, session: Session, work: _Work) -> tuple[str, ...] | None:
-        """Audit a clean database, if it is this one's turn.
+    async def _audit(
+        self, session: Session, catalogs: Catalogs, work: _Work, expected: CleanState
+    ) -> tuple[str, ...] | None:
+        """Audit a clean database, if it is one of the sample.
 
         Raises:
-            Unprovable: it is not what its template is; or a fresh copy is needed, to compare with.
+            Unprovable: it differs from its template, or a fresh copy is needed first, to compare with.
         """
         self._cleaned += 1
         if not self._audit_every or self._cleaned % self._audit_every:
             return None
-        server, site, baseline, template = work.server, work.site, work.known.baseline, work.template
-        expected = self._knowledge.digest(server, work.origin)
-        if expected is None:
-            raise Unprovable("a fresh copy is needed, for audits to compare with", cause=Cause.AUDIT)
-        catalogs = await self._knowledge.catalogs(server, session, schema=site.schema is not None)
-        extents = await catalogs.extents(session, site.names(baseline.numbers[0]), baseline.scope)
-        digest = await read_digest(session, server.version, template.picture, schema=site.schema)
-        found = [
-            *differences(expected, digest),
-            *differences_of_catalogs(work.expected_extents, extents),
-        ]
+        digest = self._templates.digest(work.server, work.origin)
+        if digest is None:
+            raise Unprovable("an audit needs a fresh copy of the template to compare with", cause=Cause.AUDIT)
+        found = await audit_differences(session, work.server.version, catalogs, expected, digest)
         if found:
             raise Unprovable(f"an audit found that {found[0]}", cause=Cause.AUDIT, audit=found)
         return ()
 
-    async def _judged(self, session: Session, work: _Work, seen: Inspection) -> frozenset[Qualified]:
-        """See that everything but rows and sequences is what it was.
-
-        Returns:
-            the tables whose storage is another one, though they are defined as they were.
-
-        Raises:
-            Unprovable: something is defined in another way, or that cannot be told.
-        """
-        known = work.known
-        lost = unreliable(known.baseline, known.mark, seen)
-        if lost is not None:
-            raise Unprovable(lost, cause=Cause.STATISTICS, objects=await self._defined_since(session, work))
-        stored_anew = await self._defined_as_before(session, work, seen)
-        written_outside = seen.mark.shared_writes != known.mark.shared_writes
-        if written_outside and await changed_outside(session, work.site, known.baseline):
-            raise Unprovable(
-                "settings, privileges, comments or attributes of the database or its login changed",
-                cause=Cause.SURROUNDINGS,
-            )
-        return stored_anew
-
-    async def _defined_as_before(
-        self, session: Session, work: _Work, seen: Inspection
-    ) -> frozenset[Qualified]:
-        """The same, of the catalogs."""
-        site = work.site
-        in_schema = site.schema is not None
-        if not seen.elsewhere or not (in_schema or seen.catalogs):
-            return frozenset()
-        if seen.vacuuming and (in_schema or "pg_proc" in seen.catalogs):
-            # The function that it runs may be one that is defined as before by now.
-            reason = "autovacuum was at work, and functions were defined"
-            raise Unprovable(reason, cause=Cause.CATALOGS, objects=await self._defined_since(session, work))
-        catalogs = await self._knowledge.catalogs(work.server, session, schema=in_schema)
-        unreadable = seen.catalogs.difference(catalogs.names)
-        if unreadable:
-            raise Unprovable(
-                f"{', '.join(sorted(unreadable))} was written to, which {work.server.role} may not read",
-                cause=Cause.CATALOGS,
-            )
-        names = [name for name in catalogs.names if in_schema or name in seen.catalogs]
-        written = await compare(session, catalogs, site, work.known, work.expected_extents, names)
-        if in_schema:
-            await self._vacuum_shared_catalogs(session, site.database, catalogs, seen.mark)
-        else:
-            await self._vacuum_catalogs(session, site.database, seen)
-        return await rewritten(session, site, work.known.mark) if "pg_class" in written else frozenset()
-
-    async def _defined_since(self, session: Session, work: _Work) -> list[str]:
-        """What its holder has defined, as far as it can be named: for the holder to read, where nothing is compared."""
-        catalogs = await self._knowledge.catalogs(work.server, session, schema=work.site.schema is not None)
-        known = work.known
-        return await catalogs.described(session, known.mark.transaction, known.baseline.scope, catalogs.names)
-
     async def _vacuum_logins(self, session: Session, server: Server) -> None:
-        """Bound what handing over logins leaves in the server's catalog of roles.
+        """Bound the dead rows that renamed logins leave in the server's catalog of roles.
 
-        A plain role may not vacuum it; what it does there is counted, and so autovacuum does.
+        A plain role may not vacuum it. But its writes there are counted, so autovacuum does.
         """
         if not server.is_superuser:
             return
@@ -329,64 +227,86 @@ class CleaningEngine:
             del self._renamed[server.name]
             await session.execute("VACUUM (SKIP_LOCKED) pg_authid")
 
-    async def _vacuum_catalogs(self, session: Session, database: str, seen: Inspection) -> None:
-        """Bound what temporary tables, for instance, leave in the catalogs."""
-        self._dead_rows[database] += seen.dead_catalog_rows
-        if self._dead_rows[database] > _DEAD_ROWS:
-            del self._dead_rows[database]
-            await session.execute(f"VACUUM {', '.join(seen.catalogs)}")
-
-    async def _vacuum_shared_catalogs(
-        self, session: Session, database: str, catalogs: Catalogs, mark: Mark
+    async def _vacuum_catalogs(
+        self, session: Session, site: Site, catalogs: Catalogs, inspection: Inspection
     ) -> None:
-        """The same of a shared database, whose catalogs many write to."""
-        writes = mark.writes
-        if writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
+        """Bound the dead rows that temporary tables, for example, leave in the catalogs."""
+        if not inspection.elsewhere:
+            return
+        database, writes = site.database, inspection.mark.writes
+        if site.schema is None:
+            self._dead_rows[database] += inspection.dead_catalog_rows
+            if self._dead_rows[database] > _DEAD_ROWS:
+                del self._dead_rows[database]
+                await session.execute(f"VACUUM {', '.join(inspection.catalogs)}")
+        elif writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
             self._vacuumed_at[database] = writes
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
 
 
-async def _shut_out(visit: AsyncExitStack, work: _Work) -> tuple[Session, Leftovers, Inspection]:
-    """Enter the database, and shut everybody else out.
+async def _enter_and_fence(
+    visit: AsyncExitStack, server: Server, expected: CleanState
+) -> tuple[Session, Leftovers, Inspection]:
+    """Enter the database, and shut all others out.
 
-    A session that was kept may be gone, and nobody has noticed: the server was restarted, say. Then a new one is opened.
-    Up to here everything can be done twice.
+    An idle session may be lost without notice, for example because the server was restarted. Then a new one is opened.
+    Every step up to here can be repeated.
     """
-    server, site = work.server, work.site
-    question = InspectionQuery(site, work.relations, work.known.mark)
+    site, query = expected.site, expected.query
     while True:
-        kept, session = server.sessions.keeps(site.database), None
+        idle, session = server.sessions.has_idle(site.database), None
         try:
             async with AsyncExitStack() as attempt:
                 session = await attempt.enter_async_context(server.sessions.inside(site.database))
-                attempt.enter_context(insisting(server, session))
-                leftovers, seen = await shut_out(session, site, question, sees_all=server.is_superuser)
-                if seen.elsewhere and site.schema is None:
-                    seen = await with_catalogs(session, seen)
+                attempt.enter_context(terminating_blockers(server, session))
+                leftovers, inspection = await fence_and_inspect(
+                    session, site, query, sees_all=server.is_superuser
+                )
+                if inspection.elsewhere and site.schema is None:
+                    inspection = await inspect_catalogs(session, inspection)
                 await visit.enter_async_context(attempt.pop_all())
-                return session, leftovers, seen
+                return session, leftovers, inspection
         except BackendUnavailable:
-            if not (kept and session is not None and session.is_closed()):
+            if not (idle and session is not None and session.is_closed()):
                 raise
 
 
-async def _undo(session: Session, handover: LoginHandover) -> None:
-    """Give a login its old name again and close it, so that the database can be made anew for its next one."""
-    old, new = quoted(handover.old), quoted(handover.new)
-    await session.execute(f"ALTER ROLE {new} RENAME TO {old}; ALTER ROLE {old} NOLOGIN")
+async def _carry_out(
+    session: Session,
+    server: Server,
+    plan: Plan,
+    expected: CleanState,
+    handover: LoginHandover,
+    inspection: Inspection,
+) -> Mark:
+    """Clean, and let the next login in. Return the mark, which is set in between."""
+    at_once = server.is_superuser
+    await clean_and_hand_over(session, plan, expected, handover, at_once=at_once)
+    site = replace(expected.site, login=handover.new)
+    try:
+        if not at_once:  # the writes of this session were counted, and are not the next holder's
+            mark = await read_mark(session, site, expected.known.baseline.relations)
+            await open_login(session, handover)
+            return mark
+        if plan.writes:  # rows that are written after the mark are not the template's
+            now = await read_mark_without_counters(session, site)
+            return replace(inspection.mark, transaction=now.transaction)
+    except (Unprovable, asyncpg.PostgresError):
+        await undo(session, handover)
+        raise
+    return inspection.mark
 
 
 @operation
 async def _note(
-    server: Server, knowledge: TemplateCache, login: Login, origin: CopySource
+    server: Server, templates: TemplateCache, login: Login, origin: CopySource
 ) -> KnownState | None:
     site = Site(login.database, login.schema, login.user)
-    in_schema = login.schema is not None
     try:
         async with server.sessions.inside(login.database) as session:
-            catalogs = await knowledge.catalogs(server, session, schema=in_schema)
-            baseline, mark = await note(session, site, catalogs)
-            await knowledge.learn(server, session, origin, site, baseline.numbers[0])
+            catalogs = await templates.catalogs(server, session, schema=login.schema is not None)
+            known = await read_baseline(session, site, catalogs)
+            await templates.learn(server, session, origin, known)
     except asyncpg.InsufficientPrivilegeError:
-        return None  # something in it is not for our role to read: it will be rebuilt each time
-    return KnownState(baseline, mark)
+        return None  # the role may not read something in it, so every reset will rebuild it
+    return known

@@ -1,6 +1,6 @@
-"""Making a used database clean: what every reset engine does, and the one that always rebuilds.
+"""Reset engines: the protocol, and the engine that always rebuilds.
 
-``clean`` has freshdb's own engine, which cleans a database where it was touched, and rebuilds it where that is not enough.
+``cleaning_engine`` has the default engine, which cleans a database in place, and rebuilds it where that is not enough.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
+from freshdb_reset import Cause, KnownState, Leftovers, Site
 from freshdb_service.errors import IsolationUnsupported
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.postgres.drop import drop_database, drop_schema
@@ -18,19 +19,8 @@ from freshdb_service.postgres.fencing.close_login import close_login
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
-from freshdb_service.postgres.reset.baseline import Baseline, Cause, Leftovers, Mark, Site
-from freshdb_service.postgres.roles import Login
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
-
-
-@dataclass(frozen=True, slots=True)
-class KnownState:
-    """What is known of a database since it was made, and since it was last clean."""
-
-    baseline: Baseline = field(repr=False)
-    mark: Mark
+from freshdb_service.postgres.server.connections import Login
+from freshdb_service.postgres.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +28,10 @@ class UsedDatabase:
     """A database that was leased.
 
     Attributes:
-        database_id: which.
-        isolation: which kind.
-        site: its names, with the login that was handed out.
-        known: what it was like before; ``None`` if nobody noted it.
+        database_id: id of the database.
+        isolation: isolation of its pool.
+        site: its names, with the login of the lease.
+        known: its baseline and mark, or ``None`` if they were not recorded.
     """
 
     database_id: UUID
@@ -52,7 +42,7 @@ class UsedDatabase:
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """What a database is made from; a blueprint for isolation ``schema``."""
+    """Source of new databases of a pool: the template's database, and the blueprint for isolation ``schema``."""
 
     template_database: str
     blueprint: Blueprint | None
@@ -60,17 +50,17 @@ class CopySource:
 
 @dataclass(frozen=True, slots=True)
 class ResetOutcome:
-    """A clean database.
+    """Result of a reset.
 
     Attributes:
-        login: of the new generation.
-        path: the dearest thing that was done: nothing, sequences, delete, truncate, reload, rebuild.
-        reason: why that.
-        seconds: how long it took.
-        known: what the next reset will want to know.
-        leftovers: what the holder left behind.
-        audit: differences that an audit found; ``None`` if there was no audit.
-        cause: the kind of reason, if it was rebuilt.
+        login: login of the new generation.
+        path: most expensive step: nothing, sequences, delete, truncate, reload, rebuild.
+        reason: reason for this step.
+        seconds: duration of the reset.
+        known: baseline and mark for the next reset.
+        leftovers: leftovers of the holder.
+        audit: differences that an audit found, or ``None`` if there was no audit.
+        cause: kind of the reason, if the database was rebuilt.
     """
 
     login: Login
@@ -84,24 +74,24 @@ class ResetOutcome:
 
 
 Fenced: TypeAlias = "Callable[[Leftovers], None]"
-"""What is called with what the holder left behind, once the old login is closed and its backends are gone, or as good as
-gone. If it is called again, that adds nothing."""
+"""Callback for the leftovers. It is called when the old login is closed and its backends are terminated. It may be called
+twice, with the same leftovers."""
 
 
-def untold(leftovers: Leftovers) -> None:
-    """For resets that nobody waits for."""
+def ignore_leftovers(leftovers: Leftovers) -> None:
+    """Ignore the leftovers, for resets that no client waits for."""
     del leftovers
 
 
 class ResetEngine(Protocol):
-    """Makes a used database clean."""
+    """Turns a used database into a clean one."""
 
     async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
-        """Note what a database is like that was just provisioned, for its later resets.
+        """Record the baseline of a database that was just provisioned, for its later resets.
 
         Raises:
-            Conflict: its login is gone: somebody else is at it.
-            BackendUnavailable: the server is away, or refuses.
+            Conflict: its login does not exist: another worker has the database.
+            BackendUnavailable: the server is unavailable, or refuses.
         """
         ...
 
@@ -111,27 +101,27 @@ class ResetEngine(Protocol):
         used: UsedDatabase,
         origin: CopySource,
         generation: int,
-        fenced: Fenced = untold,
+        fenced: Fenced = ignore_leftovers,
     ) -> ResetOutcome:
-        """Fence every generation below ``generation``, and give a clean database of ``generation``.
+        """Fence every generation below ``generation``, and return a clean database of ``generation``.
 
-        When this returns, no older login can reach anything, and the new one reaches a database that cannot be told from
-        its template. When it raises, no older login can reach the next generation's either. ``fenced`` is called
-        as early as possible.
+        When this returns, no older login can reach any object, and the new login reaches a database that is equal to its
+        template. When it raises, no older login can reach objects of the next generation. ``fenced`` is called as early as
+        possible.
 
         Raises:
-            Conflict: this generation exists: somebody else is at it.
-            TemplateNotFound: what it is made from is gone.
-            BackendUnavailable: the server is away, or refuses.
+            Conflict: this generation exists: another worker has the database.
+            TemplateNotFound: the template does not exist.
+            BackendUnavailable: the server is unavailable, or refuses.
         """
         ...
 
 
 class RebuildEngine:
-    """Drops what was used, and makes it from the template again: right in every case, and never the fastest."""
+    """Drops a used database, and creates it from the template again. This is right in every case, and never the fastest."""
 
     async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
-        """Nothing: it does not matter what a database was like that is dropped anyway."""
+        """Record nothing, because the next reset drops the database."""
         del server, login, origin
         return None
 
@@ -141,7 +131,7 @@ class RebuildEngine:
         used: UsedDatabase,
         origin: CopySource,
         generation: int,
-        fenced: Fenced = untold,
+        fenced: Fenced = ignore_leftovers,
     ) -> ResetOutcome:
         """See ``ResetEngine.reset``."""
         began = monotonic()
@@ -155,12 +145,12 @@ class RebuildEngine:
 
 
 async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:
-    """Close the login that was handed out, if it is known, and see what was left open. The rest is for ``rebuild``."""
+    """Close the login of the lease, if it is known, and return what was left open. ``rebuild`` does the rest."""
     return Leftovers() if used.site is None else await close_login(server, used.site.login)
 
 
 async def rebuild(server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Login:
-    """Fence and drop every older generation, and provision this one; a few at once."""
+    """Fence and drop every older generation, and provision this one. ``ServerOptions.rebuilds`` limits the concurrency."""
     async with server.rebuilds:
         return await _rebuild(server, used, origin, generation)
 
@@ -170,7 +160,7 @@ async def _rebuild(server: Server, used: UsedDatabase, origin: CopySource, gener
         await drop_database(server, used.database_id, below_generation=generation)
         return await provision_database(server, used.database_id, generation, origin.template_database)
     if origin.blueprint is None:
-        raise IsolationUnsupported("this pool has no blueprint: its template cannot be given out as a schema")
+        raise IsolationUnsupported("this pool has no blueprint: use isolation database for its template")
     shared = origin.blueprint.shared_database
     await drop_schema(server, used.database_id, shared, below_generation=generation)
     return await provision_schema(server, used.database_id, generation, origin.blueprint)

@@ -1,24 +1,22 @@
-"""How busy a managed server is, as it says itself."""
+"""Read the numbers of connections of a managed server."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from freshdb_service.postgres.server.connections import operation
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.server import Server
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What goes on at a server.
+    """Connections of a server.
 
     Attributes:
-        connections: that are open, everybody's.
-        max_connections: that there may be, without those kept for superusers.
-        active: connections in which a statement runs at this moment, as far as our role may see.
+        connections: open connections of all clients.
+        max_connections: maximum connections, without those reserved for superusers.
+        active: connections that run a statement, as far as the service's role may read that.
     """
 
     connections: int
@@ -28,10 +26,10 @@ class Activity:
 
 @operation
 async def activity(server: Server) -> Activity:
-    """How busy a server is.
+    """Read the numbers of connections of a server.
 
     Raises:
-        BackendUnavailable: it does not answer.
+        BackendUnavailable: the server does not answer.
     """
     async with server.maintenance() as connection:
         row = await connection.fetchrow(_ACTIVITY)

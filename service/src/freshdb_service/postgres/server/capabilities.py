@@ -1,47 +1,53 @@
-"""What a server says of itself, and whether it can, and may, be managed.
+"""Read the capabilities of a server, and check that it can and may be managed.
 
-A server that must not be managed is told by its names (``denial``): what it was called, where it is said to be, what it
-calls itself (``cluster_name``, ``inet_server_addr``), and what its databases are called.
+A server that must not be managed is recognised by its names (``deny_list``): the name in the configuration, the host, the
+names that it reports (``cluster_name``, ``inet_server_addr``), and the names of its databases.
 
-``identity`` tells it from every other (the system identifier, which ``initdb`` draws): whoever connects later sees that it
-is still the same one (``Address.connect``).
+``identity`` distinguishes it from every other server. It is the system identifier, a random number of ``initdb``. Later
+connections check that the server is still the same (``Address.connect``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from freshdb_service.errors import ServerRefused
 from freshdb_service.postgres.names import Name, quoted
-from freshdb_service.postgres.roles import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import (
     SETTINGS,
     Address,
     Connection,
-    answering,
-    closed,
-    configured,
+    close_connection,
+    translate_outages,
+    translate_refusals,
 )
-from freshdb_service.postgres.server.deny_list import refusal
-
-if TYPE_CHECKING:
-    from freshdb_service.postgres.server.server import ServerOptions
+from freshdb_service.postgres.server.deny_list import find_denied
+from freshdb_service.postgres.server.options import ServerOptions
 
 OLDEST_VERSION: Final = 15_00_00
+MEMBERSHIP_OPTIONS_VERSION: Final = 16_00_00
+"""First version whose role memberships have the options INHERIT and SET."""
 _SHOWN: Final = 5
-"""So many names are enough to recognise a server by."""
+"""Number of databases that a refusal names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server says of itself and of the role that the service is there.
+    """Properties of a server, and of the service's role there.
 
     Attributes:
-        connections: so many may be open at once by those who are nothing special.
-        identity: the system identifier; ``None`` where the role may not ask for it.
-        foreign: databases that nobody would take for one of ours; PostgreSQL's own are left out.
+        version: version of the server (``server_version_num``).
+        is_superuser: true if the role is a superuser.
+        may_be_replica: true if the role may set ``session_replication_role``.
+        may_limit_files: true if the role may set ``temp_file_limit``.
+        role: name of the role.
+        maintenance_database: database that the DSN names.
+        fsync: value of ``fsync``.
+        connections: maximum connections of ordinary roles.
+        identity: system identifier, or ``None`` where the role may not read it.
+        foreign: databases whose names are not freshdb's, without PostgreSQL's own.
     """
 
     version: int
@@ -56,42 +62,44 @@ class Capabilities:
     foreign: tuple[str, ...]
 
 
-async def examined(address: Address, options: ServerOptions) -> Capabilities:
-    """See that a server can be managed.
+async def examine(address: Address, options: ServerOptions) -> Capabilities:
+    """Check that a server can be managed, and return its capabilities.
 
     Raises:
         ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
-        ServerRefused: it cannot, or must not.
-        BackendUnavailable: it cannot be reached.
+        ServerRefused: the server cannot, or must not, be managed.
+        BackendUnavailable: the server cannot be reached.
     """
-    with configured(address.name):
+    with translate_refusals(address.name):
         connection = await address.connect(
             settings={"application_name": "freshdb", "search_path": SETTINGS["search_path"]},
             command_timeout_seconds=options.command_timeout_seconds,
         )
     try:
-        with answering(address.name):
-            return await _facts(connection, address, options)
+        with translate_outages(address.name):
+            return await _read_capabilities(connection, address, options)
     finally:
-        await closed(connection)
+        await close_connection(connection)
 
 
-async def _facts(connection: Connection, address: Address, options: ServerOptions) -> Capabilities:
+async def _read_capabilities(
+    connection: Connection, address: Address, options: ServerOptions
+) -> Capabilities:
     row = await connection.fetchrow(_QUESTION)
     if row is None:
-        raise ServerRefused(f"the server {address.name} does not say who we are there")
+        raise ServerRefused(f"the server {address.name} does not report the service's role")
     version: int = row["version"]
     role: str = row["role"]
     if version < OLDEST_VERSION:
         raise ServerRefused(
-            f"the server {address.name} runs PostgreSQL {version // 10_000}; freshdb needs 15 or newer: upgrade it, or give "
+            f"the server {address.name} runs PostgreSQL {version // 10_000}; freshdb needs 15 or newer: upgrade it, or use "
             "another server"
         )
     others = tuple(one for one in row["databases"] if Name.parse(options.prefix, one) is None)
-    await see_that_it_is_allowed(connection, address, options, others)
+    await check_deny_list(connection, address, options, others)
     if row["standby"]:
         raise ServerRefused(
-            f"the server {address.name} is a standby, where nothing can be created: give its primary"
+            f"the server {address.name} is a standby, where nothing can be created: use its primary"
         )
     if not row["super"] and not row["makes"]:
         raise ServerRefused(
@@ -122,13 +130,13 @@ async def _facts(connection: Connection, address: Address, options: ServerOption
     )
 
 
-async def see_that_it_is_allowed(
+async def check_deny_list(
     connection: Connection, address: Address, options: ServerOptions, databases: Iterable[str] = ()
 ) -> None:
-    """See that nothing that a server is called is on the deny list; ``databases`` are those that it holds.
+    """Check that no name of a server is on the deny list. ``databases`` are the names of its databases.
 
     Raises:
-        ServerRefused: something is.
+        ServerRefused: a name is on the list.
     """
     if not options.deny:
         return
@@ -137,7 +145,7 @@ async def see_that_it_is_allowed(
         "current_database() AS database"
     )
     own = {} if row is None else dict(row)
-    denied = await refusal(
+    denied = await find_denied(
         options.deny,
         host=address.host,
         said=[
@@ -150,21 +158,21 @@ async def see_that_it_is_allowed(
     )
     if denied is not None:
         raise ServerRefused(
-            f"the server {address.name} must not be managed: {denied}. If it may be all the same, set FRESHDB_DENY to a "
-            "list without that"
+            f"the server {address.name} must not be managed: {denied}. To manage it all the same, set FRESHDB_DENY to a "
+            "list without that entry"
         )
 
 
-def refuse_for_others(server: str, foreign: Sequence[str]) -> NoReturn:
-    """Say that a server holds databases of others, and what to do if that is meant.
+def refuse_foreign_databases(server: str, foreign: Sequence[str]) -> NoReturn:
+    """Refuse a server that holds databases of others, and name the option that accepts it.
 
     Raises:
         ServerRefused: always.
     """
     some = ", ".join(foreign[:_SHOWN]) + (", …" if len(foreign) > _SHOWN else "")
     raise ServerRefused(
-        f"the server {server} holds databases that freshdb did not make ({some}); "
-        f"if freshdb shall manage it all the same, say so: --adopt {server}"
+        f"the server {server} holds databases that freshdb did not create ({some}): "
+        f"to let freshdb manage it all the same, add --adopt {server}"
     )
 
 

@@ -1,11 +1,11 @@
-"""How the service connects to a managed server, and what a connection's failure means.
+"""Connections of the service to a managed server, and the translation of their failures.
 
-A lease's holder owns its database, and may leave settings there (``ALTER DATABASE … SET``) that would reach whoever
-connects next: a search path with functions of the holder's own, a timeout of a millisecond, read-only transactions. The
-service therefore sends its own value of every such setting when it connects; those outrank the database's.
+A lease's holder owns its database, and may leave settings in it (``ALTER DATABASE … SET``) that apply to every later
+connection: a search path with the holder's own functions, a timeout of a millisecond, read-only transactions. So the service
+sends its own value of every such setting when it connects. These values take precedence over the database's.
 
-Everything that means "the server is away, or too busy to answer" becomes ``BackendUnavailable``, naming the server and
-never a password.
+Every failure that means that the server is unavailable, or too busy to answer, becomes ``BackendUnavailable``. Its message
+names the server, and never contains a password.
 """
 
 from __future__ import annotations
@@ -32,16 +32,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Reader(Protocol):
-    """What can be asked as an asyncpg connection is: any of them, and the client's toolkit over other drivers."""
-
-    async def fetch(self, query: str, *args: Any) -> list[Any]:  # noqa: ANN401 - asyncpg's own signature
-        """Give all rows."""
-
-    async def fetchval(self, query: str, *args: Any) -> Any:  # noqa: ANN401
-        """Give the first row's first value."""
-
-
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -58,7 +48,7 @@ SETTINGS: Final = {
     "role": "none",
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "60s",  # we pause for milliseconds, or are not heard any more
+    "idle_in_transaction_session_timeout": "60s",  # the service pauses for milliseconds only, or has lost the connection
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
@@ -72,21 +62,21 @@ SETTINGS: Final = {
     "row_security": "off",
     "xmloption": "content",
     "jit": "off",
-    "geqo": "off",  # with a pool of two thousand million plans, say
-    "local_preload_libraries": "",  # one that is not there keeps everybody out
+    "geqo": "off",  # its settings can demand two thousand million plans
+    "local_preload_libraries": "",  # a library that does not exist refuses every connection
     "exit_on_error": "off",
     "array_nulls": "on",
     "transform_null_equals": "off",
     "vacuum_cost_delay": "0",
     **KEEPALIVES,
 }
-"""What every connection of the service sends. ``row_security = off`` makes a filtered read an error, not a partial copy.
-With ``synchronous_commit = on``, no crash of the server brings a login back that was shut out.
+"""Settings of every connection of the service. ``row_security = off`` makes a filtered read an error, not a partial copy.
+With ``synchronous_commit = on``, a login that was disabled stays disabled after a crash of the server.
 
-``tests/hostile`` knows every setting that a holder can leave, and why those that are not here do no harm."""
+``tests/hostile`` lists every setting that a holder can leave, and the reason why each one that is not here does no harm."""
 
-_AWAY = (
-    OSError,  # refused, reset, TLS, no such host; and TimeoutError, a subclass of it
+_OUTAGES = (
+    OSError,  # refused, reset, TLS, unknown host; and its subclass TimeoutError
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -96,16 +86,30 @@ _AWAY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleSessionTimeoutError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InternalClientError,  # what asyncpg makes of a backend that was ended at an unlucky moment
+    asyncpg.InternalClientError,  # asyncpg raises it if a backend ends at certain moments
 )
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """Names and password with which a builder or a holder connects. Host and port are the server's."""
+
+    database: str
+    schema: str | None
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, whom the service is there, and which one it is. ``repr`` shows no password.
+    """Address and identity of a server, with the service's DSN. ``repr`` shows no password.
 
     Attributes:
-        identity: its system identifier; the service's connections see that it is this one. ``None`` if that is not known.
+        name: name of the server in messages.
+        host: host of the DSN.
+        port: port of the DSN.
+        dsn: DSN of the service.
+        identity: system identifier, which every connection of the service compares, or ``None`` if it is not known.
     """
 
     name: str
@@ -116,10 +120,10 @@ class Address:
 
     @classmethod
     def parse(cls, name: str, dsn: str) -> Address:
-        """Read a DSN (``postgresql://…``).
+        """Parse a DSN (``postgresql://…``).
 
         Raises:
-            ConfigurationError: it is malformed, or names several hosts; the message never repeats it.
+            ConfigurationError: it is malformed, or names several hosts. The message does not contain it.
         """
         try:
             parts = urlsplit(dsn)
@@ -145,13 +149,21 @@ class Address:
         command_timeout_seconds: float | None,
         prepared_statements: int = 0,
     ) -> asyncpg.Connection[asyncpg.Record]:
-        """Open one connection, as the service unless told otherwise, that keeps so many statements prepared.
+        """Open one connection.
+
+        Args:
+            database: name of the database, by default the DSN's.
+            user: name of the login, by default the service's role.
+            password: password of ``user``.
+            settings: settings of the session.
+            command_timeout_seconds: timeout for one statement.
+            prepared_statements: number of statements that the connection keeps prepared.
 
         Raises:
             BackendUnavailable: the server does not answer.
-            asyncpg.PostgresError: it answers, and refuses.
+            asyncpg.PostgresError: the server refuses.
         """
-        with answering(self.name):
+        with translate_outages(self.name):
             connection = await asyncpg.connect(
                 self.dsn,
                 database=database,
@@ -163,41 +175,41 @@ class Address:
                 statement_cache_size=prepared_statements,
             )
             if user is None:
-                await self._recognise(connection)
+                await self._check_identity(connection)
         return connection
 
     async def connect_of_pool(
         self,
-        *args: Any,  # noqa: ANN401 - whatever the pool hands on
-        **kwargs: Any,  # noqa: ANN401 - likewise
+        *args: Any,  # noqa: ANN401 - the pool passes them
+        **kwargs: Any,  # noqa: ANN401 - as above
     ) -> asyncpg.Connection[asyncpg.Record]:
-        """Open one connection as a pool asks for it."""
+        """Open one connection for a pool."""
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(*args, **kwargs)
-        await self._recognise(connection)
+        await self._check_identity(connection)
         return connection
 
-    async def _recognise(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        """See that this is the server that was examined at the start: another one may have taken its place.
+    async def _check_identity(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Check that this is the server that was examined at the start. Another one may have taken its address.
 
         Raises:
-            BackendUnavailable: it is another one.
+            BackendUnavailable: it is another server.
         """
         if self.identity is None:
             return
-        try:  # what gives no rows takes one round trip
+        try:  # ``execute`` takes one round trip
             await connection.execute(
                 f"SELECT 1 / (system_identifier = {self.identity:d})::int FROM pg_catalog.pg_control_system()"
             )
         except asyncpg.DivisionByZeroError as error:
-            await closed(connection)
+            await close_connection(connection)
             raise BackendUnavailable(
-                f"where the PostgreSQL server {self.name} was, there is another one (its system identifier is not "
-                f"{self.identity}): nothing is done to it. Bring the right one back; if this is the right one, restart "
-                "freshdb",
+                f"another PostgreSQL server answers at the address of {self.name} (its system identifier is not "
+                f"{self.identity}), and freshdb changes nothing on it: bring the right server back, or, if this is the "
+                "right one, restart freshdb",
                 retry_after_seconds=5.0,
             ) from error
         except BaseException:
-            await closed(connection)
+            await close_connection(connection)
             raise
 
     @asynccontextmanager
@@ -210,7 +222,7 @@ class Address:
         settings: dict[str, str],
         command_timeout_seconds: float | None,
     ) -> AsyncIterator[Connection]:
-        """A connection for the length of the block; gone from the server when the block has ended."""
+        """Open a connection for one block. It has left the server when the block ends."""
         connection = await self.connect(
             database=database,
             user=user,
@@ -219,17 +231,17 @@ class Address:
             command_timeout_seconds=command_timeout_seconds,
         )
         try:
-            with answering(self.name):
+            with translate_outages(self.name):
                 yield connection
         finally:
-            await closed(connection)
+            await close_connection(connection)
 
 
-def forgive_lost_connections(loop: asyncio.AbstractEventLoop) -> None:
-    """Keep the loop from reporting what was raised already: that a connection was lost in the middle of a COPY.
+def ignore_lost_connections(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep the loop from logging a connection that was lost in the middle of a COPY.
 
-    asyncpg (0.32, ``copy_in``) raises it, and forgets the future that has the same news where its transport, as uvloop's
-    do, refuses to write to what is closed. Whoever reads the log at night would look for a bug of ours.
+    asyncpg (0.32, ``copy_in``) raises this error. It also abandons a future with the same error if its transport refuses to
+    write after it was closed, as uvloop's transports do. The log line would look like a bug in freshdb.
     """
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -240,15 +252,15 @@ def forgive_lost_connections(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @contextmanager
-def configured(name: str) -> Iterator[None]:
-    """Turn a server's refusal of a DSN into a ``ConfigurationError`` that says what is wrong with it."""
+def translate_refusals(name: str) -> Iterator[None]:
+    """Translate a server's refusal of a DSN into a ``ConfigurationError`` that names the fault."""
     try:
         yield
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise ConfigurationError(f"the server {name} refuses the DSN's user or password: {error}") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise ConfigurationError(
-            f"the DSN of the server {name} names a database that is not there: {error}"
+            f"the DSN of the server {name} names a database that does not exist: {error}"
         ) from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         raise _malformed(name) from error
@@ -257,33 +269,33 @@ def configured(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def answering(name: str) -> Iterator[None]:
-    """Turn every failure that means "away" into ``BackendUnavailable``."""
+def translate_outages(name: str) -> Iterator[None]:
+    """Translate every failure that means that a server is unavailable into ``BackendUnavailable``."""
     try:
         yield
-    except _AWAY as error:
-        raise away(name, error) from error
+    except _OUTAGES as error:
+        raise unavailable(name, error) from error
     except asyncpg.InterfaceError as error:
-        # asyncpg has no type of its own for a connection, or a pool, that was closed under our hands; one of a pool's
-        # that was lost "has been released back".
+        # asyncpg has no error class for a connection or a pool that was closed while it was in use. A connection of a
+        # pool that was lost "has been released back".
         if not any(word in str(error) for word in ("clos", "released back")):
             raise
-        raise away(name, error) from error
+        raise unavailable(name, error) from error
     except (AttributeError, RuntimeError) as error:
         if not cut_between(error):
             raise
-        raise away(name, error) from error
+        raise unavailable(name, error) from error
 
 
 def operation(
     work: Callable[Concatenate[ServerT, P], Awaitable[T]],
 ) -> Callable[Concatenate[ServerT, P], Coroutine[object, object, T]]:
-    """Mark what callers outside do to a server: whatever PostgreSQL refuses that nobody expected, they see as one error."""
+    """Mark a public operation on a server: callers get one error for every refusal by PostgreSQL that is not expected."""
 
     @wraps(work)
     async def named(server: ServerT, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with answering(server.name):
+            with translate_outages(server.name):
                 return await work(server, *args, **kwargs)
         except asyncpg.PostgresError as error:
             raise BackendUnavailable(
@@ -294,16 +306,16 @@ def operation(
     return named
 
 
-def away(name: str, error: BaseException) -> BackendUnavailable:
-    """Say that a server does not answer."""
+def unavailable(name: str, error: BaseException) -> BackendUnavailable:
+    """Compose the error for a server that does not answer."""
     reason = str(error) or ("it took too long" if isinstance(error, TimeoutError) else type(error).__name__)
     return BackendUnavailable(
         f"the PostgreSQL server {name} does not answer: {reason}", retry_after_seconds=1.0
     )
 
 
-async def closed(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Close a connection, and return when the server has let go of it, so that the database can be cloned or dropped."""
+async def close_connection(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Close a connection and wait until it has left the server, so that the database can be cloned or dropped."""
     with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         await connection.close(timeout=CONNECT_SECONDS)
 
@@ -311,29 +323,29 @@ async def closed(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 async def execute_script(
     connection: Connection, script: str, *, timeout_seconds: float | None = None
 ) -> None:
-    """Run any number of statements, also none at all, in one message.
+    """Run any number of statements, or none, in one message.
 
     Raises:
-        asyncpg.PostgresError: one failed.
-        TimeoutError: they took too long.
+        asyncpg.PostgresError: a statement failed.
+        TimeoutError: the statements took too long.
     """
     try:
         await connection.execute(script, timeout=timeout_seconds)
     except AttributeError:
-        # asyncpg stumbles over PostgreSQL's answer to a script without a statement (empty, or comments alone) after it has
-        # read it; the connection is as good as before.
+        # asyncpg fails on PostgreSQL's answer to a script without a statement (empty, or comments only), after it has
+        # read the answer. The connection can still be used.
         if connection.is_closed():
             raise
 
 
 async def without_conflict(connection: Connection, change: Callable[[], Awaitable[T]]) -> T:
-    """Make a change to a shared row of the catalogs (a grant on a database, say) that others change at the same moment.
+    """Repeat a change to a row of the shared catalogs (such as a grant on a database) until it meets no concurrent change.
 
-    PostgreSQL does not queue such changes: the second to come waits for the first one's commit, and then fails. Inside a
-    transaction the change is undone to a savepoint and made again.
+    PostgreSQL does not queue such changes: the second one waits for the first one's commit, and then fails. Inside a
+    transaction, the change is rolled back to a savepoint and repeated.
 
     Raises:
-        asyncpg.PostgresError: if it still fails after many tries.
+        asyncpg.PostgresError: it still fails after many attempts.
     """
     for attempt in range(_CONFLICT_TRIES):
         try:
@@ -348,11 +360,11 @@ async def without_conflict(connection: Connection, change: Callable[[], Awaitabl
             concurrent = not isinstance(error, asyncpg.InternalServerError) or "concurrently" in str(error)
             if not concurrent or attempt == _CONFLICT_TRIES - 1:
                 raise
-        await asyncio.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - no secret: it only spreads the contenders
+        await asyncio.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - no secret, only a random pause
     raise AssertionError
 
 
 def _malformed(name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the DSN of the server {name} is malformed: write postgresql://user:password@host:port/database, one host only"
+        f"the DSN of the server {name} is malformed: write postgresql://user:password@host:port/database, with one host"
     )

@@ -1,7 +1,7 @@
-"""The control plane's own database, where it is on a server that holders log in to.
+"""The control plane's database, where it is on a server that holders can log in to.
 
-They have no right on its tables; but who is let into a database can look at its catalogs, take advisory locks there, and
-listen. So it is closed to everybody but its owner.
+Holders have no rights on its tables. But a role that may connect to a database can read its catalogs, take advisory locks in
+it, and listen. So only the owner may connect to this database.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from freshdb_service.postgres.names import quoted
-from freshdb_service.postgres.server.capabilities import examined, refuse_for_others, see_that_it_is_allowed
+from freshdb_service.postgres.server.capabilities import check_deny_list, examine, refuse_foreign_databases
 from freshdb_service.postgres.server.connections import (
     SETTINGS,
     Address,
     Connection,
-    configured,
+    translate_refusals,
     without_conflict,
 )
-from freshdb_service.postgres.server.server import ServerOptions, open_to_all
+from freshdb_service.postgres.server.options import ServerOptions
+from freshdb_service.postgres.server.server import public_may_connect
 
 _log = logging.getLogger(__name__)
 
@@ -29,52 +30,54 @@ _log = logging.getLogger(__name__)
 async def ensure_control_database(
     dsn: str, name: str, *, options: ServerOptions | None = None, unless_shared: str | None = None
 ) -> str:
-    """Make sure that the control plane's own database exists beside the managed ones, closed to everybody else.
+    """Create the control plane's database on a managed server if it is missing, and close it to other roles.
 
     Args:
-        dsn: of the server.
-        name: of the database.
-        options: how the server is treated.
-        unless_shared: the server's name, if nothing may be made there as long as it holds databases of others.
+        dsn: DSN of the server.
+        name: name of the database.
+        options: options for all managed servers.
+        unless_shared: name of the server, if a server with databases of others is to be refused.
 
     Returns:
-        the DSN for it.
+        the DSN of the database.
 
     Raises:
-        ConfigurationError, ServerRefused, BackendUnavailable: as ``Server.open`` does.
+        ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
+        ServerRefused: the server cannot, or must not, be managed.
+        BackendUnavailable: the server cannot be reached.
     """
     options = options or ServerOptions()
     address = _address(dsn)
-    facts = await examined(address, options)
+    facts = await examine(address, options)
     async with address.connected(
         settings=SETTINGS, command_timeout_seconds=options.command_timeout_seconds
     ) as connection:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
             if unless_shared is not None and facts.foreign:
-                refuse_for_others(unless_shared, facts.foreign)
-            # Replicas may start at the same moment. No lock: holders could take it, too, where they are let in.
+                refuse_foreign_databases(unless_shared, facts.foreign)
+            # Replicas may start at the same moment. A lock would not help, because holders could take it, too.
             with suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
                 await connection.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
-        if await open_to_all(connection, name):
+        if await public_may_connect(connection, name):
             await _close(connection, name)
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{quote(name)}"))
 
 
 async def close_control_database(dsn: str, *, options: ServerOptions) -> None:
-    """Close a control plane's database that was there before to everybody else, or say that it is open.
+    """Close the control plane's own database to other roles, or log a warning that it is open.
 
     Raises:
         ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
-        ServerRefused: it is on the deny list.
+        ServerRefused: the server is on the deny list.
         BackendUnavailable: the server cannot be reached.
     """
     address = _address(dsn)
-    with configured(address.name):
+    with translate_refusals(address.name):
         session = await address.connect(
             settings=SETTINGS, command_timeout_seconds=options.command_timeout_seconds
         )
     try:
-        await see_that_it_is_allowed(session, address, options)
+        await check_deny_list(session, address, options)
         row = await session.fetchrow(_OPEN)
         if row is None:
             return
@@ -83,8 +86,8 @@ async def close_control_database(dsn: str, *, options: ServerOptions) -> None:
             await _close(session, name)
         else:
             _log.warning(
-                "everybody who may log in to %s may connect to the control plane's database %s, holders of leases too; "
-                "its owner can mend that: REVOKE ALL ON DATABASE %s FROM PUBLIC",
+                "every role of %s may connect to the control plane's database %s, including holders of leases: "
+                "as its owner, run REVOKE ALL ON DATABASE %s FROM PUBLIC",
                 *(address.name, name, quoted(name)),
             )
     finally:

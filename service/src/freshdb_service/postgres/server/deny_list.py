@@ -1,14 +1,14 @@
-"""The deny list: servers that must not be managed, whatever else is said.
+"""The deny list: servers that must never be managed.
 
-An entry is one of
+An entry is one of:
 
-* a pattern for names, with ``*``, ``?`` and ``[…]`` (``*prod*``): for the server's name, its host and the names that this
-  has elsewhere in the DNS, its ``cluster_name``, and its databases. It has to match a whole name, or one of the words in it:
-  ``prod`` matches ``db-prod1.example.org`` and ``shop_prod``, and not ``products``;
-* a host: its addresses must not be the server's;
-* an address or a network (``10.1.0.0/16``): for the addresses of the server.
+* A pattern for names, with ``*``, ``?`` and ``[…]`` (``*prod*``). It applies to the server's name, its host and the host's
+  other names in the DNS, its ``cluster_name``, and its databases. It has to match a whole name, or one of the words in it:
+  ``prod`` matches ``db-prod1.example.org`` and ``shop_prod``, but not ``products``.
+* A host. A server with one of its addresses is denied.
+* An address or a network (``10.1.0.0/16``). It applies to the addresses of the server.
 
-Upper and lower case are the same.
+Case does not matter.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from typing import Final
 _LOOK_UP_SECONDS: Final = 3.0
 
 
-async def refusal(
+async def find_denied(
     patterns: Sequence[str], *, host: str, said: Iterable[tuple[str, str | None]]
 ) -> str | None:
-    """Why a server is on the list, if it is.
+    """Return the reason why a server is on the deny list, or ``None`` if it is not.
 
     Args:
-        patterns: the list.
-        host: where it is said to be.
-        said: what else is known of it: what kind of name (or address), and the name.
+        patterns: entries of the list.
+        host: host of the server's DSN.
+        said: other names and addresses of the server, each with its kind.
     """
     names = [(kind, name) for kind, name in said if name]
-    if not patterns or (found := denied(patterns, names)) is not None:
+    if not patterns or (found := match_names(patterns, names)) is not None:
         return found if patterns else None
     addresses = await _addresses(host)
     names = [("its address", one) for one in addresses]
     names += [("its host", one) for one in await _other_names(host, addresses)]
-    if (found := denied(patterns, names)) is not None:
+    if (found := match_names(patterns, names)) is not None:
         return found
     for pattern in patterns:
         if _is_host(pattern) and (same := addresses & await _addresses(pattern)):
@@ -48,8 +48,8 @@ async def refusal(
     return None
 
 
-def denied(patterns: Iterable[str], names: Iterable[tuple[str, str]]) -> str | None:
-    """The first name that a pattern matches, in words."""
+def match_names(patterns: Iterable[str], names: Iterable[tuple[str, str]]) -> str | None:
+    """Describe the first name that a pattern matches."""
     for kind, name in names:
         for pattern in patterns:
             if _matches(pattern, name):
@@ -84,7 +84,7 @@ def _is_host(pattern: str) -> bool:
 
 
 async def _addresses(host: str) -> set[str]:
-    """The addresses of a host; none, if nobody knows them or it is a directory of sockets."""
+    """Return the addresses of a host. There are none if they cannot be resolved, or it is a directory of sockets."""
     if host.startswith(("/", "@")):
         return set()
     loop = asyncio.get_running_loop()
@@ -97,7 +97,7 @@ async def _addresses(host: str) -> set[str]:
 
 
 async def _other_names(host: str, addresses: set[str]) -> set[str]:
-    """How a host is called elsewhere: what its name stands for, and what its addresses are called."""
+    """Return the other names of a host: its canonical name, and the names of its addresses."""
     loop = asyncio.get_running_loop()
     names: set[str] = set()
     try:
@@ -109,5 +109,5 @@ async def _other_names(host: str, addresses: set[str]) -> set[str]:
                     name, _ = await loop.getnameinfo((address, 0), socket.NI_NAMEREQD)
                     names.add(name)
     except (OSError, UnicodeError):
-        pass  # what has no name cannot be on the list by it
+        pass  # a server without other names has none on the list
     return names - {""}

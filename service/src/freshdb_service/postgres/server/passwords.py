@@ -1,7 +1,8 @@
-"""Random passwords of logins, and what PostgreSQL stores for them (SCRAM-SHA-256, RFC 5803), made ahead.
+"""Random passwords for logins, and their SCRAM-SHA-256 verifiers (RFC 5803), computed in advance.
 
-To hash a password is the dearest single thing that a reset does in this process, and nothing about it depends on the login.
-So a few are kept in stock, hashed several at a time on another thread. Whoever finds none waits for one of its own.
+Hashing a password is the most expensive step of a reset in this process, and does not depend on the login. So a few
+passwords are kept in stock, and another thread hashes several at a time. If the stock is empty, the caller waits for a new
+one.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ _AT_ONCE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Password:
-    """A password that nobody has yet, and what the server is told instead of it."""
+    """A password that no login has yet, and the verifier that the server stores instead of it."""
 
     secret: str = field(repr=False)
     verifier: str = field(repr=False)
 
     @classmethod
     def new(cls, iterations: int) -> Password:
-        """Make one up, and hash it so often."""
+        """Create a random password, and hash it with this number of iterations."""
         secret = secrets.token_hex(24)
         salt = secrets.token_bytes(16)
-        # Half of what ``hashlib.pbkdf2_hmac`` takes, which copies a context of OpenSSL's in every iteration.
+        # Takes half as long as ``hashlib.pbkdf2_hmac``, which copies an OpenSSL context in every iteration.
         salted = PBKDF2HMAC(SHA256(), hashlib.sha256().digest_size, salt, iterations).derive(secret.encode())
         stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
         server_key = hmac.digest(salted, b"Server Key", "sha256")
@@ -43,10 +44,10 @@ class Password:
 
 
 class Passwords:
-    """The stock. Each password is given away once.
+    """The stock of passwords. Each is used once.
 
     Args:
-        iterations: of the hash.
+        iterations: SCRAM iteration count.
     """
 
     def __init__(self, iterations: int) -> None:
@@ -55,7 +56,7 @@ class Passwords:
         self._filling: asyncio.Task[None] | None = None
 
     async def take(self) -> Password:
-        """A password that nobody else has."""
+        """Take a password out of the stock."""
         if len(self._stock) <= _MOST - _AT_ONCE and self._filling is None:
             self._filling = asyncio.create_task(self._fill())
         if self._stock:
@@ -63,7 +64,7 @@ class Passwords:
         return await asyncio.to_thread(Password.new, self._iterations)
 
     async def close(self) -> None:
-        """Wait for what is being made."""
+        """Wait for the thread that hashes."""
         if self._filling is not None:
             await self._filling
 

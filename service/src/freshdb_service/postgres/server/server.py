@@ -1,8 +1,8 @@
-"""One managed server: what it must be able to do, and the connections to it.
+"""One managed server, and the connections to it.
 
-freshdb works as a superuser, and as a plain role that may create databases and roles, as managed servers give it. A plain
-role makes itself a member of every role that it creates, and so may do what they may. It resets in more steps
-(``cleaning``), fewer if it was given ``GRANT SET ON PARAMETER session_replication_role``.
+freshdb works as a superuser, or as a plain role that may create databases and roles, which is what hosted PostgreSQL offers.
+A plain role makes itself a member of every role that it creates, and so has their rights. Its resets take more steps
+(``reset.cleaning_engine``), or fewer steps after ``GRANT SET ON PARAMETER session_replication_role``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -20,19 +19,18 @@ import asyncpg
 
 from freshdb_service.observability.instrumentation import Instrument, no_instrument
 from freshdb_service.observability.liveness import Liveness, OnProbe, ignore
-from freshdb_service.postgres.drop import drop_owned
 from freshdb_service.postgres.names import Kind, Name, literal, quoted
-from freshdb_service.postgres.ownership import OwnedObject, foreign_databases, inventory, sizes
-from freshdb_service.postgres.roles import Login
-from freshdb_service.postgres.server.capabilities import Capabilities, examined
+from freshdb_service.postgres.server.capabilities import Capabilities, examine
 from freshdb_service.postgres.server.connections import (
     CONNECT_SECONDS,
     SETTINGS,
     Address,
     Connection,
-    answering,
-    configured,
+    Login,
+    translate_outages,
+    translate_refusals,
 )
+from freshdb_service.postgres.server.options import ServerOptions
 from freshdb_service.postgres.server.passwords import Passwords
 from freshdb_service.postgres.server.session_cache import AS_REPLICA, UNCOUNTED, Session, SessionCache
 from freshdb_service.postgres.server.session_cache import SETTINGS as SESSION_SETTINGS
@@ -40,43 +38,8 @@ from freshdb_service.postgres.server.session_cache import SETTINGS as SESSION_SE
 _TRANSACTION_TIMEOUT_VERSION: Final = 17_00_00
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How servers are treated. Durations in seconds.
-
-    Attributes:
-        prefix: every name of ours begins with it.
-        connection_limit: most connections of one lease; never more than half of what the server has for everybody.
-        temp_file_bytes: most disk that one connection of a lease may take for temporary files, where our role may limit
-            that; 0 leaves it to the server.
-        deny: servers that must not be managed (``denial``).
-        pool_size: most connections of the service to one server's maintenance database.
-        rebuilds: most used databases that are made anew at once.
-        command_timeout_seconds: how long one statement of the service may take; building and copying get longer.
-        clone_strategy: ``auto`` is ``file_copy`` where the server runs with ``fsync`` off (no checkpoint has to reach the
-            disk), else ``wal_log``.
-        idle_sessions: most sessions inside databases that are kept open for the next reset.
-        answer_seconds: a server that gives no sign of life for so long is lost (``pulse``).
-        scram_iterations: how often a login's password is hashed; some drivers accept no less than 4096.
-        pg_dump: needed for isolation ``schema``; at least as new as the newest server.
-    """
-
-    prefix: str = "freshdb"
-    connection_limit: int = 50
-    temp_file_bytes: int = 0
-    deny: tuple[str, ...] = ()
-    pool_size: int = 8
-    rebuilds: int = 4
-    command_timeout_seconds: float = 60.0
-    clone_strategy: Literal["auto", "wal_log", "file_copy"] = "auto"
-    idle_sessions: int = 64
-    answer_seconds: float = 10.0
-    scram_iterations: int = 4096
-    pg_dump: Path | None = None
-
-
 class Server:
-    """A managed server, with a pool of connections to its maintenance database (the one that the DSN names)."""
+    """A managed server, with a pool of connections to its maintenance database, which the DSN names."""
 
     def __init__(
         self,
@@ -113,7 +76,7 @@ class Server:
         self._instrument = instrument
 
     def __repr__(self) -> str:
-        """Name the server; its DSN may hold a password."""
+        """Return name, address and version. The DSN may hold a password."""
         return f"<Server {self.name} {self.host}:{self.port} PostgreSQL {self.version // 10_000}>"
 
     @classmethod
@@ -128,28 +91,28 @@ class Server:
         instrument: Instrument = no_instrument,
         on_probe: OnProbe = ignore,
     ) -> Server:
-        """Connect, and see that the server can be managed.
+        """Connect, and check that the server can be managed.
 
         Args:
-            name: how the server is called in messages.
-            dsn: as a role that is superuser, or may create databases and roles.
-            installation: whose stamp everything made here bears.
-            options: how the server is treated.
-            harden: the server is ours alone: let nobody but its superuser into ``postgres`` and ``template1``.
-            instrument: measures and traces each call.
-            on_probe: called after each liveness probe.
+            name: name of the server in messages.
+            dsn: DSN of a superuser, or of a role that may create databases and roles.
+            installation: id of the installation, which is in the stamp of every object that it creates.
+            options: options for all managed servers.
+            harden: true for a server of freshdb's own: only its superuser may connect to ``postgres`` and ``template1``.
+            instrument: context of every use of a connection, for metrics and traces.
+            on_probe: callback after each liveness probe.
 
         Raises:
             ConfigurationError: the DSN is malformed, or the server refuses its user, password or database.
-            ServerRefused: PostgreSQL is too old, a standby, or on the deny list; or the role may not create databases and
-                roles.
+            ServerRefused: PostgreSQL is too old, a standby, or on the deny list, or the role may not create databases
+                and roles.
             BackendUnavailable: the server cannot be reached.
         """
         Name.of(
             options.prefix, Kind.SHARED, installation
-        )  # a prefix that cannot work is found here, not at the first lease
+        )  # refuses a malformed prefix before the first lease
         address = Address.parse(name, dsn)
-        facts = await examined(address, options)
+        facts = await examine(address, options)
         address = replace(address, identity=facts.identity)
         settings = _settings(facts.version)
 
@@ -166,7 +129,7 @@ class Server:
         async def watch(connection: Connection) -> None:
             liveness.watch(connection)
 
-        with configured(name), answering(name):
+        with translate_refusals(name), translate_outages(name):
             pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
@@ -186,57 +149,33 @@ class Server:
 
     @property
     def stamp(self) -> str:
-        """The comment on everything of ours."""
+        """Comment on every object of this installation."""
         return f"freshdb:{self.installation}"
 
     @property
     def quoted_stamp(self) -> str:
-        """The stamp, for a statement that takes no parameters."""
+        """The stamp, quoted for a statement that takes no parameters."""
         return literal(self.stamp)
 
     async def close(self) -> None:
-        """Close every connection; ends what is under way."""
+        """Close every connection. Statements that are still running are cancelled."""
         await self.sessions.close()
         await self.passwords.close()
         await self._pool.close()
 
     async def ping(self) -> None:
-        """Ask for a sign of life.
+        """Check that the server answers.
 
         Raises:
-            BackendUnavailable: there was none.
+            BackendUnavailable: it does not.
         """
         async with self.maintenance() as connection:
             await connection.execute("SELECT 1")
 
-    async def foreign_databases(self) -> list[str]:
-        """Databases that are neither ours nor PostgreSQL's own nor the one that the DSN names."""
-        return await foreign_databases(self)
-
-    async def inventory(self) -> list[OwnedObject]:
-        """Every role, database and schema of ours."""
-        return await inventory(self)
-
-    async def drop_owned(self, owned: OwnedObject) -> bool:
-        """Drop one thing of the inventory, if it is still there and still ours: whether there was anything to do.
-
-        Raises:
-            BackendUnavailable: the server is away, or something still holds on to it.
-        """
-        return await drop_owned(self, owned)
-
-    async def disk_bytes(self) -> int:
-        """How much our databases take on the server's disk."""
-        return sum((await self.sizes()).values())
-
-    async def sizes(self) -> dict[Name, int]:
-        """How much each of our databases takes on the server's disk."""
-        return await sizes(self)
-
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Connection]:
-        """A connection to the maintenance database, out of the pool."""
-        with self._instrument("maintenance"), answering(self.name):
+        """Lend a connection to the maintenance database, from the pool."""
+        with self._instrument("maintenance"), translate_outages(self.name):
             self.liveness.check()
             async with self._pool.acquire(timeout=self.options.command_timeout_seconds) as connection:
                 yield connection
@@ -244,8 +183,8 @@ class Server:
     def inside(
         self, database: str, *, command_timeout_seconds: float | None = None
     ) -> AbstractAsyncContextManager[Connection]:
-        """A connection of the service to one of our databases; gone when the block has ended."""
-        return self._watched(
+        """Open a connection of the service to a database, for one block."""
+        return self._watch_visit(
             self._address.connected(
                 database=database,
                 settings=_settings(self.version),
@@ -254,7 +193,7 @@ class Server:
         )
 
     @asynccontextmanager
-    async def _watched(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
+    async def _watch_visit(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
         with self._instrument("inside"):
             self.liveness.check()
             async with visit as connection:
@@ -262,7 +201,7 @@ class Server:
                 yield connection
 
     async def open_session(self, database: str) -> Session:
-        """A session for resets (``sessions``), which the caller closes."""
+        """Open a session for resets (``session_cache``). The caller closes it."""
         granted = (UNCOUNTED if self.is_superuser else {}) | (AS_REPLICA if self.may_be_replica else {})
         self.liveness.check()
         session = await self._address.connect(
@@ -277,12 +216,12 @@ class Server:
     def logged_in(
         self, login: Login, *, settings: dict[str, str], command_timeout_seconds: float
     ) -> AbstractAsyncContextManager[Connection]:
-        """A connection as a builder or a holder.
+        """Open a connection as a builder or a holder, for one block.
 
-        What they wrote runs in such a session and in no other: ``SET ROLE`` in a session of the service would not hold
-        back a function that says ``RESET ROLE``.
+        SQL and functions of builders and holders run in such sessions only. In a session of the service, ``SET ROLE`` would
+        not be enough, because a function can call ``RESET ROLE``.
         """
-        return self._watched(
+        return self._watch_visit(
             self._address.connected(
                 database=login.database,
                 user=login.user,
@@ -293,7 +232,7 @@ class Server:
         )
 
     def libpq(self, database: str) -> tuple[str, dict[str, str]]:
-        """The connection string and the environment for PostgreSQL's own programs; the password is in the latter alone."""
+        """Return the connection string and the environment for PostgreSQL's programs. Only the latter has the password."""
         parts = urlsplit(self._address.dsn)
         host = parts.netloc.rpartition("@")[2]
         user = quote(parts.username or "", safe="%")
@@ -301,18 +240,18 @@ class Server:
         return uri, {} if parts.password is None else {"PGPASSWORD": unquote(parts.password)}
 
     def name_of(self, kind: Kind, identifier: UUID, counter: int | None = None) -> Name:
-        """Name an object of ours on this server."""
+        """Compose the name of an object of this installation."""
         return Name.of(self.options.prefix, kind, identifier, counter)
 
     async def _harden(self) -> None:
         async with self.maintenance() as connection:
             for database in ("postgres", "template1"):
-                if await open_to_all(connection, database):
+                if await public_may_connect(connection, database):
                     await connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database)} FROM PUBLIC")
 
 
-async def open_to_all(connection: Connection, database: str) -> bool:
-    """Whether PUBLIC may connect to a database that is ours to close."""
+async def public_may_connect(connection: Connection, database: str) -> bool:
+    """Return whether PUBLIC may connect to a database whose owner's rights this role has."""
     found: bool | None = await connection.fetchval(
         "SELECT has_database_privilege('public', oid, 'CONNECT') AND pg_has_role(datdba, 'USAGE') "
         "FROM pg_database WHERE datname = $1",

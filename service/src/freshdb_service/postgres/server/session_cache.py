@@ -1,11 +1,11 @@
-"""Sessions of the service inside databases, kept open for the next reset.
+"""Sessions of the service in databases, kept open for the next reset.
 
-To open one costs more than everything that a reset usually does in it, and the database that was given back last is the one
-that is handed out next. So a bounded number stays open, those used last; the rest is closed. An idle session of ours in a
-leased database holds nothing: no lock, no snapshot. Its holder can neither use nor end it.
+Opening a session costs more than a usual reset, and the database that was released last is the one that is leased next. So a
+bounded number of sessions stays open, and the least recently used ones are closed. An idle session of the service in a
+leased database holds no lock and no snapshot. The holder can neither use nor terminate it.
 
-What these sessions do is not counted in the statistics that resets go by (``track_counts``, which takes a superuser), and
-fires no triggers and checks no foreign keys (``session_replication_role``, which can be granted).
+The writes of these sessions are not counted in the statistics that resets rely on (``track_counts = off``, which needs a
+superuser). They fire no triggers and check no foreign keys (``session_replication_role``, which can be granted).
 """
 
 from __future__ import annotations
@@ -18,22 +18,14 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from freshdb_reset import FORMATS
 from freshdb_service.observability.instrumentation import Instrument, no_instrument
-from freshdb_service.postgres.server.connections import answering, closed
+from freshdb_service.postgres.server.connections import close_connection, translate_outages
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 UNCOUNTED: Final = {"track_counts": "off"}
 AS_REPLICA: Final = {"session_replication_role": "replica"}
-FORMATS: Final = {
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "timezone": "UTC",
-    "lc_monetary": "C",
-}
-"""For values that one session writes as text and another reads."""
 SETTINGS: Final = {
     "row_security": "off",
     "stats_fetch_consistency": "none",
@@ -41,17 +33,17 @@ SETTINGS: Final = {
     "max_parallel_workers_per_gather": "0",
     **FORMATS,
 }
-"""Beside what every connection of the service sends: for resets."""
+"""Settings for resets, in addition to those of every connection of the service."""
 
 
 class SessionCache:
     """Idle sessions, by database.
 
     Args:
-        name: of the server, for messages.
-        open_session: opens one inside a database.
-        most: how many may be idle.
-        instrument: measures and traces each call.
+        name: name of the server, for messages.
+        open_session: opens a session in a database.
+        most: maximum number of idle sessions.
+        instrument: context of every use of a session, for metrics and traces.
     """
 
     def __init__(
@@ -70,7 +62,7 @@ class SessionCache:
 
     @asynccontextmanager
     async def inside(self, database: str) -> AsyncIterator[Session]:
-        """A session inside a database, for this block alone. One in which anything failed is not used again.
+        """Lend a session in a database for one block. A session in which the block failed is not used again.
 
         Raises:
             BackendUnavailable: the server does not answer.
@@ -78,7 +70,7 @@ class SessionCache:
         with self._instrument("session"):
             session = self._take(database) or await self._open(database)
             try:
-                with answering(self._name):
+                with translate_outages(self._name):
                     yield session
             except BaseException:
                 self._discard(session)
@@ -88,21 +80,21 @@ class SessionCache:
             oldest, _ = self._idle.popitem(last=False)
             self._discard(oldest)
 
-    def keeps(self, database: str) -> bool:
-        """Whether a session inside a database is idle, and looks alive."""
+    def has_idle(self, database: str) -> bool:
+        """Return whether there is an idle session in a database that does not look closed."""
         return any(where == database and not one.is_closed() for one, where in self._idle.items())
 
-    async def leave(self, database: str) -> None:
-        """Close every idle session inside a database."""
+    async def close_idle(self, database: str) -> None:
+        """Close every idle session in a database."""
         for session in [one for one, where in self._idle.items() if where == database]:
             del self._idle[session]
-            await closed(session)
+            await close_connection(session)
 
     async def close(self) -> None:
         """Close every idle session."""
         while self._idle:
             session, _ = self._idle.popitem()
-            await closed(session)
+            await close_connection(session)
         await asyncio.gather(*self._closing)
 
     def _take(self, database: str) -> Session | None:
@@ -113,6 +105,6 @@ class SessionCache:
         return None
 
     def _discard(self, session: Session) -> None:
-        task = asyncio.create_task(closed(session))
+        task = asyncio.create_task(close_connection(session))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,24 +1,27 @@
-"""The fingerprint of catalogs: how a database's, or a schema's, definitions are compared with what they were.
+"""The fingerprint of the system catalogs, by which the definitions in a database or schema are compared.
 
-Every system catalog that belongs to one database is covered, with every column, because the list is read from the server's
-own catalogs: whatever kind of object a version of PostgreSQL knows, its owner, privileges, comments and options are in one
-of them. Left out are statistics (``pg_statistic``, ``pg_statistic_ext_data``), where a relation's storage lies and how full
-it is, hints that PostgreSQL clears when it pleases, and the schemas of temporary objects, which are made once and stay.
+The fingerprint covers every column of every system catalog that belongs to one database. The list is read from the server,
+so it includes the owners, privileges, comments and options of every kind of object that this version of PostgreSQL knows.
+These are left out:
 
-Two questions are asked of a catalog, the cheap one first.
+* statistics (``pg_statistic``, ``pg_statistic_ext_data``),
+* the location and size of a relation's storage, and hints that PostgreSQL clears at any time,
+* the schemas of temporary objects, which PostgreSQL creates once and keeps.
 
-1. *Has a row been written since the mark, or does the number of rows differ?* ``xmin`` answers the first part. Objects that
-   were made and dropped again, as temporary tables are, or whose transaction was rolled back, leave neither.
-2. *Is the content the same?* A hash over all rows, with the names of login and schema and the login's number replaced:
-   those change with every generation, and clones of one template differ in nothing else. A truncated table has a new row in
-   ``pg_class`` that says the same as the old one.
+The comparison has two steps, and the cheap one comes first.
 
-PostgreSQL's own rows (numbers below 16384) are not hashed: a login may write few of them, and one that was written, or is
+1. *Was a row written since the mark, or does the number of rows differ?* ``xmin`` answers the first part. Objects that were
+   created and dropped again (as temporary tables are), or whose transaction was rolled back, show in neither.
+2. *Is the content the same?* The content is a hash over all rows. The names of login and schema and the login's OID are
+   replaced before, because they change with every generation, and clones of one template differ in nothing else. A table
+   that was truncated has a new row in ``pg_class``, whose content is the same as the old one's.
+
+PostgreSQL's own rows (OIDs below 16384) are not hashed. A login can write few of them, and one that was written, or is
 missing, counts as a change.
 
-``age()`` decides what was written after the mark. It is exact as long as fewer than 2^31 transactions have passed since.
-Rows that were there before can look younger than they are once their own number has wrapped around; they are hashed, then.
-None ever looks older.
+``age()`` decides which rows were written since the mark. It is exact as long as fewer than 2^31 transactions have passed
+since then. An old row can look younger once its own transaction id has wrapped around, and then it is hashed. No row ever
+looks older.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from freshdb_service.postgres.names import quoted
-from freshdb_service.postgres.server.connections import Reader
+from freshdb_reset.connection import Reader
+from freshdb_reset.quoting import quoted
 
 FIRST_OID: Final = 16384
-"""Lower numbers are PostgreSQL's own objects."""
+"""First OID that is not one of PostgreSQL's own objects."""
 
 STATISTICS: Final = frozenset({"pg_statistic", "pg_statistic_ext_data"})
 
@@ -72,7 +75,7 @@ _NUMBER: Final[Mapping[str, str]] = {
     "pg_subscription_rel": "srsubid",
     "pg_ts_config_map": "mapcfg",
 }
-"""The column that says which object a row is about, where it is not ``oid``."""
+"""Column with the OID of the object that a row belongs to, where it is not ``oid``."""
 
 _TEMPORARY: Final[Mapping[str, str]] = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$'"}
 
@@ -89,17 +92,16 @@ _NAMED: Final[Mapping[str, str]] = {
     ),
     "true",
 )
-"""Catalogs whose entries a person would name, and which of them: others are there because of these."""
+"""Catalogs whose rows are described to a holder, and a condition for these rows. Other rows follow from them."""
 
 _MOST_DESCRIBED: Final = 20
 
 
 def _of(name: str) -> str:
-    """The numbers of a schema's objects of one kind, as an array.
+    """Write the array of the OIDs of a schema's objects of one kind.
 
-    Found once for a whole query (``_NUMBERS``), whatever of it asks for them. And PostgreSQL takes an array of unknown
-    length for a short one, and so looks up what belongs to those objects by index; to join them, it would read all catalogs
-    of a shared database.
+    A query finds them once (``_NUMBERS``), however many of its parts need them. PostgreSQL assumes that an array of unknown
+    length is short, and so finds the rows of those objects by index. A join would read all catalogs of a shared database.
     """
     return f"((SELECT numbers FROM of_{name})::oid[])"
 
@@ -123,7 +125,7 @@ _NUMBERS: Final[Mapping[str, str]] = {
     "pg_ts_dict": "SELECT oid FROM pg_ts_dict WHERE dictnamespace = $1",
     "pg_namespace": "SELECT $1::oid",
 }
-"""What a schema (``$1``) holds, by the catalogs that other catalogs refer to."""
+"""Queries for the objects of a schema (``$1``), for each catalog that other catalogs refer to."""
 
 _TOAST: Final = f"SELECT reltoastrelid FROM pg_class WHERE oid = ANY {_of('pg_class')}"
 
@@ -134,7 +136,7 @@ _WITH_NUMBERS: Final = "WITH " + ", ".join(
 
 
 def _about(kind: str, number: str) -> str:
-    """That a row is about an object of the schema's."""
+    """Write the condition that a row belongs to an object of the schema."""
     return " OR ".join(f"{kind} = '{name}'::regclass AND {number} = ANY {_of(name)}" for name in _NUMBERS)
 
 
@@ -177,35 +179,45 @@ _OF_SCHEMA: Final[Mapping[str, str]] = {
     "pg_ts_dict": f"oid = ANY {_of('pg_ts_dict')}",
     "pg_type": f"oid = ANY {_of('pg_type')}",
 }
-"""What of a catalog belongs to one schema (``$1``) or its login (``$2``); in the others that login can write nothing."""
+"""Conditions for the rows that belong to a schema (``$1``) or its login (``$2``). The login can write no other catalog."""
 
 
 def written_since(parameter: str, alias: str | None = None) -> str:
-    """The condition that a row was written since the transaction that ``parameter`` names (``xid``)."""
+    """Write the condition that a row was written since the transaction in ``parameter`` (a value of ``xid``)."""
     xmin = f"{alias}.xmin" if alias else "xmin"
     return f"age({xmin}) <= age({parameter}::text::xid)"
 
 
 def xid(full: int) -> str:
-    """A full transaction id as the value of such a parameter."""
+    """Convert a full transaction id to the value of such a parameter."""
     return str(full % 2**32)
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much a catalog holds, and what: what two moments are compared by."""
+    """Number of rows and content of one catalog, at one moment.
+
+    Attributes:
+        own: number of rows of PostgreSQL's own objects.
+        rows: number of all other rows.
+        content: hash over these other rows.
+    """
 
     own: int
-    """Rows of PostgreSQL's own objects."""
     rows: int
-    """All other rows."""
     content: str
-    """Hash over these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a catalog since the mark, as far as the cheap question can tell."""
+    """Result of the cheap step of the comparison, for one catalog.
+
+    Attributes:
+        own: number of rows of PostgreSQL's own objects.
+        rows: number of all other rows.
+        own_written: number of PostgreSQL's own rows that were written since the mark.
+        written: number of other rows that were written since the mark.
+    """
 
     own: int
     rows: int
@@ -214,9 +226,11 @@ class Change:
 
 
 class Catalogs:
-    """The catalogs of one version of PostgreSQL, as far as our role may read them, and the queries over them.
+    """Queries over the catalogs of one server, as far as the role of the connection may read them.
 
-    ``schema`` limits everything to one schema and its login; their numbers are then the queries' ``$1`` and ``$2``.
+    Args:
+        columns: columns of each catalog.
+        schema: true to limit all queries to one schema and its login, whose OIDs are the parameters ``$1`` and ``$2``.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]], *, schema: bool) -> None:
@@ -226,7 +240,7 @@ class Catalogs:
 
     @classmethod
     async def of(cls, connection: Reader, *, schema: bool) -> Catalogs:
-        """Read which there are."""
+        """Read the names of the catalogs and of their columns."""
         rows = await connection.fetch(
             """
             SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) AS columns
@@ -248,13 +262,13 @@ class Catalogs:
         scope: Sequence[int],
         only: Iterable[str] | None = None,
     ) -> dict[str, Extent]:
-        """Count and hash these catalogs, or all of them.
+        """Read the fingerprint of some or all catalogs.
 
         Args:
-            connection: inside the database.
-            names: of login and schema, and the login's number; they are replaced.
-            scope: the numbers of schema and login; empty for a whole database.
-            only: which catalogs.
+            connection: connection to the database.
+            names: texts that are replaced before hashing (``Site.names``).
+            scope: OIDs of schema and login, or empty for a whole database.
+            only: names of the catalogs, or ``None`` for all.
         """
         parts = [self._extent(name, len(scope) + 1) for name in (self.names if only is None else only)]
         if not parts:
@@ -269,7 +283,7 @@ class Catalogs:
     async def changes(
         self, connection: Reader, since: int, scope: Sequence[int], names: Iterable[str]
     ) -> dict[str, Change]:
-        """Count what these catalogs hold, and what of it was written since the transaction ``since``."""
+        """Count the rows of these catalogs, and those that were written since the transaction ``since``."""
         parts = [self._change(name, len(scope) + 1) for name in names]
         if not parts:
             return {}
@@ -284,9 +298,9 @@ class Catalogs:
     async def described(
         self, connection: Reader, since: int, scope: Sequence[int], names: Iterable[str]
     ) -> list[str]:
-        """What was defined since a transaction, in PostgreSQL's words; at most ``_MOST_DESCRIBED``, tables first.
+        """Describe objects that were defined since a transaction, as PostgreSQL does. Tables come first.
 
-        What was dropped has left no name.
+        The list has at most ``_MOST_DESCRIBED`` entries, and no objects that were dropped.
         """
         parts = [self._described(name, len(scope) + 1) for name in names if name in _NAMED]
         if not parts:
@@ -328,11 +342,11 @@ class Catalogs:
         )
 
     def _ours(self, name: str) -> str:
-        """Rows that are hashed; of a schema, and of a catalog whose rows cannot be told apart, all of them."""
+        """Write the condition for rows that are hashed: all rows of a schema, and of a catalog without OIDs."""
         number = "oid" if "oid" in self._columns[name] else _NUMBER.get(name)
         return "true" if self._schema or number is None else f"{number}::oid >= {FIRST_OID}"
 
     def _where(self, name: str) -> str:
-        # Both numbers are named in every query, so that their types are known.
+        # Every query uses both parameters, so that PostgreSQL knows their types.
         scope = f"({_OF_SCHEMA[name]}) AND $1::oid <> $2::oid" if self._schema else "true"
         return f"({scope}) AND {_TEMPORARY.get(name, 'true')}"

@@ -1,7 +1,7 @@
-"""What a template holds, as far as a reset must know it: its tables, which of them have rows, and its sequences.
+"""The model of a template's tables: which tables it has, which of them have rows, its foreign keys and its sequences.
 
-Tables and sequences are known by their names, ``(schema, name)``. With isolation ``schema`` the schema is left empty,
-because every lease has another one.
+Tables and sequences are identified by their names, ``(schema, name)``. With isolation ``schema`` the schema is left empty,
+because every lease has a schema of another name.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 
-from freshdb_service.postgres.names import constant, quoted
-from freshdb_service.postgres.server.connections import Connection, Reader
+from freshdb_reset.connection import Connection, Reader
+from freshdb_reset.quoting import constant, quoted
 
 Qualified: TypeAlias = tuple[str, str]
 """Schema and name."""
 
 COUNTED_PAGES: Final = 512
-"""Up to this size (4 MiB) the rows of a table are counted; a larger one has "many"."""
+"""Largest table, in blocks (4 MiB), whose rows are counted. A larger one has "many" rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Reference:
     """A foreign key.
 
     Attributes:
-        of: the table that has it; a partitioned one as a whole.
-        to: the table that it refers to, likewise.
-        blocks: as long as it refers to a row, that row cannot be deleted.
-        deferrable: it may be checked at the end of the transaction, if it only blocks.
-        unset: columns that may be set to null, so that it refers to nothing; none if there are none.
+        of: the table that has the foreign key. A partitioned table counts as a whole.
+        to: the table that it refers to. A partitioned table counts as a whole.
+        blocks: true if a row cannot be deleted as long as the foreign key refers to it.
+        deferrable: true if the check can wait for the end of the transaction, provided that the key only blocks.
+        unset: columns to set to null so that the key refers to no row. Empty if no such columns exist.
     """
 
     of: Qualified
@@ -43,17 +43,17 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An ordinary table, a leaf of a partitioned one, or a materialized view.
+    """An ordinary table, a leaf of a partitioned table, or a materialized view.
 
     Attributes:
-        rows: how many the template has; ``None`` for many.
-        pages: how large it is there, in blocks of 8 KiB.
-        materialized: it is a materialized view.
-        family: the partitioned table that it is a part of; otherwise itself.
-        fires: what makes triggers or rules fire also for the one who cleans: insert, update, delete, truncate.
-        runs_code: to load rows would run functions that the template's author wrote.
-        columns: those that hold values of their own.
-        referenced_by: tables with foreign keys to this one.
+        rows: number of rows in the template, or ``None`` for many.
+        pages: size in the template, in blocks of 8 KiB.
+        materialized: true for a materialized view.
+        family: the partitioned table that it is a partition of, or else the table itself.
+        fires: events that fire triggers or rules in the session that cleans: insert, update, delete, truncate.
+        runs_code: true if loading rows would run functions of the template's author.
+        columns: columns that hold values of their own, which generated columns do not.
+        referenced_by: tables with foreign keys to this table.
     """
 
     rows: int | None
@@ -68,14 +68,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TableModel:
-    """What a template holds."""
+    """Tables, states of sequences (``last_value``, ``is_called``) and foreign keys of a template."""
 
     tables: Mapping[Qualified, Table]
     sequences: Mapping[Qualified, tuple[int, bool]]
     references: tuple[Reference, ...] = field(default=(), repr=False)
 
     def closure(self, table: Qualified) -> set[Qualified]:
-        """A table, and all that refer to it, directly or not: what a truncation would have to take along."""
+        """Return a table and all tables that refer to it, directly or not: a truncation must include them."""
         found: set[Qualified] = set()
         todo = {table}
         while todo:
@@ -88,21 +88,21 @@ class TableModel:
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """What a database, or a schema, has counters of, by its number there: tables, materialized views, and sequences."""
+    """Relations of a database, or of one schema, that have counters, by OID. ``tables`` includes materialized views."""
 
     tables: Mapping[int, Qualified]
     sequences: Mapping[int, Qualified]
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """Return JSON values."""
         return {"tables": self.tables, "sequences": self.sequences}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Mapping[str, Sequence[str]]]) -> Relations:
-        """Read what ``to_json`` gave.
+        """Read the result of ``to_json``.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not what this version wrote.
+            KeyError, TypeError, ValueError: this version did not write it.
         """
         return cls(_by_number(stored["tables"]), _by_number(stored["sequences"]))
 
@@ -112,7 +112,7 @@ def _by_number(stored: Mapping[str, Sequence[str]]) -> dict[int, Qualified]:
 
 
 async def read_relations(connection: Reader, *, schema: str | None) -> Relations:
-    """Read what a database, or one schema in it, has counters of."""
+    """Read the relations with counters of a database, or of one schema in it."""
     tables: dict[int, Qualified] = {}
     sequences: dict[int, Qualified] = {}
     for row in await connection.fetch(_RELATIONS, schema):
@@ -121,16 +121,16 @@ async def read_relations(connection: Reader, *, schema: str | None) -> Relations
     return Relations(tables, sequences)
 
 
-async def read_picture(
-    connection: Reader, version: int, *, schema: str | None, as_replica: bool = True
+async def read_table_model(
+    connection: Reader, version: int, *, schema: str | None, as_replica: bool
 ) -> TableModel:
-    """Read what a database, or one schema in it, holds.
+    """Read the tables, sequences and foreign keys of a database, or of one schema in it.
 
     Args:
-        connection: inside the database.
-        version: of the server.
-        schema: which one.
-        as_replica: whether those who clean it have ``session_replication_role = replica``, and so fire few triggers.
+        connection: connection to the database.
+        version: version of the server (``server_version_num``).
+        schema: name of the schema, or ``None`` for the whole database.
+        as_replica: true if the cleaning session has ``session_replication_role = replica``, and so fires few triggers.
     """
     tables: dict[Qualified, Table] = {}
     for row in await connection.fetch(_TABLES, schema, ["A", "R" if as_replica else "O"], as_replica):
@@ -166,14 +166,14 @@ async def read_picture(
 
 
 def states_of(rows: Iterable[Any]) -> dict[Qualified, tuple[int, bool]]:
-    """The answer of ``sequences_query``: ``last_value`` and ``is_called`` of each."""
+    """Return ``last_value`` and ``is_called`` of each sequence, from the rows of ``sequences_query``."""
     return {(row["schema"], row["name"]): (row["last_value"], row["is_called"]) for row in rows}
 
 
 async def copy_out(
     connection: Connection, table: Qualified, columns: tuple[str, ...], schema: str | None
 ) -> bytes:
-    """The rows of a table, in the text format of ``COPY``."""
+    """Read the rows of a table, in the text format of ``COPY``."""
     rows = BytesIO()
     names = ", ".join(quoted(column) for column in columns)
     await connection.copy_from_query(
@@ -185,22 +185,22 @@ async def copy_out(
 
 
 def full_name(name: Qualified, schema: str | None) -> str:
-    """Quote a name for a statement; ``schema`` stands in where it was left out."""
+    """Quote a name for a statement. ``schema`` is used where the name has none."""
     return f"{quoted(name[0] or schema or '')}.{quoted(name[1])}"
 
 
 def shown(name: Qualified) -> str:
-    """A name for people."""
+    """Write a name for a message."""
     return ".".join(part for part in name if part)
 
 
 def sequences_query(version: int, names: Collection[Qualified], schema: str | None) -> str:
-    """A query for ``schema``, ``name``, ``last_value`` and ``is_called`` of sequences.
+    """Compose a query for ``schema``, ``name``, ``last_value`` and ``is_called`` of sequences.
 
     Args:
-        version: of the server.
-        names: of all sequences.
-        schema: the one that they are in; ``None`` for a whole database.
+        version: version of the server (``server_version_num``).
+        names: names of all sequences, for servers that cannot list their states.
+        schema: schema of the sequences, or ``None`` for a whole database.
     """
     if version >= _SEQUENCE_FUNCTION_VERSION:
         where = "true" if schema is None else f"n.nspname = {constant(schema)}"
@@ -237,11 +237,11 @@ WHERE c.relkind = 'S' AND ($1::text IS NULL OR n.nspname = $1::text)
 """
 
 _TABLES: Final = """
-WITH code AS (  -- what depends on functions or operators that the template's author made
+WITH code AS (  -- objects that depend on functions or operators of the template's author
     SELECT d.classid, d.objid FROM pg_depend d
     WHERE d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')
-), typed AS (  -- whether types of theirs do so: domains with checks, say
+), typed AS (  -- whether types depend on them, such as domains with checks
     SELECT EXISTS (
         SELECT FROM code WHERE classid IN ('pg_type'::regclass, 'pg_cast'::regclass)
            OR (classid = 'pg_constraint'::regclass
@@ -290,7 +290,7 @@ _REFERENCES: Final = """
 SELECT CASE WHEN $1::text IS NULL THEN f.nspname ELSE '' END AS of_schema, f.relname AS of_table,
        CASE WHEN $1::text IS NULL THEN t.nspname ELSE '' END AS to_schema, t.relname AS to_table,
        k.confdeltype IN ('a', 'r') AS blocks, k.condeferrable AND k.confdeltype <> 'r' AS deferrable,
-       -- All columns where all or none have to be null; else one will do.
+       -- With MATCH FULL, all columns have to be null. Otherwise one is enough.
        CASE WHEN k.confmatchtype <> 'f' THEN nullable.columns[1:1]
             WHEN cardinality(nullable.columns) = cardinality(k.conkey) THEN nullable.columns
             ELSE '{}' END AS unset

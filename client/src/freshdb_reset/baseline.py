@@ -1,144 +1,77 @@
-"""What a clean database is like: noted when it is made, and marked each time that it is clean again.
+"""The baseline of a clean database, and the mark that is set each time that the database is clean again.
 
 PostgreSQL counts, per table and per system catalog, the rows that were ever inserted, updated and deleted. A backend adds
-what it did before it disappears from ``pg_stat_activity``, also when it was terminated, and whether its transaction was
-committed or not. So once nobody is in a database any more, what was written to is what has another counter than it had
-when it was clean (``look``); the service's own sessions do not count (``sessions``). Nothing is ever reset. Where catalogs
-belong to several (those of a shared database to all its schemas; those of roles, databases and settings to the whole
-server), one sum is remembered, and if that has grown, it says only that somebody defined something: then it is read what.
+its counts before it disappears from ``pg_stat_activity``, even when it is terminated, and whether its transactions were
+committed or not. So once no client is in a database any more, exactly those tables were written to whose counters differ
+from the mark (``change_detection``). Sessions with ``track_counts = off`` are not counted. freshdb never resets a counter.
 
-A ``Baseline`` is noted once, when a database has been made from its template. The fingerprint of the catalogs is the same
-for all clones of a template, and is taken from one of them; schemas made from one differ in all numbers, and each has its
-own. A ``Mark`` is set each time that it is clean: the transaction before which everything was as it should be, and which
-set of statistics the counters belong to. Statistics are lost when a server crashes, and can be reset by a superuser; either
-changes the mark's instants, and then nothing is known and the database is rebuilt.
+Some catalogs belong to several databases or schemas: a shared database's to all its schemas, and those of roles, databases
+and settings to the whole server. For these the mark holds one sum. If the sum has grown, the definitions are read.
 
-Sequences have no such counters, but whoever changes one reads a block of it, and that is counted. Prepared transactions are
-looked for by the fence.
+A ``Baseline`` is read once, when a database has been created from its template. All clones of a template have the same
+fingerprint of the catalogs, which is read from one of them (``TemplateProfile``). Schemas of one template differ in all
+OIDs, and each has a fingerprint of its own.
+
+A ``Mark`` is set each time that the database is clean. It holds the first transaction after that, and the instants since
+which the statistics exist. A server that crashes loses its statistics, and a superuser can reset them. Either changes these
+instants, and then the database is rebuilt.
+
+Sequences have no such counters, but a session that changes a sequence reads a block of it, and reads are counted. Prepared
+transactions are not part of a baseline: the service looks for them when it fences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from typing import Final, TypeAlias
 
-from freshdb_service.postgres.names import array
-from freshdb_service.postgres.reset.catalog_fingerprint import STATISTICS, Catalogs, Extent
-from freshdb_service.postgres.reset.table_model import Relations, read_relations
-from freshdb_service.postgres.server.connections import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """What a holder left behind.
-
-    Attributes:
-        connections: that were still open.
-        prepared_transactions: that nobody had committed or rolled back.
-        advisory_locks: that those connections held.
-        objects: some of those that were created, or defined in another way, as far as they can be named.
-    """
-
-    connections: int = 0
-    prepared_transactions: int = 0
-    advisory_locks: int = 0
-    objects: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """Those that there were."""
-        found = {
-            "connections": self.connections,
-            "prepared_transactions": self.prepared_transactions,
-            "advisory_locks": self.advisory_locks,
-            "objects": self.objects,
-        }
-        return {name: left for name, left in found.items() if left}
-
-
-class Cause(StrEnum):
-    """The kinds of reasons to make a used database anew."""
-
-    UNKNOWN = "unknown"
-    """Nobody noted what it was like, or this process has not seen a fresh copy of the template yet."""
-    LOGIN = "login"
-    """Its login is gone."""
-    SESSIONS = "sessions"
-    """Somebody is in it, or on the way in, who cannot be thrown out."""
-    PREPARED = "prepared"
-    """Transactions were left prepared for a second phase."""
-    STATISTICS = "statistics"
-    """What PostgreSQL counts says nothing: the server crashed, or somebody reset its statistics."""
-    CATALOGS = "catalogs"
-    """Something is defined in another way than it was."""
-    SURROUNDINGS = "surroundings"
-    """Settings, privileges or comments of the database or its login are others than they were."""
-    ROWS = "rows"
-    """Rows of the template's were changed that cannot be put back as they were, or not cheaply."""
-    AUDIT = "audit"
-    """An audit found a difference, or needs a fresh copy to compare with."""
-    FAILED = "failed"
-    """Cleaning it failed."""
-    ALWAYS = "always"
-    """The engine always does."""
-
-
-class Unprovable(Exception):
-    """It cannot be proved that cleaning would be enough; the text is the reason, and the remedy is to rebuild.
-
-    Attributes:
-        cause: the kind of reason.
-        leftovers: if it had come so far.
-        objects: those that are defined in another way.
-        audit: what an audit found.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        leftovers: Leftovers | None = None,
-        *,
-        cause: Cause,
-        objects: Sequence[str] = (),
-        audit: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.cause = cause
-        self.leftovers = leftovers
-        self.objects = tuple(objects)
-        self.audit = audit
+from freshdb_reset.catalog_fingerprint import STATISTICS, Catalogs, Extent
+from freshdb_reset.connection import Connection
+from freshdb_reset.quoting import array
+from freshdb_reset.table_model import Relations, read_relations
+from freshdb_reset.verdict import Cause, Unprovable
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A database, or a schema in a shared one, and its login."""
+    """Names of a database, of a schema if the database is shared, and of the login.
+
+    Attributes:
+        database: name of the database.
+        schema: name of the schema, or ``None`` for isolation ``database``.
+        login: name of the login.
+    """
 
     database: str
     schema: str | None
     login: str
 
     def names(self, number: int) -> tuple[str, ...]:
-        """What differs from one generation, or one database, to the next, though nothing was changed."""
+        """Return texts in the catalogs that differ between generations and databases although no definition changed.
+
+        Args:
+            number: OID of the login.
+        """
         return (self.login, self.schema or self.login, str(number))
 
 
 Counts: TypeAlias = tuple[int, int, int]
-"""Rows ever inserted, updated, deleted; of a sequence, how often it was read, and twice nothing."""
+"""Rows ever inserted, updated and deleted. For a sequence: the number of its reads, and two zeros."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """When a database was last clean.
+    """State of the statistics when a database was last clean.
 
     Attributes:
-        transaction: full id of the first transaction after.
-        statistics_at: since when the server's statistics exist.
-        reset_at: when a counter of this database was last reset.
-        writes: rows ever written in the database; with isolation ``schema``, in the catalogs of the shared one.
-        shared_writes: rows ever written in the catalogs that belong to the whole server.
-        counters: of tables, sequences and, with isolation ``database``, catalogs, by number; where there is none, all are
-            zero.
+        transaction: full id of the first transaction after that moment.
+        statistics_at: instant since which the server's statistics exist.
+        reset_at: instant of the last reset of a counter of this database.
+        writes: rows ever written in the database. For isolation ``schema``: in the catalogs of the shared database.
+        shared_writes: rows ever written in the catalogs that the whole server shares.
+        counters: counters by OID, of tables, sequences and, for isolation ``database``, catalogs. A relation that is
+            missing has zeros.
     """
 
     transaction: int
@@ -149,7 +82,7 @@ class Mark:
     counters: Mapping[int, Counts] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values. Written with every reset, and so by hand: ``asdict`` copies every counter."""
+        """Return JSON values. This runs with every reset, and ``asdict`` would copy every counter."""
         return {
             "transaction": self.transaction,
             "statistics_at": self.statistics_at,
@@ -161,7 +94,7 @@ class Mark:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Mark:
-        """Read what ``to_json`` gave.
+        """Read the result of ``to_json``.
 
         Raises:
             KeyError: a part is missing.
@@ -179,14 +112,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What a database was like when it was made.
+    """Definition of a database when it was created.
 
     Attributes:
-        site: its names then; the login's has changed since.
-        numbers: of the login, the database and the schema (0 if there is none).
-        surroundings: hash over what is stored about it outside of it.
-        extents: fingerprint of the catalogs; isolation ``schema`` only.
-        relations: what has counters; isolation ``schema`` only.
+        site: names at that time. The login has been renamed since.
+        numbers: OIDs of the login, the database and the schema (0 if there is none).
+        surroundings: hash over the definitions outside the database that belong to it and its login.
+        extents: fingerprint of the catalogs, for isolation ``schema`` only.
+        relations: relations that have counters, for isolation ``schema`` only.
     """
 
     site: Site
@@ -197,12 +130,12 @@ class Baseline:
 
     @property
     def scope(self) -> tuple[int, ...]:
-        """What limits queries over catalogs: the schema and its login, or nothing."""
+        """OIDs of the schema and its login, which limit queries over catalogs, or empty for a whole database."""
         login, _, schema = self.numbers
         return (schema, login) if self.site.schema is not None else ()
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """Return JSON values."""
         extents = {name: (one.own, one.rows, one.content) for name, one in self.extents.items()}
         return {
             "site": asdict(self.site),
@@ -214,10 +147,10 @@ class Baseline:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> Baseline:
-        """Read what ``to_json`` gave.
+        """Read the result of ``to_json``.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not what this version wrote.
+            KeyError, TypeError, ValueError: this version did not write it.
         """
         site, numbers, extents = stored["site"], stored["numbers"], stored["extents"]
         relations = stored["relations"]
@@ -233,34 +166,45 @@ class Baseline:
         )
 
 
-async def note(connection: Connection, site: Site, catalogs: Catalogs) -> tuple[Baseline, Mark]:
-    """Note what a database is like that was just made from its template and is nobody's yet.
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """The baseline of a database, and the mark of the last time that it was clean."""
+
+    baseline: Baseline = field(repr=False)
+    mark: Mark
+
+
+async def read_baseline(connection: Connection, site: Site, catalogs: Catalogs) -> KnownState:
+    """Read the baseline and the first mark of a database that was just created and that no client has entered.
 
     Raises:
-        Unprovable: it is not there.
+        Unprovable: its login does not exist.
     """
-    row = await connection.fetchrow(_NOTE, site.login, site.schema)
+    row = await connection.fetchrow(_BASELINE, site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone", cause=Cause.LOGIN)
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN)
     baseline = Baseline(site, (row["login"], row["database"], row["schema"] or 0), row["surroundings"], {})
     if site.schema is not None:
         extents = await catalogs.extents(connection, site.names(row["login"]), baseline.scope)
         relations = await read_relations(connection, schema=site.schema)
         baseline = replace(baseline, extents=extents, relations=relations)
-    return baseline, await counted_now(connection, site, baseline.relations)
+    return KnownState(baseline, await read_mark(connection, site, baseline.relations))
 
 
-async def counted_now(connection: Connection, site: Site, relations: Relations | None) -> Mark:
-    """What to remember of a database that is clean at this moment, and that nobody is in.
+async def read_mark(connection: Connection, site: Site, relations: Relations | None) -> Mark:
+    """Read the mark of a database that is clean at this moment, and that no client is in.
 
-    ``relations`` is what a schema has counters of.
+    Args:
+        connection: connection to the database.
+        site: names of the database and its login.
+        relations: relations of the schema that have counters, or ``None`` for a whole database.
 
     Raises:
-        Unprovable: its login is gone; somebody else has the database by now.
+        Unprovable: its login does not exist, so another worker has the database by now.
     """
     if relations is None:
         written, read = await connection.fetch(_WRITTEN), await connection.fetch(_READ_SEQUENCES)
-    else:  # by number: a shared database has many more
+    else:  # by OID, because a shared database has many more relations
         written = await connection.fetch(_WRITTEN_OF, array(relations.tables))
         read = await connection.fetch(_READ_SEQUENCES_OF, array(relations.sequences))
     counters: dict[int, Counts] = {
@@ -268,25 +212,25 @@ async def counted_now(connection: Connection, site: Site, relations: Relations |
     }
     for one in read:
         counters[one["oid"]] = (one["fetched"], 0, 0)
-    return replace(await mark_now(connection, site), counters=counters)
+    return replace(await read_mark_without_counters(connection, site), counters=counters)
 
 
-async def mark_now(connection: Connection, site: Site) -> Mark:
-    """``counted_now``, but for the counters.
+async def read_mark_without_counters(connection: Connection, site: Site) -> Mark:
+    """Read the mark as ``read_mark`` does, without counters.
 
     Raises:
-        Unprovable: its login is gone; somebody else has the database by now.
+        Unprovable: its login does not exist, so another worker has the database by now.
     """
     what = MARK if site.schema is None else MARK_OF_SCHEMA
-    row = await connection.fetchrow(f"WITH me AS ({ME}) SELECT {what} FROM me", site.login, site.schema)
+    row = await connection.fetchrow(f"WITH me AS ({OIDS}) SELECT {what} FROM me", site.login, site.schema)
     if row is None:
-        raise Unprovable("its login is gone", cause=Cause.LOGIN)
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN)
     return Mark.from_json(dict(row))
 
 
-async def changed_outside(connection: Connection, site: Site, baseline: Baseline) -> bool:
-    """Whether what is stored about a database and its login outside of it is another than it was."""
-    row = await connection.fetchrow(_NOTE, site.login, site.schema)
+async def surroundings_changed(connection: Connection, site: Site, baseline: Baseline) -> bool:
+    """Return whether definitions outside the database that belong to it or its login changed."""
+    row = await connection.fetchrow(_BASELINE, site.login, site.schema)
     return row is None or row["surroundings"] != baseline.surroundings
 
 
@@ -296,14 +240,14 @@ def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, Counts]:
 
 _STATISTICS: Final = "', '".join(sorted(STATISTICS))
 
-ME: Final = """
+OIDS: Final = """
 SELECT r.login, d.oid AS database, to_regnamespace(quote_ident($2::text))::oid AS schema
 FROM pg_database d, (SELECT to_regrole(quote_ident($1::text))::oid AS login) r
 WHERE d.datname = current_database() AND r.login IS NOT NULL
 """
-"""The numbers of a login ($1), of this database, and of a schema ($2) or null; no row if there is no such login."""
+"""OIDs of a login ($1), of this database, and of a schema ($2) or null. No row if the login does not exist."""
 
-NUMBERS: Final = "me.login::bigint AS login, me.database::bigint AS database, me.schema::bigint AS schema"
+OID_COLUMNS: Final = "me.login::bigint AS login, me.database::bigint AS database, me.schema::bigint AS schema"
 
 _WRITES: Final = "pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid)"
 
@@ -312,7 +256,7 @@ _IN_DATABASE: Final = " + ".join(
 )
 
 _SHARED: Final = 0
-"""What PostgreSQL counts for no database is the catalogs that belong to all."""
+"""PostgreSQL counts writes to the catalogs that all databases share for database 0."""
 
 MARK: Final = f"""
        pg_snapshot_xmax(pg_current_snapshot())::text AS transaction,
@@ -321,15 +265,15 @@ MARK: Final = f"""
        {_IN_DATABASE.format("me.database")} AS writes,
        {_IN_DATABASE.format(_SHARED)} AS shared_writes
 """
-"""What a ``Mark`` is made of, but for the counters; about ``me``."""
+"""Columns of a ``Mark``, without the counters, for the row ``me``."""
 
 _CATALOGS: Final = (
     f"c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{_STATISTICS}')"
 )
 
 _LOWEST: Final = "(SELECT * FROM pg_class WHERE oid < 16384 ORDER BY oid LIMIT 4000)"
-"""PostgreSQL's own relations, of which there are about 420. The limit cuts off nothing: it has PostgreSQL find them by
-index, where it would read all of a large ``pg_class``."""
+"""PostgreSQL's own relations, of which there are about 420. The limit cuts off nothing. It only makes PostgreSQL use the
+index, where it would otherwise read all of a large ``pg_class``."""
 
 MARK_OF_SCHEMA: Final = MARK.replace(
     _IN_DATABASE.format("me.database"), f"(SELECT sum({_WRITES}) FROM {_LOWEST} c WHERE {_CATALOGS})::bigint"
@@ -373,7 +317,7 @@ _SURROUNDINGS: Final = """
          CASE WHEN $2::text IS NULL THEN
            ROW(d.datdba, d.encoding, d.datistemplate, d.datallowconn, d.datconnlimit, d.dattablespace, d.datcollate,
                d.datctype, replace(d.datacl::text, $1::text, '\x01'), shobj_description(d.oid, 'pg_database'))::text
-         ELSE  -- what it owns, or was granted, in the shared database: as many things as its schema holds
+         ELSE  -- the number of objects in the shared database that it owns or has privileges on
            (SELECT count(*)::text FROM pg_shdepend p
             WHERE p.refclassid = 'pg_authid'::regclass AND p.refobjid = r.oid AND p.dbid = d.oid)
          END,
@@ -384,7 +328,7 @@ _SURROUNDINGS: Final = """
        ))
 """
 
-_NOTE: Final = f"""
+_BASELINE: Final = f"""
 SELECT r.oid::bigint AS login, d.oid::bigint AS database, n.oid::bigint AS schema, {_SURROUNDINGS} AS surroundings
 FROM pg_database d JOIN pg_roles r ON r.rolname = $1::text LEFT JOIN pg_namespace n ON n.nspname = $2::text
 WHERE d.datname = current_database()

@@ -1,0 +1,107 @@
+"""The state that a used database should have again: its own baseline and mark, and the profile of its template.
+
+A profile is read from a fresh copy of the template. It holds the rows of small tables, so that they can be loaded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from freshdb_reset.baseline import KnownState, Site
+from freshdb_reset.catalog_fingerprint import Catalogs, Extent
+from freshdb_reset.change_detection import InspectionQuery
+from freshdb_reset.connection import Connection
+from freshdb_reset.table_model import (
+    Qualified,
+    Relations,
+    TableModel,
+    copy_out,
+    read_relations,
+    read_table_model,
+)
+from freshdb_reset.verdict import Cause, Unprovable
+
+SEED_ROWS: Final = 10_000
+"""Maximum number of rows of a table that can be loaded again."""
+SEED_BYTES: Final = 2**25
+"""Maximum size of the rows that a profile holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateProfile:
+    """One template, with one isolation.
+
+    Attributes:
+        model: tables and sequences of the template.
+        relations: relations with counters, by the OIDs that all clones share, or ``None`` for isolation ``schema``.
+        seeds: rows of its small tables, in the text format of ``COPY``.
+        extents: fingerprint of its clones' catalogs, or empty for isolation ``schema``.
+    """
+
+    model: TableModel
+    relations: Relations | None
+    seeds: Mapping[Qualified, bytes] = field(repr=False)
+    extents: Mapping[str, Extent] = field(repr=False)
+
+
+async def read_profile(
+    connection: Connection, version: int, known: KnownState, catalogs: Catalogs, *, as_replica: bool
+) -> TemplateProfile:
+    """Read the profile of a template from a fresh copy.
+
+    Args:
+        connection: connection to the copy.
+        version: version of the server (``server_version_num``).
+        known: baseline of the copy.
+        catalogs: catalogs of the server.
+        as_replica: true if the cleaning session has ``session_replication_role = replica``.
+    """
+    site = known.baseline.site
+    model = await read_table_model(connection, version, schema=site.schema, as_replica=as_replica)
+    seeds: dict[Qualified, bytes] = {}
+    for name, table in model.tables.items():
+        if table.rows is None or not 0 < table.rows <= SEED_ROWS or table.materialized:
+            continue
+        rows = await copy_out(connection, name, table.columns, site.schema)
+        if sum(map(len, seeds.values())) + len(rows) > SEED_BYTES:
+            break
+        seeds[name] = rows
+    if site.schema is not None:
+        return TemplateProfile(model, None, seeds, {})
+    relations = await read_relations(connection, schema=None)
+    extents = await catalogs.extents(connection, site.names(known.baseline.numbers[0]), ())
+    return TemplateProfile(model, relations, seeds, extents)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanState:
+    """The state that a used database should have again.
+
+    Attributes:
+        site: names of the database, with the login of the lease.
+        known: baseline and mark of the database.
+        template: profile of its template.
+    """
+
+    site: Site
+    known: KnownState
+    template: TemplateProfile
+
+    @property
+    def extents(self) -> Mapping[str, Extent]:
+        """Fingerprint of the catalogs."""
+        return self.template.extents if self.site.schema is None else self.known.baseline.extents
+
+    @property
+    def query(self) -> InspectionQuery:
+        """The query that inspects the database.
+
+        Raises:
+            Unprovable: the relations with counters are not known.
+        """
+        relations = self.template.relations if self.site.schema is None else self.known.baseline.relations
+        if relations is None:
+            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
+        return InspectionQuery(self.site, relations, self.known.mark)
