@@ -76,13 +76,13 @@ class Bench:
         """As if as many resets were under way as there may be: databases that come back stay dirty."""
         async with AsyncExitStack() as promises:
             while self.databases.resets.free:
-                await promises.enter_async_context(self.databases.resets.promised())
+                await promises.enter_async_context(self.databases.resets.reserved())
             yield
 
     async def given_back(self, held: Granted) -> None:
         """Release a lease, and leave its database to the janitor."""
         async with self.hands_full():
-            await Leases(self.at, self.databases, turn_seconds=0).release(held.lease.id, principal="test")
+            await Leases(self.at, self.databases, slot_seconds=0).release(held.lease.id, principal="test")
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
         """A template that is ready."""

@@ -11,7 +11,7 @@ LONG = 60.0
 
 
 async def promised(workers: WorkerPool, wait_seconds: float, told: list[str], name: str) -> bool:
-    async with workers.promised(wait_seconds) as promise:
+    async with workers.reserved(wait_seconds) as promise:
         if promise:
             told.append(name)
         return promise
@@ -29,7 +29,7 @@ async def test_who_waits_gets_the_next_hand_in_turn_and_before_work_that_nobody_
     async def work() -> None:
         await done.wait()
 
-    workers.take(work())
+    workers.submit(work())
     waiting = [asyncio.create_task(promised(workers, LONG, told, name)) for name in "abc"]
     await asked()
     assert not told
@@ -44,7 +44,7 @@ async def test_who_waits_gets_the_next_hand_in_turn_and_before_work_that_nobody_
 
 async def test_who_has_waited_long_enough_gets_none_and_keeps_none() -> None:
     workers = WorkerPool(1, asyncio.Event())
-    async with workers.promised() as held:
+    async with workers.reserved() as held:
         assert held
         assert not await promised(workers, 0.0, [], "at once")
         assert not await promised(workers, 0.01, [], "soon")
@@ -53,7 +53,7 @@ async def test_who_has_waited_long_enough_gets_none_and_keeps_none() -> None:
 
 async def test_a_hand_of_somebody_who_has_gone_is_the_next_ones() -> None:
     workers, told = WorkerPool(1, asyncio.Event()), list[str]()
-    async with workers.promised():
+    async with workers.reserved():
         gone, late, there = (
             asyncio.create_task(promised(workers, LONG, told, name)) for name in ("gone", "late", "there")
         )
@@ -71,7 +71,7 @@ async def test_a_hand_of_somebody_who_has_gone_is_the_next_ones() -> None:
 async def test_nobody_is_begun_with_once_it_stops() -> None:
     stopping = asyncio.Event()
     workers = WorkerPool(1, stopping)
-    async with workers.promised():
+    async with workers.reserved():
         waiting = asyncio.create_task(promised(workers, 0.05, [], "waiting"))
         await asked()
         stopping.set()

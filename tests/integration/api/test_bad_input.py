@@ -187,7 +187,7 @@ def test_nothing_came_free(http: httpx.Client, acquire: Acquire, name: str) -> N
         if answer.status_code != 201:
             break
         held.append(answer.json())
-    body = problem(answer, 503, "pool_exhausted", "came free in time", "wait longer")
+    body = problem(answer, 503, "pool_exhausted", "became free in time", "wait longer")
     assert answer.headers["retry-after"] == "1"
     assert body["queue_position"] == 1
     assert body["queue_length"] == 1

@@ -14,6 +14,7 @@ from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance import replenisher
+from freshdb_service.pooling.worker_pool import WorkerPool
 from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
@@ -60,7 +61,7 @@ async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None
 async def test_what_is_lacking_is_made_as_hands_come_free_and_not_once_per_look(
     postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replenisher, "_REST_SECONDS", 3_600)  # one look is all there is
+    monkeypatch.setattr(replenisher, "_PAUSE_SECONDS", 3_600)  # only one inspection
     async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
         for name in ("shop", "bank"):
             await bench.template(name=name)
@@ -113,22 +114,27 @@ async def test_a_pool_that_is_made_smaller_gets_smaller(bench: Bench) -> None:
     assert await bench.states() == {"ready": 2}
 
 
-async def test_the_janitor_finds_what_nobody_told_it_of_while_other_resets_are_under_way(
-    postgres_18: PostgresServer, redis_url: str
+async def test_janitor_finds_dirty_database_without_wake_up_when_another_reset_ends(
+    postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with replica(site([postgres_18], redis_url, janitor_seconds=0.001)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         held = await bench.acquire()
-        short, long = asyncio.Event(), asyncio.Event()
+        short, long, waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
         for other in (short, long):
-            bench.databases.resets.take(_until(other))
+            bench.databases.resets.submit(_until(other))
+        slot_freed = WorkerPool.slot_freed
+
+        async def waiting(workers: WorkerPool, wake: asyncio.Event | None) -> bool:
+            waits.set()
+            return await slot_freed(workers, wake)
+
+        monkeypatch.setattr(WorkerPool, "slot_freed", waiting)
         round_of_it = asyncio.create_task(bench.janitor.run_once())
-        await asyncio.sleep(0)
+        await waits.wait()
         await bench.given_back(held)
-        assert (await bench.states())[
-            "ready"
-        ] == 1  # the other one waits for a hand, or has just got the one that waits
+        assert await bench.states() == {"ready": 1, "dirty": 1}
         short.set()
         async with asyncio.timeout(30):
             while await bench.states() != {"ready": 2}:
@@ -188,7 +194,7 @@ async def test_releases_that_come_together_wait_for_their_turn_to_be_reset(
         await bench.template()
         await bench.replenisher.run_once()
         held = [await bench.acquire() for _ in range(12)]
-        leases = Leases(bench.at, bench.databases, turn_seconds=LIMIT_SECONDS)
+        leases = Leases(bench.at, bench.databases, slot_seconds=LIMIT_SECONDS)
         await asyncio.gather(*(leases.release(one.lease.id, principal="test") for one in held))
         await bench.databases.resets.finish()
         assert await bench.states() == {"ready": 12}

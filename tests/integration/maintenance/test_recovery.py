@@ -14,16 +14,26 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.errors import BackendUnavailable, Conflict, LeaseEnded
+from freshdb_service.leasing import leases
 from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import DatabaseState, LeaseState
 from freshdb_service.pooling.reset_jobs import ResetJobs
-from freshdb_service.postgres import CleaningEngine, Leftovers, ResetOutcome
+from freshdb_service.postgres import (
+    CleaningEngine,
+    CopySource,
+    Fenced,
+    Leftovers,
+    ResetOutcome,
+    Server,
+    UsedDatabase,
+)
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import reset_claims
 from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
 
@@ -202,11 +212,9 @@ async def test_what_a_reaper_could_not_end_is_ended_in_the_next_round(
     assert [(await bench.leases.get(one.lease.id)).state for one in (held, other)] == ["expired"] * 2
 
 
-async def test_one_lease_that_cannot_be_ended_holds_no_other_up(
-    here: Site, bench: Bench, redis_url: str
-) -> None:
+async def test_lease_that_cannot_be_ended_is_put_off_alone(here: Site, bench: Bench, redis_url: str) -> None:
     await ready(bench)
-    stuck, other = sorted([await bench.acquire(), await bench.acquire()], key=lambda one: str(one.lease.id))
+    stuck, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
     execute(
         here.control,
@@ -220,8 +228,30 @@ async def test_one_lease_that_cannot_be_ended_holds_no_other_up(
     await due_now(bench, redis_url, stuck, other)
     with pytest.raises(asyncpg.DataError):
         await bench.reaper.run_once()
-    await bench.reaper.run_once()
     assert [(await bench.leases.get(one.lease.id)).state for one in (stuck, other)] == ["active", "expired"]
+    async with raw(redis_url) as redis:
+        assert await redis.zrange(bench.at.redis.key("expiring"), 0, -1) == [str(stuck.lease.id).encode()]
+
+
+async def test_lease_whose_row_is_locked_delays_no_other_due_lease(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    here = site([postgres_18], redis_url, min_ready=12)
+    async with replica(here) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        locked, *others = [await bench.acquire() for _ in range(12)]
+        await bench.reaper.run_once()
+        await due_now(bench, redis_url, locked, *others)
+        async with await psycopg.AsyncConnection.connect(here.control) as contender:
+            await contender.execute("SELECT FROM leases WHERE id = %s FOR UPDATE", [locked.lease.id])
+            round_of_it = asyncio.create_task(bench.reaper.run_once())
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while await bench.at.deadlines.noted() != {locked.lease.id}:
+                    await asyncio.sleep(0)
+            assert not round_of_it.done()
+        await round_of_it
+        assert (await bench.leases.get(locked.lease.id)).state == "expired"
 
 
 async def due_now(bench: Bench, redis_url: str, *held: Granted) -> None:
@@ -288,10 +318,88 @@ async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset
     assert (await bench.states()).keys() == {"ready"}
 
 
+class HeldUp(CleaningEngine):
+    """Fences only when ``go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = asyncio.Event(), asyncio.Event()
+
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        self.began.set()
+        await self.go.wait()
+        return await super().fence(server, used, origin, generation)
+
+
+async def test_reset_finishes_after_caller_hangs_up_during_fence(bench: Bench) -> None:
+    await ready(bench)
+    held, engine = await bench.acquire(), HeldUp()
+    databases = ResetJobs(bench.at, engine)
+    releasing = asyncio.create_task(Leases(bench.at, databases).release(held.lease.id, principal="test"))
+    await engine.began.wait()
+    releasing.cancel()
+    await asyncio.wait({releasing})
+    assert await bench.states() == {"ready": 1, "resetting": 1}
+    engine.go.set()
+    await databases.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
+async def test_release_is_answered_without_leftovers_when_fence_takes_too_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_FENCE_SECONDS", 0.01)
+    await ready(bench)
+    held, engine = await bench.acquire(), HeldUp()
+    databases = ResetJobs(bench.at, engine)
+    released = await Leases(bench.at, databases).release(held.lease.id, principal="test")
+    assert (released.lease.state, released.leftovers) == ("released", None)
+    assert await bench.at.deadlines.noted() == set()
+    engine.go.set()
+    await databases.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
+class FinishHeldUp(CleaningEngine):
+    """Finishes only when ``go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        fenced = await super().fence(server, used, origin, generation)
+
+        async def finish() -> ResetOutcome:
+            await self.go.wait()
+            return await fenced.finish()
+
+        return Fenced(fenced.leftovers, finish)
+
+
+async def test_release_is_answered_after_fence_and_before_reset_ends(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held, engine = await bench.acquire(), FinishHeldUp()
+    databases = ResetJobs(bench.at, engine)
+    url = psycopg.conninfo.make_conninfo(
+        here.dsns[0],
+        dbname=held.lease.database_name,
+        user=held.lease.login,
+        password=held.lease.password,
+    )
+    with psycopg.connect(url, autocommit=True):
+        released = await Leases(bench.at, databases).release(held.lease.id, principal="test")
+    assert released.leftovers == Leftovers(connections=1)
+    assert await bench.states() == {"ready": 1, "resetting": 1}
+    engine.go.set()
+    await databases.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
 class NotNow(CleaningEngine):
     """Finds the server away whenever it is to reset something."""
 
-    async def reset(self, *_: object) -> ResetOutcome:
+    async def fence(self, *_: object) -> Fenced:
         raise BackendUnavailable("not now")
 
 

@@ -41,7 +41,6 @@ from freshdb_service.postgres.reset.engine import (
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    untold,
 )
 from freshdb_service.postgres.roles import Login
 from freshdb_service.postgres.server.activity import Activity, activity
@@ -87,5 +86,4 @@ __all__ = [
     "refuse_for_others",
     "run_sql",
     "seal",
-    "untold",
 ]

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -58,7 +59,6 @@ from freshdb_service.postgres.reset.engine import (
     UsedDatabase,
     fence_old,
     rebuild,
-    untold,
 )
 from freshdb_service.postgres.reset.plan import LoginHandover, Plan, carry_out, let_in, plan
 from freshdb_service.postgres.reset.table_model import Qualified, Relations
@@ -106,6 +106,29 @@ class _Work:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Inspected:
+    """A fenced database, with the session inside it that fenced it."""
+
+    work: _Work
+    visit: AsyncExitStack
+    session: Session
+    leftovers: Leftovers
+    seen: Inspection
+    stored_anew: frozenset[Qualified]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The arguments of one reset, and when it began."""
+
+    server: Server
+    used: UsedDatabase
+    origin: CopySource
+    generation: int
+    began: float
+
+
 class CleaningEngine:
     """Cleans where that is proved enough, and rebuilds everywhere else.
 
@@ -129,33 +152,41 @@ class CleaningEngine:
             message = f"the database {login.database} cannot be handed out: {unprovable}"
             raise Conflict(message) from unprovable
 
-    async def reset(
-        self,
-        server: Server,
-        used: UsedDatabase,
-        origin: CopySource,
-        generation: int,
-        fenced: Fenced = untold,
-    ) -> ResetOutcome:
-        """See ``ResetEngine.reset``."""
-        began = monotonic()
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        """See ``ResetEngine.fence``."""
+        job = _Job(server, used, origin, generation, monotonic())
+        leftovers: Leftovers | None = None
         try:
             work = self._work(server, used, origin)
-            return await self._clean(work, used, generation, began, fenced)
-        except Unprovable as error:
-            unprovable = error
-        leftovers = unprovable.leftovers or await fence_old(server, used)
-        fenced(leftovers)
+            async with AsyncExitStack() as visit:
+                session, leftovers, seen = await _shut_out(visit, work)
+                stored_anew = await self._judged(session, work, seen)
+                inspected = _Inspected(work, visit.pop_all(), session, leftovers, seen, stored_anew)
+        except (Unprovable, asyncpg.PostgresError) as error:
+            unprovable = _with_leftovers(error, leftovers)
+            leftovers = unprovable.leftovers or await fence_old(server, used)
+            return Fenced(leftovers, partial(self._rebuild, job, unprovable, leftovers))
+        return Fenced(leftovers, partial(self._finish, job, inspected))
+
+    async def _finish(self, job: _Job, inspected: _Inspected) -> ResetOutcome:
+        try:
+            return await self._clean(job, inspected)
+        except (Unprovable, asyncpg.PostgresError) as error:
+            unprovable = _with_leftovers(error, inspected.leftovers)
+            return await self._rebuild(job, unprovable, unprovable.leftovers or inspected.leftovers)
+
+    async def _rebuild(self, job: _Job, unprovable: Unprovable, leftovers: Leftovers) -> ResetOutcome:
+        server, used = job.server, job.used
         if used.site is not None and used.site.schema is None:
             await server.sessions.leave(used.site.database)
             self._dead_rows.pop(used.site.database, None)
-        login = await rebuild(server, used, origin, generation)
-        known = await self.note(server, login, origin)
+        login = await rebuild(server, used, job.origin, job.generation)
+        known = await self.note(server, login, job.origin)
         return ResetOutcome(
             login,
             "rebuild",
             str(unprovable),
-            monotonic() - began,
+            monotonic() - job.began,
             known,
             leftovers,
             None if unprovable.audit is None else tuple(unprovable.audit),
@@ -167,47 +198,30 @@ class CleaningEngine:
             raise Unprovable("nothing is known of what it was like", cause=Cause.UNKNOWN)
         return _Work(server, used.site, used.known, origin, self._knowledge.of(server, origin))
 
-    async def _clean(
-        self, work: _Work, used: UsedDatabase, generation: int, began: float, fenced: Fenced
-    ) -> ResetOutcome:
+    async def _clean(self, job: _Job, inspected: _Inspected) -> ResetOutcome:
+        work, session, seen = inspected.work, inspected.session, inspected.seen
         server, site, known = work.server, work.site, work.known
-        kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
-        name = str(server.name_of(kind, used.database_id, generation))
-        leftovers: Leftovers | None = None
-        try:
-            async with AsyncExitStack() as visit:
-                session, leftovers, seen = await _shut_out(visit, work)
-                stored_anew = await self._judged(session, work, seen)
-                fenced(leftovers)
-                made = plan(work.template, seen, stored_anew, in_order=not server.may_be_replica)
-                password = await server.passwords.take()
-                handover = LoginHandover(site.login, name, password.verifier)
-                mark = await self._carried_out(session, work, made, handover, seen)
-                site = replace(site, login=name)
-                try:
-                    await self._vacuum_logins(session, server)
-                    audit = await self._audited(session, replace(work, site=site))
-                except (Unprovable, asyncpg.PostgresError):
-                    await _undo(session, handover)
-                    raise
-        except Unprovable as unprovable:
-            found = unprovable.leftovers or leftovers
-            if found is not None:
-                found = replace(found, objects=unprovable.objects)
-            raise Unprovable(
-                str(unprovable), found, cause=unprovable.cause, audit=unprovable.audit
-            ) from unprovable
-        except asyncpg.PostgresError as error:
-            raise Unprovable(
-                f"cleaning failed: {error} ({error.sqlstate})", leftovers, cause=Cause.FAILED
-            ) from error
+        kind = Kind.DATABASE if job.used.isolation is Isolation.DATABASE else Kind.SCHEMA
+        name = str(server.name_of(kind, job.used.database_id, job.generation))
+        async with inspected.visit:
+            made = plan(work.template, seen, inspected.stored_anew, in_order=not server.may_be_replica)
+            password = await server.passwords.take()
+            handover = LoginHandover(site.login, name, password.verifier)
+            mark = await self._carried_out(session, work, made, handover, seen)
+            site = replace(site, login=name)
+            try:
+                await self._vacuum_logins(session, server)
+                audit = await self._audited(session, replace(work, site=site))
+            except (Unprovable, asyncpg.PostgresError):
+                await _undo(session, handover)
+                raise
         return ResetOutcome(
             login=Login(site.database, site.schema, name, password.secret),
             path=made.path,
             reason=made.reason,
-            seconds=monotonic() - began,
+            seconds=monotonic() - job.began,
             known=KnownState(known.baseline, mark),
-            leftovers=leftovers,
+            leftovers=inspected.leftovers,
             audit=audit,
         )
 
@@ -344,6 +358,16 @@ class CleaningEngine:
         if writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
             self._vacuumed_at[database] = writes
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
+
+
+def _with_leftovers(error: Unprovable | asyncpg.PostgresError, leftovers: Leftovers | None) -> Unprovable:
+    """Complete the reason to rebuild with the leftovers that were found before it."""
+    if not isinstance(error, Unprovable):
+        return Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers, cause=Cause.FAILED)
+    found = error.leftovers or leftovers
+    if found is not None:
+        found = replace(found, objects=error.objects)
+    return Unprovable(str(error), found, cause=error.cause, audit=error.audit)
 
 
 async def _shut_out(visit: AsyncExitStack, work: _Work) -> tuple[Session, Leftovers, Inspection]:
