@@ -90,7 +90,7 @@ class Replica:
     """The operations and the background work of one replica."""
 
     resources: Resources
-    databases: ResetJobs
+    reset_jobs: ResetJobs
     builds: Builds
     context: Context
     token_cache: TokenCache
@@ -98,8 +98,8 @@ class Replica:
     @classmethod
     def over(cls, resources: Resources, engine: ResetEngine) -> Replica:
         """Create the operations of a replica. ``engine`` resets used databases."""
-        databases = ResetJobs(resources, engine)
-        acquiring, leases, builds = Acquirer(resources), Leases(resources, databases), Builds(resources)
+        reset_jobs = ResetJobs(resources, engine)
+        acquiring, leases, builds = Acquirer(resources), Leases(resources, reset_jobs), Builds(resources)
         token_cache = TokenCache(
             resources.store,
             resources.wakeups,
@@ -114,7 +114,7 @@ class Replica:
             Overview(resources),
             token_cache,
         )
-        return cls(resources, databases, builds, context, token_cache)
+        return cls(resources, reset_jobs, builds, context, token_cache)
 
     def _loops(self) -> list[Loop]:
         """All loops: name, one round, interval, wake-up. See the table at the top."""
@@ -123,8 +123,8 @@ class Replica:
             at.wakeups.subscribe, (WakeupReason.DIRTY, WakeupReason.DEMAND, WakeupReason.TOKENS)
         )
         reaper = Reaper(at, self.context.leases)
-        janitor = Janitor(at, self.databases, wake=dirty)
-        replenisher = Replenisher(at, self.databases, self.context.acquiring, wake=demand)
+        janitor = Janitor(at, self.reset_jobs, wake=dirty)
+        replenisher = Replenisher(at, self.reset_jobs, self.context.acquiring, wake=demand)
         reconciler = Reconciler(at, self.builds, SharedWork(at.redis))
         return [
             Loop("reaper", reaper.run_once, settings.reaper_seconds),
@@ -163,7 +163,7 @@ class Replica:
         finally:
             self.resources.stopping.set()
             await loops
-            await self.databases.resets.finish()
+            await self.reset_jobs.resets.finish()
             await self.builds.close()
             for listener in listeners:
                 listener.cancel()

@@ -65,15 +65,15 @@ class Leases:
 
     Args:
         resources: of this replica.
-        databases: resets released databases.
+        reset_jobs: resets released databases.
         slot_seconds: timeout of a release that waits for a worker slot to reset its database.
     """
 
     def __init__(
-        self, resources: Resources, databases: ResetJobs, *, slot_seconds: float = _SLOT_SECONDS
+        self, resources: Resources, reset_jobs: ResetJobs, *, slot_seconds: float = _SLOT_SECONDS
     ) -> None:
         self._resources = resources
-        self._databases = databases
+        self._reset_jobs = reset_jobs
         self._slot_seconds = slot_seconds
         self._restoring = asyncio.Lock()
 
@@ -222,7 +222,7 @@ class Leases:
         wait_seconds: float = 0.0,
     ) -> _Ended | None:
         """End a live lease, and start the reset of its database if a worker slot becomes free within ``wait_seconds``."""
-        async with self._databases.resets.reserved(wait_seconds) as reserved:
+        async with self._reset_jobs.resets.reserved(wait_seconds) as reserved:
             claim = store_leases.ResetClaim(
                 self._resources.settings.claim_seconds, list(self._resources.servers)
             )
@@ -239,7 +239,7 @@ class Leases:
                 return None
             # No await between the commit and this: the reset starts also if the caller has hung up.
             return _Ended(
-                ended.lease, None if ended.used is None else self._databases.begin_reset(ended.used)
+                ended.lease, None if ended.used is None else self._reset_jobs.begin_reset(ended.used)
             )
 
     async def _leftovers(self, ended: _Ended) -> Leftovers | None:
@@ -280,7 +280,7 @@ class Leases:
             Conflict: the lease is kept for inspection, or its database is being reset.
             BackendUnavailable: the reset failed. The caller can try again.
         """
-        await self._databases.in_place.acquire()
+        await self._reset_jobs.in_place.acquire()
         # If the caller hangs up, the reset is finished nevertheless.
         if not await asyncio.shield(self._reset_in_place(lease_id, principal, address)):
             row = await self.get(lease_id)
@@ -304,10 +304,10 @@ class Leases:
                 address=address,
             )
             if used is not None:
-                await self._databases.reset_leased(used)
+                await self._reset_jobs.reset_leased(used)
             return used is not None
         finally:
-            self._databases.in_place.release()
+            self._reset_jobs.in_place.release()
 
     async def keep(
         self,

@@ -19,15 +19,15 @@ class Janitor:
     """One round: reset dirty databases until there are none, in the worker slots of this replica."""
 
     def __init__(
-        self, resources: Resources, databases: ResetJobs, *, wake: asyncio.Event | None = None
+        self, resources: Resources, reset_jobs: ResetJobs, *, wake: asyncio.Event | None = None
     ) -> None:
         self._resources = resources
-        self._databases = databases
+        self._reset_jobs = reset_jobs
         self._wake = wake
 
     async def run_once(self) -> None:
         """Reset all dirty databases on the servers of this replica. Return when no reset is running."""
-        workers = self._databases.resets
+        workers = self._reset_jobs.resets
         next_claim_at = 0.0
         while True:
             woken = self._wake is not None and self._wake.is_set()
@@ -43,6 +43,6 @@ class Janitor:
                 more = len(claimed) == free
                 next_claim_at = 0.0 if more else monotonic() + self._resources.settings.janitor_seconds
                 for used in claimed:
-                    workers.submit(self._databases.reset(used))
+                    workers.submit(self._reset_jobs.reset(used))
             if not await workers.slot_freed(self._wake):
                 return

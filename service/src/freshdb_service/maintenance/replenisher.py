@@ -60,13 +60,13 @@ class Replenisher:
     def __init__(
         self,
         resources: Resources,
-        databases: ResetJobs,
+        reset_jobs: ResetJobs,
         acquiring: Acquirer,
         *,
         wake: asyncio.Event | None = None,
     ) -> None:
         self._resources = resources
-        self._databases = databases
+        self._reset_jobs = reset_jobs
         self._acquiring = acquiring
         self._wake = wake
         self._pool_sizing = PoolSizing()
@@ -212,7 +212,7 @@ class Replenisher:
                 claim_seconds=settings.claim_seconds,
             )
         for row in planned:
-            workers.submit(self._databases.provision(row))
+            workers.submit(self._reset_jobs.provision(row))
         return len(planned)
 
     async def _drop(self, most: int, workers: WorkerPool) -> int:
@@ -226,7 +226,7 @@ class Replenisher:
                 failed_seconds=settings.failed_seconds,
             )
         for row in claimed:
-            workers.submit(self._databases.drop(row))
+            workers.submit(self._reset_jobs.drop(row))
         return len(claimed)
 
     def _servers(self, load: Mapping[str, tuple[int, int]]) -> list[ServerGauges]:
