@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from unittest.mock import patch
@@ -36,7 +37,6 @@ from freshdb_service.postgres import (
     Server,
     UsedDatabase,
     drop_database,
-    ignore_leftovers,
     provision_database,
 )
 from freshdb_service.serve import serve
@@ -53,17 +53,15 @@ class Nothing:
         del server, login, origin
         return None
 
-    async def reset(
-        self,
-        server: Server,
-        used: UsedDatabase,
-        origin: CopySource,
-        generation: int,
-        fenced: Fenced = ignore_leftovers,
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        """Do nothing. A release does not wait for it."""
+        return Fenced(Leftovers(), partial(self._finish, server, used, origin, generation))
+
+    async def _finish(
+        self, server: Server, used: UsedDatabase, origin: CopySource, generation: int
     ) -> ResetOutcome:
-        """The first time rebuild, and remember the login; from then on ``clean``. A release does not wait for it."""
+        """Rebuild the first time, and remember the login. From then on, ``clean``."""
         began = monotonic()
-        fenced(Leftovers())
         login = self._logins.get(used.database_id)
         if login is None:
             await drop_database(server, used.database_id, below_generation=generation)

@@ -136,7 +136,7 @@ async def rounds(bench: Bench) -> None:
     """What every replica does all the time."""
     for loop in (bench.reaper, bench.janitor, bench.replenisher, bench.reconciler):
         await loop.run_once()
-    await bench.databases.resets.finish()
+    await bench.reset_jobs.resets.finish()
 
 
 async def nothing(here: Here) -> None:
@@ -148,7 +148,7 @@ async def a_template(here: Here) -> None:
     await here.bench.template()
     lease_id = await here.leased()
     await here.bench.leases.release(lease_id, principal=WHO)
-    await here.bench.databases.resets.finish()
+    await here.bench.reset_jobs.resets.finish()
     here.told.leases.clear()
 
 
@@ -250,7 +250,7 @@ async def releases(here: Here) -> None:
     await here.bench.leases.release(here.told.lease_id, principal=WHO)
     here.told.ended.add(here.told.lease_id)
     here.tell(here.told)
-    await here.bench.databases.resets.finish()
+    await here.bench.reset_jobs.resets.finish()
 
 
 async def released_at_last(here: Here) -> None:
@@ -262,7 +262,7 @@ async def revokes(here: Here) -> None:
     await here.bench.leases.revoke(here.told.lease_id, reason="test")
     here.told.ended.add(here.told.lease_id)
     here.tell(here.told)
-    await here.bench.databases.resets.finish()
+    await here.bench.reset_jobs.resets.finish()
 
 
 async def revoked_at_last(here: Here) -> None:
@@ -283,7 +283,7 @@ async def a_lease_that_is_over(here: Here) -> None:
 
 async def reaps(here: Here) -> None:
     await here.bench.reaper.run_once()
-    await here.bench.databases.resets.finish()
+    await here.bench.reset_jobs.resets.finish()
 
 
 async def reaped_at_last(here: Here) -> None:
@@ -324,7 +324,7 @@ async def a_dirty_database(here: Here) -> None:
     """For the janitor."""
     await here.bench.template()
     lease_id = await here.leased(mess=CHANGED)
-    async with here.bench.hands_full():
+    async with here.bench.all_slots_taken():
         await here.bench.leases.release(lease_id, principal=WHO)
     here.told.ended.add(lease_id)
 

@@ -1,4 +1,4 @@
-"""An installation in the test's own process: the real use cases and loops over real servers, each round by hand."""
+"""An installation in the process of the test: the real operations and loops on real servers. A test runs each round."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ SQL = "create table item (id serial primary key, name text); insert into item (n
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One replica without its loops: a test does their rounds."""
+    """One replica without its loops. The test runs their rounds."""
 
     at: Resources
     acquiring: Acquirer
-    databases: ResetJobs
+    reset_jobs: ResetJobs
     leases: Leases
     builds: Builds
     templates: TemplateRegistry
@@ -55,37 +55,37 @@ class Bench:
 
     @classmethod
     def over(cls, resources: Resources) -> Bench:
-        databases = ResetJobs(resources, CleaningEngine(audit_every=resources.settings.audit_every))
-        acquiring, leases, builds = Acquirer(resources), Leases(resources, databases), Builds(resources)
+        reset_jobs = ResetJobs(resources, CleaningEngine(audit_every=resources.settings.audit_every))
+        acquiring, leases, builds = Acquirer(resources), Leases(resources, reset_jobs), Builds(resources)
         return cls(
             at=resources,
             acquiring=acquiring,
-            databases=databases,
+            reset_jobs=reset_jobs,
             leases=leases,
             builds=builds,
             templates=TemplateRegistry(resources, builds),
             pools=Pools(resources),
             reaper=Reaper(resources, leases),
-            janitor=Janitor(resources, databases),
-            replenisher=Replenisher(resources, databases, acquiring),
+            janitor=Janitor(resources, reset_jobs),
+            replenisher=Replenisher(resources, reset_jobs, acquiring),
             reconciler=Reconciler(resources, builds),
         )
 
     @asynccontextmanager
-    async def hands_full(self) -> AsyncIterator[None]:
-        """As if as many resets were under way as there may be: databases that come back stay dirty."""
-        async with AsyncExitStack() as promises:
-            while self.databases.resets.free:
-                await promises.enter_async_context(self.databases.resets.promised())
+    async def all_slots_taken(self) -> AsyncIterator[None]:
+        """Reserve all worker slots, so that released databases stay dirty."""
+        async with AsyncExitStack() as reservations:
+            while self.reset_jobs.resets.free:
+                await reservations.enter_async_context(self.reset_jobs.resets.reserved())
             yield
 
-    async def given_back(self, held: Granted) -> None:
-        """Release a lease, and leave its database to the janitor."""
-        async with self.hands_full():
-            await Leases(self.at, self.databases, turn_seconds=0).release(held.lease.id, principal="test")
+    async def released_dirty(self, held: Granted) -> None:
+        """Release a lease and leave its database to the janitor."""
+        async with self.all_slots_taken():
+            await Leases(self.at, self.reset_jobs, slot_seconds=0).release(held.lease.id, principal="test")
 
     async def template(self, name: str = "shop", sql: str = SQL) -> TemplateRow:
-        """A template that is ready."""
+        """Register a template and wait until it is ready."""
         registered = await self.templates.register(
             RegisterRequest(name, None, [sql], [], 60), wait_seconds=60
         )
@@ -93,14 +93,14 @@ class Bench:
         return registered.template
 
     async def acquire(self, template: str = "shop", isolation: Isolation = Isolation.DATABASE) -> Granted:
-        """A lease of something that is ready."""
+        """Acquire a lease of a ready database."""
         [granted] = await self.acquiring.acquire(
             [AcquireRequest(template, isolation, 300)], principal="test", wait_seconds=0.5
         )
         return granted
 
     async def states(self) -> dict[str, int]:
-        """How many databases are in each state."""
+        """Return the number of databases in each state."""
         found: Counter[str] = Counter()
         for health in await self.pools.listing():
             found.update({state.value: number for state, number in health.databases.items()})
@@ -109,7 +109,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where installations of one test are: their control database and prefix."""
+    """The control database and prefix of a test's installation."""
 
     settings: Settings
     dsns: tuple[str, ...]
@@ -122,7 +122,7 @@ class Site:
 
 
 def site(servers: Sequence[PostgresServer], redis_url: str, **settings: object) -> Site:
-    """A new installation's settings; its control database is on the first server."""
+    """Return settings of a new installation, whose control database is on the first server."""
     prefix = f"fdb{secrets.token_hex(4)}"
     control = with_database(servers[0].dsn, f"{prefix}_control")
     with psycopg.connect(servers[0].dsn, autocommit=True) as connection:
@@ -146,7 +146,7 @@ def site(servers: Sequence[PostgresServer], redis_url: str, **settings: object) 
 
 @asynccontextmanager
 async def replica(of: Site) -> AsyncIterator[Bench]:
-    """One replica of an installation."""
+    """Run one replica of an installation."""
     binaries = postgres_binaries(18)
     options = ServerOptions(
         prefix=of.settings.prefix,
@@ -156,14 +156,14 @@ async def replica(of: Site) -> AsyncIterator[Bench]:
     async with opened(of.settings, options) as at:
         bench = Bench.over(at)
         yield bench
-        with suppress(TimeoutError):  # a test may have left a worker paused
+        with suppress(TimeoutError):  # the test may have paused a worker
             async with asyncio.timeout(_REST_SECONDS):
-                await bench.databases.resets.finish()
+                await bench.reset_jobs.resets.finish()
         await bench.builds.close()
 
 
 def names_on(of: Site) -> set[str]:
-    """Every database and role of this installation on its servers, but for the control database."""
+    """Return all databases and roles of an installation on its servers, except the control database."""
     found: set[str] = set()
     for dsn in of.dsns:
         with psycopg.connect(dsn, autocommit=True) as connection:

@@ -23,14 +23,14 @@ def server(
     disk_bytes: int = 0,
 ) -> ServerStatus:
     look = ServerDetails(name, "host", 5432, 180000, disk_bytes, databases, templates, leased=0)
-    return ServerStatus(look, activity, None if activity else "it is away")
+    return ServerStatus(look, activity, None if activity else "no answer")
 
 
 def chosen(*servers: ServerStatus) -> str:
     return least_used(servers, LIMITS, databases_each=4).server.name
 
 
-def test_among_equals_the_first() -> None:
+def test_first_of_equal_servers_is_chosen() -> None:
     assert chosen(server("one"), server("two")) == "one"
 
 
@@ -44,23 +44,23 @@ def test_among_equals_the_first() -> None:
     ],
     ids=["databases", "disk", "connections", "statements"],
 )
-def test_each_thing_that_can_run_out_counts(busy: ServerStatus) -> None:
+def test_each_resource_counts(busy: ServerStatus) -> None:
     assert chosen(busy, server("two")) == "two"
 
 
-def test_much_of_one_weighs_more_than_little_of_every_other() -> None:
+def test_nearly_full_resource_outweighs_slight_use_of_all_others() -> None:
     few_connections_left = server("one", replace(CALM, connections=90))
     assert chosen(few_connections_left, server("two", databases=20, disk_bytes=200, templates=1)) == "two"
 
 
-def test_a_larger_server_has_more_room() -> None:
+def test_larger_server_is_chosen_at_equal_load() -> None:
     assert (
         chosen(server("small", replace(CALM, connections=20)), server("large", Activity(40, 997, 0)))
         == "large"
     )
 
 
-def test_templates_of_a_moment_ago_count_as_what_they_are_about_to_have() -> None:
+def test_new_templates_count_with_their_future_databases() -> None:
     taken = {"one": 0, "two": 0, "three": 0}
     for _ in range(30):
         taken[chosen(*(server(name, templates=held) for name, held in taken.items()))] += 1
@@ -73,13 +73,13 @@ def test_templates_of_a_moment_ago_count_as_what_they_are_about_to_have() -> Non
     [server("full", databases=90, templates=10), server("full", disk_bytes=1000)],
     ids=["databases", "disk"],
 )
-def test_a_full_server_is_left_out_and_so_is_one_that_is_away(full: ServerStatus) -> None:
+def test_full_and_unavailable_servers_are_not_chosen(full: ServerStatus) -> None:
     crowded = server("three", Activity(97, 97, 90), databases=99, disk_bytes=999)
     assert chosen(full, server("away", None), crowded) == "three"
 
 
-def test_why_there_is_no_place() -> None:
+def test_error_names_limits_or_unavailable_servers() -> None:
     with pytest.raises(BackendUnavailable, match="max_databases or max_disk_bytes"):
-        chosen(server("full", databases=100), server("full, and away", None, databases=100))
-    with pytest.raises(BackendUnavailable, match="away: it is away"):
+        chosen(server("full", databases=100), server("full and away", None, databases=100))
+    with pytest.raises(BackendUnavailable, match="away: no answer"):
         chosen(server("full", databases=100), server("away", None))

@@ -1,6 +1,36 @@
-"""One replica of the service: the use cases and loops over an installation, and the server that answers requests.
+"""One replica of the service: its operations, its background work, and its HTTP server.
 
-``serve`` loads this module, and with it most of the libraries that freshdb stands on, while the embedded servers start.
+``serve`` imports this module, and with it most of freshdb's dependencies, while the embedded servers start.
+
+``Replica`` lists all background work in one place (``_loops``, ``_listeners``). :mod:`freshdb_service.maintenance` explains
+the loops. A loop does a round whenever it is woken, and at least once in its interval, which is a setting:
+
+===========  =====================================================  ========================  ===================
+loop         does                                                   interval                  woken by
+===========  =====================================================  ========================  ===================
+reaper       ends leases whose deadline has passed                  ``reaper_seconds``
+janitor      resets dirty databases                                 ``janitor_seconds``       a dirty database
+replenisher  creates and drops databases of pools                   ``replenisher_seconds``   a waiting caller
+recovery     takes over claims that have expired                    ``reaper_seconds``
+deaths       takes over claims of workers that hold no lock         ``deaths_seconds``
+reconciler   compares rows, Redis and servers                       ``reconciler_seconds``
+tokens       reloads tokens, writes when they were used             ``token_refresh_seconds`` a changed token
+trail        writes entries of the audit log, a batch at a time     ``trail_flush_seconds``
+history      writes statistics of pools and resets                  ``history_flush_seconds``
+===========  =====================================================  ========================  ===================
+
+A listener runs all the time:
+
+===========  =====================================================
+listener     does
+===========  =====================================================
+wakeups      receives wake-ups from other replicas
+queue        shows that the waiters of this replica are alive
+events       writes events to Redis
+locks        holds locks for the databases that are worked on
+lag          measures the delay of the event loop
+liveness     checks a backend: the control plane, each server
+===========  =====================================================
 """
 
 from __future__ import annotations
@@ -10,7 +40,7 @@ import gc
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,63 +78,33 @@ from freshdb_service.templates.registry import TemplateRegistry
 _log = logging.getLogger("freshdb")
 _DRAIN_SECONDS = 20
 _OTHER_FILES = 500
-"""Files that the service opens besides callers' connections: those to PostgreSQL and Redis, mostly."""
+"""Files that the service opens besides clients' connections, most of them connections to PostgreSQL and Redis."""
 _FEWEST_CONNECTIONS = 100
 _COLLECT = (2_000, 25, 100)
-"""The collector looks less often than it would by itself. A thousand requests that wait are a hundred thousand objects, none
-of them garbage: looking at all of them takes so long that heartbeats would be late."""
+"""Thresholds of the garbage collector, higher than its defaults. A thousand waiting requests are a hundred thousand objects,
+and none is garbage: traversing all of them takes so long that heartbeats would be late."""
 
 
 @dataclass(slots=True)
 class Replica:
-    """The use cases and loops over one installation."""
+    """The operations and the background work of one replica."""
 
     resources: Resources
-    databases: ResetJobs
+    reset_jobs: ResetJobs
     builds: Builds
     context: Context
     token_cache: TokenCache
-    loops: list[Loop]
 
     @classmethod
     def over(cls, resources: Resources, engine: ResetEngine) -> Replica:
-        """Put use cases and loops together; ``engine`` makes used databases clean."""
-        settings = resources.settings
-        databases = ResetJobs(resources, engine)
-        acquiring, leases, builds = Acquirer(resources), Leases(resources, databases), Builds(resources)
-        reconciler = Reconciler(resources, builds, SharedWork(resources.redis))
-        dirty, demand = (
-            resources.wakeups.subscribe(WakeupReason.DIRTY),
-            resources.wakeups.subscribe(WakeupReason.DEMAND),
-        )
+        """Create the operations of a replica. ``engine`` resets used databases."""
+        reset_jobs = ResetJobs(resources, engine)
+        acquiring, leases, builds = Acquirer(resources), Leases(resources, reset_jobs), Builds(resources)
         token_cache = TokenCache(
             resources.store,
             resources.wakeups,
-            names_in_settings=frozenset(token.name for token in settings.tokens),
+            names_in_settings=frozenset(token.name for token in resources.settings.tokens),
         )
-        loops = [
-            Loop("reaper", Reaper(resources, leases).run_once, settings.reaper_seconds),
-            Loop(
-                "janitor", Janitor(resources, databases, wake=dirty).run_once, settings.janitor_seconds, dirty
-            ),
-            Loop(
-                "replenisher",
-                Replenisher(resources, databases, acquiring, wake=demand).run_once,
-                settings.replenisher_seconds,
-                demand,
-            ),
-            Loop("recovery", reconciler.recover, settings.reaper_seconds),
-            Loop("deaths", reconciler.look_for_deaths, settings.deaths_seconds),
-            Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
-            Loop(
-                "tokens",
-                token_cache.run_once,
-                settings.token_refresh_seconds,
-                resources.wakeups.subscribe(WakeupReason.TOKENS),
-            ),
-            Loop("trail", resources.audit_log.flush, settings.trail_flush_seconds),
-            Loop("history", resources.history.flush, settings.history_flush_seconds),
-        ]
         context = Context(
             resources,
             acquiring,
@@ -114,60 +114,82 @@ class Replica:
             Overview(resources),
             token_cache,
         )
-        return cls(resources, databases, builds, context, token_cache, loops)
+        return cls(resources, reset_jobs, builds, context, token_cache)
+
+    def _loops(self) -> list[Loop]:
+        """All loops: name, one round, interval, wake-up. See the table at the top."""
+        at, settings = self.resources, self.resources.settings
+        dirty, demand, tokens = map(
+            at.wakeups.subscribe, (WakeupReason.DIRTY, WakeupReason.DEMAND, WakeupReason.TOKENS)
+        )
+        reaper = Reaper(at, self.context.leases)
+        janitor = Janitor(at, self.reset_jobs, wake=dirty)
+        replenisher = Replenisher(at, self.reset_jobs, self.context.acquiring, wake=demand)
+        reconciler = Reconciler(at, self.builds, SharedWork(at.redis))
+        return [
+            Loop("reaper", reaper.run_once, settings.reaper_seconds),
+            Loop("janitor", janitor.run_once, settings.janitor_seconds, dirty),
+            Loop("replenisher", replenisher.run_once, settings.replenisher_seconds, demand),
+            Loop("recovery", reconciler.recover, settings.reaper_seconds),
+            Loop("deaths", reconciler.recover_from_deaths, settings.deaths_seconds),
+            Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
+            Loop("tokens", self.token_cache.run_once, settings.token_refresh_seconds, tokens),
+            Loop("trail", at.audit_log.flush, settings.trail_flush_seconds),
+            Loop("history", at.history.flush, settings.history_flush_seconds),
+        ]
+
+    def _listeners(self) -> list[tuple[str, Coroutine[object, object, None]]]:
+        """All listeners. See the table at the top."""
+        at = self.resources
+        return [
+            ("wakeups", at.wakeups.listen()),
+            ("queue", at.queue.stay(at.stopping)),
+            ("events", at.events.write()),
+            ("locks", at.worker_locks.show()),
+            ("lag", at.metrics.measure_lag()),
+            ("liveness", at.store.liveness.run()),
+            *(("liveness", server.liveness.run()) for server in at.servers.values()),
+        ]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the loops and listeners during the block; afterwards, finish what is under way."""
-        listeners = [
-            asyncio.create_task(self.resources.wakeups.listen(), name="signals"),
-            asyncio.create_task(self.resources.queue.stay(self.resources.stopping), name="queue"),
-            asyncio.create_task(self.resources.events.write(), name="events"),
-            asyncio.create_task(self.resources.worker_locks.show(), name="claims"),
-            asyncio.create_task(self.resources.metrics.measure_lag(), name="lag"),
-            *(
-                asyncio.create_task(liveness.run(), name="liveness")
-                for liveness in (
-                    self.resources.store.liveness,
-                    *(one.liveness for one in self.resources.servers.values()),
-                )
-            ),
-        ]
-        rounds = asyncio.create_task(
-            run(self.loops, self.resources.stopping, self.resources.metrics), name="loops"
+        """Run the loops and listeners during the block. Afterwards, finish the work that has begun."""
+        listeners = [asyncio.create_task(listener, name=name) for name, listener in self._listeners()]
+        loops = asyncio.create_task(
+            run(self._loops(), self.resources.stopping, self.resources.metrics), name="loops"
         )
         try:
             yield
         finally:
             self.resources.stopping.set()
-            await rounds
-            await self.databases.resets.finish()
+            await loops
+            await self.reset_jobs.resets.finish()
             await self.builds.close()
             for listener in listeners:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
-            await self._write_the_last()
+            await self._flush()
 
-    async def _write_the_last(self) -> None:
+    async def _flush(self) -> None:
         for what, write in (
             ("events", self.resources.events.flush),
-            ("heartbeats and refusals of the audit trail", self.resources.audit_log.flush),
+            ("heartbeats and refusals of the audit log", self.resources.audit_log.flush),
             ("minutes and resets of the history", self.resources.history.flush),
             ("uses of tokens", self.token_cache.note_used),
         ):
             try:
                 await write()
             except BackendUnavailable as error:
-                _log.warning("the last %s were lost: %s", what, error)
+                _log.warning("could not write the last %s: %s", what, error)
 
     async def stop_when_idle(self, idle_seconds: float, stop: Callable[[], None]) -> None:
-        """Call ``stop`` once nobody asked for anything, and nothing was leased, for so long."""
+        """Call ``stop`` when there was no request and no lease for ``idle_seconds``."""
         while True:
             quiet = monotonic() - self.context.asked_at
             if quiet >= idle_seconds:
                 async with self.resources.store.statement() as connection:
                     if await store_leases.count_live(connection) == 0:
-                        _log.info("nobody asked for anything for %.0f s: stopping", quiet)
+                        _log.info("idle for %.0f s: stopping", quiet)
                         stop()
                         return
                 self.context.asked_at = monotonic()
@@ -175,7 +197,7 @@ class Replica:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, without its own idea of what signals mean."""
+    """Uvicorn without its own signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -187,16 +209,18 @@ class _Server(uvicorn.Server):
 async def replica_of(
     settings: Settings, *, own_servers: bool, pg_dump: Path | None, engine: ResetEngine | None = None
 ) -> AsyncIterator[Replica]:
-    """A replica with its loops running, over servers that are there.
+    """Run a replica on servers that are available.
 
     Args:
-        settings: with at least one server, and Redis.
-        own_servers: they were started for freshdb alone (embedded).
-        pg_dump: needed for isolation ``schema``.
-        engine: makes used databases clean; by default freshdb's own.
+        settings: at least one server, and Redis.
+        own_servers: the servers were started for freshdb alone (embedded).
+        pg_dump: path, needed for isolation ``schema``.
+        engine: resets used databases. Default: freshdb's own engine.
 
     Raises:
-        ConfigurationError, ServerRefused, BackendUnavailable: it cannot start.
+        ConfigurationError: a setting is wrong, or no token exists and one is needed.
+        ServerRefused: a server cannot be managed.
+        BackendUnavailable: a backend does not answer.
     """
     ignore_lost_connections(asyncio.get_running_loop())
     tracing = tracing_from_environment()
@@ -221,23 +245,23 @@ async def replica_of(
         )
         replica = Replica.over(resources, engine or CleaningEngine(audit_every=settings.audit_every))
         await replica.token_cache.refresh()
-        _see_that_somebody_may_come_in(settings, replica.token_cache, own_servers=own_servers)
+        _check_tokens(settings, replica.token_cache, own_servers=own_servers)
         await stack.enter_async_context(replica.running())
         yield replica
 
 
 def _bounds(settings: Settings) -> ConnectionLimits:
-    """The bounds of connections: not more of them than there can be files open, for all else needs some, too."""
+    """Return the limits of connections. Their number also depends on the limit of open files (``ulimit -n``)."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_connections + _OTHER_FILES
     possible = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < possible:
-        with suppress(ValueError, OSError):  # some systems allow less than they say
+        with suppress(ValueError, OSError):  # some systems allow fewer than the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (possible, most))
     connections = max(_FEWEST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES)
     if connections < settings.max_connections:
         _log.warning(
-            "max_connections is %d, but only %d files may be open (ulimit -n): at most %d connections",
+            "max_connections is %d, but the limit of open files is %d (ulimit -n): at most %d connections",
             *(settings.max_connections, most, connections),
         )
     return ConnectionLimits(
@@ -248,25 +272,29 @@ def _bounds(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _see_that_somebody_may_come_in(settings: Settings, token_cache: TokenCache, *, own_servers: bool) -> None:
-    """On loopback, anybody may while there are no tokens; elsewhere it takes one."""
+def _check_tokens(settings: Settings, token_cache: TokenCache, *, own_servers: bool) -> None:
+    """Check that there is a token, unless the service listens on loopback only.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     if settings.host in LOOPBACK or token_cache.any_usable:
         return
-    make = "`freshdb token create --name admin --scopes admin"
+    create = "`freshdb token create --name admin --scopes admin"
     if own_servers:
-        first = f"start the service on loopback, make the first one with {make}`, and start it again"
+        remedy = f"start the service on loopback, create the first one with {create}`, and restart it"
     else:
-        first = (
-            f"make the first one with {make} --control DSN` (of the control plane's database: {settings.prefix}_control on "
-            "the first server, unless you named another)"
+        remedy = (
+            f"create the first one with {create} --control DSN` (DSN of the control plane's database: by default "
+            f"{settings.prefix}_control on the first server)"
         )
-    needs = f"listening on {settings.host} needs a token, and there is none"
-    message = f"{needs}: {first}; or set FRESHDB_TOKENS=name:secret:scopes"
+    problem = f"listening on {settings.host} needs a token, and there is none"
+    message = f"{problem}: {remedy}; or set FRESHDB_TOKENS=name:secret:scopes"
     raise ConfigurationError(message)
 
 
 async def answer(context: Context, listener: socket.socket, stop: asyncio.Event) -> None:
-    """Answer requests until ``stop`` is set; then let those under way finish."""
+    """Answer requests until ``stop`` is set, and finish those in progress."""
     settings = context.resources.settings
     app = create_app(context)
     dashboard.install(app)
@@ -288,7 +316,7 @@ async def answer(context: Context, listener: socket.socket, stop: asyncio.Event)
             ssl_keyfile=settings.tls_key,
         )
     )
-    # What was made until now stays for good: the collector need not look at it again and again.
+    # All objects so far live until the end, so the garbage collector need not traverse them.
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -1,7 +1,7 @@
-"""Everything that one replica works with, opened in order and closed in reverse.
+"""Connections and services that one replica uses, opened in order and closed in reverse.
 
-An *installation* is one control plane and the servers it manages; its id is the stamp on everything that it makes. Any
-number of replicas can serve one installation.
+An *installation* is one control plane and the servers that it manages. Its id is the stamp on all objects that it creates.
+Any number of replicas can serve one installation.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The parts that use cases and loops share."""
+    """Connections and services that operations and loops share."""
 
     id: UUID
     settings: Settings
@@ -62,13 +62,13 @@ class Resources:
     metrics: Metrics
     tracing: Tracing
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when this replica begins to stop: nothing new is granted or begun, and what never ends by itself ends."""
+    """Set when this replica begins to stop. Then it grants no lease and starts no work, and endless requests end."""
 
     def server(self, name: str) -> Server:
-        """A managed server by name.
+        """Return a managed server by name.
 
         Raises:
-            BackendUnavailable: this replica was not started with it.
+            BackendUnavailable: this replica does not manage it.
         """
         try:
             return self.servers[name]
@@ -77,11 +77,11 @@ class Resources:
             raise BackendUnavailable(message) from None
 
     def address(self, name: str) -> tuple[str, int]:
-        """Host and port at which callers reach a managed server; of one that is not known here, its name."""
+        """Return host and port of a managed server for clients. For a server of other replicas, the host is its name."""
         server = self.servers.get(name)
         host, port = (name, 0) if server is None else (server.host, server.port)
-        told_host, told_port = self.settings.advertised.get(name, (host, port))
-        return told_host, told_port or port
+        client_host, client_port = self.settings.advertised.get(name, (host, port))
+        return client_host, client_port or port
 
 
 @asynccontextmanager
@@ -95,15 +95,15 @@ async def opened(
     """Connect to the control plane, to Redis and to every managed server.
 
     Args:
-        settings: with at least one server, and Redis.
-        options: how servers are treated.
+        settings: at least one server, and Redis.
+        options: options of all servers.
         own_servers: the servers were started for freshdb alone (embedded).
-        tracing: makes the spans of what is done here.
+        tracing: creates spans.
 
     Raises:
         ConfigurationError: a DSN or URL is wrong.
-        ServerRefused: a server must not, or cannot, be managed.
-        BackendUnavailable: something does not answer.
+        ServerRefused: a server cannot be managed.
+        BackendUnavailable: a backend does not answer.
     """
     if settings.redis is None or not settings.postgres:
         message = "an installation needs at least one PostgreSQL server and Redis"
@@ -153,7 +153,7 @@ async def opened(
                 on_probe=metrics.liveness_of(address.name),
             )
             stack.push_async_callback(server.close)
-            await _enlist(store, server, settings, urlsplit(control).path.removeprefix("/"))
+            await _register(store, server, settings, urlsplit(control).path.removeprefix("/"))
             servers[address.name] = server
 
         wakeups = Wakeups(redis)
@@ -175,14 +175,14 @@ async def opened(
         )
 
 
-async def _enlist(store: Store, server: Server, settings: Settings, control_name: str) -> None:
-    """Enter a server in the control plane, unless it holds databases of others and nobody said that this is meant.
+async def _register(store: Store, server: Server, settings: Settings, control_name: str) -> None:
+    """Register a server in the control plane, unless it has databases of others and was not adopted by a setting.
 
-    What was said before counts for the same address only, and for a server that holds what it held.
+    An earlier adoption counts for the same address only, and only if the server still has freshdb's databases.
     """
-    told = server.name in settings.adopt
+    adopt = server.name in settings.adopt
     foreign = [name for name in await foreign_databases(server) if name != control_name]
-    if foreign and not told:
+    if foreign and not adopt:
         async with store.statement() as connection:
             adopted = await store_pools.adopted(connection, server.name, host=server.host, port=server.port)
             entered, _ = (await store_pools.load(connection)).get(server.name, (0, 0))
@@ -190,12 +190,12 @@ async def _enlist(store: Store, server: Server, settings: Settings, control_name
             refuse_foreign_databases(server.name, foreign)
         if entered and not await inventory(server):
             message = (
-                f"the server {server.name} holds databases of others, and nothing of the {entered} databases and templates "
-                "that freshdb had there: it is another one than it was. If freshdb shall manage it all the same, say so: "
+                f"the server {server.name} has databases of others, and none of the {entered} databases and templates that "
+                "freshdb had there: it seems to be another server. If freshdb must manage it all the same, use "
                 f"--adopt {server.name}"
             )
             raise ServerRefused(message)
     async with store.statement() as connection:
         await store_pools.note_server(
-            connection, server.name, host=server.host, port=server.port, version=server.version, adopted=told
+            connection, server.name, host=server.host, port=server.port, version=server.version, adopted=adopt
         )

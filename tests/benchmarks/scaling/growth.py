@@ -144,9 +144,9 @@ class _Turns:
 
     async def grant(self) -> None:
         lease_id, pool_id = uuid4(), self._pool_ids[len(self._granted) % len(self._pool_ids)]
-        terms = grant.GrantTerms("ci", {"name": "job"}, {}, 300, 3600)
-        share = grant.GrantShare(pool_id, (lease_id,), pinned=False, first_index=0, terms=terms)
-        assert await grant.grant(self._store, [share])
+        terms = grant.GrantTerms("ci", 3600)
+        share = grant.GrantShare(pool_id, (lease_id,), False, 0, 300, {"name": "job"})
+        assert await grant.grant(self._store, terms, [share])
         self._granted.append(lease_id)
 
     async def end(self) -> None:

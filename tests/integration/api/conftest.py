@@ -21,13 +21,13 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def name() -> str:
-    """A template's name that no other test uses."""
+    """Return a template name that no other test uses."""
     return f"t{secrets.token_hex(6)}"
 
 
 @pytest.fixture(scope="session")
 def shop(http: httpx.Client) -> str:
-    """A template that is ready: ``name@fingerprint``."""
+    """Register a template and return its ``name@fingerprint``."""
     answer = http.post(
         "/v1/templates",
         json={
@@ -46,7 +46,7 @@ def shop(http: httpx.Client) -> str:
 
 @pytest.fixture
 def acquire(http: httpx.Client, shop: str) -> Iterator[Callable[..., Answer]]:
-    """Acquire a lease on ``shop`` (or another template); released at the end."""
+    """Acquire leases of ``shop`` (or another template), and release them at the end."""
     held: list[str] = []
 
     def call(**body: object) -> Answer:

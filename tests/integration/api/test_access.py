@@ -1,4 +1,4 @@
-"""With tokens: who may do what, and whose lease it is."""
+"""Scopes of tokens, and leases of other principals."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def lease_of_ci(url: str) -> dict[str, str]:
         {"authorization": "Bearer ci-secretandmore"},
     ],
 )
-def test_without_a_token_that_is_known_nothing_is_shown(url: str, headers: dict[str, str]) -> None:
+def test_request_without_known_token_is_unauthorized(url: str, headers: dict[str, str]) -> None:
     answer = asking.get(f"{url}/v1/leases", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
     assert asking.get(f"{url}/livez").status_code == 200
 
 
-def test_somebody_elses_lease_can_be_seen_but_not_touched(url: str) -> None:
+def test_lease_of_another_principal_can_be_read_but_not_changed(url: str) -> None:
     lease = lease_of_ci(url)
     for method, path in (("POST", "/renew"), ("POST", "/keep"), ("DELETE", "")):
         answer = asking.request(method, f"{url}/v1/leases/{lease['id']}{path}", headers=bearer("dev"))
@@ -75,7 +75,7 @@ def test_somebody_elses_lease_can_be_seen_but_not_touched(url: str) -> None:
     asking.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).raise_for_status()
 
 
-def test_revoking_needs_the_scope_admin(url: str) -> None:
+def test_revoke_needs_scope_admin(url: str) -> None:
     lease = lease_of_ci(url)
     where = f"{url}/v1/leases/{lease['id']}?force=true"
     refused = asking.delete(where, headers=bearer("dev"))
@@ -87,7 +87,7 @@ def test_revoking_needs_the_scope_admin(url: str) -> None:
     assert (over.status_code, over.json()["code"]) == (410, "lease_ended")
 
 
-def test_who_may_only_read_can_do_nothing_else(url: str) -> None:
+def test_scope_read_allows_no_changes(url: str) -> None:
     headers = bearer("watcher")
     assert asking.get(f"{url}/v1/pools", headers=headers).status_code == 200
     for answer in (
@@ -99,7 +99,7 @@ def test_who_may_only_read_can_do_nothing_else(url: str) -> None:
         assert "lacks the scope" in answer.json()["detail"]
 
 
-def test_the_same_idempotency_key_of_two_callers_is_two_keys(url: str) -> None:
+def test_idempotency_keys_of_two_principals_are_independent(url: str) -> None:
     body, key = {"template": "t"}, {"idempotency-key": "the same"}
     leases = [
         asking.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()

@@ -1,4 +1,4 @@
-"""Every kind of bad input gets the status and code of the contract and a sentence that a person can act on."""
+"""Each kind of bad input gets the documented status and code, and a message that names the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def problem(answer: httpx.Response, status: int, code: str, *words: str) -> dict
     return body
 
 
-def test_a_template_that_is_not_there(http: httpx.Client) -> None:
+def test_unknown_template_is_not_found(http: httpx.Client) -> None:
     problem(
         http.post("/v1/leases", json={"template": "nope"}), 404, "template_not_found", "'nope'", "register"
     )
@@ -32,16 +32,16 @@ def test_a_template_that_is_not_there(http: httpx.Client) -> None:
     problem(http.delete("/v1/templates/nope"), 404, "template_not_found")
 
 
-def test_a_template_that_is_still_being_built(http: httpx.Client, name: str) -> None:
+def test_template_in_build_cannot_be_leased(http: httpx.Client, name: str) -> None:
     http.post("/v1/templates", json={"name": name, "fingerprint": "1"})
     body = problem(http.post("/v1/leases", json={"template": name}), 409, "template_building", "wait_seconds")
     assert name in body["detail"]
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 1e6 * 365 * 86400, 0.5, True, "soon", None, [], {}])
-def test_a_ttl_out_of_range_is_refused_by_name(http: httpx.Client, shop: str, ttl: object) -> None:
+def test_ttl_out_of_range_is_refused_with_field_name(http: httpx.Client, shop: str, ttl: object) -> None:
     answer = http.post("/v1/leases", json={"template": shop, "ttl_seconds": ttl, "wait_seconds": 5})
-    if ttl is None:  # left out
+    if ttl is None:  # the field is missing
         assert answer.status_code == 201
         http.delete(f"/v1/leases/{answer.json()['id']}")
         return
@@ -51,7 +51,7 @@ def test_a_ttl_out_of_range_is_refused_by_name(http: httpx.Client, shop: str, tt
 
 @pytest.mark.parametrize("field", ["ttl_seconds", "wait_seconds"])
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_number_that_is_none_is_refused_by_name(
+def test_invalid_number_is_refused_with_field_name(
     http: httpx.Client, shop: str, field: str, number: str
 ) -> None:
     answer = http.post(
@@ -63,7 +63,7 @@ def test_a_number_that_is_none_is_refused_by_name(
     assert body["errors"][0]["field"] == field
 
 
-def test_a_wait_beyond_the_limit_is_refused_by_name(http: httpx.Client, shop: str) -> None:
+def test_wait_beyond_limit_is_refused_with_field_name(http: httpx.Client, shop: str) -> None:
     problem(
         http.post("/v1/leases", json={"template": shop, "wait_seconds": 301}),
         422,
@@ -100,18 +100,18 @@ def test_a_wait_beyond_the_limit_is_refused_by_name(http: httpx.Client, shop: st
         None,
     ],
 )
-def test_a_body_that_is_none_names_what_is_wrong(http: httpx.Client, body: object) -> None:
+def test_invalid_body_is_refused_with_field_name(http: httpx.Client, body: object) -> None:
     answer = problem(http.post("/v1/leases", json=body), 422, "invalid_request")
     assert answer["errors"][0]["field"]
     assert answer["errors"][0]["message"]
 
 
-def test_a_body_that_is_no_json(http: httpx.Client) -> None:
+def test_body_that_is_not_json_is_refused(http: httpx.Client) -> None:
     answer = http.post("/v1/leases", content=b"{nope", headers={"content-type": "application/json"})
     problem(answer, 422, "invalid_request", "JSON")
 
 
-def test_sql_in_labels_and_holder_is_just_text(acquire: Acquire) -> None:
+def test_sql_in_labels_and_holder_is_stored_as_text(acquire: Acquire) -> None:
     evil = {"name": "Robert'); DROP TABLE leases; --", '"; $$': "\\'); SELECT pg_sleep(10); --"}
     lease = acquire(holder=evil, labels=evil)
     assert lease["holder"] == evil
@@ -123,7 +123,7 @@ def test_sql_in_labels_and_holder_is_just_text(acquire: Acquire) -> None:
     "lease",
     ["not-an-id", "1", "'; DROP TABLE leases; --", "x" * 3000, "0b0e8a3c-1f5e-4d0c-9a54-6f5d3c2b1a00"],
 )
-def test_a_lease_that_never_was(http: httpx.Client, verb: str, lease: str) -> None:
+def test_unknown_lease_is_not_found(http: httpx.Client, verb: str, lease: str) -> None:
     problem(http.post(f"/v1/leases/{lease}/{verb}", json={}), 404, "lease_not_found")
     problem(http.get(f"/v1/leases/{lease}"), 404, "lease_not_found")
     problem(http.delete(f"/v1/leases/{lease}"), 404, "lease_not_found")
@@ -146,10 +146,10 @@ def test_a_lease_that_never_was(http: httpx.Client, verb: str, lease: str) -> No
         b"\xff",
     ],
 )
-def test_a_heartbeat_is_refused_as_any_other_body_is(
+def test_invalid_heartbeat_body_is_refused_like_any_other(
     http: httpx.Client, acquire: Acquire, body: bytes
 ) -> None:
-    """It comes by a way of its own."""
+    """Heartbeats have a route of their own."""
     lease = acquire()["id"]
     headers = {"content-type": "application/json"}
     verbs = ("renew", "keep")
@@ -160,14 +160,14 @@ def test_a_heartbeat_is_refused_as_any_other_body_is(
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"{}", b'{"ttl_seconds": null}'])
-def test_a_heartbeat_need_not_say_anything(http: httpx.Client, acquire: Acquire, body: bytes) -> None:
+def test_heartbeat_body_is_optional(http: httpx.Client, acquire: Acquire, body: bytes) -> None:
     lease = acquire(ttl_seconds=40)["id"]
     headers = {"content-type": "application/json"} if body else {}
     renewed = http.post(f"/v1/leases/{lease}/renew", content=body, headers=headers)
     assert renewed.json()["ttl_seconds"] == pytest.approx(40, abs=1)
 
 
-def test_a_lease_that_is_over(http: httpx.Client, acquire: Acquire) -> None:
+def test_ended_lease_is_refused(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()["id"]
     assert http.delete(f"/v1/leases/{lease}", params={"force": "true"}).status_code == 200
     problem(
@@ -177,17 +177,19 @@ def test_a_lease_that_is_over(http: httpx.Client, acquire: Acquire) -> None:
     problem(http.delete(f"/v1/leases/{lease}"), 410, "lease_ended", "revoked")
 
 
-def test_nothing_came_free(http: httpx.Client, acquire: Acquire, name: str) -> None:
+def test_acquire_times_out_when_no_database_becomes_free(
+    http: httpx.Client, acquire: Acquire, name: str
+) -> None:
     http.post("/v1/templates", json={"name": name, "sql": ["select 1"]})
     first = acquire(template=name)
     http.patch(f"/v1/pools/{first['pool_id']}", json={"min_ready": 0, "max_size": 1})
     held = [first]
-    while True:  # those that were ready before the pool was cut down
+    while True:  # databases that were ready before max_size was lowered
         answer = http.post("/v1/leases", json={"template": name, "wait_seconds": 0.2})
         if answer.status_code != 201:
             break
         held.append(answer.json())
-    body = problem(answer, 503, "pool_exhausted", "came free in time", "wait longer")
+    body = problem(answer, 503, "pool_exhausted", "became free in time", "wait longer")
     assert answer.headers["retry-after"] == "1"
     assert body["queue_position"] == 1
     assert body["queue_length"] == 1
@@ -195,7 +197,9 @@ def test_nothing_came_free(http: httpx.Client, acquire: Acquire, name: str) -> N
         http.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_the_same_idempotency_key_with_another_body(http: httpx.Client, acquire: Acquire, shop: str) -> None:
+def test_idempotency_key_with_another_body_is_refused(
+    http: httpx.Client, acquire: Acquire, shop: str
+) -> None:
     del acquire
     key = {"idempotency-key": uuid.uuid4().hex}
     first = http.post("/v1/leases", json={"template": shop}, headers=key)
@@ -205,13 +209,13 @@ def test_the_same_idempotency_key_with_another_body(http: httpx.Client, acquire:
     problem(http.post("/v1/leases", json={"template": shop}, headers=key), 410, "lease_ended", "new key")
 
 
-def test_a_body_of_50_megabytes_is_refused(http: httpx.Client) -> None:
+def test_body_of_50_megabytes_is_refused(http: httpx.Client) -> None:
     body = b'{"name": "big", "sql": ["' + b"x" * 50_000_000 + b'"]}'
     answer = http.post("/v1/templates", content=body, headers={"content-type": "application/json"})
     problem(answer, 413, "payload_too_large", "16777216 bytes")
 
 
-def test_a_body_of_50_megabytes_sent_in_parts_is_refused(http: httpx.Client) -> None:
+def test_chunked_body_of_50_megabytes_is_refused(http: httpx.Client) -> None:
     def parts() -> Iterator[bytes]:
         for _ in range(50):
             yield b" " * 1_000_000
@@ -219,11 +223,11 @@ def test_a_body_of_50_megabytes_sent_in_parts_is_refused(http: httpx.Client) -> 
     try:
         answer = http.post("/v1/templates", content=parts(), headers={"content-type": "application/json"})
     except httpx.WriteError:
-        return  # the connection was closed on us in the middle, as it should be
+        return  # the service closed the connection, as it must
     problem(answer, 413, "payload_too_large")
 
 
-def test_sql_that_fails_says_which_statement_and_where(http: httpx.Client, name: str) -> None:
+def test_sql_syntax_error_names_statement_and_position(http: httpx.Client, name: str) -> None:
     sql = ["create table a (id int)", "create table b (id int);\nselect * frm a;\nselect 2"]
     body = problem(
         http.post("/v1/templates", json={"name": name, "sql": sql}), 422, "template_failed", "syntax error"
@@ -238,7 +242,7 @@ def test_sql_that_fails_says_which_statement_and_where(http: httpx.Client, name:
     problem(http.post("/v1/leases", json={"template": name}), 422, "template_failed", "syntax error")
 
 
-def test_sql_that_fails_when_it_runs_says_which_statement(http: httpx.Client, name: str) -> None:
+def test_sql_runtime_error_names_statement(http: httpx.Client, name: str) -> None:
     sql = [
         "create table a (id int primary key); insert into a values (1); insert into a values (1); select 1"
     ]
@@ -250,7 +254,7 @@ def test_sql_that_fails_when_it_runs_says_which_statement(http: httpx.Client, na
     assert sql[0][body["position"] - 1 :].startswith("insert into a values (1); select 1")
 
 
-def test_other_sql_under_the_same_fingerprint(http: httpx.Client, name: str) -> None:
+def test_other_sql_with_same_fingerprint_conflicts(http: httpx.Client, name: str) -> None:
     first = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": ["select 1"]})
     assert first.status_code == 201
     again = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": ["select 1"]})
@@ -259,11 +263,11 @@ def test_other_sql_under_the_same_fingerprint(http: httpx.Client, name: str) -> 
     problem(other, 409, "template_conflict", "another fingerprint")
 
 
-def test_neither_sql_nor_fingerprint(http: httpx.Client, name: str) -> None:
+def test_template_without_sql_and_fingerprint_is_refused(http: httpx.Client, name: str) -> None:
     problem(http.post("/v1/templates", json={"name": name}), 422, "invalid_request", "fingerprint")
 
 
-def test_an_extension_that_the_server_does_not_have(http: httpx.Client, name: str) -> None:
+def test_unavailable_extension_is_refused(http: httpx.Client, name: str) -> None:
     body = {"name": name, "sql": ["select 1"], "extensions": ["no_such_thing"]}
     assert http.post("/v1/templates", json=body).status_code == 422
 
@@ -271,7 +275,9 @@ def test_an_extension_that_the_server_does_not_have(http: httpx.Client, name: st
 @pytest.mark.parametrize(
     "sizes", [{"min_ready": -1}, {"max_size": 0}, {"min_ready": 10, "max_size": 5}, {"nope": 1}]
 )
-def test_pool_sizes_that_cannot_be(http: httpx.Client, acquire: Acquire, sizes: dict[str, int]) -> None:
+def test_impossible_pool_sizes_are_refused(
+    http: httpx.Client, acquire: Acquire, sizes: dict[str, int]
+) -> None:
     pool = acquire()["pool_id"]
     problem(http.patch(f"/v1/pools/{pool}", json=sizes), 422, "invalid_request")
     problem(http.patch("/v1/pools/nope", json={}), 404, "pool_not_found")
@@ -281,18 +287,18 @@ def test_pool_sizes_that_cannot_be(http: httpx.Client, acquire: Acquire, sizes: 
     "query",
     ["cursor=nonsense", "cursor=MjAyNnxub3Bl", "limit=0", "limit=100000", "state=asleep", "label.a=%00"],
 )
-def test_a_list_asked_for_wrongly(http: httpx.Client, query: str) -> None:
+def test_invalid_query_of_list_is_refused(http: httpx.Client, query: str) -> None:
     problem(http.get(f"/v1/leases?{query}"), 422, "invalid_request")
 
 
-def test_a_path_or_method_that_is_none(http: httpx.Client) -> None:
+def test_unknown_path_or_method_is_refused(http: httpx.Client) -> None:
     problem(http.get("/v1/nothing"), 404, "not_found")
     answer = http.put("/v1/leases", json={})
     problem(answer, 405, "method_not_allowed")
     assert "allow" in answer.headers
 
 
-def test_a_build_that_is_over(http: httpx.Client, name: str) -> None:
+def test_ended_build_is_refused(http: httpx.Client, name: str) -> None:
     build = http.post("/v1/templates", json={"name": name, "fingerprint": "1"}).json()
     wrong = {"token": "guessed"}
     for verb in ("renew", "ready", "failed"):
@@ -304,7 +310,7 @@ def test_a_build_that_is_over(http: httpx.Client, name: str) -> None:
     problem(http.post(f"/v1/templates/{build['id']}/ready", json=token), 409, "build_lost")
 
 
-def test_a_batch_that_is_too_large(http: httpx.Client, shop: str) -> None:
+def test_batch_beyond_limit_is_refused(http: httpx.Client, shop: str) -> None:
     body = {"leases": [{"template": shop}] * 51}
     problem(http.post("/v1/leases/batch", json=body), 422, "invalid_request", "at most 50")
     problem(http.post("/v1/leases/batch", json={"leases": []}), 422, "invalid_request", "leases")

@@ -1,4 +1,4 @@
-"""The build protocol: one builder among any number of callers, replaced when it dies."""
+"""The build protocol: one of any number of callers builds, and is replaced after its deadline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fill(url: str) -> None:
         connection.execute("insert into built (who) values ('the builder')")
 
 
-def test_the_first_caller_builds_and_the_others_wait(http: httpx.Client, name: str) -> None:
+def test_first_caller_builds_and_others_wait(http: httpx.Client, name: str) -> None:
     first = http.post("/v1/templates", json={"name": name, "fingerprint": "abc"})
     assert first.status_code == 201
     build = first.json()["build"]
@@ -33,7 +33,7 @@ def test_the_first_caller_builds_and_the_others_wait(http: httpx.Client, name: s
     assert done.json()["state"] == "ready"
     assert http.get(f"/v1/templates/{name}@abc", params={"wait_seconds": 5}).json()["state"] == "ready"
     again = http.post(f"/v1/templates/{first.json()['id']}/ready", json={"token": build["token"]})
-    assert again.status_code == 200  # said twice, as after a lost answer
+    assert again.status_code == 200  # repeated, as after a lost answer
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(build["url"])
     for isolation in ("database", "schema"):
@@ -45,7 +45,7 @@ def test_the_first_caller_builds_and_the_others_wait(http: httpx.Client, name: s
         http.delete(f"/v1/leases/{lease['id']}")
 
 
-async def test_among_many_contenders_exactly_one_builds_and_all_lease(service: Service, name: str) -> None:
+async def test_one_of_many_contenders_builds_and_all_lease(service: Service, name: str) -> None:
     built = 0
 
     async def contend(number: int) -> None:
@@ -74,7 +74,7 @@ async def test_among_many_contenders_exactly_one_builds_and_all_lease(service: S
     assert built == 1
 
 
-def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
+def test_builder_after_its_deadline_is_replaced_and_its_result_refused(
     http: httpx.Client, service: Service, name: str
 ) -> None:
     body = {"name": name, "fingerprint": "1", "build_seconds": 600}
@@ -82,7 +82,7 @@ def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
     assert http.post("/v1/templates", json=body).json()["build"] is None
     with psycopg.connect(service.control_dsn, autocommit=True) as connection:  # its deadline has passed
         connection.execute("update templates set build_deadline_at = now() where id = %s", (dead["id"],))
-    http.get(f"/v1/templates/{name}", params={"wait_seconds": 600})  # comes back: no builder is waited for
+    http.get(f"/v1/templates/{name}", params={"wait_seconds": 600})  # returns, because no builder is alive
     heir = http.post("/v1/templates", json=body).json()
     assert heir["id"] == dead["id"]
     assert heir["build"]["url"] != dead["build"]["url"]
@@ -93,7 +93,7 @@ def test_a_builder_that_dies_is_replaced_and_its_verdict_counts_for_nothing(
     assert done.json()["state"] == "ready"
 
 
-def test_a_builder_that_renews_is_not_replaced(http: httpx.Client, name: str) -> None:
+def test_builder_that_renews_is_not_replaced(http: httpx.Client, name: str) -> None:
     body = {"name": name, "fingerprint": "1", "build_seconds": 60}
     mine = http.post("/v1/templates", json=body).json()
     token = {"token": mine["build"]["token"]}
@@ -109,7 +109,7 @@ def test_a_builder_that_renews_is_not_replaced(http: httpx.Client, name: str) ->
     assert http.post("/v1/templates", json=body).json()["build"] is None
 
 
-def test_a_build_that_failed_goes_to_the_next_caller(http: httpx.Client, name: str) -> None:
+def test_failed_build_goes_to_next_caller(http: httpx.Client, name: str) -> None:
     body = {"name": name, "fingerprint": "1"}
     mine = http.post("/v1/templates", json=body).json()
     failed = http.post(
@@ -124,14 +124,14 @@ def test_a_build_that_failed_goes_to_the_next_caller(http: httpx.Client, name: s
     assert http.post("/v1/templates", json=body).json()["build"]
 
 
-def test_sql_that_failed_can_be_registered_again(http: httpx.Client, name: str) -> None:
+def test_failed_sql_can_be_registered_again(http: httpx.Client, name: str) -> None:
     sql = {"name": name, "fingerprint": "1"}
     assert http.post("/v1/templates", json={**sql, "sql": ["selec 1"]}).status_code == 422
     mended = http.post("/v1/templates", json={**sql, "sql": ["select 1"]})
     assert (mended.status_code, mended.json()["state"]) == (201, "ready")
 
 
-def test_a_name_alone_means_the_newest_that_is_ready(http: httpx.Client, name: str) -> None:
+def test_name_without_fingerprint_means_newest_ready_template(http: httpx.Client, name: str) -> None:
     def lease_of(reference: str) -> str:
         lease = http.post("/v1/leases", json={"template": reference, "wait_seconds": 60}).json()
         http.delete(f"/v1/leases/{lease['id']}")
@@ -145,7 +145,7 @@ def test_a_name_alone_means_the_newest_that_is_ready(http: httpx.Client, name: s
     assert lease_of(f"{name}@1") == f"{name}@1"
 
 
-def test_a_retired_template_is_gone_and_leaves_nothing(
+def test_retired_template_is_dropped_without_leftovers(
     http: httpx.Client, service: Service, name: str
 ) -> None:
     template = http.post("/v1/templates", json={"name": name, "sql": ["create table t (id int)"]}).json()

@@ -24,7 +24,7 @@ def samples(http: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], 
     }
 
 
-def test_it_lives_and_is_ready(http: httpx.Client) -> None:
+def test_service_is_live_and_ready(http: httpx.Client) -> None:
     assert http.get("/livez").json()["status"] == "ok"
     answer = http.get("/readyz")
     assert answer.status_code == 200
@@ -55,19 +55,19 @@ def test_metrics_count_grants_ends_waits_and_refusals(http: httpx.Client, acquir
         "freshdb_provision_seconds_count",
     }
     end = time.monotonic() + LIMIT_SECONDS
-    while not names <= {name for name, _ in samples(http)}:  # the reset goes on behind the release
+    while not names <= {name for name, _ in samples(http)}:  # the reset runs after the release
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_no_lease_or_holder_is_a_label(http: httpx.Client, acquire: Acquire) -> None:
+def test_metrics_have_no_lease_or_holder_as_label(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire(holder={"test": "somebody-in-particular"})
     text = http.get("/metrics").text
     assert lease["id"] not in text
     assert "somebody-in-particular" not in text
 
 
-def test_every_transition_is_an_event(http: httpx.Client, service: Service, acquire: Acquire) -> None:
+def test_each_transition_is_an_event(http: httpx.Client, service: Service, acquire: Acquire) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
     following = threading.Event()
     released = threading.Event()
@@ -108,7 +108,7 @@ def test_past_events_can_be_read_from_a_position(http: httpx.Client, acquire: Ac
     assert http.get("/v1/events", params={"since": "nonsense"}).json()["code"] == "invalid_request"
 
 
-def test_the_openapi_document_names_every_call_and_the_problem(http: httpx.Client) -> None:
+def test_openapi_document_has_all_calls_and_the_problem_schema(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert {

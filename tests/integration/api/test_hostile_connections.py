@@ -1,4 +1,4 @@
-"""Connections that send too much, too slowly, nothing at all, or never read: cut, while everybody else is answered."""
+"""Connections that send too much, too slowly or nothing, or never read, are closed. Other clients are answered."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def strict(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Serv
 
 @pytest.fixture
 def crowded(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
-    """A service with narrow limits, and all the time in the world."""
+    """A service with narrow limits and long timeouts."""
     settings = {**NARROW, "request_seconds": 2 * LIMIT_SECONDS}
     running = start_service([postgres_18.dsn], service_redis_url, settings=settings)
     yield running
@@ -74,7 +74,7 @@ def connect(service: Service, *, receive_bytes: int | None = None) -> socket.soc
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the other side hangs up."""
+    """Read until the other side closes the connection."""
     said = b""
     with contextlib.suppress(ConnectionError):
         while some := connection.recv(65536):
@@ -92,7 +92,7 @@ def problem(said: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def drip(connection: socket.socket, one: bytes = b"x") -> bytes:
-    """Send a little, again and again, until the other side has hung up; what it said."""
+    """Send a little again and again until the other side closes the connection. Return its answer."""
     until = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < until:
         readable, _, _ = select.select([connection], [], [], 0.05)
@@ -113,7 +113,7 @@ def drip(connection: socket.socket, one: bytes = b"x") -> bytes:
     ],
     ids=["one large header", "many headers", "a value without an end", "a name without an end"],
 )
-def test_headers_that_are_too_large_are_refused(service: Service, head: bytes) -> None:
+def test_too_large_headers_are_refused(service: Service, head: bytes) -> None:
     with connect(service) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + head)
         status, document = problem(everything(connection))
@@ -121,7 +121,7 @@ def test_headers_that_are_too_large_are_refused(service: Service, head: bytes) -
     assert "32768 bytes" in document["detail"]
 
 
-def test_a_path_that_is_too_long_is_refused(service: Service) -> None:
+def test_too_long_path_is_refused(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(b"GET /v1/leases/" + b"x" * 10_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         status, document = problem(everything(connection))
@@ -141,7 +141,7 @@ def test_a_path_that_is_too_long_is_refused(service: Service) -> None:
         b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused_with_a_problem(service: Service, garbage: bytes) -> None:
+def test_garbage_is_refused_with_problem(service: Service, garbage: bytes) -> None:
     with connect(service) as connection:
         connection.sendall(garbage)
         status, document = problem(everything(connection))
@@ -161,30 +161,30 @@ def test_what_is_no_request_is_refused_with_a_problem(service: Service, garbage:
     ],
     ids=["in a header", "in the path", "in a body", "in a chunk"],
 )
-def test_a_request_that_arrives_too_slowly_is_cut(strict: Service, start: bytes) -> None:
+def test_slow_request_is_cut(strict: Service, start: bytes) -> None:
     with connect(strict) as connection:
         connection.sendall(start)
         status, document = problem(drip(connection))
     assert (status, document["code"]) == (408, "request_timeout")
 
 
-def test_the_next_request_on_a_connection_has_to_arrive_in_time_too(strict: Service) -> None:
+def test_slow_second_request_of_a_connection_is_cut(strict: Service) -> None:
     with connect(strict) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
         answer = b""
         while not answer.endswith(b"}"):
             answer += connection.recv(65536)
-        connection.sendall(b"\r\n")  # which is nothing yet, and no reason to wait for ever
+        connection.sendall(b"\r\n")  # an empty line does not extend the timeout
         status, document = problem(drip(connection, b"\r\n"))
         assert (status, document["code"]) == (408, "request_timeout")
 
 
-def test_a_connection_that_never_asks_anything_is_closed(strict: Service) -> None:
+def test_connection_without_request_is_closed(strict: Service) -> None:
     with connect(strict) as connection:
         assert everything(connection) == b""
 
 
-def test_when_there_are_too_many_connections_the_one_that_idled_longest_makes_room(crowded: Service) -> None:
+def test_longest_idle_connection_is_closed_at_the_limit(crowded: Service) -> None:
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connect(crowded)) for _ in range(MAX_CONNECTIONS)]
         asked = stack.enter_context(connect(crowded))
@@ -195,7 +195,7 @@ def test_when_there_are_too_many_connections_the_one_that_idled_longest_makes_ro
         assert idle[-1].recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_thousands_of_idle_connections_keep_nobody_from_being_answered(service: Service) -> None:
+def test_requests_are_answered_during_thousands_of_idle_connections(service: Service) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     number = MANY_IDLE if hard == resource.RLIM_INFINITY else min(MANY_IDLE, hard - 1_000)
@@ -211,7 +211,7 @@ def test_thousands_of_idle_connections_keep_nobody_from_being_answered(service: 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_events_that_nobody_reads_cost_no_memory_and_the_reader_is_dropped(strict: Service) -> None:
+def test_event_stream_without_reader_is_closed_and_costs_no_memory(strict: Service) -> None:
     process = psutil.Process(strict.process.pid)
     asking.get(f"{strict.url}/v1/events?follow=false&since=0")
     with redis.Redis.from_url(strict.redis_url) as connection:
@@ -238,7 +238,7 @@ def test_events_that_nobody_reads_cost_no_memory_and_the_reader_is_dropped(stric
         assert most - memory < 64 * 2**20  # of 20 times 20 MB
 
 
-def test_more_followers_than_may_be_are_refused(strict: Service) -> None:
+def test_event_streams_beyond_limit_are_refused(strict: Service) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_STREAMS):
             stream = stack.enter_context(connect(strict))
@@ -249,7 +249,7 @@ def test_more_followers_than_may_be_are_refused(strict: Service) -> None:
         assert answer.headers["retry-after"]
 
 
-def test_pages_opened_two_hundred_times_at_once(service: Service) -> None:
+def test_two_hundred_simultaneous_pages_are_served(service: Service) -> None:
     with (
         httpx.Client(
             verify=asking.PLAIN, base_url=service.url, limits=httpx.Limits(max_connections=200), timeout=60
@@ -264,7 +264,7 @@ def test_pages_opened_two_hundred_times_at_once(service: Service) -> None:
 
 @pytest.fixture
 def occupied(strict: Service) -> Iterator[tuple[httpx.Client, dict[str, Any]]]:
-    """The only database of a template, leased."""
+    """Lease the only database of a template."""
     with httpx.Client(verify=asking.PLAIN, base_url=strict.url, timeout=60) as client:
         client.post("/v1/templates", json={"name": "narrow", "sql": ["select 1"]})
         lease = client.post("/v1/leases", json={"template": "narrow"}).json()
@@ -273,7 +273,7 @@ def occupied(strict: Service) -> Iterator[tuple[httpx.Client, dict[str, Any]]]:
 
 
 def _waiting(client: httpx.Client, pool_id: str) -> None:
-    """Return once so many stand in the queue."""
+    """Wait until the queue is full."""
     _until(lambda: client.get(f"/v1/pools/{pool_id}").json()["waiting"] >= WAITERS)
 
 
@@ -284,7 +284,7 @@ def _until(it_holds: Callable[[], bool]) -> None:
 
 
 def _callers(service: Service) -> int:
-    """How many connections callers have."""
+    """Return the number of client connections."""
     port = urlsplit(service.url).port
     return sum(
         one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
@@ -303,7 +303,7 @@ def _wait_for_one(strict: Service, done: list[httpx.Response]) -> threading.Thre
 
 
 def _release_all(client: httpx.Client, threads: list[threading.Thread], done: list[httpx.Response]) -> None:
-    """Give back what the waiters get, until each has got it."""
+    """Release the leases that the waiters get until each has got one."""
     released: set[str] = set()
     while any(thread.is_alive() for thread in threads) or len(released) < len(threads):
         for answer in list(done):
@@ -314,7 +314,7 @@ def _release_all(client: httpx.Client, threads: list[threading.Thread], done: li
         time.sleep(0.01)
 
 
-def test_who_comes_when_the_queue_is_full_is_told_at_once_to_come_again(
+def test_caller_at_full_queue_is_refused_at_once(
     strict: Service, occupied: tuple[httpx.Client, dict[str, Any]]
 ) -> None:
     client, lease = occupied
@@ -329,7 +329,7 @@ def test_who_comes_when_the_queue_is_full_is_told_at_once_to_come_again(
     _release_all(client, threads, done)
 
 
-def test_who_had_a_place_in_a_full_queue_keeps_it(
+def test_caller_keeps_its_place_in_a_full_queue(
     strict: Service, occupied: tuple[httpx.Client, dict[str, Any]]
 ) -> None:
     client, lease = occupied
@@ -341,14 +341,14 @@ def test_who_had_a_place_in_a_full_queue_keeps_it(
     threads = [_wait_for_one(strict, done) for _ in range(WAITERS)]
     _waiting(client, lease["pool_id"])
     stranger = client.post("/v1/leases", json=short)
-    assert (stranger.status_code, stranger.json()["queue_position"]) == (503, 0)  # it did not stand in line
+    assert (stranger.status_code, stranger.json()["queue_position"]) == (503, 0)  # it was not in the queue
     again = client.post("/v1/leases", json=short, headers=key)
-    assert (again.status_code, again.json()["queue_position"]) == (503, 1)  # before those who came meanwhile
+    assert (again.status_code, again.json()["queue_position"]) == (503, 1)  # before later callers
     client.delete(f"/v1/leases/{lease['id']}")
     _release_all(client, threads, done)
 
 
-def test_a_heartbeat_and_a_release_go_through_when_nothing_else_does(
+def test_heartbeat_and_release_are_answered_at_max_requests(
     strict: Service, occupied: tuple[httpx.Client, dict[str, Any]]
 ) -> None:
     client, lease = occupied
@@ -369,7 +369,7 @@ def test_a_heartbeat_and_a_release_go_through_when_nothing_else_does(
     _release_all(client, threads, done)
 
 
-def test_a_tls_handshake_that_never_ends_is_no_request(service: Service) -> None:
+def test_tls_handshake_is_refused(service: Service) -> None:
     context = ssl.create_default_context()
     with connect(service) as connection, pytest.raises(ssl.SSLError):
         context.wrap_socket(connection, server_hostname="localhost")

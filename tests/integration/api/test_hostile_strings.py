@@ -1,4 +1,4 @@
-"""SQL, Lua, HTML and worse in every string: kept and given back as it came, or refused with the field named; never run."""
+"""SQL, Lua, HTML and other hostile strings are returned unchanged, or refused with the field name. They are never run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STRINGS = (
     "-1e999",
     "\\'; \\x27; \\u0027",
 )
-"""None holds U+0000, which PostgreSQL cannot store; that it is refused is shown below."""
+"""None has U+0000, which PostgreSQL cannot store. A test below shows that it is refused."""
 
 
 def refused(answer: httpx.Response, *fields: str) -> None:
@@ -38,7 +38,7 @@ def refused(answer: httpx.Response, *fields: str) -> None:
 
 
 @pytest.mark.parametrize("text", STRINGS)
-def test_holders_labels_and_keys_come_back_as_they_were_given(
+def test_hostile_holders_labels_and_keys_are_returned_unchanged(
     http: httpx.Client, acquire: Acquire, text: str
 ) -> None:
     mark = uuid.uuid4().hex
@@ -56,11 +56,9 @@ def test_holders_labels_and_keys_come_back_as_they_were_given(
 
 
 @pytest.mark.parametrize("text", STRINGS)
-def test_events_carry_them_and_are_not_taken_in(http: httpx.Client, acquire: Acquire, text: str) -> None:
+def test_hostile_strings_do_not_break_events(http: httpx.Client, acquire: Acquire, text: str) -> None:
     lease = acquire(holder={"said": text})
-    http.delete(
-        f"/v1/leases/{lease['id']}"
-    )  # the events come in order: what there is of it, is there once this is
+    http.delete(f"/v1/leases/{lease['id']}")  # events are ordered, so earlier ones have arrived by then
     following = http.stream("GET", "/v1/events", params={"since": "0"}, timeout=30)
     seen: dict[str, Any] = {}
     with following as stream:
@@ -79,7 +77,7 @@ def test_events_carry_them_and_are_not_taken_in(http: httpx.Client, acquire: Acq
 
 
 @pytest.mark.parametrize("text", [one for one in STRINGS if one.isascii() and one.isprintable()])
-def test_an_idempotency_key_is_just_a_key(http: httpx.Client, shop: str, text: str) -> None:
+def test_hostile_idempotency_key_works_as_any_other(http: httpx.Client, shop: str, text: str) -> None:
     headers = {"idempotency-key": text + uuid.uuid4().hex}
     first = http.post("/v1/leases", json={"template": shop}, headers=headers)
     again = http.post("/v1/leases", json={"template": shop}, headers=headers)
@@ -89,7 +87,7 @@ def test_an_idempotency_key_is_just_a_key(http: httpx.Client, shop: str, text: s
 
 
 @pytest.mark.parametrize("text", STRINGS)
-def test_names_are_refused_with_the_field_named(http: httpx.Client, text: str) -> None:
+def test_hostile_names_are_refused_with_field_name(http: httpx.Client, text: str) -> None:
     refused(http.post("/v1/templates", json={"name": text, "fingerprint": "1"}), "name")
     refused(
         http.post("/v1/templates", json={"name": "ok", "sql": ["select 1"], "extensions": [text]}),
@@ -112,7 +110,7 @@ def test_names_are_refused_with_the_field_named(http: httpx.Client, text: str) -
 
 
 @pytest.mark.parametrize("text", STRINGS)
-def test_nothing_is_found_under_them(http: httpx.Client, text: str) -> None:
+def test_hostile_references_find_nothing(http: httpx.Client, text: str) -> None:
     path = quote(text, safe="")
     slashed = "/" in text
     for method, call, code in (
@@ -132,14 +130,14 @@ def test_nothing_is_found_under_them(http: httpx.Client, text: str) -> None:
 
 @pytest.mark.parametrize("verb", ["ready", "failed", "renew"])
 @pytest.mark.parametrize("text", [*STRINGS, "nul\x00"])
-def test_a_build_token_is_guessed_in_vain(http: httpx.Client, name: str, verb: str, text: str) -> None:
+def test_hostile_build_token_is_refused(http: httpx.Client, name: str, verb: str, text: str) -> None:
     build = http.post("/v1/templates", json={"name": name, "fingerprint": "1"}).json()
     answer = http.post(f"/v1/templates/{build['id']}/{verb}", json={"token": text})
     assert answer.status_code in {409, 422}
     assert answer.json()["code"] in {"build_lost", "invalid_request"}
 
 
-def test_the_reason_of_a_failed_build_is_kept_as_it_is(http: httpx.Client, name: str) -> None:
+def test_hostile_reason_of_failed_build_is_stored_unchanged(http: httpx.Client, name: str) -> None:
     build = http.post("/v1/templates", json={"name": name, "fingerprint": "1"}).json()
     reason = "\n".join(STRINGS)
     body = {"token": build["build"]["token"], "message": reason}
@@ -166,13 +164,13 @@ def test_the_reason_of_a_failed_build_is_kept_as_it_is(http: httpx.Client, name:
     ],
     ids=range(13),
 )
-def test_json_that_is_malicious_is_refused(http: httpx.Client, body: bytes) -> None:
+def test_malicious_json_is_refused(http: httpx.Client, body: bytes) -> None:
     answer = http.post("/v1/leases", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"]
 
 
-def test_another_body_than_json_is_refused(http: httpx.Client) -> None:
+def test_body_of_other_content_type_is_refused(http: httpx.Client) -> None:
     for kind in ("text/html", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         headers = {"content-type": kind} if kind else {}
         answer = http.post("/v1/leases", content=b"template=shop", headers=headers)

@@ -34,7 +34,7 @@ def until(condition: Callable[[], bool], seconds: float = LIMIT_SECONDS) -> None
 
 
 def taken_whole(http: httpx.Client, name: str, most: int = 1) -> tuple[str, list[str]]:
-    """A pool of a new template in which everything is leased, and that may not grow beyond ``most``."""
+    """Lease all databases of a new template's pool with at most ``most``. Return the pool and the leases."""
     http.post("/v1/templates", json={"name": name, "sql": ["select 1"]}).raise_for_status()
     first = http.post("/v1/leases", json={"template": name}).json()
     pool, held = first["pool_id"], [first["id"]]
@@ -51,7 +51,7 @@ def taken_whole(http: httpx.Client, name: str, most: int = 1) -> tuple[str, list
 
 
 @BOTH
-def test_a_lease_is_a_clean_database_that_its_holder_owns(acquire: Acquire, isolation: str) -> None:
+def test_lease_is_a_clean_database_owned_by_its_holder(acquire: Acquire, isolation: str) -> None:
     lease = acquire(isolation=isolation, holder={"test": "me"}, labels={"run": "1"})
     assert lease["state"] == "active"
     assert (lease["schema"] is not None) == (isolation == "schema")
@@ -66,7 +66,7 @@ def test_a_lease_is_a_clean_database_that_its_holder_owns(acquire: Acquire, isol
 
 
 @BOTH
-def test_what_a_holder_did_is_gone_for_the_next(
+def test_changes_of_a_holder_are_gone_for_the_next(
     http: httpx.Client, acquire: Acquire, name: str, isolation: str
 ) -> None:
     http.post(
@@ -83,11 +83,11 @@ def test_what_a_holder_did_is_gone_for_the_next(
         assert one(lease["url"], "select array_agg(id)::text from t") == "{1}"
         assert one(lease["url"], "insert into t default values returning id") == 2
         seen.add(lease["database_id"])
-    assert len(seen) < 5  # the same database came back
+    assert len(seen) < 5  # a database was used again
 
 
 @BOTH
-def test_the_old_url_is_dead_after_release(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
+def test_old_url_is_refused_after_release(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
     lease = acquire(isolation=isolation)
     with psycopg.connect(lease["url"]) as open_connection:
         http.delete(f"/v1/leases/{lease['id']}")
@@ -112,20 +112,20 @@ def test_the_old_url_is_dead_after_release(http: httpx.Client, acquire: Acquire,
     until(refused)
 
 
-def test_a_heartbeat_moves_the_end_within_the_longest_life(http: httpx.Client, acquire: Acquire) -> None:
+def test_heartbeat_moves_end_within_max_ttl(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire(ttl_seconds=60)
     renewed = http.post(f"/v1/leases/{lease['id']}/renew", json={"ttl_seconds": 120}).json()
     assert renewed["ttl_seconds"] == pytest.approx(120, abs=1)
     assert datetime.fromisoformat(renewed["expires_at"]) > datetime.fromisoformat(lease["expires_at"])
     again = http.post(f"/v1/leases/{lease['id']}/renew").json()
-    assert again["ttl_seconds"] == pytest.approx(120, abs=1)  # that is its own TTL from now on
+    assert again["ttl_seconds"] == pytest.approx(120, abs=1)  # from now on the lease's own TTL
     shorter = http.post(f"/v1/leases/{lease['id']}/renew", json={"ttl_seconds": 5}).json()
-    assert shorter["expires_at"] == again["expires_at"]  # never closer
+    assert shorter["expires_at"] == again["expires_at"]  # an end never moves closer
     most = http.post(f"/v1/leases/{lease['id']}/renew", json={"ttl_seconds": 86400}).json()
     assert most["expires_at"] == most["max_expires_at"]
 
 
-def test_a_lease_whose_heartbeat_stops_is_reaped_and_its_database_cleaned(
+def test_lease_without_heartbeat_expires_and_its_database_is_reset(
     http: httpx.Client, acquire: Acquire
 ) -> None:
     lease = acquire(ttl_seconds=1)
@@ -148,7 +148,7 @@ def test_a_lease_whose_heartbeat_stops_is_reaped_and_its_database_cleaned(
     until(refused)
 
 
-def test_releasing_twice_is_no_error(http: httpx.Client, acquire: Acquire) -> None:
+def test_second_release_is_no_error(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()
     first = http.delete(f"/v1/leases/{lease['id']}")
     second = http.delete(f"/v1/leases/{lease['id']}")
@@ -157,7 +157,7 @@ def test_releasing_twice_is_no_error(http: httpx.Client, acquire: Acquire) -> No
     assert second.json()["ended_at"] == first.json()["ended_at"]
 
 
-def test_passwords_are_in_no_list(http: httpx.Client, acquire: Acquire) -> None:
+def test_lists_have_no_passwords(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()
     shown = http.get(f"/v1/leases/{lease['id']}").json()
     assert shown["url"] == lease["url"]
@@ -192,7 +192,7 @@ def test_lists_are_filtered_by_holder_label_state_and_template(
     assert listed(**{"label.run": run, "state": "released"}) == mine[:1]
 
 
-def test_lists_come_in_pages(http: httpx.Client, acquire: Acquire) -> None:
+def test_lists_are_paginated(http: httpx.Client, acquire: Acquire) -> None:
     run = uuid.uuid4().hex
     mine = [acquire(labels={"run": run})["id"] for _ in range(5)]
     found: list[str] = []
@@ -206,7 +206,7 @@ def test_lists_come_in_pages(http: httpx.Client, acquire: Acquire) -> None:
     assert found == mine
 
 
-def test_the_same_idempotency_key_gets_the_same_lease(http: httpx.Client, shop: str) -> None:
+def test_same_idempotency_key_gets_same_lease(http: httpx.Client, shop: str) -> None:
     key = {"idempotency-key": uuid.uuid4().hex}
     body = {"template": shop, "labels": {"a": "b"}}
     first = http.post("/v1/leases", json=body, headers=key)
@@ -217,7 +217,7 @@ def test_the_same_idempotency_key_gets_the_same_lease(http: httpx.Client, shop: 
     http.delete(f"/v1/leases/{first.json()['id']}")
 
 
-def test_the_same_idempotency_key_at_the_same_time_gets_one_lease(service: Service, shop: str) -> None:
+def test_same_idempotency_key_in_simultaneous_calls_gets_one_lease(service: Service, shop: str) -> None:
     key = {"idempotency-key": uuid.uuid4().hex}
 
     def call(_: int) -> str:
@@ -231,7 +231,7 @@ def test_the_same_idempotency_key_at_the_same_time_gets_one_lease(service: Servi
     asking.delete(f"{service.url}/v1/leases/{got.pop()}")
 
 
-def test_a_batch_is_granted_whole(http: httpx.Client, shop: str) -> None:
+def test_batch_is_granted_as_a_whole(http: httpx.Client, shop: str) -> None:
     key = {"idempotency-key": uuid.uuid4().hex}
     body = {"leases": [{"template": shop, "labels": {"n": str(n // 2)}} for n in range(4)]}
     answer = http.post("/v1/leases/batch", json=body, headers=key)
@@ -247,7 +247,7 @@ def test_a_batch_is_granted_whole(http: httpx.Client, shop: str) -> None:
         http.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_a_batch_of_which_one_part_cannot_be_had_gets_nothing(http: httpx.Client, name: str) -> None:
+def test_batch_of_more_than_the_free_databases_gets_nothing(http: httpx.Client, name: str) -> None:
     pool, held = taken_whole(http, name)
     http.patch(f"/v1/pools/{pool}", json={"max_size": len(held) + 1})
     bodies = [{"template": name, "wait_seconds": 2, "labels": {"n": str(n)}} for n in range(len(held) + 1)]
@@ -260,9 +260,7 @@ def test_a_batch_of_which_one_part_cannot_be_had_gets_nothing(http: httpx.Client
         http.delete(f"/v1/leases/{lease}")
 
 
-def test_a_batch_larger_than_its_pool_may_be_is_over_quota(
-    http: httpx.Client, acquire: Acquire, name: str
-) -> None:
+def test_batch_beyond_max_size_of_pool_is_over_quota(http: httpx.Client, acquire: Acquire, name: str) -> None:
     http.post("/v1/templates", json={"name": name, "sql": ["select 1"]})
     lease = acquire(template=name)
     http.patch(f"/v1/pools/{lease['pool_id']}", json={"min_ready": 0, "max_size": 2})
@@ -275,7 +273,7 @@ def test_a_batch_larger_than_its_pool_may_be_is_over_quota(
     assert [item["id"] for item in live] == [lease["id"]]
 
 
-def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Service, name: str) -> None:
+def test_queue_is_first_come_first_served(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     served: list[tuple[str, int]] = []
 
@@ -303,7 +301,7 @@ def test_the_queue_is_first_come_first_served(http: httpx.Client, service: Servi
     until(lambda: sum(http.get(f"/v1/pools/{pool}").json()["databases"].values()) <= len(held))
 
 
-def test_a_caller_that_asks_again_with_its_key_keeps_its_place(
+def test_retry_with_idempotency_key_keeps_place_in_queue(
     http: httpx.Client, service: Service, name: str
 ) -> None:
     pool, held = taken_whole(http, name)
@@ -321,7 +319,7 @@ def test_a_caller_that_asks_again_with_its_key_keeps_its_place(
         http.delete(f"/v1/leases/{other.result().json()['id']}")
 
 
-def test_a_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
+def test_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     with pytest.raises(httpx.ReadTimeout):
         asking.post(
@@ -359,7 +357,7 @@ def test_contenders_never_share_a_database(
     assert sum(http.get(f"/v1/pools/{pool}").json()["databases"].values()) <= 4
 
 
-def test_a_kept_lease_stays_for_a_look(http: httpx.Client, acquire: Acquire) -> None:
+def test_kept_lease_stays_for_inspection(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire(ttl_seconds=60)
     before = datetime.now(UTC)
     kept = http.post(f"/v1/leases/{lease['id']}/keep", json={"ttl_seconds": 600, "reason": "test_x failed"})

@@ -1,4 +1,4 @@
-"""What people look at, over HTTP: the whole at a glance, who waits, databases and their lives, history, servers, events."""
+"""HTTP calls of the dashboard: overview, queue, databases and their history, statistics, servers, events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Item = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def watched(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
-    """A service of its own, which writes its history at once."""
+    """A separate service that writes its history at once."""
     running = start_service(
         [postgres_18.dsn],
         service_redis_url,
@@ -71,14 +71,12 @@ def eventually(look: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:  
     return seen
 
 
-def test_an_open_service_says_that_everybody_may_do_everything(looker: httpx.Client) -> None:
+def test_service_without_tokens_grants_all_scopes(looker: httpx.Client) -> None:
     me = get(looker, "/v1/whoami")
     assert me == {"principal": "anonymous", "scopes": ["read", "lease", "build", "admin"], "open": True}
 
 
-def test_at_a_glance_one_sees_that_all_is_well_and_how_many_there_are(
-    looker: httpx.Client, template: str
-) -> None:
+def test_overview_has_findings_and_counts(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template)
     seen = get(looker, "/v1/overview")
     assert seen["status"] == "ok"
@@ -88,14 +86,14 @@ def test_at_a_glance_one_sees_that_all_is_well_and_how_many_there_are(
     looker.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_who_waits_is_shown_with_the_reason_and_what_helps(looker: httpx.Client, template: str) -> None:
+def test_overview_shows_waiter_with_cause_and_remedy(looker: httpx.Client, template: str) -> None:
     held = [acquire(looker, template) for _ in range(2)]
     holder = {"test": "tests/test_shop.py::test_one", "run": "https://ci.example/7"}
     body = {"template": template, "wait_seconds": 30, "holder": holder}
     waiter = threading.Thread(target=lambda: looker.post("/v1/leases", json=body))
     waiter.start()
     pool_id = held[0]["pool_id"]
-    # The place of an acquire that has just been answered may be there for some seconds more.
+    # The place of an acquire that was just answered may stay in the queue for some seconds.
     [seen] = eventually(
         lambda: get(looker, "/v1/waiters", pool=pool_id)["items"],
         lambda items: [one["holder"] for one in items] == [holder],
@@ -112,7 +110,7 @@ def test_who_waits_is_shown_with_the_reason_and_what_helps(looker: httpx.Client,
     assert "max_size" in seen["remedy"]
     glance = get(looker, "/v1/overview")
     assert glance["waiting"] == 1
-    # Whoever else uses this PostgreSQL at the moment may give reason for another finding.
+    # Other users of this PostgreSQL may cause another finding.
     assert "pool_full" in [one["code"] for one in glance["findings"]]
     for lease in held:
         looker.delete(f"/v1/leases/{lease['id']}")
@@ -120,9 +118,7 @@ def test_who_waits_is_shown_with_the_reason_and_what_helps(looker: httpx.Client,
     assert get(looker, "/v1/waiters")["items"] == []
 
 
-def test_a_databases_life_tells_who_had_it_and_what_each_left_behind(
-    looker: httpx.Client, template: str
-) -> None:
+def test_database_history_has_holders_and_their_leftovers(looker: httpx.Client, template: str) -> None:
     first = acquire(looker, template, holder={"test": "one"})
     with psycopg.connect(first["url"], autocommit=True) as connection:
         connection.execute("insert into item (name) values ('left')")
@@ -143,7 +139,7 @@ def test_a_databases_life_tells_who_had_it_and_what_each_left_behind(
     assert reset in get(looker, "/v1/resets", left_behind=True)["items"]
 
 
-def test_a_reset_in_place_belongs_to_the_lease_that_asked_for_it(looker: httpx.Client, template: str) -> None:
+def test_reset_in_place_is_recorded_with_its_lease(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template)
     assert looker.post(f"/v1/leases/{lease['id']}/reset").status_code == 200
     looker.delete(f"/v1/leases/{lease['id']}")
@@ -153,7 +149,7 @@ def test_a_reset_in_place_belongs_to_the_lease_that_asked_for_it(looker: httpx.C
     assert [one["generation"] - lease["generation"] for one in resets] == [2, 1]
 
 
-def test_resets_come_in_pages(looker: httpx.Client, template: str) -> None:
+def test_resets_are_paginated(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template)
     for _ in range(2):
         looker.post(f"/v1/leases/{lease['id']}/reset")
@@ -172,7 +168,7 @@ def test_resets_come_in_pages(looker: httpx.Client, template: str) -> None:
     assert paged == whole
 
 
-def test_databases_are_listed_by_pool_and_state_in_pages(looker: httpx.Client, template: str) -> None:
+def test_databases_are_filtered_by_pool_and_state_and_paginated(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template)
     pool = lease["pool_id"]
     [leased] = get(looker, "/v1/databases", pool=pool, state="leased")["items"]
@@ -187,7 +183,7 @@ def test_databases_are_listed_by_pool_and_state_in_pages(looker: httpx.Client, t
     looker.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_a_pools_history_counts_what_happened(looker: httpx.Client, template: str) -> None:
+def test_pool_history_counts_grants_and_resets(looker: httpx.Client, template: str) -> None:
     pool = ""
     for _ in range(3):
         lease = acquire(looker, template)
@@ -207,7 +203,7 @@ def test_a_pools_history_counts_what_happened(looker: httpx.Client, template: st
     assert looker.get(path, params={"seconds": 86_401}).status_code == 422
 
 
-def test_history_outlives_a_replica_and_is_one_for_all(
+def test_history_is_shared_by_replicas_and_survives_one(
     postgres_18: PostgresServer, service_redis_url: str
 ) -> None:
     settings = {"min_ready": 1, "history_flush_seconds": 3600}
@@ -226,7 +222,7 @@ def test_history_outlives_a_replica_and_is_one_for_all(
                     lambda held: not held.get("dirty") and not held.get("resetting"),
                 )
     finally:
-        # Each writes what it saw when it stops.
+        # Each replica writes its history when it stops.
         assert (one.stop(), two.stop()) == (0, 0)
     third = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
@@ -236,7 +232,7 @@ def test_history_outlives_a_replica_and_is_one_for_all(
         assert third.stop() == 0
 
 
-def test_a_server_says_what_it_holds_and_how_busy_it_is(looker: httpx.Client, template: str) -> None:
+def test_server_shows_its_databases_and_activity(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template)
     [server] = get(looker, "/v1/servers")["items"]
     assert server["leased"] == get(looker, "/v1/overview")["databases"]["leased"]
@@ -247,7 +243,7 @@ def test_a_server_says_what_it_holds_and_how_busy_it_is(looker: httpx.Client, te
     looker.delete(f"/v1/leases/{lease['id']}")
 
 
-def test_events_are_found_by_kind_and_by_what_they_are_about(looker: httpx.Client, template: str) -> None:
+def test_events_are_filtered_by_kind_and_subject(looker: httpx.Client, template: str) -> None:
     lease = acquire(looker, template, holder={"test": "about-this-one"})
     looker.delete(f"/v1/leases/{lease['id']}")
 
@@ -265,7 +261,7 @@ def test_events_are_found_by_kind_and_by_what_they_are_about(looker: httpx.Clien
     assert kinds(about=lease["id"], cursor=page["next"]) == ["lease.acquired"]
 
 
-def test_other_websites_change_nothing_in_an_open_service_and_learn_nothing(looker: httpx.Client) -> None:
+def test_other_origins_cannot_read_or_change_a_service_without_tokens(looker: httpx.Client) -> None:
     evil = {"origin": "https://evil.example"}
     answer = looker.post("/v1/templates", json={"name": "evil", "sql": ["select 1"]}, headers=evil)
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
@@ -275,7 +271,7 @@ def test_other_websites_change_nothing_in_an_open_service_and_learn_nothing(look
     assert get(looker, "/v1/templates", name="evil")["items"] == []
 
 
-def test_the_page_is_served_with_a_strict_policy_and_only_when_it_has_changed(looker: httpx.Client) -> None:
+def test_dashboard_has_strict_policy_and_etag(looker: httpx.Client) -> None:
     page = looker.get("/")
     assert page.headers["content-type"].startswith("text/html")
     policy = page.headers["content-security-policy"]

@@ -1,4 +1,4 @@
-"""Reset in place: the same lease, clean. And what the release says of what its holder left open."""
+"""Reset in place: the lease stays and its database is clean. Leftovers in the answer to a release."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def execute(url: str, statement: str) -> None:
     ],
     ids=["nothing", "rows added", "rows deleted", "a column more"],
 )
-def test_a_lease_is_clean_again_under_a_new_login(
+def test_reset_lease_is_clean_and_has_new_login(
     http: httpx.Client, acquire: Acquire, isolation: str, change: str
 ) -> None:
     lease = acquire(isolation=isolation)
@@ -65,7 +65,7 @@ def test_a_lease_is_clean_again_under_a_new_login(
 
 
 @BOTH
-def test_whoever_is_connected_is_thrown_out(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
+def test_reset_terminates_connections(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
     lease = acquire(isolation=isolation)
     with psycopg.connect(lease["url"]) as connection:
         connection.execute("lock table item; insert into item (name) values ('fig')")
@@ -75,9 +75,7 @@ def test_whoever_is_connected_is_thrown_out(http: httpx.Client, acquire: Acquire
     assert names(after["url"]) == ["apple", "pear"]
 
 
-def test_of_several_that_reset_one_lease_at_once_each_is_told_what_came_of_it(
-    http: httpx.Client, acquire: Acquire
-) -> None:
+def test_each_of_several_simultaneous_resets_gets_a_result(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: http.post(f"/v1/leases/{lease['id']}/reset"), range(6)))
@@ -92,7 +90,7 @@ def test_of_several_that_reset_one_lease_at_once_each_is_told_what_came_of_it(
     assert names(shown["url"]) == ["apple", "pear"]
 
 
-def test_a_lease_that_is_kept_is_not_reset(http: httpx.Client, acquire: Acquire) -> None:
+def test_kept_lease_is_not_reset(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()
     execute(lease["url"], "insert into item (name) values ('fig')")
     http.post(f"/v1/leases/{lease['id']}/keep").raise_for_status()
@@ -102,7 +100,7 @@ def test_a_lease_that_is_kept_is_not_reset(http: httpx.Client, acquire: Acquire)
     assert names(lease["url"]) == ["apple", "pear", "fig"]
 
 
-def test_a_lease_that_is_over_or_never_was_is_not_reset(http: httpx.Client, acquire: Acquire) -> None:
+def test_ended_or_unknown_lease_is_not_reset(http: httpx.Client, acquire: Acquire) -> None:
     lease = acquire()
     http.delete(f"/v1/leases/{lease['id']}").raise_for_status()
     over = http.post(f"/v1/leases/{lease['id']}/reset")
@@ -112,7 +110,7 @@ def test_a_lease_that_is_over_or_never_was_is_not_reset(http: httpx.Client, acqu
 
 
 @BOTH
-def test_a_release_says_what_was_left_open(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
+def test_release_reports_open_leftovers(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
     tidy = acquire(isolation=isolation)
     names(tidy["url"])
     nothing = {"connections": 0, "prepared_transactions": 0, "advisory_locks": 0, "objects": []}
@@ -131,7 +129,7 @@ def test_a_release_says_what_was_left_open(http: httpx.Client, acquire: Acquire,
 
 
 @BOTH
-def test_a_release_names_what_was_left_defined(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
+def test_release_names_created_objects(http: httpx.Client, acquire: Acquire, isolation: str) -> None:
     lease = acquire(isolation=isolation)
     execute(
         lease["url"],

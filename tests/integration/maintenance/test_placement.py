@@ -1,4 +1,4 @@
-"""Where templates go, over two servers that nobody else uses."""
+"""Placement of templates on two servers that no other test uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def two(servers: Servers) -> tuple[PostgresServer, ...]:
 
 @pytest.fixture
 def second(two: tuple[PostgresServer, ...]) -> Iterator[Proxy]:
-    """What stands before the second."""
+    """A proxy in front of the second server."""
     with Proxy(two[1].dsn) as proxy:
         yield proxy
 
@@ -46,15 +46,15 @@ async def place(bench: Bench, name: str) -> str:
     return (await bench.template(name)).server
 
 
-async def test_templates_that_are_registered_together_are_spread(bench: Bench) -> None:
-    """Not to the template: the control plane's own connections count, too."""
+async def test_templates_registered_together_are_spread_over_servers(bench: Bench) -> None:
+    """Not exactly half each, because the control plane's own connections count, too."""
     places = Counter([await place(bench, f"t{number}") for number in range(8)])
     assert min(places["pg18"], places["pg16"]) >= 3
     await bench.replenisher.run_once()
     assert await bench.states() == {"ready": 16}
 
 
-async def test_a_server_that_is_asked_much_gets_less(bench: Bench, two: tuple[PostgresServer, ...]) -> None:
+async def test_busy_server_gets_fewer_templates(bench: Bench, two: tuple[PostgresServer, ...]) -> None:
     asked = [await psycopg.AsyncConnection.connect(two[0].dsn, autocommit=True) for _ in range(_ASKED)]
     running = [asyncio.ensure_future(one.execute("select pg_sleep(600)")) for one in asked]
     try:
@@ -74,14 +74,14 @@ async def test_a_server_that_is_asked_much_gets_less(bench: Bench, two: tuple[Po
             await one.close()
 
 
-async def test_a_server_that_does_not_answer_gets_none(bench: Bench, second: Proxy) -> None:
+async def test_unavailable_server_gets_no_template(bench: Bench, second: Proxy) -> None:
     second.refuse()
     assert {await place(bench, f"t{number}") for number in range(3)} == {"pg18"}
     second.pass_on()
     assert await place(bench, "again") == "pg16"
 
 
-async def test_where_nothing_has_room_what_is_there_is_still_found(
+async def test_existing_template_is_found_when_all_servers_are_full(
     two: tuple[PostgresServer, ...], redis_url: str
 ) -> None:
     async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
@@ -91,7 +91,9 @@ async def test_where_nothing_has_room_what_is_there_is_still_found(
         assert (await bench.template("there")).id == there.id
 
 
-async def test_a_template_that_failed_takes_no_room(two: tuple[PostgresServer, ...], redis_url: str) -> None:
+async def test_failed_template_does_not_count_for_max_databases(
+    two: tuple[PostgresServer, ...], redis_url: str
+) -> None:
     async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
         wrong = await bench.templates.register(
             RegisterRequest("wrong", None, ["selec"], [], 60), wait_seconds=60

@@ -1,4 +1,4 @@
-"""The replenisher and the janitor: pools are filled, never too full, shrink, and come back after every lease."""
+"""The replenisher and the janitor: pools are filled up to their limits and shrink, and databases are reset."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance import replenisher
+from freshdb_service.pooling.worker_pool import WorkerPool
 from tests.integration.installations import Bench, Site, names_on, replica, site
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
@@ -27,7 +28,7 @@ async def the_pool(bench: Bench) -> UUID:
 
 
 async def filled(bench: Bench, isolation: Isolation) -> Granted:
-    """Let the first caller wait while the loops make its database."""
+    """Acquire from an empty pool while the replenisher creates its first database."""
     await bench.template()
     waiting = asyncio.create_task(
         bench.acquiring.acquire([AcquireRequest("shop", isolation, 300)], principal="test", wait_seconds=60)
@@ -40,7 +41,7 @@ async def filled(bench: Bench, isolation: Isolation) -> Granted:
     return (await waiting)[0]
 
 
-async def test_a_pool_keeps_min_ready_and_replaces_what_is_leased(bench: Bench) -> None:
+async def test_pool_keeps_min_ready_and_replaces_leased_databases(bench: Bench) -> None:
     await bench.template()
     await bench.replenisher.run_once()
     assert await bench.states() == {"ready": 2}
@@ -49,7 +50,7 @@ async def test_a_pool_keeps_min_ready_and_replaces_what_is_leased(bench: Bench) 
     assert await bench.states() == {"leased": 1, "ready": 2}
 
 
-async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None:
+async def test_pool_filled_by_two_replicas_stays_within_max_size(here: Site) -> None:
     async with replica(here) as one, replica(here) as two:
         await one.template()
         await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 5})
@@ -57,10 +58,10 @@ async def test_a_pool_never_passes_max_size_whoever_fills_it(here: Site) -> None
         assert await one.states() == {"ready": 5}
 
 
-async def test_what_is_lacking_is_made_as_hands_come_free_and_not_once_per_look(
+async def test_missing_databases_are_created_when_slots_become_free_without_another_inspection(
     postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replenisher, "_REST_SECONDS", 3_600)  # one look is all there is
+    monkeypatch.setattr(replenisher, "_PAUSE_SECONDS", 3_600)  # only one inspection
     async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
         for name in ("shop", "bank"):
             await bench.template(name=name)
@@ -74,7 +75,7 @@ async def test_what_is_lacking_is_made_as_hands_come_free_and_not_once_per_look(
         looking.cancel()
 
 
-async def test_what_is_to_be_dropped_does_not_wait_until_nothing_is_lacking(
+async def test_marked_databases_are_dropped_while_others_are_missing(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
@@ -94,7 +95,7 @@ async def test_what_is_to_be_dropped_does_not_wait_until_nothing_is_lacking(
         await looking
 
 
-async def test_replicas_that_see_the_same_lack_make_no_more_than_it(here: Site) -> None:
+async def test_replicas_that_see_the_same_shortage_create_each_missing_database_once(here: Site) -> None:
     async with replica(here) as one, replica(here) as two:
         await one.template()
         await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 50})
@@ -102,7 +103,7 @@ async def test_replicas_that_see_the_same_lack_make_no_more_than_it(here: Site) 
         assert await one.states() == {"ready": 5}
 
 
-async def test_a_pool_that_is_made_smaller_gets_smaller(bench: Bench) -> None:
+async def test_pool_with_lower_limits_shrinks(bench: Bench) -> None:
     await bench.template()
     pool = await the_pool(bench)
     await bench.pools.resize(pool, {"min_ready": 4})
@@ -113,22 +114,27 @@ async def test_a_pool_that_is_made_smaller_gets_smaller(bench: Bench) -> None:
     assert await bench.states() == {"ready": 2}
 
 
-async def test_the_janitor_finds_what_nobody_told_it_of_while_other_resets_are_under_way(
-    postgres_18: PostgresServer, redis_url: str
+async def test_janitor_finds_dirty_database_without_wake_up_when_another_reset_ends(
+    postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with replica(site([postgres_18], redis_url, janitor_seconds=0.001)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         held = await bench.acquire()
-        short, long = asyncio.Event(), asyncio.Event()
+        short, long, waits = asyncio.Event(), asyncio.Event(), asyncio.Event()
         for other in (short, long):
-            bench.databases.resets.take(_until(other))
+            bench.reset_jobs.resets.submit(_until(other))
+        slot_freed = WorkerPool.slot_freed
+
+        async def waiting(workers: WorkerPool, wake: asyncio.Event | None) -> bool:
+            waits.set()
+            return await slot_freed(workers, wake)
+
+        monkeypatch.setattr(WorkerPool, "slot_freed", waiting)
         round_of_it = asyncio.create_task(bench.janitor.run_once())
-        await asyncio.sleep(0)
-        await bench.given_back(held)
-        assert (await bench.states())[
-            "ready"
-        ] == 1  # the other one waits for a hand, or has just got the one that waits
+        await waits.wait()
+        await bench.released_dirty(held)
+        assert await bench.states() == {"ready": 1, "dirty": 1}
         short.set()
         async with asyncio.timeout(30):
             while await bench.states() != {"ready": 2}:
@@ -142,34 +148,36 @@ async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def test_a_server_never_holds_more_than_its_limit(postgres_18: PostgresServer, redis_url: str) -> None:
+async def test_server_never_has_more_databases_than_max_databases(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
     async with replica(site([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 3}
 
 
-async def test_a_server_whose_disk_is_used_up_gets_no_more(
+async def test_server_over_max_disk_bytes_gets_no_database(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     async with replica(site([postgres_18], redis_url, max_disk_bytes=2**20)) as bench:
         await bench.template()
-        await bench.reconciler.run_once()  # measures: the template alone is larger
+        await bench.reconciler.run_once()  # measures the disk: the template alone is larger
         await bench.replenisher.run_once()
         assert await bench.states() == {}
 
 
 @BOTH
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "by the janitor"])
-async def test_a_released_database_comes_back_clean_under_another_login(
+async def test_released_database_is_ready_again_with_new_login(
     bench: Bench, isolation: Isolation, *, at_once: bool
 ) -> None:
     used = await filled(bench, isolation)
     if at_once:
         await bench.leases.release(used.lease.id, principal="test")
-        await bench.databases.resets.finish()
+        await bench.reset_jobs.resets.finish()
     else:
-        await bench.given_back(used)
+        await bench.released_dirty(used)
         assert (await bench.states())["dirty"] == 1
         await bench.janitor.run_once()
     assert "dirty" not in await bench.states()
@@ -179,35 +187,35 @@ async def test_a_released_database_comes_back_clean_under_another_login(
     assert again.lease.login != used.lease.login
 
 
-async def test_releases_that_come_together_wait_for_their_turn_to_be_reset(
+async def test_simultaneous_releases_wait_for_worker_slots(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    """Here is no janitor: what was left dirty would stay so."""
+    """There is no janitor here, so a dirty database would stay dirty."""
     async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=12)) as bench:
-        assert bench.databases.resets.free == 4
+        assert bench.reset_jobs.resets.free == 4
         await bench.template()
         await bench.replenisher.run_once()
         held = [await bench.acquire() for _ in range(12)]
-        leases = Leases(bench.at, bench.databases, turn_seconds=LIMIT_SECONDS)
+        leases = Leases(bench.at, bench.reset_jobs, slot_seconds=LIMIT_SECONDS)
         await asyncio.gather(*(leases.release(one.lease.id, principal="test") for one in held))
-        await bench.databases.resets.finish()
+        await bench.reset_jobs.resets.finish()
         assert await bench.states() == {"ready": 12}
 
 
-async def test_an_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis_url: str) -> None:
+async def test_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(site([postgres_18], redis_url, min_ready=4)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 4}
         await bench.pools.resize(await the_pool(bench), {"min_ready": 1, "idle_seconds": 300})
         await bench.replenisher.run_once()
-        assert await bench.states() == {"ready": 4}  # asked for a moment ago
+        assert await bench.states() == {"ready": 4}  # requested a moment ago
         await bench.pools.resize(await the_pool(bench), {"idle_seconds": 1e-6})
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 1}
 
 
-async def test_a_template_that_nobody_uses_is_dropped_and_leaves_nothing(
+async def test_unused_template_is_dropped_without_leftovers(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     here = site([postgres_18], redis_url, unused_template_seconds=1e-6)
@@ -223,7 +231,7 @@ async def test_a_template_that_nobody_uses_is_dropped_and_leaves_nothing(
             await bench.templates.find("shop")
 
 
-async def test_a_template_that_is_leased_is_never_unused(postgres_18: PostgresServer, redis_url: str) -> None:
+async def test_leased_template_is_not_retired_as_unused(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(site([postgres_18], redis_url, unused_template_seconds=1e-6)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
@@ -232,7 +240,7 @@ async def test_a_template_that_is_leased_is_never_unused(postgres_18: PostgresSe
         assert (await bench.templates.find("shop")).state == "ready"
 
 
-async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(bench: Bench) -> None:
+async def test_template_unfit_for_schema_isolation_is_refused_with_all_reasons(bench: Bench) -> None:
     await bench.template("two", "create schema other; create table other.t (id int); create table u (id int)")
     waiting = asyncio.create_task(
         bench.acquiring.acquire(
@@ -246,13 +254,11 @@ async def test_a_template_that_cannot_be_a_schema_is_refused_with_every_reason(b
     staying.cancel()
     with pytest.raises(IsolationUnsupported, match="other"):
         await waiting
-    with pytest.raises(IsolationUnsupported, match="other"):  # and at once the second time
+    with pytest.raises(IsolationUnsupported, match="other"):  # at once, from the pool's row
         await bench.acquire("two", Isolation.SCHEMA)
 
 
-async def test_a_pool_whose_template_is_broken_says_why_and_does_not_keep_the_server_busy(
-    here: Site, bench: Bench
-) -> None:
+async def test_pool_with_broken_template_reports_error_and_stops_creating(here: Site, bench: Bench) -> None:
     await bench.template()
     template = await bench.templates.find("shop")
     with psycopg.connect(here.dsns[0], autocommit=True) as connection:
@@ -267,15 +273,13 @@ async def test_a_pool_whose_template_is_broken_says_why_and_does_not_keep_the_se
 
 
 @BOTH
-async def test_what_an_audit_finds_is_counted_and_reported(
+async def test_audit_findings_are_counted_and_reported(
     postgres_18: PostgresServer, redis_url: str, isolation: Isolation
 ) -> None:
     async with replica(site([postgres_18], redis_url, audit_every=1, min_ready=1, max_size=1)) as bench:
         first = await filled(bench, isolation)
-        await bench.leases.release(
-            first.lease.id, principal="test"
-        )  # made anew, to have something to compare with
-        await bench.databases.resets.finish()
+        await bench.leases.release(first.lease.id, principal="test")  # rebuilt, so that there is a baseline
+        await bench.reset_jobs.resets.finish()
         [server] = bench.at.servers.values()
         for secret, found in (
             ("SELECT 1", ()),
@@ -284,10 +288,10 @@ async def test_what_an_audit_finds_is_counted_and_reported(
             held = await bench.acquire(isolation=isolation)
             async with server.sessions.inside(
                 held.lease.database_name
-            ) as session:  # what it does is not counted
+            ) as session:  # its writes are not counted
                 await session.execute(secret.format(held.lease.schema_name or "public"))
             await bench.leases.release(held.lease.id, principal="test")
-            await bench.databases.resets.finish()
+            await bench.reset_jobs.resets.finish()
             await bench.at.events.flush()
             told = [one.data for one in await bench.at.events.read("0") if one.kind == "database.audited"][-1]
             assert told["same"] is not bool(found)
@@ -295,5 +299,5 @@ async def test_what_an_audit_finds_is_counted_and_reported(
         metrics = bench.at.metrics.text().decode()
         for result in ("same", "different"):
             assert f'freshdb_audits_total{{isolation="{isolation}",result="{result}"}} 1.0' in metrics
-        pools = {Isolation.DATABASE, isolation}  # the first is there from the start
+        pools = {Isolation.DATABASE, isolation}  # the first one always exists
         assert await bench.states() == {"ready": len(pools)}

@@ -1,4 +1,4 @@
-"""Whatever dies, every database finds its way back, and nothing of ours is left behind."""
+"""After any crash, every database becomes ready again or is dropped, and no object of freshdb is left over."""
 
 from __future__ import annotations
 
@@ -14,16 +14,26 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.errors import BackendUnavailable, Conflict, LeaseEnded
+from freshdb_service.leasing import leases
 from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import DatabaseState, LeaseState
 from freshdb_service.pooling.reset_jobs import ResetJobs
-from freshdb_service.postgres import CleaningEngine, Leftovers, ResetOutcome
+from freshdb_service.postgres import (
+    CleaningEngine,
+    CopySource,
+    Fenced,
+    Leftovers,
+    ResetOutcome,
+    Server,
+    UsedDatabase,
+)
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import reset_claims
 from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
 
@@ -45,7 +55,7 @@ async def ready(bench: Bench) -> None:
     assert await bench.states() == {"ready": 2}
 
 
-async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Bench, redis_url: str) -> None:
+async def test_emptied_redis_loses_no_lease_and_ends_none_early(bench: Bench, redis_url: str) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.reaper.run_once()
@@ -55,7 +65,7 @@ async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Ben
     assert renewed.ttl_seconds == pytest.approx(300, abs=2)
     async with raw(redis_url) as redis:
         await redis.flushall()
-    await bench.reaper.run_once()  # sees that Redis has forgotten, and restores
+    await bench.reaper.run_once()  # restores the deadlines
     shown = await bench.leases.show(held.lease.id)
     assert shown.expires_at is not None
     assert (shown.expires_at - shown.lease.granted_at).total_seconds() >= 299
@@ -63,8 +73,8 @@ async def test_losing_all_of_redis_loses_no_lease_and_ends_none_early(bench: Ben
     assert (await bench.leases.get(held.lease.id)).state == "active"
 
 
-async def test_a_redis_that_believes_what_was_true_before_ends_no_lease(bench: Bench, redis_url: str) -> None:
-    """It has started from a snapshot, or a replica that lagged has become the one: no heartbeat is refused by that."""
+async def test_redis_restored_from_old_snapshot_ends_no_lease(bench: Bench, redis_url: str) -> None:
+    """Redis was restarted from a snapshot, or failed over to a lagging replica. Heartbeats are not refused."""
     await ready(bench)
     held, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
@@ -79,49 +89,51 @@ async def test_a_redis_that_believes_what_was_true_before_ends_no_lease(bench: B
 
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["", "and Redis is emptied"])
-async def test_no_heartbeat_revives_a_lease_that_ends_while_it_is_looked_for(
+async def test_heartbeat_does_not_revive_lease_that_ends_during_restore(
     bench: Bench, redis_url: str, monkeypatch: pytest.MonkeyPatch, *, forgets: bool
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.reaper.run_once()
-    looked = store_leases.live
+    original = store_leases.live
 
-    async def looked_and_then_it_ended(
+    async def live_and_then_it_ends(
         connection: AsyncConnection, lease_id: UUID | None = None
     ) -> list[store_leases.LiveLease]:
-        there = await looked(connection, lease_id)
+        there = await original(connection, lease_id)
         assert [one.id for one in there] == [held.lease.id]
         monkeypatch.undo()
-        await bench.leases.expire(held.lease.id)  # the reaper goes on
+        await bench.leases.expire(held.lease.id)  # the reaper continues
         if forgets:
             await redis.flushall()
         return there
 
     async with raw(redis_url) as redis:
         await redis.zadd(bench.at.redis.key("deadlines"), {str(held.lease.id): 1})
-        assert (await bench.at.deadlines.due()).lease_ids == [held.lease.id]  # the reaper has begun
-        monkeypatch.setattr(store_leases, "live", looked_and_then_it_ended)
+        assert (await bench.at.deadlines.due()).lease_ids == [held.lease.id]  # the reaper has taken it
+        monkeypatch.setattr(store_leases, "live", live_and_then_it_ends)
         with pytest.raises(LeaseEnded):
             await bench.leases.renew(held.lease.id, principal="test", ttl_seconds=None)
     assert await bench.at.deadlines.expiry([held.lease.id]) == [None]
 
 
-async def test_a_deadline_without_a_lease_goes(bench: Bench, redis_url: str) -> None:
+async def test_deadline_of_lease_that_was_never_granted_is_removed_in_second_round(
+    bench: Bench, redis_url: str
+) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.at.deadlines.admit(  # by somebody who died before it was granted
+    await bench.at.deadlines.admit(  # by a replica that died before the grant
         held.lease.pool_id, [uuid4()], ttl_seconds=300, max_ttl_seconds=300, principal="test"
     )
     await bench.reconciler.run_once()
-    assert len(await bench.at.deadlines.noted()) == 2  # it may be about to be granted
+    assert len(await bench.at.deadlines.noted()) == 2  # the grant may follow
     await bench.reconciler.run_once()
     assert await bench.at.deadlines.noted() == {held.lease.id}
     async with raw(redis_url) as redis:
         assert await redis.zcard(bench.at.redis.key("deadlines")) == 1
 
 
-async def test_a_release_that_was_not_settled_is_settled_when_it_is_asked_for_again(bench: Bench) -> None:
+async def test_second_release_removes_deadline_that_the_first_one_left(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     await store_leases.end(bench.at.store, held.lease.id, LeaseState.RELEASED, principal="test")
@@ -130,7 +142,7 @@ async def test_a_release_that_was_not_settled_is_settled_when_it_is_asked_for_ag
     assert await bench.at.deadlines.noted() == set()
 
 
-async def test_a_database_that_was_dropped_by_hand_is_made_anew_though_its_login_is_there(
+async def test_ready_database_dropped_by_hand_is_rebuilt_while_its_login_exists(
     bench: Bench,
 ) -> None:
     await ready(bench)
@@ -147,7 +159,7 @@ async def test_a_database_that_was_dropped_by_hand_is_made_anew_though_its_login
             assert await inside.fetchval("select count(*) from public.item") == 1
 
 
-async def test_a_lease_without_a_deadline_gets_one(bench: Bench, redis_url: str) -> None:
+async def test_lease_without_deadline_gets_one(bench: Bench, redis_url: str) -> None:
     await ready(bench)
     held = await bench.acquire()
     async with raw(redis_url) as redis:
@@ -156,7 +168,7 @@ async def test_a_lease_without_a_deadline_gets_one(bench: Bench, redis_url: str)
     assert (await bench.leases.show(held.lease.id)).expires_at is not None
 
 
-async def test_a_deadline_without_a_lease_is_forgotten(bench: Bench, redis_url: str) -> None:
+async def test_expired_deadline_without_lease_is_removed(bench: Bench, redis_url: str) -> None:
     await bench.reaper.run_once()
     ghost = uuid4()
     async with raw(redis_url) as redis:
@@ -166,15 +178,13 @@ async def test_a_deadline_without_a_lease_is_forgotten(bench: Bench, redis_url: 
         assert await redis.zcard(bench.at.redis.key("expiring")) == 0
 
 
-async def test_a_reaper_that_died_between_redis_and_the_control_plane_is_replaced(
-    bench: Bench, redis_url: str
-) -> None:
+async def test_lease_taken_by_dead_reaper_is_ended_by_another(bench: Bench, redis_url: str) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.reaper.run_once()
     async with raw(redis_url) as redis:
         await redis.zadd(bench.at.redis.key("deadlines"), {str(held.lease.id): 1})
-        due = await bench.at.deadlines.due()  # and here the first one died
+        due = await bench.at.deadlines.due()  # here the first reaper died
         assert due.lease_ids == [held.lease.id]
         await redis.zadd(bench.at.redis.key("expiring"), {str(held.lease.id): 1})  # a while ago
     await bench.reaper.run_once()
@@ -183,7 +193,7 @@ async def test_a_reaper_that_died_between_redis_and_the_control_plane_is_replace
     assert await bench.states() == {"ready": 2}
 
 
-async def test_what_a_reaper_could_not_end_is_ended_in_the_next_round(
+async def test_leases_are_ended_in_next_round_after_control_plane_was_unavailable(
     here: Site, bench: Bench, redis_url: str
 ) -> None:
     await ready(bench)
@@ -202,11 +212,9 @@ async def test_what_a_reaper_could_not_end_is_ended_in_the_next_round(
     assert [(await bench.leases.get(one.lease.id)).state for one in (held, other)] == ["expired"] * 2
 
 
-async def test_one_lease_that_cannot_be_ended_holds_no_other_up(
-    here: Site, bench: Bench, redis_url: str
-) -> None:
+async def test_lease_that_cannot_be_ended_is_put_off_alone(here: Site, bench: Bench, redis_url: str) -> None:
     await ready(bench)
-    stuck, other = sorted([await bench.acquire(), await bench.acquire()], key=lambda one: str(one.lease.id))
+    stuck, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
     execute(
         here.control,
@@ -220,18 +228,40 @@ async def test_one_lease_that_cannot_be_ended_holds_no_other_up(
     await due_now(bench, redis_url, stuck, other)
     with pytest.raises(asyncpg.DataError):
         await bench.reaper.run_once()
-    await bench.reaper.run_once()
     assert [(await bench.leases.get(one.lease.id)).state for one in (stuck, other)] == ["active", "expired"]
+    async with raw(redis_url) as redis:
+        assert await redis.zrange(bench.at.redis.key("expiring"), 0, -1) == [str(stuck.lease.id).encode()]
+
+
+async def test_lease_whose_row_is_locked_delays_no_other_due_lease(
+    postgres_18: PostgresServer, redis_url: str
+) -> None:
+    here = site([postgres_18], redis_url, min_ready=12)
+    async with replica(here) as bench:
+        await bench.template()
+        await bench.replenisher.run_once()
+        locked, *others = [await bench.acquire() for _ in range(12)]
+        await bench.reaper.run_once()
+        await due_now(bench, redis_url, locked, *others)
+        async with await psycopg.AsyncConnection.connect(here.control) as contender:
+            await contender.execute("SELECT FROM leases WHERE id = %s FOR UPDATE", [locked.lease.id])
+            round_of_it = asyncio.create_task(bench.reaper.run_once())
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while await bench.at.deadlines.noted() != {locked.lease.id}:
+                    await asyncio.sleep(0)
+            assert not round_of_it.done()
+        await round_of_it
+        assert (await bench.leases.get(locked.lease.id)).state == "expired"
 
 
 async def due_now(bench: Bench, redis_url: str, *held: Granted) -> None:
-    """Have the time of these be over, the first one's first."""
+    """Make leases due, in this order."""
     async with raw(redis_url) as redis:
         ends = {str(one.lease.id): when for when, one in enumerate(held, start=1)}
         await redis.zadd(bench.at.redis.key("deadlines"), ends)
 
 
-async def test_a_lease_that_was_handed_on_and_got_its_deadline_back_lives(
+async def test_lease_put_off_by_reaper_lives_when_its_deadline_was_restored(
     bench: Bench, redis_url: str
 ) -> None:
     await ready(bench)
@@ -242,22 +272,22 @@ async def test_a_lease_that_was_handed_on_and_got_its_deadline_back_lives(
         due = await bench.at.deadlines.due()
         assert due.lease_ids == [held.lease.id]
         await redis.flushall()
-    await bench.reaper.run_once()  # another one, who sees that Redis has forgotten
+    await bench.reaper.run_once()  # another reaper restores the deadlines
     await bench.at.deadlines.hand_on(due.lease_ids)
     await bench.reaper.run_once()
     assert (await bench.leases.get(held.lease.id)).state == "active"
 
 
-async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by_another(
+async def test_database_of_worker_that_died_during_reset_is_reset_by_another(
     here: Site, bench: Bench
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.given_back(held)
+    await bench.released_dirty(held)
     [claimed] = await reset_claims.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
-    assert claimed.row.state is DatabaseState.RESETTING  # and here its worker died
+    assert claimed.row.state is DatabaseState.RESETTING  # here its worker died
     await bench.reconciler.run_once()
-    assert (await bench.states())["resetting"] == 1  # it may still be at it
+    assert (await bench.states())["resetting"] == 1  # its worker may be alive
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     assert (await bench.states())["dirty"] == 1
@@ -265,13 +295,13 @@ async def test_a_database_whose_worker_died_in_the_middle_of_a_reset_is_reset_by
     assert (await bench.states()).keys() == {"ready"}
 
 
-async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset_again(
+async def test_lease_of_worker_that_died_during_reset_in_place_can_be_reset_again(
     here: Site, bench: Bench
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
     claimed = await reset_claims.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
-    assert claimed is not None  # and here its worker died
+    assert claimed is not None  # here its worker died
     with pytest.raises(Conflict, match="being reset"):
         await bench.leases.reset(held.lease.id, principal="test")
     with pytest.raises(Conflict, match="being reset"):
@@ -288,32 +318,108 @@ async def test_a_lease_whose_worker_died_in_the_middle_of_its_reset_can_be_reset
     assert (await bench.states()).keys() == {"ready"}
 
 
-class NotNow(CleaningEngine):
-    """Finds the server away whenever it is to reset something."""
+class HeldUp(CleaningEngine):
+    """Fences only when ``go`` is set."""
 
-    async def reset(self, *_: object) -> ResetOutcome:
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = asyncio.Event(), asyncio.Event()
+
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        self.began.set()
+        await self.go.wait()
+        return await super().fence(server, used, origin, generation)
+
+
+async def test_reset_finishes_after_caller_hangs_up_during_fence(bench: Bench) -> None:
+    await ready(bench)
+    held, engine = await bench.acquire(), HeldUp()
+    reset_jobs = ResetJobs(bench.at, engine)
+    releasing = asyncio.create_task(Leases(bench.at, reset_jobs).release(held.lease.id, principal="test"))
+    await engine.began.wait()
+    releasing.cancel()
+    await asyncio.wait({releasing})
+    assert await bench.states() == {"ready": 1, "resetting": 1}
+    engine.go.set()
+    await reset_jobs.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
+async def test_release_is_answered_without_leftovers_when_fence_takes_too_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_FENCE_SECONDS", 0.01)
+    await ready(bench)
+    held, engine = await bench.acquire(), HeldUp()
+    reset_jobs = ResetJobs(bench.at, engine)
+    released = await Leases(bench.at, reset_jobs).release(held.lease.id, principal="test")
+    assert (released.lease.state, released.leftovers) == ("released", None)
+    assert await bench.at.deadlines.noted() == set()
+    engine.go.set()
+    await reset_jobs.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
+class FinishHeldUp(CleaningEngine):
+    """Finishes only when ``go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        fenced = await super().fence(server, used, origin, generation)
+
+        async def finish() -> ResetOutcome:
+            await self.go.wait()
+            return await fenced.finish()
+
+        return Fenced(fenced.leftovers, finish)
+
+
+async def test_release_is_answered_after_fence_and_before_reset_ends(here: Site, bench: Bench) -> None:
+    await ready(bench)
+    held, engine = await bench.acquire(), FinishHeldUp()
+    reset_jobs = ResetJobs(bench.at, engine)
+    url = psycopg.conninfo.make_conninfo(
+        here.dsns[0],
+        dbname=held.lease.database_name,
+        user=held.lease.login,
+        password=held.lease.password,
+    )
+    with psycopg.connect(url, autocommit=True):
+        released = await Leases(bench.at, reset_jobs).release(held.lease.id, principal="test")
+    assert released.leftovers == Leftovers(connections=1)
+    assert await bench.states() == {"ready": 1, "resetting": 1}
+    engine.go.set()
+    await reset_jobs.resets.finish()
+    assert await bench.states() == {"ready": 2}
+
+
+class NotNow(CleaningEngine):
+    """Raises ``BackendUnavailable`` instead of fencing."""
+
+    async def fence(self, *_: object) -> Fenced:
         raise BackendUnavailable("not now")
 
 
-async def test_a_release_closes_the_login_also_when_the_reset_cannot_begin(here: Site, bench: Bench) -> None:
+async def test_release_closes_login_when_fence_fails(here: Site, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    databases = ResetJobs(bench.at, NotNow())
-    released = await Leases(bench.at, databases).release(held.lease.id, principal="test")
+    reset_jobs = ResetJobs(bench.at, NotNow())
+    released = await Leases(bench.at, reset_jobs).release(held.lease.id, principal="test")
     assert released.leftovers == Leftovers()
     with psycopg.connect(here.dsns[0]) as superuser:
         query = "select rolcanlogin from pg_roles where rolname = %s"
         assert superuser.execute(query, [held.lease.login]).fetchone() == (False,)
-    await databases.resets.finish()
+    await reset_jobs.resets.finish()
     assert (await bench.states())["dirty"] == 1
     execute(here.control, "update databases set not_before = null")
     await bench.janitor.run_once()
     assert await bench.states() == {"ready": 2}
 
 
-async def test_more_resets_in_place_than_there_are_hands_wait_for_their_turn(
-    postgres_18: PostgresServer, redis_url: str
-) -> None:
+async def test_resets_in_place_wait_for_slots(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(
         site([postgres_18], redis_url, provision_concurrency=1, min_ready=6, idle_sessions=0)
     ) as bench:
@@ -334,7 +440,7 @@ async def test_more_resets_in_place_than_there_are_hands_wait_for_their_turn(
         assert 1 <= most <= 4
 
 
-async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench: Bench) -> None:
+async def test_lease_that_ends_during_reset_in_place_leaves_clean_or_dirty_database(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     for clean, state in ((None, "dirty"), (reset_claims.ResetResult("d", None, "l", "p"), "ready")):
@@ -347,7 +453,7 @@ async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench
         held = await bench.acquire()
 
 
-async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Site, bench: Bench) -> None:
+async def test_database_of_worker_that_died_during_provisioning_is_dropped(here: Site, bench: Bench) -> None:
     await ready(bench)
     [health] = await bench.pools.listing()
     async with bench.at.store.transaction() as connection:
@@ -361,14 +467,14 @@ async def test_a_database_whose_worker_died_while_making_it_is_dropped(here: Sit
     assert (await bench.states()).keys() == {"ready"}
 
 
-async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here: Site, bench: Bench) -> None:
+async def test_worker_that_lost_its_claim_changes_no_row(here: Site, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.given_back(held)
+    await bench.released_dirty(held)
     [paused] = await reset_claims.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
     execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
-    await bench.janitor.run_once()  # somebody else has done it
+    await bench.janitor.run_once()  # another worker resets it
     stale = reset_claims.ResetResult("stale", None, "stale", "stale")
     assert not await reset_claims.make_ready(bench.at.store, paused.row, stale)
     async with bench.at.store.statement() as connection:
@@ -378,7 +484,7 @@ async def test_a_worker_that_was_paused_and_lost_its_claim_changes_nothing(here:
     assert again.lease.login != "stale"
 
 
-async def test_what_no_row_refers_to_is_dropped_and_lookalikes_are_not(here: Site, bench: Bench) -> None:
+async def test_stamped_object_without_row_is_dropped_and_lookalike_stays(here: Site, bench: Bench) -> None:
     await ready(bench)
     before = names_on(here)
     prefix, stamp = here.settings.prefix, f"freshdb:{bench.at.id}"
@@ -394,7 +500,7 @@ async def test_what_no_row_refers_to_is_dropped_and_lookalikes_are_not(here: Sit
         execute(here.dsns[0], f"drop database {lookalike}")
 
 
-async def test_a_ready_database_that_somebody_dropped_is_made_anew(here: Site, bench: Bench) -> None:
+async def test_ready_database_dropped_with_its_role_is_rebuilt(here: Site, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.leases.release(held.lease.id, principal="test")
@@ -408,16 +514,16 @@ async def test_a_ready_database_that_somebody_dropped_is_made_anew(here: Site, b
     assert (await bench.states()).keys() == {"ready"}
 
 
-async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
+async def test_sql_build_of_dead_replica_is_repeated_by_another(
     here: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with replica(here) as dead:
-        monkeypatch.setattr(dead.builds, "begin", lambda _: None)  # it died before it began
+        monkeypatch.setattr(dead.builds, "begin", lambda _: None)  # the replica died before the build
         await dead.templates.register(
             RegisterRequest("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
         )
     await bench.reconciler.run_once()
-    assert (await bench.templates.find("t")).attempt == 1  # its replica may still be at it
+    assert (await bench.templates.find("t")).attempt == 1  # its replica may be alive
     execute(here.control, "update templates set build_deadline_at = now()")
     await bench.reconciler.run_once()
     template = await bench.templates.find("t", wait_seconds=30)
@@ -425,10 +531,10 @@ async def test_a_build_from_sql_whose_replica_died_is_done_by_another(
     assert template.attempt == 2
 
 
-async def test_a_server_that_is_away_costs_its_databases_nothing(bench: Bench) -> None:
+async def test_dirty_database_of_unmanaged_server_waits_and_is_reset_later(bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
-    await bench.given_back(held)
+    await bench.released_dirty(held)
     server = bench.at.servers.pop("pg18")
     await bench.janitor.run_once()
     assert (await bench.states())["dirty"] == 1

@@ -76,7 +76,8 @@ class Pool:
         return login
 
     async def reset(self, database_id: UUID, generation: int) -> ResetOutcome:
-        outcome = await self.engine.reset(self.server, self.used[database_id], self.origin, generation)
+        fenced = await self.engine.fence(self.server, self.used[database_id], self.origin, generation)
+        outcome = await fenced.finish()
         self._note(database_id, outcome.login, outcome.known)
         return outcome
 

@@ -33,7 +33,7 @@ from freshdb_service.config import Settings
 from freshdb_service.errors import LeaseNotFound
 from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.acquire_request import AcquireRequest
-from freshdb_service.leasing.quotas import longest_life, too_long
+from freshdb_service.leasing.quotas import max_lifetime, too_long
 from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState
 from freshdb_service.observability.logs import add_to_log_context
 from freshdb_service.store.leases import LeaseFilter
@@ -167,7 +167,7 @@ async def keep(lease_id: str, context: InContext, principal: Holder, body: KeepI
     asked = body or KeepIn()
     settings = context.settings
     if asked.ttl_seconds is None:
-        ttl = longest_life(settings.keep_ttl_seconds, principal.token)
+        ttl = max_lifetime(settings.keep_ttl_seconds, principal.token)
     else:
         ttl = _ttl(asked.ttl_seconds, settings, principal)
     kept = await context.leases.keep(
@@ -237,7 +237,7 @@ async def _acquire(
         wait_seconds=max(waits),
         idempotency_key=idempotency_key,
         gone=lambda: _disconnected(request),
-        resting=request.scope[SLOT].release,
+        on_wait=request.scope[SLOT].leave,
         token=principal.token,
         address=principal.address,
     )
@@ -267,7 +267,7 @@ def lease_out(context: Context, granted: Granted, principal: Principal | None) -
 
 def _ttl(asked: float | None, settings: Settings, principal: Principal) -> float:
     field = "ttl_seconds"
-    most = longest_life(settings.max_ttl_seconds, principal.token)
+    most = max_lifetime(settings.max_ttl_seconds, principal.token)
     if asked is None:
         return min(settings.default_ttl_seconds, most)
     if not settings.min_ttl_seconds <= asked <= settings.max_ttl_seconds:

@@ -1,4 +1,4 @@
-"""What one call asks for: its shares, its places in the queues, and what makes two calls the same."""
+"""The requests of one call to acquire, its places in the queues, and the hash that identifies it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.store.grant import GrantShare
+from freshdb_service.store.grant import GrantShare, GrantTerms
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireRequest:
-    """What a caller asks for; everything is within the limits of the settings."""
+    """The request for one lease. Its values are within the limits of the settings."""
 
     template: str
     """``name`` for the newest that is ready, or ``name@fingerprint``."""
@@ -25,46 +25,59 @@ class AcquireRequest:
 
     @property
     def pinned(self) -> bool:
-        """Whether the fingerprint was named."""
+        """True if the request names the fingerprint."""
         return "@" in self.template
 
 
 @dataclass(slots=True)
-class PoolRequest:
-    """Everything one call asks for, and its place in the queues."""
+class AcquireCall:
+    """One call to acquire: all its leases or none.
 
-    wanted: list[AcquireRequest]
-    shares: list[GrantShare]
+    Attributes:
+        terms: principal, token, idempotency key: the same for all its leases.
+        wanted: one request for each share.
+        shares: equal leases from one pool each.
+        tickets: places in the queues of the pools.
+        waiting: length of a pool's queue when the call came.
+        granted: the control plane granted the leases of the shares.
+    """
+
+    terms: GrantTerms
+    wanted: list[AcquireRequest] = field(default_factory=list)
+    shares: list[GrantShare] = field(default_factory=list)
     tickets: dict[UUID, int] = field(default_factory=dict)
     waiting: int = 0
-    """How many stood in the queue of a pool when this call came."""
+    granted: bool = False
 
     @property
     def lease_ids(self) -> list[UUID]:
-        """The leases that there will be."""
+        """Ids of the leases to grant."""
         return [one for share in self.shares for one in share.lease_ids]
 
     @property
     def pools(self) -> list[UUID]:
-        """In an order that is the same for everybody: nobody waits for somebody who waits for them."""
+        """The pools, always in the same order, so that two calls never wait for each other."""
         return sorted({share.pool_id for share in self.shares})
 
+    @property
+    def owner(self) -> str | None:
+        """Owner of the call's places in the queues, over several calls with the same idempotency key."""
+        if self.terms.idempotency_key is None:
+            return None
+        text = f"{self.terms.principal}\n{self.terms.idempotency_key}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
     def wanted_of(self, pool_id: UUID) -> int:
-        """How many databases are wanted of a pool."""
+        """Number of databases that the call requests from a pool."""
         return sum(len(share.lease_ids) for share in self.shares if share.pool_id == pool_id)
 
     def ticket(self, pool_id: UUID) -> int:
-        """The place in a pool's queue: the instant at which it was first asked."""
+        """The place in a pool's queue: the instant of the first try."""
         return self.tickets.get(pool_id, min(self.tickets.values()))
 
 
-def owner_of(principal: str, idempotency_key: str) -> str:
-    """Whose place in a queue it is, over several requests."""
-    return hashlib.sha256(f"{principal}\n{idempotency_key}".encode()).hexdigest()[:32]
-
-
 def hash_of(wanted: Sequence[AcquireRequest]) -> str:
-    """What makes two requests the same; how long the caller would wait does not."""
+    """Hash that is equal for equal requests. ``wait_seconds`` is not part of it."""
     body = [
         [one.template, one.isolation, one.ttl_seconds, dict(one.holder), dict(one.labels)] for one in wanted
     ]

@@ -1,4 +1,9 @@
-"""Leases, once they are granted (:mod:`~freshdb_service.leasing.acquire`): renew, keep, release, revoke, show."""
+"""Leases after their grant: renew, keep, reset, release, revoke, show.
+
+A release has two steps. The first one ends the lease in the control plane and fences its database, and the answer waits for
+it: it has the leftovers that the fence found. The second one cleans the database, and runs in the background
+(:mod:`~freshdb_service.pooling.reset_jobs`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from freshdb_service.errors import (
 from freshdb_service.leasing.acquire import Granted, facts
 from freshdb_service.lifecycle import LEASE_LIVE, LeaseState
 from freshdb_service.pooling.reset_jobs import ResetJobs
-from freshdb_service.postgres import Leftovers, close_login
+from freshdb_service.postgres import Fenced, Leftovers, close_login
 from freshdb_service.redis.deadlines import Deadline, Refusal, Renewal
 from freshdb_service.redis.wakeups import WakeupReason
 from freshdb_service.resources import Resources
@@ -29,10 +34,11 @@ from freshdb_service.store import reset_claims
 from freshdb_service.store.audit_log import FRESHDB, Actor
 from freshdb_service.store.rows import LeaseRow
 
-_LOOK_SECONDS: Final = 1.0
+_FENCE_SECONDS: Final = 1.0
+"""Timeout of a release for the fence, and for the leftovers that it finds. The reset goes on after it."""
 _TRIES: Final = 5
-"""So often a heartbeat is tried; each thing that Redis may not know comes once, unless it is lost again meanwhile."""
-_TURN_SECONDS: Final = 0.25
+"""Attempts of a heartbeat. Each kind of data that Redis may have lost costs one, unless it is lost again."""
+_SLOT_SECONDS: Final = 0.25
 """Timeout of a release that waits for a worker slot. Without one, the login is closed and the database stays dirty for the
 janitor, which is more work in total."""
 _log = logging.getLogger(__name__)
@@ -40,48 +46,50 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A lease that is over, and what its holder left open; ``None`` if that is not known."""
+    """A lease that has ended, and objects that its holder left. ``leftovers`` is ``None`` if they are not known."""
 
     lease: LeaseRow
     leftovers: Leftovers | None
 
 
 @dataclass(frozen=True, slots=True)
-class _GivenBack:
-    """A lease that has ended; and what was left open, if the reset of its database has begun. Otherwise that is dirty."""
+class _Ended:
+    """A lease that has ended, and the first step of its database's reset. Without it, the janitor resets the database."""
 
     lease: LeaseRow
-    left: asyncio.Future[Leftovers | None] | None
+    fencing: asyncio.Task[Fenced] | None
 
 
 class Leases:
-    """What callers can do with leases that they have.
+    """Operations on granted leases.
 
     Args:
-        at: the resources of this replica.
-        databases: resets what is released.
-        turn_seconds: timeout of a release that waits for a worker slot to reset its database.
+        resources: of this replica.
+        reset_jobs: resets released databases.
+        slot_seconds: timeout of a release that waits for a worker slot to reset its database.
     """
 
     def __init__(
-        self, resources: Resources, databases: ResetJobs, *, turn_seconds: float = _TURN_SECONDS
+        self, resources: Resources, reset_jobs: ResetJobs, *, slot_seconds: float = _SLOT_SECONDS
     ) -> None:
         self._resources = resources
-        self._databases = databases
-        self._turn_seconds = turn_seconds
-        self._reminding = asyncio.Lock()
+        self._reset_jobs = reset_jobs
+        self._slot_seconds = slot_seconds
+        self._restoring = asyncio.Lock()
 
     async def renew(
         self, lease_id: UUID, *, principal: str, ttl_seconds: float | None, address: str | None = None
     ) -> Renewal:
-        """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), within its longest life.
+        """Move the end of a lease to ``ttl_seconds`` from now (by default its own TTL), but not past its ``max_ttl``.
 
-        Touches Redis alone, unless Redis has forgotten the lease, or has started anew: then the control plane is asked, and
-        what lives gets its deadline back. With a longer TTL than its own, the lease has that one from then on: the control
-        plane notes it first, so that it is known whatever becomes of Redis.
+        This uses Redis only, unless Redis has lost the lease or has restarted. Then live leases get their deadlines back
+        from the control plane. If ``ttl_seconds`` is longer than the lease's own TTL, it becomes the lease's own TTL. The
+        control plane stores it first, so that it survives the loss of Redis.
 
         Raises:
-            LeaseEnded, LeaseNotFound, Forbidden: as it says.
+            LeaseEnded: the lease has ended.
+            LeaseNotFound: there is no such lease.
+            Forbidden: another principal holds it.
         """
         restored = False
         for _ in range(_TRIES):
@@ -89,9 +97,7 @@ class Leases:
                 lease_id, ttl_seconds=ttl_seconds, principal=principal
             )
             if isinstance(answer, Renewal):
-                if restored and not await self._live(
-                    lease_id
-                ):  # it has ended between that look and the deadline
+                if restored and not await self._live(lease_id):  # it ended before its deadline was restored
                     await self._settle(lease_id)
                     break
                 self._resources.audit_log.collect(
@@ -109,24 +115,24 @@ class Leases:
                 continue
             restored = True
             if answer is Refusal.FORGOTTEN:
-                await self.remind()
+                await self.restore_deadlines()
                 continue
             if not (live := await self._live(lease_id)):
                 break
             await self._resources.deadlines.restore(live, run_id=None)
-        there = await self.get(lease_id)
-        raise _over(there) if there.principal == principal else _forbidden(lease_id)
+        row = await self.get(lease_id)
+        raise _has_ended(row) if row.principal == principal else _forbidden(lease_id)
 
-    async def remind(self) -> None:
-        """Where Redis has started anew, or is another one, give every live lease its full TTL again."""
-        async with self._reminding:
+    async def restore_deadlines(self) -> None:
+        """If Redis has restarted, or is another one, give every live lease its full TTL again."""
+        async with self._restoring:
             run_id = await self._resources.deadlines.forgotten_in_run()
             if run_id is None:
                 return
             live = await self._live()
             await self._resources.deadlines.restore(live, run_id=run_id)
         if live:
-            _log.warning("Redis has started anew: %d leases got their full TTL again", len(live))
+            _log.warning("Redis has restarted: %d leases got their full TTL again", len(live))
 
     async def _live(self, lease_id: UUID | None = None) -> list[Deadline]:
         async with self._resources.store.statement() as connection:
@@ -134,34 +140,34 @@ class Leases:
         return [Deadline(one.id, one.principal, one.ttl_seconds, one.remaining_seconds) for one in live]
 
     async def release(self, lease_id: UUID, *, principal: str, address: str | None = None) -> Released:
-        """Give a lease back, and say what was left open. Releasing it again is no error.
+        """End a lease for its holder, and return its leftovers. A second release is no error.
 
         Raises:
-            LeaseEnded: it has expired or was revoked.
-            LeaseNotFound, Forbidden: as it says.
+            LeaseEnded: the lease has expired or was revoked.
+            LeaseNotFound: there is no such lease.
+            Forbidden: another principal holds it.
         """
         by = Actor(principal, address)
-        return await self._end(lease_id, LeaseState.RELEASED, principal=principal, by=by)
+        return await self._release(lease_id, LeaseState.RELEASED, principal=principal, by=by)
 
     async def revoke(self, lease_id: UUID, *, reason: str, by: Actor = FRESHDB) -> Released:
-        """Take a lease away from whoever has it.
+        """End a lease without its holder.
 
         Raises:
-            LeaseEnded: it is over already.
-            LeaseNotFound: there is none.
+            LeaseEnded: the lease has ended already.
+            LeaseNotFound: there is no such lease.
         """
-        return await self._end(lease_id, LeaseState.REVOKED, principal=None, by=by, reason=reason)
+        return await self._release(lease_id, LeaseState.REVOKED, principal=None, by=by, reason=reason)
 
     async def expire(self, lease_id: UUID) -> None:
-        """End a lease whose deadline has passed; nothing happens if it is over already."""
-        given_back = await self._give_back(lease_id, LeaseState.EXPIRED, by=FRESHDB)
+        """End a lease whose deadline has passed. Do nothing if it has ended already."""
+        ended = await self._end(lease_id, LeaseState.EXPIRED, by=FRESHDB)
         await self._resources.deadlines.settle([lease_id], over=True)
-        if given_back is not None:
-            self._ended(given_back.lease)
-            if given_back.left is None:
-                await self._resources.wakeups.announce(WakeupReason.DIRTY)
+        if ended is not None:
+            self._report(ended.lease)
+            await self._leave_to_janitor(ended)
 
-    async def _end(
+    async def _release(
         self,
         lease_id: UUID,
         state: LeaseState,
@@ -170,31 +176,42 @@ class Leases:
         by: Actor,
         reason: str | None = None,
     ) -> Released:
-        given_back = await self._give_back(
-            lease_id, state, principal=principal, by=by, reason=reason, wait_seconds=self._turn_seconds
+        """End a lease and wait for the fence.
+
+        The control plane's commit decides: before it nothing has happened, and after it the lease has ended, whatever
+        happens to the rest. If this replica dies, another one takes over the claim on the database. If Redis is unavailable
+        or empty, the reaper finds the deadline, or none. If the server is unavailable, the answer has no leftovers, and the
+        reset is tried again until the login is closed. The reset does not need the caller.
+        """
+        ended = await self._end(
+            lease_id, state, principal=principal, by=by, reason=reason, wait_seconds=self._slot_seconds
         )
-        if given_back is None:
-            there = await self.get(lease_id)
-            if there.state not in LEASE_LIVE:
-                await self._settle(lease_id)  # whoever ended it may have died before this
-            if principal is not None and there.principal != principal:
-                raise _forbidden(lease_id)
-            if there.state is LeaseState.RELEASED and state is LeaseState.RELEASED:
-                return Released(there, None)
-            raise _over(there)
+        if ended is None:
+            return await self._released_before(lease_id, state, principal)
         await self._settle(lease_id)
-        leftovers = await self._closed(given_back)
-        self._ended(given_back.lease, leftovers)
-        return Released(given_back.lease, leftovers)
+        leftovers = await self._leftovers(ended)
+        await self._leave_to_janitor(ended)
+        self._report(ended.lease, leftovers)
+        return Released(ended.lease, leftovers)
+
+    async def _released_before(self, lease_id: UUID, state: LeaseState, principal: str | None) -> Released:
+        row = await self.get(lease_id)
+        if row.state not in LEASE_LIVE:
+            await self._settle(lease_id)  # the replica that ended it may have died before this
+        if principal is not None and row.principal != principal:
+            raise _forbidden(lease_id)
+        if row.state is LeaseState.RELEASED and state is LeaseState.RELEASED:
+            return Released(row, None)
+        raise _has_ended(row)
 
     async def _settle(self, lease_id: UUID) -> None:
-        """Forget the deadline of a lease that has ended; without Redis, the reaper does so when it passes."""
+        """Remove the deadline of a lease that has ended. If Redis is unavailable, the reaper removes it later."""
         try:
             await self._resources.deadlines.settle([lease_id], over=True)
         except BackendUnavailable as error:
-            _log.warning("the deadline of lease %s stays for the reaper: %s", lease_id, error)
+            _log.warning("the deadline of lease %s is left to the reaper: %s", lease_id, error)
 
-    async def _give_back(
+    async def _end(
         self,
         lease_id: UUID,
         state: LeaseState,
@@ -203,9 +220,9 @@ class Leases:
         principal: str | None = None,
         reason: str | None = None,
         wait_seconds: float = 0.0,
-    ) -> _GivenBack | None:
-        """End a live lease; and begin to reset its database, unless this replica has its hands full for so long."""
-        async with self._databases.resets.promised(wait_seconds) as promised:
+    ) -> _Ended | None:
+        """End a live lease, and start the reset of its database if a worker slot becomes free within ``wait_seconds``."""
+        async with self._reset_jobs.resets.reserved(wait_seconds) as reserved:
             claim = store_leases.ResetClaim(
                 self._resources.settings.claim_seconds, list(self._resources.servers)
             )
@@ -216,60 +233,68 @@ class Leases:
                 principal=principal,
                 by=by,
                 reason=reason,
-                claim=claim if promised else None,
+                claim=claim if reserved else None,
             )
             if ended is None:
                 return None
-            left = None if ended.used is None else self._databases.begin_reset(ended.used)
-            return _GivenBack(ended.lease, left)
+            # No await between the commit and this: the reset starts also if the caller has hung up.
+            return _Ended(
+                ended.lease, None if ended.used is None else self._reset_jobs.begin_reset(ended.used)
+            )
 
-    async def _closed(self, given_back: _GivenBack) -> Leftovers | None:
-        """See that the login of a lease that has ended is closed.
+    async def _leftovers(self, ended: _Ended) -> Leftovers | None:
+        """Wait until the login of a lease that has ended is closed.
 
         Returns:
-            what its holder left open; ``None`` if the server does not say so at once. The reset sees to it in any case.
+            objects that the holder left, or ``None`` if the server does not answer in time. Then the reset closes the login.
         """
-        lease = given_back.lease
+        lease, fencing = ended.lease, ended.fencing
         try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                left = None if given_back.left is None else await asyncio.shield(given_back.left)
-                return left or await close_login(self._resources.server(lease.server), lease.login)
+            async with asyncio.timeout(_FENCE_SECONDS):
+                if fencing is not None:
+                    await asyncio.wait({fencing})  # does not cancel it at the timeout, nor raise its error
+                    if fencing.exception() is None:
+                        return fencing.result().leftovers
+                return await close_login(self._resources.server(lease.server), lease.login)
         except (BackendUnavailable, TimeoutError):
             return None
-        finally:
-            if given_back.left is None:
-                await self._resources.wakeups.announce(WakeupReason.DIRTY)
 
-    def _ended(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
+    async def _leave_to_janitor(self, ended: _Ended) -> None:
+        if ended.fencing is None:
+            await self._resources.wakeups.announce(WakeupReason.DIRTY)
+
+    def _report(self, row: LeaseRow, leftovers: Leftovers | None = None) -> None:
         self._resources.metrics.ended(row.state)
         left = {} if leftovers is None else {"leftovers": leftovers.to_json()}
         self._resources.events.emit(f"lease.{row.state}", **facts(row), **left)
 
     async def reset(self, lease_id: UUID, *, principal: str, address: str | None = None) -> Granted:
-        """Make the database of an active lease clean, for the same lease; whoever is connected to it is thrown out.
+        """Reset the database of an active lease in place. All connections to it are terminated.
 
-        The lease gets a new generation with a login of its own, and, if its database had to be rebuilt, a new database.
+        The lease gets a new generation with a new login. If the database had to be rebuilt, its name is new, too.
 
         Raises:
-            LeaseEnded, LeaseNotFound, Forbidden: as it says.
-            Conflict: it is kept for a look, or being reset at this moment.
-            BackendUnavailable: it could not be made clean; asking again is safe.
+            LeaseEnded: the lease has ended.
+            LeaseNotFound: there is no such lease.
+            Forbidden: another principal holds it.
+            Conflict: the lease is kept for inspection, or its database is being reset.
+            BackendUnavailable: the reset failed. The caller can try again.
         """
-        await self._databases.in_place.acquire()
-        # Whoever asked may go away meanwhile: what was begun is done.
+        await self._reset_jobs.in_place.acquire()
+        # If the caller hangs up, the reset is finished nevertheless.
         if not await asyncio.shield(self._reset_in_place(lease_id, principal, address)):
-            there = await self.get(lease_id)
-            if there.principal == principal and there.state is LeaseState.KEPT:
-                message = f"the lease {lease_id} is kept for a look: what is in its database would be lost"
+            row = await self.get(lease_id)
+            if row.principal == principal and row.state is LeaseState.KEPT:
+                message = f"the lease {lease_id} is kept for inspection: a reset would remove the contents of its database"
                 raise Conflict(message)
-            raise _refused(there, principal)
+            raise _refused(row, principal)
         granted = await self.show(lease_id)
         if granted.lease.state not in LEASE_LIVE:
-            raise _over(granted.lease)
+            raise _has_ended(granted.lease)
         return granted
 
     async def _reset_in_place(self, lease_id: UUID, principal: str, address: str | None = None) -> bool:
-        """With one of the hands for it, which is free again afterwards; ``False`` if it is not there to be reset."""
+        """Reset a leased database in a slot of ``in_place`` and free the slot; ``False`` if it cannot be claimed."""
         try:
             used = await reset_claims.claim_leased(
                 self._resources.store,
@@ -279,10 +304,10 @@ class Leases:
                 address=address,
             )
             if used is not None:
-                await self._databases.reset_leased(used)
+                await self._reset_jobs.reset_leased(used)
             return used is not None
         finally:
-            self._databases.in_place.release()
+            self._reset_jobs.in_place.release()
 
     async def keep(
         self,
@@ -293,11 +318,13 @@ class Leases:
         reason: str | None,
         address: str | None = None,
     ) -> Granted:
-        """Hold a lease's database back for a look, for ``ttl_seconds`` from now. It can be kept again, for longer.
+        """Keep a lease's database for inspection, for ``ttl_seconds`` from now. A second call can extend that.
 
         Raises:
-            LeaseEnded, LeaseNotFound, Forbidden: as it says.
-            Conflict: it is being reset at this moment.
+            LeaseEnded: the lease has ended.
+            LeaseNotFound: there is no such lease.
+            Forbidden: another principal holds it.
+            Conflict: its database is being reset.
         """
         async with self._resources.store.transaction() as connection:
             row = await store_leases.keep(
@@ -315,10 +342,10 @@ class Leases:
         return await self.show(lease_id)
 
     async def get(self, lease_id: UUID) -> LeaseRow:
-        """One lease.
+        """Return one lease.
 
         Raises:
-            LeaseNotFound: there is none.
+            LeaseNotFound: there is no such lease.
         """
         async with self._resources.store.statement() as connection:
             row = await store_leases.get(connection, lease_id)
@@ -328,10 +355,10 @@ class Leases:
         return row
 
     async def show(self, lease_id: UUID) -> Granted:
-        """One lease and when it ends; with its password while it lives.
+        """Return one lease and when it ends. It has its password while it is live.
 
         Raises:
-            LeaseNotFound: there is none.
+            LeaseNotFound: there is no such lease.
         """
         row = await self.get(lease_id)
         [expires_at] = await self._resources.deadlines.expiry([lease_id])
@@ -340,7 +367,7 @@ class Leases:
     async def listing(
         self, wanted: store_leases.LeaseFilter, *, limit: int, after: tuple[datetime, UUID] | None
     ) -> list[Granted]:
-        """Leases in the order of their granting, without passwords."""
+        """Return leases in the order of their grants, without passwords."""
         async with self._resources.store.statement() as connection:
             rows = await store_leases.listing(connection, wanted, limit=limit, after=after)
         expiry = await self._resources.deadlines.expiry([row.id for row in rows])
@@ -351,22 +378,22 @@ class Leases:
 
 
 def _forbidden(lease_id: UUID) -> Forbidden:
-    return Forbidden(f"the lease {lease_id} belongs to somebody else; only who acquired it can do this")
+    return Forbidden(f"the lease {lease_id} belongs to another principal; only its holder can do this")
 
 
 def _refused(row: LeaseRow, principal: str) -> FreshdbError:
-    """Why nothing can be done to a lease's database now."""
+    """Return the error for a database that cannot be claimed or kept now."""
     if row.principal != principal:
         return _forbidden(row.id)
     if row.state not in LEASE_LIVE:
-        return _over(row)
-    message = f"the lease {row.id} is being reset at this moment; ask again"
+        return _has_ended(row)
+    message = f"the database of the lease {row.id} is being reset; retry in a moment"
     return Conflict(message, retry_after_seconds=1.0)
 
 
-def _over(row: LeaseRow) -> LeaseEnded:
+def _has_ended(row: LeaseRow) -> LeaseEnded:
     how = row.state if row.state not in LEASE_LIVE else LeaseState.EXPIRED
     when = f" at {row.ended_at:%Y-%m-%d %H:%M:%S}Z" if row.ended_at else ""
     return LeaseEnded(
-        f"the lease {row.id} is over: {how}{when}; acquire a new one", extra={"state": str(how)}
+        f"the lease {row.id} has ended: {how}{when}; acquire a new one", extra={"state": str(how)}
     )

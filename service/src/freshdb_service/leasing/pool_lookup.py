@@ -1,4 +1,4 @@
-"""Which pool a request is served from. Remembered for a while: the grant itself refuses a pool that is out of date."""
+"""Cache of the pools that serve requests. It may be stale, because the grant refuses a pool that is out of date."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
 from freshdb_service.store.rows import PoolRow
 
-_TARGET_SECONDS: Final = 5.0
+_CACHE_SECONDS: Final = 5.0
 
 
 class PoolLookup:
-    """The pools that requests were served from lately."""
+    """The pools of recent requests."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._known: dict[tuple[str, Isolation], tuple[UUID, float]] = {}
 
     async def find(self, template: str, isolation: Isolation) -> UUID:
-        """The pool of a template (``name`` or ``name@fingerprint``), made if need be.
+        """Return the pool of a template (``name`` or ``name@fingerprint``). Create it if there is none.
 
         Raises:
-            TemplateNotFound, TemplateBuilding, TemplateFailed: there is nothing to clone from.
-            IsolationUnsupported: the template cannot be leased like this.
+            TemplateNotFound: the template is not registered.
+            TemplateBuilding: its build has not finished.
+            TemplateFailed: its build failed.
+            IsolationUnsupported: it does not support this isolation.
         """
         known = self._known.get((template, isolation))
         if known is not None and known[1] > monotonic():
@@ -62,11 +64,11 @@ class PoolLookup:
             )
         if pool.refusal is not None:
             raise _unsupported(pool)
-        self._known[template, isolation] = (pool.id, monotonic() + _TARGET_SECONDS)
+        self._known[template, isolation] = (pool.id, monotonic() + _CACHE_SECONDS)
         return pool.id
 
     def forget(self, template: str, isolation: Isolation) -> None:
-        """Look anew the next time."""
+        """Read the pool again at the next request."""
         self._known.pop((template, isolation), None)
 
 

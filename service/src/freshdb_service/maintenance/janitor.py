@@ -1,7 +1,8 @@
-"""Resets dirty databases: claims them, the last to become dirty first, and has the reset engine make them clean.
+"""Resets dirty databases: claims them, newest first, and resets each in a worker slot.
 
-Most databases are never dirty: the replica that ends a lease begins with the reset at once, if it has a hand free
-(``databases``). What is left are those of a moment when it had none, and those of replicas that died.
+Most databases never become dirty, because the replica that ends a lease resets its database at once if it has a free worker
+slot (:mod:`~freshdb_service.pooling.reset_jobs`). The janitor resets the databases of moments without a free slot, and of
+replicas that died.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from freshdb_service.store import reset_claims
 
 
 class Janitor:
-    """One round: reset until nothing is dirty, a bounded number at once."""
+    """One round: reset dirty databases until there are none, in the worker slots of this replica."""
 
     def __init__(
-        self, resources: Resources, databases: ResetJobs, *, wake: asyncio.Event | None = None
+        self, resources: Resources, reset_jobs: ResetJobs, *, wake: asyncio.Event | None = None
     ) -> None:
         self._resources = resources
-        self._databases = databases
+        self._reset_jobs = reset_jobs
         self._wake = wake
 
     async def run_once(self) -> None:
-        """Reset every dirty database on the servers of this replica; return when no reset is under way."""
-        workers = self._databases.resets
-        look_at = 0.0
+        """Reset all dirty databases on the servers of this replica. Return when no reset is running."""
+        workers = self._reset_jobs.resets
+        next_claim_at = 0.0
         while True:
             woken = self._wake is not None and self._wake.is_set()
-            if (woken or monotonic() >= look_at) and (free := workers.free):
+            if (woken or monotonic() >= next_claim_at) and (free := workers.free):
                 if self._wake is not None:
                     self._wake.clear()
                 claimed = await reset_claims.claim_dirty(
@@ -40,8 +41,8 @@ class Janitor:
                     claim_seconds=self._resources.settings.claim_seconds,
                 )
                 more = len(claimed) == free
-                look_at = 0.0 if more else monotonic() + self._resources.settings.janitor_seconds
+                next_claim_at = 0.0 if more else monotonic() + self._resources.settings.janitor_seconds
                 for used in claimed:
-                    workers.take(self._databases.reset(used))
-            if not await workers.a_hand_free(self._wake):
+                    workers.submit(self._reset_jobs.reset(used))
+            if not await workers.slot_freed(self._wake):
                 return

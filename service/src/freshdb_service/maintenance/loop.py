@@ -1,4 +1,4 @@
-"""Runs the loops: a round whenever there is work, and at least every so often."""
+"""Runs the loops: one round whenever a loop is woken, and at least once in its interval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One loop: its round, the longest pause between two rounds, and what wakes it earlier."""
+    """One loop: its round, the maximum pause between two rounds, and the event that starts a round earlier."""
 
     name: str
     run_once: Callable[[], Awaitable[None]]
@@ -24,7 +24,7 @@ class Loop:
 
 
 async def run(loops: Sequence[Loop], stop: asyncio.Event, metrics: Metrics) -> None:
-    """Run the loops until ``stop`` is set; a round that has begun is finished."""
+    """Run the loops until ``stop`` is set, and finish their current rounds."""
     async with asyncio.TaskGroup() as group:
         for loop in loops:
             group.create_task(_run(loop, stop, metrics), name=loop.name)
@@ -39,7 +39,7 @@ async def _run(loop: Loop, stop: asyncio.Event, metrics: Metrics) -> None:
         except BackendUnavailable as error:
             _log.warning("%s: %s", loop.name, error)
             metrics.loop_errors.labels(loop.name).inc()
-        except Exception:  # noqa: BLE001 - a loop goes on whatever a round ends with
+        except Exception:  # noqa: BLE001 - a loop continues after any error of a round
             _log.exception("%s: a round failed", loop.name)
             metrics.loop_errors.labels(loop.name).inc()
         await _first_of(stop, loop.wake, timeout_seconds=loop.interval_seconds)

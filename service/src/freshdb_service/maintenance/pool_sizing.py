@@ -1,8 +1,8 @@
-"""How many databases a pool keeps ready: ``min_ready``, and more for as long as callers had to wait.
+"""Number of databases that a pool keeps ready: ``min_ready``, and more after callers had to wait.
 
-A caller who waits shows that too few were ready for the bursts in which this pool is asked. So the target rises at once by
-as many as wait, and falls again by half in every ``HALF_LIFE_SECONDS`` in which nobody waits. A pool that resets fast enough
-for its demand never rises; one that is asked by forty workers in the same moment has forty ready for the next time.
+A waiting caller shows that too few databases were ready for a burst of requests. The target rises at once by the number of
+waiters. Without waiters, the rise halves in every ``HALF_LIFE_SECONDS``. The target of a pool whose resets keep up with
+demand never rises. A pool that forty workers request at the same moment has forty databases ready for the next time.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class _Peak:
 
 
 class PoolSizing:
-    """What every pool keeps ready beyond ``min_ready``, as this replica has seen it."""
+    """Databases that each pool keeps ready beyond ``min_ready``, by what this replica has seen."""
 
     def __init__(self) -> None:
         self._peaks: dict[UUID, _Peak] = {}
 
     def target(self, pool_id: UUID, *, min_ready: int, max_size: int, waiting: int, now: float) -> int:
-        """How many databases should be ready.
+        """Return the target number of ready databases.
 
         Args:
-            pool_id: of which pool.
-            min_ready: the least.
-            max_size: the most.
-            waiting: how many databases are waited for at this moment.
-            now: in seconds, by a clock that never goes back.
+            pool_id: the pool.
+            min_ready: minimum of the target.
+            max_size: maximum of the target.
+            waiting: number of databases that callers wait for now.
+            now: monotonic time in seconds.
         """
         peak = self._peaks.get(pool_id)
         more = 0.0 if peak is None else peak.more * 0.5 ** ((now - peak.at) / HALF_LIFE_SECONDS)
@@ -48,6 +48,6 @@ class PoolSizing:
         return min(min_ready + math.floor(more + _NEGLIGIBLE), max_size)
 
     def forget(self, known: set[UUID]) -> None:
-        """Forget every pool but these."""
+        """Forget all other pools."""
         for pool_id in set(self._peaks) - known:
             del self._peaks[pool_id]

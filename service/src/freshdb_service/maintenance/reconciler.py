@@ -1,8 +1,8 @@
-"""Compares the control plane's rows, Redis and the servers' catalogs, and repairs what differs.
+"""Compares the control plane's rows, Redis and the servers' catalogs, and repairs differences.
 
-The catalogs say what exists, the rows say what should. Rows are written before the things that they name are made, so the
-reconciler reads the catalog first and the rows after it: what it saw and finds no row for is left over, and is dropped.
-Only what bears this installation's prefix and stamp is ever looked at.
+The catalogs list the objects that exist, and the rows list those that should. A row is written before its objects are
+created. So the reconciler reads the catalog first and the rows after it. An object without a row is left over, and is
+dropped. The reconciler only considers objects with this installation's prefix and stamp.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from freshdb_service.store.worker_locks import LockedDatabase
 from freshdb_service.templates.builds import Builds
 
 _log = logging.getLogger(__name__)
-_ROUNDS_WITH_DUTY: Final = 1.25
-"""For so many rounds a replica that is not heard of again keeps what was its duty to compare: just until its next one."""
+_ROUNDS_CLAIMED: Final = 1.25
+"""Length of a replica's claim on a comparison, in rounds: it lasts until the replica's next round, and ends if it dies."""
 
 
 class Reconciler:
-    """One round: rows whose worker died, deadlines that are missing, templates that are over, leftovers on servers.
+    """One round: rows of dead workers, missing deadlines, unused templates, objects on servers without a row.
 
-    Comparing everything costs the more, the more there is. With ``duties``, one replica does it for all: one the deadlines,
-    one each server, whichever came first. A replica that has just started compares everything once: nobody knows what
-    came before it.
+    The cost of a comparison grows with the installation. With ``shared_work``, the first replica that claims the deadlines,
+    or a server, compares them for all. A replica that has just started compares everything once, because the state before
+    its start is unknown.
     """
 
     def __init__(self, resources: Resources, builds: Builds, shared_work: SharedWork | None = None) -> None:
@@ -57,12 +57,12 @@ class Reconciler:
         self._shared_work = shared_work
         self._new = True
         self._strays: set[UUID] = set()
-        """Leases that Redis knew of in the round before, and the control plane did not."""
+        """Leases that Redis had in the previous round, and the control plane had not."""
         self._unseen: dict[LockedDatabase, float] = {}
-        """Claims whose worker could not be seen when they were last looked at, and since when."""
+        """Claims whose worker held no lock at the last check, and the time of the first such check."""
 
     async def run_once(self) -> None:
-        """Repair what differs; a server that does not answer keeps nobody from the others."""
+        """Repair differences. A server that does not answer does not prevent the comparison of the others."""
         await self.recover()
         async with self._resources.store.statement() as connection:
             await store_leases.prune(connection, self._resources.settings.history_seconds)
@@ -78,14 +78,14 @@ class Reconciler:
                 await self._server(server)
             except FreshdbError as error:
                 _log.warning("reconciling %s: %s", server.name, error)
-                await self._leave_to_others(server.name)  # it may answer them
+                await self._leave_to_others(server.name)  # it may answer another replica
         await self._retired()
         self._new = False
 
     async def _mine(self, what: str) -> bool:
         if self._shared_work is None:
             return True
-        seconds = _ROUNDS_WITH_DUTY * self._resources.settings.reconciler_seconds
+        seconds = _ROUNDS_CLAIMED * self._resources.settings.reconciler_seconds
         return await self._shared_work.mine(f"compare:{what}", seconds=seconds) or self._new
 
     async def _leave_to_others(self, what: str) -> None:
@@ -93,12 +93,12 @@ class Reconciler:
             await self._shared_work.lay_down(f"compare:{what}")
 
     async def recover(self, gone: Sequence[LockedDatabase] = ()) -> None:
-        """Take over what workers that died had claimed. Cheap, and somebody may be waiting for it: done more often."""
+        """Take over the claims of dead workers. This is cheap and callers may wait for it, so it runs more often."""
         async with self._resources.store.statement() as connection:
             released = await store_databases.release_claims(connection, gone)
             strays = await store_databases.recover_strays(connection)
         for row in released:
-            _log.warning("nobody finished with database %s: now %s", row.id, row.state)
+            _log.warning("worker died while working on database %s; state set to %s", row.id, row.state)
             self._resources.events.emit(
                 f"database.{row.state}", database=row.id, pool=row.pool_id, error="its worker died"
             )
@@ -106,8 +106,8 @@ class Reconciler:
             await self._resources.wakeups.announce(WakeupReason.DIRTY)
             await self._resources.wakeups.announce(WakeupReason.DEMAND)
 
-    async def look_for_deaths(self) -> None:
-        """Take over the claims of workers that could not be seen at the look before this one either."""
+    async def recover_from_deaths(self) -> None:
+        """Take over the claims of workers that held no lock at this check and the one before."""
         async with self._resources.store.statement() as connection:
             unseen = await worker_locks.unseen(connection)
         now = monotonic()
@@ -121,9 +121,10 @@ class Reconciler:
             await self.recover(gone)
 
     async def _deadlines(self) -> None:
-        """Every live lease has a deadline, and nothing else has one.
+        """Give every live lease a deadline, and remove deadlines without a lease.
 
-        What is settled has been a stray for a whole round: a lease that is being granted has its deadline first.
+        A deadline is removed after a whole round without its lease, because a lease that is being granted gets its deadline
+        first.
         """
         noted = await self._resources.deadlines.noted()
         async with self._resources.store.statement() as connection:
@@ -142,7 +143,7 @@ class Reconciler:
         self._strays = strays
 
     async def _overdue_builds(self) -> None:
-        """Builds from SQL whose replica died are done again here."""
+        """Repeat builds from SQL whose replica died."""
         while True:
             async with self._resources.store.statement() as connection:
                 template = await store_templates.take_over_sql_build(
@@ -167,29 +168,37 @@ class Reconciler:
                 except FreshdbError as error:
                     _log.warning("cannot drop %s on %s: %s", leftover.name, server.name, error)
                     continue
-                if dropped:  # and not a login, say, that has got its next name since the look
+                if dropped:  # not, for example, a login that was renamed since the catalog was read
                     _log.info(
-                        "dropped %s %s on %s: nothing refers to it", leftover.kind, leftover.name, server.name
+                        "dropped %s %s on %s: no row refers to it", leftover.kind, leftover.name, server.name
                     )
-        await self._vanished(server, there, rows)
+        await self._rebuild_missing(server, there, rows)
         sizes = await database_sizes(server)
         async with self._resources.store.statement() as connection:
             await store_pools.note_disk(connection, server.name, sum(sizes.values()))
             await store_templates.note_disk(connection, wanted.disk_bytes_of_templates(sizes))
 
-    async def _vanished(self, server: Server, there: list[OwnedObject], rows: list[DatabaseRow]) -> None:
-        """A ready database that is not there (somebody dropped it by hand) is made anew."""
-        gone = _not_whole([row for row in rows if row.state is DatabaseState.READY], there)
+    async def _rebuild_missing(
+        self, server: Server, there: list[OwnedObject], rows: list[DatabaseRow]
+    ) -> None:
+        """Make ready databases dirty that do not exist (an operator dropped one, for example), so that they are rebuilt."""
+        gone = _incomplete([row for row in rows if row.state is DatabaseState.READY], there)
         if not gone:
             return
-        for row in _not_whole(gone, await inventory(server)):  # it may have come after the first look
+        for row in _incomplete(gone, await inventory(server)):  # it may be newer than the first inventory
             async with self._resources.store.statement() as connection:
-                if await store_databases.move(connection, row, DatabaseState.DIRTY, error="it vanished"):
-                    _log.warning("database %s vanished from %s", row.database_name, server.name)
+                if await store_databases.move(
+                    connection, row, DatabaseState.DIRTY, error="it does not exist"
+                ):
+                    _log.warning(
+                        "database %s does not exist on %s any more; rebuilding it",
+                        row.database_name,
+                        server.name,
+                    )
         await self._resources.wakeups.announce(WakeupReason.DIRTY)
 
     async def _retired(self) -> None:
-        """What is left of templates that are over goes, once no database of theirs is left."""
+        """Retire unused templates, and drop retired ones that have no database left."""
         async with self._resources.store.statement() as connection:
             for template in await store_templates.retire_unused(
                 connection, self._resources.settings.unused_template_seconds
@@ -213,8 +222,8 @@ class Reconciler:
                 await store_templates.forget(connection, template.id)
 
 
-def _not_whole(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[DatabaseRow]:
-    """Those whose database, schema if they have one, or login is not on the server; these may have the same name."""
+def _incomplete(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[DatabaseRow]:
+    """Return rows whose database, schema (if any) or login is not on the server. Two of them may have the same name."""
     found: set[tuple[str, str | None]] = {(one.kind, str(one.name)) for one in there}
     return [
         row
@@ -225,7 +234,7 @@ def _not_whole(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[Databa
 
 
 class _Wanted:
-    """What the rows say should exist on a server."""
+    """Objects that should exist on a server according to the rows."""
 
     def __init__(self, templates: list[TemplateRow], rows: list[DatabaseRow], pools: list[PoolRow]) -> None:
         self._templates = {token_of(one.id): one for one in templates}
@@ -233,7 +242,7 @@ class _Wanted:
         self._pools = {token_of(one.id): one for one in pools}
 
     def has(self, found: OwnedObject) -> bool:
-        """Whether a row stands behind it (or may, because somebody is at work on it)."""
+        """Return true if a row refers to an object, or may do so because a worker has claimed it."""
         name = found.name
         if name.kind is Kind.TEMPLATE:
             template = self._templates.get(name.token)
@@ -252,7 +261,7 @@ class _Wanted:
         return str(name) in {row.database_name, row.schema_name, row.login}
 
     def disk_bytes_of_templates(self, sizes: Mapping[Name, int]) -> dict[UUID, int]:
-        """What each template and the databases of its pools take."""
+        """Return the disk space of each template together with the databases of its pools."""
         template_of = {one.id: one.template_id for one in self._pools.values()}
         taken = dict.fromkeys((one.id for one in self._templates.values()), 0)
         for name, size in sizes.items():

@@ -1,7 +1,7 @@
-"""Keeping a claim for as long as its work takes.
+"""Renewal of a claim during the work that it is for.
 
-A claim on a row lasts for ``claim_seconds``, so that a worker's death costs no more than that; a living one keeps it ahead,
-however long the work takes.
+A claim on a row lasts ``claim_seconds``, so the death of a worker delays its work by no more than that. A live worker renews
+its claims, however long the work takes.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def kept(
+async def renewed(
     what: str, extend: Callable[[], Awaitable[object]], *, claim_seconds: float, at_once: bool = False
 ) -> AsyncIterator[None]:
-    """Extend a claim, again and again, while the block works.
+    """Renew a claim during the block.
 
     Args:
-        what: is claimed, for messages.
-        extend: for another ``claim_seconds``; false when the claim is lost.
-        claim_seconds: how long it lasts.
-        at_once: it is not known how much of it is left.
+        what: name of the claimed object, for messages.
+        extend: extends the claim by ``claim_seconds`` from now; returns false when the claim is lost.
+        claim_seconds: length of the claim.
+        at_once: renew first when the block begins, because the time that is left is not known.
     """
-    every_seconds = claim_seconds / 3
-    keeper: asyncio.Task[None] | None = None
+    interval_seconds = claim_seconds / 3
+    renewal: asyncio.Task[None] | None = None
 
     def begin() -> None:
-        nonlocal keeper
-        keeper = asyncio.create_task(_keep(what, extend, every_seconds))
+        nonlocal renewal
+        renewal = asyncio.create_task(_renew(what, extend, interval_seconds))
 
-    # Most work is done before it would be time: a task for each would cost more than the timer.
-    timer = asyncio.get_running_loop().call_later(0 if at_once else every_seconds, begin)
+    # Most work ends before the first renewal is due: a timer costs less than a task.
+    timer = asyncio.get_running_loop().call_later(0 if at_once else interval_seconds, begin)
     try:
         yield
     finally:
         timer.cancel()
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+        if renewal is not None:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
 
 
-async def _keep(what: str, extend: Callable[[], Awaitable[object]], every_seconds: float) -> None:
+async def _renew(what: str, extend: Callable[[], Awaitable[object]], interval_seconds: float) -> None:
     while True:
         try:
             if not await extend():
                 return
         except BackendUnavailable as error:
-            _log.warning("cannot keep the claim on %s: %s", what, error)
-        await asyncio.sleep(every_seconds)
+            _log.warning("cannot renew the claim on %s: %s", what, error)
+        await asyncio.sleep(interval_seconds)

@@ -1,8 +1,12 @@
-"""The work that is done to one database at a time: provision, reset, drop.
+"""The jobs on one database: provision, reset, drop.
 
-A worker claims a row (``store.databases``, ``store.resetting``), does what the row's state says, and sets the row to what
-came of it. While it works it keeps the claim; a claim that was lost means that somebody else has the row by now, and what
-this worker built belongs to a generation that nobody will ever hand out (the reconciler drops it).
+A worker claims a row (``store.databases``, ``store.reset_claims``), does the work that the row's state asks for, and writes
+the new state. It renews the claim during the work. If the claim is lost, another worker has the row. The objects that this
+worker created then belong to a generation that is never handed out, and the reconciler drops them.
+
+A reset has two steps: ``fence`` shuts the holder out and finds its leftovers, ``finish`` cleans or rebuilds the database. A
+release waits for the first step only (``begin_reset``). If this replica dies in either step, the row stays in ``resetting``
+and another replica takes the claim over. Both steps can be repeated, because the next claim has a new generation.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextvars import copy_context
 from time import monotonic
 from typing import Final, TypeVar
 from uuid import UUID
@@ -18,7 +23,7 @@ from uuid import UUID
 from freshdb_service.errors import BackendUnavailable, FreshdbError, PoolNotFound
 from freshdb_service.lifecycle import DatabaseState, Isolation
 from freshdb_service.observability.logs import log_context
-from freshdb_service.pooling.claim_renewal import kept
+from freshdb_service.pooling.claim_renewal import renewed
 from freshdb_service.pooling.worker_pool import WorkerPool
 from freshdb_service.postgres import (
     Baseline,
@@ -26,7 +31,6 @@ from freshdb_service.postgres import (
     CopySource,
     Fenced,
     KnownState,
-    Leftovers,
     Login,
     Mark,
     ResetEngine,
@@ -35,7 +39,6 @@ from freshdb_service.postgres import (
     UsedDatabase,
     drop_database,
     drop_schema,
-    ignore_leftovers,
     provision_database,
     provision_schema,
 )
@@ -48,26 +51,26 @@ from freshdb_service.store.rows import DatabaseRow, PoolRow
 
 _log = logging.getLogger(__name__)
 _BACKOFF_SECONDS = 1.0
-_AGAIN_SECONDS = 0.5
-_MOST_ORIGINS: Final = 500
+_RETRY_SECONDS = 0.5
+_MAX_SOURCES: Final = 500
 _RESETS: Final = 4
-"""So many resets may be under way where one database may be made: cleaning is mostly waiting for short answers."""
+"""Concurrent resets for each database that may be provisioned at once. A reset mostly waits for short answers."""
 
 T = TypeVar("T")
 
 
 class ResetJobs:
-    """What is done to one claimed database."""
+    """Provisions, resets and drops claimed databases."""
 
     def __init__(self, resources: Resources, engine: ResetEngine) -> None:
         self._resources = resources
         self._engine = engine
-        hands = _RESETS * resources.settings.provision_concurrency * len(resources.servers)
-        self.in_place: Final = asyncio.Semaphore(hands)
-        """Resets of databases that stay their lease's: so many at once, and who asks waits."""
-        self.resets: Final = WorkerPool(hands, resources.stopping)
-        """Resets of databases that are nobody's any more; at most so many at once that the servers keep busy."""
-        self._origins: dict[UUID, tuple[Isolation, CopySource]] = {}
+        slots = _RESETS * resources.settings.provision_concurrency * len(resources.servers)
+        self.in_place: Final = asyncio.Semaphore(slots)
+        """Slots for resets of databases that stay leased. Their callers wait for one."""
+        self.resets: Final = WorkerPool(slots, resources.stopping)
+        """Resets of databases that no lease has any more: as many at once as keep the servers busy."""
+        self._sources: dict[UUID, tuple[Isolation, CopySource]] = {}
 
     async def provision(self, row: DatabaseRow) -> None:
         """``creating`` → ``ready`` (or ``failed``)."""
@@ -77,14 +80,14 @@ class ResetJobs:
     async def _provision(self, row: DatabaseRow) -> None:
         began = monotonic()
         try:
-            async with self._claim_kept(row):
+            async with self._claim_renewed(row):
                 server = self._resources.server(row.server)
-                isolation, origin = await self._origin(row.pool_id)
-                if origin.blueprint is not None:
-                    login = await provision_schema(server, row.id, row.generation, origin.blueprint)
+                isolation, source = await self._source(row.pool_id)
+                if source.blueprint is not None:
+                    login = await provision_schema(server, row.id, row.generation, source.blueprint)
                 else:
-                    login = await provision_database(server, row.id, row.generation, origin.template_database)
-                known = await self._engine.note(server, login, origin)
+                    login = await provision_database(server, row.id, row.generation, source.template_database)
+                known = await self._engine.note(server, login, source)
         except BackendUnavailable as error:
             await self._fail(row, DatabaseState.FAILED, error, "provision", backoff_seconds=_BACKOFF_SECONDS)
             return
@@ -94,53 +97,60 @@ class ResetJobs:
         self._resources.metrics.provision.labels(isolation).observe(monotonic() - began)
         await self._ready(row, login, known, "provisioned")
 
-    def begin_reset(self, used: ClaimedReset) -> asyncio.Future[Leftovers | None]:
-        """Begin to reset a claimed database, in the background.
+    def begin_reset(self, used: ClaimedReset) -> asyncio.Task[Fenced]:
+        """Start the reset of a claimed database, for which a worker slot is reserved.
+
+        Both steps are tasks from the moment of the claim. A caller that hangs up, or stops waiting, interrupts neither.
+        They share one context, because the second step ends log fields and spans that the first one began.
 
         Returns:
-            what its holder had left open, once the old login is closed; ``None`` if that is not known.
+            the first step. The second one follows in the worker slot, and handles the errors of both.
         """
-        told: asyncio.Future[Leftovers | None] = asyncio.get_running_loop().create_future()
+        context, work = copy_context(), ExitStack()
+        context.run(work.enter_context, self._work("reset", used.row))
+        fencing = asyncio.create_task(self._fence(used), context=context)
 
-        def tell(leftovers: Leftovers | None) -> None:
-            if not told.done():
-                told.set_result(leftovers)
+        async def finish() -> None:
+            with work:
+                await self._finish(used, fencing)
 
-        async def work() -> None:
-            try:
-                await self.reset(used, fenced=tell)
-            finally:
-                tell(None)
+        self.resets.submit(finish(), context)
+        return fencing
 
-        self.resets.take(work())
-        return told
-
-    async def reset(self, used: ClaimedReset, *, fenced: Fenced = ignore_leftovers) -> None:
-        """``resetting`` → ``ready``; back to ``dirty`` when the server is away, ``failed`` when it cannot be done.
-
-        ``fenced`` is called when the old login is closed.
-        """
+    async def reset(self, used: ClaimedReset) -> None:
+        """``resetting`` → ``ready``; → ``dirty`` if the server is unavailable, → ``failed`` on any other error."""
         with self._work("reset", used.row):
-            await self._reset(used, fenced)
+            await self._finish(used, self._fence(used))
 
-    async def _reset(self, used: ClaimedReset, fenced: Fenced) -> None:
+    async def _fence(self, used: ClaimedReset) -> Fenced:
+        row = used.row
+        isolation, source = await self._source(row.pool_id)
+        server = self._resources.server(row.server)
+        return await self._engine.fence(server, _used(used, isolation), source, row.generation)
+
+    async def _finish(self, used: ClaimedReset, fencing: Awaitable[Fenced]) -> None:
         row = used.row
         try:
-            isolation, outcome = await self._outcome(used, fenced)
+            outcome = await self._outcome(row, fencing)
         except BackendUnavailable as error:
             await self._fail(row, DatabaseState.DIRTY, error, "reset", backoff_seconds=_BACKOFF_SECONDS)
             return
         except (FreshdbError, TimeoutError) as error:
             await self._fail(row, DatabaseState.FAILED, error, "reset")
             return
-        self._note(row, isolation, outcome)
+        self._note(row, outcome)
         await self._ready(row, outcome.login, outcome.known, "reset", **_facts(outcome))
 
+    async def _outcome(self, row: DatabaseRow, fencing: Awaitable[Fenced]) -> ResetOutcome:
+        async with self._claim_renewed(row):
+            fenced = await fencing
+            return await fenced.finish()
+
     async def reset_leased(self, used: ClaimedReset) -> None:
-        """Make the database of a lease clean, for the same lease; it gets it back whatever comes of this.
+        """Reset the database of a lease in place. The lease gets the database back, also after an error.
 
         Raises:
-            FreshdbError: it could not be made clean now; asking again is safe.
+            FreshdbError: the reset failed. The caller can try again.
         """
         with self._work("reset", used.row):
             await self._reset_leased(used)
@@ -148,22 +158,23 @@ class ResetJobs:
     async def _reset_leased(self, used: ClaimedReset) -> None:
         row = used.row
         try:
-            isolation, outcome = await self._outcome(used, ignore_leftovers)
+            outcome = await self._outcome(row, self._fence(used))
         except (FreshdbError, TimeoutError) as error:
             self._resources.metrics.failures.labels("reset").inc()
-            await self._insistent(lambda: give_back(self._resources.store, row, None))
+            await self._retried(lambda: give_back(self._resources.store, row, None))
             if isinstance(error, FreshdbError):
                 raise
             raise BackendUnavailable(f"the reset took too long: {error}", retry_after_seconds=1.0) from error
-        self._note(row, isolation, outcome)
+        self._note(row, outcome)
         clean = _clean(outcome.login, outcome.known)
-        if not await self._insistent(lambda: give_back(self._resources.store, row, clean)):
-            await self._resources.queue.wake(row.pool_id)  # the lease ended meanwhile
+        if not await self._retried(lambda: give_back(self._resources.store, row, clean)):
+            await self._resources.queue.wake(row.pool_id)  # the lease ended in the meantime
         self._resources.events.emit(
             "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
         )
 
-    def _note(self, row: DatabaseRow, isolation: Isolation, outcome: ResetOutcome) -> None:
+    def _note(self, row: DatabaseRow, outcome: ResetOutcome) -> None:
+        isolation = Isolation.DATABASE if outcome.login.schema is None else Isolation.SCHEMA
         self._resources.metrics.cleaned(outcome.path, isolation, outcome.seconds)
         if outcome.cause is not None:
             self._resources.metrics.rebuilds.labels(outcome.cause, isolation).inc()
@@ -177,17 +188,8 @@ class ResetJobs:
         )
         if not same:
             _log.error(
-                "an audit of database %s (%s) found: %s; it was made anew",
+                "an audit of database %s (%s) found: %s; the database was rebuilt",
                 *(row.id, row.database_name, "; ".join(outcome.audit)),
-            )
-
-    async def _outcome(self, used: ClaimedReset, fenced: Fenced) -> tuple[Isolation, ResetOutcome]:
-        row = used.row
-        async with self._claim_kept(row):
-            isolation, origin = await self._origin(row.pool_id)
-            server = self._resources.server(row.server)
-            return isolation, await self._engine.reset(
-                server, _used(used, isolation), origin, row.generation, fenced
             )
 
     async def drop(self, row: DatabaseRow) -> None:
@@ -198,7 +200,7 @@ class ResetJobs:
     async def _drop(self, row: DatabaseRow) -> None:
         pool = await self._pool(row.pool_id)
         try:
-            async with self._claim_kept(row):
+            async with self._claim_renewed(row):
                 server = self._resources.server(row.server)
                 if pool.isolation is Isolation.DATABASE:
                     await drop_database(server, row.id)
@@ -207,14 +209,14 @@ class ResetJobs:
         except (FreshdbError, TimeoutError) as error:
             _log.warning("cannot drop database %s: %s", row.id, error)
             self._resources.metrics.failures.labels("drop").inc()
-            await self._insistent(lambda: self._postpone(row))
+            await self._retried(lambda: self._postpone(row))
             return
-        await self._insistent(lambda: self._forget(row))
+        await self._retried(lambda: self._forget(row))
         self._resources.events.emit("database.dropped", database=row.id, pool=row.pool_id)
 
     @contextmanager
     def _work(self, what: str, row: DatabaseRow) -> Iterator[None]:
-        """Surround the work on one database: others see that somebody is at it, and it is in logs and traces."""
+        """Show during the block that this replica works on a database: to other replicas, in logs and in traces."""
         named = {"pool": str(row.pool_id), "database": str(row.id)}
         attributes = {f"freshdb.{name}": value for name, value in named.items()}
         with (
@@ -228,7 +230,7 @@ class ResetJobs:
         self, row: DatabaseRow, login: Login, known: KnownState | None, how: str, **facts: object
     ) -> None:
         clean = _clean(login, known)
-        still_ours = await self._insistent(lambda: make_ready(self._resources.store, row, clean))
+        still_ours = await self._retried(lambda: make_ready(self._resources.store, row, clean))
         if not still_ours:
             _log.warning("lost the claim on database %s generation %s", row.id, row.generation)
             return
@@ -250,7 +252,7 @@ class ResetJobs:
         self._resources.metrics.failures.labels(work).inc()
         self._resources.history.failed(row.pool_id)
         reason = str(error) or type(error).__name__
-        await self._insistent(lambda: self._move(row, state, reason, backoff_seconds))
+        await self._retried(lambda: self._move(row, state, reason, backoff_seconds))
         self._resources.events.emit(f"database.{state}", database=row.id, pool=row.pool_id, error=reason)
 
     async def _move(
@@ -268,10 +270,10 @@ class ResetJobs:
         async with self._resources.store.statement() as connection:
             await store_databases.forget(connection, row)
 
-    async def _insistent(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Note what came of the work, tried again for as long as the claim on it lasts.
+    async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write the result of the work. Try again for as long as the claim lasts.
 
-        Otherwise a short outage of the control plane would leave every row that was being worked on to the reconciler.
+        Otherwise a short outage of the control plane would leave every claimed row to the reconciler.
         """
         until = monotonic() + self._resources.settings.claim_seconds
         while True:
@@ -280,16 +282,16 @@ class ResetJobs:
             except BackendUnavailable:
                 if monotonic() >= until or self._resources.stopping.is_set():
                     raise
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _origin(self, pool_id: UUID) -> tuple[Isolation, CopySource]:
-        """What the databases of a pool are made from. Neither template nor blueprint ever changes: one look is enough."""
-        if pool_id not in self._origins:
+    async def _source(self, pool_id: UUID) -> tuple[Isolation, CopySource]:
+        """The source that the databases of a pool are copied from. It is read once, because it never changes."""
+        if pool_id not in self._sources:
             pool = await self._pool(pool_id)
-            if len(self._origins) >= _MOST_ORIGINS:
-                self._origins.clear()
-            self._origins[pool_id] = (pool.isolation, _origin(pool))
-        return self._origins[pool_id]
+            if len(self._sources) >= _MAX_SOURCES:
+                self._sources.clear()
+            self._sources[pool_id] = (pool.isolation, _source(pool))
+        return self._sources[pool_id]
 
     async def _pool(self, pool_id: UUID) -> PoolRow:
         async with self._resources.store.statement() as connection:
@@ -298,18 +300,18 @@ class ResetJobs:
             raise PoolNotFound(f"there is no pool {pool_id}")
         return pool
 
-    def _claim_kept(self, row: DatabaseRow) -> AbstractAsyncContextManager[None]:
-        """Keep the claim on a row while the block works on it."""
+    def _claim_renewed(self, row: DatabaseRow) -> AbstractAsyncContextManager[None]:
+        """Renew the claim on a row during the block."""
 
         async def extend() -> bool:
             async with self._resources.store.statement() as connection:
                 return await store_databases.extend_claim(connection, row, claim_seconds)
 
         claim_seconds = self._resources.settings.claim_seconds
-        return kept(f"database {row.id}", extend, claim_seconds=claim_seconds)
+        return renewed(f"database {row.id}", extend, claim_seconds=claim_seconds)
 
 
-def _origin(pool: PoolRow) -> CopySource:
+def _source(pool: PoolRow) -> CopySource:
     if pool.template_database is None:
         message = f"the template {pool.template} has no database"
         raise PoolNotFound(message)
@@ -322,7 +324,7 @@ def _origin(pool: PoolRow) -> CopySource:
 
 
 def _clean(login: Login, known: KnownState | None) -> ResetResult:
-    """A clean database in the store's words."""
+    """Translate a clean database for the store."""
     return ResetResult(
         database_name=login.database,
         schema_name=login.schema,
@@ -334,7 +336,7 @@ def _clean(login: Login, known: KnownState | None) -> ResetResult:
 
 
 def _facts(outcome: ResetOutcome) -> dict[str, object]:
-    """What events say of a reset."""
+    """Fields of a reset's event."""
     return {
         "path": outcome.path,
         "reason": outcome.reason,
@@ -344,7 +346,7 @@ def _facts(outcome: ResetOutcome) -> dict[str, object]:
 
 
 def _reset(row: DatabaseRow, outcome: ResetOutcome) -> Reset:
-    """What the history says of a reset."""
+    """Entry of the history for a reset."""
     return Reset(
         database_id=row.id,
         pool_id=row.pool_id,
@@ -358,7 +360,7 @@ def _reset(row: DatabaseRow, outcome: ResetOutcome) -> Reset:
 
 
 def _used(used: ClaimedReset, isolation: Isolation) -> UsedDatabase:
-    """A claimed row in the reset engine's words."""
+    """Translate a claimed row for the reset engine."""
     row, known, site = used.row, None, None
     if row.database_name is not None and row.login is not None:
         site = Site(row.database_name, row.schema_name, row.login)
@@ -366,5 +368,5 @@ def _used(used: ClaimedReset, isolation: Isolation) -> UsedDatabase:
         try:
             known = KnownState(Baseline.from_json(used.baseline), Mark.from_json(used.mark))
         except (KeyError, TypeError, ValueError):
-            _log.warning("what is known of database %s was noted by another version", row.id)
+            _log.warning("the baseline of database %s was written by another version of freshdb", row.id)
     return UsedDatabase(row.id, isolation, site, known)

@@ -1,4 +1,4 @@
-"""Works on a bounded number of things at once."""
+"""Bounded pool of background tasks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context
 
 from freshdb_service.errors import BackendUnavailable
 
@@ -14,43 +15,43 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """Works on up to ``size`` things at once, and on more as hands come free; on nothing more once ``stopping`` is set."""
+    """Runs up to ``size`` tasks at once. It has no free slot once ``stopping`` is set."""
 
     def __init__(self, size: int, stopping: asyncio.Event) -> None:
         self._size = size
         self._stopping = stopping
-        self._at_work: set[asyncio.Task[None]] = set()
-        self._promised = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._reserved = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def free(self) -> int:
-        """How many more can be taken on now."""
-        return 0 if self._stopping.is_set() else max(0, self._size - len(self._at_work) - self._promised)
+        """Number of tasks that can be submitted now."""
+        return 0 if self._stopping.is_set() else max(0, self._size - len(self._running) - self._reserved)
 
-    def take(self, work: Coroutine[object, object, None]) -> None:
-        """Begin one piece of work."""
-        task = asyncio.create_task(work)
-        self._at_work.add(task)
+    def submit(self, work: Coroutine[object, object, None], context: Context | None = None) -> None:
+        """Start one task. The caller ensures that a slot is free or reserved."""
+        task = asyncio.create_task(work, context=context)
+        self._running.add(task)
         task.add_done_callback(self._done)
 
     @asynccontextmanager
-    async def promised(self, wait_seconds: float = 0.0) -> AsyncIterator[bool]:
-        """Keep a hand for work that may be taken on before the end of the block.
+    async def reserved(self, wait_seconds: float = 0.0) -> AsyncIterator[bool]:
+        """Reserve a slot for a task that the block may submit; the block gets whether there is one.
 
-        If none is free, wait for one, up to so long: first come, first served, and before work that nobody waits for.
-        Whether there is one is what the block gets.
+        If no slot is free, wait up to ``wait_seconds``. Waiters get slots in the order of their arrival, and before tasks
+        that no caller waits for.
         """
-        promise = await self._promise(wait_seconds)
+        reserved = await self._reserve(wait_seconds)
         try:
-            yield promise
+            yield reserved
         finally:
-            if promise:
-                self._break_promise()
+            if reserved:
+                self._cancel_reservation()
 
-    async def _promise(self, wait_seconds: float) -> bool:
+    async def _reserve(self, wait_seconds: float) -> bool:
         if self.free:
-            self._promised += 1
+            self._reserved += 1
             return True
         if self._stopping.is_set():
             return False
@@ -60,33 +61,32 @@ class WorkerPool:
             await asyncio.wait({turn}, timeout=wait_seconds)
         except asyncio.CancelledError:
             if turn.done():
-                self._break_promise()
+                self._cancel_reservation()
             raise
         finally:
             if not turn.done():
                 self._waiting.remove(turn)
         return turn.done()
 
-    def _break_promise(self) -> None:
-        self._promised -= 1
-        self._call()
+    def _cancel_reservation(self) -> None:
+        self._reserved -= 1
+        self._reserve_for_waiters()
 
-    def _call(self) -> None:
-        """Promise hands that are free to those who wait for one."""
+    def _reserve_for_waiters(self) -> None:
         while self._waiting and self.free:
-            self._promised += 1
+            self._reserved += 1
             self._waiting.popleft().set_result(None)
 
-    async def a_hand_free(
+    async def slot_freed(
         self, wake: asyncio.Event | None = None, *, within_seconds: float | None = None
     ) -> bool:
-        """Wait until a piece of work is done, ``wake`` is set, or the time is over; ``False`` when none is under way."""
-        if not self._at_work:
+        """Wait until a task ends, ``wake`` is set, or the time has passed; return ``False`` if no task is running."""
+        if not self._running:
             return False
         waits = [asyncio.create_task(wake.wait())] if wake is not None and self.free else []
         try:
             await asyncio.wait(
-                {*self._at_work, *waits}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED
+                {*self._running, *waits}, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
             for wait in waits:
@@ -94,15 +94,17 @@ class WorkerPool:
         return True
 
     async def finish(self) -> None:
-        """Wait until no work is under way."""
-        while self._at_work:
-            await asyncio.wait(set(self._at_work))
+        """Wait until no task is running."""
+        while self._running:
+            await asyncio.wait(set(self._running))
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._at_work.discard(task)
-        self._call()
+        self._running.discard(task)
+        self._reserve_for_waiters()
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, BackendUnavailable):  # what was claimed is taken over when the claim has run out
-            _log.warning("work was given up: %s", error)
+        if isinstance(
+            error, BackendUnavailable
+        ):  # another worker takes the database over when the claim has expired
+            _log.warning("task ended early: %s", error)
         elif error is not None:
-            _log.error("work failed", exc_info=error)
+            _log.error("task failed", exc_info=error)

@@ -33,7 +33,6 @@ from freshdb_service.postgres.reset import (
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    ignore_leftovers,
 )
 from freshdb_service.postgres.server.activity import Activity, activity
 from freshdb_service.postgres.server.capabilities import refuse_foreign_databases
@@ -75,7 +74,6 @@ __all__ = [
     "drop_template",
     "ensure_control_database",
     "foreign_databases",
-    "ignore_leftovers",
     "ignore_lost_connections",
     "inventory",
     "prepare_shared",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,12 +20,9 @@ from freshdb_service.store.rows import LeaseRow
 
 @dataclass(frozen=True, slots=True)
 class GrantTerms:
-    """What a caller asked for, checked and complete."""
+    """The part of a request that all its leases share."""
 
     principal: str
-    holder: Mapping[str, str]
-    labels: Mapping[str, str]
-    ttl_seconds: float
     max_ttl_seconds: float
     idempotency_key: str | None = None
     request_hash: str | None = None
@@ -43,14 +40,18 @@ class GrantShare:
         pinned: the caller named the template's fingerprint; otherwise the pool must belong to the newest ready template of
             its name.
         first_index: place of the first in the call that its idempotency key stands for.
-        terms: what they all have in common.
+        ttl_seconds: of each lease.
+        holder: of each lease.
+        labels: of each lease.
     """
 
     pool_id: UUID
     lease_ids: tuple[UUID, ...]
     pinned: bool
     first_index: int
-    terms: GrantTerms
+    ttl_seconds: float
+    holder: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class OutOfDate(Exception):
@@ -74,7 +75,7 @@ class _TooFew(Exception):
     """Undo what was granted before."""
 
 
-async def grant(store: Store, shares: Sequence[GrantShare]) -> list[LeaseRow] | None:
+async def grant(store: Store, terms: GrantTerms, shares: Sequence[GrantShare]) -> list[LeaseRow] | None:
     """Grant every share, with passwords, or nothing; one round trip when there is one share.
 
     Returns:
@@ -90,9 +91,9 @@ async def grant(store: Store, shares: Sequence[GrantShare]) -> list[LeaseRow] | 
     async with store.driver("grant") as driver:
         try:
             if len(shares) == 1:
-                return await _grant(driver, shares[0])
+                return await _grant(driver, terms, shares[0])
             async with driver.transaction():
-                return [row for share in shares for row in await _grant(driver, share)]
+                return [row for share in shares for row in await _grant(driver, terms, share)]
         except _TooFew:
             return None
 
@@ -110,8 +111,7 @@ async def see_that_token_may(store: Store, token_id: UUID, wanted: int) -> None:
         raise refusal
 
 
-async def _grant(driver: Any, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
-    terms = share.terms
+async def _grant(driver: Any, terms: GrantTerms, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
     rows = await driver.fetch(
         _GRANT,
         share.pool_id,
@@ -119,9 +119,9 @@ async def _grant(driver: Any, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN
         len(share.lease_ids),
         share.lease_ids,
         terms.principal,
-        json.dumps(dict(terms.holder)),
-        json.dumps(dict(terms.labels)),
-        terms.ttl_seconds,
+        json.dumps(dict(share.holder)),
+        json.dumps(dict(share.labels)),
+        share.ttl_seconds,
         terms.max_ttl_seconds,
         terms.idempotency_key,
         share.first_index,
@@ -131,7 +131,7 @@ async def _grant(driver: Any, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN
     )
     if rows[0]["lease_id"] is None:
         raise _refusal(rows[0], len(share.lease_ids))
-    return [_lease(row, share, nth) for nth, row in enumerate(rows)]
+    return [_lease(row, terms, share, nth) for nth, row in enumerate(rows)]
 
 
 def _refusal(row: Mapping[str, Any], wanted: int) -> Exception:
@@ -151,8 +151,7 @@ def _refused_token(hold: Sequence[str | None] | None, wanted: int) -> TokenOver 
     return OverQuota(held, int(limit)) if limit is not None and held + wanted > int(limit) else None
 
 
-def _lease(row: Mapping[str, Any], share: GrantShare, nth: int) -> LeaseRow:
-    terms = share.terms
+def _lease(row: Mapping[str, Any], terms: GrantTerms, share: GrantShare, nth: int) -> LeaseRow:
     return LeaseRow(
         id=row["lease_id"],
         state=LeaseState.ACTIVE,
@@ -167,9 +166,9 @@ def _lease(row: Mapping[str, Any], share: GrantShare, nth: int) -> LeaseRow:
         schema_name=row["schema_name"],
         login=row["login"],
         principal=terms.principal,
-        holder=terms.holder,
-        labels=terms.labels,
-        ttl_seconds=terms.ttl_seconds,
+        holder=share.holder,
+        labels=share.labels,
+        ttl_seconds=share.ttl_seconds,
         granted_at=row["granted_at"],
         max_expires_at=row["max_expires_at"],
         ended_at=None,

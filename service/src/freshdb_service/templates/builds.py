@@ -1,7 +1,7 @@
-"""Builds: filling a new template's database, by the service itself or by a caller, until the verdict.
+"""Builds: the service or a caller fills the database of a new template, and reports ``ready`` or ``failed``.
 
-A build has an *attempt* with a database, a login and a token of its own, and a deadline. Whoever is at it keeps the deadline
-ahead; once it has passed, the next attempt begins, and nothing that is done for the old one counts.
+A build is one *attempt* with its own database, login and token, and a deadline that the builder extends. When the deadline
+has passed, the next attempt begins, and results of the old one are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 
 from freshdb_service.errors import BuildLost, FreshdbError
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.pooling.claim_renewal import kept
+from freshdb_service.pooling.claim_renewal import renewed
 from freshdb_service.postgres import Login, create_build, drop_template, run_sql, seal
 from freshdb_service.redis.wakeups import WakeupReason
 from freshdb_service.resources import Resources
@@ -43,13 +43,13 @@ class Builds:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def grant(self, template: TemplateRow, token: str) -> Build:
-        """Make the empty database for a caller who is to fill it; the deadline begins when it is there.
+        """Create the empty database for a caller that fills it. The time until the deadline begins after that.
 
         Raises:
-            BuildLost: the deadline passed meanwhile.
+            BuildLost: the deadline passed in the meantime.
         """
         server = self._resources.server(template.server)
         try:
@@ -76,20 +76,20 @@ class Builds:
     def begin(self, template: TemplateRow) -> None:
         """Build a template from the SQL in its row, in the background."""
         task = asyncio.create_task(self._from_sql(template))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """Finish the builds under way."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        """Wait until the running builds have finished."""
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def seal(self, template: TemplateRow, by: Actor = FRESHDB) -> TemplateRow:
-        """The template is complete; from here on it never changes.
+        """Make a complete template ``ready``. It never changes after that.
 
         Raises:
             BuildLost: another attempt has begun.
         """
-        async with self._deadline_kept(template):
+        async with self._deadline_renewed(template):
             server = self._resources.server(template.server)
             sealed = await seal(server, template.id, template.attempt)
             async with self._resources.store.transaction() as connection:
@@ -101,7 +101,7 @@ class Builds:
                     size_bytes=sealed.size_bytes,
                 )
                 if ready is not None:
-                    await record(connection, deed("ready", by, ready, attempt=ready.attempt))
+                    await record(connection, audit_entry("ready", by, ready, attempt=ready.attempt))
         if ready is None:
             raise lost(template)
         settings = self._resources.settings
@@ -120,7 +120,7 @@ class Builds:
         return ready
 
     async def fail(self, template: TemplateRow, error: dict[str, object], by: Actor = FRESHDB) -> TemplateRow:
-        """This attempt failed, and that is why.
+        """Make a template ``failed``, with the error of this attempt.
 
         Raises:
             BuildLost: another attempt has begun.
@@ -128,7 +128,7 @@ class Builds:
         async with self._resources.store.transaction() as connection:
             failed = await store_templates.make_failed(connection, template.id, template.attempt, error)
             if failed is not None:
-                await record(connection, deed("failed", by, failed, attempt=failed.attempt))
+                await record(connection, audit_entry("failed", by, failed, attempt=failed.attempt))
         if failed is None:
             raise lost(template)
         self._resources.events.emit("template.failed", template=failed.label, error=error)
@@ -144,7 +144,7 @@ class Builds:
     async def _from_sql(self, template: TemplateRow) -> None:
         try:
             server = self._resources.server(template.server)
-            async with self._deadline_kept(template):
+            async with self._deadline_renewed(template):
                 login = await create_build(server, template.id, template.attempt, template.extensions)
                 await run_sql(
                     server,
@@ -157,12 +157,12 @@ class Builds:
             _log.warning("%s", error)
         except FreshdbError as error:
             await self.fail(template, {"message": error.message, **error.extra})
-        except Exception as error:  # noqa: BLE001 - whatever it is, the template must not stay "building"
+        except Exception as error:  # noqa: BLE001 - after any error, the template must not stay "building"
             _log.exception("building the template %s failed", template.label)
             await self.fail(template, {"message": str(error) or type(error).__name__})
 
-    def _deadline_kept(self, template: TemplateRow) -> AbstractAsyncContextManager[None]:
-        """Keep a build's deadline ahead while this replica works on it."""
+    def _deadline_renewed(self, template: TemplateRow) -> AbstractAsyncContextManager[None]:
+        """Extend a build's deadline during the block."""
 
         async def extend() -> bool:
             async with self._resources.store.statement() as connection:
@@ -172,17 +172,17 @@ class Builds:
             return extended is not None
 
         claim_seconds = self._resources.settings.claim_seconds
-        return kept(f"the build of {template.label}", extend, claim_seconds=claim_seconds, at_once=True)
+        return renewed(f"the build of {template.label}", extend, claim_seconds=claim_seconds, at_once=True)
 
 
-def deed(what: str, by: Actor, template: TemplateRow, **details: object) -> AuditAction:
-    """What was done with a template, for the audit trail."""
+def audit_entry(what: str, by: Actor, template: TemplateRow, **details: object) -> AuditAction:
+    """Return an audit log entry about a template."""
     return AuditAction(f"template.{what}", by, template.id, template.label, details)
 
 
 def lost(template: TemplateRow) -> BuildLost:
-    """What to tell the builder of an attempt that is over."""
+    """Return the error for the builder of an attempt that has ended."""
     return BuildLost(
-        f"this build of {template.label} is over (the template is {template.state}): its deadline passed and somebody "
-        "else builds it, or the verdict was given before; register again to see how it stands"
+        f"this build of {template.label} has ended (the template is {template.state}): its deadline passed, or its result "
+        "was reported before; register the template again to see its state"
     )

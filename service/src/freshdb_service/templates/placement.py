@@ -1,9 +1,9 @@
-"""Which server a new template, and with it its pools, is placed on.
+"""Placement of new templates, and with them of their pools, on servers.
 
-Of the servers that answer and have room, the one of which the least is used, over four things that can run out: databases
-(of ``max_databases``), disk (of ``max_disk_bytes``), connections, and connections in which a statement runs (of
-``max_connections``). The four shares count alike, as in Kubernetes' ``LeastAllocated`` strategy: a server that has
-few databases but hardly a connection free is no better than one with many idle databases.
+A template goes to the least used of the servers that answer and have room. Use is the sum of four shares: databases (of
+``max_databases``), disk (of ``max_disk_bytes``), connections, and connections that run a statement (of
+``max_connections``). The four shares have equal weight, as in Kubernetes' ``LeastAllocated`` strategy: a server with few
+databases and hardly any free connections is no better than one with many idle databases.
 https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/
 """
 
@@ -20,10 +20,10 @@ _RETRY_SECONDS = 10.0
 
 
 async def placement(resources: Resources) -> str:
-    """Give the server of which the least is used.
+    """Return the name of the least used server.
 
     Raises:
-        BackendUnavailable: none has room, or those that might have do not answer.
+        BackendUnavailable: no server has room, or no server with room answers.
     """
     limits = ServerLimits(resources.settings.max_databases, resources.settings.max_disk_bytes)
     managed = [one for one in await all_servers(resources) if one.managed_here]
@@ -31,21 +31,21 @@ async def placement(resources: Resources) -> str:
 
 
 def least_used(servers: Sequence[ServerStatus], limits: ServerLimits, *, databases_each: int) -> ServerStatus:
-    """Give the server of which the least is used; among equals the first.
+    """Return the least used server. Among equals, it is the first.
 
     Args:
-        servers: to choose from.
-        limits: of each server.
-        databases_each: so many databases a template is about to have. Those placed a moment ago have none yet, and
-            count all the same, lest all that are registered together go to one server.
+        servers: candidates.
+        limits: limits of each server.
+        databases_each: number of databases that a new template will have. Templates placed a moment ago have none yet, but
+            count with this number, so that templates registered together do not all go to one server.
 
     Raises:
-        BackendUnavailable: none has room, or those that might have do not answer.
+        BackendUnavailable: no server has room, or no server with room answers.
     """
 
     def used(one: ServerStatus) -> float:
         server, busy = one.server, one.activity
-        assert busy is not None  # noqa: S101 - those that did not answer are out
+        assert busy is not None  # noqa: S101 - the caller left out those without an answer
         databases = max(server.databases, databases_each * server.templates) + server.templates
         return (
             databases / limits.max_databases
@@ -55,15 +55,12 @@ def least_used(servers: Sequence[ServerStatus], limits: ServerLimits, *, databas
 
     roomy = [one for one in servers if _has_room(one, limits)]
     if not roomy:
-        message = (
-            "every server holds as many databases, or as much data, as it may; "
-            "retire templates, or raise max_databases or max_disk_bytes"
-        )
+        message = "all servers are full; retire templates, or raise max_databases or max_disk_bytes"
         raise BackendUnavailable(message, retry_after_seconds=_RETRY_SECONDS)
     answering = [one for one in roomy if one.activity is not None]
     if not answering:
-        said = "; ".join(f"{one.server.name}: {one.error}" for one in roomy)
-        message = f"no server that has room answers, so there is no place for a new template ({said})"
+        errors = "; ".join(f"{one.server.name}: {one.error}" for one in roomy)
+        message = f"no server with room for a new template answers ({errors})"
         raise BackendUnavailable(message, retry_after_seconds=_RETRY_SECONDS)
     return min(answering, key=used)
 

@@ -1,12 +1,12 @@
-"""Templates: register, build (by SQL, or by the build protocol with any tool), verdicts, retire.
+"""Templates: register, build (from SQL, or with any tool by the build protocol), report the result, retire.
 
-Whoever registers a template that is not there yet gets the build: the right to fill an empty database, with a deadline.
-Everybody else sees ``building`` and waits. A builder says that it lives by renewing; when its deadline passes, the next
-caller gets the build, as a new *attempt* with a database, a login and a token of its own, and the old builder's verdict
-counts for nothing. Which caller builds is decided in the lock of the template's row.
+The first caller that registers a template gets the build: the right to fill an empty database until a deadline. Other
+callers get the state ``building`` and can wait. The builder renews its deadline. When it passes, the next caller gets the
+build as a new *attempt* with its own database, login and token, and the old builder's result is refused. The lock of the
+template's row decides which caller builds.
 
-SQL in the request is built by the service under the same rules; the SQL is kept in the row, so that another replica can
-do it again when the one that was at it dies.
+If the request has SQL, the service is the builder, under the same rules. The SQL is stored in the row, so that another
+replica can repeat the build when the first one dies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from freshdb_service.store import tokens as store_tokens
 from freshdb_service.store.audit_log import FRESHDB, Actor, record
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.store.tokens import TokenRow
-from freshdb_service.templates.builds import Build, Builds, deed, lost
+from freshdb_service.templates.builds import Build, Builds, audit_entry, lost
 from freshdb_service.templates.placement import placement
 
 _POLL_SECONDS = 0.5
@@ -46,7 +46,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class RegisterRequest:
-    """What a caller wants a template to be."""
+    """The request to register a template."""
 
     name: str
     fingerprint: str | None
@@ -57,7 +57,7 @@ class RegisterRequest:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A template, whether this call made it, and the build if this caller got it."""
+    """A template. ``new`` is true if this call created it, and ``build`` is set if this caller builds it."""
 
     template: TemplateRow
     new: bool
@@ -65,7 +65,7 @@ class Registered:
 
 
 class TemplateRegistry:
-    """What callers can do with templates."""
+    """Operations on templates."""
 
     def __init__(self, resources: Resources, builds: Builds) -> None:
         self._resources = resources
@@ -79,24 +79,48 @@ class TemplateRegistry:
         by: Actor = FRESHDB,
         charged_to: TokenRow | None = None,
     ) -> Registered:
-        """Find a template, or start making it.
+        """Find a template, or claim its build.
 
-        With SQL, the service builds it; the call waits up to ``wait_seconds`` for that. What is made counts for the
-        quotas of the token that it is charged to.
+        If the request has SQL, the service builds the template, and the call waits up to ``wait_seconds`` for it. A new
+        template counts for the quotas of the token ``charged_to``.
 
         Raises:
-            QuotaExceeded: the token has no room for another template.
+            QuotaExceeded: the token's quota allows no more templates.
             InvalidRequest: neither SQL nor a fingerprint, or an extension that the server does not have.
             TemplateConflict: the same name and fingerprint, but other SQL.
-            TemplateFailed: the SQL failed; says which statement, and where.
+        """
+        token = secrets.token_urlsafe(24)
+        registration = await self._registration(wanted, token, charged_to)
+        template, ours = await self._claim(registration, by)
+        if not ours:
+            if wanted.sql is not None and template.state is TemplateState.BUILDING:
+                template = await self._after_build(template, wait_seconds)
+            return Registered(template, new=False)
+        self._resources.events.emit("template.building", template=template.label, attempt=template.attempt)
+        if wanted.sql is None:
+            return Registered(
+                template, new=template.attempt == 1, build=await self._builds.grant(template, token)
+            )
+        self._builds.begin(template)
+        return Registered(await self._after_build(template, wait_seconds), new=True)
+
+    async def _registration(
+        self, wanted: RegisterRequest, token: str, charged_to: TokenRow | None
+    ) -> store_templates.Registration:
+        """Complete a request: its fingerprint, and the server of the template. A new template is placed.
+
+        Raises:
+            InvalidRequest: neither SQL nor a fingerprint.
+            BackendUnavailable: no server has room.
         """
         content = _content(wanted.sql, wanted.extensions) if wanted.sql is not None else None
         fingerprint = wanted.fingerprint or content
         if fingerprint is None:
-            message = "without sql, fingerprint is needed: a hash of whatever the template is made from"
+            message = "without sql, fingerprint is needed: a hash of the template's inputs"
             raise InvalidRequest(message, extra={"errors": [{"field": "fingerprint", "message": message}]})
-        token = secrets.token_urlsafe(24)
-        registration = store_templates.Registration(
+        async with self._resources.store.statement() as connection:
+            there = await store_templates.find(connection, wanted.name, fingerprint)
+        return store_templates.Registration(
             name=wanted.name,
             fingerprint=fingerprint,
             extensions=wanted.extensions,
@@ -106,39 +130,40 @@ class TemplateRegistry:
             if wanted.sql is None
             else self._resources.settings.claim_seconds,
             build_token=_digest(token),
-            server=await self._server(wanted.name, fingerprint),
+            server=await placement(self._resources) if there is None else there.server,
             token_id=None if charged_to is None else charged_to.id,
         )
+
+    async def _claim(self, registration: store_templates.Registration, by: Actor) -> tuple[TemplateRow, bool]:
+        """Find the template or insert it, and claim its build if no other builder has it.
+
+        Returns:
+            the template, and whether this call has the build.
+
+        Raises:
+            QuotaExceeded: the token's quota allows no more templates.
+            TemplateConflict: the template exists with other SQL.
+        """
         async with self._resources.store.transaction() as connection:
             template, ours = await store_templates.register(connection, registration)
             if ours:
                 if hit := await store_tokens.hit_by_template(connection, registration.token_id):
                     raise over_quota(hit, "no template can be added")
-                await record(connection, deed("building", by, template, attempt=template.attempt))
+                await record(connection, audit_entry("building", by, template, attempt=template.attempt))
+        content = registration.content
         if content is not None and template.content is not None and template.content != content:
             message = (
                 f"the template {template.label} exists with other SQL, and a template never changes; "
                 "register this SQL under another fingerprint (or leave the fingerprint out)"
             )
             raise TemplateConflict(message)
-        if not ours:
-            if wanted.sql is not None and template.state is TemplateState.BUILDING:
-                template = await self._settled(template, wait_seconds)
-            return Registered(template, new=False)
-        self._resources.events.emit("template.building", template=template.label, attempt=template.attempt)
-        if wanted.sql is None:
-            return Registered(
-                template, new=template.attempt == 1, build=await self._builds.grant(template, token)
-            )
-        self._builds.begin(template)
-        template = await self._settled(template, wait_seconds)
-        return Registered(template, new=True)
+        return template, ours
 
     async def renew_build(self, template_id: UUID, token: str) -> datetime:
-        """A builder's heartbeat: move the deadline to its ``build_seconds`` from now.
+        """Heartbeat of a builder: move the deadline to its ``build_seconds`` from now.
 
         Raises:
-            BuildLost: another builder has taken its place, or the build is over.
+            BuildLost: the build has ended, or another builder has it.
         """
         template = await self._of_builder(template_id, token)
         async with self._resources.store.statement() as connection:
@@ -150,35 +175,35 @@ class TemplateRegistry:
         return deadline
 
     async def finish_build(self, template_id: UUID, token: str, *, by: Actor = FRESHDB) -> TemplateRow:
-        """The builder says that the template is complete. From here on it never changes.
+        """Accept the builder's report that the template is complete. It never changes after that.
 
         Raises:
-            BuildLost: another builder has taken its place, or the build is over.
+            BuildLost: the build has ended, or another builder has it.
         """
         async with self._resources.store.statement() as connection:
             there = await store_templates.get(connection, template_id)
         if there is not None and there.state is TemplateState.READY:
-            return there  # said twice, as after a lost answer: the token is gone, and there is nothing left to decide
+            return there  # reported twice, as after a lost answer, when the token has been removed
         return await self._builds.seal(await self._of_builder(template_id, token), by)
 
     async def fail_build(
         self, template_id: UUID, token: str, message: str, *, by: Actor = FRESHDB
     ) -> TemplateRow:
-        """The builder says that it could not do it.
+        """Accept the builder's report that the build failed.
 
         Raises:
-            BuildLost: another builder has taken its place, or the build is over.
+            BuildLost: the build has ended, or another builder has it.
         """
         return await self._builds.fail(await self._of_builder(template_id, token), {"message": message}, by)
 
     async def find(self, reference: str, *, wait_seconds: float = 0.0) -> TemplateRow:
-        """A template by id, name or ``name@fingerprint``; waits while it is being built.
+        """Return a template by id, name or ``name@fingerprint``. Wait up to ``wait_seconds`` for its build.
 
         Raises:
-            TemplateNotFound: there is none.
+            TemplateNotFound: there is no such template.
         """
         template = await self._find(reference)
-        return await self._settled(template, wait_seconds) if wait_seconds > 0 else template
+        return await self._after_build(template, wait_seconds) if wait_seconds > 0 else template
 
     async def listing(
         self,
@@ -188,60 +213,50 @@ class TemplateRegistry:
         limit: int,
         after: tuple[datetime, UUID] | None,
     ) -> list[TemplateRow]:
-        """Templates in the order of their registration."""
+        """Return templates in the order of their registration."""
         async with self._resources.store.statement() as connection:
             return await store_templates.listing(connection, name=name, state=state, limit=limit, after=after)
 
     async def retire(self, reference: str, *, force: bool, by: Actor = FRESHDB) -> TemplateRow:
-        """Retire a template: no new leases; its databases are dropped as they come back.
+        """Retire a template: it gets no new leases, and its databases are dropped when their leases end.
 
         Raises:
-            TemplateNotFound: there is none.
-            Conflict: it is being built, or has live leases and ``force`` was not said.
+            TemplateNotFound: there is no such template.
+            Conflict: it is being built, or has live leases and ``force`` is false.
         """
         template = await self._find(reference)
         async with self._resources.store.transaction() as connection:
             retired = await store_templates.retire(connection, template.id, even_leased=force)
             if retired is not None:
-                await record(connection, deed("retired", by, retired, force=force))
+                await record(connection, audit_entry("retired", by, retired, force=force))
         if retired is None:
             message = (
                 f"the template {template.label} is {template.state}, or has live leases: "
-                "wait for the build or release the leases, or say force=true"
+                "wait for the build, release the leases, or retry with force=true"
             )
             raise Conflict(message)
         self._resources.events.emit("template.retired", template=retired.label)
         await self._resources.wakeups.announce(WakeupReason.DEMAND)
         return retired
 
-    async def _server(self, name: str, fingerprint: str) -> str:
-        """Where the template is; a place is looked for only where it is not there yet."""
-        async with self._resources.store.statement() as connection:
-            there = await store_templates.find(connection, name, fingerprint)
-        return await placement(self._resources) if there is None else there.server
-
-    async def _settled(self, template: TemplateRow, wait_seconds: float) -> TemplateRow:
-        """The template once it is no longer being built, or as it is when the wait is over.
-
-        Raises:
-            TemplateFailed: it has SQL, and that failed.
-        """
+    async def _after_build(self, template: TemplateRow, wait_seconds: float) -> TemplateRow:
+        """Return the template after its build, or in its present state at the timeout."""
         until = monotonic() + wait_seconds
-        news = self._resources.wakeups.subscribe(WakeupReason.TEMPLATE)
+        changed = self._resources.wakeups.subscribe(WakeupReason.TEMPLATE)
         try:
             while True:
-                news.clear()
+                changed.clear()
                 template = await self._find(str(template.id))
                 left = until - monotonic()
                 if template.state is not TemplateState.BUILDING or left <= 0 or template.build_overdue:
                     break
                 try:
                     async with asyncio.timeout(min(left, _POLL_SECONDS)):
-                        await news.wait()
+                        await changed.wait()
                 except TimeoutError:
                     continue
         finally:
-            self._resources.wakeups.unsubscribe(WakeupReason.TEMPLATE, news)
+            self._resources.wakeups.unsubscribe(WakeupReason.TEMPLATE, changed)
         return template
 
     async def _find(self, reference: str) -> TemplateRow:

@@ -8,7 +8,6 @@ from freshdb_service.postgres.reset.engine import (
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
-    ignore_leftovers,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "ResetEngine",
     "ResetOutcome",
     "UsedDatabase",
-    "ignore_leftovers",
 ]

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -35,6 +36,7 @@ from freshdb_reset import (
     Leftovers,
     Mark,
     Plan,
+    Qualified,
     Site,
     Unprovable,
     audit_differences,
@@ -56,7 +58,6 @@ from freshdb_service.postgres.reset.engine import (
     ResetOutcome,
     UsedDatabase,
     fence_old,
-    ignore_leftovers,
     rebuild,
 )
 from freshdb_service.postgres.reset.login_handover import (
@@ -87,6 +88,30 @@ class _Work:
     expected: CleanState
 
 
+@dataclass(frozen=True, slots=True)
+class _Inspected:
+    """A fenced database, with the session inside it that fenced it."""
+
+    work: _Work
+    visit: AsyncExitStack
+    session: Session
+    catalogs: Catalogs
+    leftovers: Leftovers
+    inspection: Inspection
+    rewritten: frozenset[Qualified]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The arguments of one reset, and when it began."""
+
+    server: Server
+    used: UsedDatabase
+    origin: CopySource
+    generation: int
+    began: float
+
+
 class CleaningEngine:
     """Cleans in place where that is proved to be enough, and rebuilds everywhere else.
 
@@ -110,33 +135,46 @@ class CleaningEngine:
             message = f"the database {login.database} cannot be leased: {unprovable}"
             raise Conflict(message) from unprovable
 
-    async def reset(
-        self,
-        server: Server,
-        used: UsedDatabase,
-        origin: CopySource,
-        generation: int,
-        fenced: Fenced = ignore_leftovers,
-    ) -> ResetOutcome:
-        """See ``ResetEngine.reset``."""
-        began = monotonic()
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        """See ``ResetEngine.fence``."""
+        job = _Job(server, used, origin, generation, monotonic())
+        leftovers: Leftovers | None = None
         try:
             work = self._work(server, used, origin)
-            return await self._clean(work, used, generation, began, fenced)
-        except Unprovable as error:
-            unprovable = error
-        leftovers = unprovable.leftovers or await fence_old(server, used)
-        fenced(leftovers)
+            async with AsyncExitStack() as visit:
+                session, leftovers, inspection = await _enter_and_fence(visit, server, work.expected)
+                schema = work.expected.site.schema is not None
+                catalogs = await self._templates.catalogs(server, session, schema=schema)
+                rewritten = await check_definitions(session, catalogs, work.expected, inspection)
+                await self._vacuum_catalogs(session, work.expected.site, catalogs, inspection)
+                inspected = _Inspected(
+                    work, visit.pop_all(), session, catalogs, leftovers, inspection, rewritten
+                )
+        except (Unprovable, asyncpg.PostgresError) as error:
+            unprovable = _with_leftovers(error, leftovers)
+            leftovers = unprovable.leftovers or await fence_old(server, used)
+            return Fenced(leftovers, partial(self._rebuild, job, unprovable, leftovers))
+        return Fenced(leftovers, partial(self._finish, job, inspected))
+
+    async def _finish(self, job: _Job, inspected: _Inspected) -> ResetOutcome:
+        try:
+            return await self._clean(job, inspected)
+        except (Unprovable, asyncpg.PostgresError) as error:
+            unprovable = _with_leftovers(error, inspected.leftovers)
+            return await self._rebuild(job, unprovable, unprovable.leftovers or inspected.leftovers)
+
+    async def _rebuild(self, job: _Job, unprovable: Unprovable, leftovers: Leftovers) -> ResetOutcome:
+        server, used = job.server, job.used
         if used.site is not None and used.site.schema is None:
             await server.sessions.close_idle(used.site.database)
             self._dead_rows.pop(used.site.database, None)
-        login = await rebuild(server, used, origin, generation)
-        known = await self.note(server, login, origin)
+        login = await rebuild(server, used, job.origin, job.generation)
+        known = await self.note(server, login, job.origin)
         return ResetOutcome(
             login,
             "rebuild",
             str(unprovable),
-            monotonic() - began,
+            monotonic() - job.began,
             known,
             leftovers,
             None if unprovable.audit is None else tuple(unprovable.audit),
@@ -149,50 +187,31 @@ class CleaningEngine:
         profile = self._templates.profile(server, origin)
         return _Work(server, origin, CleanState(used.site, used.known, profile))
 
-    async def _clean(
-        self, work: _Work, used: UsedDatabase, generation: int, began: float, fenced: Fenced
-    ) -> ResetOutcome:
-        server, expected = work.server, work.expected
-        site = expected.site
-        kind = Kind.DATABASE if used.isolation is Isolation.DATABASE else Kind.SCHEMA
-        name = str(server.name_of(kind, used.database_id, generation))
-        leftovers: Leftovers | None = None
-        try:
-            async with AsyncExitStack() as visit:
-                session, leftovers, inspection = await _enter_and_fence(visit, server, expected)
-                catalogs = await self._templates.catalogs(server, session, schema=site.schema is not None)
-                rewritten = await check_definitions(session, catalogs, expected, inspection)
-                await self._vacuum_catalogs(session, site, catalogs, inspection)
-                fenced(leftovers)
-                plan = make_plan(expected.template, inspection, rewritten, in_order=not server.may_be_replica)
-                password = await server.passwords.take()
-                handover = LoginHandover(site.login, name, password.verifier)
-                mark = await _carry_out(session, server, plan, expected, handover, inspection)
-                site = replace(site, login=name)
-                try:
-                    await self._vacuum_logins(session, server)
-                    audit = await self._audit(session, catalogs, work, replace(expected, site=site))
-                except (Unprovable, asyncpg.PostgresError):
-                    await undo(session, handover)
-                    raise
-        except Unprovable as unprovable:
-            found = unprovable.leftovers or leftovers
-            if found is not None:
-                found = replace(found, objects=unprovable.objects)
-            raise Unprovable(
-                str(unprovable), found, cause=unprovable.cause, audit=unprovable.audit
-            ) from unprovable
-        except asyncpg.PostgresError as error:
-            raise Unprovable(
-                f"cleaning failed: {error} ({error.sqlstate})", leftovers, cause=Cause.FAILED
-            ) from error
+    async def _clean(self, job: _Job, inspected: _Inspected) -> ResetOutcome:
+        work, session, inspection = inspected.work, inspected.session, inspected.inspection
+        server, expected, site = work.server, work.expected, work.expected.site
+        kind = Kind.DATABASE if job.used.isolation is Isolation.DATABASE else Kind.SCHEMA
+        name = str(server.name_of(kind, job.used.database_id, job.generation))
+        async with inspected.visit:
+            in_order = not server.may_be_replica
+            plan = make_plan(expected.template, inspection, inspected.rewritten, in_order=in_order)
+            password = await server.passwords.take()
+            handover = LoginHandover(site.login, name, password.verifier)
+            mark = await _carry_out(session, server, plan, expected, handover, inspection)
+            site = replace(site, login=name)
+            try:
+                await self._vacuum_logins(session, server)
+                audit = await self._audit(session, inspected.catalogs, work, replace(expected, site=site))
+            except (Unprovable, asyncpg.PostgresError):
+                await undo(session, handover)
+                raise
         return ResetOutcome(
             login=Login(site.database, site.schema, name, password.secret),
             path=plan.path,
             reason=plan.reason,
-            seconds=monotonic() - began,
+            seconds=monotonic() - job.began,
             known=KnownState(expected.known.baseline, mark),
-            leftovers=leftovers,
+            leftovers=inspected.leftovers,
             audit=audit,
         )
 
@@ -242,6 +261,16 @@ class CleaningEngine:
         elif writes - self._vacuumed_at.setdefault(database, writes) > _SHARED_WRITES:
             self._vacuumed_at[database] = writes
             await session.execute(f"VACUUM (SKIP_LOCKED) {', '.join(catalogs.names)}")
+
+
+def _with_leftovers(error: Unprovable | asyncpg.PostgresError, leftovers: Leftovers | None) -> Unprovable:
+    """Complete the reason to rebuild with the leftovers that were found before it."""
+    if not isinstance(error, Unprovable):
+        return Unprovable(f"cleaning failed: {error} ({error.sqlstate})", leftovers, cause=Cause.FAILED)
+    found = error.leftovers or leftovers
+    if found is not None:
+        found = replace(found, objects=error.objects)
+    return Unprovable(str(error), found, cause=error.cause, audit=error.audit)
 
 
 async def _enter_and_fence(

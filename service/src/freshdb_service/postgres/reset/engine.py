@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol, TypeAlias
+from typing import Protocol
 from uuid import UUID
 
 from freshdb_reset import Cause, KnownState, Leftovers, Site
@@ -73,14 +73,18 @@ class ResetOutcome:
     cause: Cause | None = None
 
 
-Fenced: TypeAlias = "Callable[[Leftovers], None]"
-"""Callback for the leftovers. It is called when the old login is closed and its backends are terminated. It may be called
-twice, with the same leftovers."""
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A used database after the first step of its reset: its holder is shut out.
 
+    Attributes:
+        leftovers: objects that the holder left.
+        finish: the second step: clean or rebuild the database. Call it exactly once, because until then a session inside the
+            database may stay open for it. Raises what ``ResetEngine.fence`` raises.
+    """
 
-def ignore_leftovers(leftovers: Leftovers) -> None:
-    """Ignore the leftovers, for resets that no client waits for."""
-    del leftovers
+    leftovers: Leftovers
+    finish: Callable[[], Awaitable[ResetOutcome]]
 
 
 class ResetEngine(Protocol):
@@ -95,19 +99,12 @@ class ResetEngine(Protocol):
         """
         ...
 
-    async def reset(
-        self,
-        server: Server,
-        used: UsedDatabase,
-        origin: CopySource,
-        generation: int,
-        fenced: Fenced = ignore_leftovers,
-    ) -> ResetOutcome:
-        """Fence every generation below ``generation``, and return a clean database of ``generation``.
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        """Close the login that was handed out, terminate its backends, and inspect the database.
 
-        When this returns, no older login can reach any object, and the new login reaches a database that is equal to its
-        template. When it raises, no older login can reach objects of the next generation. ``fenced`` is called as early as
-        possible.
+        Nothing has been cleaned when this returns, and it can be repeated. ``finish`` gives a clean database of
+        ``generation``. After that, no older login can reach anything, and the new one reaches a database that does not
+        differ from its template. If either step raises, no older login can reach the next generation.
 
         Raises:
             Conflict: this generation exists: another worker has the database.
@@ -125,23 +122,17 @@ class RebuildEngine:
         del server, login, origin
         return None
 
-    async def reset(
-        self,
-        server: Server,
-        used: UsedDatabase,
-        origin: CopySource,
-        generation: int,
-        fenced: Fenced = ignore_leftovers,
-    ) -> ResetOutcome:
-        """See ``ResetEngine.reset``."""
+    async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
+        """See ``ResetEngine.fence``."""
         began = monotonic()
         leftovers = await fence_old(server, used)
-        fenced(leftovers)
-        login = await rebuild(server, used, origin, generation)
-        seconds = monotonic() - began
-        return ResetOutcome(
-            login, "rebuild", "this engine always rebuilds", seconds, leftovers=leftovers, cause=Cause.ALWAYS
-        )
+
+        async def finish() -> ResetOutcome:
+            login = await rebuild(server, used, origin, generation)
+            reason, seconds = "this engine always rebuilds", monotonic() - began
+            return ResetOutcome(login, "rebuild", reason, seconds, leftovers=leftovers, cause=Cause.ALWAYS)
+
+        return Fenced(leftovers, finish)
 
 
 async def fence_old(server: Server, used: UsedDatabase) -> Leftovers:

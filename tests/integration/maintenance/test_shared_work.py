@@ -1,4 +1,4 @@
-"""What costs the more, the more there is, is done by one replica for all, and by another once that one cannot."""
+"""Expensive comparisons are done by one replica for all, and by another one if that one cannot."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.integration.installations import Bench, Site, names_on, replica
 
 
 def reconciler(bench: Bench) -> Reconciler:
-    """As a replica among others has it."""
+    """Return a reconciler with shared work."""
     return Reconciler(bench.at, bench.builds, SharedWork(bench.at.redis))
 
 
 def leftover(here: Site, bench: Bench) -> str:
-    """Something that the next look at the server drops."""
+    """Create an object that the next comparison of the server drops."""
     name = f"{here.settings.prefix}_d_0123456789ab_1"
     with psycopg.connect(here.dsns[0], autocommit=True) as superuser:
         superuser.execute(f"create role {name}")
@@ -26,7 +26,7 @@ def leftover(here: Site, bench: Bench) -> str:
     return name
 
 
-async def test_one_replica_looks_at_a_server_for_all_and_a_new_one_looks_once(
+async def test_one_replica_compares_a_server_for_all_and_a_new_replica_compares_once(
     here: Site, bench: Bench
 ) -> None:
     one, two = reconciler(bench), reconciler(bench)
@@ -41,9 +41,7 @@ async def test_one_replica_looks_at_a_server_for_all_and_a_new_one_looks_once(
     assert second not in names_on(here)
 
 
-async def test_a_server_that_one_replica_does_not_reach_is_looked_at_by_another(
-    here: Site, bench: Bench
-) -> None:
+async def test_server_unreachable_for_one_replica_is_compared_by_another(here: Site, bench: Bench) -> None:
     with Proxy(here.dsns[0]) as between:
         led = here.settings.model_copy(update={"postgres": (f"pg18={between.url}",)})
         async with replica(replace(here, settings=led)) as cut_off:
