@@ -58,6 +58,7 @@ def test_a_grant_waits_for_the_one_before_it_and_counts_it(
         assert not answer.done()
         other.commit()
         refused(answer.result(), 429, "quota_exceeded", quota="max_leases", limit=1, use=1)
+        other.execute("set session_replication_role = replica")
         other.execute("delete from leases where principal = %s and state = 'active'", (made["name"],))
 
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store.rows import DatabaseRow, database_row
 from freshdb_service.store.tables import databases, pools, servers, templates
 from freshdb_service.store.tokens import room_of
@@ -187,7 +187,6 @@ async def move(
     backoff_seconds: float | None = None,
 ) -> bool:
     """Change the state of exactly this row, as read; ``False`` if it is no longer so."""
-    check_database(row.state, new_state)
     done = await connection.execute(
         update(databases)
         .where(*_still(row))
@@ -226,9 +225,6 @@ async def release_claims(connection: AsyncConnection, gone: Sequence[LockedDatab
     A database that was being reset for its lease goes back to it; its holder can ask for the reset again. One that was being
     dropped still is, by whoever claims it next.
     """
-    check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
-    check_database(DatabaseState.RESETTING, DatabaseState.LEASED)
-    check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
     return [database_row(row) for row in await connection.execute(_RELEASE, arrays(gone))]
 
 
@@ -277,7 +273,6 @@ _SHRINK = text(
 
 async def shrink(connection: AsyncConnection, pool_id: UUID, surplus: int, *, idle_seconds: float) -> int:
     """Mark up to ``surplus`` ready databases that nobody used for ``idle_seconds`` to be dropped; returns how many."""
-    check_database(DatabaseState.READY, DatabaseState.DROPPING)
     done = await connection.execute(
         _SHRINK, {"pool_id": pool_id, "surplus": surplus, "idle_seconds": idle_seconds}
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, check_database
+from freshdb_service.lifecycle import Isolation, LeaseState
 from freshdb_service.store.connection import Store
 from freshdb_service.store.rows import LeaseRow
 
@@ -86,7 +86,6 @@ async def grant(store: Store, shares: Sequence[GrantShare]) -> list[LeaseRow] | 
         ConstraintViolated: the idempotency key has a lease already; nothing was granted.
         BackendUnavailable: the control plane is away; whether it was granted is not known.
     """
-    check_database(DatabaseState.READY, DatabaseState.LEASED)
     async with store.driver("grant") as driver:
         try:
             if len(shares) == 1:

@@ -17,8 +17,6 @@ from freshdb_service.lifecycle import (
     DatabaseState,
     Isolation,
     LeaseState,
-    check_database,
-    check_lease,
 )
 from freshdb_service.store.audit_log import FRESHDB, Actor, AuditAction, record
 from freshdb_service.store.connection import Store
@@ -96,10 +94,6 @@ async def end(
     Returns:
         ``None`` if the lease was not live, or not this principal's.
     """
-    for old in LEASE_LIVE:
-        check_lease(old, new_state)
-    check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
-    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver("end") as driver:
         row = await driver.fetchrow(
             _END,
@@ -187,8 +181,6 @@ async def keep(
     Returns:
         ``None`` if the lease is over, not this principal's, or being reset; then nothing has changed.
     """
-    check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
-    check_database(DatabaseState.LEASED, DatabaseState.KEPT)
     mine = and_(leases.c.id == lease_id, leases.c.principal == by.principal, _LIVE)
     held = (
         await connection.execute(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store.connection import Store
 from freshdb_service.store.rows import DatabaseRow, Json
 
@@ -52,7 +52,6 @@ async def claim_dirty(
     The last to become dirty come first: the service most likely still has a session open in those. But none waits for
     longer than ``_LONG_SECONDS`` behind others.
     """
-    check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
     async with store.driver("claim") as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds, _LONG_SECONDS)
     return [ClaimedReset(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
@@ -60,7 +59,6 @@ async def claim_dirty(
 
 async def make_ready(store: Store, row: DatabaseRow, clean: ResetResult) -> bool:
     """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
-    check_database(row.state, DatabaseState.READY)
     async with store.driver("ready") as driver:
         done: bool = await driver.fetchval(
             _READY,
@@ -80,7 +78,6 @@ async def claim_leased(
     Returns:
         ``None`` if the lease is not active, not this principal's, or is being reset.
     """
-    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver("claim leased") as driver:
         row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds, address)
     return (
@@ -98,8 +95,6 @@ async def give_back(store: Store, row: DatabaseRow, clean: ResetResult | None) -
     Returns:
         whether the lease has it.
     """
-    for state in (DatabaseState.LEASED, DatabaseState.READY, DatabaseState.DIRTY):
-        check_database(DatabaseState.RESETTING, state)
     async with store.driver("give back") as driver:
         leased: bool = await driver.fetchval(
             _GIVE_BACK,

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, literal, select,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.lifecycle import TemplateState, check_template
+from freshdb_service.lifecycle import TemplateState
 from freshdb_service.store.rows import TemplateRow, template_row
 from freshdb_service.store.tables import databases, leases, pools, templates
 
@@ -100,7 +100,6 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
     template = template_row(there)
     if template.state is not TemplateState.FAILED and not template.build_overdue:
         return template, False
-    check_template(template.state, TemplateState.BUILDING)
     taken = await connection.execute(
         update(templates)
         .where(templates.c.id == template.id)
@@ -112,7 +111,6 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
 
 async def take_over_sql_build(connection: AsyncConnection, *, claim_seconds: float) -> TemplateRow | None:
     """Take one build from SQL whose replica died; its SQL is in the row, so that anybody can do it again."""
-    check_template(TemplateState.BUILDING, TemplateState.BUILDING)
     one = select(templates.c.id).where(_OVERDUE, templates.c.sql.is_not(None)).limit(1)
     taken = await connection.execute(
         update(templates)
@@ -144,7 +142,6 @@ async def make_ready(
     connection: AsyncConnection, template_id: UUID, attempt: int, *, database_name: str, size_bytes: int
 ) -> TemplateRow | None:
     """``building`` → ``ready``; ``None`` if this attempt is no longer the one that builds."""
-    check_template(TemplateState.BUILDING, TemplateState.READY)
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
@@ -168,7 +165,6 @@ async def make_failed(
     connection: AsyncConnection, template_id: UUID, attempt: int, error: Mapping[str, object]
 ) -> TemplateRow | None:
     """``building`` → ``failed`` with its error; ``None`` if this attempt is no longer the one that builds."""
-    check_template(TemplateState.BUILDING, TemplateState.FAILED)
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
@@ -181,8 +177,6 @@ async def make_failed(
 
 async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased: bool) -> TemplateRow | None:
     """Retire a template that is ready or failed; ``None`` if it is neither, or has live leases (unless ``even_leased``)."""
-    for old in (TemplateState.READY, TemplateState.FAILED):
-        check_template(old, TemplateState.RETIRED)
     leased = (
         select(leases.c.id)
         .where(leases.c.template_id == template_id, leases.c.state.in_(["active", "kept"]))
@@ -203,7 +197,6 @@ async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased:
 
 async def retire_unused(connection: AsyncConnection, unused_seconds: float) -> list[TemplateRow]:
     """Retire the templates that nobody used for so long and that have no live lease."""
-    check_template(TemplateState.READY, TemplateState.RETIRED)
     live = (
         select(leases.c.id)
         .where(leases.c.template_id == templates.c.id, leases.c.state.in_(["active", "kept"]))
