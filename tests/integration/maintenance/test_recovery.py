@@ -341,7 +341,7 @@ async def test_a_lease_that_ends_while_it_is_reset_leaves_a_clean_database(bench
         claimed = await reset_claims.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
         assert claimed is not None
         await bench.leases.release(held.lease.id, principal="test")
-        assert not await reset_claims.give_back(bench.at.store, claimed.row, clean)
+        assert not await reset_claims.return_claim(bench.at.store, claimed.row, clean)
         assert (await bench.states())[state] >= 1
         await bench.janitor.run_once()
         held = await bench.acquire()

@@ -41,9 +41,9 @@ from freshdb_service.store.grant import (
     GrantTerms,
     OutOfDate,
     OverQuota,
-    TokenOver,
+    TokenEnded,
+    check_token,
     grant,
-    see_that_token_may,
 )
 from freshdb_service.store.rows import LeaseRow
 from freshdb_service.store.tokens import TokenRow
@@ -193,7 +193,7 @@ class Acquirer:
                 return replayed
             await self._resources.deadlines.settle(order.lease_ids)
             raise too_many(over, order.shares[0].terms.principal, len(order.lease_ids)) from None
-        except TokenOver:
+        except TokenEnded:
             await self._resources.deadlines.settle(order.lease_ids)
             raise token_over() from None
         if rows is None:
@@ -250,11 +250,11 @@ class Acquirer:
         if terms.token_id is None:
             return
         try:
-            await see_that_token_may(self._resources.store, terms.token_id, len(order.lease_ids))
+            await check_token(self._resources.store, terms.token_id, len(order.lease_ids))
         except OverQuota as over:
             await self._resources.deadlines.settle(order.lease_ids)
             raise too_many(over, order.shares[0].terms.principal, len(order.lease_ids)) from None
-        except TokenOver:
+        except TokenEnded:
             await self._resources.deadlines.settle(order.lease_ids)
             raise token_over() from None
 

@@ -43,7 +43,7 @@ from freshdb_service.resources import Resources
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.history import Reset
-from freshdb_service.store.reset_claims import ClaimedReset, ResetResult, give_back, make_ready
+from freshdb_service.store.reset_claims import ClaimedReset, ResetResult, make_ready, return_claim
 from freshdb_service.store.rows import DatabaseRow, PoolRow
 
 _log = logging.getLogger(__name__)
@@ -151,13 +151,13 @@ class ResetJobs:
             isolation, outcome = await self._outcome(used, untold)
         except (FreshdbError, TimeoutError) as error:
             self._resources.metrics.failures.labels("reset").inc()
-            await self._insistent(lambda: give_back(self._resources.store, row, None))
+            await self._insistent(lambda: return_claim(self._resources.store, row, None))
             if isinstance(error, FreshdbError):
                 raise
             raise BackendUnavailable(f"the reset took too long: {error}", retry_after_seconds=1.0) from error
         self._note(row, isolation, outcome)
         clean = _clean(outcome.login, outcome.known)
-        if not await self._insistent(lambda: give_back(self._resources.store, row, clean)):
+        if not await self._insistent(lambda: return_claim(self._resources.store, row, clean)):
             await self._resources.queue.wake(row.pool_id)  # the lease ended meanwhile
         self._resources.events.emit(
             "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
@@ -266,7 +266,7 @@ class ResetJobs:
 
     async def _forget(self, row: DatabaseRow) -> None:
         async with self._resources.store.statement() as connection:
-            await store_databases.forget(connection, row)
+            await store_databases.delete_row(connection, row)
 
     async def _insistent(self, write: Callable[[], Awaitable[T]]) -> T:
         """Note what came of the work, tried again for as long as the claim on it lasts.
