@@ -32,16 +32,22 @@ def control(postgres_18: PostgresServer) -> Iterator[str]:
         connection.execute(f"drop database {name} with (force)")
 
 
-@pytest.fixture
-def plane(control: str) -> Iterator[Plane]:
-    """The same control plane, with empty tables."""
+@pytest.fixture(scope="session")
+def superuser(control: str) -> Iterator[psycopg.Connection[object]]:
     with psycopg.connect(control, autocommit=True) as connection:
-        connection.execute("truncate leases, baselines, databases, pools, templates, servers, trail, tokens")
-        yield Plane(connection)
+        yield connection
+
+
+@pytest.fixture
+def plane(superuser: psycopg.Connection[object]) -> Plane:
+    """The same control plane, with empty tables."""
+    plane = Plane(superuser)
+    plane.empty()
+    return plane
 
 
 @pytest.fixture
 async def store(control: str) -> AsyncIterator[Store]:
-    store = Store(control, answer_seconds=60)
+    store = Store(control, pool_size=2, answer_seconds=60)
     yield store
     await store.close()

@@ -46,6 +46,14 @@ class Plane:
             self.connection.execute("set local session_replication_role = replica")
             self.connection.execute(statement.encode(), parameters)
 
+    def empty(self) -> None:
+        """Delete every row."""
+        tables = ("leases", "baselines", "databases", "pools", "templates", "servers", "trail", "tokens")
+        deletes = "; ".join(f"delete from {table}" for table in tables)
+        self.connection.execute(
+            f"begin; set local session_replication_role = replica; {deletes}; commit".encode()
+        )
+
     def row(self, table: str, row_id: UUID) -> dict[str, Any] | None:
         """One row."""
         with self.connection.cursor(row_factory=dict_row) as cursor:
