@@ -32,8 +32,14 @@ from freshdb_service import serve
 from freshdb_service.api.problems import STATUS
 from freshdb_service.config import Settings
 from freshdb_service.lifecycle import (
+    DATABASE_ENTRY,
+    DATABASE_EXIT,
     DATABASE_TRANSITIONS,
+    LEASE_ENTRY,
+    LEASE_EXIT,
     LEASE_TRANSITIONS,
+    TEMPLATE_ENTRY,
+    TEMPLATE_EXIT,
     TEMPLATE_TRANSITIONS,
     DatabaseState,
 )
@@ -268,22 +274,24 @@ def _figures(section: str, number: int) -> str:
 
 
 def states() -> str:
-    """Return the state machines of databases, leases and templates, as drawings and tables."""
+    """Return the legal transitions of databases, leases and templates, as drawings and tables."""
     return "\n".join(
         (
-            _machine("A database", DATABASE_TRANSITIONS),
-            _machine("A lease", LEASE_TRANSITIONS),
-            _machine("A template", TEMPLATE_TRANSITIONS),
+            _machine("A database", DATABASE_ENTRY, DATABASE_TRANSITIONS, DATABASE_EXIT),
+            _machine("A lease", LEASE_ENTRY, LEASE_TRANSITIONS, LEASE_EXIT),
+            _machine("A template", TEMPLATE_ENTRY, TEMPLATE_TRANSITIONS, TEMPLATE_EXIT),
         )
     )
 
 
-def _machine(title: str, ways: Mapping[S, frozenset[S]]) -> str:
-    rows = [
-        (f"`{old}`", ", ".join(f"`{new}`" for new in sorted(news)) or "none (final)")
-        for old, news in ways.items()
-    ]
-    picture = drawing(title, {str(old): frozenset(map(str, news)) for old, news in ways.items()})
+def _machine(
+    title: str, entry: frozenset[S], transitions: Mapping[S, frozenset[S]], exits: frozenset[S]
+) -> str:
+    rows = [("inserted", ", ".join(f"`{new}`" for new in sorted(entry)))]
+    for old, news in transitions.items():
+        targets = [f"`{new}`" for new in sorted(news)] + ["deleted"] * (old in exits)
+        rows.append((f"`{old}`", ", ".join(targets)))
+    picture = drawing(title, {str(old): frozenset(map(str, news)) for old, news in transitions.items()})
     return f"## {title}\n\n{picture}\n{table(('from', 'to'), rows)}"
 
 

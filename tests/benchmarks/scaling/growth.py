@@ -197,7 +197,7 @@ def _rounds(store: Store) -> list[_Call]:
 
     async def retired(connection: Connection) -> None:
         await templates.retire_unused(connection, 7 * 86_400)
-        await templates.emptied(connection)
+        await templates.retired_without_databases(connection)
 
     return [
         call("list pools", pools.listing, "replenisher"),
@@ -327,6 +327,7 @@ async def blocks_seen(store: Store) -> int:
 
 
 _FILL: Final = """
+set session_replication_role = replica;
 insert into servers (name, host, port, version, adopted)
 select 's' || n, '127.0.0.1', 6000 + n, 180000, true from generate_series(1, :pools) n;
 insert into templates (id, name, fingerprint, state, server, build_seconds, database_name, ready_at)
@@ -357,5 +358,6 @@ select gen_random_uuid(), 'released', d.pool_id, d.id, n, p.template_id, 'shop',
        d.login, 'ci', '{}', '{}', 300, at, at + interval '1 hour', at + interval '10 seconds'
 from databases d JOIN pools p ON p.id = d.pool_id, generate_series(1, :history) n,
      LATERAL (SELECT now() - interval '2 hours' * n + random() * interval '1 minute' AS at WHERE d.id IS NOT NULL) ended;
+reset session_replication_role;
 VACUUM ANALYZE
 """

@@ -61,6 +61,7 @@ def test_grant_waits_for_the_previous_grant_and_counts_it(
         assert not answer.done()
         other.commit()
         refused(answer.result(), 429, "quota_exceeded", quota="max_leases", limit=1, use=1)
+        other.execute("set session_replication_role = replica")
         other.execute("delete from leases where principal = %s and state = 'active'", (made["name"],))
 
 

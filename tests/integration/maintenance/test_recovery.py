@@ -447,7 +447,7 @@ async def test_lease_that_ends_during_reset_in_place_leaves_clean_or_dirty_datab
         claimed = await reset_claims.claim_leased(bench.at.store, held.lease.id, "test", claim_seconds=60)
         assert claimed is not None
         await bench.leases.release(held.lease.id, principal="test")
-        assert not await reset_claims.give_back(bench.at.store, claimed.row, clean)
+        assert not await reset_claims.return_claim(bench.at.store, claimed.row, clean)
         assert (await bench.states())[state] >= 1
         await bench.janitor.run_once()
         held = await bench.acquire()

@@ -112,7 +112,7 @@ async def test_no_pool_is_forgotten_however_many_there_are(postgres_18: Postgres
             await connection.execute(
                 text(
                     "with made as (insert into templates (id, name, fingerprint, state, server, build_seconds) "
-                    "select gen_random_uuid(), 'many' || n, md5(n::text), 'ready', 's7', 600 "
+                    "select gen_random_uuid(), 'many' || n, md5(n::text), 'building', 's7', 600 "
                     "from generate_series(1, 10001) n returning id) "
                     "insert into pools (id, template_id, isolation, server, min_ready, max_size, idle_seconds) "
                     "select gen_random_uuid(), id, 'database', 's7', 1, 1, 300 from made"

@@ -44,9 +44,9 @@ from freshdb_service.store.grant import (
     GrantTerms,
     OutOfDate,
     OverQuota,
-    TokenOver,
+    TokenEnded,
+    check_token,
     grant,
-    see_that_token_may,
 )
 from freshdb_service.store.rows import LeaseRow
 from freshdb_service.store.tokens import TokenRow
@@ -217,7 +217,7 @@ class Acquirer:
             if (before := await self._granted_before(call)) is not None:
                 return before
             raise too_many(over, call.terms.principal, len(call.lease_ids)) from None
-        except TokenOver:
+        except TokenEnded:
             raise token_ended() from None
         if rows is None:
             return None
@@ -273,10 +273,10 @@ class Acquirer:
         if call.terms.token_id is None:
             return
         try:
-            await see_that_token_may(self._resources.store, call.terms.token_id, len(call.lease_ids))
+            await check_token(self._resources.store, call.terms.token_id, len(call.lease_ids))
         except OverQuota as over:
             raise too_many(over, call.terms.principal, len(call.lease_ids)) from None
-        except TokenOver:
+        except TokenEnded:
             raise token_ended() from None
 
     async def _check_sizes(self, call: AcquireCall) -> None:

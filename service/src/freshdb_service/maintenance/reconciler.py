@@ -204,7 +204,7 @@ class Reconciler:
                 connection, self._resources.settings.unused_template_seconds
             ):
                 self._resources.events.emit("template.retired", template=template.label, reason="unused")
-            emptied = await store_templates.emptied(connection)
+            emptied = await store_templates.retired_without_databases(connection)
             pools = await store_pools.listing(connection)
         for template in emptied:
             if template.server not in self._resources.servers:
@@ -219,7 +219,7 @@ class Reconciler:
                 _log.warning("cannot drop the template %s yet: %s", template.label, error)
                 continue
             async with self._resources.store.statement() as connection:
-                await store_templates.forget(connection, template.id)
+                await store_templates.delete_row(connection, template.id)
 
 
 def _incomplete(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[DatabaseRow]:

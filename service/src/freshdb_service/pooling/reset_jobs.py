@@ -46,7 +46,7 @@ from freshdb_service.resources import Resources
 from freshdb_service.store import databases as store_databases
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store.history import Reset
-from freshdb_service.store.reset_claims import ClaimedReset, ResetResult, give_back, make_ready
+from freshdb_service.store.reset_claims import ClaimedReset, ResetResult, make_ready, return_claim
 from freshdb_service.store.rows import DatabaseRow, PoolRow
 
 _log = logging.getLogger(__name__)
@@ -161,13 +161,13 @@ class ResetJobs:
             outcome = await self._outcome(row, self._fence(used))
         except (FreshdbError, TimeoutError) as error:
             self._resources.metrics.failures.labels("reset").inc()
-            await self._retried(lambda: give_back(self._resources.store, row, None))
+            await self._retried(lambda: return_claim(self._resources.store, row, None))
             if isinstance(error, FreshdbError):
                 raise
             raise BackendUnavailable(f"the reset took too long: {error}", retry_after_seconds=1.0) from error
         self._note(row, outcome)
         clean = _clean(outcome.login, outcome.known)
-        if not await self._retried(lambda: give_back(self._resources.store, row, clean)):
+        if not await self._retried(lambda: return_claim(self._resources.store, row, clean)):
             await self._resources.queue.wake(row.pool_id)  # the lease ended in the meantime
         self._resources.events.emit(
             "lease.reset", lease=row.lease_id, database=row.id, generation=row.generation, **_facts(outcome)
@@ -268,7 +268,7 @@ class ResetJobs:
 
     async def _forget(self, row: DatabaseRow) -> None:
         async with self._resources.store.statement() as connection:
-            await store_databases.forget(connection, row)
+            await store_databases.delete_row(connection, row)
 
     async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write the result of the work. Try again for as long as the claim lasts.

@@ -13,10 +13,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from freshdb_service.errors import BackendUnavailable
+from freshdb_service.lifecycle import IllegalTransition
 from freshdb_service.observability.instrumentation import Instrument, no_instrument
 from freshdb_service.observability.liveness import KEEPALIVES, Liveness, OnProbe, cut_between, ignore
 
 _UNIQUE_VIOLATION: Final = "23505"
+_ILLEGAL_TRANSITION: Final = "LC001"
+"""Raised by the triggers of migration 0006."""
 _OUR_MISTAKE = (ProgrammingError, DataError)
 _OUR_MISTAKE_CLASSES: Final = ("22", "42")
 """The same, as classes of SQLSTATE."""
@@ -151,6 +154,8 @@ class Store:
             except Exception as error:
                 if getattr(error, "sqlstate", None) == _UNIQUE_VIOLATION:
                     raise ConstraintViolated(str(error)) from error
+                if getattr(error, "sqlstate", None) == _ILLEGAL_TRANSITION:
+                    raise IllegalTransition(str(error)) from error
                 if _is_away(error, driver):
                     pooled.invalidate(error)
                     raise _away(str(error) or type(error).__name__) from error
@@ -261,6 +266,8 @@ def _translated(error: Exception) -> Exception:
     """Turn "the database is away" into one error; leave mistakes of ours as they are."""
     if isinstance(error, IntegrityError):
         return ConstraintViolated(str(error.orig))
+    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _ILLEGAL_TRANSITION:
+        return IllegalTransition(str(error.orig and error.orig.__cause__))
     away = isinstance(error, (DBAPIError, PoolTimeout, OSError)) and not isinstance(error, _OUR_MISTAKE)
     if away or cut_between(error):
         return _away(str(getattr(error, "orig", None) or error) or type(error).__name__)

@@ -1,6 +1,6 @@
 """Statements over databases: claim work, finish it, give it up. Each names the state and generation that it expects.
 
-Those that every turnover needs are in ``granting`` and ``resetting``.
+The statements of every turnover are in ``grant``, ``leases`` and ``reset_claims``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Integer, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store.rows import DatabaseRow, database_row
 from freshdb_service.store.tables import databases, pools, servers, templates
 from freshdb_service.store.tokens import room_of
@@ -40,8 +40,8 @@ SUPPLY: Final = (
     DatabaseState.DIRTY,
     DatabaseState.DROPPING,
 )
-"""What is ready or will be, and makes one more database unnecessary for now. One that is being dropped makes room first:
-while a server is away, nothing can be dropped, and so nothing piles up."""
+"""The states that count as supply of a pool: ready now or soon. A database that is being dropped counts, too, as it must
+make room first. While its server is unavailable, nothing can be dropped, and so no databases accumulate."""
 
 
 def _seconds(value: float) -> ColumnElement[timedelta]:
@@ -57,11 +57,11 @@ async def plan(
     max_databases: int,
     claim_seconds: float,
 ) -> list[DatabaseRow]:
-    """Enter up to ``wanted`` new databases as ``creating``, claimed, never passing a limit.
+    """Insert up to ``wanted`` new databases as ``creating``, claimed by the caller, within every limit.
 
-    The limits are the pool's, the server's and the quotas of whoever registered the template; ``enough``, what the pool
-    should have of those that are ready or will be (``SUPPLY``); and nothing while a failed one is shown. Runs inside a
-    transaction; the locks on the server's, the pool's and the token's row make them hold across replicas.
+    The limits are those of the pool and of the server, the quotas of the token that registered the template, and ``enough``,
+    the supply (``SUPPLY``) that the pool needs. A pool with a failed database gets no new ones. Runs inside a transaction.
+    The locks on the rows of the server, the pool and the token enforce the limits across replicas.
     """
     server = (
         await connection.execute(select(pools.c.server).where(pools.c.id == pool_id))
@@ -80,7 +80,7 @@ async def plan(
     if row is None:
         return []
     on_server = select(func.count()).where(databases.c.server == server).correlate(None).scalar_subquery()
-    seen = (
+    found = (
         await connection.execute(
             select(
                 func.count().label("have"),
@@ -90,9 +90,9 @@ async def plan(
             ).where(databases.c.pool_id == pool_id)
         )
     ).one()
-    if seen.failed:
+    if found.failed:
         return []
-    room = min(wanted, row.max_size - seen.have, enough - seen.supply, max_databases - seen.on_server)
+    room = min(wanted, row.max_size - found.have, enough - found.supply, max_databases - found.on_server)
     if room > 0:
         room = await room_of(connection, pool_id, room)
     if room <= 0:
@@ -126,12 +126,12 @@ _CLAIM_DROPPING = text(
     WHERE d.id IN (
         SELECT c.id FROM databases c
         JOIN pools p ON p.id = c.pool_id JOIN templates t ON t.id = p.template_id
-        WHERE c.id = ANY (ARRAY(  -- found by indexes first: nearly all databases are ready, and stay so
+        WHERE c.id = ANY (ARRAY(  -- candidates by index: nearly all databases are ready and stay so
               SELECT id FROM databases WHERE state IN ('dropping', 'failed')
               UNION ALL
-              SELECT left_over.id FROM templates gone JOIN pools ON pools.template_id = gone.id
-              JOIN databases left_over ON left_over.pool_id = pools.id
-              WHERE gone.state <> 'ready' AND left_over.state IN ('ready', 'dirty')))
+              SELECT unwanted.id FROM templates gone JOIN pools ON pools.template_id = gone.id
+              JOIN databases unwanted ON unwanted.pool_id = pools.id
+              WHERE gone.state <> 'ready' AND unwanted.state IN ('ready', 'dirty')))
           AND c.server = ANY (:servers)
           AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
           AND ((c.state = 'dropping' AND (c.claimed_until IS NULL OR c.claimed_until <= clock_timestamp()))
@@ -155,7 +155,7 @@ async def claim_dropping(
     claim_seconds: float,
     failed_seconds: float,
 ) -> list[DatabaseRow]:
-    """Take up to ``most`` databases that must go: marked so, failed for a while, or of a template that is retired."""
+    """Claim up to ``most`` databases to drop: marked for it, failed for ``failed_seconds``, or of a retired template."""
     rows = await connection.execute(
         _CLAIM_DROPPING,
         {
@@ -169,10 +169,10 @@ async def claim_dropping(
 
 
 async def extend_claim(connection: AsyncConnection, row: DatabaseRow, claim_seconds: float) -> bool:
-    """Keep a claim while the work goes on; ``False`` if somebody else has the row by now."""
+    """Extend a claim while the work goes on. ``False`` if the caller has lost it."""
     done = await connection.execute(
         update(databases)
-        .where(*_still(row))
+        .where(*_unchanged(row))
         .values(claimed_until=func.clock_timestamp() + _seconds(claim_seconds))
     )
     return done.rowcount == 1
@@ -186,11 +186,10 @@ async def move(
     error: str | None = None,
     backoff_seconds: float | None = None,
 ) -> bool:
-    """Change the state of exactly this row, as read; ``False`` if it is no longer so."""
-    check_database(row.state, new_state)
+    """Change the state of a row. ``False`` if its state or generation is no longer the one that was read."""
     done = await connection.execute(
         update(databases)
-        .where(*_still(row))
+        .where(*_unchanged(row))
         .values(
             state=new_state.value,
             error=error,
@@ -205,59 +204,58 @@ async def move(
 
 
 async def postpone(connection: AsyncConnection, row: DatabaseRow, seconds: float) -> bool:
-    """Give a claim up; somebody may try again in so many seconds."""
+    """Give up a claim. The next attempt is possible after ``seconds``."""
     done = await connection.execute(
         update(databases)
-        .where(*_still(row))
+        .where(*_unchanged(row))
         .values(claimed_until=None, not_before=func.clock_timestamp() + _seconds(seconds))
     )
     return done.rowcount == 1
 
 
-async def forget(connection: AsyncConnection, row: DatabaseRow) -> bool:
+async def delete_row(connection: AsyncConnection, row: DatabaseRow) -> bool:
     """Delete the row of a database that has been dropped."""
-    done = await connection.execute(delete(databases).where(*_still(row)))
+    done = await connection.execute(delete(databases).where(*_unchanged(row)))
     return done.rowcount == 1
 
 
 async def release_claims(connection: AsyncConnection, gone: Sequence[LockedDatabase]) -> list[DatabaseRow]:
-    """Send rows whose worker stopped answering, or is gone, back: ``resetting`` to ``dirty``, ``creating`` to ``dropping``.
+    """Release the claims of dead workers: those past their deadline, and those in ``gone``.
 
-    A database that was being reset for its lease goes back to it; its holder can ask for the reset again. One that was being
-    dropped still is, by whoever claims it next.
+    ``resetting`` becomes ``dirty`` and ``creating`` becomes ``dropping``. A database that was being reset for its live lease
+    becomes ``leased`` again, and its holder can ask for the reset again. A ``dropping`` one stays ``dropping``, and another
+    worker claims it.
     """
-    check_database(DatabaseState.RESETTING, DatabaseState.DIRTY)
-    check_database(DatabaseState.RESETTING, DatabaseState.LEASED)
-    check_database(DatabaseState.CREATING, DatabaseState.DROPPING)
     return [database_row(row) for row in await connection.execute(_RELEASE, arrays(gone))]
 
 
-_OVER = """
+_DEAD = """
     d.state IN ('creating', 'resetting') AND d.claimed_until <= statement_timestamp()
     OR d.state IN ('creating', 'resetting', 'dropping') AND d.claimed_until IS NOT NULL AND (d.id, d.generation) IN (
         SELECT * FROM unnest(CAST(:gone_ids AS uuid[]), CAST(:gone_generations AS integer[])))
 """
 
-# All of it at one instant: between two, a claim may become overdue. Leases are locked before their databases, as everywhere.
+# One statement: between two, another claim may become overdue. Leases are locked before their databases, as everywhere.
 _RELEASE = text(
     f"""
     WITH held AS (
         SELECT l.id FROM leases l JOIN databases d ON d.lease_id = l.id
-        WHERE d.state = 'resetting' AND l.state IN ('active', 'kept') AND ({_OVER})
+        WHERE d.state = 'resetting' AND l.state IN ('active', 'kept') AND ({_DEAD})
         ORDER BY l.id
         FOR UPDATE OF l
-    ), back AS (
+    ), released AS (
         UPDATE databases d
         SET state = CASE WHEN d.state IN ('creating', 'dropping') THEN 'dropping'
                          WHEN d.lease_id IN (SELECT id FROM held) THEN 'leased' ELSE 'dirty' END,
             claimed_until = NULL, not_before = NULL, state_changed_at = clock_timestamp()
-        WHERE {_OVER}
+        WHERE {_DEAD}
         RETURNING d.id, d.pool_id, d.server, d.state, d.generation, d.database_name, d.schema_name, d.login, d.password,
                   d.lease_id, d.error
-    ), told AS (
-        UPDATE leases l SET generation = back.generation FROM back WHERE l.id = back.lease_id AND back.state = 'leased'
+    ), updated AS (
+        UPDATE leases l SET generation = released.generation FROM released
+        WHERE l.id = released.lease_id AND released.state = 'leased'
     )
-    SELECT * FROM back
+    SELECT * FROM released
     """  # noqa: S608 - composed of our own text alone
 )
 
@@ -276,8 +274,7 @@ _SHRINK = text(
 
 
 async def shrink(connection: AsyncConnection, pool_id: UUID, surplus: int, *, idle_seconds: float) -> int:
-    """Mark up to ``surplus`` ready databases that nobody used for ``idle_seconds`` to be dropped; returns how many."""
-    check_database(DatabaseState.READY, DatabaseState.DROPPING)
+    """Mark up to ``surplus`` databases that were ready for ``idle_seconds`` for dropping. Return their number."""
     done = await connection.execute(
         _SHRINK, {"pool_id": pool_id, "surplus": surplus, "idle_seconds": idle_seconds}
     )
@@ -285,7 +282,7 @@ async def shrink(connection: AsyncConnection, pool_id: UUID, surplus: int, *, id
 
 
 async def counts(connection: AsyncConnection) -> dict[UUID, dict[DatabaseState, int]]:
-    """How many databases each pool has in each state."""
+    """Count the databases of each pool by state."""
     query = select(databases.c.pool_id, databases.c.state, func.count()).group_by(
         databases.c.pool_id, databases.c.state
     )
@@ -312,11 +309,11 @@ _STRAYS = text(
 
 
 async def recover_strays(connection: AsyncConnection) -> int:
-    """Databases that say they are leased while no live lease has them become dirty; returns how many."""
+    """Mark databases as dirty that are leased or kept without a live lease. Return their number."""
     return len((await connection.execute(_STRAYS)).all())
 
 
-def _still(row: DatabaseRow) -> tuple[ColumnElement[bool], ...]:
+def _unchanged(row: DatabaseRow) -> tuple[ColumnElement[bool], ...]:
     return (
         databases.c.id == row.id,
         databases.c.state == row.state.value,

@@ -1,8 +1,7 @@
-"""Granting leases: the one statement that everything else is there for.
+"""Grant leases, in one statement.
 
-It runs on the driver's own connection. Most of what SQLAlchemy does around a statement (compiling, types, rows by name and
-position) would cost more than the statement itself, which PostgreSQL plans once per connection and runs in a fifth of a
-millisecond.
+It runs on the driver's own connection. SQLAlchemy's work around a statement (compiling, types, rows by name and position)
+would cost more than the statement itself, which PostgreSQL plans once per connection and runs in a fifth of a millisecond.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, check_database
+from freshdb_service.lifecycle import Isolation, LeaseState
 from freshdb_service.store.connection import Store
 from freshdb_service.store.rows import LeaseRow
 
@@ -32,17 +31,17 @@ class GrantTerms:
 
 @dataclass(frozen=True, slots=True)
 class GrantShare:
-    """Leases alike, from one pool, that one statement grants.
+    """Leases of one pool that one statement grants.
 
     Attributes:
-        pool_id: which pool.
-        lease_ids: the leases that there will be.
-        pinned: the caller named the template's fingerprint; otherwise the pool must belong to the newest ready template of
+        pool_id: the pool.
+        lease_ids: the ids of the new leases.
+        pinned: the caller named the template's fingerprint. Otherwise the pool must belong to the newest ready template of
             its name.
-        first_index: place of the first in the call that its idempotency key stands for.
-        ttl_seconds: of each lease.
-        holder: of each lease.
-        labels: of each lease.
+        first_index: index of the first lease among those of its idempotency key.
+        ttl_seconds: time to live of each lease.
+        holder: holder of each lease.
+        labels: labels of each lease.
     """
 
     pool_id: UUID
@@ -55,15 +54,15 @@ class GrantShare:
 
 
 class OutOfDate(Exception):
-    """The pool is not the one to take from any longer: a newer template is ready, say, or this one was retired."""
+    """The pool is no longer the right one: its template was retired, or a newer one of the same name is ready."""
 
 
-class TokenOver(Exception):
-    """The caller's token was revoked, or has expired, since it was recognised; nothing was granted."""
+class TokenEnded(Exception):
+    """The caller's token was revoked or has expired since it was authenticated. Nothing was granted."""
 
 
 class OverQuota(Exception):
-    """The caller's token would hold more leases than it may; nothing was granted."""
+    """The caller's token would hold more leases than its quota allows. Nothing was granted."""
 
     def __init__(self, held: int, limit: int) -> None:
         super().__init__(f"{held} of {limit}")
@@ -72,22 +71,22 @@ class OverQuota(Exception):
 
 
 class _TooFew(Exception):
-    """Undo what was granted before."""
+    """Roll back the shares that were granted before."""
 
 
 async def grant(store: Store, terms: GrantTerms, shares: Sequence[GrantShare]) -> list[LeaseRow] | None:
-    """Grant every share, with passwords, or nothing; one round trip when there is one share.
+    """Grant every share, with passwords, or none. One share is one round trip.
 
     Returns:
-        The leases in the order of the shares; ``None`` if too few databases are ready.
+        The leases in the order of the shares. ``None`` if too few databases are ready.
 
     Raises:
-        OutOfDate: somebody should look which pool to take from; nothing was granted.
-        TokenOver, OverQuota: the token may not have it; nothing was granted.
-        ConstraintViolated: the idempotency key has a lease already; nothing was granted.
-        BackendUnavailable: the control plane is away; whether it was granted is not known.
+        OutOfDate: the caller must look up the pool again. Nothing was granted.
+        TokenEnded: the token was revoked or has expired. Nothing was granted.
+        OverQuota: the token's quota is exhausted. Nothing was granted.
+        ConstraintViolated: the idempotency key has a lease already. Nothing was granted.
+        BackendUnavailable: the control plane is unavailable. The leases may have been granted.
     """
-    check_database(DatabaseState.READY, DatabaseState.LEASED)
     async with store.driver("grant") as driver:
         try:
             if len(shares) == 1:
@@ -98,12 +97,13 @@ async def grant(store: Store, terms: GrantTerms, shares: Sequence[GrantShare]) -
             return None
 
 
-async def see_that_token_may(store: Store, token_id: UUID, wanted: int) -> None:
-    """What the grant would say of a token that wants so many leases more.
+async def check_token(store: Store, token_id: UUID, wanted: int) -> None:
+    """Check that a token may hold ``wanted`` more leases.
 
     Raises:
-        TokenOver, OverQuota: as the grant does.
-        BackendUnavailable: the control plane is away.
+        TokenEnded: the token was revoked or has expired.
+        OverQuota: the token's quota is exhausted.
+        BackendUnavailable: the control plane is unavailable.
     """
     async with store.driver("quota") as driver:
         hold = await driver.fetchval("SELECT token_hold($1::uuid)", token_id)
@@ -140,13 +140,13 @@ def _refusal(row: Mapping[str, Any], wanted: int) -> Exception:
     return _TooFew() if row["pool_id"] is not None else OutOfDate()
 
 
-def _refused_token(hold: Sequence[str | None] | None, wanted: int) -> TokenOver | OverQuota | None:
-    """Why a token cannot have so many leases more, by what ``token_hold`` says: how many it has, and of how many.
+def _refused_token(hold: Sequence[str | None] | None, wanted: int) -> TokenEnded | OverQuota | None:
+    """Compare the result of ``token_hold``, {leases held, limit}, with the number of leases wanted.
 
-    As texts: of integers, asyncpg would ask each new connection what an array is.
+    Its values are texts, because asyncpg would look up the type of an integer array on each new connection.
     """
     if hold is None:
-        return TokenOver()
+        return TokenEnded()
     held, limit = int(hold[0] or 0), hold[1]
     return OverQuota(held, int(limit)) if limit is not None and held + wanted > int(limit) else None
 
@@ -181,7 +181,7 @@ def _lease(row: Mapping[str, Any], terms: GrantTerms, share: GrantShare, nth: in
 
 
 _GRANT: Final = """
-WITH token AS MATERIALIZED (  -- {leases held, at most}; null if it is over. With a limit, its row stays locked until the end
+WITH token AS MATERIALIZED (  -- {leases held, limit}, or null if the token has ended. A token with a limit stays locked
     SELECT CASE WHEN $13::uuid IS NULL THEN ARRAY['0', NULL] ELSE token_hold($13::uuid) END AS hold
 ), pool AS (
     SELECT p.id, p.isolation, p.template_id, t.name || '@' || t.fingerprint AS template

@@ -1,4 +1,4 @@
-"""Statements over leases: grant, look up, end, keep."""
+"""Statements over leases: find, end, keep, list."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from freshdb_service.lifecycle import (
     DatabaseState,
     Isolation,
     LeaseState,
-    check_database,
-    check_lease,
 )
 from freshdb_service.store.audit_log import FRESHDB, Actor, AuditAction, record
 from freshdb_service.store.connection import Store
@@ -27,11 +25,11 @@ from freshdb_service.store.rows import DatabaseRow, LeaseRow, lease_row
 from freshdb_service.store.tables import databases, leases, templates
 
 _LIVE = text("state IN ('active', 'kept')")
-"""To the letter what the index of live leases says: a parameter could not be matched with it."""
+"""The same text as the condition of the index of live leases. PostgreSQL could not match a parameter with it."""
 
 
 async def by_idempotency_key(connection: AsyncConnection, principal: str, key: str) -> list[LeaseRow]:
-    """The leases that this key has got before, with passwords where they still live."""
+    """Return the leases that were granted for this key, with the passwords of the live ones."""
     rows = await connection.execute(
         _with_password()
         .where(leases.c.principal == principal, leases.c.idempotency_key == key)
@@ -41,7 +39,7 @@ async def by_idempotency_key(connection: AsyncConnection, principal: str, key: s
 
 
 async def get(connection: AsyncConnection, lease_id: UUID) -> LeaseRow | None:
-    """One lease, with its password while it lives."""
+    """Return one lease, with its password while it is live."""
     row = (await connection.execute(_with_password().where(leases.c.id == lease_id))).one_or_none()
     return lease_row(row) if row else None
 
@@ -57,7 +55,7 @@ def _with_password() -> Select[*tuple[Any, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class EndedLease:
-    """A lease that has ended, and its database if it was claimed for its reset."""
+    """A lease that has ended, and its database if the caller has claimed it for its reset."""
 
     lease: LeaseRow
     used: ClaimedReset | None
@@ -65,7 +63,7 @@ class EndedLease:
 
 @dataclass(frozen=True, slots=True)
 class ResetClaim:
-    """Who would reset a database at once: for how long it is theirs, and which servers they know."""
+    """A request to claim the database for its reset: duration of the claim, and the servers that the caller can reset on."""
 
     seconds: float
     servers: Sequence[str]
@@ -81,25 +79,21 @@ async def end(
     reason: str | None = None,
     claim: ResetClaim | None = None,
 ) -> EndedLease | None:
-    """End a live lease and give its database back, in one statement, on the driver's own connection.
+    """End a live lease and take its database from it, in one statement, on the driver's own connection.
 
     Args:
-        store: where to.
-        lease_id: which lease.
+        store: the control plane.
+        lease_id: the lease.
         new_state: ``released``, ``expired`` or ``revoked``.
-        principal: who must be holding it; ``None`` for anybody.
-        by: who ends it, for the trail.
-        reason: kept with the lease.
-        claim: the database goes from ``leased`` into ``resetting`` with its next generation; without, and where it was
-            kept or its template is retired, into ``dirty``, for the janitor.
+        principal: the required owner of the lease. ``None`` allows every owner.
+        by: the actor for the audit log.
+        reason: recorded in the lease.
+        claim: if given, the database goes from ``leased`` to ``resetting``, with the next generation. Without a claim, or if
+            the database was kept or its template is retired, it becomes ``dirty``, for the janitor.
 
     Returns:
-        ``None`` if the lease was not live, or not this principal's.
+        ``None`` if the lease was not live, or belongs to another principal.
     """
-    for old in LEASE_LIVE:
-        check_lease(old, new_state)
-    check_database(DatabaseState.LEASED, DatabaseState.DIRTY)
-    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver("end") as driver:
         row = await driver.fetchrow(
             _END,
@@ -152,7 +146,7 @@ WITH ended AS (
 ), claim AS (
     SELECT ended.id FROM ended JOIN templates t ON t.id = ended.template_id
     WHERE t.state = 'ready' AND $5::float8 IS NOT NULL AND ended.server = ANY ($6::text[])
-), given_back AS (
+), returned AS (
     UPDATE databases d
     SET lease_id = NULL, state_changed_at = now(), not_before = NULL,
         (state, generation, password, claimed_until) = (
@@ -173,22 +167,20 @@ WITH ended AS (
 SELECT {", ".join(f"ended.{name}" for name in _PLAIN)}, ended.holder::text AS holder, ended.labels::text AS labels,
        CASE WHEN g.state = 'resetting' THEN g.generation END AS claimed_generation, g.mark::text AS mark,
        b.baseline::text AS baseline
-FROM ended LEFT JOIN given_back g ON true LEFT JOIN baselines b ON b.database_id = g.id
+FROM ended LEFT JOIN returned g ON true LEFT JOIN baselines b ON b.database_id = g.id
 """  # noqa: S608 - the names of our own columns
 
 
 async def keep(
     connection: AsyncConnection, lease_id: UUID, *, by: Actor, ttl_seconds: float, reason: str | None
 ) -> LeaseRow | None:
-    """Hold a live lease's database back for a look. Runs inside a transaction.
+    """Keep a live lease and its database for inspection. Runs inside a transaction.
 
-    The lease is locked before its database, as by everything else that changes both.
+    The lease is locked before its database, as in every statement that changes both.
 
     Returns:
-        ``None`` if the lease is over, not this principal's, or being reset; then nothing has changed.
+        ``None``, with nothing changed, if the lease has ended, belongs to another principal, or is being reset.
     """
-    check_lease(LeaseState.ACTIVE, LeaseState.KEPT)
-    check_database(DatabaseState.LEASED, DatabaseState.KEPT)
     mine = and_(leases.c.id == lease_id, leases.c.principal == by.principal, _LIVE)
     held = (
         await connection.execute(
@@ -197,7 +189,7 @@ async def keep(
     ).one_or_none()
     if held is None:
         return None
-    held_back = await connection.execute(
+    kept_database = await connection.execute(
         databases.update()
         .where(
             databases.c.id == held.database_id,
@@ -207,7 +199,7 @@ async def keep(
         )
         .values(state=DatabaseState.KEPT.value, state_changed_at=func.now())
     )
-    if not held_back.rowcount:
+    if not kept_database.rowcount:
         return None
     until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, ttl_seconds)
     row = await connection.execute(
@@ -227,8 +219,8 @@ async def keep(
     return kept
 
 
-async def lengthen(connection: AsyncConnection, lease_id: UUID, ttl_seconds: float) -> None:
-    """Give a live lease a longer TTL of its own."""
+async def extend_ttl(connection: AsyncConnection, lease_id: UUID, ttl_seconds: float) -> None:
+    """Extend the TTL of a live lease."""
     await connection.execute(
         leases.update()
         .where(leases.c.id == lease_id, _LIVE)
@@ -238,7 +230,7 @@ async def lengthen(connection: AsyncConnection, lease_id: UUID, ttl_seconds: flo
 
 @dataclass(frozen=True, slots=True)
 class LeaseFilter:
-    """Which leases to list; ``None`` or empty means any."""
+    """Filter for leases. ``None`` or empty matches all."""
 
     states: frozenset[LeaseState]
     template: str | None = None
@@ -250,7 +242,7 @@ class LeaseFilter:
 async def listing(
     connection: AsyncConnection, wanted: LeaseFilter, *, limit: int, after: tuple[datetime, UUID] | None
 ) -> list[LeaseRow]:
-    """Leases in the order in which they were granted, without passwords, from ``after`` on."""
+    """Return leases in the order in which they were granted, after ``after``, without passwords."""
     query = select(leases).order_by(leases.c.granted_at, leases.c.id).limit(limit)
     if wanted.states == LEASE_LIVE:
         query = query.where(_LIVE)
@@ -276,7 +268,7 @@ async def listing(
 
 @dataclass(frozen=True, slots=True)
 class LiveLease:
-    """What Redis must know of a lease again after it forgot."""
+    """The data from which Redis restores a lease's deadline."""
 
     id: UUID
     principal: str
@@ -285,7 +277,7 @@ class LiveLease:
 
 
 async def live(connection: AsyncConnection, lease_id: UUID | None = None) -> list[LiveLease]:
-    """Every live lease (or the one asked for), with the time left until its ``max_expires_at``."""
+    """Return every live lease, or the given one, with the time left until its ``max_expires_at``."""
     remaining = func.extract("epoch", leases.c.max_expires_at - func.clock_timestamp())
     query = select(leases.c.id, leases.c.principal, leases.c.ttl_seconds, remaining).where(_LIVE)
     if lease_id is not None:
@@ -294,15 +286,15 @@ async def live(connection: AsyncConnection, lease_id: UUID | None = None) -> lis
 
 
 async def count_live(connection: AsyncConnection) -> int:
-    """How many leases live."""
+    """Count the live leases."""
     query = select(func.count()).select_from(leases).where(_LIVE)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
-    """Forget leases that ended longer ago than this; returns how many.
+    """Delete leases that ended more than ``older_than_seconds`` ago. Return their number.
 
-    They were granted before that, too, and for this there is an index.
+    Such leases were also granted before that instant. The condition on ``granted_at`` uses an index.
     """
     before = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, older_than_seconds)
     done = await connection.execute(
@@ -312,7 +304,7 @@ async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
 
 
 async def touch_templates(connection: AsyncConnection, template_ids: Sequence[UUID]) -> None:
-    """Note that these templates were used just now."""
+    """Set the last use of templates to now."""
     await connection.execute(
         templates.update().where(templates.c.id.in_(template_ids)).values(last_used_at=func.now())
     )

@@ -1,6 +1,6 @@
-"""Claiming dirty databases, and making worked-on ones ready: the two statements of every turnover beside the grant.
+"""Claim databases for a reset, and return them clean: the statements of every turnover beside ``grant`` and ``leases``.
 
-They run on the driver's own connection, for the reason that ``granting`` gives.
+They run on the driver's own connection, for the reason given in ``grant``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from freshdb_service.lifecycle import DatabaseState, check_database
+from freshdb_service.lifecycle import DatabaseState
 from freshdb_service.store.connection import Store
 from freshdb_service.store.rows import DatabaseRow, Json
 
@@ -20,7 +20,7 @@ _LONG_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ClaimedReset:
-    """A claimed database, and what is known of it for its reset; ``None`` if that was never noted."""
+    """A claimed database, with the recorded state that its reset starts from. ``None`` if none was recorded."""
 
     row: DatabaseRow
     baseline: Json | None = field(repr=False)
@@ -29,10 +29,10 @@ class ClaimedReset:
 
 @dataclass(frozen=True, slots=True)
 class ResetResult:
-    """What came of the work on a database.
+    """A database that is clean, and its next login.
 
     Attributes:
-        baseline: only if it is a new one.
+        baseline: only if it is new.
         mark: only if there is a baseline.
     """
 
@@ -47,20 +47,18 @@ class ResetResult:
 async def claim_dirty(
     store: Store, server_names: Sequence[str], most: int, *, claim_seconds: float
 ) -> list[ClaimedReset]:
-    """Take up to ``most`` dirty databases into ``resetting``, each with its next generation.
+    """Claim up to ``most`` dirty databases: ``dirty`` → ``resetting``, with the next generation.
 
-    The last to become dirty come first: the service most likely still has a session open in those. But none waits for
-    longer than ``_LONG_SECONDS`` behind others.
+    The databases that became dirty last come first, because the service most likely still has a session open in them. Those
+    that have waited for more than ``_LONG_SECONDS`` come before all others.
     """
-    check_database(DatabaseState.DIRTY, DatabaseState.RESETTING)
     async with store.driver("claim") as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds, _LONG_SECONDS)
     return [ClaimedReset(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
 
 
 async def make_ready(store: Store, row: DatabaseRow, clean: ResetResult) -> bool:
-    """``creating`` or ``resetting`` → ``ready`` with its next login; ``False`` if the claim was lost meanwhile."""
-    check_database(row.state, DatabaseState.READY)
+    """``creating`` or ``resetting`` → ``ready``, with the next login. ``False`` if the caller has lost the claim."""
     async with store.driver("ready") as driver:
         done: bool = await driver.fetchval(
             _READY,
@@ -75,12 +73,11 @@ async def make_ready(store: Store, row: DatabaseRow, clean: ResetResult) -> bool
 async def claim_leased(
     store: Store, lease_id: UUID, principal: str, *, claim_seconds: float, address: str | None = None
 ) -> ClaimedReset | None:
-    """Take the database of an active lease into ``resetting``, with its next generation; it stays the lease's.
+    """Claim the database of an active lease: ``leased`` → ``resetting``, with the next generation. The lease keeps it.
 
     Returns:
-        ``None`` if the lease is not active, not this principal's, or is being reset.
+        ``None`` if the lease is not active, belongs to another principal, or its database is being reset already.
     """
-    check_database(DatabaseState.LEASED, DatabaseState.RESETTING)
     async with store.driver("claim leased") as driver:
         row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds, address)
     return (
@@ -90,19 +87,17 @@ async def claim_leased(
     )
 
 
-async def give_back(store: Store, row: DatabaseRow, clean: ResetResult | None) -> bool:
-    """``resetting`` → ``leased`` again, with its next login if it is clean; without, it can be tried again.
+async def return_claim(store: Store, row: DatabaseRow, clean: ResetResult | None) -> bool:
+    """``resetting`` → ``leased``, with the next login if clean. Without ``clean`` the reset failed, and can be repeated.
 
-    A lease that ended meanwhile does not get it back: then it is ``ready``, or ``dirty``.
+    If the lease has ended in the meantime, the database becomes ``ready`` if it is clean, ``dirty`` otherwise.
 
     Returns:
-        whether the lease has it.
+        ``True`` if the lease has its database again.
     """
-    for state in (DatabaseState.LEASED, DatabaseState.READY, DatabaseState.DIRTY):
-        check_database(DatabaseState.RESETTING, state)
     async with store.driver("give back") as driver:
         leased: bool = await driver.fetchval(
-            _GIVE_BACK,
+            _RETURN,
             row.id,
             row.generation,
             row.lease_id,
@@ -141,7 +136,7 @@ def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
 
 
 def from_json(stored: str | None) -> Json | None:
-    """A column of JSON, as the driver gives it."""
+    """Parse a JSON column, which the driver returns as text."""
     if stored is None:
         return None
     value: Json = json.loads(stored)
@@ -169,7 +164,7 @@ FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
 """
 
 _CLAIM_LEASED: Final = """
-WITH holding AS (  -- first the lease, then its database, as everywhere
+WITH holding AS (  -- the lease is locked before its database, as everywhere
     SELECT id, database_id, template FROM leases
     WHERE id = $1::uuid AND state = 'active' AND principal = $2::text FOR UPDATE
 ), claimed AS (
@@ -190,7 +185,7 @@ SELECT claimed.id, claimed.pool_id, claimed.server, claimed.generation, claimed.
 FROM claimed LEFT JOIN baselines b ON b.database_id = claimed.id
 """
 
-_GIVE_BACK: Final = """
+_RETURN: Final = """
 WITH holding AS (
     SELECT id FROM leases WHERE id = $3::uuid AND state IN ('active', 'kept') FOR UPDATE
 ), done AS (
@@ -206,14 +201,14 @@ WITH holding AS (
     INSERT INTO baselines (database_id, baseline)
     SELECT id, $10::jsonb FROM done WHERE $10::jsonb IS NOT NULL
     ON CONFLICT (database_id) DO UPDATE SET baseline = excluded.baseline
-), told AS (
+), updated AS (
     UPDATE leases l
     SET generation = done.generation, database_name = done.database_name, schema_name = done.schema_name,
         login = done.login
     FROM done WHERE l.id = done.lease_id
     RETURNING l.id
 )
-SELECT EXISTS (SELECT FROM told)
+SELECT EXISTS (SELECT FROM updated)
 """
 
 _READY: Final = """
@@ -227,7 +222,7 @@ WITH done AS (
     INSERT INTO baselines (database_id, baseline)
     SELECT id, $9::jsonb FROM done WHERE $9::jsonb IS NOT NULL
     ON CONFLICT (database_id) DO UPDATE SET baseline = excluded.baseline
-), well AS (
+), recovered AS (
     UPDATE pools SET last_error = NULL FROM done WHERE pools.id = done.pool_id AND pools.last_error IS NOT NULL
 )
 SELECT EXISTS (SELECT FROM done)

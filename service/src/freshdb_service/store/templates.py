@@ -1,4 +1,4 @@
-"""Statements over templates: register, take over a build, verdicts, retire."""
+"""Statements over templates: register, take over a build, finish it, retire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, literal, select,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from freshdb_service.lifecycle import TemplateState, check_template
+from freshdb_service.lifecycle import TemplateState
 from freshdb_service.store.rows import TemplateRow, template_row
 from freshdb_service.store.tables import databases, leases, pools, templates
 
@@ -43,7 +43,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a caller wants a template to be."""
+    """A caller's registration of a template."""
 
     name: str
     fingerprint: str
@@ -61,11 +61,11 @@ def _deadline(seconds: float) -> ColumnElement[datetime]:
 
 
 async def register(connection: AsyncConnection, wanted: Registration) -> tuple[TemplateRow, bool]:
-    """Enter a template, or find it; decides in the row's lock who builds. Runs inside a transaction.
+    """Insert a template, or find it. The lock on its row decides which caller builds it. Runs inside a transaction.
 
     Returns:
-        The template, and whether the caller got the build: it is new, its last build failed, or the deadline of the one
-        who had it has passed.
+        The template, and ``True`` if the caller must build it: it is new, its last build failed, or the deadline of its
+        builder has passed.
     """
     values = {
         "extensions": list(wanted.extensions),
@@ -82,7 +82,7 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
         .values(id=uuid4(), name=wanted.name, fingerprint=wanted.fingerprint, server=wanted.server, **values)
         .on_conflict_do_nothing(
             index_elements=["name", "fingerprint"],
-            index_where=text("state <> 'retired'"),  # to the letter, as the index has it
+            index_where=text("state <> 'retired'"),  # the same text as the condition of the index
         )
         .returning(*_COLUMNS)
     )
@@ -100,7 +100,6 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
     template = template_row(there)
     if template.state is not TemplateState.FAILED and not template.build_overdue:
         return template, False
-    check_template(template.state, TemplateState.BUILDING)
     taken = await connection.execute(
         update(templates)
         .where(templates.c.id == template.id)
@@ -111,8 +110,7 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
 
 
 async def take_over_sql_build(connection: AsyncConnection, *, claim_seconds: float) -> TemplateRow | None:
-    """Take one build from SQL whose replica died; its SQL is in the row, so that anybody can do it again."""
-    check_template(TemplateState.BUILDING, TemplateState.BUILDING)
+    """Take over one build from SQL whose replica died. Its SQL is in the row, so that every replica can repeat it."""
     one = select(templates.c.id).where(_OVERDUE, templates.c.sql.is_not(None)).limit(1)
     taken = await connection.execute(
         update(templates)
@@ -129,7 +127,7 @@ async def take_over_sql_build(connection: AsyncConnection, *, claim_seconds: flo
 async def extend(
     connection: AsyncConnection, template_id: UUID, attempt: int, seconds: float
 ) -> datetime | None:
-    """Move a build's deadline to ``seconds`` from now; ``None`` if this attempt is no longer the one that builds."""
+    """Move a build's deadline to ``seconds`` from now. ``None`` if another attempt has replaced this one."""
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
@@ -143,8 +141,7 @@ async def extend(
 async def make_ready(
     connection: AsyncConnection, template_id: UUID, attempt: int, *, database_name: str, size_bytes: int
 ) -> TemplateRow | None:
-    """``building`` → ``ready``; ``None`` if this attempt is no longer the one that builds."""
-    check_template(TemplateState.BUILDING, TemplateState.READY)
+    """``building`` → ``ready``. ``None`` if another attempt has replaced this one."""
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
@@ -167,8 +164,7 @@ async def make_ready(
 async def make_failed(
     connection: AsyncConnection, template_id: UUID, attempt: int, error: Mapping[str, object]
 ) -> TemplateRow | None:
-    """``building`` → ``failed`` with its error; ``None`` if this attempt is no longer the one that builds."""
-    check_template(TemplateState.BUILDING, TemplateState.FAILED)
+    """``building`` → ``failed``, with its error. ``None`` if another attempt has replaced this one."""
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
@@ -180,9 +176,7 @@ async def make_failed(
 
 
 async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased: bool) -> TemplateRow | None:
-    """Retire a template that is ready or failed; ``None`` if it is neither, or has live leases (unless ``even_leased``)."""
-    for old in (TemplateState.READY, TemplateState.FAILED):
-        check_template(old, TemplateState.RETIRED)
+    """Retire a ready or failed template. ``None`` if it is neither, or has live leases and not ``even_leased``."""
     leased = (
         select(leases.c.id)
         .where(leases.c.template_id == template_id, leases.c.state.in_(["active", "kept"]))
@@ -202,8 +196,7 @@ async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased:
 
 
 async def retire_unused(connection: AsyncConnection, unused_seconds: float) -> list[TemplateRow]:
-    """Retire the templates that nobody used for so long and that have no live lease."""
-    check_template(TemplateState.READY, TemplateState.RETIRED)
+    """Retire templates that were not used for ``unused_seconds`` and have no live lease."""
     live = (
         select(leases.c.id)
         .where(leases.c.template_id == templates.c.id, leases.c.state.in_(["active", "kept"]))
@@ -224,13 +217,13 @@ async def retire_unused(connection: AsyncConnection, unused_seconds: float) -> l
 
 
 async def get(connection: AsyncConnection, template_id: UUID) -> TemplateRow | None:
-    """One template."""
+    """Return one template."""
     row = (await connection.execute(select(*_COLUMNS).where(templates.c.id == template_id))).one_or_none()
     return template_row(row) if row else None
 
 
 async def find(connection: AsyncConnection, name: str, fingerprint: str | None) -> TemplateRow | None:
-    """The template of this name and fingerprint; without one, the newest that is ready, else the newest of all."""
+    """Find a template by name and fingerprint. Without a fingerprint: the newest ready one, else the newest of all."""
     query = select(*_COLUMNS).where(
         templates.c.name == name, templates.c.state != TemplateState.RETIRED.value
     )
@@ -253,7 +246,7 @@ async def listing(
     limit: int,
     after: tuple[datetime, UUID] | None,
 ) -> list[TemplateRow]:
-    """Templates in the order in which they were registered, from ``after`` on."""
+    """Return templates in the order of their registration, after ``after``."""
     query = select(*_COLUMNS).order_by(templates.c.created_at, templates.c.id).limit(limit)
     if name is not None:
         query = query.where(templates.c.name == name)
@@ -265,15 +258,15 @@ async def listing(
 
 
 async def all_of_server(connection: AsyncConnection, server: str) -> list[TemplateRow]:
-    """Every template placed on a server, retired ones too."""
+    """Return every template on a server, including retired ones."""
     return [
         template_row(row)
         for row in await connection.execute(select(*_COLUMNS).where(templates.c.server == server))
     ]
 
 
-async def emptied(connection: AsyncConnection) -> list[TemplateRow]:
-    """Retired templates that no database is left of: what remains on the server can go."""
+async def retired_without_databases(connection: AsyncConnection) -> list[TemplateRow]:
+    """Return retired templates without databases. Their remains on the server can be dropped."""
     in_use = (
         select(databases.c.id)
         .join(pools, pools.c.id == databases.c.pool_id)
@@ -283,8 +276,8 @@ async def emptied(connection: AsyncConnection) -> list[TemplateRow]:
     return [template_row(row) for row in await connection.execute(query)]
 
 
-async def forget(connection: AsyncConnection, template_id: UUID) -> None:
-    """Delete a retired template's row, and its pools'."""
+async def delete_row(connection: AsyncConnection, template_id: UUID) -> None:
+    """Delete the row of a retired template and the rows of its pools."""
     await connection.execute(
         delete(templates).where(
             templates.c.id == template_id, templates.c.state == TemplateState.RETIRED.value
@@ -301,7 +294,7 @@ def _building(template_id: UUID, attempt: int) -> tuple[ColumnElement[bool], ...
 
 
 async def note_disk(connection: AsyncConnection, disk_bytes: Mapping[UUID, int]) -> None:
-    """Keep how much templates and their databases take."""
+    """Store the disk usage of templates, including their databases."""
     await connection.execute(
         _NOTE_DISK, {"ids": list(disk_bytes), "sizes": [int(size) for size in disk_bytes.values()]}
     )
