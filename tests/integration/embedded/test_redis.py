@@ -165,7 +165,7 @@ UNUSABLE: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
     "killed": (script("#!/bin/sh\nkill -9 $$\n"), "exit code -9"),
     "endless": (
         script("#!/bin/sh\nwhile :; do echo garbage; done\n"),
-        "--version did not exit within 30 s or 64 KiB of output",
+        "--version did not exit within 30 s or 64 KiB",
     ),
     "for another system": (script("#!/no/such/loader\n"), "a missing interpreter or loader"),
     "for another platform": (

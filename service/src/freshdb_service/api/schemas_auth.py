@@ -53,9 +53,7 @@ class CreateTokenIn(QuotasIn):
         examples=["ci"],
     )
     scopes: Annotated[Sequence[Scope], Field(min_length=1, max_length=4)] = tuple(sorted(DEFAULT_SCOPES))
-    expires_seconds: _Life | None = Field(
-        default=None, description="time until the token expires; null for never"
-    )
+    expires_seconds: _Life | None = Field(default=None, description="lifetime; null for no expiry")
 
     def wanted(self) -> TokenRequest:
         """Convert to the type of the registry."""
