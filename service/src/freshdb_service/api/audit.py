@@ -31,8 +31,7 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
     context: InContext,
     principal: Admin,
     action: Annotated[
-        str | None,
-        Query(pattern=_ACTION, description="action, for example `lease.revoked` or `lease.*`"),
+        str | None, Query(pattern=_ACTION, description="action, for example `lease.revoked` or `lease.*`")
     ] = None,
     by: Annotated[str | None, Query(alias="principal", max_length=300, description="actor")] = None,
     address: Annotated[str | None, Query(max_length=300, description="client address")] = None,

@@ -29,8 +29,7 @@ class QuotasIn(BaseModel):
 
     max_leases: _Count | None = Field(default=None, description="maximum live leases")
     max_databases: _Count | None = Field(
-        default=None,
-        description="maximum databases, in any state, of templates that the token registered",
+        default=None, description="maximum databases, in any state, of templates that the token registered"
     )
     max_ttl_seconds: Annotated[Duration, Field(ge=1, le=_LONGEST)] | None = Field(
         default=None, description="maximum TTL and life of its leases"

@@ -70,11 +70,7 @@ class Gauges(Collector):
                 "Wait of the first caller in the queue, by pool.",
                 "queue_age_seconds",
             ),
-            (
-                "freshdb_ready_target",
-                "Target number of ready databases, by pool.",
-                "ready_target",
-            ),
+            ("freshdb_ready_target", "Target number of ready databases, by pool.", "ready_target"),
             ("freshdb_pool_min_ready", "Minimum ready databases of a pool (min_ready).", "min_ready"),
             ("freshdb_pool_max_size", "Maximum databases of a pool (max_size).", "max_size"),
         ):
