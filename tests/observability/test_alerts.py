@@ -44,9 +44,7 @@ def test_every_alert_fires_in_a_unit_test() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
-def test_runbook_explains_every_alert(
-    rule: dict[str, Any],
-) -> None:
+def test_runbook_explains_every_alert(rule: dict[str, Any]) -> None:
     name = rule["alert"]
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert (page, anchor) == ("docs/runbook.md", name.lower())

@@ -49,9 +49,7 @@ class Calls:
         self.number += event == "call"
 
 
-async def test_request_without_log_and_trace_costs_few_calls(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_request_without_log_and_trace_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     def formatted(*_: object) -> str:
         raise AssertionError("a line below the level was formatted")
 

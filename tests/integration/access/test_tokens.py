@@ -165,7 +165,7 @@ def test_token_name_is_unique_and_never_inherits_leases(boss: Caller) -> None:
     lease = boss.using(secret).acquire()
     boss.ask("DELETE", f"/v1/tokens/{name}")
     body = refused(boss.ask("POST", "/v1/tokens", {"name": name}), 409, "conflict")
-    assert "leases live" in body["detail"]
+    assert "live leases" in body["detail"]
     boss.ask("DELETE", f"/v1/leases/{lease['id']}?force=true")
     again, _ = boss.create(name)
     assert boss.using(again).get(f"/v1/leases/{lease['id']}")["password"] is None

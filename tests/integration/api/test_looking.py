@@ -106,7 +106,7 @@ def test_overview_shows_waiter_with_cause_and_remedy(looker: httpx.Client, templ
     )
     assert seen["template"].startswith(f"{template}@")
     assert seen["waited_seconds"] < 30
-    assert "all 2 databases" in seen["why"]
+    assert "maximum of 2 databases" in seen["why"]
     assert "max_size" in seen["remedy"]
     glance = get(looker, "/v1/overview")
     assert glance["waiting"] == 1

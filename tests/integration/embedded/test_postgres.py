@@ -246,9 +246,7 @@ async def test_error_names_missing_programs(directory: Path) -> None:
         await EmbeddedPostgres(directory / "pg", binaries=directory).start()
 
 
-async def test_refused_setting_is_reported_in_postgres_words_and_can_be_fixed(
-    directory: Path,
-) -> None:
+async def test_refused_setting_is_reported_in_postgres_words_and_can_be_fixed(directory: Path) -> None:
     with pytest.raises(ServerNotStarted, match='unrecognized configuration parameter "no_such"'):
         await EmbeddedPostgres(directory / "pg", settings={"no_such": "1"}).start()
     assert not processes.is_running(directory / "pg")

@@ -38,11 +38,7 @@ A request over a quota gets 429 `quota_exceeded`. Its members `quota`, `limit` a
 
 def create_app(context: Context) -> FastAPI:
     """Create the application over open use cases, which the caller closes afterwards."""
-    app = FastAPI(
-        title="freshdb",
-        version=__version__,
-        description=_DESCRIPTION,
-    )
+    app = FastAPI(title="freshdb", version=__version__, description=_DESCRIPTION)
     app.state.context = context
     app.state.authenticator = Authenticator(
         context.settings, context.token_cache, context.resources.audit_log

@@ -31,21 +31,15 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
     context: InContext,
     principal: Admin,
     action: Annotated[
-        str | None,
-        Query(
-            pattern=_ACTION, description="action, for example `lease.revoked`, or `lease.*` for all of leases"
-        ),
+        str | None, Query(pattern=_ACTION, description="action, for example `lease.revoked` or `lease.*`")
     ] = None,
-    by: Annotated[
-        str | None, Query(alias="principal", max_length=300, description="principal of the action")
-    ] = None,
+    by: Annotated[str | None, Query(alias="principal", max_length=300, description="actor")] = None,
     address: Annotated[str | None, Query(max_length=300, description="client address")] = None,
     subject: Annotated[
         str | None, Query(pattern=UUID_PATTERN, description="id of the lease, template, pool or token")
     ] = None,
     label: Annotated[
-        str | None,
-        Query(max_length=300, description="name of the object: `name@fingerprint`, or the token's name"),
+        str | None, Query(max_length=300, description="object: `name@fingerprint` or name of a token")
     ] = None,
     since: Annotated[str | None, Query(pattern=_INSTANT, description="earliest instant, inclusive")] = None,
     until: Annotated[str | None, Query(pattern=_INSTANT, description="latest instant, exclusive")] = None,

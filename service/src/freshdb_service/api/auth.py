@@ -87,9 +87,7 @@ class Authenticator:
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             self._audit_log.collect("access.unauthorized", Actor(None, address))
-            message = (
-                "this service needs a token: send Authorization: Bearer … (FRESHDB_TOKEN for the client)"
-            )
+            message = "this service needs a token: Authorization: Bearer … (FRESHDB_TOKEN for the client)"
             raise Unauthorized(message)
         return self._find(secret, address) or await self._reload_and_find(secret, address)
 
@@ -103,9 +101,7 @@ class Authenticator:
     def refuse(self, principal: Principal, scope: Scope) -> Forbidden:
         """Return the error for a caller without this scope, and add an entry to the audit log."""
         self._audit_log.collect("access.forbidden", principal.actor, label=scope)
-        return Forbidden(
-            f"the token {principal.name!r} lacks the scope {scope!r}; use a token that has this scope"
-        )
+        return Forbidden(f"the token {principal.name!r} lacks the scope {scope!r}; use one that has it")
 
     def _find(self, secret: str, address: str | None) -> Principal | None:
         """Find the token in the settings, by comparing all in constant time, or else in the cache."""

@@ -68,10 +68,7 @@ async def recent(
     principal: Reader,
     kind: Annotated[
         str | None,
-        Query(
-            pattern=_KIND,
-            description="kind of event, for example `lease.revoked`, or `lease.*` for all of leases",
-        ),
+        Query(pattern=_KIND, description="kind of event, for example `lease.revoked` or `lease.*`"),
     ] = None,
     about: Annotated[
         str | None,

@@ -43,10 +43,7 @@ Key = Annotated[str, Field(min_length=1, max_length=100)]
 Word = Annotated[str, Field(max_length=1000, json_schema_extra=NO_NULL)]
 Pairs = Annotated[
     dict[Key, Word],
-    Field(
-        max_length=50,
-        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 100, **NO_NULL}},
-    ),
+    Field(max_length=50, json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 100, **NO_NULL}}),
     AfterValidator(_pairs),
 ]
 Duration = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -96,11 +96,7 @@ class OfflineTokens:
         try:
             step = await migrations.step_of(store)
             if step != migrations.newest_step():
-                found = (
-                    "no control plane"
-                    if step is None
-                    else f"a control plane of another version (step {step})"
-                )
+                found = "no control plane" if step is None else f"one of another version (step {step})"
                 message = (
                     f"this database is {found}: give the DSN of the right one (freshdb_control on the first server, unless "
                     "FRESHDB_CONTROL names another), and start this version of the service once, which creates or upgrades "

@@ -59,9 +59,7 @@ async def overview(context: InContext, principal: Reader) -> Response:
 async def waiters(
     context: InContext,
     principal: Reader,
-    pool: Annotated[
-        str | None, Query(pattern=UUID_PATTERN, description="only the queue of this pool")
-    ] = None,
+    pool: Annotated[str | None, Query(pattern=UUID_PATTERN, description="id of one pool")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """Queues: callers that wait for a database, with the time and reason of their wait. The first `limit` are listed."""

@@ -52,9 +52,7 @@ class RegisterIn(_In):
     fingerprint: str | None = Field(
         default=None, pattern=FINGERPRINT, description="hash of the sources of the template"
     )
-    sql: list[Sql] | None = Field(
-        default=None, min_length=1, description="SQL scripts, executed in this order"
-    )
+    sql: list[Sql] | None = Field(default=None, min_length=1, description="SQL scripts, in this order")
     extensions: list[
         Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
     ] = Field(default=[], max_length=50)
@@ -90,8 +88,7 @@ class AcquireIn(_In):
     )
     wait_seconds: Duration | None = Field(default=None, ge=0, description="maximum wait in the queue")
     holder: Pairs = Field(
-        default={},
-        description="the holder, for example user name, URL of the CI run, node id of the test, worker",
+        default={}, description="holder, for example user, URL of the CI run, node id of the test, worker"
     )
     labels: Pairs = Field(default={})
 

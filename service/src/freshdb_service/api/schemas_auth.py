@@ -29,8 +29,7 @@ class QuotasIn(BaseModel):
 
     max_leases: _Count | None = Field(default=None, description="maximum live leases")
     max_databases: _Count | None = Field(
-        default=None,
-        description="maximum databases, in any state, of templates that the token registered",
+        default=None, description="maximum databases, in any state, of templates that the token registered"
     )
     max_ttl_seconds: Annotated[Duration, Field(ge=1, le=_LONGEST)] | None = Field(
         default=None, description="maximum TTL and life of its leases"
@@ -53,9 +52,7 @@ class CreateTokenIn(QuotasIn):
         examples=["ci"],
     )
     scopes: Annotated[Sequence[Scope], Field(min_length=1, max_length=4)] = tuple(sorted(DEFAULT_SCOPES))
-    expires_seconds: _Life | None = Field(
-        default=None, description="time until the token expires; null for never"
-    )
+    expires_seconds: _Life | None = Field(default=None, description="lifetime; null for no expiry")
 
     def wanted(self) -> TokenRequest:
         """Convert to the type of the registry."""

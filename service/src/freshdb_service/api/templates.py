@@ -12,14 +12,7 @@ from freshdb_service.api.context import Admin, Builder, InContext, Reader, answe
 from freshdb_service.api.fields import NAME
 from freshdb_service.api.pagination import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, refusals
-from freshdb_service.api.schemas import (
-    DeadlineOut,
-    FailedIn,
-    RegisterIn,
-    TemplateOut,
-    TemplatesOut,
-    TokenIn,
-)
+from freshdb_service.api.schemas import DeadlineOut, FailedIn, RegisterIn, TemplateOut, TemplatesOut, TokenIn
 from freshdb_service.errors import TemplateNotFound
 from freshdb_service.lifecycle import TemplateState
 from freshdb_service.templates.registry import RegisterRequest, raise_if_failed

@@ -167,7 +167,7 @@ async def _find(connection: Connection, reference: str) -> TokenRow:
     except ValueError:
         token = await store_tokens.find(connection, reference)
     if token is None:
-        message = f"there is no token {reference!r}; use a name or id of GET /v1/tokens"
+        message = f"there is no token {reference!r}; see freshdb token list (GET /v1/tokens)"
         raise TokenNotFound(message)
     return token
 

@@ -201,18 +201,14 @@ def _version_text(program: Path, reachable: Path, account: Account | None) -> st
         BinaryNotFound: it cannot be run. The message has the program and the reason.
     """
     try:
-        code, output = processes.output_of(
-            [reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS
-        )
+        code, text = processes.output_of([reachable, "--version"], account, timeout_seconds=_VERSION_SECONDS)
     except OSError as error:
         raise BinaryNotFound(f"{program} {_why_it_does_not_run(program, error)}") from error
     if code is None:
-        raise BinaryNotFound(
-            f"{program} --version did not exit within {_VERSION_SECONDS:.0f} s or 64 KiB of output"
-        )
+        raise BinaryNotFound(f"{program} --version did not exit within {_VERSION_SECONDS:.0f} s or 64 KiB")
     if code:
-        raise BinaryNotFound(f"{program} --version failed with exit code {code}: {output[-_QUOTED:]!r}")
-    return output
+        raise BinaryNotFound(f"{program} --version failed with exit code {code}: {text[-_QUOTED:]!r}")
+    return text
 
 
 def _why_it_is_no_file(program: Path) -> str:

@@ -61,11 +61,7 @@ def is_running(directory: Path) -> bool:
 
 
 def spawn(
-    command: Sequence[str | Path],
-    *,
-    directory: Path,
-    account: Account | None,
-    log: BoundedLog,
+    command: Sequence[str | Path], *, directory: Path, account: Account | None, log: BoundedLog
 ) -> subprocess.Popen[bytes]:
     """Start a server in its own session, with the directory's lock.
 

@@ -101,8 +101,7 @@ class EmbeddedRedis:
                 return port
             if monotonic() > deadline:
                 raise ServerNotStarted(
-                    f"the Redis server that runs in {home} did not answer within {_START_SECONDS:.0f} s; "
-                    f"see {home / 'redis.log'}"
+                    f"the Redis server in {home} did not answer within {_START_SECONDS:.0f} s; see {home / 'redis.log'}"
                 )
             sleep(POLL_SECONDS)
         self._reap()

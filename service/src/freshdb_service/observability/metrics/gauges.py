@@ -63,25 +63,21 @@ class Gauges(Collector):
                 for state in DatabaseState
             ),
         )
-        for name, help_text, value in (
+        for name, text, value in (
             ("freshdb_waiters", "Callers in the queue, by pool.", "waiting"),
             (
                 "freshdb_queue_age_seconds",
                 "Wait of the first caller in the queue, by pool.",
                 "queue_age_seconds",
             ),
-            (
-                "freshdb_ready_target",
-                "Target number of ready databases, by pool.",
-                "ready_target",
-            ),
+            ("freshdb_ready_target", "Target number of ready databases, by pool.", "ready_target"),
             ("freshdb_pool_min_ready", "Minimum ready databases of a pool (min_ready).", "min_ready"),
             ("freshdb_pool_max_size", "Maximum databases of a pool (max_size).", "max_size"),
         ):
             yield _gauge(
-                name, help_text, pool, (((one.template, one.isolation), getattr(one, value)) for one in pools)
+                name, text, pool, (((one.template, one.isolation), getattr(one, value)) for one in pools)
             )
-        for name, help_text, value in (
+        for name, text, value in (
             (
                 "freshdb_server_databases",
                 "Number of freshdb's databases and templates on a managed server.",
@@ -103,9 +99,7 @@ class Gauges(Collector):
                 "max_disk_bytes",
             ),
         ):
-            yield _gauge(
-                name, help_text, ("server",), (((one.name,), getattr(one, value)) for one in servers)
-            )
+            yield _gauge(name, text, ("server",), (((one.name,), getattr(one, value)) for one in servers))
         yield _gauge(
             "freshdb_pools_seen_timestamp_seconds",
             "Time at which this replica last updated the gauges of pools and servers.",
@@ -115,10 +109,10 @@ class Gauges(Collector):
 
 
 def _gauge(
-    name: str, help_text: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], float]]
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], float]]
 ) -> GaugeMetricFamily:
     """Create a metric family. Values with equal labels are added, because a duplicate series would fail the whole scrape."""
-    family = GaugeMetricFamily(name, help_text, labels=labels)
+    family = GaugeMetricFamily(name, text, labels=labels)
     summed: dict[tuple[str, ...], float] = {}
     for key, value in values:
         summed[key] = summed.get(key, 0) + value
