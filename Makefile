@@ -102,7 +102,7 @@ image: ## build the image with docker, podman or buildah, run it, lease from it 
 
 docs: install ## the site, in build/docs (a warning is an error), and the examples of all pages, which are tests
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
-	$(BIN)/python -m pytest tests/docs
+	FRESHDB_SHARES=all $(BIN)/python -m pytest tests/docs
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
     --no-emit-package freshdb

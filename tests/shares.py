@@ -1,8 +1,8 @@
 """Shares of the suites that are products: each run has one share of their cases, and the next turn has another.
 
-Cases that differ only in where they run are of one kind: the cases of one test function, of one change in ``tests/hygiene``,
-of one older PostgreSQL version in a package. Every run has at least one case of each kind. As many turns in a row as a kind
-has shares have all its cases.
+Cases of one kind are dealt over the turns. A kind is the cases of one test function, or of one change in ``tests/hygiene``,
+or the tests of a package on one older PostgreSQL version, or the tests of an expensive module that have no cases. Every run
+has at least one of each kind. As many turns in a row as a kind has shares have all of it.
 
 The turn is ``FRESHDB_TURN``. By default, each commit and each day is one turn further. The header of pytest names the turn,
 so that a run can be repeated. ``FRESHDB_SHARES=all`` runs every case.
@@ -30,10 +30,13 @@ ALL: Final = os.environ.get("FRESHDB_SHARES") == "all"
 
 
 class Shares(NamedTuple):
-    """How many shares each kind has. A kind is one test function, or one value of its parameter ``each``."""
+    """How many shares each kind has.
+
+    A kind is each ``function``, each value of a parameter, or with ``module`` also the functions of a module without cases.
+    """
 
     of: int
-    each: str | None = None
+    each: str = "function"
 
 
 OLDER_VERSION: Final = Shares(8)
@@ -46,8 +49,10 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/hostile/test_autovacuum.py": Shares(6),
     "tests/hostile/test_settings.py": Shares(3),
     "tests/hygiene/test_property.py": Shares(2),
-    "tests/integration/": Shares(2),
-    "tests/plugin/": Shares(2),
+    "tests/integration/cluster/": Shares(2),
+    "tests/integration/maintenance/": Shares(2, "module"),
+    "tests/integration/serve/": Shares(2, "module"),
+    "tests/plugin/": Shares(2, "module"),
 }
 """Shares of the tests whose id begins like this; the longest beginning counts."""
 
@@ -97,7 +102,9 @@ def _kind(item: pytest.Item) -> tuple[str, Shares]:
         return f"{item.path.parent} {major}", OLDER_VERSION
     beginning = max((one for one in SHARES if test.startswith(one)), key=len, default=None)
     shares = SHARES[beginning] if beginning else OTHERS
-    return f"{test.partition('[')[0]} {parameters.get(shares.each or '')}", shares
+    function, case, _ = test.partition("[")
+    place = item.path if shares.each == "module" and not case else function
+    return f"{place} {parameters.get(shares.each)}", shares
 
 
 def _test(item: pytest.Item) -> str:

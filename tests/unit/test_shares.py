@@ -64,6 +64,18 @@ def test_each_function_of_a_suite_comes_up_on_every_turn() -> None:
     )
 
 
+def test_an_expensive_module_is_shared_by_its_tests() -> None:
+    items: list[Any] = [
+        Item(f"tests/integration/maintenance/test_{module}.py", f"test_{number}")
+        for module in "xy"
+        for number in range(9)
+    ]
+    first, second = chosen(items, 1), chosen(items, 2)
+    assert first | second == set(items)
+    assert not first & second
+    assert {item.path for item in first} == {item.path for item in second}
+
+
 def test_the_readme_is_followed_on_every_turn() -> None:
     function = "test_the_examples_work_from_top_to_bottom"
     pages = ["README.md", *(f"docs/{number}.md" for number in range(8))]
