@@ -1,4 +1,4 @@
-"""The real command, in a process of its own, against the real service."""
+"""The real command in its own process, against the real service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNT_ITEMS = (
 
 @dataclass
 class Freshdb:
-    """Calls the command."""
+    """Runs the command."""
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""``freshdb token`` and ``freshdb audit`` against a service that is closed."""
+"""``freshdb token`` and ``freshdb audit`` against a service that requires tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cli.conftest import SCHEMA, Freshdb, unique
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
-pytestmark = pytest.mark.xdist_group("closed")  # one service for the tests of this module
+pytestmark = pytest.mark.xdist_group("closed")  # one service for all tests of this module
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def boss(closed: Service, tmp_path: Path) -> Freshdb:
     return Freshdb(tmp_path, {"FRESHDB_URL": closed.url, "FRESHDB_TOKEN": "boss-secret"})
 
 
-def test_a_token_is_printed_alone_and_is_good_for_what_its_scopes_say(boss: Freshdb, closed: Service) -> None:
+def test_token_is_printed_alone_and_limited_to_its_scopes(boss: Freshdb, closed: Service) -> None:
     name = unique("ci")
     made = boss(
         "token", "create", "--name", name, "--scopes", "read,lease", "--expires", "90d", "--max-leases", "3"
@@ -66,7 +66,7 @@ def test_a_token_is_printed_alone_and_is_good_for_what_its_scopes_say(boss: Fres
     assert "unknown token" in ci("leases").stderr
 
 
-def test_what_is_not_there_says_what_to_do(boss: Freshdb) -> None:
+def test_unknown_token_names_the_next_step(boss: Freshdb) -> None:
     done = boss("token", "rotate", "nobody")
     assert done.returncode == 1
     assert "there is no token 'nobody'" in done.stderr
@@ -85,7 +85,7 @@ def test_what_is_not_there_says_what_to_do(boss: Freshdb) -> None:
         (["revoke", "x", "--leases", "--control", "postgresql://h/x"], "--leases needs the service"),
     ],
 )
-def test_wrong_words_are_a_usage_error(tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_token_arguments_are_a_usage_error(tmp_path: Path, words: list[str], said: str) -> None:
     done = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:9"})("token", *words)
     assert done.returncode == 2
     assert said in done.stderr

@@ -1,4 +1,4 @@
-"""The other commands: results on standard output, the rest on standard error, JSON when asked for."""
+"""The other commands: results on standard output, the rest on standard error, and ``--json``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def migrations(tmp_path: Path) -> Path:
     return directory
 
 
-def test_acquire_prints_the_url_alone_and_release_gives_it_back(
+def test_acquire_prints_the_url_alone_and_release_ends_the_lease(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     mark = unique("mark")
@@ -46,7 +46,7 @@ def test_acquire_prints_the_url_alone_and_release_gives_it_back(
     assert client.get_lease(lease.id).state == "released"
 
 
-def test_json_has_what_the_rest_interface_says(freshdb_command: Freshdb, shop: Template) -> None:
+def test_json_has_the_members_of_the_rest_interface(freshdb_command: Freshdb, shop: Template) -> None:
     acquired = json.loads(freshdb_command("acquire", shop.name, "--json").stdout)
     assert acquired["url"].startswith("postgresql://")
     assert acquired["password"] in acquired["url"]
@@ -64,7 +64,7 @@ def test_json_has_what_the_rest_interface_says(freshdb_command: Freshdb, shop: T
     assert released["state"] == "released"
 
 
-def test_release_tries_all_and_fails_if_one_failed(
+def test_release_tries_all_leases_and_fails_if_one_failed(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     lease = client.acquire(shop.name)
@@ -74,7 +74,7 @@ def test_release_tries_all_and_fails_if_one_failed(
     assert client.get_lease(lease.id).state == "released"
 
 
-def test_revoking_takes_force(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
+def test_release_with_force_revokes(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
     lease = client.acquire(shop.name)
     assert freshdb_command("release", "--force", lease.id).returncode == 0
     assert client.get_lease(lease.id).state == "revoked"
@@ -93,7 +93,7 @@ def test_reset_prints_the_new_url_alone(tmp_path: Path) -> None:
     assert as_json["url"] == done.stdout.strip()
 
 
-def test_release_tells_what_was_left_open(tmp_path: Path) -> None:
+def test_release_prints_leftovers(tmp_path: Path) -> None:
     left = {"connections": 2, "advisory_locks": 1, "objects": ["table mine", "type mood"]}
     with scripted_service() as script:
         script.play(Reply(200, lease_body(state="released", password=None, leftovers=left)))
@@ -109,23 +109,23 @@ def test_release_tells_what_was_left_open(tmp_path: Path) -> None:
 def test_lists_are_tables_on_standard_output(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
-    with client.lease(shop.name, holder={"name": "somebody"}) as lease:
+    with client.lease(shop.name, holder={"name": "tester"}) as lease:
         leases, templates, pools = (freshdb_command(verb).stdout for verb in ("leases", "templates", "pools"))
     assert lease.id in leases
-    assert "name=somebody" in leases
+    assert "name=tester" in leases
     assert leases.splitlines()[0].split()[:2] == ["ID", "STATE"]
     assert shop.name in templates
     assert shop.name in pools
     assert "leased=" in pools
 
 
-def test_an_empty_list_says_so_on_standard_error(freshdb_command: Freshdb) -> None:
+def test_empty_list_is_reported_on_standard_error(freshdb_command: Freshdb) -> None:
     done = freshdb_command("leases", "--template", "nothing-of-this-name")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no leases\n")
     assert json.loads(freshdb_command("leases", "--template", "nothing-of-this-name", "--json").stdout) == []
 
 
-def test_a_template_is_built_by_a_command_once(
+def test_template_is_built_once_by_a_command(
     freshdb_command: Freshdb, migrations: Path, client: Client
 ) -> None:
     name = unique("cmd")
@@ -145,7 +145,7 @@ def test_a_template_is_built_by_a_command_once(
     assert "filled" in other.stderr
 
 
-def test_a_build_that_fails_is_reported_with_its_output(
+def test_failed_build_is_reported_with_its_output(
     freshdb_command: Freshdb, migrations: Path, client: Client
 ) -> None:
     (migrations / "002.sql").write_text("create tabel x ()")
@@ -161,7 +161,7 @@ def test_a_build_that_fails_is_reported_with_its_output(
     assert 'syntax error at or near "tabel"' in failed.error.message
 
 
-def test_a_template_is_made_from_sql_files(freshdb_command: Freshdb, tmp_path: Path, client: Client) -> None:
+def test_template_is_built_from_sql_files(freshdb_command: Freshdb, tmp_path: Path, client: Client) -> None:
     (tmp_path / "schema.sql").write_text(SCHEMA)
     (tmp_path / "seed.sql").write_text("insert into item values (2, 'two')")
     name = unique("files")
@@ -170,11 +170,11 @@ def test_a_template_is_made_from_sql_files(freshdb_command: Freshdb, tmp_path: P
     run = freshdb_command("run", "--template", name, "--", sys.executable, "-c", COUNT_ITEMS)
     assert run.stdout == "2\n"
     assert freshdb_command("template", "retire", name).returncode == 0
-    # Once all that was made from it is gone, it is forgotten.
+    # The service deletes a retired template after its last database was dropped.
     assert {one.state for one in client.templates(name=name)} <= {"retired"}
 
 
-def test_sql_that_fails_names_the_file_and_the_line(freshdb_command: Freshdb, tmp_path: Path) -> None:
+def test_failed_sql_names_the_file_and_the_line(freshdb_command: Freshdb, tmp_path: Path) -> None:
     (tmp_path / "good.sql").write_text(SCHEMA)
     (tmp_path / "bad.sql").write_text("select 1;\n\ncreate tabel b ();\n")
     done = freshdb_command("template", "sql", unique("bad"), "good.sql", "bad.sql")
@@ -184,7 +184,7 @@ def test_sql_that_fails_names_the_file_and_the_line(freshdb_command: Freshdb, tm
     assert "create tabel b" in done.stderr
 
 
-def test_a_projects_template_is_built_when_it_is_needed(
+def test_template_of_the_project_is_built_when_needed(
     freshdb_command: Freshdb, migrations: Path, tmp_path: Path
 ) -> None:
     name = unique("project")
@@ -204,29 +204,27 @@ def test_a_projects_template_is_built_when_it_is_needed(
     assert {one["isolation"] for one in listed} == {"schema"}
 
 
-def test_a_project_that_is_wrong_is_a_usage_error_that_names_the_key(
-    freshdb_command: Freshdb, tmp_path: Path
-) -> None:
+def test_wrong_project_is_a_usage_error_that_names_the_key(freshdb_command: Freshdb, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.freshdb]\ntemplat = "x"\n')
     done = freshdb_command("run", "--", "true")
     assert done.returncode == 2
     assert "[tool.freshdb] templat is not a key" in done.stderr
 
 
-def test_status_shows_where_the_service_is(freshdb_command: Freshdb, client: Client) -> None:
+def test_status_shows_the_address_and_the_checks(freshdb_command: Freshdb, client: Client) -> None:
     done = freshdb_command("status")
     assert done.returncode == 0
     assert client.url in done.stdout
     assert json.loads(freshdb_command("status", "--json").stdout)["checks"]["redis"] == "ok"
 
 
-def test_a_service_that_is_not_there_is_said_with_the_next_step(tmp_path: Path) -> None:
+def test_invalid_address_is_named(tmp_path: Path) -> None:
     done = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:9"})("templates", "--url", "nonsense")
     assert done.returncode == 1
     assert "'nonsense' is not the address of a freshdb service" in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(freshdb_command: Freshdb, shop: Template) -> None:
+def test_closed_output_is_not_an_error(freshdb_command: Freshdb, shop: Template) -> None:
     del shop
     process = freshdb_command.start("templates")
     assert process.stdout is not None
@@ -237,7 +235,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(freshdb_command: Freshdb, sho
     process.wait(LIMIT_SECONDS)
 
 
-def test_help_and_version_work_everywhere(tmp_path: Path) -> None:
+def test_help_and_version_work_for_every_command(tmp_path: Path) -> None:
     command = Freshdb(tmp_path)
     assert command("--version").stdout.startswith("freshdb 0.")
     for words in (["--help"], ["run", "--help"], ["template", "--help"], ["template", "build", "--help"]):

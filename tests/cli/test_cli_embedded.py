@@ -1,4 +1,4 @@
-"""With no service configured: one is started in the background, once, left warm, and stopped on demand."""
+"""The embedded service: started once in the background, left running, and stopped on demand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _is_gone(pid: int) -> bool:
     return state == "Z"
 
 
-def test_of_many_processes_at_once_one_starts_it_and_all_use_it(data: Path, command: Freshdb) -> None:
+def test_of_several_processes_one_starts_the_service_and_all_use_it(data: Path, command: Freshdb) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", ENSURE],
@@ -79,7 +79,7 @@ def test_of_many_processes_at_once_one_starts_it_and_all_use_it(data: Path, comm
     assert ended[0][0].strip() == _service(data).url
 
 
-def test_once_it_is_warm_nothing_is_started(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_service_is_used_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ensure_service(data)
     before = _service(data)
     monkeypatch.setattr("freshdb.embedded._PROBE_SECONDS", LIMIT_SECONDS)
@@ -88,7 +88,7 @@ def test_once_it_is_warm_nothing_is_started(data: Path, monkeypatch: pytest.Monk
     assert _service(data) == before
 
 
-def test_commands_find_it_by_themselves(data: Path, command: Freshdb, tmp_path: Path) -> None:
+def test_commands_find_the_embedded_service(data: Path, command: Freshdb, tmp_path: Path) -> None:
     ensure_service(data)
     (tmp_path / "schema.sql").write_text(SCHEMA)
     (tmp_path / "pyproject.toml").write_text('[tool.freshdb]\ntemplate = "items"\nsql = ["schema.sql"]\n')
@@ -97,7 +97,7 @@ def test_commands_find_it_by_themselves(data: Path, command: Freshdb, tmp_path: 
     assert json.loads(command("status", "--json").stdout)["url"] == _service(data).url
 
 
-def test_the_service_does_not_hold_on_to_the_terminal_or_the_directory_of_who_started_it(data: Path) -> None:
+def test_service_is_detached_from_the_process_that_started_it(data: Path) -> None:
     ensure_service(data)
     pid = _service(data).pid
     assert os.getsid(pid) == pid
@@ -105,7 +105,7 @@ def test_the_service_does_not_hold_on_to_the_terminal_or_the_directory_of_who_st
     assert Path(f"/proc/{pid}/fd/1").readlink() == data / "service.log"
 
 
-def test_one_that_was_killed_is_started_again(data: Path) -> None:
+def test_killed_service_is_started_again(data: Path) -> None:
     ensure_service(data)
     killed = _service(data).pid
     os.kill(killed, signal.SIGKILL)
@@ -118,7 +118,7 @@ def test_one_that_was_killed_is_started_again(data: Path) -> None:
     assert _service(data).pid != killed
 
 
-def test_stop_ends_it_and_says_when_there_is_nothing_to_stop(data: Path, command: Freshdb) -> None:
+def test_stop_ends_the_service_and_reports_when_none_is_running(data: Path, command: Freshdb) -> None:
     ensure_service(data)
     pid = _service(data).pid
     done = command("stop")
@@ -136,7 +136,7 @@ def test_stop_ends_it_and_says_when_there_is_nothing_to_stop(data: Path, command
     assert f"none is running in {data}" in status.stderr
 
 
-def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_that_cannot_start_reports_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRESHDB_MIN_READY", "-1")
     with pytest.raises(EmbeddedFailed, match="exit code 2") as caught:
         ensure_service(tmp_path / "data")
@@ -144,13 +144,13 @@ def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(tmp_path / "data" / "service.log") in str(caught.value)
 
 
-def test_a_data_directory_that_cannot_be_one_is_named_with_the_mend(tmp_path: Path) -> None:
+def test_unusable_data_directory_is_named_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedFailed, match="FRESHDB_DATA"):
         ensure_service(tmp_path / "file" / "data")
 
 
-def test_without_the_service_package_the_error_says_what_to_install(tmp_path: Path) -> None:
+def test_missing_service_package_is_named(tmp_path: Path) -> None:
     source = Path(freshdb.__file__).parents[1]
     code = f"import sys; sys.path.insert(0, {str(source)!r}); from freshdb import ensure_service; ensure_service()"
     done = subprocess.run(
@@ -164,11 +164,11 @@ def test_without_the_service_package_the_error_says_what_to_install(tmp_path: Pa
     assert "pip install 'freshdb[service]'" in done.stderr
 
 
-def test_one_of_another_version_is_not_pushed_aside_while_leases_are_held_from_it(tmp_path: Path) -> None:
+def test_service_of_another_version_with_leases_is_not_replaced(tmp_path: Path) -> None:
     def old(asked: Asked) -> Reply:
         if asked.path == "/livez":
             return Reply(200, {"status": "ok", "version": "0.0.9"})
-        return Reply(200, {"items": [{"id": "somebody's"}], "next": None})
+        return Reply(200, {"items": [{"id": "held"}], "next": None})
 
     with scripted_service() as script:
         script.play(old)
@@ -178,7 +178,7 @@ def test_one_of_another_version_is_not_pushed_aside_while_leases_are_held_from_i
             ensure_service(tmp_path)
 
 
-def test_another_program_at_the_old_port_is_not_taken_for_the_service(tmp_path: Path) -> None:
+def test_another_program_at_the_old_port_is_not_the_service(tmp_path: Path) -> None:
     with scripted_service() as script:
         script.play(Reply(200, {"status": "ok", "version": "9.9.9"}))
         announced = {"url": script.url, "pid": os.getpid(), "version": "0.1.0", "token": None}
@@ -188,12 +188,12 @@ def test_another_program_at_the_old_port_is_not_taken_for_the_service(tmp_path: 
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"url": 1}', "{"])
-def test_a_broken_announcement_is_none(content: str, tmp_path: Path) -> None:
+def test_broken_service_file_is_ignored(content: str, tmp_path: Path) -> None:
     (tmp_path / "service.json").write_text(content)
     assert running_service(tmp_path) is None
 
 
-def test_client_and_service_mean_the_same_default_directory(
+def test_client_and_service_have_the_same_default_directory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("FRESHDB_DATA", raising=False)
@@ -206,7 +206,7 @@ def test_client_and_service_mean_the_same_default_directory(
     assert default_data_directory() == Path("/elsewhere")
 
 
-def test_serve_is_the_services_own_command(tmp_path: Path) -> None:
+def test_serve_runs_the_command_of_the_service(tmp_path: Path) -> None:
     done = Freshdb(tmp_path)("serve", "--help")
     assert done.returncode == 0
     assert "--postgres" in done.stdout

@@ -1,4 +1,4 @@
-"""``freshdb run``: environment, exit codes, signals, and a lease that is lost."""
+"""``freshdb run``: environment, exit codes, signals, and a lost lease."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ COUNT_SIGNALS = (
     f"until = time.monotonic() + {LIMIT_SECONDS}\n"
     "while not got and time.monotonic() < until:\n"
     "    time.sleep(0.01)\n"
-    "time.sleep(0.5)\n"  # a second one would have arrived by then
+    "time.sleep(0.5)\n"  # enough time for a second signal to arrive
     "print('got', *got, flush=True)\n"
 )
 
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[str]]]:
-    """What a test has started ends with it."""
+    """Processes of a test, which are killed at its end."""
     processes: list[subprocess.Popen[str]] = []
     yield processes
     for process in processes:
@@ -70,7 +70,7 @@ def _run(template: Template, code: str) -> list[str]:
     return ["run", "--template", template.name, "--", sys.executable, "-c", code]
 
 
-def test_a_command_gets_a_clean_database_in_its_environment(
+def test_command_gets_a_clean_database_in_its_environment(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     done = freshdb_command(*_run(shop, PRINT_ENVIRONMENT))
@@ -84,7 +84,7 @@ def test_a_command_gets_a_clean_database_in_its_environment(
     assert lease.holder["name"].startswith("freshdb run python")
 
 
-def test_it_can_use_it(freshdb_command: Freshdb, shop: Template) -> None:
+def test_command_can_query_its_database(freshdb_command: Freshdb, shop: Template) -> None:
     for isolation in ("database", "schema"):
         done = freshdb_command(
             "run", "--template", shop.name, "--isolation", isolation, "--", sys.executable, "-c", COUNT_ITEMS
@@ -92,23 +92,25 @@ def test_it_can_use_it(freshdb_command: Freshdb, shop: Template) -> None:
         assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
-def test_a_guard_in_it_lets_its_database_pass_and_no_other(freshdb_command: Freshdb, shop: Template) -> None:
+def test_guard_in_the_command_allows_only_its_database(freshdb_command: Freshdb, shop: Template) -> None:
     done = freshdb_command(*_run(shop, GUARDED))
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
-def test_the_commands_exit_code_is_ours(freshdb_command: Freshdb, shop: Template) -> None:
+def test_exit_code_of_the_command_is_returned(freshdb_command: Freshdb, shop: Template) -> None:
     assert freshdb_command(*_run(shop, "raise SystemExit(42)")).returncode == 42
 
 
-def test_a_command_that_dies_of_a_signal_is_reported_as_shells_do(
+def test_command_killed_by_a_signal_returns_128_plus_its_number(
     freshdb_command: Freshdb, shop: Template
 ) -> None:
     done = freshdb_command(*_run(shop, "import os; os.kill(os.getpid(), 9)"))
     assert done.returncode == 128 + 9
 
 
-def test_a_command_that_is_not_there(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
+def test_missing_command_returns_127_and_releases_the_lease(
+    freshdb_command: Freshdb, shop: Template, client: Client
+) -> None:
     mark = unique("mark")
     done = freshdb_command(
         "run", "--template", shop.name, "--holder", f"mark={mark}", "--", "no-such-command"
@@ -119,7 +121,7 @@ def test_a_command_that_is_not_there(freshdb_command: Freshdb, shop: Template, c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_once_and_the_command_decides(
+def test_signal_is_passed_on_once(
     number: signal.Signals,
     freshdb_command: Freshdb,
     shop: Template,
@@ -136,7 +138,7 @@ def test_a_signal_is_passed_on_once_and_the_command_decides(
     assert client.get_lease(lease).state == "released"
 
 
-def test_a_command_that_dies_of_the_signal_gives_its_number(
+def test_command_killed_by_a_passed_on_signal_returns_its_number(
     freshdb_command: Freshdb, shop: Template, client: Client, started: list[subprocess.Popen[str]]
 ) -> None:
     process = freshdb_command.start(*_run(shop, WAIT))
@@ -148,7 +150,7 @@ def test_a_command_that_dies_of_the_signal_gives_its_number(
     assert client.get_lease(lease).state == "released"
 
 
-def test_a_lost_lease_ends_the_command_loudly(
+def test_lost_lease_ends_the_command_with_75(
     freshdb_command: Freshdb, shop: Template, client: Client, started: list[subprocess.Popen[str]]
 ) -> None:
     words = ["run", "--template", shop.name, "--ttl", f"{LIMIT_SECONDS}", "--", sys.executable, "-c", WAIT]
@@ -161,7 +163,7 @@ def test_a_lost_lease_ends_the_command_loudly(
     assert "ending" in err
 
 
-def test_a_lease_that_was_lost_unnoticed_fails_a_command_that_succeeded(
+def test_successful_command_fails_if_its_lease_was_lost(
     freshdb_command: Freshdb, shop: Template, client: Client, started: list[subprocess.Popen[str]]
 ) -> None:
     process = freshdb_command.start(*_run(shop, WAIT_FOR_FILE))
@@ -173,7 +175,7 @@ def test_a_lease_that_was_lost_unnoticed_fails_a_command_that_succeeded(
     assert "revoked" in err
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, beside threads
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, if threads are running
 def test_ctrl_c_in_a_terminal_reaches_the_command_once(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
@@ -204,7 +206,7 @@ def _read_until(terminal: int, wanted: bytes) -> bytes:
     return shown
 
 
-def test_an_unknown_template_says_what_to_do(freshdb_command: Freshdb) -> None:
+def test_unknown_template_names_the_next_step(freshdb_command: Freshdb) -> None:
     done = freshdb_command("run", "--template", "no-such-template", "--", "true")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -231,7 +233,7 @@ def test_an_unknown_template_says_what_to_do(freshdb_command: Freshdb) -> None:
     ],
     ids=" ".join,
 )
-def test_a_wrong_command_line_exits_2_and_says_why(
+def test_wrong_command_line_exits_with_2_and_the_reason(
     freshdb_command: Freshdb, words: list[str], says: str
 ) -> None:
     done = freshdb_command(*words)
@@ -240,7 +242,7 @@ def test_a_wrong_command_line_exits_2_and_says_why(
     assert "Traceback" not in done.stderr
 
 
-def test_psql_opens_on_a_clean_database_and_on_one_that_was_leased(
+def test_psql_opens_a_clean_database_or_the_database_of_a_lease(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     done = freshdb_command("psql", shop.name, "--", "-Atc", "select name from item")
@@ -251,9 +253,7 @@ def test_psql_opens_on_a_clean_database_and_on_one_that_was_leased(
     assert client.release(lease.id).state == "released"
 
 
-def test_psql_on_a_lease_that_is_over_has_nothing_to_open(
-    freshdb_command: Freshdb, shop: Template, client: Client
-) -> None:
+def test_psql_on_an_ended_lease_fails(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
     lease = client.acquire(shop.name)
     client.release(lease.id)
     done = freshdb_command("psql", "--lease", lease.id)

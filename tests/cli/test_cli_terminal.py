@@ -1,4 +1,4 @@
-"""What people see at a terminal: a real pty, with and without rich; and what shells complete."""
+"""Output at a terminal (a real pty, with and without rich), and completion in shells."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Terminal:
 
     def __init__(self, words: list[str], environment: Mapping[str, str], directory: Path, lines: int) -> None:
         self.raw = ""
-        self._read_to = 0  # how much of `text` the calls of `until` have dealt with
+        self._read_to = 0  # end of the part of `text` that `until` has consumed
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 160, 0, 0))
         self.before = termios.tcgetattr(theirs)
@@ -58,11 +58,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was written, without colours and cursor movements."""
+        """The output without colours and cursor movements."""
         return _CONTROL.sub("", self.raw)
 
     def until(self, *words: str | re.Pattern[str], seconds: float = LIMIT_SECONDS) -> str:
-        """Read until all of these words and patterns were written, after what the last call has found."""
+        """Read until all of these words and patterns have appeared after the match of the last call."""
         end = time.monotonic() + seconds
         patterns = [re.compile(re.escape(word)) if isinstance(word, str) else word for word in words]
         while True:
@@ -78,7 +78,7 @@ class Terminal:
         os.write(self._ours, keys.encode())
 
     def ended(self, seconds: float = LIMIT_SECONDS) -> int:
-        """Read until it has ended; its exit code."""
+        """Read until the program has ended, and return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < end, self.text[-3000:]
@@ -111,13 +111,13 @@ def terminal(command: Freshdb, *words: str, rich: bool = True, lines: int = 40) 
         opened.close()
 
 
-def test_watching_shows_health_pools_with_bars_and_leases_as_they_come(
+def test_watch_shows_health_pools_and_new_leases(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     with terminal(freshdb_command, "status", "--watch", "0.2") as seen:
         seen.until(client.url, "ok", shop.name, "q quits")
-        lease = client.acquire(shop.name, holder={"name": "somebody at work"})
-        seen.until(lease.id, "active", "somebody at work", "█", "■")
+        lease = client.acquire(shop.name, holder={"name": "a tester"})
+        seen.until(lease.id, "active", "a tester", "█", "■")
         [pool] = [one for one in client.pools() if one.id == lease.pool_id]
         client.resize(pool.id, min_ready=1, max_size=6)
         seen.until(lease.id, "██", "q quits")
@@ -129,10 +129,10 @@ def test_watching_shows_health_pools_with_bars_and_leases_as_they_come(
         seen.press("q")
         assert seen.ended() == 0
         assert seen.settings() == before
-        assert seen.raw.rstrip().endswith("\x1b[?25h") or "\x1b[?1049l" in seen.raw  # the screen is as it was
+        assert seen.raw.rstrip().endswith("\x1b[?25h") or "\x1b[?1049l" in seen.raw  # the screen is restored
 
 
-def test_ctrl_c_ends_watching_in_order(freshdb_command: Freshdb, shop: Template) -> None:
+def test_ctrl_c_ends_watch_with_success(freshdb_command: Freshdb, shop: Template) -> None:
     with terminal(freshdb_command, "status", "--watch") as seen:
         seen.until(shop.name)
         seen.process.send_signal(2)
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_watching_in_order(freshdb_command: Freshdb, shop: Template)
         assert "Traceback" not in seen.text
 
 
-def test_watching_says_that_the_service_is_away_and_goes_on(tmp_path: Path) -> None:
+def test_watch_continues_while_the_service_is_unreachable(tmp_path: Path) -> None:
     command = Freshdb(tmp_path, {"FRESHDB_URL": "http://127.0.0.1:1"})
     with terminal(command, "status", "--watch", "0.2") as seen:
         whole = re.compile("unreachable.*q quits", re.DOTALL)
@@ -150,9 +150,7 @@ def test_watching_says_that_the_service_is_away_and_goes_on(tmp_path: Path) -> N
         assert seen.ended() == 0
 
 
-def test_without_rich_watching_is_plain_and_has_the_same_facts(
-    freshdb_command: Freshdb, shop: Template, client: Client
-) -> None:
+def test_watch_without_rich_is_plain_text(freshdb_command: Freshdb, shop: Template, client: Client) -> None:
     client.release(client.acquire(shop.name).id)
     with terminal(freshdb_command, "status", "--watch", "0.2", rich=False) as seen:
         seen.until(client.url, "ok", shop.name, "max_size=")
@@ -161,7 +159,7 @@ def test_without_rich_watching_is_plain_and_has_the_same_facts(
         assert "█" not in seen.text
 
 
-def test_watching_as_json_is_one_object_a_line_without_secrets(
+def test_watch_as_json_is_one_object_per_line_without_secrets(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     lease = client.acquire(shop.name)
@@ -178,7 +176,7 @@ def test_watching_as_json_is_one_object_a_line_without_secrets(
     client.release(lease.id)
 
 
-def test_a_table_has_colours_at_a_terminal_and_none_in_a_pipe(
+def test_table_has_colours_at_a_terminal_only(
     freshdb_command: Freshdb, shop: Template, client: Client
 ) -> None:
     lease = client.acquire(shop.name)
@@ -194,7 +192,7 @@ def test_a_table_has_colours_at_a_terminal_and_none_in_a_pipe(
     client.release(lease.id)
 
 
-def test_waiting_shows_for_how_long_at_a_terminal(freshdb_command: Freshdb, client: Client) -> None:
+def test_wait_shows_its_duration_at_a_terminal(freshdb_command: Freshdb, client: Client) -> None:
     template = client.ensure_sql(unique("full"), ["create table item (id int)"])
     first = client.acquire(template.name)
     shrink(client, first.pool_id)
@@ -206,7 +204,7 @@ def test_waiting_shows_for_how_long_at_a_terminal(freshdb_command: Freshdb, clie
 
 
 @pytest.mark.parametrize("words", [("--version",), ("leases", "--help")])
-def test_starting_loads_neither_rich_nor_argcomplete_nor_opentelemetry(words: tuple[str, ...]) -> None:
+def test_start_loads_neither_rich_nor_argcomplete_nor_opentelemetry(words: tuple[str, ...]) -> None:
     script = (
         "import sys, freshdb.cli\ntry: freshdb.cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print([one for one in ('rich', 'argcomplete', 'opentelemetry', 'httpx') if one in sys.modules])"
@@ -216,7 +214,7 @@ def test_starting_loads_neither_rich_nor_argcomplete_nor_opentelemetry(words: tu
 
 
 def completed(command: Freshdb, line: str) -> list[str]:
-    """What argcomplete gives a shell for this line."""
+    """Return the completions of argcomplete for this line."""
     answers = command.directory / "completed"
     subprocess.run(
         command.words(),
@@ -237,7 +235,7 @@ def completed(command: Freshdb, line: str) -> list[str]:
 
 
 def assert_completed(command: Freshdb, line: str, wanted: str) -> None:
-    """The service has a second to answer: on a machine that is busy, that may take more than one try."""
+    """Retry, because on a busy machine the service may not answer within the second that it has."""
     until = time.monotonic() + LIMIT_SECONDS
     while wanted not in (given := completed(command, line)):
         assert time.monotonic() < until, given
@@ -255,7 +253,7 @@ def test_commands_options_templates_and_leases_are_completed(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_accepts_the_code_for_it(freshdb_command: Freshdb, shell: str) -> None:
+def test_each_shell_accepts_its_completion_code(freshdb_command: Freshdb, shell: str) -> None:
     code = freshdb_command("completion", shell)
     assert code.returncode == 0
     assert json.loads(freshdb_command("completion", shell, "--json").stdout)["shell"] == shell
@@ -265,7 +263,7 @@ def test_each_shell_accepts_the_code_for_it(freshdb_command: Freshdb, shell: str
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_it_completes_at_the_shells_prompt(freshdb_command: Freshdb, tmp_path: Path, shell: str) -> None:
+def test_completion_works_at_the_shells_prompt(freshdb_command: Freshdb, tmp_path: Path, shell: str) -> None:
     _needed(shell)
     code = freshdb_command("completion", shell).stdout
     (tmp_path / "rc").write_text(f"PS1='> '\n{code}")
@@ -277,13 +275,13 @@ def test_it_completes_at_the_shells_prompt(freshdb_command: Freshdb, tmp_path: P
         typed.until("> ")
         typed.press("freshdb complet\t")
         typed.until("freshdb completion ")
-        typed.press("\x15exit\n")  # without what was typed
+        typed.press("\x15exit\n")  # after deleting the typed text
         typed.ended()
     finally:
         typed.close()
 
 
-def test_fish_completes(freshdb_command: Freshdb, tmp_path: Path) -> None:
+def test_completion_works_in_fish(freshdb_command: Freshdb, tmp_path: Path) -> None:
     _needed("fish")
     (tmp_path / "code.fish").write_text(freshdb_command("completion", "fish").stdout)
     asked = f"source {tmp_path / 'code.fish'}; complete --do-complete 'freshdb complet'"
@@ -309,7 +307,7 @@ def _with_ours(command: Freshdb) -> dict[str, str]:
     return {**command.full_environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def test_with_json_an_error_is_json_too_and_has_the_next_step(freshdb_command: Freshdb) -> None:
+def test_error_with_json_is_json_and_has_the_next_step(freshdb_command: Freshdb) -> None:
     done = freshdb_command("acquire", unique("none"), "--json")
     assert (done.returncode, done.stdout) == (1, "")
     error = json.loads(done.stderr)["error"]

@@ -1,4 +1,4 @@
-"""The real client against the real service: what drifts apart fails here."""
+"""The real client against the real service, to detect differences between them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def client(service: Service) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def shop(client: Client) -> Template:
-    """A template that every test may lease from."""
+    """A template for the leases of all tests."""
     return client.ensure_sql(unique("shop"), [SCHEMA])
 
 
 @pytest.fixture
 def template(client: Client) -> Callable[[], Template]:
-    """Makes a template of the test's own."""
+    """Creates a template for one test."""
     return lambda: client.ensure_sql(unique("own"), [SCHEMA])
 
 

@@ -1,4 +1,4 @@
-"""Tokens and the audit trail: the real client against the real service, which is closed."""
+"""Tokens and the audit log: the real client against a real service that requires tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
-pytestmark = pytest.mark.xdist_group("closed")  # one service for the tests of this module
+pytestmark = pytest.mark.xdist_group("closed")  # one service for all tests of this module
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def boss(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Client
     assert service.stop() == 0
 
 
-def test_a_token_is_made_used_rotated_and_revoked(boss: Client) -> None:
+def test_token_is_created_used_rotated_and_revoked(boss: Client) -> None:
     name = unique("ci")
     made = boss.create_token(name, scopes=["read", "lease"], expires_seconds=600, quotas={"max_leases": 1})
     assert made.secret is not None
@@ -67,7 +67,7 @@ def test_a_token_is_made_used_rotated_and_revoked(boss: Client) -> None:
     assert all(one.secret is None for one in boss.tokens())
 
 
-def test_errors_of_tokens_are_typed(boss: Client) -> None:
+def test_token_errors_have_their_class(boss: Client) -> None:
     made = boss.create_token(unique("one"))
     with pytest.raises(Conflict):
         boss.create_token(made.name)
@@ -78,7 +78,7 @@ def test_errors_of_tokens_are_typed(boss: Client) -> None:
     assert caught.value.errors[0][0] == "name"
 
 
-def test_a_quota_that_waiting_helps_is_waited_for_and_another_is_not(boss: Client) -> None:
+def test_quota_is_waited_for_only_if_a_wait_helps(boss: Client) -> None:
     secret = boss.create_token(unique("small"), quotas={"max_leases": 1, "max_ttl_seconds": 300}).secret
     with Client(boss.url, secret) as client:
         lease = client.acquire("shop", ttl_seconds=1)
@@ -96,7 +96,7 @@ def test_a_quota_that_waiting_helps_is_waited_for_and_another_is_not(boss: Clien
         client.release(second.id)
 
 
-def test_the_audit_trail_is_read_with_its_filters(boss: Client) -> None:
+def test_audit_log_is_read_with_its_filters(boss: Client) -> None:
     began = datetime.now(UTC) - timedelta(minutes=1)
     made = boss.create_token(unique("audited"))
     with Client(boss.url, made.secret) as client, client.lease("shop") as lease:
@@ -112,7 +112,7 @@ def test_the_audit_trail_is_read_with_its_filters(boss: Client) -> None:
     assert len(boss.audit(limit=1)) == 1
 
 
-async def test_the_async_client_can_do_the_same(boss: Client) -> None:
+async def test_async_client_creates_and_revokes_tokens(boss: Client) -> None:
     async with AsyncClient(boss.url, "boss-secret") as client:
         made = await client.create_token(unique("async"))
         assert (await client.token(made.id)).name == made.name
@@ -123,7 +123,7 @@ async def test_the_async_client_can_do_the_same(boss: Client) -> None:
         assert (await client.audit(subject=made.id))[0].action == "token.revoked"
 
 
-def test_a_wrong_token_is_said_to_be_wrong_also_when_attempts_are_limited(boss: Client) -> None:
+def test_wrong_token_is_reported_as_wrong_when_attempts_are_limited(boss: Client) -> None:
     said: list[object] = []
     for _ in range(4):
         with Client(boss.url, "wrong", retry_seconds=0) as client:
@@ -131,9 +131,9 @@ def test_a_wrong_token_is_said_to_be_wrong_also_when_attempts_are_limited(boss: 
                 client.leases()
             except (Unauthorized, QuotaExceeded) as error:
                 said.append(error)
-    assert len(said) == 4  # those of other tests count, too: the first may be over the limit already
+    assert len(said) == 4  # attempts of other tests count, too: the first may exceed the limit already
     last = said[-1]
     assert isinstance(last, QuotaExceeded)
     assert last.quota == "failed_attempts"
     assert last.retry_after_seconds
-    assert boss.leases(limit=1) == boss.leases(limit=1)  # the right one is let in from there
+    assert boss.leases(limit=1) == boss.leases(limit=1)  # the right token is accepted from this address

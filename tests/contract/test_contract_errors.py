@@ -1,4 +1,4 @@
-"""Each way in which the service says no: the status, the code, and a sentence that a person can act on."""
+"""Each error of the service: status, code, and a message with the next step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _assert(error: ServiceError, status: int, words: str) -> None:
     assert words in str(error)
 
 
-def test_a_template_that_is_not_there(client: Client) -> None:
+def test_unknown_template(client: Client) -> None:
     with pytest.raises(TemplateNotFound) as caught:
         client.acquire(unique("none"))
     _assert(caught.value, 404, "register it first")
@@ -51,7 +51,7 @@ def test_a_template_that_is_not_there(client: Client) -> None:
         client.template(NOWHERE)
 
 
-def test_a_template_that_is_still_being_built(client: Client) -> None:
+def test_template_that_is_being_built(client: Client) -> None:
     name = unique("building")
     template = client.register(name, fingerprint="f1")
     assert template.build is not None
@@ -63,7 +63,7 @@ def test_a_template_that_is_still_being_built(client: Client) -> None:
     client.build_failed(template.id, template.build.token, message="done with")
 
 
-def test_sql_that_fails_says_which_statement_and_where(client: Client) -> None:
+def test_failed_sql_names_the_statement_and_its_position(client: Client) -> None:
     with pytest.raises(TemplateFailed) as caught:
         client.ensure_sql(unique("bad"), ["select 1", "create table a ();\ncreate tabel b ()"])
     error = caught.value
@@ -80,7 +80,7 @@ def test_other_sql_under_the_same_fingerprint(client: Client) -> None:
     _assert(caught.value, 409, "a template never changes")
 
 
-def test_a_build_that_somebody_else_has_taken_over(client: Client) -> None:
+def test_build_that_another_builder_has_taken_over(client: Client) -> None:
     name = unique("lost")
     first = client.register(name, fingerprint="f1", build_seconds=0.2)
     assert first.build is not None
@@ -93,7 +93,7 @@ def test_a_build_that_somebody_else_has_taken_over(client: Client) -> None:
     assert client.build_ready(second.id, second.build.token).state == "ready"
 
 
-def test_an_isolation_that_the_template_does_not_allow(client: Client) -> None:
+def test_isolation_that_the_template_does_not_support(client: Client) -> None:
     template = client.ensure_sql(unique("two"), ["create schema other; create table other.t ()"])
     with pytest.raises(IsolationUnsupported) as caught:
         client.acquire(template.name, isolation="schema")
@@ -101,9 +101,7 @@ def test_an_isolation_that_the_template_does_not_allow(client: Client) -> None:
     assert caught.value.reasons
 
 
-def test_a_pool_that_is_full_tells_the_place_in_the_queue(
-    client: Client, template: Callable[[], Template]
-) -> None:
+def test_full_pool_has_the_position_in_the_queue(client: Client, template: Callable[[], Template]) -> None:
     with client.lease(template().name) as lease:
         shrink(client, lease.lease.pool_id)
         with pytest.raises(PoolExhausted) as caught:
@@ -113,7 +111,7 @@ def test_a_pool_that_is_full_tells_the_place_in_the_queue(
         assert caught.value.retry_after_seconds
 
 
-def test_more_at_once_than_the_pool_may_ever_hold(client: Client, template: Callable[[], Template]) -> None:
+def test_batch_larger_than_the_pool(client: Client, template: Callable[[], Template]) -> None:
     name = template().name
     with client.lease(name) as lease:
         shrink(client, lease.lease.pool_id)
@@ -122,7 +120,7 @@ def test_more_at_once_than_the_pool_may_ever_hold(client: Client, template: Call
     _assert(caught.value, 429, "max_size")
 
 
-def test_a_lease_that_is_over(client: Client, shop: Template) -> None:
+def test_ended_lease(client: Client, shop: Template) -> None:
     lease = client.acquire(shop.name)
     client.revoke(lease.id)
     for use in (client.renew, client.release, client.keep, client.revoke):
@@ -134,20 +132,20 @@ def test_a_lease_that_is_over(client: Client, shop: Template) -> None:
 @pytest.mark.parametrize(
     "identifier", [NOWHERE, "not-an-id", ".", "..", "%2e%2e", "'; drop table leases; --"]
 )
-def test_a_lease_that_never_was(client: Client, identifier: str) -> None:
+def test_unknown_lease(client: Client, identifier: str) -> None:
     for use in (client.renew, client.release, client.keep, client.get_lease):
         with pytest.raises(LeaseNotFound) as caught:
             use(identifier)
         _assert(caught.value, 404, "lease")
 
 
-def test_a_pool_that_never_was(client: Client) -> None:
+def test_unknown_pool(client: Client) -> None:
     with pytest.raises(PoolNotFound) as caught:
         client.pool(NOWHERE)
     _assert(caught.value, 404, "pool")
 
 
-def test_a_key_that_was_used_for_something_else(client: Client, shop: Template) -> None:
+def test_idempotency_key_of_another_request(client: Client, shop: Template) -> None:
     key = unique("key")
     lease = client.acquire(shop.name, idempotency_key=key)
     with pytest.raises(IdempotencyMismatch) as caught:
@@ -158,7 +156,7 @@ def test_a_key_that_was_used_for_something_else(client: Client, shop: Template) 
         client.acquire(shop.name, idempotency_key=key)
 
 
-def test_a_template_cannot_be_retired_under_a_lease_unless_forced(
+def test_template_with_a_lease_is_retired_only_by_force(
     client: Client, template: Callable[[], Template]
 ) -> None:
     own = template()
@@ -184,9 +182,7 @@ def test_a_template_cannot_be_retired_under_a_lease_unless_forced(
         ("labels", {"a": "\x00"}),
     ],
 )
-def test_a_request_that_makes_no_sense_names_the_field(
-    client: Client, shop: Template, field: str, value: object
-) -> None:
+def test_invalid_request_names_the_field(client: Client, shop: Template, field: str, value: object) -> None:
     terms: dict[str, object] = {"template": shop.name, field: value}
     with pytest.raises(InvalidRequest) as caught:
         client.acquire(**terms)  # type: ignore[arg-type]
@@ -194,7 +190,7 @@ def test_a_request_that_makes_no_sense_names_the_field(
     assert any(name.startswith(field) for name, _ in caught.value.errors)
 
 
-def test_a_body_that_is_too_large(client: Client) -> None:
+def test_body_that_is_too_large(client: Client) -> None:
     with pytest.raises(PayloadTooLarge) as caught:
         client.register(unique("large"), sql=["-- " + "x" * 17_000_000])
     _assert(caught.value, 413, "")
@@ -202,7 +198,7 @@ def test_a_body_that_is_too_large(client: Client) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[str]:
-    """A service that wants tokens."""
+    """A service that requires tokens."""
     tokens = "alice:a-secret bob:b-secret viewer:v-secret:read root:r-secret:admin"
     running = start_service([postgres_18.dsn], service_redis_url, settings={"tokens": tokens})
     yield running.url
@@ -210,13 +206,13 @@ def guarded(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[str
 
 
 @pytest.mark.parametrize("token", ["", "guessed"])
-def test_no_token_or_one_that_nobody_knows(guarded: str, token: str) -> None:
+def test_missing_or_unknown_token(guarded: str, token: str) -> None:
     with Client(guarded, token) as client, pytest.raises(Unauthorized) as caught:
         client.leases()
     _assert(caught.value, 401, "token")
 
 
-def test_somebody_elses_lease_can_be_seen_but_not_touched(guarded: str) -> None:
+def test_lease_of_another_token_can_be_read_but_not_changed(guarded: str) -> None:
     with Client(guarded, "a-secret") as alice, Client(guarded, "b-secret") as bob:
         lease = alice.acquire(alice.ensure_sql("shop", [SCHEMA]).name)
         assert bob.get_lease(lease.id).password is None
@@ -229,7 +225,7 @@ def test_somebody_elses_lease_can_be_seen_but_not_touched(guarded: str) -> None:
             assert root.revoke(lease.id).state == "revoked"
 
 
-def test_a_token_without_the_right_may_look_only(guarded: str) -> None:
+def test_token_with_the_scope_read_can_only_read(guarded: str) -> None:
     with Client(guarded, "v-secret") as viewer:
         viewer.leases()
         with pytest.raises(Forbidden, match="lease"):

@@ -33,7 +33,7 @@ BEATS = pytest.mark.usefixtures("frequent_beats")
 
 
 def _wait_for_new_ends(end: Callable[[], datetime | None], times: int) -> None:
-    """Wait until what is renewed has got a later end, so many times."""
+    """Wait until the end has been extended this many times."""
     until = time.monotonic() + LIMIT_SECONDS
     known = end()
     for _ in range(times):
@@ -59,7 +59,7 @@ def _is_open(url: str) -> bool:
     return True
 
 
-def test_a_lease_gives_a_clean_database_and_takes_it_away_again(client: Client, shop: Template) -> None:
+def test_lease_gives_a_clean_database_until_its_end(client: Client, shop: Template) -> None:
     with client.lease(shop.name, holder={"name": "contract"}, labels={"suite": "a"}) as lease:
         assert _names(lease.url) == ["one"]
         with psycopg.connect(lease.dsn) as connection:
@@ -68,20 +68,20 @@ def test_a_lease_gives_a_clean_database_and_takes_it_away_again(client: Client, 
         assert (shown.state, shown.holder, shown.labels) == ("active", {"name": "contract"}, {"suite": "a"})
         url = lease.url
     until = time.monotonic() + LIMIT_SECONDS
-    while _is_open(url):  # the janitor fences it off in the background
+    while _is_open(url):  # the janitor fences it in the background
         assert time.monotonic() < until
     over = client.get_lease(shown.id)
     assert over.state == "released"
     assert over.ended_at is not None
 
 
-def test_with_isolation_schema_the_same_url_works(client: Client, shop: Template) -> None:
+def test_url_works_with_isolation_schema(client: Client, shop: Template) -> None:
     with client.lease(shop.reference, isolation="schema") as lease:
         assert (lease.isolation, lease.schema is not None) == ("schema", True)
         assert _names(lease.url) == ["one"]
 
 
-def test_acquire_renew_and_release_by_hand(client: Client, shop: Template) -> None:
+def test_lease_is_acquired_renewed_and_released_by_single_calls(client: Client, shop: Template) -> None:
     lease = client.acquire(shop.reference, ttl_seconds=60)
     assert lease.template == shop.reference
     assert lease.expires_at is not None
@@ -92,7 +92,7 @@ def test_acquire_renew_and_release_by_hand(client: Client, shop: Template) -> No
     assert client.release(lease.id).state == "released"
 
 
-def test_the_same_key_gives_the_same_lease(client: Client, shop: Template) -> None:
+def test_same_key_gives_the_same_lease(client: Client, shop: Template) -> None:
     key = unique("key")
     first = client.acquire(shop.name, idempotency_key=key)
     again = client.acquire(shop.name, idempotency_key=key, wait_seconds=1)
@@ -100,7 +100,7 @@ def test_the_same_key_gives_the_same_lease(client: Client, shop: Template) -> No
     client.release(first.id)
 
 
-def test_a_batch_gives_as_many_databases_as_were_asked_for(client: Client, shop: Template) -> None:
+def test_batch_gives_one_database_per_request(client: Client, shop: Template) -> None:
     leases = client.acquire_batch(
         [LeaseRequest(shop.name, labels={"nr": str(number)}) for number in range(3)]
     )
@@ -110,7 +110,7 @@ def test_a_batch_gives_as_many_databases_as_were_asked_for(client: Client, shop:
         client.release(lease.id)
 
 
-def test_leases_are_found_by_whatever_marks_them(client: Client, shop: Template) -> None:
+def test_leases_are_found_by_each_filter(client: Client, shop: Template) -> None:
     mark = unique("mark")
     with client.lease(shop.name, holder={"name": mark}, labels={"a b": "c&d"}) as lease:
         for found in (
@@ -123,7 +123,7 @@ def test_leases_are_found_by_whatever_marks_them(client: Client, shop: Template)
     assert [one.id for one in client.leases(holder={"name": mark}, state="released")] == [lease.id]
 
 
-def test_a_long_list_comes_whole_or_up_to_its_limit(service: Service, shop: Template) -> None:
+def test_long_list_is_complete_or_ends_at_its_limit(service: Service, shop: Template) -> None:
     with Client(service.url, "") as client:
         leases = client.acquire_batch([LeaseRequest(shop.name, isolation="schema") for _ in range(5)])
         wanted = {one.id for one in leases}
@@ -135,7 +135,7 @@ def test_a_long_list_comes_whole_or_up_to_its_limit(service: Service, shop: Temp
 
 
 @BEATS
-def test_a_revoked_lease_is_lost_to_its_holder(client: Client, shop: Template) -> None:
+def test_revoked_lease_is_lost(client: Client, shop: Template) -> None:
     with (  # noqa: PT012 - the end of the block raises
         pytest.raises(LeaseLost, match="revoked"),
         client.lease(shop.name, ttl_seconds=LIMIT_SECONDS) as lease,
@@ -146,7 +146,7 @@ def test_a_revoked_lease_is_lost_to_its_holder(client: Client, shop: Template) -
 
 
 @BEATS
-def test_a_lease_that_is_held_gets_a_later_end_with_each_heartbeat(client: Client, shop: Template) -> None:
+def test_each_heartbeat_extends_a_held_lease(client: Client, shop: Template) -> None:
     with client.lease(shop.name, ttl_seconds=LIMIT_SECONDS) as lease:
         first = lease.lease.expires_at
         _wait_for_new_ends(lambda: client.get_lease(lease.id).expires_at, 3)
@@ -159,7 +159,7 @@ def test_a_lease_that_is_held_gets_a_later_end_with_each_heartbeat(client: Clien
         assert _names(lease.url) == ["one"]
 
 
-def test_a_kept_lease_outlives_its_holder(client: Client, shop: Template) -> None:
+def test_kept_lease_outlives_its_holder(client: Client, shop: Template) -> None:
     with client.lease(shop.name) as lease:
         kept = lease.keep(ttl_seconds=60, reason="failed: a test")
     assert kept.state == "kept"
@@ -170,17 +170,15 @@ def test_a_kept_lease_outlives_its_holder(client: Client, shop: Template) -> Non
 
 
 @BEATS
-def test_an_acquired_lease_can_be_held_later(client: Client, shop: Template) -> None:
+def test_acquired_lease_can_be_held_later(client: Client, shop: Template) -> None:
     acquired = client.acquire(shop.name, ttl_seconds=LIMIT_SECONDS)
     with client.hold(acquired) as lease:
-        _wait_for_new_ends(lambda: client.get_lease(lease.id).expires_at, 3)  # once would be the hold's own
+        _wait_for_new_ends(lambda: client.get_lease(lease.id).expires_at, 3)  # the hold itself renews once
         assert _names(lease.url) == ["one"]
     assert client.get_lease(acquired.id).state == "released"
 
 
-def test_a_wait_longer_than_one_request_is_asked_for_in_slices(
-    service: Service, template: Callable[[], Template]
-) -> None:
+def test_long_wait_takes_several_requests(service: Service, template: Callable[[], Template]) -> None:
     own = template()
     with Client(service.url, "", poll_seconds=0.4) as client:
         first = client.acquire(own.name)
@@ -193,7 +191,7 @@ def test_a_wait_longer_than_one_request_is_asked_for_in_slices(
         release.join()
 
 
-def test_sql_becomes_a_template_once(client: Client) -> None:
+def test_sql_is_built_into_a_template_once(client: Client) -> None:
     name = unique("sql")
     first = client.ensure_sql(name, [SCHEMA, "create table more ()"])
     again = client.ensure_sql(name, [SCHEMA, "create table more ()"])
@@ -205,13 +203,13 @@ def test_sql_becomes_a_template_once(client: Client) -> None:
     assert {one.id for one in client.templates(name=name)} == {first.id, other.id}
 
 
-def test_a_template_is_found_by_id_name_and_reference(client: Client, shop: Template) -> None:
+def test_template_is_found_by_id_name_and_reference(client: Client, shop: Template) -> None:
     for reference in (shop.id, shop.name, shop.reference):
         assert client.template(reference).id == shop.id
         assert client.wait_template(reference).id == shop.id
 
 
-def test_of_many_callers_exactly_one_builds(client: Client) -> None:
+def test_of_many_clients_exactly_one_builds(client: Client) -> None:
     name = unique("race")
     built: list[str] = []
 
@@ -229,7 +227,7 @@ def test_of_many_callers_exactly_one_builds(client: Client) -> None:
         assert _names(lease.url) == ["one"]
 
 
-def test_a_builder_that_dies_is_replaced(client: Client) -> None:
+def test_dead_builder_is_replaced(client: Client) -> None:
     name = unique("dead")
     died = client.register(name, fingerprint="f1", build_seconds=0.5)
     assert died.build is not None
@@ -244,7 +242,7 @@ def test_a_builder_that_dies_is_replaced(client: Client) -> None:
 
 
 @BEATS
-def test_a_slow_builder_keeps_its_build_by_heartbeat(client: Client) -> None:
+def test_slow_builder_keeps_its_build_by_heartbeats(client: Client) -> None:
     name = unique("slow")
 
     def builder(_: BuildGrant) -> None:
@@ -253,7 +251,7 @@ def test_a_slow_builder_keeps_its_build_by_heartbeat(client: Client) -> None:
     assert client.build(name, "f1", builder, build_seconds=LIMIT_SECONDS).state == "ready"
 
 
-def test_a_builder_that_fails_leaves_its_reason_and_the_build_to_the_next(client: Client) -> None:
+def test_failed_builder_leaves_its_error_and_the_build_to_the_next(client: Client) -> None:
     name = unique("fails")
 
     def fail(_: BuildGrant) -> None:
@@ -270,7 +268,7 @@ def test_a_builder_that_fails_leaves_its_reason_and_the_build_to_the_next(client
     assert client.build(name, "f1", lambda _: None).state == "ready"
 
 
-def test_a_retired_template_gives_no_more_leases(client: Client, template: Callable[[], Template]) -> None:
+def test_retired_template_gives_no_more_leases(client: Client, template: Callable[[], Template]) -> None:
     own = template()
     assert client.retire(own.id).state == "retired"
     assert own.id not in {one.id for one in client.templates(name=own.name, state="ready")}
@@ -288,18 +286,18 @@ def test_pools_are_listed_shown_and_resized(client: Client, template: Callable[[
     assert pool.id in {one.id for one in client.pools()}
 
 
-def test_health_says_what_works(client: Client) -> None:
+def test_health_has_the_result_of_each_check(client: Client) -> None:
     health = client.health()
     assert health.ok
     assert health.version == "0.1.0"
     assert health.checks["redis"] == "ok"
 
 
-def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template) -> None:
+def test_events_have_every_transition_of_a_lease(client: Client, shop: Template) -> None:
     following = client.events()
     seen: list[tuple[str, object]] = []
     ids: set[str] = set()
-    with client.lease(shop.name) as warm_up:  # so that there is an event to start from
+    with client.lease(shop.name) as warm_up:  # creates the event to start from
         ids.add(warm_up.id)
     started = threading.Event()
 
@@ -316,7 +314,7 @@ def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template)
     assert started.wait(LIMIT_SECONDS)
     until = time.monotonic() + LIMIT_SECONDS
     while thread.is_alive() and time.monotonic() < until:
-        with client.lease(shop.name) as lease:  # again and again: nobody knows when the stream is open
+        with client.lease(shop.name) as lease:  # repeated, because the time when the stream opens is unknown
             wanted.add(lease.id)
         thread.join(0.3)
     assert not thread.is_alive()
@@ -326,7 +324,7 @@ def test_events_tell_every_transition_of_a_lease(client: Client, shop: Template)
     assert ("lease.acquired", released) in seen or len(seen) == 1
 
 
-def test_events_of_the_past_end_by_themselves(client: Client, shop: Template) -> None:
+def test_past_events_end_without_follow(client: Client, shop: Template) -> None:
     with client.lease(shop.name) as lease:
         pass
     until = time.monotonic() + LIMIT_SECONDS
@@ -340,13 +338,13 @@ def test_events_of_the_past_end_by_themselves(client: Client, shop: Template) ->
     assert later[0].id == events[-1].id
 
 
-def test_instants_are_aware_and_near_now(client: Client, shop: Template) -> None:
+def test_times_are_aware_and_near_now(client: Client, shop: Template) -> None:
     lease: Lease = client.acquire(shop.name)
     assert abs((datetime.now(UTC) - lease.granted_at).total_seconds()) < LIMIT_SECONDS
     client.release(lease.id)
 
 
-async def test_the_asynchronous_client_does_the_same(service: Service, shop: Template) -> None:
+async def test_async_client_has_the_same_operations(service: Service, shop: Template) -> None:
     async with AsyncClient(service.url, "") as client:
         async with client.lease(shop.name, ttl_seconds=60) as lease:
             connection = await psycopg.AsyncConnection.connect(lease.url)
@@ -373,7 +371,7 @@ async def test_the_asynchronous_client_does_the_same(service: Service, shop: Tem
 
 
 @BEATS
-async def test_asynchronously_a_revoked_lease_is_lost_too(service: Service, shop: Template) -> None:
+async def test_async_revoked_lease_is_lost(service: Service, shop: Template) -> None:
     async with AsyncClient(service.url, "") as client:
         with pytest.raises(LeaseLost, match="revoked"):  # noqa: PT012 - the end of the block raises
             async with client.lease(shop.name, ttl_seconds=LIMIT_SECONDS) as lease:

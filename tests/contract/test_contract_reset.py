@@ -1,4 +1,4 @@
-"""Reset in place, and what a release tells, against the real service."""
+"""Reset in place, and the leftovers of a release, against the real service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _names(url: str) -> list[str]:
 
 
 @ISOLATIONS
-def test_a_reset_lease_is_clean_under_another_login(
+def test_reset_lease_is_clean_and_has_another_login(
     client: Client, shop: Template, isolation: Isolation
 ) -> None:
     with client.lease(shop.name, isolation=isolation, labels={"suite": "reset"}) as lease:
@@ -39,7 +39,7 @@ def test_a_reset_lease_is_clean_under_another_login(
         assert client.renew(lease.id).ttl_seconds == lease.lease.ttl_seconds
 
 
-def test_open_connections_end_at_a_reset(client: Client, shop: Template) -> None:
+def test_reset_closes_open_connections(client: Client, shop: Template) -> None:
     with client.lease(shop.name) as lease, psycopg.connect(lease.url, autocommit=True) as connection:
         connection.execute("insert into item values (2, 'two')")
         lease.reset()
@@ -48,20 +48,20 @@ def test_open_connections_end_at_a_reset(client: Client, shop: Template) -> None
         assert _names(lease.url) == ["one"]
 
 
-def test_a_lease_can_be_reset_again_and_again(client: Client, shop: Template) -> None:
+def test_lease_can_be_reset_several_times(client: Client, shop: Template) -> None:
     with client.lease(shop.name) as lease:
         urls = {lease.reset().url for _ in range(3)}
         assert len(urls) == 3
         assert _names(lease.url) == ["one"]
 
 
-def test_a_lease_that_was_revoked_is_lost_at_its_reset(client: Client, shop: Template) -> None:
+def test_reset_of_a_revoked_lease_raises_lease_lost(client: Client, shop: Template) -> None:
     with pytest.raises(LeaseLost, match="revoked"), client.lease(shop.name) as lease:  # noqa: PT012 - the end of the block raises
         client.revoke(lease.id)
         lease.reset()
 
 
-def test_a_lease_that_is_over_or_kept_is_not_reset(client: Client, shop: Template) -> None:
+def test_ended_or_kept_lease_is_not_reset(client: Client, shop: Template) -> None:
     over = client.acquire(shop.name)
     client.release(over.id)
     with pytest.raises(LeaseEnded):
@@ -73,14 +73,14 @@ def test_a_lease_that_is_over_or_kept_is_not_reset(client: Client, shop: Templat
     client.release(kept.id)
 
 
-async def test_asynchronously_alike(service: Service, shop: Template) -> None:
+async def test_async_lease_is_reset(service: Service, shop: Template) -> None:
     async with AsyncClient(service.url, "") as client, client.lease(shop.name) as lease:
         before = lease.url
         with psycopg.connect(before) as connection:
             connection.execute("insert into item values (2, 'two')")
         assert (await lease.reset()).url == lease.url != before
         assert _names(lease.url) == ["one"]
-        connection = psycopg.connect(lease.url)  # and is not closed before the lease ends
+        connection = psycopg.connect(lease.url)  # not closed before the end of the lease
         try:
             left = await lease.release()
         finally:
@@ -89,7 +89,7 @@ async def test_asynchronously_alike(service: Service, shop: Template) -> None:
 
 
 @ISOLATIONS
-def test_a_release_tells_what_was_left_open(client: Client, shop: Template, isolation: Isolation) -> None:
+def test_release_returns_leftovers(client: Client, shop: Template, isolation: Isolation) -> None:
     with client.lease(shop.name, isolation=isolation) as lease:
         connections = [psycopg.connect(lease.url, autocommit=True) for _ in range(2)]
         try:
@@ -101,7 +101,7 @@ def test_a_release_tells_what_was_left_open(client: Client, shop: Template, isol
     assert left == Leftovers(connections=2, prepared_transactions=0, advisory_locks=1)
 
 
-def test_a_release_of_what_was_closed_tells_that(client: Client, shop: Template) -> None:
+def test_release_without_leftovers_returns_zeros(client: Client, shop: Template) -> None:
     lease = client.acquire(shop.name)
     assert _names(lease.url) == ["one"]
     released = client.release(lease.id)

@@ -85,7 +85,7 @@ class Heartbeat:
             self.due_at = counted_from
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """True after a stop or a loss: there is nothing to renew."""
         return self._stopped or self._loss is not None
 
@@ -113,7 +113,7 @@ class Heartbeat:
     def record(self, outcome: Answer | Failure) -> None:
         """Record the outcome of an attempt."""
         with self._lock:
-            if self.over:
+            if self.ended:
                 return
             if isinstance(outcome, Failure):
                 self._fail(outcome.reason)
@@ -133,7 +133,7 @@ class Heartbeat:
     def record_loss(self, reason: str) -> None:
         """Record a loss that the client has detected by another request."""
         with self._lock:
-            if not self.over:
+            if not self.ended:
                 self._lose(reason)
 
     def _grant(self, ttl_seconds: float, counted_from: float) -> None:
@@ -185,7 +185,7 @@ class HeartbeatQueue:
         return min(LONGEST_SLEEP_SECONDS, max(0.0, self._heap[0][0] - now))
 
     def _drop_ended(self) -> None:
-        while self._heap and self._heap[0][2].over:
+        while self._heap and self._heap[0][2].ended:
             heapq.heappop(self._heap)
 
 
@@ -240,7 +240,7 @@ class HeartbeatThread:
             with self._condition:
                 self._busy = None
                 self._condition.notify_all()
-                if not beat.over and beat in self._senders:
+                if not beat.ended and beat in self._senders:
                     self._queue.put(beat)
 
 
@@ -296,7 +296,7 @@ class HeartbeatTask:
             except Exception as error:  # noqa: BLE001 - this heartbeat retries after any error
                 beat.record(Failure(repr(error), delivered=False, sent_at=self._clock()))
         del self._sending[beat]
-        if not beat.over and beat in self._senders:
+        if not beat.ended and beat in self._senders:
             self._queue.put(beat)
             self._changed.set()
 

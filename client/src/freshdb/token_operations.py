@@ -94,7 +94,7 @@ class TokenOperations(OperationsBase):
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
     def revoke_token(self, reference: str, *, leases: bool = False) -> Flow[Token]:
-        """Revoke a token for good. Repeating this does no harm.
+        """Revoke a token permanently. Repeating this does no harm.
 
         Args:
             reference: name or id.

@@ -67,7 +67,7 @@ def test_first_token_is_created_in_the_control_planes_database(
     asked = f"{open_service.url}/v1/leases"
     assert asking.get(asked).status_code == 200
     code, secret, said = token("create", "--name", "old", "--scopes", "read", "--max-leases", "2", *control)
-    assert (code, said.count("it is shown only now")) == (0, 1)
+    assert (code, said.count("it is shown only once")) == (0, 1)
     assert asking.get(asked, headers=bearer(secret.strip())).status_code == 200
     until(lambda: asking.get(asked).status_code == 401)
     changed = json.loads(

@@ -1,4 +1,4 @@
-"""A real HTTP server that plays a script: it answers each request with the next reply, and remembers what was asked."""
+"""A real HTTP server with a script: it answers each request with the next reply, and records the requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; `hang_up` closes the connection in its place, after the request was read."""
+    """One answer. With `hang_up`, the server reads the request and closes the connection instead."""
 
     status: int = 200
     body: object = None
@@ -42,7 +42,7 @@ Step = Reply | Callable[[Asked], Reply]
 
 
 class Script:
-    """The replies to come, the last of them for all requests after."""
+    """The next replies. The last one answers all further requests."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""The build protocol: one builds, the others wait, and who dies or fails is noticed."""
+"""The build protocol: one client builds, the others wait, and a dead or failed builder is detected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _never(_: BuildGrant) -> None:
     pytest.fail("the builder was called")
 
 
-def test_who_gets_the_build_fills_it_and_says_so(client: Client, script: Script) -> None:
+def test_client_with_the_build_fills_the_template_and_reports_it(client: Client, script: Script) -> None:
     script.play(GRANTED, READY)
     seen: list[str] = []
     template = client.build("shop", "abc", lambda grant: seen.append(grant.url), extensions=["vector"])
@@ -41,14 +41,12 @@ def test_who_gets_the_build_fills_it_and_says_so(client: Client, script: Script)
     assert script.asked[1].body == {"token": "t0k3n"}
 
 
-def test_a_template_that_is_ready_is_not_built(client: Client, script: Script) -> None:
+def test_ready_template_is_not_built(client: Client, script: Script) -> None:
     script.play(READY)
     assert client.build("shop", "abc", _never).reference == "shop@abc"
 
 
-def test_a_builder_that_fails_is_reported_without_its_password_and_raised(
-    client: Client, script: Script
-) -> None:
+def test_builder_error_is_raised_and_reported_without_password(client: Client, script: Script) -> None:
     script.play(GRANTED, Reply(200, template_body("failed")))
 
     def builder(grant: BuildGrant) -> None:
@@ -61,7 +59,7 @@ def test_a_builder_that_fails_is_reported_without_its_password_and_raised(
     assert PASSWORD not in str(script.asked[1].body)
 
 
-def test_an_interrupted_builder_lets_the_next_one_start_at_once(client: Client, script: Script) -> None:
+def test_interrupted_builder_reports_failure(client: Client, script: Script) -> None:
     script.play(GRANTED, Reply(200, template_body("failed")))
 
     def builder(_: BuildGrant) -> None:
@@ -72,14 +70,14 @@ def test_an_interrupted_builder_lets_the_next_one_start_at_once(client: Client, 
     assert methods(script.asked)[1].endswith("/failed")
 
 
-def test_others_wait_until_it_is_ready(client: Client, script: Script) -> None:
+def test_other_clients_wait_until_template_is_ready(client: Client, script: Script) -> None:
     script.play(BUILDING, READY)
     assert client.build("shop", "abc", _never).state == "ready"
     assert methods(script.asked)[1].startswith(f"GET /v1/templates/{TEMPLATE}?wait_seconds=")
 
 
-def test_a_builder_that_fell_silent_is_replaced(client: Client, script: Script) -> None:
-    overdue = BUILDING  # answered before the wait is over: the deadline has passed
+def test_builder_without_heartbeat_is_replaced(client: Client, script: Script) -> None:
+    overdue = BUILDING  # an answer before the end of the wait: the deadline has passed
     script.play(BUILDING, overdue, GRANTED, READY)
     built: list[BuildGrant] = []
     client.build("shop", "abc", built.append)
@@ -89,9 +87,7 @@ def test_a_builder_that_fell_silent_is_replaced(client: Client, script: Script) 
     ]  # fmt: skip
 
 
-def test_who_waited_for_a_builder_that_failed_is_told_why_and_does_not_fail_the_same_way_again(
-    client: Client, script: Script
-) -> None:
+def test_client_that_waited_gets_the_error_of_the_failed_builder(client: Client, script: Script) -> None:
     failed = template_body("failed", error={"message": "no such table", "line": 3})
     script.play(BUILDING, Reply(200, failed))
     with pytest.raises(TemplateFailed, match="no such table") as caught:
@@ -99,14 +95,14 @@ def test_who_waited_for_a_builder_that_failed_is_told_why_and_does_not_fail_the_
     assert caught.value.extra["line"] == 3
 
 
-def test_waiting_has_an_end(client: Client, script: Script) -> None:
+def test_wait_for_a_build_times_out(client: Client, script: Script) -> None:
     script.play(BUILDING)
     with pytest.raises(TemplateBuilding, match="shop@abc"):
         client.build("shop", "abc", _never, wait_seconds=0.6)
 
 
 @pytest.mark.usefixtures("frequent_beats")
-def test_a_build_is_renewed_while_the_builder_works(client: Client, script: Script) -> None:
+def test_build_is_renewed_while_builder_runs(client: Client, script: Script) -> None:
     granted = Reply(
         201, template_body("building", build={**build_body(), "renew_seconds": LIMIT_SECONDS / 3})
     )
@@ -122,12 +118,12 @@ def test_a_build_is_renewed_while_the_builder_works(client: Client, script: Scri
     assert script.asked[1].body == {"token": "t0k3n"}
 
 
-def test_a_builder_that_was_replaced_takes_what_the_other_has_built(client: Client, script: Script) -> None:
+def test_replaced_builder_returns_template_of_the_other(client: Client, script: Script) -> None:
     script.play(GRANTED, problem(409, "build_lost"), BUILDING, READY)
     assert client.build("shop", "abc", lambda _: None).state == "ready"
 
 
-def test_sql_is_sent_only_if_the_template_is_not_there(client: Client, script: Script) -> None:
+def test_sql_is_not_sent_if_template_exists(client: Client, script: Script) -> None:
     script.play(READY)
     client.ensure_sql("shop", ["create table t ()"])
     [asked] = script.asked
@@ -135,9 +131,7 @@ def test_sql_is_sent_only_if_the_template_is_not_there(client: Client, script: S
     assert asked.path.startswith("/v1/templates/shop@")
 
 
-def test_sql_that_is_not_there_is_registered_under_a_hash_of_its_content(
-    client: Client, script: Script
-) -> None:
+def test_missing_sql_template_is_registered_under_its_content_hash(client: Client, script: Script) -> None:
     script.play(problem(404, "template_not_found"), Reply(201, template_body("building")), READY)
     assert client.ensure_sql("shop", ["create table t ()"], extensions=["vector"]).state == "ready"
     body = script.asked[1].body
@@ -146,7 +140,7 @@ def test_sql_that_is_not_there_is_registered_under_a_hash_of_its_content(
     assert script.asked[0].path == f"/v1/templates/shop@{body['fingerprint']}"
 
 
-async def test_asynchronously_it_goes_the_same_way(script: Script) -> None:
+async def test_async_build_reports_ready_and_failed(script: Script) -> None:
     script.play(GRANTED, READY, GRANTED, Reply(200, template_body("failed")))
     built: list[BuildGrant] = []
 

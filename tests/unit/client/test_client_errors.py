@@ -1,4 +1,4 @@
-"""Problems of the service become typed errors."""
+"""Problems of the service are raised as typed errors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.unit.client.scripted import Reply, Script, problem
 KNOWN = sorted(BY_CODE)
 
 
-def test_there_is_one_class_per_code_of_the_service() -> None:
+def test_every_error_code_of_the_service_has_a_class() -> None:
     kinds = [
         one
         for one in vars(of_the_service).values()
         if isinstance(one, type) and issubclass(one, of_the_service.FreshdbError)
     ]
-    never_answered = {"configuration_error"}  # the service does not start with it
+    never_answered = {"configuration_error"}  # the service does not start after this error
     assert {one.code for one in kinds} - never_answered == set(BY_CODE) - {"unknown"}
 
 
 @pytest.mark.parametrize("code", KNOWN)
-def test_each_code_is_its_own_class(code: str, script: Script) -> None:
+def test_error_code_raises_its_class(code: str, script: Script) -> None:
     script.play(problem(418, code, "a sentence", retry_after=3, more={"a": 1}))
     with Client(script.url) as client, pytest.raises(BY_CODE[code], match="a sentence") as caught:
         client.get_lease("x")
@@ -41,9 +41,7 @@ def test_each_code_is_its_own_class(code: str, script: Script) -> None:
     assert error.extra == {"more": {"a": 1}}
 
 
-def test_a_code_that_is_not_known_is_still_a_service_error_with_that_code(
-    client: Client, script: Script
-) -> None:
+def test_unknown_code_raises_service_error_with_that_code(client: Client, script: Script) -> None:
     script.play(problem(409, "moon_is_full", "wait a week"))
     with pytest.raises(ServiceError, match="wait a week") as caught:
         client.get_lease("x")
@@ -63,13 +61,13 @@ def test_a_code_that_is_not_known_is_still_a_service_error_with_that_code(
     ],
     ids=["html 404", "html 200", "redirect", "json without code", "list", "other object"],
 )
-def test_an_answer_that_is_not_freshdbs_is_called_that(reply: Reply, client: Client, script: Script) -> None:
+def test_foreign_answer_raises_unexpected_answer(reply: Reply, client: Client, script: Script) -> None:
     script.play(reply)
     with pytest.raises(UnexpectedAnswer):
         client.get_lease("x")
 
 
-def test_errors_give_what_their_code_has_more() -> None:
+def test_errors_have_the_members_of_their_code() -> None:
     exhausted = PoolExhausted("full", status=503, extra={"queue_position": 2, "queue_length": 5})
     assert (exhausted.queue_position, exhausted.queue_length) == (2, 5)
     assert IsolationUnsupported("no", status=422, extra={"reasons": ["a", "b"]}).reasons == ("a", "b")
@@ -80,7 +78,7 @@ def test_errors_give_what_their_code_has_more() -> None:
     assert "ttl_seconds: too long" in str(invalid)
 
 
-def test_the_tree_is_drawn_as_it_is() -> None:
+def test_docstring_of_errors_names_every_class() -> None:
     drawing = freshdb.errors.__doc__ or ""
     for name in freshdb.errors.__all__:
         assert name in drawing

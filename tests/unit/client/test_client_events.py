@@ -1,4 +1,4 @@
-"""Server-sent events: put together from lines, and gone on with where the stream broke."""
+"""Server-sent events: built from lines, and continued after a broken stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _stream(text: str) -> Reply:
     return Reply(200, text, content_type="text/event-stream")
 
 
-def test_events_come_out_of_lines(client: Client, script: Script) -> None:
+def test_events_are_built_from_lines(client: Client, script: Script) -> None:
     script.play(_stream(FIRST + SECOND + HALF))
     events = list(client.events(follow=False, since="0"))
     assert [(event.id, event.kind, event.data) for event in events] == [
@@ -29,7 +29,7 @@ def test_events_come_out_of_lines(client: Client, script: Script) -> None:
     assert methods(script.asked) == ["GET /v1/events?follow=false&since=0"]
 
 
-def test_a_stream_that_broke_goes_on_after_the_last_event(client: Client, script: Script) -> None:
+def test_broken_stream_continues_after_last_event(client: Client, script: Script) -> None:
     script.play(
         _stream(FIRST + HALF), problem(503, "backend_unavailable"), Reply(hang_up=True), _stream(SECOND)
     )
@@ -41,26 +41,26 @@ def test_a_stream_that_broke_goes_on_after_the_last_event(client: Client, script
     )
 
 
-def test_a_stream_that_cannot_be_had_is_an_error_in_the_end(script: Script) -> None:
+def test_stream_that_cannot_be_opened_raises_after_retry_seconds(script: Script) -> None:
     script.play(Reply(hang_up=True))
     with Client(script.url, retry_seconds=0.3) as client, pytest.raises(ServiceUnreachable, match="events"):
         next(client.events())
 
 
-def test_a_stream_that_is_refused_is_an_error_at_once(client: Client, script: Script) -> None:
+def test_refused_stream_raises_at_once(client: Client, script: Script) -> None:
     script.play(problem(403, "forbidden"))
     with pytest.raises(Forbidden):
         next(client.events())
 
 
-def test_pauses_before_the_stream_is_opened_again_double_up_to_five_seconds(client: Client) -> None:
+def test_pauses_before_reopening_a_stream_double_up_to_five_seconds(client: Client) -> None:
     reader = EventReader(None, replace(client.policy, jitter=lambda: 0.0))
     assert [reader.pause_seconds() for _ in range(7)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     reader.feed(": alive")
     assert reader.pause_seconds() == pytest.approx(0.2)
 
 
-def test_what_is_no_json_is_left_out(client: Client) -> None:
+def test_event_without_json_is_ignored(client: Client) -> None:
     reader = EventReader(None, client.policy)
     lines = ["id: 1", "data: not json", "", "data: [1]", ""]
     assert [event.data for event in map(reader.feed, lines) if event] == [{"data": [1]}]

@@ -1,4 +1,4 @@
-"""When a heartbeat is due, and when a lease is lost: by the clock, which the test turns."""
+"""Due times of heartbeats and loss of leases, by a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def clock() -> Clock:
 
 
 class Case:
-    """A beat of 30 s, what its renewals grant, and what it told."""
+    """A heartbeat with a TTL of 30 s, the answer to its renewals, and the losses that it reported."""
 
     def __init__(
         self, clock: Clock, *, counted_from: float = 1000.0, due_at_once: bool = False, jitter: float = 0.0
     ) -> None:
-        self.told: list[str] = []
+        self.losses: list[str] = []
         self.grants: float | str = 30.0
         self.beat = Heartbeat(
             ServiceCall("POST", "/renew"),
@@ -48,19 +48,19 @@ class Case:
             ttl_seconds=30.0,
             counted_from=counted_from,
             due_at_once=due_at_once,
-            on_lost=self.told.append,
+            on_lost=self.losses.append,
             clock=clock,
             jitter=lambda: jitter,
         )
 
 
-def test_it_is_due_after_a_third_and_never_later_by_chance(clock: Clock) -> None:
+def test_heartbeat_is_due_after_a_third_of_the_ttl_and_jitter_never_delays_it(clock: Clock) -> None:
     assert Case(clock).beat.due_at == 1010.0
     for jitter in (0.0, 0.5, 1.0):
         assert 8.0 <= Case(clock, counted_from=0.0, jitter=jitter).beat.due_at <= 10.0
 
 
-def test_time_counts_from_before_the_request_that_was_granted_was_sent(clock: Clock) -> None:
+def test_ttl_counts_from_before_the_request_was_sent(clock: Clock) -> None:
     case = Case(clock, counted_from=990.0)
     clock.now = 1019.9
     assert case.beat.loss_reason() is None
@@ -71,7 +71,7 @@ def test_time_counts_from_before_the_request_that_was_granted_was_sent(clock: Cl
     assert case.beat.loss_reason() is not None
 
 
-def test_what_was_granted_decides_not_what_was_asked_for(clock: Clock) -> None:
+def test_granted_ttl_replaces_requested_ttl(clock: Clock) -> None:
     case = Case(clock)
     case.grants = 6.0
     case.beat.record(_answer(sent_at=1010.0))
@@ -80,11 +80,11 @@ def test_what_was_granted_decides_not_what_was_asked_for(clock: Clock) -> None:
     assert case.beat.loss_reason() is not None
 
 
-def test_a_grant_that_may_be_old_is_renewed_before_anything_else(clock: Clock) -> None:
+def test_grant_of_uncertain_age_is_renewed_at_once(clock: Clock) -> None:
     assert Case(clock, due_at_once=True).beat.due_at <= clock.now
 
 
-def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock: Clock) -> None:
+def test_failed_heartbeats_back_off_until_the_ttl_has_passed(clock: Clock) -> None:
     case = Case(clock)
     clock.now = case.beat.due_at
     attempts: list[float] = []
@@ -96,25 +96,25 @@ def test_failures_are_retried_more_and_more_slowly_until_the_time_is_over(clock:
     assert gaps[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
     assert max(gaps) <= 5.0
     assert clock.now == 1030.0
-    assert len(case.told) == 1
-    assert "connection refused" in case.told[0]
+    assert len(case.losses) == 1
+    assert "connection refused" in case.losses[0]
 
 
-def test_an_attempt_that_gets_through_makes_up_for_those_that_failed(clock: Clock) -> None:
+def test_successful_heartbeat_after_failures_keeps_the_lease(clock: Clock) -> None:
     case = Case(clock)
     clock.now = 1029.0
     case.beat.record(_down(clock.now))
     case.beat.record(_answer(sent_at=clock.now))
     clock.now = 1058.9
     assert case.beat.loss_reason() is None
-    assert case.told == []
+    assert case.losses == []
 
 
-def test_a_problem_that_says_nothing_about_the_lease_is_retried(clock: Clock) -> None:
+def test_unrelated_problem_is_retried(clock: Clock) -> None:
     case = Case(clock)
 
     def broken(_: Answer) -> float:
-        raise ServiceUnreachable("redis is away")
+        raise ServiceUnreachable("redis is unavailable")
 
     case.beat._read = broken
     case.beat.record(_answer(clock.now, 503))
@@ -122,43 +122,43 @@ def test_a_problem_that_says_nothing_about_the_lease_is_retried(clock: Clock) ->
     assert clock.now < case.beat.due_at < clock.now + 1
 
 
-def test_the_services_word_that_it_ended_is_final(clock: Clock) -> None:
+def test_ended_lease_stays_lost_after_a_later_grant(clock: Clock) -> None:
     case = Case(clock)
-    case.grants = "the lease is over: revoked"
+    case.grants = "the lease has ended: revoked"
     case.beat.record(_answer(clock.now, 410))
     case.grants = 30.0
     case.beat.record(_answer(clock.now))
-    assert case.beat.loss_reason() == "the lease is over: revoked"
-    assert case.told == ["the lease is over: revoked"]
-    assert case.beat.over
+    assert case.beat.loss_reason() == "the lease has ended: revoked"
+    assert case.losses == ["the lease has ended: revoked"]
+    assert case.beat.ended
 
 
-def test_a_machine_that_slept_too_long_has_lost_its_lease_whatever_a_late_answer_says(clock: Clock) -> None:
+def test_lease_is_lost_after_long_suspend_despite_late_answer(clock: Clock) -> None:
     case = Case(clock)
     clock.now += 3600
     assert case.beat.loss_reason() is not None
     case.beat.record(_answer(clock.now))
     assert case.beat.loss_reason() is not None
-    assert len(case.told) == 1
+    assert len(case.losses) == 1
 
 
-def test_what_is_ended_on_purpose_cannot_be_lost_any_more(clock: Clock) -> None:
+def test_stopped_heartbeat_cannot_be_lost(clock: Clock) -> None:
     case = Case(clock)
     case.beat.stop()
     clock.now += 3600
     assert case.beat.loss_reason() is None
     case.beat.record_loss("anything")
-    assert case.told == []
+    assert case.losses == []
 
 
-def test_a_loss_that_nobody_noticed_is_noticed_at_the_end(clock: Clock) -> None:
+def test_stop_detects_an_earlier_loss(clock: Clock) -> None:
     case = Case(clock)
     clock.now += 31
     case.beat.stop()
     assert case.beat.loss_reason() is not None
 
 
-def test_an_attempt_takes_no_longer_than_what_is_left_allows(clock: Clock) -> None:
+def test_attempt_timeout_depends_on_the_time_left(clock: Clock) -> None:
     case = Case(clock)
     assert case.beat.attempt("http://x").timeout_seconds == 5.0
     clock.now = 1027.0
@@ -167,7 +167,7 @@ def test_an_attempt_takes_no_longer_than_what_is_left_allows(clock: Clock) -> No
     assert case.beat.attempt("http://x").timeout_seconds == 0.2
 
 
-def test_a_callback_that_fails_does_not_hide_the_loss(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_callback_is_logged_and_the_loss_stays(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     def fail(_: str) -> None:
         raise ZeroDivisionError
 
@@ -178,7 +178,7 @@ def test_a_callback_that_fails_does_not_hide_the_loss(clock: Clock, caplog: pyte
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_the_earliest_is_first_and_what_is_over_is_forgotten(clock: Clock) -> None:
+def test_queue_returns_earliest_heartbeat_and_drops_ended_ones(clock: Clock) -> None:
     queue = HeartbeatQueue()
     late, soon, over = (Case(clock, counted_from=at).beat for at in (1000.0, 995.0, 990.0))
     for beat in (late, soon, over):
@@ -192,7 +192,7 @@ def test_the_earliest_is_first_and_what_is_over_is_forgotten(clock: Clock) -> No
     assert queue.sleep_seconds(1020.0) is None
 
 
-def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Clock) -> None:
+def test_sleep_is_short_enough_to_detect_a_suspended_machine(clock: Clock) -> None:
     queue = HeartbeatQueue()
     queue.put(
         Heartbeat(
@@ -207,7 +207,7 @@ def test_nobody_sleeps_so_long_that_a_suspended_machine_goes_unnoticed(clock: Cl
     assert queue.sleep_seconds(1000.0) == LONGEST_SLEEP_SECONDS
 
 
-def test_one_thread_renews_all_and_one_that_raises_does_not_stop_the_others(
+def test_one_thread_renews_all_leases_despite_an_error_in_one(
     clock: Clock,
 ) -> None:
     heart = HeartbeatThread(clock)

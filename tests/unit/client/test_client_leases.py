@@ -1,4 +1,4 @@
-"""Holding a lease: renewed in the background, released at the end, loud when it is lost."""
+"""A held lease: renewed in the background, released at the end, and an error when it is lost."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ GONE = problem(410, "lease_ended", "the lease is over: revoked; acquire a new on
 
 
 BEATS = pytest.mark.usefixtures("frequent_beats")
-FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, beside threads
+FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, if threads are running
 
 
 class Desk:
-    """Answers by what was asked."""
+    """Answers each kind of request."""
 
     def __init__(self, *, ttl_seconds: float = 300.0) -> None:
         self.acquired = granted(ttl_seconds=ttl_seconds)
@@ -56,7 +56,7 @@ class Desk:
         return self.acquired
 
 
-def test_a_lease_is_released_at_the_end_of_the_block(client: Client, script: Script) -> None:
+def test_lease_is_released_at_the_end_of_the_block(client: Client, script: Script) -> None:
     script.play(Desk())
     with client.lease("shop", holder={"name": "me"}, labels={"a": "b"}) as lease:
         assert lease.id == LEASE
@@ -69,14 +69,14 @@ def test_a_lease_is_released_at_the_end_of_the_block(client: Client, script: Scr
     }  # fmt: skip
 
 
-def test_also_when_the_block_fails(client: Client, script: Script) -> None:
+def test_lease_is_released_when_the_block_fails(client: Client, script: Script) -> None:
     script.play(Desk())
     with pytest.raises(ZeroDivisionError), client.lease("shop"):
         raise ZeroDivisionError
     assert methods(script.asked)[-1] == RELEASE
 
 
-def test_and_when_it_is_interrupted(client: Client, script: Script) -> None:
+def test_lease_is_released_when_the_block_is_interrupted(client: Client, script: Script) -> None:
     script.play(Desk())
     with pytest.raises(KeyboardInterrupt), client.lease("shop"):
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_and_when_it_is_interrupted(client: Client, script: Script) -> None:
 
 
 @BEATS
-def test_it_is_renewed_while_the_block_runs(client: Client, script: Script) -> None:
+def test_lease_is_renewed_while_the_block_runs(client: Client, script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
         script.wait_for(5)
@@ -93,7 +93,7 @@ def test_it_is_renewed_while_the_block_runs(client: Client, script: Script) -> N
 
 
 @BEATS
-def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: Script) -> None:
+def test_every_use_of_a_lost_lease_raises(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
@@ -111,7 +111,7 @@ def test_a_lease_that_ended_is_lost_everywhere_at_once(client: Client, script: S
 
 
 @BEATS
-def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script) -> None:
+def test_loss_is_raised_with_the_error_of_the_block_as_context(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
@@ -122,7 +122,7 @@ def test_a_loss_explains_the_failure_of_the_block(client: Client, script: Script
 
 
 @BEATS
-def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script: Script) -> None:
+def test_loss_does_not_replace_an_interrupt(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
@@ -131,7 +131,7 @@ def test_a_loss_does_not_stand_in_the_way_of_an_interrupt(client: Client, script
         raise KeyboardInterrupt
 
 
-def test_a_loss_that_only_the_release_finds_is_raised_all_the_same(client: Client, script: Script) -> None:
+def test_loss_detected_by_the_release_is_raised(client: Client, script: Script) -> None:
     desk = Desk()
     desk.released = GONE
     script.play(desk)
@@ -139,7 +139,7 @@ def test_a_loss_that_only_the_release_finds_is_raised_all_the_same(client: Clien
         pass
 
 
-def test_a_service_that_went_away_is_a_lost_lease_when_the_ttl_is_over(script: Script) -> None:
+def test_lease_is_lost_when_service_is_unavailable_beyond_the_ttl(script: Script) -> None:
     desk = Desk(ttl_seconds=0.8)
     desk.renewed = desk.released = Reply(hang_up=True)
     script.play(desk)
@@ -151,7 +151,7 @@ def test_a_service_that_went_away_is_a_lost_lease_when_the_ttl_is_over(script: S
         assert lease.lost.wait(LIMIT_SECONDS)
 
 
-def test_a_release_that_nobody_answers_is_left_to_the_ttl(
+def test_failed_release_is_logged_and_left_to_the_ttl(
     script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = Desk()
@@ -162,7 +162,7 @@ def test_a_release_that_nobody_answers_is_left_to_the_ttl(
     assert "will expire" in caplog.text
 
 
-def test_a_lease_can_be_released_early_and_is_no_longer_used_then(client: Client, script: Script) -> None:
+def test_released_lease_cannot_be_used(client: Client, script: Script) -> None:
     script.play(Desk())
     with client.lease("shop") as lease:
         lease.release()
@@ -172,7 +172,7 @@ def test_a_lease_can_be_released_early_and_is_no_longer_used_then(client: Client
     assert methods(script.asked) == ["POST /v1/leases", RELEASE]
 
 
-def test_a_release_tells_what_was_left_open(client: Client, script: Script) -> None:
+def test_release_returns_leftovers(client: Client, script: Script) -> None:
     desk = Desk()
     desk.released = Reply(200, {"id": LEASE, "leftovers": {"connections": 2, "cursors": ["new"]}})
     script.play(desk)
@@ -182,7 +182,7 @@ def test_a_release_tells_what_was_left_open(client: Client, script: Script) -> N
 
 
 @pytest.mark.parametrize("reply", [Reply(204, ""), released()], ids=["no content", "the lease"])
-def test_or_says_nothing_of_it(client: Client, script: Script, reply: Reply) -> None:
+def test_release_without_leftovers_returns_none(client: Client, script: Script, reply: Reply) -> None:
     desk = Desk()
     desk.released = reply
     script.play(desk)
@@ -193,7 +193,7 @@ def test_or_says_nothing_of_it(client: Client, script: Script, reply: Reply) -> 
     assert methods(script.asked) == ["POST /v1/leases", RELEASE] * 2
 
 
-def test_the_operation_gives_the_lease_whatever_the_release_answers(client: Client, script: Script) -> None:
+def test_release_operation_returns_the_lease_for_every_kind_of_answer(client: Client, script: Script) -> None:
     over = released()
     script.play(
         Reply(200, lease_body(state="released", password=None, leftovers={"advisory_locks": 1})),
@@ -208,40 +208,40 @@ def test_the_operation_gives_the_lease_whatever_the_release_answers(client: Clie
 
 
 @BEATS
-def test_a_reset_lease_is_the_same_lease_with_another_login(client: Client, script: Script) -> None:
+def test_reset_lease_has_another_login(client: Client, script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
         before = lease.url
         clean = lease.reset()
         assert (lease.id, lease.user, lease.lease.generation) == (LEASE, "u_2", 4)
         assert lease.url == clean.url != before
-        script.wait_for(len(script.asked) + 2)  # its heartbeat goes on
+        script.wait_for(len(script.asked) + 2)  # its heartbeat continues
         assert lease.env()["PGUSER"] == "u_2"
     assert methods(script.asked)[1] == f"POST /v1/leases/{LEASE}/reset"
     assert methods(script.asked)[-1] == RELEASE
 
 
-def test_a_reset_whose_answer_was_lost_is_asked_for_again(client: Client, script: Script) -> None:
+def test_reset_is_retried_after_a_lost_answer(client: Client, script: Script) -> None:
     script.play(Reply(hang_up=True), Desk().reset)
     assert client.reset(LEASE).user == "u_2"
     assert methods(script.asked) == [f"POST /v1/leases/{LEASE}/reset"] * 2
 
 
-def test_also_while_the_lost_one_is_still_being_carried_out(client: Client, script: Script) -> None:
+def test_reset_is_retried_while_the_first_attempt_is_running(client: Client, script: Script) -> None:
     busy = problem(409, "conflict", "it is being reset at this moment", retry_after=0.05)
     script.play(Reply(hang_up=True), busy, busy, Desk().reset)
     assert client.reset(LEASE).user == "u_2"
     assert len(script.asked) == 4
 
 
-def test_a_conflict_with_somebody_elses_reset_is_told_at_once(client: Client, script: Script) -> None:
+def test_conflict_with_another_reset_raises_at_once(client: Client, script: Script) -> None:
     script.play(problem(409, "conflict", "it is being reset at this moment", retry_after=0.05))
     with pytest.raises(Conflict):
         client.reset(LEASE)
     assert len(script.asked) == 1
 
 
-def test_a_lease_that_turns_out_to_be_over_at_its_reset_is_lost(client: Client, script: Script) -> None:
+def test_reset_of_an_ended_lease_raises_lease_lost(client: Client, script: Script) -> None:
     desk = Desk()
     desk.reset = desk.released = GONE
     script.play(desk)
@@ -255,7 +255,7 @@ def test_a_lease_that_turns_out_to_be_over_at_its_reset_is_lost(client: Client, 
     assert len(told) == 1
 
 
-def test_a_reset_that_failed_leaves_the_lease_as_it_was(client: Client, script: Script) -> None:
+def test_failed_reset_leaves_the_lease_unchanged(client: Client, script: Script) -> None:
     desk = Desk()
     desk.reset = problem(500, "internal_error")
     script.play(desk)
@@ -266,7 +266,7 @@ def test_a_reset_that_failed_leaves_the_lease_as_it_was(client: Client, script: 
         lease.check()
 
 
-def test_a_released_lease_cannot_be_reset(client: Client, script: Script) -> None:
+def test_released_lease_cannot_be_reset(client: Client, script: Script) -> None:
     script.play(Desk())
     with client.lease("shop") as lease:
         lease.release()
@@ -276,7 +276,7 @@ def test_a_released_lease_cannot_be_reset(client: Client, script: Script) -> Non
 
 
 @FORKS
-def test_a_forked_child_cannot_reset_its_parents_lease(client: Client, script: Script) -> None:
+def test_forked_child_cannot_reset_its_parents_lease(client: Client, script: Script) -> None:
     script.play(Desk())
     with client.lease("shop") as lease:
         child = os.fork()
@@ -292,7 +292,7 @@ def test_a_forked_child_cannot_reset_its_parents_lease(client: Client, script: S
     assert methods(script.asked) == ["POST /v1/leases", RELEASE]
 
 
-async def test_asynchronously_a_lease_is_reset_and_tells_what_was_left_open(script: Script) -> None:
+async def test_async_lease_is_reset_and_release_returns_leftovers(script: Script) -> None:
     desk = Desk()
     desk.released = Reply(200, {"id": LEASE, "leftovers": {"prepared_transactions": 1}})
     script.play(desk)
@@ -303,7 +303,7 @@ async def test_asynchronously_a_lease_is_reset_and_tells_what_was_left_open(scri
     assert methods(script.asked) == ["POST /v1/leases", f"POST /v1/leases/{LEASE}/reset", RELEASE]
 
 
-async def test_asynchronously_a_lease_that_is_over_at_its_reset_is_lost(script: Script) -> None:
+async def test_async_reset_of_an_ended_lease_raises_lease_lost(script: Script) -> None:
     desk = Desk()
     desk.reset = desk.released = GONE
     script.play(desk)
@@ -313,7 +313,7 @@ async def test_asynchronously_a_lease_that_is_over_at_its_reset_is_lost(script: 
                 await lease.reset()
 
 
-def test_a_kept_lease_is_neither_renewed_nor_released(client: Client, script: Script) -> None:
+def test_kept_lease_is_neither_renewed_nor_released(client: Client, script: Script) -> None:
     script.play(Desk())
     with client.lease("shop") as lease:
         kept = lease.keep(ttl_seconds=60, reason="failed")
@@ -322,7 +322,7 @@ def test_a_kept_lease_is_neither_renewed_nor_released(client: Client, script: Sc
     assert script.asked[1].body == {"ttl_seconds": 60, "reason": "failed"}
 
 
-def test_a_lease_acquired_before_can_be_held(client: Client, script: Script) -> None:
+def test_acquired_lease_can_be_held_later(client: Client, script: Script) -> None:
     script.play(Desk())
     acquired = client.acquire("shop")
     with client.hold(acquired) as lease:
@@ -330,7 +330,7 @@ def test_a_lease_acquired_before_can_be_held(client: Client, script: Script) -> 
     assert methods(script.asked) == ["POST /v1/leases", RENEW, RELEASE]
 
 
-def test_one_that_is_over_cannot(client: Client, script: Script) -> None:
+def test_ended_lease_cannot_be_held(client: Client, script: Script) -> None:
     desk = Desk()
     desk.renewed = GONE
     script.play(desk)
@@ -339,9 +339,7 @@ def test_one_that_is_over_cannot(client: Client, script: Script) -> None:
         pytest.fail("the block ran")
 
 
-def test_a_lease_that_an_earlier_attempt_may_have_got_is_renewed_at_once(
-    client: Client, script: Script
-) -> None:
+def test_lease_of_a_retried_acquire_is_renewed_at_once(client: Client, script: Script) -> None:
     desk = Desk()
     script.play(Reply(hang_up=True), desk)
     with client.lease("shop"):
@@ -351,7 +349,7 @@ def test_a_lease_that_an_earlier_attempt_may_have_got_is_renewed_at_once(
 
 @BEATS
 @FORKS
-def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
+def test_forked_child_uses_the_database_and_neither_renews_nor_releases(
     client: Client, script: Script
 ) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
@@ -377,7 +375,7 @@ def test_a_forked_child_neither_renews_nor_releases_and_can_use_the_database(
 
 
 @FORKS
-def test_the_block_of_a_forked_child_ends_quietly(client: Client, script: Script) -> None:
+def test_block_in_a_forked_child_does_not_release(client: Client, script: Script) -> None:
     script.play(Desk())
     block = client.lease("shop")
     block.__enter__()
@@ -396,7 +394,7 @@ def test_the_block_of_a_forked_child_ends_quietly(client: Client, script: Script
 
 
 @FORKS
-def test_a_client_can_be_used_on_both_sides_of_a_fork(client: Client, script: Script) -> None:
+def test_client_works_on_both_sides_of_a_fork(client: Client, script: Script) -> None:
     script.play(Desk())
     client.acquire("shop")
     child = os.fork()
@@ -412,7 +410,7 @@ def test_a_client_can_be_used_on_both_sides_of_a_fork(client: Client, script: Sc
     assert len(script.asked) == 3
 
 
-def test_all_blocking_leases_of_a_process_share_one_thread(script: Script) -> None:
+def test_blocking_leases_of_a_process_share_one_thread(script: Script) -> None:
     script.play(Desk())
     with Client(script.url) as one, Client(script.url) as other:
         with one.lease("shop"):
@@ -422,7 +420,7 @@ def test_all_blocking_leases_of_a_process_share_one_thread(script: Script) -> No
 
 
 @BEATS
-def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script: Script) -> None:
+def test_repr_and_traceback_of_a_lease_hide_its_password(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
@@ -435,7 +433,7 @@ def test_nothing_printed_about_a_lease_shows_its_password(client: Client, script
 
 
 @BEATS
-async def test_asynchronously_it_is_renewed_and_released_alike(script: Script) -> None:
+async def test_async_lease_is_renewed_and_released(script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     async with AsyncClient(script.url) as client:
         async with client.lease("shop") as lease:
@@ -446,7 +444,7 @@ async def test_asynchronously_it_is_renewed_and_released_alike(script: Script) -
 
 
 @BEATS
-async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
+async def test_async_use_of_a_lost_lease_raises(script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
     script.play(desk)
@@ -458,7 +456,7 @@ async def test_asynchronously_a_loss_is_as_loud(script: Script) -> None:
                     lease.check()
 
 
-async def test_a_cancelled_block_releases_its_lease(script: Script) -> None:
+async def test_cancelled_block_releases_its_lease(script: Script) -> None:
     script.play(Desk())
     inside = asyncio.Event()
     async with AsyncClient(script.url) as client:
@@ -476,7 +474,7 @@ async def test_a_cancelled_block_releases_its_lease(script: Script) -> None:
     assert methods(script.asked)[-1] == RELEASE
 
 
-async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script) -> None:
+async def test_async_leases_can_be_kept_released_and_held(script: Script) -> None:
     script.play(Desk())
     async with AsyncClient(script.url) as client:
         async with client.lease("shop") as lease:
@@ -493,20 +491,20 @@ async def test_asynchronous_leases_can_be_kept_released_and_held(script: Script)
 
 
 @BEATS
-def test_a_heartbeat_does_not_stand_behind_calls_that_wait(script: Script) -> None:
-    everybody_waits = threading.Event()
+def test_heartbeat_does_not_wait_behind_other_calls(script: Script) -> None:
+    all_wait = threading.Event()
     waiting: list[threading.Thread] = []
-    # Longer than the lease lives: no call gives up and leaves its connection to the heartbeat.
+    # Longer than the TTL, so that no call ends and leaves its connection to the heartbeat.
     longer = LIMIT_SECONDS * 10
 
     def answer(asked: Asked) -> Reply:
         if asked.path == "/v1/leases" and len(script.asked) > 1:
-            everybody_waits.wait(longer)
+            all_wait.wait(longer)
         return Desk(ttl_seconds=LIMIT_SECONDS)(asked)
 
     script.play(answer)
     with Client(script.url, timeout_seconds=longer) as client, client.lease("shop") as lease:
-        for _ in range(105):  # more than httpx has connections for, unless it is told otherwise
+        for _ in range(105):  # more than httpx's default limit of connections
             waiting.append(threading.Thread(target=client.acquire, args=["shop"]))
             waiting[-1].start()
         try:
@@ -514,8 +512,8 @@ def test_a_heartbeat_does_not_stand_behind_calls_that_wait(script: Script) -> No
             heartbeats = methods(script.asked).count(RENEW)
             while methods(script.asked).count(RENEW) < heartbeats + 2:
                 lease.check()
-                everybody_waits.wait(0.02)
+                all_wait.wait(0.02)
         finally:
-            everybody_waits.set()
+            all_wait.set()
             for thread in waiting:
                 thread.join()

@@ -1,4 +1,4 @@
-"""Records read from JSON, the spellings of a connection, and what they never show."""
+"""Models read from JSON, the formats of credentials, and secrets that they never show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _lease(**changes: object) -> Lease:
     return Lease.from_wire(lease_body(**changes))
 
 
-def test_a_lease_is_read_and_members_that_are_not_known_are_ignored() -> None:
+def test_unknown_members_of_a_lease_are_ignored() -> None:
     lease = _lease()
     assert (lease.template, lease.generation, lease.holder) == ("shop@abc", 3, {"name": "me"})
     assert lease.granted_at == datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,18 +38,18 @@ def test_a_lease_is_read_and_members_that_are_not_known_are_ignored() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_member_of_the_wrong_type_is_named(changes: dict[str, object]) -> None:
+def test_member_of_the_wrong_type_is_named(changes: dict[str, object]) -> None:
     with pytest.raises(UnexpectedAnswer, match=next(iter(changes))):
         _lease(**changes)
 
 
-def test_a_wrong_member_is_not_shown_it_may_be_a_secret() -> None:
+def test_value_of_a_wrong_member_is_not_shown() -> None:
     with pytest.raises(UnexpectedAnswer) as caught:
         _lease(password=[PASSWORD])
     assert PASSWORD not in str(caught.value)
 
 
-def test_no_repr_shows_a_password_or_a_token() -> None:
+def test_repr_hides_passwords_and_tokens() -> None:
     grant = BuildGrant.from_wire(build_body(), "shop@abc")
     template = Template.from_wire(template_body("building", build=build_body()))
     for one in (_lease(), _lease().credentials(), grant, template):
@@ -57,12 +57,12 @@ def test_no_repr_shows_a_password_or_a_token() -> None:
         assert "t0k3n" not in repr(one)
 
 
-def test_a_lease_that_was_only_listed_has_no_url() -> None:
+def test_listed_lease_has_no_url() -> None:
     with pytest.raises(NoCredentials, match="looked up"):
         _ = _lease(password=None, url=None).url
 
 
-def test_the_environment_has_the_url_and_libpqs_variables() -> None:
+def test_environment_has_the_url_and_libpqs_variables() -> None:
     lease = _lease()
     assert lease.env() == {
         "DATABASE_URL": lease.url,
@@ -76,12 +76,12 @@ def test_the_environment_has_the_url_and_libpqs_variables() -> None:
     assert lease.sqlalchemy_url() == lease.url.replace("postgresql://", "postgresql+psycopg://")
 
 
-def test_an_ipv6_host_is_bracketed() -> None:
+def test_ipv6_host_is_bracketed() -> None:
     assert "@[::1]:5432/" in _lease(host="::1").url
 
 
 @given(user=words, password=words, database=words)
-def test_any_credentials_survive_the_spelling(user: str, password: str, database: str) -> None:
+def test_url_and_dsn_preserve_any_credentials(user: str, password: str, database: str) -> None:
     lease = _lease(user=user, password=password, database=database)
     parts = urlsplit(lease.url)
     assert (unquote(parts.username or ""), unquote(parts.password or "")) == (user, password)
@@ -92,11 +92,11 @@ def test_any_credentials_survive_the_spelling(user: str, password: str, database
     assert (from_dsn["user"], from_dsn["password"], from_dsn["dbname"]) == (user, password, database)
 
 
-def test_credentials_are_spelled_with_any_scheme() -> None:
+def test_credentials_support_any_url_scheme() -> None:
     assert Credentials("h", 1, "d", "u", "p").url("postgresql+psycopg2") == "postgresql+psycopg2://u:p@h:1/d"
 
 
-def test_a_template_tells_why_it_failed() -> None:
+def test_failed_template_has_its_error() -> None:
     error = {
         "message": "syntax error",
         "line": 3,
@@ -111,7 +111,7 @@ def test_a_template_tells_why_it_failed() -> None:
     assert template.reference == "shop@abc"
 
 
-def test_a_pool_is_read() -> None:
+def test_pool_is_read() -> None:
     pool = Pool.from_wire(
         {
             "id": TEMPLATE, "template": "shop@abc", "template_id": TEMPLATE, "isolation": "schema", "server": "one",
@@ -122,7 +122,7 @@ def test_a_pool_is_read() -> None:
     assert (pool.databases, pool.refusal) == ({"ready": 2}, ("an event trigger",))
 
 
-def test_a_program_gets_our_database_whatever_its_environment_said_before() -> None:
+def test_environment_replaces_other_databases() -> None:
     given = {
         "PATH": "/bin",
         "PGHOST": "other",

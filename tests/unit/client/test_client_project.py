@@ -1,4 +1,4 @@
-"""``[tool.freshdb]``: what it may say, what is wrong with what, and when a template is another one."""
+"""``[tool.freshdb]``: its keys, the errors in it, and the fingerprint of its template."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _load(root: Path, text: str) -> Project:
     return found
 
 
-def test_everything_is_read(root: Path) -> None:
+def test_every_key_is_read(root: Path) -> None:
     assert load_project(root) == Project(
         root=root,
         template="shop",
@@ -60,7 +60,7 @@ def test_everything_is_read(root: Path) -> None:
     )
 
 
-def test_it_is_found_from_below_past_others_that_have_no_such_table(root: Path) -> None:
+def test_table_is_found_above_a_file_without_one(root: Path) -> None:
     inner = root / "package" / "sub"
     inner.mkdir(parents=True)
     (root / "package" / "pyproject.toml").write_text("[tool.other]\nfreshdb = 1\n")
@@ -69,7 +69,7 @@ def test_it_is_found_from_below_past_others_that_have_no_such_table(root: Path) 
     assert found.root == root
 
 
-def test_without_one_there_is_none(tmp_path: Path) -> None:
+def test_project_without_a_table_is_none(tmp_path: Path) -> None:
     assert load_project(tmp_path) is None
 
 
@@ -93,7 +93,7 @@ def test_without_one_there_is_none(tmp_path: Path) -> None:
         ('extensions = "vector"', "extensions must be a list of strings"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_mend(root: Path, table: str, says: str) -> None:
+def test_wrong_key_or_value_is_named_with_the_fix(root: Path, table: str, says: str) -> None:
     with pytest.raises(ProjectInvalid) as caught:
         _load(root, f"[tool.freshdb]\n{table}\n")
     assert says in str(caught.value)
@@ -101,12 +101,12 @@ def test_what_is_wrong_is_named_with_the_mend(root: Path, table: str, says: str)
 
 
 @pytest.mark.parametrize("text", ["[tool.freshdb\n", "[tool]\nfreshdb = 1\n"])
-def test_a_file_that_is_broken_is_named(root: Path, text: str) -> None:
+def test_broken_file_is_named(root: Path, text: str) -> None:
     with pytest.raises(ProjectInvalid, match=r"pyproject\.toml"):
         _load(root, text)
 
 
-def test_the_fingerprint_follows_content_names_command_and_extensions(root: Path) -> None:
+def test_fingerprint_depends_on_content_names_command_and_extensions(root: Path) -> None:
     found = {_load(root, WHOLE).fingerprint()}
     found.add(_load(root, WHOLE.replace("alembic", "flask db")).fingerprint())
     found.add(_load(root, WHOLE.replace('"vector"', '"vector", "citext"')).fingerprint())
@@ -120,7 +120,7 @@ def test_the_fingerprint_follows_content_names_command_and_extensions(root: Path
     assert len(found) == 6
 
 
-def test_the_fingerprint_does_not_follow_what_does_not_matter(
+def test_fingerprint_does_not_depend_on_place_caches_and_other_files(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     first = _load(root, WHOLE).fingerprint()
@@ -135,7 +135,7 @@ def test_the_fingerprint_does_not_follow_what_does_not_matter(
     assert _load(elsewhere, swapped).fingerprint() == first
 
 
-def test_the_order_of_sql_files_matters(root: Path) -> None:
+def test_fingerprint_depends_on_the_order_of_sql_files(root: Path) -> None:
     (root / "a.sql").write_text("a")
     (root / "b.sql").write_text("b")
     one = _load(root, '[tool.freshdb]\nsql = ["a.sql", "b.sql"]')
@@ -143,7 +143,7 @@ def test_the_order_of_sql_files_matters(root: Path) -> None:
     assert one.fingerprint() != other.fingerprint()
 
 
-def test_inputs_may_lie_beside_the_project(root: Path) -> None:
+def test_inputs_outside_the_project_are_allowed(root: Path) -> None:
     (root / "package").mkdir()
     project = _load(root / "package", '[tool.freshdb]\ninputs = ["../seed.sql"]\nbuild = "x"\n')
     before = project.fingerprint()
@@ -158,13 +158,13 @@ def test_inputs_may_lie_beside_the_project(root: Path) -> None:
         ('sql = ["missing.sql"]', "sql: 'missing.sql' cannot be read"),
     ],
 )
-def test_files_that_are_missing_are_named(root: Path, table: str, says: str) -> None:
+def test_missing_files_are_named(root: Path, table: str, says: str) -> None:
     with pytest.raises(ProjectInvalid) as caught:
         _load(root, f'[tool.freshdb]\ntemplate = "x"\n{table}\n').fingerprint()
     assert says in str(caught.value)
 
 
-def test_a_template_that_is_ready_costs_one_question(root: Path, client: Client, script: Script) -> None:
+def test_ready_template_takes_one_request(root: Path, client: Client, script: Script) -> None:
     project = _load(root, WHOLE)
     script.play(Reply(200, template_body("ready")))
     told: list[str] = []
@@ -173,7 +173,7 @@ def test_a_template_that_is_ready_costs_one_question(root: Path, client: Client,
     assert told == []
 
 
-def test_one_that_is_not_is_built_in_the_projects_directory_with_the_databases_environment(
+def test_missing_template_is_built_in_the_projects_directory_with_the_databases_environment(
     root: Path, client: Client, script: Script
 ) -> None:
     project = _load(
@@ -192,7 +192,7 @@ def test_one_that_is_not_is_built_in_the_projects_directory_with_the_databases_e
     assert told[0].startswith("building template shop@")
 
 
-def test_a_build_command_that_fails_tells_its_last_lines_without_the_password(
+def test_failed_build_command_shows_its_last_lines_without_password(
     root: Path, client: Client, script: Script
 ) -> None:
     project = _load(
@@ -210,7 +210,7 @@ def test_a_build_command_that_fails_tells_its_last_lines_without_the_password(
     assert PASSWORD not in str(script.asked[2].body)
 
 
-def test_a_build_command_that_is_not_there_says_so(root: Path, client: Client, script: Script) -> None:
+def test_missing_build_command_is_named(root: Path, client: Client, script: Script) -> None:
     project = _load(root, WHOLE.replace('"alembic upgrade head"', '["no-such-program"]'))
     script.play(
         problem(404, "template_not_found"),
@@ -221,13 +221,13 @@ def test_a_build_command_that_is_not_there_says_so(root: Path, client: Client, s
         project.ensure_template(client)
 
 
-def test_a_project_that_does_not_say_how_takes_what_others_have_made(
+def test_project_without_a_build_uses_an_existing_template(
     root: Path, client: Client, script: Script
 ) -> None:
     script.play(Reply(200, template_body("ready")))
     assert _load(root, '[tool.freshdb]\ntemplate = "shop"').ensure_template(client) == "shop@abc"
 
 
-def test_a_project_without_a_template_cannot_have_one(root: Path, client: Client) -> None:
+def test_project_without_a_template_raises(root: Path, client: Client) -> None:
     with pytest.raises(ProjectInvalid, match="template: is missing"):
         _load(root, '[tool.freshdb]\nisolation = "schema"').ensure_template(client)

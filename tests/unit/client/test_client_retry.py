@@ -1,4 +1,4 @@
-"""What is sent again, where to, and until when."""
+"""Retries: the calls that are sent again, the addresses and the time limits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def unreachable() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_a_lost_answer_is_asked_for_again_with_the_same_key_and_body(client: Client, script: Script) -> None:
+def test_acquire_is_retried_with_the_same_key_and_body(client: Client, script: Script) -> None:
     script.play(HANG_UP, HANG_UP, granted())
     assert client.acquire("shop").url.startswith("postgresql://")
     keys = {one.headers["idempotency-key"] for one in script.asked}
@@ -72,7 +72,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key_and_body(client: Cli
     assert script.asked[0].body == script.asked[1].body == script.asked[2].body
 
 
-def test_each_acquire_has_a_key_of_its_own_unless_one_is_given(client: Client, script: Script) -> None:
+def test_each_acquire_has_its_own_key_unless_one_is_given(client: Client, script: Script) -> None:
     script.play(granted())
     client.acquire("shop")
     client.acquire("shop")
@@ -82,39 +82,37 @@ def test_each_acquire_has_a_key_of_its_own_unless_one_is_given(client: Client, s
     assert keys[2] == "mine"
 
 
-def test_a_batch_is_as_safe_to_repeat(client: Client, script: Script) -> None:
+def test_batch_is_retried_with_the_same_key(client: Client, script: Script) -> None:
     script.play(HANG_UP, Reply(201, {"items": [granted().body, granted().body], "next": None}))
     assert len(client.acquire_batch([LeaseRequest("shop"), LeaseRequest("shop")])) == 2
     assert len({one.headers["idempotency-key"] for one in script.asked}) == 1
 
 
-def test_a_release_whose_answer_was_lost_is_sent_again(client: Client, script: Script) -> None:
+def test_release_is_retried_after_a_lost_answer(client: Client, script: Script) -> None:
     script.play(HANG_UP, released())
     assert client.release("x").state == "released"
 
 
-def test_a_build_whose_grant_was_lost_is_not_asked_for_again(client: Client, script: Script) -> None:
+def test_build_registration_is_not_retried_after_a_lost_answer(client: Client, script: Script) -> None:
     script.play(HANG_UP, Reply(201, template_body("building")))
     with pytest.raises(ServiceUnreachable, match="may have executed it"):
         client.register("shop", fingerprint="abc")
     assert len(script.asked) == 1
 
 
-def test_a_registration_with_sql_is(client: Client, script: Script) -> None:
+def test_sql_registration_is_retried_after_a_lost_answer(client: Client, script: Script) -> None:
     script.play(HANG_UP, Reply(201, template_body()))
     assert client.register("shop", sql=["select 1"]).state == "ready"
 
 
-def test_what_was_refused_before_it_was_sent_goes_to_the_next_address_whatever_it_is(
-    script: Script, unreachable: str
-) -> None:
+def test_refused_connection_goes_to_the_next_address_for_every_call(script: Script, unreachable: str) -> None:
     script.play(Reply(201, template_body()))
     with Client([unreachable, script.url]) as client:
         assert client.register("shop", fingerprint="abc").state == "ready"
         assert client.url == script.url
 
 
-def test_addresses_come_from_the_environment_too(
+def test_addresses_and_token_come_from_the_environment(
     script: Script, unreachable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRESHDB_URL", f"{unreachable}, {script.url}/")
@@ -128,42 +126,38 @@ def test_addresses_come_from_the_environment_too(
 @pytest.mark.parametrize(
     "url", ["", "localhost:8777", "ftp://x", "http://", "http://x:99999", [], "http://[1"]
 )
-def test_an_address_that_is_none_is_refused_at_once(url: str | list[str]) -> None:
+def test_invalid_address_raises_at_once(url: str | list[str]) -> None:
     with pytest.raises(NotConfigured, match="8777"):
         Client(url)
 
 
-def test_without_any_address_the_error_says_what_to_set() -> None:
+def test_missing_address_names_the_variable_to_set() -> None:
     with pytest.raises(NotConfigured, match="FRESHDB_URL"):
         Client()
 
 
-def test_unreachable_service_is_an_error_after_retry_seconds_that_names_it(
+def test_unreachable_service_raises_after_retry_seconds(
     unreachable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = count()
-    monkeypatch.setattr("freshdb.configuration.elapsed_seconds", lambda: 2.0 * next(looks))
+    readings = count()
+    monkeypatch.setattr("freshdb.configuration.elapsed_seconds", lambda: 2.0 * next(readings))
     with Client(unreachable, retry_seconds=9) as client, pytest.raises(ServiceUnreachable) as caught:
         client.pools()
     assert unreachable in str(caught.value)
     tried = re.search(r"tried for (\d+) s", str(caught.value))
     assert tried is not None
-    # By a clock that goes on by two seconds with each look. The default is 30 s.
+    # By a clock that advances two seconds with each reading. The default is 30 s.
     assert 4 <= int(tried.group(1)) < 20
 
 
-def test_a_service_without_its_backends_is_asked_again_after_what_it_says(
-    client: Client, script: Script
-) -> None:
+def test_unavailable_backend_is_retried_after_retry_after(client: Client, script: Script) -> None:
     script.play(problem(503, "backend_unavailable", retry_after=0.3), Reply(200, {"items": [], "next": None}))
     began = time.monotonic()
     assert client.pools() == []
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_service_that_wants_more_patience_than_there_is_is_an_error_at_once(
-    client: Client, script: Script
-) -> None:
+def test_retry_after_beyond_retry_seconds_raises_at_once(client: Client, script: Script) -> None:
     script.play(problem(503, "backend_unavailable", retry_after=LIMIT_SECONDS))
     began = time.monotonic()
     with pytest.raises(BackendUnavailable):
@@ -172,20 +166,22 @@ def test_a_service_that_wants_more_patience_than_there_is_is_an_error_at_once(
     assert len(script.asked) == 1
 
 
-def test_a_proxy_in_front_of_a_service_that_restarts_is_waited_out(client: Client, script: Script) -> None:
+def test_error_of_a_proxy_is_retried(client: Client, script: Script) -> None:
     page = Reply(502, "<html>", content_type="text/html")
     script.play(page, page, Reply(200, {"items": [], "next": None}))
     assert client.pools() == []
 
 
-def test_a_proxys_error_is_not_a_reason_to_repeat_what_must_not_be(client: Client, script: Script) -> None:
+def test_error_of_a_proxy_is_not_retried_for_a_call_that_is_not_repeatable(
+    client: Client, script: Script
+) -> None:
     script.play(Reply(502, "<html>", content_type="text/html"))
     with pytest.raises(UnexpectedAnswer):
         client.register("shop", fingerprint="abc")
     assert len(script.asked) == 1
 
 
-def test_a_quota_is_waited_for_only_as_long_as_a_database_would_be(client: Client, script: Script) -> None:
+def test_quota_is_retried_within_the_wait_for_a_database(client: Client, script: Script) -> None:
     refused = problem(429, "quota_exceeded", retry_after=0.2)
     script.play(refused, refused, refused, granted(), refused)
     with pytest.raises(QuotaExceeded):
@@ -197,14 +193,14 @@ def test_a_quota_is_waited_for_only_as_long_as_a_database_would_be(client: Clien
         client.acquire("shop", wait_seconds=0.5)
 
 
-def test_a_full_pool_is_an_answer_when_the_wait_is_over(client: Client, script: Script) -> None:
+def test_full_pool_raises_at_the_end_of_the_wait(client: Client, script: Script) -> None:
     script.play(problem(503, "pool_exhausted", retry_after=1, queue_position=2, queue_length=4))
     with pytest.raises(PoolExhausted) as caught:
         client.acquire("shop", wait_seconds=0)
     assert (caught.value.queue_position, len(script.asked)) == (2, 1)
 
 
-def test_a_long_wait_is_asked_for_in_slices_under_one_key(script: Script) -> None:
+def test_long_wait_takes_several_requests_with_one_key(script: Script) -> None:
     def sleep_for_its_wait(asked: Asked) -> Reply:
         time.sleep(asked.body["wait_seconds"])  # type: ignore[index]
         return problem(503, "pool_exhausted", retry_after=1)
@@ -217,29 +213,27 @@ def test_a_long_wait_is_asked_for_in_slices_under_one_key(script: Script) -> Non
     assert len({one.headers["idempotency-key"] for one in script.asked}) == 1
 
 
-def test_a_service_that_does_not_let_one_wait_is_not_asked_in_a_busy_loop(
-    client: Client, script: Script
-) -> None:
+def test_full_pool_without_retry_after_is_not_polled_in_a_busy_loop(client: Client, script: Script) -> None:
     script.play(problem(503, "pool_exhausted"))
     with pytest.raises(PoolExhausted):
         client.acquire("shop", wait_seconds=1)
     assert len(script.asked) <= 6
 
 
-def test_lists_are_read_page_by_page(client: Client, script: Script) -> None:
+def test_list_is_read_page_by_page(client: Client, script: Script) -> None:
     page = {"items": [granted().body] * 2, "next": "c/1"}
     script.play(Reply(200, page), Reply(200, {**page, "next": None}))
     assert len(client.leases(holder={"name": "a&b"}, labels={"x": "y"})) == 4
     assert methods(script.asked)[1] == "GET /v1/leases?holder.name=a%26b&label.x=y&cursor=c%2F1"
 
 
-def test_a_list_ends_at_its_limit(client: Client, script: Script) -> None:
+def test_list_ends_at_its_limit(client: Client, script: Script) -> None:
     script.play(Reply(200, {"items": [granted().body] * 2, "next": "c"}))
     assert len(client.leases(limit=3)) == 3
     assert methods(script.asked)[1] == "GET /v1/leases?limit=1&cursor=c"
 
 
-def test_an_id_cannot_leave_its_place_in_the_path(client: Client, script: Script) -> None:
+def test_id_is_quoted_in_the_path(client: Client, script: Script) -> None:
     script.play(released())
     for identifier in ("../templates/x?force=true", "..", "a#b"):
         client.release(identifier)
@@ -252,7 +246,7 @@ def test_an_id_cannot_leave_its_place_in_the_path(client: Client, script: Script
     ]
 
 
-def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent(client: Client, script: Script) -> None:
+def test_number_that_is_not_finite_is_refused_before_sending(client: Client, script: Script) -> None:
     script.play(granted())
     with pytest.raises(ValueError, match="finite"):
         client.acquire("shop", ttl_seconds=float("nan"))
@@ -288,7 +282,7 @@ def test_two_calls_that_fail_at_the_same_address_advance_it_once() -> None:
     assert addresses.current == "http://two"
 
 
-def test_neither_repr_nor_error_shows_the_token(client: Client, unreachable: str) -> None:
+def test_repr_and_error_hide_the_token(client: Client, unreachable: str) -> None:
     assert "t-secret" not in repr(client) + repr(client.connection) + repr(client.policy) + repr(
         client.operations
     )
@@ -300,7 +294,7 @@ def test_neither_repr_nor_error_shows_the_token(client: Client, unreachable: str
     assert "t-secret" not in str(caught.value)
 
 
-def test_a_closed_client_says_so(script: Script) -> None:
+def test_closed_client_raises(script: Script) -> None:
     client = Client(script.url)
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -318,7 +312,7 @@ def test_proxies_of_the_environment_are_not_used_for_loopback(
             assert client.pools() == []
 
 
-async def test_the_asynchronous_client_repeats_alike(script: Script) -> None:
+async def test_async_client_retries_with_the_same_key(script: Script) -> None:
     script.play(HANG_UP, problem(503, "backend_unavailable", retry_after=0.1), granted(), HANG_UP, released())
     async with AsyncClient(script.url) as client:
         lease = await client.acquire("shop")
@@ -329,10 +323,10 @@ async def test_the_asynchronous_client_repeats_alike(script: Script) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_asynchronous_client_can_go_from_one_event_loop_to_the_next(script: Script) -> None:
+def test_async_client_can_change_its_event_loop(script: Script) -> None:
     script.play(Reply(200, {"items": [], "next": None}))
     client = AsyncClient(script.url)
     for _ in range(2):
         assert asyncio.run(client.run(client.operations.pools())) == []
     del client
-    gc.collect()  # what the ended loops left open warns here
+    gc.collect()  # connections of the ended loops warn here

@@ -1,4 +1,4 @@
-"""The public surface is what was meant to be public, and both clients offer the same."""
+"""The public names of the package, and the same methods in both clients."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _public(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
-def test_both_clients_have_exactly_the_agreed_names() -> None:
+def test_both_clients_have_exactly_the_public_names() -> None:
     assert _public(Client) == NAMES
     assert _public(AsyncClient) == NAMES
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"url"}))
-def test_both_clients_take_the_same_arguments_and_explain_them(name: str) -> None:
+def test_both_clients_have_the_same_parameters_and_a_docstring(name: str) -> None:
     blocking, awaiting = inspect.getattr_static(Client, name), inspect.getattr_static(AsyncClient, name)
     parameters = [
         [(one.name, one.kind, one.default) for one in inspect.signature(_function(it)).parameters.values()]
@@ -56,18 +56,18 @@ def test_every_public_name_can_be_loaded() -> None:
     assert sorted(freshdb.__all__) == freshdb.__all__
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = freshdb.Nothing
 
 
-def test_importing_the_package_loads_neither_httpx_nor_asyncio_nor_the_service() -> None:
+def test_import_of_the_package_loads_neither_httpx_nor_asyncio_nor_the_service() -> None:
     code = "import sys, freshdb; print([m for m in ('httpx', 'asyncio', 'freshdb_service', 'ssl') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_client_loads_httpx_without_its_command_line_and_leaves_no_trace() -> None:
+def test_client_loads_httpx_without_its_command_line() -> None:
     code = "import sys, freshdb.client; print('rich' in sys.modules, 'httpx._main' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"

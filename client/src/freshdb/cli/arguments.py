@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from freshdb.cli.parser import Commands, complete_with, pair, refuse_unknown, seconds
+from freshdb.cli.parser import Commands, add_seconds, complete_with, pair, refuse_unknown, seconds
 from freshdb.cli.token_arguments import add_token_commands
 from freshdb.version import __version__
 
@@ -77,7 +77,7 @@ def _add_service(commands: Commands) -> None:
 def _add_leases(commands: Commands) -> None:
     run = commands.add(
         "run",
-        "run a command with a clean database of its own (DATABASE_URL, PG*)",
+        "run a command with its own clean database (DATABASE_URL, PG*)",
         "freshdb.cli.run:run",
         usage="freshdb run [--template TEMPLATE] [options] -- COMMAND [ARGUMENT …]",
         takes_command=True,
@@ -110,9 +110,7 @@ def _add_leases(commands: Commands) -> None:
     _add_terms(acquire)
     renew = commands.add("renew", "renew a lease", "freshdb.cli.leases:renew")
     complete_with(renew.add_argument("lease", metavar="ID"), "leases")
-    renew.add_argument(
-        "--ttl", type=seconds, metavar="SECONDS", help="lifetime from now (default: as acquired)"
-    )
+    add_seconds(renew, "--ttl", "lifetime from now (default: as acquired)")
     reset = commands.add(
         "reset", "reset a leased database in place and print its new URL", "freshdb.cli.leases:reset"
     )
@@ -120,13 +118,9 @@ def _add_leases(commands: Commands) -> None:
     release = commands.add("release", "release leases", "freshdb.cli.leases:release")
     complete_with(release.add_argument("leases", metavar="ID", nargs="+"), "leases")
     release.add_argument("--force", action="store_true", help="revoke them, also leases of other tokens")
-    keep = commands.add(
-        "keep", "keep a leased database, so that you can inspect it", "freshdb.cli.leases:keep"
-    )
+    keep = commands.add("keep", "keep a leased database for inspection", "freshdb.cli.leases:keep")
     complete_with(keep.add_argument("lease", metavar="ID"), "leases")
-    keep.add_argument(
-        "--ttl", type=seconds, metavar="SECONDS", default=3600.0, help="lifetime from now (default 3600)"
-    )
+    add_seconds(keep, "--ttl", "lifetime from now", 3600.0)
     keep.add_argument("--reason", help="shown with the lease")
     leases = commands.add("leases", "list leases", "freshdb.cli.leases:leases")
     leases.add_argument(
@@ -188,41 +182,27 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="PostgreSQL extension that the service installs. Can be given several times",
     )
-    parser.add_argument(
-        "--wait",
-        type=seconds,
-        metavar="SECONDS",
-        default=600.0,
-        help="timeout for the build of another builder (default 600)",
-    )
+    add_seconds(parser, "--wait", "timeout for the build of another builder", 600.0)
 
 
 def _add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--isolation", choices=("database", "schema"), help="default: that of [tool.freshdb], or database"
     )
-    parser.add_argument(
-        "--ttl",
-        type=seconds,
-        metavar="SECONDS",
-        default=300.0,
-        help="lifetime of the lease without renewal (default 300)",
-    )
-    parser.add_argument(
-        "--wait", type=seconds, metavar="SECONDS", default=30.0, help="timeout in the queue (default 30)"
-    )
+    add_seconds(parser, "--ttl", "lifetime of the lease without renewal", 300.0)
+    add_seconds(parser, "--wait", "timeout in the queue", 30.0)
     _add_marks(parser)
 
 
 def _add_marks(parser: argparse.ArgumentParser) -> None:
-    for name in ("holder", "label"):
+    for name, summary in (("holder", "description of the holder"), ("label", "label of the lease")):
         parser.add_argument(
             f"--{name}",
             action="append",
             default=[],
             type=pair,
             metavar="KEY=VALUE",
-            help=f"{name} of the lease. Can be given several times",
+            help=f"{summary}. Can be given several times",
         )
 
 

@@ -63,6 +63,14 @@ def complete_with(action: argparse.Action, name: str) -> None:
     action.completer = complete  # type: ignore[attr-defined]  # argcomplete's way
 
 
+def add_seconds(
+    parser: argparse.ArgumentParser, option: str, summary: str, default: float | None = None
+) -> None:
+    """Add an option with a number of seconds. The help shows its default."""
+    shown = summary if default is None else f"{summary} (default {default:g})"
+    parser.add_argument(option, type=seconds, metavar="SECONDS", default=default, help=shown)
+
+
 def seconds(text: str) -> float:
     """Read a number of seconds, 0 or more."""
     try:

@@ -23,10 +23,14 @@ def add_token_commands(commands: Commands) -> None:
     group = commands.group("token", "create, rotate and revoke tokens")
     create = group.add(
         "create",
-        "create a token and print it, only now; once there is a token, every client needs one",
+        "create a token and print it once; from the first token on, every client needs one",
         "freshdb.cli.tokens:create",
     )
-    create.add_argument("--name", required=True, help="name of its leases' owner (letters, digits, . _ -)")
+    create.add_argument(
+        "--name",
+        required=True,
+        help="name of the token; its leases belong to this name (letters, digits, . _ -)",
+    )
     create.add_argument(
         "--scopes",
         type=_scopes,
@@ -53,7 +57,7 @@ def add_token_commands(commands: Commands) -> None:
     change.add_argument("token", metavar="TOKEN", help="name or id")
     _add_quotas(change, _or_none)
     rotate = group.add(
-        "rotate", "replace a token's secret and print the new one, only now", "freshdb.cli.tokens:rotate"
+        "rotate", "replace a token's secret and print the new one once", "freshdb.cli.tokens:rotate"
     )
     rotate.add_argument("token", metavar="TOKEN", help="name or id")
     rotate.add_argument(
@@ -63,7 +67,7 @@ def add_token_commands(commands: Commands) -> None:
         default=0.0,
         help="time for which the old secret still works: 1h, 10m, seconds (default 0)",
     )
-    revoke = group.add("revoke", "revoke tokens, for good", "freshdb.cli.tokens:revoke")
+    revoke = group.add("revoke", "revoke tokens permanently", "freshdb.cli.tokens:revoke")
     revoke.add_argument("tokens", metavar="TOKEN", nargs="+", help="name or id")
     revoke.add_argument(
         "--leases",

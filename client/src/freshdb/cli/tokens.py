@@ -122,7 +122,7 @@ def change(arguments: argparse.Namespace) -> int:
 
 
 def revoke(arguments: argparse.Namespace) -> int:
-    """Revoke tokens, for good."""
+    """Revoke tokens permanently."""
     if arguments.leases and arguments.control:
         message = "--leases needs the service, which revokes the leases: leave --control out"
         raise UsageError(message)
@@ -243,7 +243,7 @@ def _show_secret(arguments: argparse.Namespace, token: Token) -> int:
     print_result(token.secret or "")
     ends = f", until {token.expires_at:%Y-%m-%d %H:%M}Z" if token.expires_at else ""
     print_message(
-        f"the token of {token.name} ({', '.join(token.scopes)}{ends}); it is shown only now. Set FRESHDB_TOKEN to it"
+        f"the token of {token.name} ({', '.join(token.scopes)}{ends}); it is shown only once. Set FRESHDB_TOKEN to it"
     )
     return 0
 
