@@ -40,19 +40,10 @@ STATISTICS: Final = frozenset({"pg_statistic", "pg_statistic_ext_data"})
 
 _IGNORED: Final[Mapping[str, frozenset[str]]] = {
     "pg_class": frozenset(
-        {
-            "relfilenode",
-            "relpages",
-            "reltuples",
-            "relallvisible",
-            "relallfrozen",
-            "relfrozenxid",
-            "relminmxid",
-            "relhasindex",
-            "relhasrules",
-            "relhastriggers",
-            "relhassubclass",
-        }
+        (
+            *("relfilenode", "relpages", "reltuples", "relallvisible", "relallfrozen", "relfrozenxid"),
+            *("relminmxid", "relhasindex", "relhasrules", "relhastriggers", "relhassubclass"),
+        )
     ),
     "pg_index": frozenset({"indcheckxmin"}),
     "pg_attribute": frozenset({"attcacheoff"}),
@@ -140,9 +131,8 @@ def _about(kind: str, number: str) -> str:
     return " OR ".join(f"{kind} = '{name}'::regclass AND {number} = ANY {_of(name)}" for name in _NUMBERS)
 
 
-_OF_SCHEMA: Final[Mapping[str, str]] = {
+_OF_SCHEMA: Final[Mapping[str, str]] = {name: f"oid = ANY {_of(name)}" for name in _NUMBERS} | {
     "pg_aggregate": f"aggfnoid::oid = ANY {_of('pg_proc')}",
-    "pg_attrdef": f"oid = ANY {_of('pg_attrdef')}",
     "pg_attribute": f"attrelid = ANY {_of('pg_class')}",
     "pg_cast": " OR ".join(
         (
@@ -152,9 +142,6 @@ _OF_SCHEMA: Final[Mapping[str, str]] = {
         )
     ),
     "pg_class": f"oid = ANY {_of('pg_class')} OR oid = ANY {_of('toast')}",
-    "pg_collation": f"oid = ANY {_of('pg_collation')}",
-    "pg_constraint": f"oid = ANY {_of('pg_constraint')}",
-    "pg_conversion": f"oid = ANY {_of('pg_conversion')}",
     "pg_default_acl": "defaclrole = $2 OR defaclnamespace = $1",
     "pg_depend": _about("classid", "objid"),
     "pg_description": _about("classoid", "objoid"),
@@ -163,21 +150,10 @@ _OF_SCHEMA: Final[Mapping[str, str]] = {
     "pg_inherits": f"inhrelid = ANY {_of('pg_class')}",
     "pg_largeobject_metadata": "lomowner = $2",
     "pg_namespace": "oid = $1",
-    "pg_opclass": f"oid = ANY {_of('pg_opclass')}",
-    "pg_operator": f"oid = ANY {_of('pg_operator')}",
-    "pg_opfamily": f"oid = ANY {_of('pg_opfamily')}",
     "pg_partitioned_table": f"partrelid = ANY {_of('pg_class')}",
-    "pg_policy": f"oid = ANY {_of('pg_policy')}",
-    "pg_proc": f"oid = ANY {_of('pg_proc')}",
     "pg_range": f"rngtypid = ANY {_of('pg_type')}",
-    "pg_rewrite": f"oid = ANY {_of('pg_rewrite')}",
     "pg_sequence": f"seqrelid = ANY {_of('pg_class')}",
-    "pg_statistic_ext": f"oid = ANY {_of('pg_statistic_ext')}",
-    "pg_trigger": f"oid = ANY {_of('pg_trigger')}",
-    "pg_ts_config": f"oid = ANY {_of('pg_ts_config')}",
     "pg_ts_config_map": f"mapcfg = ANY {_of('pg_ts_config')}",
-    "pg_ts_dict": f"oid = ANY {_of('pg_ts_dict')}",
-    "pg_type": f"oid = ANY {_of('pg_type')}",
 }
 """Conditions for the rows that belong to a schema (``$1``) or its login (``$2``). The login can write no other catalog."""
 

@@ -207,7 +207,7 @@ async def test_no_other_template_is_retired(store: Store, plane: Plane, state: s
     assert plane.state("templates", there) == state
 
 
-@pytest.mark.parametrize("lease", LEASE_LIVE)
+@pytest.mark.parametrize("lease", sorted(LEASE_LIVE))
 async def test_a_template_with_live_leases_is_retired_only_if_asked_for(
     store: Store, plane: Plane, lease: str
 ) -> None:
