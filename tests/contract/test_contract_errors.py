@@ -89,7 +89,7 @@ def test_build_that_another_builder_has_taken_over(client: Client) -> None:
     for report in (client.build_ready, client.build_failed):
         with pytest.raises(BuildLost) as caught:
             report(first.id, first.build.token)
-        _assert(caught.value, 409, "register again")
+        _assert(caught.value, 409, "register the template again")
     assert client.build_ready(second.id, second.build.token).state == "ready"
 
 

@@ -237,7 +237,7 @@ async def _acquire(
         wait_seconds=max(waits),
         idempotency_key=idempotency_key,
         gone=lambda: _disconnected(request),
-        on_wait=request.scope[SLOT].leave,
+        on_wait=request.scope[SLOT].release,
         token=principal.token,
         address=principal.address,
     )
