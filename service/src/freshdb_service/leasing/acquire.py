@@ -180,8 +180,12 @@ class Acquirer:
             yield
         except BackendUnavailable:
             raise
-        except (FreshdbError, OutOfDate):
+        except (FreshdbError, OutOfDate, OverQuota, TokenEnded) as error:
             await self._resources.deadlines.settle(call.lease_ids)
+            if isinstance(error, OverQuota):
+                raise too_many(error, call.terms.principal, len(call.lease_ids)) from None
+            if isinstance(error, TokenEnded):
+                raise token_ended() from None
             raise
         if not call.granted:
             await self._resources.deadlines.settle(call.lease_ids)
@@ -191,8 +195,8 @@ class Acquirer:
 
         Raises:
             OutOfDate: another pool serves this template now.
-            QuotaExceeded: the token has too many leases.
-            Unauthorized: the token has expired or was revoked.
+            OverQuota: the token has too many leases.
+            TokenEnded: the token has expired or was revoked.
         """
         expires_at: list[datetime] = []
         for share in call.shares:
@@ -213,12 +217,10 @@ class Acquirer:
             rows = await grant(self._resources.store, call.terms, call.shares)
         except ConstraintViolated:
             return await self._granted_before(call)
-        except OverQuota as over:
+        except OverQuota:
             if (before := await self._granted_before(call)) is not None:
                 return before
-            raise too_many(over, call.terms.principal, len(call.lease_ids)) from None
-        except TokenEnded:
-            raise token_ended() from None
+            raise
         if rows is None:
             return None
         call.granted = True
@@ -231,8 +233,11 @@ class Acquirer:
 
         Raises:
             OutOfDate: another pool serves this template now.
+            OverQuota: the token has too many leases.
+            TokenEnded: the token has expired or was revoked.
         """
-        await self._check_quota(call)
+        if call.terms.token_id is not None:  # before the queue, and again by the grant
+            await check_token(self._resources.store, call.terms.token_id, len(call.lease_ids))
         await self._check_sizes(call)
         await self._check_queue(call)
         self._resources.wakeups.nudge(WakeupReason.DEMAND)
@@ -262,22 +267,6 @@ class Acquirer:
                 if granted is not None:
                     return granted
                 await self._check_sizes(call)
-
-    async def _check_quota(self, call: AcquireCall) -> None:
-        """Check, before the call enters a queue, that the token's quota allows its leases. The grant checks again.
-
-        Raises:
-            QuotaExceeded: the quota does not allow them.
-            Unauthorized: the token has expired or was revoked.
-        """
-        if call.terms.token_id is None:
-            return
-        try:
-            await check_token(self._resources.store, call.terms.token_id, len(call.lease_ids))
-        except OverQuota as over:
-            raise too_many(over, call.terms.principal, len(call.lease_ids)) from None
-        except TokenEnded:
-            raise token_ended() from None
 
     async def _check_sizes(self, call: AcquireCall) -> None:
         """Check that no pool is smaller than the call's share of it. A share of one database always fits.
