@@ -102,16 +102,16 @@ def test_lease_is_one_trace_through_client_service_redis_and_postgresql(
 
     def whole(spans: list[Span]) -> bool:
         roots = [one for one in spans if one.name == "the test" and one.service == name]
-        return bool(roots) and {"redis admit", "postgresql grant", "postgresql end", "reset"} <= {
+        return bool(roots) and {"redis deadline_admit", "postgresql grant", "postgresql end", "reset"} <= {
             one.name for one in spans if one.trace == roots[0].trace
         }
 
     spans = receiver.until(whole)
     [root] = [one for one in spans if one.name == "the test" and one.service == name]
     trace = [one for one in spans if one.trace == root.trace]
-    for visit in ("redis admit", "postgresql grant"):
-        [span] = [one for one in trace if one.name == visit]
-        assert ancestors(span, trace) == ["the test", "freshdb acquire", "POST", "POST /v1/leases", visit]
+    for call in ("redis deadline_admit", "postgresql grant"):
+        [span] = [one for one in trace if one.name == call]
+        assert ancestors(span, trace) == ["the test", "freshdb acquire", "POST", "POST /v1/leases", call]
         assert span.service == "freshdb-service"
     [server] = [one for one in trace if one.name == "POST /v1/leases"]
     assert server.attributes["http.response.status_code"] == 201
