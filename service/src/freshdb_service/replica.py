@@ -123,7 +123,7 @@ class Replica:
             asyncio.create_task(self.resources.wakeups.listen(), name="signals"),
             asyncio.create_task(self.resources.queue.stay(self.resources.stopping), name="queue"),
             asyncio.create_task(self.resources.events.write(), name="events"),
-            asyncio.create_task(self.resources.worker_locks.show(), name="claims"),
+            asyncio.create_task(self.resources.worker_locks.hold(), name="claims"),
             asyncio.create_task(self.resources.metrics.feel_lag(), name="lag"),
             *(
                 asyncio.create_task(liveness.feel(), name="pulse")

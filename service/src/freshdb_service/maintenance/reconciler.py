@@ -101,7 +101,7 @@ class Reconciler:
     async def look_for_deaths(self) -> None:
         """Take over the claims of workers that could not be seen at the look before this one either."""
         async with self._resources.store.statement() as connection:
-            unseen = await worker_locks.unseen(connection)
+            unseen = await worker_locks.without_lock(connection)
         now = monotonic()
         self._unseen = {one: self._unseen.get(one, now) for one in unseen}
         gone = [

@@ -110,7 +110,7 @@ async def check_token(store: Store, token_id: UUID, wanted: int) -> None:
         raise refusal
 
 
-async def _grant(driver: Any, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
+async def _grant(driver: Any, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection
     terms = share.terms
     rows = await driver.fetch(
         _GRANT,
