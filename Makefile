@@ -20,7 +20,7 @@ UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
     tests/unit "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]"
 
-.PHONY: help install demo serve test unit coverage check format bench scaling crash faults hygiene soak load fuzz pythons sample platforms image docs lock clean
+.PHONY: help install demo serve test unit coverage check format bench scaling crash mutants faults hygiene soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -84,6 +84,9 @@ fuzz: install ## calls that nobody in their senses would make, from the OpenAPI 
 
 crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
+
+mutants: install ## remove one condition of a statement at a time: a test must fail for each; writes docs/mutants.md
+	WORKERS=$(WORKERS) $(BIN)/python -m tests.mutants
 
 pythons: ## on every other Python that is installed here: the tests of what a Python's version may change
 	@for python in $(PYTHONS); do \

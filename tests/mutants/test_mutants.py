@@ -34,7 +34,8 @@ def test_every_mutant_fits_the_source(statement: Statement) -> None:
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda one: one.name)
 def test_every_state_in_a_statement_is_part_of_a_mutant(statement: Statement) -> None:
     text, begin, end = source_of(statement)
-    covered = [span for one in (*statement.mutants, *statement.equivalents) for span in spans(statement, one)]
+    covered = [span for mutant in statement.mutants for span in spans(statement, mutant)]
+    covered += [span for equivalent in statement.equivalents for span in spans(statement, equivalent)]
     for state in STATES.finditer(text, begin, end):
         assert any(low <= state.start() and state.end() <= high for low, high in covered), (
             f"{state.group()} in line {text.count(chr(10), 0, state.start()) + 1} of {statement.module}"

@@ -145,7 +145,7 @@ class Replica:
             ("wakeups", at.wakeups.listen()),
             ("queue", at.queue.stay(at.stopping)),
             ("events", at.events.write()),
-            ("locks", at.worker_locks.show()),
+            ("locks", at.worker_locks.hold()),
             ("lag", at.metrics.measure_lag()),
             ("liveness", at.store.liveness.run()),
             *(("liveness", server.liveness.run()) for server in at.servers.values()),

@@ -207,7 +207,7 @@ def _rounds(store: Store) -> list[_Call]:
         _Call("claim dirty databases", dirty, 1 / _ONCE_EVERY["janitor"], times=10),
         call("take claims back", lambda connection: databases.release_claims(connection, []), "reaper"),
         call("look for strays", databases.recover_strays, "reaper"),
-        call("look for dead workers", worker_locks.unseen, "deaths"),
+        call("look for dead workers", worker_locks.without_lock, "deaths"),
         call("forget old leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
         call("list live leases", leases.live, "reconciler", by_one=True),
         call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3, by_one=True),

@@ -62,7 +62,7 @@ async def everything(connection: RedisConnection) -> None:
     for pool, lease in ((uuid4(), uuid4()), (uuid4(), uuid4())):
         await deadlines.admit(pool, [lease], ttl_seconds=60, max_ttl_seconds=600, principal="ci")
         await deadlines.renew(lease, ttl_seconds=None, principal="ci")
-        await deadlines.lengthen(lease, ttl_seconds=90)
+        await deadlines.extend_ttl(lease, ttl_seconds=90)
         await deadlines.prolong(lease, ttl_seconds=90)
         assert await deadlines.expiry([lease]) != [None]
         async with queue.waiting(pool, 1) as waiter:

@@ -97,7 +97,7 @@ async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -
     await admit(deadlines, lease, ttl=10, longest=100)
     assert await deadlines.renew(lease, ttl_seconds=5000, principal="ci") is Refusal.LONGER
     assert span.began_what_ends((await deadlines.expiry([lease]))[0], 10)
-    await deadlines.lengthen(lease, ttl_seconds=5000)  # the control plane knows
+    await deadlines.extend_ttl(lease, ttl_seconds=5000)  # the control plane knows
     granted = await deadlines.renew(lease, ttl_seconds=5000, principal="ci")
     assert isinstance(granted, Renewal)
     assert granted.expires_at == granted.max_expires_at

@@ -203,10 +203,9 @@ async def test_only_the_ttl_of_this_live_lease_is_extended(store: Store, plane: 
 
 
 async def test_only_leases_that_ended_long_ago_are_deleted(store: Store, plane: Plane) -> None:
-    long_ago = {"granted_at": LONG_AGO}
-    old = {state: plane.lease(state, ended_at=LONG_AGO, **long_ago) for state in ENDED}
-    stay = [plane.lease("active", **long_ago), plane.lease("kept", **long_ago)]
-    stay += [plane.lease("released", ended_at=datetime.now(UTC), **long_ago), plane.lease("active")]
+    old = {state: plane.lease(state, ended_at=LONG_AGO, granted_at=LONG_AGO) for state in ENDED}
+    stay = [plane.lease("active", granted_at=LONG_AGO), plane.lease("kept", granted_at=LONG_AGO)]
+    stay += [plane.lease("released", ended_at=datetime.now(UTC), granted_at=LONG_AGO), plane.lease("active")]
     async with store.statement() as connection:
         assert await leases.prune(connection, 86_400) == len(old)
     assert [plane.row("leases", lease) for lease in old.values()] == [None] * 3

@@ -202,7 +202,8 @@ async def test_a_worker_that_has_lost_its_claim_makes_nothing_ready(
     store: Store, plane: Plane, lost: str
 ) -> None:
     claimed = plane.database("resetting", claimed_until=LATER)
-    row = row_of(plane, claimed, **{"id": {"id": uuid4()}, "generation": {"generation": 4}}.get(lost, {}))
+    changed: dict[str, dict[str, object]] = {"id": {"id": uuid4()}, "generation": {"generation": 4}}
+    row = row_of(plane, claimed, **changed.get(lost, {}))
     if lost == "state":
         plane.sql("update databases set state = 'creating'")
     before = plane.row("databases", claimed)

@@ -111,7 +111,7 @@ class Leases:
             if answer is Refusal.LONGER and ttl_seconds is not None:
                 async with self._resources.store.statement() as connection:
                     await store_leases.extend_ttl(connection, lease_id, ttl_seconds)
-                await self._resources.deadlines.lengthen(lease_id, ttl_seconds=ttl_seconds)
+                await self._resources.deadlines.extend_ttl(lease_id, ttl_seconds=ttl_seconds)
                 continue
             restored = True
             if answer is Refusal.FORGOTTEN:

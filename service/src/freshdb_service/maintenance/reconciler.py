@@ -109,7 +109,7 @@ class Reconciler:
     async def recover_from_deaths(self) -> None:
         """Take over the claims of workers that held no lock at this check and the one before."""
         async with self._resources.store.statement() as connection:
-            unseen = await worker_locks.unseen(connection)
+            unseen = await worker_locks.without_lock(connection)
         now = monotonic()
         self._unseen = {one: self._unseen.get(one, now) for one in unseen}
         gone = [

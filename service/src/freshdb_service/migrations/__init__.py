@@ -1,6 +1,6 @@
-"""The control plane's schema, step by step (Alembic); :func:`upgrade` brings a database to the newest step.
+"""Migrations of the control plane's schema (Alembic). :func:`upgrade` migrates a database to the newest revision.
 
-Alembic is loaded only when there is a step to take: it would be a fifth of the time that a warm start takes.
+Alembic is imported only when a migration is needed, because it would take a fifth of a warm start.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from freshdb_service.store.connection import Store
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_LOCK = 0x66726573_68646200  # "freshdb": replicas that start at once migrate one after the other
+_LOCK = 0x66726573_68646200  # "freshdb": replicas that start at the same time migrate one after the other
 _HERE = Path(__file__).parent
 
 
 def newest_step() -> str:
-    """The revision of the last step; each file in ``versions`` begins with its own."""
+    """Return the newest revision. The name of each file in ``versions`` begins with its revision."""
     return max(path.name.partition("_")[0] for path in (_HERE / "versions").glob("[0-9]*.py"))
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration; there is no ``alembic.ini``."""
+    """Return Alembic's configuration. There is no ``alembic.ini``."""
     from alembic.config import Config  # noqa: PLC0415 - see the module's docstring
 
     config = Config()
@@ -36,7 +36,7 @@ def alembic_config() -> Config:
 
 
 async def upgrade(engine: AsyncEngine) -> None:
-    """Bring the control plane's database to the newest step; safe to call from many replicas at once."""
+    """Migrate the control plane's database to the newest revision. Several replicas may call it at the same time."""
     async with engine.connect() as connection:
         if await _step_of(connection) == newest_step():
             return
@@ -51,7 +51,7 @@ async def upgrade(engine: AsyncEngine) -> None:
 
 
 async def step_of(store: Store) -> str | None:
-    """The step that a database is at; ``None`` if it is no control plane."""
+    """Return the revision of a database. ``None`` if it is no control plane."""
     async with store.statement() as connection:
         return await _step_of(connection)
 

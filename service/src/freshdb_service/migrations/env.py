@@ -1,4 +1,4 @@
-"""Alembic's environment: runs the steps over the connection that :func:`freshdb_service.migrations.upgrade` passes."""
+"""Alembic's environment: runs the migrations on the connection of :func:`freshdb_service.migrations.upgrade`."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ class ResetJobs:
         with (
             log_context(**named),
             self._resources.tracing.work(what, attributes),
-            self._resources.worker_locks.worked_on(row),
+            self._resources.worker_locks.working_on(row),
         ):
             yield
 

@@ -1,4 +1,4 @@
-"""One connection pool to Redis; Lua scripts by name; failures as one error."""
+"""A connection pool to Redis, which runs Lua scripts by name and translates failures into one error."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ class ConnectionLost(BackendUnavailable):
 
 
 class _Pool(BlockingConnectionPool):
-    """A pool that opens no connection once it is closed: there would be nobody left to close it."""
+    """A pool that opens no connection after it was closed, because such a connection would never be closed."""
 
     closed = False
 
     async def get_connection(self, *command: object, **options: object) -> AbstractConnection:
-        """As the pool that it is, until it is closed.
+        """Return a connection, unless the pool was closed.
 
         Raises:
-            RedisConnectionError: it was closed, perhaps while this connection was being opened.
+            RedisConnectionError: the pool was closed, possibly while this connection was being opened.
             RedisTimeout: every connection is in use.
         """
-        self._see_that_it_is_open()
+        self._check_open()
         try:
             connection: AbstractConnection = await super().get_connection(*command, **options)  # type: ignore[no-untyped-call]
         except RedisConnectionError as error:
-            if isinstance(error.__cause__, TimeoutError):  # no connection was lost: all are in use
+            if isinstance(error.__cause__, TimeoutError):  # no connection was lost, all are in use
                 raise RedisTimeout(str(error)) from error
             raise
         try:
-            self._see_that_it_is_open()
+            self._check_open()
         except RedisConnectionError:
             await connection.disconnect()
             await self.release(connection)
@@ -72,18 +72,18 @@ class _Pool(BlockingConnectionPool):
         return connection
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Have it connected, and anew if it was reset: redis-py (8.1, ``can_read``) sees only those that were closed."""
+        """Connect, also if the connection was reset: redis-py (8.1, ``can_read``) detects only closed ones."""
         reader = connection._reader  # noqa: SLF001 - nothing public tells
         if reader is not None and reader.exception() is not None:
             await connection.disconnect()
         await super().ensure_connection(connection)
 
     async def close(self) -> None:
-        """Close every connection, and open no other."""
+        """Close every connection, and open no more."""
         self.closed = True
         await self.disconnect()
 
-    def _see_that_it_is_open(self) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             message = "this replica has closed its connections"
             raise RedisConnectionError(message)
@@ -108,7 +108,7 @@ class RedisConnection:
             raise ConfigurationError(message) from None
         self.prefix = f"freshdb:{{{installation}}}:"
         self._instrument = instrument
-        # A command that failed is not sent again behind our back: the scripts decide what is safe to repeat.
+        # No automatic retries: only the scripts in REPEATABLE are safe to repeat.
         # A burst waits for a connection instead of failing.
         self._pool: _Pool = _Pool.from_url(
             url,
@@ -128,7 +128,7 @@ class RedisConnection:
         }
 
     def key(self, *parts: object) -> str:
-        """The full name of a key."""
+        """Return the full name of a key."""
         return self.prefix + ":".join(str(part) for part in parts)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> object:
@@ -152,7 +152,7 @@ class RedisConnection:
             return await self._scripts[script](keys=list(keys), args=list(arguments))
 
     async def check(self) -> None:
-        """See that Redis answers and is new enough.
+        """Check that Redis answers and is new enough.
 
         Raises:
             BackendUnavailable: it does not answer.
@@ -169,19 +169,19 @@ class RedisConnection:
         """One round trip.
 
         Raises:
-            BackendUnavailable: Redis is away.
+            BackendUnavailable: Redis is unavailable.
         """
         async with translated():
             await self.client.ping()
 
     async def close(self) -> None:
-        """Close every connection; from then on nothing is asked of Redis, whoever is still at work."""
+        """Close every connection. Later calls fail."""
         await self._pool.close()
 
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Turn Redis's failures into one error."""
+    """Translate Redis's failures into one error."""
     try:
         yield
     except RedisTimeout as error:

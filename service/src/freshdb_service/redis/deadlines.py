@@ -1,14 +1,14 @@
-"""When leases end. Heartbeats touch this and nothing else.
+"""Deadlines of leases. A heartbeat uses only these.
 
-A deadline is written *before* its lease is granted, so that no lease is ever without one; a deadline whose lease never
-came to be is settled by the caller, or by the reaper. Redis loses everything when it restarts empty, and may be out of
-date when it restarts from a snapshot or fails over: the *epoch* key names the run of Redis that the deadlines were written
-to, and until somebody has restored them after a change of run, no lease expires, and no heartbeat is answered by what Redis
-believes. One that comes back as it was before a
-failover names itself, and is wrong all the same: so each replica also remembers the run that it spoke with last.
+A deadline is written *before* its lease is granted, so that no lease is without one. If the lease is then not granted, the
+caller or the reaper removes the deadline. Redis loses everything when it restarts empty, and may be out of date after a
+restart from a snapshot or a failover. Therefore the *epoch* key names the run of Redis in which the deadlines were
+written. After a change of run, no lease expires and no heartbeat is answered from Redis until a replica has restored the
+deadlines. A Redis that returns in its state before a failover has its own run in the key, but is out of date. Therefore
+each replica also remembers the last run.
 
-What is restored is a full TTL from now. So that this is never less than what was granted, a heartbeat that asks for more
-than the lease's own TTL is refused here until the control plane has noted that (``LONGER``, ``lengthen``).
+A restored deadline is a full TTL from now. It must never be earlier than the granted one. Therefore a heartbeat that asks
+for more than the lease's TTL is refused (``LONGER``) until the control plane has stored the longer TTL (``extend_ttl``).
 """
 
 from __future__ import annotations
@@ -27,35 +27,34 @@ from freshdb_service.redis.connection import RedisConnection, translated
 _CHUNK = 500
 _TAKEN_AGAIN_MS = 5_000
 _OVER_MS = 60_000
-"""For so long it is remembered that a lease is over: longer than anybody takes who looked at the control plane, to restore
-deadlines."""
+"""Time for which ended leases are remembered. A replica must need less time to restore deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The answer to "may I have one now?"."""
+    """The result of ``admit``."""
 
     admitted: bool
     ticket: int
-    """The instant of asking, in microseconds of Redis's clock: the place in the queue."""
+    """The instant of the request in microseconds of Redis's clock, which is the place in the queue."""
     expires_at: datetime
     waiting: int
-    """How many callers were here before, when it is not admitted."""
+    """Number of callers that wait already, if the caller is not admitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a heartbeat was granted."""
+    """The result of a heartbeat."""
 
     ttl_seconds: float
     expires_at: datetime
     max_expires_at: datetime
     left_seconds: float
-    """What was left of the TTL before it."""
+    """The part of the TTL that was left before the heartbeat."""
 
 
 class Refusal(Enum):
-    """Why a heartbeat was not granted."""
+    """The reason why a heartbeat was refused."""
 
     UNKNOWN = 0
     FOREIGN = -1
@@ -66,7 +65,7 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """What has to be written again after Redis forgot."""
+    """The data of a lease from which its deadline is restored."""
 
     lease_id: UUID
     principal: str
@@ -76,7 +75,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class DueLeases:
-    """The leases that are over; or, when Redis has started anew since, the run that needs its deadlines back."""
+    """The leases whose deadline has passed, or the new run of Redis whose deadlines must be restored first."""
 
     lease_ids: list[UUID]
     forgotten_in_run: str | None
@@ -84,7 +83,7 @@ class DueLeases:
 
 @dataclass(frozen=True, slots=True)
 class _Beat:
-    """A heartbeat on its way to Redis."""
+    """A heartbeat that waits for its answer."""
 
     lease_id: str
     ttl_ms: int
@@ -116,9 +115,9 @@ class Deadlines:
         principal: str,
         at_head: bool = False,
     ) -> Admission:
-        """Write the deadlines of leases that are about to be granted, unless others wait for this pool.
+        """Write the deadlines of leases that are about to be granted, unless other callers wait for this pool.
 
-        ``at_head`` is for the waiter whose turn it is.
+        With ``at_head``, the caller is the first waiter, and the queue is not checked.
         """
         answer = await self._redis.run(
             "deadline_admit",
@@ -136,7 +135,7 @@ class Deadlines:
         return Admission(bool(int(admitted)), int(ticket), _instant(deadline), int(waiting))
 
     async def settle(self, lease_ids: Sequence[UUID], *, over: bool = False) -> None:
-        """Forget leases that are ``over``, or were never granted."""
+        """Remove the deadlines of leases that have ended (``over``) or were never granted."""
         for start in range(0, len(lease_ids), _CHUNK):
             some = [str(one) for one in lease_ids[start : start + _CHUNK]]
             keys = [self._deadlines, self._limits, self._expiring, self._over]
@@ -145,10 +144,10 @@ class Deadlines:
     async def renew(
         self, lease_id: UUID, *, ttl_seconds: float | None, principal: str | None
     ) -> Renewal | Refusal:
-        """Move a deadline; never past the lease's limit, never closer.
+        """Extend a deadline, up to the lease's limit. It never becomes earlier.
 
-        Heartbeats that come while others are on their way go together in the next call: the more there are, the less each
-        costs, and none is late because there are many.
+        Heartbeats that arrive during a call to Redis are sent together in the next call. The more there are, the less each
+        of them costs, and many heartbeats do not delay each other.
         """
         answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._beats.append(_Beat(str(lease_id), _ms(ttl_seconds or 0), principal or "", answer))
@@ -162,7 +161,7 @@ class Deadlines:
         )
 
     async def _beat(self) -> None:
-        """Send heartbeats until there are none."""
+        """Send heartbeats until none is left."""
         try:
             while self._beats:
                 beats, self._beats = self._beats[:_CHUNK], self._beats[_CHUNK:]
@@ -183,21 +182,21 @@ class Deadlines:
                 raise
             return
         for beat, words in zip(beats, cast("list[list[str]]", answers), strict=True):
-            if not beat.answer.done():  # whoever asked may have gone
+            if not beat.answer.done():  # the caller may have gone
                 beat.answer.set_result(words)
 
-    async def lengthen(self, lease_id: UUID, *, ttl_seconds: float) -> None:
-        """Give a lease a longer TTL of its own; the control plane has noted it."""
+    async def extend_ttl(self, lease_id: UUID, *, ttl_seconds: float) -> None:
+        """Extend the TTL of a lease, after the control plane has stored it."""
         await self._redis.run("deadline_lengthen", [self._limits], [str(lease_id), _ms(ttl_seconds)])
 
     async def prolong(self, lease_id: UUID, *, ttl_seconds: float) -> None:
-        """Give a lease that is kept for a look a deadline of its own, and a limit that admits it."""
+        """Set the deadline of a kept lease, and extend its limit to it."""
         await self._redis.run(
             "deadline_keep", [self._deadlines, self._limits], [str(lease_id), _ms(ttl_seconds)]
         )
 
     async def expiry(self, lease_ids: Sequence[UUID]) -> list[datetime | None]:
-        """When these leases end, as far as is known here."""
+        """Return the deadlines of leases. ``None`` for those that Redis does not have."""
         if not lease_ids:
             return []
         async with translated():
@@ -207,12 +206,12 @@ class Deadlines:
         return [None if score is None else _instant(score) for score in scores]
 
     async def noted(self) -> set[UUID]:
-        """Every lease that anything is known of here."""
+        """Return every lease that has a deadline."""
         async with translated():
             return {UUID(str(one)) for one in await self._redis.client.hkeys(self._limits)}
 
     async def due(self, most: int = 500) -> DueLeases:
-        """Take the leases whose deadline has passed; whoever takes them ends and settles them."""
+        """Take the leases whose deadline has passed. The caller must end and settle them."""
         answer = await self._redis.run(
             "deadline_expire",
             [self._deadlines, self._expiring, self._epoch],
@@ -224,9 +223,9 @@ class Deadlines:
         return DueLeases([UUID(one) for one in lease_ids], run_id if flag == "0" else None)
 
     async def hand_on(self, lease_ids: Sequence[UUID]) -> None:
-        """Let whoever asks next what is due have these, which could not be ended now.
+        """Return leases that could not be ended, for the next call of ``due``.
 
-        Those that have got their deadlines back meanwhile are left as they are.
+        Leases whose deadlines were restored in the meantime are left unchanged.
         """
         if not lease_ids:
             return
@@ -234,19 +233,19 @@ class Deadlines:
             await self._redis.client.zadd(self._expiring, {str(one): 0 for one in lease_ids}, xx=True)
 
     async def forgotten_in_run(self) -> str | None:
-        """The run of Redis that needs its deadlines back, if it does."""
+        """Return the new run of Redis if its deadlines must be restored."""
         return (await self.due(most=0)).forgotten_in_run
 
     async def restore(self, entries: Iterable[Deadline], *, run_id: str | None) -> int:
-        """Give leases their full TTL again, but for those that were settled lately.
+        """Give leases a full TTL again, except those that were settled lately.
 
         Args:
             entries: the live leases.
-            run_id: the run of Redis that had forgotten them: all are written, and the run noted when all is done. With
-                ``None`` only those are written that have no deadline.
+            run_id: the new run of Redis. All deadlines are written, and then the run is stored. With ``None``, only missing
+                deadlines are written.
 
         Returns:
-            How many deadlines were written.
+            The number of written deadlines.
         """
         everything = list(entries)
         chunks = [everything[i : i + _CHUNK] for i in range(0, len(everything), _CHUNK)] or [[]]
@@ -271,7 +270,7 @@ class Deadlines:
 
 
 def _failure(error: BaseException) -> Exception:
-    """Why a heartbeat was not sent: an exception of its own for each, since each gathers the traceback of its task."""
+    """Create the exception of one heartbeat. Each needs its own, because it collects the traceback of its task."""
     if isinstance(error, BackendUnavailable):
         return BackendUnavailable(error.message, retry_after_seconds=error.retry_after_seconds)
     if isinstance(error, Exception):

@@ -1,7 +1,7 @@
-"""What happened, as a stream that anybody can follow: every transition, newest kept, in the order of its writing.
+"""The event stream: one event per transition, in the order of writing. The newest are kept.
 
-Events are written behind the work, in batches, by a task of their own: nobody waits for them, and a process that dies may
-take the last few with it. They are a report, never the fact.
+A background task writes events in batches, so that they delay no request. A process that dies may lose its last events. They
+are a report, and nothing is decided by them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from freshdb_service.redis.connection import RedisConnection, translated
 _KEPT: Final = 10_000
 _PENDING: Final = 10_000
 _FLUSH_SECONDS: Final = 0.05
-_LOOK_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.25
 _RECENT: Final = 2_000
 _AT_ONCE: Final = 100
 _SEARCHED_AT_ONCE: Final = 500
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One thing that happened; ``id`` orders events and can be given as ``since``."""
+    """An event. Its ``id`` gives the order, and can be passed as ``since``."""
 
     id: str
     kind: str
@@ -45,7 +45,7 @@ class Event:
 
 
 class Events:
-    """The stream of this installation."""
+    """The event stream of this installation."""
 
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
@@ -53,19 +53,19 @@ class Events:
         self._pending: deque[tuple[str, dict[str, object]]] = deque(maxlen=_PENDING)
         self._some = asyncio.Event()
         self._followers = 0
-        self._look: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._recent: deque[Event] = deque()
         self._seen_after: str | None = None
-        """Every event after this one is among the recent ones."""
+        """All events after this id are in ``_recent``."""
 
     def emit(self, kind: str, **data: object) -> None:
-        """Note that something happened; returns at once."""
+        """Add an event to the next batch."""
         self._pending.append((kind, data))
         self._some.set()
 
     async def flush(self) -> None:
-        """Write what is pending."""
+        """Write the pending events."""
         batch = list(self._pending)
         self._pending.clear()
         if not batch:
@@ -78,7 +78,7 @@ class Events:
             await pipeline.execute()
 
     async def write(self) -> None:
-        """Write events as they come, for as long as the process lives."""
+        """Write events as they arrive, until cancelled."""
         while True:
             await self._some.wait()
             self._some.clear()
@@ -89,7 +89,7 @@ class Events:
             await asyncio.sleep(_FLUSH_SECONDS)
 
     async def read(self, since: str, *, most: int = _AT_ONCE) -> list[Event]:
-        """Events after ``since`` (``0`` for all that are kept)."""
+        """Return the events after ``since``. ``0`` returns all that are kept."""
         async with translated():
             answer = cast("_Streams", await self._redis.client.xread({self._key: since}, count=most))
         return [_event(identifier, fields) for _, entries in answer or [] for identifier, fields in entries]
@@ -97,7 +97,7 @@ class Events:
     async def newest(
         self, wanted: Callable[[Event], bool], *, most: int, before: str | None = None
     ) -> list[Event]:
-        """The newest events that are wanted, the newest first; ``before`` is the id of an event that was seen already."""
+        """Return the newest events that match ``wanted``, newest first, before the event with the id ``before``."""
         found: list[Event] = []
         last = "+" if before is None else f"({before}"
         while len(found) < most:
@@ -114,7 +114,7 @@ class Events:
         return found[:most]
 
     async def position(self, since: str) -> str:
-        """The position after which to follow: ``since``, or that of the newest event for ``$``."""
+        """Return the id after which to follow: ``since``, or the id of the newest event if it is ``$``."""
         if since != "$":
             return since
         async with translated():
@@ -124,13 +124,12 @@ class Events:
     async def follow(
         self, position: str, *, stop: asyncio.Event, heartbeat_seconds: float = 15.0
     ) -> AsyncIterator[Sequence[Event]]:
-        """Events after a position as they come, some at a time; none at all every so often, when nothing happens.
+        """Yield events after a position in batches, and an empty batch after ``heartbeat_seconds`` without events.
 
-        However many follow, Redis is asked for news once: the look is common to all of them. Whoever reads so slowly that
-        the news have gone by asks Redis alone.
+        All followers share one query of Redis. A follower that is too slow for the shared events queries Redis itself.
 
         Raises:
-            BackendUnavailable: Redis is away; following can begin again after the last event.
+            BackendUnavailable: Redis is unavailable. The caller can follow again after the last event.
         """
         quiet_since = monotonic()
         with self._following():
@@ -143,31 +142,31 @@ class Events:
                 if monotonic() - quiet_since >= heartbeat_seconds:
                     quiet_since = monotonic()
                     yield ()
-                if self._look is not None and self._look.done():
-                    await self._look
+                if self._polling is not None and self._polling.done():
+                    await self._polling
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS * 4):
+                    async with asyncio.timeout(_POLL_SECONDS * 4):
                         await self._news.wait()
 
     @contextmanager
     def _following(self) -> Iterator[None]:
         self._followers += 1
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_for_news())
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
         try:
             yield
         finally:
             self._followers -= 1
 
-    async def _look_for_news(self) -> None:
-        """See what is new for all who follow, for as long as somebody does."""
+    async def _poll(self) -> None:
+        """Read new events for all followers, while there are any."""
         self._recent.clear()
         self._seen_after = None
         newest = self._seen_after = await self.position("$")
         while self._followers:
             batch = await self.read(newest)
             if not batch:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
             for event in batch:
                 if len(self._recent) == _RECENT:
@@ -178,7 +177,7 @@ class Events:
             news.set()
 
     async def _after(self, position: str) -> Sequence[Event]:
-        """What came after a position, as far as it is here by now."""
+        """Return the known events after a position."""
         if self._seen_after is None or _order(position) < _order(self._seen_after):
             return await self.read(position)
         later = list(takewhile(lambda event: _order(event.id) > _order(position), reversed(self._recent)))

@@ -1,10 +1,10 @@
-"""Who waits for a database of a pool, first come, first served across replicas.
+"""The queues of callers that wait for a database of a pool: first come, first served, across replicas.
 
-A waiter's *ticket* is the instant (microseconds of Redis's clock) at which it first asked. Only the waiter with the lowest
-ticket, the *head*, tries to get a database; when it leaves, with or without one, the next is woken. Whoever asks while
-somebody waits goes behind. The process that a waiter belongs to says every ``REFRESH_SECONDS`` that it is still there (in
-one call per pool); a waiter not heard of for ``PRESENCE_SECONDS`` is passed over, so that a replica that dies holds nobody
-up for longer. A waiter that Redis forgot comes back to the place that it had.
+A waiter's *ticket* is the instant of its first request, in microseconds of Redis's clock. Only the waiter with the lowest
+ticket, the *head*, tries to get a database. When it leaves, with or without a database, the next one is woken. A new
+caller goes to the end while others wait. Every process refreshes the presence of its waiters every ``REFRESH_SECONDS``, in
+one call per pool. A waiter that was not refreshed for ``PRESENCE_SECONDS`` is skipped, so that a dead replica blocks the
+queue no longer than that. A waiter that Redis has lost returns to its former place.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from freshdb_service.redis.wakeups import Wakeups
 PRESENCE_SECONDS: Final = 1.0
 REFRESH_SECONDS: Final = 0.25
 _CHUNK: Final = 100
-"""So many waiters are there, and so many queues looked at, at once: for longer, nobody else gets an answer from Redis."""
+"""Maximum number of waiters or queues per call, because Redis answers no other call in the meantime."""
 
 _LONGEST_WORD: Final = 200
 _MOST_PAIRS: Final = 10
-"""Of a holder so much is kept with its place in the queue: enough to know it by."""
+"""Maximum number of a holder's fields that are stored in the queue, enough to recognise it."""
 
 Gone = Callable[[], Awaitable[object]]
-"""Returns once the caller has gone."""
+"""A function that returns when the caller has gone."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a waiter stands; ``position`` counts from 1, and is 0 for one that does not wait."""
+    """The length of a queue and a waiter's position, which counts from 1. It is 0 if the waiter is not in the queue."""
 
     position: int
     waiting: int
     wanted: int
-    """How many databases all waiters together want."""
+    """Number of databases that all waiters together want."""
     age_seconds: float
-    """How long the first in the queue has waited."""
+    """Time for which the head has waited."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """Somebody who stands in a queue, for people to look at.
+    """A waiter in a queue, for the dashboard.
 
     Attributes:
-        since: when they first asked, by Redis's clock.
-        waited_seconds: for how long they wait, by the same clock.
-        wanted: how many databases they want at once.
-        principal: who; empty where Redis has forgotten it.
-        holder: what they said of themselves, cut to what is worth reading.
+        since: the instant of its first request, by Redis's clock.
+        waited_seconds: the time since then, by the same clock.
+        wanted: number of databases that it wants.
+        principal: the caller's principal. Empty if Redis has lost it.
+        holder: the caller's holder fields, shortened.
     """
 
     since: datetime
@@ -82,7 +82,7 @@ class Waiter:
         self._over = False
 
     async def turn(self, timeout_seconds: float) -> bool:
-        """Wait until this waiter is woken as the head (or should look again); ``False`` after the timeout, or the end."""
+        """Wait until this waiter is woken. ``False`` after the timeout, or after ``end``."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._turn.wait()
@@ -92,13 +92,13 @@ class Waiter:
         return not self._over
 
     def end(self) -> None:
-        """It shall wait no longer."""
+        """Stop waiting."""
         self._over = True
         self._turn.set()
 
     @contextmanager
     def unless(self, gone: Gone) -> Iterator[None]:
-        """Within the block, have it wait no longer once its caller has gone."""
+        """Stop waiting when the caller has gone, within the block."""
 
         async def watch() -> None:
             await gone()
@@ -112,7 +112,7 @@ class Waiter:
 
 
 class Queue:
-    """The queues of all pools, seen from one process."""
+    """The queues of all pools, and the waiters of this process."""
 
     def __init__(self, redis: RedisConnection, wakeups: Wakeups) -> None:
         self._redis = redis
@@ -132,7 +132,7 @@ class Queue:
         principal: str = "",
         holder: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Waiter]:
-        """Stand in the queue of a pool from here to the end of the block; ``principal`` and ``holder`` say who does."""
+        """Wait in the queue of a pool within the block. ``principal`` and ``holder`` are shown on the dashboard."""
         name = uuid4().hex
         waiter = Waiter(pool_id, ticket, wanted, self._wakeups.turn_of(name), name)
         self._here[pool_id][name] = waiter
@@ -147,9 +147,9 @@ class Queue:
             await asyncio.shield(self._leave(pool_id, name))
 
     async def ticket_again(self, pool_id: UUID, owner: str, ticket: int, keep_seconds: float) -> int:
-        """The ticket that this owner had in this pool before, or else this one, remembered for ``keep_seconds``.
+        """Return the former ticket of this owner in this pool, or else ``ticket``, and keep it for ``keep_seconds``.
 
-        A caller who waits in several requests, one after the other, so keeps its place.
+        Therefore a caller that waits in several consecutive requests keeps its place.
         """
         key = self._redis.key("ticket", pool_id, owner)
         async with translated():
@@ -159,23 +159,23 @@ class Queue:
         return mine
 
     async def has_ticket(self, pool_id: UUID, owner: str) -> bool:
-        """Whether this owner has a place in this pool's queue from a request before."""
+        """Return whether this owner has a ticket of an earlier request in this pool's queue."""
         async with translated():
             return bool(await self._redis.client.exists(self._redis.key("ticket", pool_id, owner)))
 
     async def wake(self, pool_id: UUID) -> int:
-        """Wake the head of a pool's queue, wherever it is; returns how many wait."""
+        """Wake the head of a pool's queue, on whichever replica it waits. Return the length of the queue."""
         return int(
             cast("int", await self._redis.run("queue_wake", self._keys(pool_id), [self._wakeups.channel]))
         )
 
     async def place(self, pool_id: UUID, waiter: Waiter | None = None) -> QueuePosition:
-        """How long the queue is, and where a waiter stands in it."""
+        """Return the length of a queue, and the position of a waiter."""
         [place] = await self._places([pool_id], waiter)
         return place
 
     async def places(self, pool_ids: Sequence[UUID]) -> list[QueuePosition]:
-        """How long the queues of these pools are, in their order."""
+        """Return the lengths of the queues of pools, in their order."""
         found: list[QueuePosition] = []
         for start in range(0, len(pool_ids), _CHUNK):
             found += await self._places(pool_ids[start : start + _CHUNK], None)
@@ -193,7 +193,7 @@ class Queue:
         ]
 
     async def standing(self, pool_id: UUID, *, most: int) -> list[QueueEntry]:
-        """Who waits for a database of a pool, the first in the queue first."""
+        """Return the waiters of a pool in their order."""
         answer = cast("list[str]", await self._redis.run("queue_waiters", self._keys(pool_id), [most]))
         now, *found = answer
         standing = []
@@ -204,14 +204,14 @@ class Queue:
         return standing
 
     async def stay(self, stopping: asyncio.Event) -> None:
-        """Say for every waiter of this process that it is still there; once ``stopping`` is set, none waits any longer."""
+        """Refresh the presence of every waiter of this process. When ``stopping`` is set, end their waiting."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH_SECONDS):
                     await stopping.wait()
                     self._end()
-                    await asyncio.Event().wait()  # the next look is due at its time
-            # All pools at once: a Redis that answers slowly must not let the last ones seem gone.
+                    await asyncio.Event().wait()  # until the interval has passed
+            # All pools at once: otherwise a slow Redis could let the presence of the last ones end.
             await asyncio.gather(*(self._stay(pool_id, waiters) for pool_id, waiters in self._here.items()))
 
     async def _stay(self, pool_id: UUID, waiters: Mapping[str, Waiter]) -> None:
@@ -221,7 +221,7 @@ class Queue:
                 names = there[start : start + _CHUNK]
                 await self._enter(pool_id, [waiters[name] for name in names if name in waiters])
                 for name in names:
-                    if name not in waiters:  # it left meanwhile, perhaps before it was said that it is there
+                    if name not in waiters:  # it left in the meantime, possibly before it was entered
                         await self._leave(pool_id, name)
         except BackendUnavailable as error:
             _log.warning("cannot refresh the queue: %s", error)

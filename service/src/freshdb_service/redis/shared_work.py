@@ -1,7 +1,8 @@
-"""Work that one replica at a time does for all: what costs the more, the more there is, and need not be done twice.
+"""Work that one replica does for all, because its cost grows with the installation and it need not be done twice.
 
-A duty is not a lock. Two may do the same at once, after Redis has forgotten or one was paused for long, so it must be
-harmless; and whoever dies with it keeps it no longer than it said.
+A claim on such a duty is no lock. Two replicas may do the same work at the same time, after Redis has lost the claim or a
+replica was paused. Therefore the work must be harmless when done twice. The claim of a replica that dies ends after its
+time.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from freshdb_service.redis.connection import RedisConnection
 
 
 class SharedWork:
-    """Who does what, as one replica sees it."""
+    """The claims of one replica on shared work."""
 
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
         self._name = uuid4().hex
 
     async def mine(self, duty: str, *, seconds: float) -> bool:
-        """Whether it falls to this replica: nobody else has it. If so, nobody else gets it for so long.
+        """Claim a duty for ``seconds``. Return ``False`` if another replica has it.
 
         Raises:
-            BackendUnavailable: Redis is away, or refuses.
+            BackendUnavailable: Redis is unavailable, or refuses.
         """
         return await self._run(duty, seconds)
 
     async def lay_down(self, duty: str) -> None:
-        """Let another replica have it at once.
+        """Release a duty for other replicas.
 
         Raises:
-            BackendUnavailable: Redis is away, or refuses.
+            BackendUnavailable: Redis is unavailable, or refuses.
         """
         await self._run(duty, 0)
 

@@ -1,6 +1,6 @@
-"""Wake-ups, between the tasks of one process and between replicas: a hint that there is something to do, never the fact.
+"""Wake-ups between the tasks of one process and between replicas. A wake-up is only a hint that there is work.
 
-A lost wake-up costs the interval of the loop or waiter that it was meant for, nothing else.
+If a wake-up is lost, its loop or waiter notices the work after its usual interval.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SILENCE_SECONDS: Final = 2.0
 
 
 class WakeupReason(StrEnum):
-    """What a loop can be woken for."""
+    """Kinds of work for which loops are woken."""
 
     DIRTY = "dirty"
     DEMAND = "demand"
@@ -34,7 +34,7 @@ class WakeupReason(StrEnum):
 
 
 class Wakeups:
-    """Events by name, set from here or from another replica."""
+    """Events that are set by this process or by another replica."""
 
     def __init__(self, redis: RedisConnection) -> None:
         self._redis = redis
@@ -44,13 +44,13 @@ class Wakeups:
         self._work: defaultdict[WakeupReason, list[asyncio.Event]] = defaultdict(list)
 
     def subscribe(self, work: WakeupReason) -> asyncio.Event:
-        """An event that is set whenever there is work of this kind."""
+        """Return an event that is set whenever there is work of this kind."""
         event = asyncio.Event()
         self._work[work].append(event)
         return event
 
     def unsubscribe(self, work: WakeupReason, event: asyncio.Event) -> None:
-        """Forget an event."""
+        """Remove an event."""
         self._work[work].remove(event)
 
     def nudge(self, work: WakeupReason) -> None:
@@ -59,7 +59,7 @@ class Wakeups:
             event.set()
 
     async def announce(self, work: WakeupReason) -> None:
-        """Wake the loops of every replica; if Redis is away, only those of this one."""
+        """Wake the loops of every replica. If Redis is unavailable, only those of this one are woken."""
         self.nudge(work)
         try:
             await self._redis.client.publish(self.channel, f"work {work} {self._name}")
@@ -67,39 +67,39 @@ class Wakeups:
             _log.warning("cannot wake other replicas: %s", error)
 
     def turn_of(self, waiter: str) -> asyncio.Event:
-        """The event that says "you are first" to a waiter of this process; :meth:`forget` it."""
+        """Return the event that is set when a waiter of this process is the head. :meth:`forget` removes it."""
         return self._turns.setdefault(waiter, asyncio.Event())
 
     def forget(self, waiter: str) -> None:
-        """The waiter has left."""
+        """Remove the event of a waiter."""
         self._turns.pop(waiter, None)
 
     def wake(self, waiter: str) -> None:
-        """Tell a waiter, if it is of this process."""
+        """Wake a waiter, if it belongs to this process."""
         if event := self._turns.get(waiter):
             event.set()
 
     async def listen(self) -> None:
-        """Pass on what other replicas announce, for as long as the process lives."""
+        """Receive the wake-ups of other replicas, until cancelled."""
         while True:
             try:
                 async with self._redis.client.pubsub(ignore_subscribe_messages=True) as subscription:
                     await subscription.subscribe(self.channel)
-                    await self._heard(subscription)
+                    await self._receive(subscription)
             except (RedisError, OSError) as error:
                 _log.warning("lost the connection that carries wake-ups: %s", error)
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _heard(self, subscription: PubSub) -> None:
-        """Take what is said, until nothing is heard though something was asked for."""
+    async def _receive(self, subscription: PubSub) -> None:
+        """Receive messages until a ping gets no answer."""
         asked = False
         while True:
             began = monotonic()
             message = await subscription.get_message(timeout=_SILENCE_SECONDS)
-            # Nothing comes at once, too: for what the library keeps to itself, as the answer to a ping.
+            # ``None`` may also come at once, for messages that the library handles itself, such as the answer to a ping.
             silent = message is None and monotonic() - began >= _SILENCE_SECONDS / 2
             if silent and asked:
-                raise RedisTimeout("no sign of life")
+                raise RedisTimeout("no answer to a ping")
             if silent:
                 await subscription.ping()
             asked = silent

@@ -1,11 +1,10 @@
-"""Statements over the audit trail: who did what, from where, and when.
+"""Statements over the audit log: actions with their actor, address, subject and instant.
 
-What changes something is recorded by the statement (or in the transaction) that changes it: nothing is granted, ended or
-changed without a record of it, and no record is of something that was not done, whatever dies in between. That costs the hot
-path no round trip. What touches no row of the control plane (heartbeats, refusals) is collected first
-(:mod:`freshdb_service.auth.audit_log`).
+The statement or transaction that changes something also records it. Therefore no change is without its entry, no entry is
+without its change, whatever process dies, and recording costs no round trip. Actions that change no row of the control plane
+(heartbeats, refusals) are collected first (:mod:`freshdb_service.auth.audit_log`).
 
-The instant of a record is by the control plane's clock.
+The instant of an entry is by the control plane's clock.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _PRUNED_AT_ONCE: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something, and from where; without a principal it is freshdb itself."""
+    """The author of an action: principal and address. Without a principal it is freshdb itself."""
 
     principal: str | None = None
     address: str | None = None
@@ -39,7 +38,7 @@ FRESHDB: Final = Actor()
 
 @dataclass(frozen=True, slots=True)
 class AuditAction:
-    """Something that somebody does; ``label`` is the name of what it is done to."""
+    """An action. ``label`` is the name of its subject."""
 
     action: str
     by: Actor
@@ -50,7 +49,7 @@ class AuditAction:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedActions:
-    """Deeds that are alike, seen by one replica: how often, and how long ago the first and the last."""
+    """Equal actions on one replica: their number, and the age of the first and the last."""
 
     deed: AuditAction
     count: int
@@ -60,7 +59,7 @@ class RepeatedActions:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One record."""
+    """One entry."""
 
     at: datetime
     id: UUID
@@ -74,7 +73,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which records to list; ``None`` means any. An action ending in ``.*`` is all of its kind."""
+    """Filter for entries. ``None`` matches all. An action that ends in ``.*`` matches all of its kind."""
 
     action: str | None = None
     principal: str | None = None
@@ -86,7 +85,7 @@ class AuditFilter:
 
 
 async def record(connection: AsyncConnection, *deeds: AuditAction) -> None:
-    """Write down what is being done, in the transaction that does it."""
+    """Insert entries for actions, in the transaction that performs them."""
     await connection.execute(
         insert(trail),
         [
@@ -104,7 +103,7 @@ async def record(connection: AsyncConnection, *deeds: AuditAction) -> None:
 
 
 async def record_seen(connection: AsyncConnection, seen: Sequence[RepeatedActions]) -> None:
-    """Write down what was collected; a record for each, at the instant of the last."""
+    """Insert one entry for each group of equal actions, at the instant of the last one."""
     rows = [
         {
             "action": one.deed.action,
@@ -154,7 +153,7 @@ async def listing(
 
 
 async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
-    """Forget records older than this, some at a time; returns how many."""
+    """Delete entries older than this, up to ``_PRUNED_AT_ONCE`` per call. Return their number."""
     age = func.make_interval(0, 0, 0, 0, 0, 0, older_than_seconds)
     some = (
         select(trail.c.at, trail.c.id)

@@ -1,4 +1,4 @@
-"""Connections to the control plane's database, and what their failures mean."""
+"""Connections to the control plane's database, and the meaning of their failures."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ _ILLEGAL_TRANSITION: Final = "LC001"
 """Raised by the triggers of migration 0006."""
 _OUR_MISTAKE = (ProgrammingError, DataError)
 _OUR_MISTAKE_CLASSES: Final = ("22", "42")
-"""The same, as classes of SQLSTATE."""
+"""The same as classes of SQLSTATE."""
 
 
 SETTINGS: Final = {
     "application_name": "freshdb control plane",
     "jit": "off",
-    # What was answered has happened, also where a server's crash may cost its last transactions: a grant must not be undone.
+    # A crash of the server must not undo a grant that was answered, even where its default allows losing the last commits.
     "synchronous_commit": "on",
-    # What somebody set for our role, or for the database, is not meant for this.
+    # Settings of our role or of the database must not apply here.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
-    # A replica whose machine or network is gone says no goodbye: its sessions, and their locks, would stay.
+    # The sessions and locks of a replica whose machine or network has failed would stay without keepalives.
     **KEEPALIVES,
-    # Planning the grant anew takes longer than running it.
+    # Planning the grant again takes longer than running it.
     "plan_cache_mode": "force_generic_plan",
 }
 
 Connection = AsyncConnection
-"""What a statement runs on."""
+"""A connection that runs statements."""
 
 
 class ConstraintViolated(Exception):
-    """A statement would have broken a constraint of the control plane; nothing of it was done."""
+    """A statement violated a constraint of the control plane. It changed nothing."""
 
 
 class Store:
     """The control plane's database.
 
-    ``statement()`` gives a connection on which every statement is a transaction of its own (one round trip);
-    ``transaction()`` one for several statements, all or none.
+    On a connection of ``statement()``, every statement is a transaction (one round trip). A connection of ``transaction()``
+    runs several statements, all or none.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class Store:
             "timeout": answer_seconds / 2,
             "server_settings": SETTINGS
             | {
-                # Whoever has said nothing for so long in the middle of a transaction is not heard any more: its locks go.
+                # A session that is idle in a transaction for this long is ended, to release its locks.
                 "idle_in_transaction_session_timeout": f"{round(answer_seconds * 1000)}ms"
             },
         }
         self.engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
-            max_overflow=0,  # a connection that overflows is closed by whoever gives it back, which ``driver`` cannot
+            max_overflow=0,  # an overflow connection is closed when it is returned, which ``driver`` cannot do
             pool_timeout=answer_seconds / 2,
-            pool_use_lifo=True,  # the connection that was used last has the statements prepared
+            pool_use_lifo=True,  # the last used connection has prepared statements
             connect_args=connect_arguments,
         )
         self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -91,7 +91,7 @@ class Store:
         self.patient: Final = create_async_engine(
             url, poolclass=NullPool, connect_args={**connect_arguments, "command_timeout": None}
         )
-        """For what may take its time: migrations, and waiting for another replica's."""
+        """An engine without a command timeout: for migrations, and for waiting until another replica has migrated."""
         self.liveness: Final = Liveness(
             "the control plane's database",
             self._opened_apart,
@@ -113,7 +113,7 @@ class Store:
         self.liveness.watch(connection.driver_connection)
 
     async def _opened_apart(self) -> Any:  # noqa: ANN401 - the driver's own connection
-        """A connection that is none of the pool's."""
+        """Open a connection outside the pool."""
         pooled = await self._apart.raw_connection()
         driver = pooled.driver_connection
         pooled.detach()
@@ -123,31 +123,33 @@ class Store:
         """One round trip.
 
         Raises:
-            BackendUnavailable: the database is away.
+            BackendUnavailable: the database is unavailable.
         """
         async with self.statement() as connection:
             await connection.execute(text("SELECT 1"))
 
     def statement(self) -> _Session:
-        """A connection on which each statement commits by itself."""
+        """Return a connection on which each statement commits by itself."""
         return _Session(self.liveness, self._single.connect(), self._instrument("statement"))
 
     def transaction(self) -> _Session:
-        """A transaction: committed at the end, rolled back on any error."""
+        """Return a transaction: committed at the end, rolled back on any error."""
         return _Session(self.liveness, self.engine.begin(), self._instrument("transaction"))
 
     @asynccontextmanager
     async def driver(self, what: str = "driver") -> AsyncIterator[Any]:
-        """The driver's own connection, each statement committing by itself; for where every microsecond counts.
+        """Return the driver's own connection, for hot statements. Each statement commits by itself.
 
-        ``what`` it is for is one of a few words, which metrics and traces tell apart.
+        ``what`` names the statement in metrics and traces.
         """
         with self._instrument(what):
             self.liveness.check()
             try:
                 pooled = await self.engine.raw_connection()
-            except Exception as error:  # nothing was asked yet; some come as the driver's adapter raised them
-                raise _away(str(error) or type(error).__name__) from error
+            except (
+                Exception
+            ) as error:  # no statement was sent; some errors come from the driver's adapter unwrapped
+                raise _unavailable(str(error) or type(error).__name__) from error
             driver: Any = pooled.driver_connection
             try:
                 yield driver
@@ -156,39 +158,39 @@ class Store:
                     raise ConstraintViolated(str(error)) from error
                 if getattr(error, "sqlstate", None) == _ILLEGAL_TRANSITION:
                     raise IllegalTransition(str(error)) from error
-                if _is_away(error, driver):
+                if _is_unavailable(error, driver):
                     pooled.invalidate(error)
-                    raise _away(str(error) or type(error).__name__) from error
+                    raise _unavailable(str(error) or type(error).__name__) from error
                 raise
             finally:
                 pooled.close()
 
     @asynccontextmanager
     async def session(self, *, on_end: Callable[[], object]) -> AsyncIterator[Any]:
-        """A driver's connection that belongs to the caller alone, and is none of the pool's; ended with the block.
+        """Open a driver's connection outside the pool, which ends with the block.
 
         Args:
-            on_end: called when the server ends it before.
+            on_end: called when the server ends the connection before.
         """
         self.liveness.check()
         try:
             driver = await self._opened_apart()
         except Exception as error:
-            raise _away(str(error) or type(error).__name__) from error
+            raise _unavailable(str(error) or type(error).__name__) from error
         self.liveness.watch(driver)
         driver.add_termination_listener(lambda _: on_end())
         try:
             yield driver
         except Exception as error:
-            if _is_away(error, driver):
-                raise _away(str(error) or type(error).__name__) from error
+            if _is_unavailable(error, driver):
+                raise _unavailable(str(error) or type(error).__name__) from error
             raise
         finally:
             driver.terminate()
 
 
 class _Session:
-    """One visit to the database; its failures come out as errors of ours."""
+    """One use of a connection. Its failures are translated into errors of this package."""
 
     def __init__(
         self,
@@ -231,7 +233,7 @@ class _Session:
     ) -> None:
         try:
             if isinstance(error, TimeoutError) and self._connection is not None:
-                # It may never answer again, and would let the next one wait for ever. SQLAlchemy does not know that.
+                # The connection may never answer again, and SQLAlchemy would give it to the next caller.
                 await self._connection.invalidate(error)
             await self._visit.__aexit__(kind, error, traceback)
         except Exception as failure:
@@ -241,40 +243,42 @@ class _Session:
 
 
 def _checked(connection: Any, record: object, proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter of the driver
-    """Called by SQLAlchemy with a connection of the pool that is about to be used."""
+    """Refuse a closed connection. SQLAlchemy calls this before it uses a connection of the pool."""
     del record, proxy
     if connection.driver_connection.is_closed():
-        raise DisconnectionError("the server has ended it")
+        raise DisconnectionError("the server has closed the connection")
 
 
 def _one_alone(context: ExceptionContext) -> None:
-    """Called by SQLAlchemy with an error: one lost connection says nothing of the others, which ``_checked`` looks at.
+    """Keep the other connections when one is lost: ``_checked`` checks each of them.
 
-    The pool would take the wall clock's word for which of them are older than the loss.
+    SQLAlchemy calls this on errors. The pool would decide by the wall clock which connections are older than the loss.
     """
     context.invalidate_pool_on_disconnect = False
 
 
-def _is_away(error: Exception, driver: Any) -> bool:  # noqa: ANN401 - the driver's own connection
-    """Whether this means "the database is away, or refuses to work", and no mistake of ours."""
+def _is_unavailable(error: Exception, driver: Any) -> bool:  # noqa: ANN401 - the driver's own connection
+    """Return whether the database is unavailable or refuses to work. Mistakes in our statements are neither."""
     sqlstate: str = getattr(error, "sqlstate", None) or ""
-    refused = sqlstate and not sqlstate.startswith(_OUR_MISTAKE_CLASSES)  # a shutdown, no memory, no disk, …
+    refused = sqlstate and not sqlstate.startswith(
+        _OUR_MISTAKE_CLASSES
+    )  # for example: a shutdown, no memory, no disk
     return bool(refused or driver.is_closed() or isinstance(error, OSError))
 
 
 def _translated(error: Exception) -> Exception:
-    """Turn "the database is away" into one error; leave mistakes of ours as they are."""
+    """Translate the errors of an unavailable database into one, and return mistakes in our statements unchanged."""
     if isinstance(error, IntegrityError):
         return ConstraintViolated(str(error.orig))
     if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _ILLEGAL_TRANSITION:
         return IllegalTransition(str(error.orig and error.orig.__cause__))
     away = isinstance(error, (DBAPIError, PoolTimeout, OSError)) and not isinstance(error, _OUR_MISTAKE)
     if away or cut_between(error):
-        return _away(str(getattr(error, "orig", None) or error) or type(error).__name__)
+        return _unavailable(str(getattr(error, "orig", None) or error) or type(error).__name__)
     return error
 
 
-def _away(reason: str) -> BackendUnavailable:
+def _unavailable(reason: str) -> BackendUnavailable:
     return BackendUnavailable(
         f"the control plane's database does not answer: {reason}", retry_after_seconds=1.0
     )

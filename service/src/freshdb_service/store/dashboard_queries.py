@@ -1,4 +1,4 @@
-"""Statements for people who look: databases with what they belong to, servers with what they hold, and counts of all."""
+"""Queries for the dashboard: databases with their pools and templates, servers with their load, counts by state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from freshdb_service.store.tables import databases, leases, pools, servers, temp
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDetails:
-    """A database with what it belongs to; without its password."""
+    """A database with its pool and template, without its password."""
 
     id: UUID
     pool_id: UUID
@@ -37,7 +37,7 @@ class DatabaseDetails:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFilter:
-    """Which databases to list; ``None`` means any."""
+    """Filter for databases. ``None`` matches all."""
 
     pool_id: UUID | None = None
     state: DatabaseState | None = None
@@ -46,7 +46,7 @@ class DatabaseFilter:
 
 @dataclass(frozen=True, slots=True)
 class ServerDetails:
-    """A server as the control plane knows it, and what it holds."""
+    """A server as recorded in the control plane, and its load."""
 
     name: str
     host: str
@@ -60,14 +60,14 @@ class ServerDetails:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many there are of everything, at one instant of the control plane's clock."""
+    """Numbers of live leases and of templates by state, at one instant of the control plane's clock."""
 
     at: datetime
     leases: Mapping[LeaseState, int]
     templates: Mapping[TemplateState, int]
 
 
-def _looks() -> Select[tuple[object, ...]]:
+def _details() -> Select[tuple[object, ...]]:
     return (
         select(
             databases.c.id,
@@ -93,8 +93,8 @@ def _looks() -> Select[tuple[object, ...]]:
 async def listing(
     connection: AsyncConnection, wanted: DatabaseFilter, *, limit: int, after: UUID | None
 ) -> list[DatabaseDetails]:
-    """Databases by id, from ``after`` on."""
-    query = _looks().order_by(databases.c.id).limit(limit)
+    """Return databases in the order of their ids, after ``after``."""
+    query = _details().order_by(databases.c.id).limit(limit)
     if wanted.pool_id is not None:
         query = query.where(databases.c.pool_id == wanted.pool_id)
     if wanted.state is not None:
@@ -103,17 +103,17 @@ async def listing(
         query = query.where(databases.c.server == wanted.server)
     if after is not None:
         query = query.where(databases.c.id > after)
-    return [_look(row) for row in await connection.execute(query)]
+    return [_detail(row) for row in await connection.execute(query)]
 
 
 async def get(connection: AsyncConnection, database_id: UUID) -> DatabaseDetails | None:
-    """One database."""
-    row = (await connection.execute(_looks().where(databases.c.id == database_id))).one_or_none()
-    return None if row is None else _look(row)
+    """Return one database."""
+    row = (await connection.execute(_details().where(databases.c.id == database_id))).one_or_none()
+    return None if row is None else _detail(row)
 
 
 async def leases_of(connection: AsyncConnection, database_id: UUID, *, limit: int) -> list[LeaseRow]:
-    """Who had a database, the last first; without passwords."""
+    """Return the leases of a database, the last one first, without passwords."""
     query = (
         select(leases)
         .where(leases.c.database_id == database_id)
@@ -124,7 +124,7 @@ async def leases_of(connection: AsyncConnection, database_id: UUID, *, limit: in
 
 
 async def servers_with_load(connection: AsyncConnection) -> list[ServerDetails]:
-    """Every server that there ever was, by name."""
+    """Return every server that was ever managed, in the order of their names."""
     of_server = databases.c.server == servers.c.name
     query = select(
         servers.c.name,
@@ -151,7 +151,7 @@ async def counts(connection: AsyncConnection) -> Counts:
     return Counts(at, held, {TemplateState(state): n for state, n in await connection.execute(built)})
 
 
-def _look(row: AnyRow) -> DatabaseDetails:
+def _detail(row: AnyRow) -> DatabaseDetails:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
     return DatabaseDetails(
         **{**values, "state": DatabaseState(values["state"]), "isolation": Isolation(values["isolation"])}

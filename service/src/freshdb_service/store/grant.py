@@ -111,7 +111,7 @@ async def check_token(store: Store, token_id: UUID, wanted: int) -> None:
         raise refusal
 
 
-async def _grant(driver: Any, terms: GrantTerms, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
+async def _grant(driver: Any, terms: GrantTerms, share: GrantShare) -> list[LeaseRow]:  # noqa: ANN401 - the driver's connection
     rows = await driver.fetch(
         _GRANT,
         share.pool_id,

@@ -1,9 +1,9 @@
-"""Statements over what was: the minutes of pools, and the resets of databases.
+"""Statements over the history: minutes of pools, and resets of databases.
 
-A *minute* of a pool says how many databases were in which state, how many waited at most, and how long the grants and
-resets of that minute took (``durations``). Every replica adds what it saw to the same row; adding is in no order, so
-no replica has to be the one who writes. A *reset* says what one return of a database came to: which lease had it, how it
-was made clean, why so, and what its holder left behind.
+A *minute* of a pool has the number of databases by state, the maximum number of waiting callers, and histograms of the
+durations of grants and resets (``histogram``). Every replica adds its numbers to the same row. The order of additions does
+not matter, so no replica needs to be the only writer. A *reset* has the lease before it, its path, the reason for this path,
+and the leftovers of the holder.
 
 Instants are by the control plane's clock.
 """
@@ -29,16 +29,16 @@ _PRUNED_AT_ONCE: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """What one replica saw of a pool since it last told.
+    """The numbers of one pool that one replica has collected since it last wrote them.
 
     Attributes:
-        pool_id: which pool.
-        databases: how many were in each state, at the last look; ``None`` without a look.
-        waiting: callers that waited, at most.
-        waits: grants, by how long they took (counts for each bucket of ``durations``).
-        resets: resets, likewise.
-        paths: resets, by their path.
-        failures: work on a database that failed.
+        pool_id: the pool.
+        databases: databases by state, as last counted. ``None`` without a count.
+        waiting: maximum number of waiting callers.
+        waits: grants by duration (one count for each bucket of ``histogram``).
+        resets: resets by duration, in the same buckets.
+        paths: resets by path.
+        failures: failed attempts to provision, reset or drop a database.
     """
 
     pool_id: UUID
@@ -52,7 +52,7 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A piece of a pool's history: the same as a minute, of ``seconds`` from ``at`` on; databases as last seen in it."""
+    """A step of a pool's history that begins at ``at``. Its values are those of a minute, ``databases`` as last counted."""
 
     at: datetime
     databases: Mapping[str, int] | None
@@ -65,18 +65,18 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A reset that is done.
+    """A finished reset.
 
     Attributes:
-        database_id: of which database.
-        pool_id: of which pool.
-        generation: the one that it was made clean for.
-        lease_id: the lease that stays its own; ``None`` where the lease before is over.
-        path: see ``cluster.ResetOutcome``.
-        reason: why that path.
-        seconds: how long it took.
-        leftovers: what the holder left behind; empty for nothing.
-        ago_seconds: how long ago it was done.
+        database_id: the database.
+        pool_id: its pool.
+        generation: its generation after the reset.
+        lease_id: the lease that keeps the database. ``None`` if the lease has ended.
+        path: see ``postgres.ResetOutcome``.
+        reason: the reason for this path.
+        seconds: duration of the reset.
+        leftovers: objects that the holder left. Empty if there were none.
+        ago_seconds: age of the reset.
     """
 
     database_id: UUID
@@ -92,7 +92,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class ResetRow:
-    """A reset, as it is kept; ``lease_id`` is whose leavings it removed, if that was known."""
+    """A stored reset. ``lease_id`` is the lease whose leftovers it removed, if known."""
 
     at: datetime
     id: UUID
@@ -107,7 +107,7 @@ class ResetRow:
 
 
 async def add_minutes(connection: AsyncConnection, minutes: Sequence[Minute]) -> None:
-    """Add what was seen to the minute that it is now."""
+    """Add numbers to the current minute of their pools."""
     rows = [
         {
             "pool_id": str(one.pool_id),
@@ -118,9 +118,8 @@ async def add_minutes(connection: AsyncConnection, minutes: Sequence[Minute]) ->
             "paths": one.paths,
             "failures": one.failures,
         }
-        for one in sorted(
-            minutes, key=lambda one: one.pool_id
-        )  # in one order: replicas must not lock each other
+        # Sorted, so that replicas cannot deadlock.
+        for one in sorted(minutes, key=lambda one: one.pool_id)
     ]
     if rows:
         await connection.execute(_ADD, {"rows": json.dumps(rows)})
@@ -129,7 +128,7 @@ async def add_minutes(connection: AsyncConnection, minutes: Sequence[Minute]) ->
 async def points(
     connection: AsyncConnection, pool_id: UUID, *, seconds: float, step_seconds: int
 ) -> list[Point]:
-    """A pool's last ``seconds``, in pieces of ``step_seconds``, the oldest first, where anything is known."""
+    """Return the history of a pool's last ``seconds`` in steps of ``step_seconds``, oldest first, without empty steps."""
     found = await connection.execute(
         _POINTS, {"pool_id": pool_id, "seconds": float(seconds), "step_seconds": step_seconds}
     )
@@ -156,7 +155,7 @@ def _merged(first: Point, then: Point) -> Point:
 
 
 async def add_resets(connection: AsyncConnection, done: Sequence[Reset]) -> None:
-    """Keep what resets came to, each with the lease whose database it was before."""
+    """Insert resets, each with the lease that held the database before."""
     rows = [
         {
             "database_id": str(one.database_id),
@@ -177,7 +176,7 @@ async def add_resets(connection: AsyncConnection, done: Sequence[Reset]) -> None
 
 @dataclass(frozen=True, slots=True)
 class ResetFilter:
-    """Which resets to list; ``None`` means any."""
+    """Filter for resets. ``None`` matches all."""
 
     database_id: UUID | None = None
     lease_id: UUID | None = None
@@ -188,7 +187,7 @@ class ResetFilter:
 async def listing(
     connection: AsyncConnection, wanted: ResetFilter, *, limit: int, before: tuple[datetime, UUID] | None
 ) -> list[ResetRow]:
-    """Resets, the newest first, from ``before`` on."""
+    """Return resets before ``before``, the newest first."""
     query = select(resets).order_by(resets.c.at.desc(), resets.c.id.desc()).limit(limit)
     for column, value in (
         (resets.c.database_id, wanted.database_id),
@@ -205,7 +204,7 @@ async def listing(
 
 
 async def prune(connection: AsyncConnection, *, minutes_seconds: float, resets_seconds: float) -> None:
-    """Forget what is older than this, some at a time."""
+    """Delete older minutes and resets, up to ``_PRUNED_AT_ONCE`` of each per call."""
     for table, key, seconds in (
         (pool_minutes, (pool_minutes.c.at, pool_minutes.c.pool_id), minutes_seconds),
         (resets, (resets.c.at, resets.c.id), resets_seconds),

@@ -1,9 +1,8 @@
-"""What was, from the side of those who see it: noted as it happens, written behind the work, read for those who ask.
+"""Buffer of the history: numbers are collected in memory, written in the background, and read for the API.
 
-Nothing waits for it: whoever grants or resets notes a number in memory, and every ``history_flush_seconds`` (and when the
-replica stops) the numbers are added to what the control plane has, in two statements. A replica that is killed takes the
-numbers of that time with it; and while the control plane is away they wait for it, up to ``MOST`` resets. History is a
-report, never the fact: nothing is decided by it.
+Collecting costs a grant or a reset no I/O. Every ``history_flush_seconds``, and when the replica stops, two statements add
+the numbers to those in the control plane. A replica that is killed loses the numbers of that interval. While the control
+plane is unavailable, they stay in memory, up to ``MOST`` resets. The history is a report, and nothing is decided by it.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from freshdb_service.store.history import Minute, Point, Reset, ResetFilter, Res
 
 MOST: Final = 10_000
 KEPT_SECONDS: Final = 25 * 3600.0
-"""The minutes of pools are kept for so long: a day, and an hour for whoever looks at the whole of it."""
+"""Retention of the minutes of pools: a day, and an hour more for queries of the whole day."""
 POINTS: Final = 288
-"""A history has at most about so many points: one for every minute of an hour, for every five of a day."""
+"""Approximate maximum number of points of a history: one per minute of an hour, one per five minutes of a day."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What this replica has seen of a pool since it last wrote."""
+    """The numbers of a pool that were collected since the last flush."""
 
     databases: Mapping[str, int] | None = None
     waiting: int = 0
@@ -42,7 +41,7 @@ class _Seen:
     failures: int = 0
 
     def add(self, before: _Seen) -> None:
-        """Put back what could not be written."""
+        """Add numbers that could not be written."""
         self.databases = self.databases or before.databases
         self.waiting = max(self.waiting, before.waiting)
         self.waits = [a + b for a, b in zip(self.waits, before.waits, strict=True)]
@@ -52,7 +51,7 @@ class _Seen:
 
 
 class History:
-    """The history of this installation, as one replica writes and reads it."""
+    """The history of this installation, on one replica."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -60,36 +59,36 @@ class History:
         self._resets: deque[tuple[Reset, float]] = deque(maxlen=MOST)
 
     def saw(self, pool_id: UUID, databases: Mapping[DatabaseState, int], waiting: int) -> None:
-        """Note how a pool looks at this moment."""
+        """Count a pool's databases by state, and its waiting callers."""
         seen = self._of(pool_id)
         seen.databases = {state.value: count for state, count in databases.items() if count}
         seen.waiting = max(seen.waiting, waiting)
 
     def granted(self, pool_id: UUID, waited_seconds: float) -> None:
-        """Note a grant, and how long it took from the request."""
+        """Count a grant, with the duration since the request."""
         self._of(pool_id).waits[bucket_of(waited_seconds)] += 1
 
     def reset(self, done: Reset) -> None:
-        """Note a reset that is done."""
+        """Count a finished reset."""
         seen = self._of(done.pool_id)
         seen.resets[bucket_of(done.seconds)] += 1
         seen.paths[done.path] += 1
         self._resets.append((done, monotonic()))
 
     def failed(self, pool_id: UUID) -> None:
-        """Note that work on a database failed."""
+        """Count a failed attempt to provision, reset or drop a database."""
         self._of(pool_id).failures += 1
 
     async def flush(self) -> None:
-        """Write what was noted; what cannot be written waits.
+        """Write the collected numbers. If this fails, they stay in memory.
 
         Raises:
-            BackendUnavailable: the control plane is away.
+            BackendUnavailable: the control plane is unavailable.
         """
         pools, self._pools = self._pools, {}
         done, self._resets = self._resets, deque(maxlen=MOST)
         try:
-            # Both or neither: what is put back is then written once.
+            # In one transaction: numbers that stay in memory after a failure must not be written twice.
             async with self._store.transaction() as connection:
                 await store_history.add_minutes(
                     connection, [_minute(pool_id, seen) for pool_id, seen in pools.items()]
@@ -105,7 +104,7 @@ class History:
             raise
 
     async def points(self, pool_id: UUID, *, seconds: float) -> tuple[int, list[Point]]:
-        """A pool's last ``seconds``: how many seconds each point stands for, and the points, the oldest first."""
+        """Return the history of a pool's last ``seconds``: the seconds per point, and the points, oldest first."""
         step = max(1, round(seconds / POINTS / 60)) * 60
         async with self._store.statement() as connection:
             return step, await store_history.points(connection, pool_id, seconds=seconds, step_seconds=step)
@@ -113,12 +112,12 @@ class History:
     async def resets(
         self, wanted: ResetFilter, *, limit: int, before: tuple[datetime, UUID] | None = None
     ) -> list[ResetRow]:
-        """Resets, the newest first."""
+        """Return resets, the newest first."""
         async with self._store.statement() as connection:
             return await store_history.listing(connection, wanted, limit=limit, before=before)
 
     async def prune(self, resets_seconds: float) -> None:
-        """Forget minutes older than ``KEPT_SECONDS``, and resets older than this; some at a time."""
+        """Delete minutes older than ``KEPT_SECONDS`` and resets older than ``resets_seconds``, a limited number per call."""
         async with self._store.statement() as connection:
             await store_history.prune(connection, minutes_seconds=KEPT_SECONDS, resets_seconds=resets_seconds)
 

@@ -44,7 +44,7 @@ async def ensure(
     max_size: int,
     idle_seconds: float,
 ) -> PoolRow:
-    """The pool of this template and isolation, made if need be."""
+    """Return the pool of a template and isolation. Create it if there is none."""
     await connection.execute(
         insert(pools)
         .values(
@@ -63,7 +63,7 @@ async def ensure(
 
 
 async def get(connection: AsyncConnection, pool_id: UUID) -> PoolRow | None:
-    """One pool."""
+    """Return one pool."""
     row = (await connection.execute(_QUERY.where(pools.c.id == pool_id))).one_or_none()
     return pool_row(row) if row else None
 
@@ -71,7 +71,7 @@ async def get(connection: AsyncConnection, pool_id: UUID) -> PoolRow | None:
 async def listing(
     connection: AsyncConnection, *, limit: int | None = None, after: UUID | None = None
 ) -> list[PoolRow]:
-    """Every pool, or so many of them, by id."""
+    """Return pools in the order of their ids, at most ``limit``."""
     query = _QUERY.order_by(pools.c.id).limit(limit)
     if after is not None:
         query = query.where(pools.c.id > after)
@@ -79,7 +79,7 @@ async def listing(
 
 
 async def all_of_server(connection: AsyncConnection, server: str) -> list[PoolRow]:
-    """Every pool on a server."""
+    """Return every pool on a server."""
     return [pool_row(row) for row in await connection.execute(_QUERY.where(pools.c.server == server))]
 
 
@@ -96,7 +96,7 @@ async def resize(
 
 
 async def note_acquired(connection: AsyncConnection, pool_ids: Sequence[UUID]) -> None:
-    """Note that databases of these pools, and so their templates, were asked for just now."""
+    """Set the last use of pools and of their templates to now."""
     await connection.execute(
         update(pools).where(pools.c.id.in_(pool_ids)).values(last_acquired_at=func.clock_timestamp())
     )
@@ -107,12 +107,12 @@ async def note_acquired(connection: AsyncConnection, pool_ids: Sequence[UUID]) -
 
 
 async def note_error(connection: AsyncConnection, pool_id: UUID, error: str | None) -> None:
-    """Keep the last reason why a database could not be made."""
+    """Store the last error of provisioning or resetting a database of the pool."""
     await connection.execute(update(pools).where(pools.c.id == pool_id).values(last_error=error))
 
 
 async def claim_preparation(connection: AsyncConnection, claim_seconds: float) -> PoolRow | None:
-    """Take one schema pool whose blueprint nobody has made yet."""
+    """Claim one schema pool that has no blueprint yet."""
     one = (
         select(pools.c.id)
         .join(templates, templates.c.id == pools.c.template_id)
@@ -137,7 +137,7 @@ async def claim_preparation(connection: AsyncConnection, claim_seconds: float) -
 
 
 async def extend_preparation(connection: AsyncConnection, pool_id: UUID, claim_seconds: float) -> bool:
-    """Keep the claim on a pool that is being prepared; ``False`` if that is over."""
+    """Extend the claim on a pool that is being prepared. ``False`` if its preparation has ended."""
     until = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, claim_seconds)
     extended = await connection.execute(
         update(pools)
@@ -156,7 +156,7 @@ async def prepared(
     error: str | None = None,
     retry_seconds: float | None = None,
 ) -> None:
-    """Store how schemas of this pool are made, or why they cannot be; with neither, try again in ``retry_seconds``."""
+    """Store the blueprint of a pool's schemas, or the refusal. With neither, the next attempt is in ``retry_seconds``."""
     retry = (
         None
         if retry_seconds is None
@@ -175,7 +175,7 @@ async def prepared(
 
 
 async def installation_id(connection: AsyncConnection) -> UUID:
-    """Who we are: made once, the same for every replica; the stamp on everything of ours."""
+    """Return the id of this installation, which marks all of its objects. The first replica creates it."""
     await connection.execute(insert(installation).values(singleton=True).on_conflict_do_nothing())
     found: UUID = (await connection.execute(select(installation.c.id))).scalar_one()
     return found
@@ -184,7 +184,7 @@ async def installation_id(connection: AsyncConnection) -> UUID:
 async def note_server(
     connection: AsyncConnection, name: str, *, host: str, port: int, version: int, adopted: bool
 ) -> bool:
-    """Enter a server, or refresh its row; returns whether it was ever adopted at this address."""
+    """Insert or update a server. Return whether it was ever adopted at this address."""
     row = insert(servers).values(name=name, host=host, port=port, version=version, adopted=adopted)
     done = await connection.execute(
         row.on_conflict_do_update(
@@ -204,7 +204,7 @@ async def note_server(
 
 
 async def adopted(connection: AsyncConnection, name: str, *, host: str, port: int) -> bool:
-    """Whether this server was adopted before, at the same address."""
+    """Return whether this server was adopted before, at the same address."""
     query = select(servers.c.adopted).where(
         servers.c.name == name, servers.c.host == host, servers.c.port == port
     )
@@ -212,20 +212,20 @@ async def adopted(connection: AsyncConnection, name: str, *, host: str, port: in
 
 
 async def note_disk(connection: AsyncConnection, name: str, disk_bytes: int) -> None:
-    """Keep how much of a server's disk our databases take."""
+    """Store the disk usage of our databases on a server."""
     await connection.execute(
         update(servers).where(servers.c.name == name).values(disk_bytes=disk_bytes, seen_at=func.now())
     )
 
 
 def templates_held() -> ScalarSelect[int]:
-    """How many templates a server (of the query around it) holds: one that failed has no database."""
+    """Return a subquery: the number of templates on the server of the outer query. A failed one has no database."""
     there = templates.c.state != TemplateState.FAILED.value
     return select(func.count()).where(templates.c.server == servers.c.name, there).scalar_subquery()
 
 
 async def load(connection: AsyncConnection) -> dict[str, tuple[int, int]]:
-    """Per server: how many databases and templates it holds, and their bytes as last measured."""
+    """Return for each server the number of its databases and templates, and their bytes as last measured."""
     held = select(func.count()).where(databases.c.server == servers.c.name).scalar_subquery()
     rows = await connection.execute(select(servers.c.name, held + templates_held(), servers.c.disk_bytes))
     return {row[0]: (int(row[1]), int(row[2])) for row in rows}

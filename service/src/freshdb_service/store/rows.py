@@ -1,4 +1,4 @@
-"""The control plane's rows as values. What leaves the store is one of these, never a driver's row."""
+"""The control plane's rows as values. The store returns these, never a driver's row."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, Temp
 
 Json = Mapping[str, object]
 AnyRow = Row[*tuple[Any, ...]]
-"""A driver's row: its columns are checked by nobody until it is one of the values below."""
+"""A driver's row, with untyped columns. The functions below convert it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateRow:
-    """A template, as the control plane knows it."""
+    """A template."""
 
     id: UUID
     name: str
@@ -49,7 +49,7 @@ class TemplateRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """A pool with what it needs to know of its template."""
+    """A pool, with some columns of its template."""
 
     id: UUID
     template_id: UUID
@@ -87,7 +87,7 @@ class DatabaseRow:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """A lease. ``password`` is there only where a function says that it gives it."""
+    """A lease. ``password`` is set only by functions that document it."""
 
     id: UUID
     state: LeaseState
@@ -116,13 +116,13 @@ class LeaseRow:
 
 
 def template_row(row: AnyRow) -> TemplateRow:
-    """Read a template."""
+    """Convert a template."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
     return TemplateRow(**{**values, "state": TemplateState(values["state"])})
 
 
 def pool_row(row: AnyRow) -> PoolRow:
-    """Read a pool."""
+    """Convert a pool."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
     return PoolRow(
         **{
@@ -134,13 +134,13 @@ def pool_row(row: AnyRow) -> PoolRow:
 
 
 def database_row(row: AnyRow) -> DatabaseRow:
-    """Read a database."""
+    """Convert a database."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
     return DatabaseRow(**{**values, "state": DatabaseState(values["state"])})
 
 
 def lease_row(row: AnyRow) -> LeaseRow:
-    """Read a lease."""
+    """Convert a lease."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
     return LeaseRow(
         **{**values, "state": LeaseState(values["state"]), "isolation": Isolation(values["isolation"])}

@@ -1,4 +1,4 @@
-"""The schema of the control plane. ``migrations/`` builds it; a test holds the two against each other."""
+"""The schema of the control plane. ``migrations`` creates it, and a test compares the two."""
 
 from __future__ import annotations
 

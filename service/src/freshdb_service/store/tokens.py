@@ -1,9 +1,9 @@
-"""Statements over tokens: who may do what, and how much of it.
+"""Statements over tokens, their scopes and quotas.
 
-What a token may hold at once is decided where it is granted, in the lock of the token's row (``token_hold``, a function of
-the control plane's schema, which ``granting`` calls), and what may be made for its templates in that same lock
-(``room_of``): of any number of contenders on any number of replicas none gets one too many. The quotas of a token that is
-revoked count no more: what it registered may be in use by others.
+The quota of leases is checked by the grant, under a lock on the token's row (``token_hold``, a function of the control
+plane's schema). The quotas of databases and disk are checked under the same lock (``room_of``). Therefore concurrent
+callers on several replicas cannot exceed them. The quotas of a revoked token no longer apply, because other tokens may use
+its templates.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from freshdb_service.store.tables import leases, pools, templates, tokens
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How much a token may have; ``None`` is no limit but the service's own.
+    """The quotas of a token. ``None``: only the limits of the service apply.
 
     Attributes:
-        max_leases: leases that live at once.
-        max_databases: databases that there are, in whatever state, of the templates that it registered.
-        max_ttl_seconds: the longest TTL, and the longest life, of its leases.
-        max_disk_bytes: what its templates and their databases take.
+        max_leases: maximum number of live leases.
+        max_databases: maximum number of databases, in any state, of the templates that it registered.
+        max_ttl_seconds: maximum TTL and maximum lifetime of its leases.
+        max_disk_bytes: maximum disk usage of its templates and their databases.
     """
 
     max_leases: int | None = None
@@ -40,7 +40,7 @@ class Quotas:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """How much of it a token has now."""
+    """The current use of a token's quotas."""
 
     leases: int
     databases: int
@@ -49,7 +49,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token to be."""
+    """The values of a new token."""
 
     name: str
     scopes: Sequence[str]
@@ -62,7 +62,7 @@ class NewToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A token. ``expires_in_seconds`` and ``previous_in_seconds`` count from when it was read."""
+    """A token. ``expires_in_seconds`` and ``previous_in_seconds`` count from the instant at which it was read."""
 
     id: UUID
     name: str
@@ -108,25 +108,25 @@ _QUERY = select(
 
 
 async def any_ever(connection: AsyncConnection) -> bool:
-    """Whether there is, or was, a token."""
+    """Return whether a token was ever created."""
     return bool(await connection.scalar(select(select(tokens.c.id).exists())))
 
 
 async def usable(connection: AsyncConnection) -> list[TokenRow]:
-    """Every token that opens something."""
+    """Return every token that is neither revoked nor expired."""
     return [
         _row(row) for row in await connection.execute(_QUERY.where(_LIVE, ~func.coalesce(_EXPIRED, False)))
     ]
 
 
 async def create(connection: AsyncConnection, new: NewToken) -> TokenRow | None:
-    """Enter a token.
+    """Insert a token.
 
     Returns:
-        ``None`` if leases live that belong to a principal of this name: they would be the new token's.
+        ``None`` if a principal of this name has live leases, which would become the new token's.
 
     Raises:
-        ConstraintViolated: a token of this name is there.
+        ConstraintViolated: a token of this name exists.
     """
     identifier = uuid4()
     until = None if new.expires_seconds is None else _from_now(new.expires_seconds)
@@ -148,7 +148,7 @@ async def create(connection: AsyncConnection, new: NewToken) -> TokenRow | None:
 
 
 async def find(connection: AsyncConnection, reference: UUID | str) -> TokenRow | None:
-    """One token by id; or by name, the one in use rather than one that was revoked."""
+    """Find a token by id or by name. By name, a live token is preferred to a revoked one."""
     if isinstance(reference, UUID):
         query = _QUERY.where(tokens.c.id == reference)
     else:
@@ -162,7 +162,7 @@ async def find(connection: AsyncConnection, reference: UUID | str) -> TokenRow |
 async def listing(
     connection: AsyncConnection, *, states: frozenset[str], limit: int, after: tuple[datetime, UUID] | None
 ) -> list[TokenRow]:
-    """Tokens in these states (``active``, ``expired``, ``revoked``), in the order of their making, from ``after`` on."""
+    """Return tokens in these states (``active``, ``expired``, ``revoked``) by their creation, after ``after``."""
     expired = func.coalesce(_EXPIRED, False)
     state = case((~_LIVE, "revoked"), (expired, "expired"), else_="active")
     query = _QUERY.where(state.in_(sorted(states))).order_by(tokens.c.created_at, tokens.c.id).limit(limit)
@@ -174,7 +174,7 @@ async def listing(
 async def rotate(
     connection: AsyncConnection, token_id: UUID, *, hint: str, digest: bytes, grace_seconds: float
 ) -> TokenRow | None:
-    """Give a token another secret; the one before works for ``grace_seconds`` more. ``None`` if it is revoked."""
+    """Replace a token's secret. The previous one works for ``grace_seconds`` more. ``None`` if the token is revoked."""
     done = await connection.execute(
         update(tokens)
         .where(tokens.c.id == token_id, _LIVE)
@@ -193,7 +193,7 @@ async def rotate(
 async def change(
     connection: AsyncConnection, token_id: UUID, quotas: Mapping[str, float | int | None]
 ) -> TokenRow | None:
-    """Give a token other quotas; those left out stay. ``None`` if it is revoked."""
+    """Change the given quotas of a token. ``None`` if the token is revoked."""
     done = await connection.execute(
         update(tokens).where(tokens.c.id == token_id, _LIVE).values({name: quotas[name] for name in quotas})
     )
@@ -201,7 +201,7 @@ async def change(
 
 
 async def revoke(connection: AsyncConnection, token_id: UUID, *, by: str | None) -> TokenRow | None:
-    """End a token for good; ``None`` if it was revoked before."""
+    """Revoke a token. ``None`` if it was revoked before."""
     done = await connection.execute(
         update(tokens)
         .where(tokens.c.id == token_id, _LIVE)
@@ -211,29 +211,29 @@ async def revoke(connection: AsyncConnection, token_id: UUID, *, by: str | None)
 
 
 async def note_used(connection: AsyncConnection, seconds_ago: Mapping[UUID, float]) -> None:
-    """Note when tokens were last used."""
+    """Store the last use of tokens."""
     await connection.execute(
         _NOTE_USED, {"ids": list(seconds_ago), "ages": [float(age) for age in seconds_ago.values()]}
     )
 
 
 async def held_by(connection: AsyncConnection, principal: str) -> list[UUID]:
-    """The leases of a principal that live."""
-    live = text("state IN ('active', 'kept')")  # to the letter what the index says
+    """Return the live leases of a principal."""
+    live = text("state IN ('active', 'kept')")  # the same text as the condition of the index
     rows = await connection.execute(select(leases.c.id).where(leases.c.principal == principal, live))
     return [row.id for row in rows]
 
 
 async def use_of(connection: AsyncConnection, token: TokenRow) -> TokenUsage:
-    """How much a token has now."""
+    """Return the current use of a token's quotas."""
     held = len(await held_by(connection, token.name))
-    made, disk = await _made_for(connection, token.id)
+    made, disk = await _usage_of(connection, token.id)
     return TokenUsage(held, made, disk)
 
 
 @dataclass(frozen=True, slots=True)
 class ExceededQuota:
-    """A quota that leaves no room: whose, which, what it is, and how much of it is used."""
+    """An exhausted quota: its token, name, limit and current use."""
 
     token_id: UUID
     token: str
@@ -243,12 +243,12 @@ class ExceededQuota:
 
 
 async def hit_by_template(connection: AsyncConnection, token_id: UUID | None) -> ExceededQuota | None:
-    """The quota that has no room for another template of this token. Runs inside a transaction."""
+    """Return the quota of a token that another template would exceed. Runs inside a transaction."""
     return None if token_id is None else await _hit(connection, token_id, 0)
 
 
 async def hit_by_pool(connection: AsyncConnection, pool_id: UUID) -> ExceededQuota | None:
-    """The quota that keeps a pool from having one more database; that of whoever registered its template."""
+    """Return the quota that one more database of a pool would exceed, of the token that registered its template."""
     row = (
         await connection.execute(
             select(templates.c.token_id, templates.c.size_bytes)
@@ -262,9 +262,9 @@ async def hit_by_pool(connection: AsyncConnection, pool_id: UUID) -> ExceededQuo
 
 
 async def room_of(connection: AsyncConnection, pool_id: UUID, wanted: int) -> int:
-    """How many of the databases that a pool wants the quotas of its template's owner leave room for.
+    """Reduce ``wanted`` databases of a pool to the number that the quotas of its template's token allow.
 
-    Runs inside a transaction; the lock on the token's row is held until its end.
+    Runs inside a transaction, which holds the lock on the token's row until its end.
     """
     template = (
         await connection.execute(
@@ -278,7 +278,7 @@ async def room_of(connection: AsyncConnection, pool_id: UUID, wanted: int) -> in
     quotas = await _locked(connection, template.token_id)
     if quotas is None or (quotas.max_databases is None and quotas.max_disk_bytes is None):
         return wanted
-    made, disk_bytes = await _made_for(connection, template.token_id)
+    made, disk_bytes = await _usage_of(connection, template.token_id)
     if quotas.max_databases is not None:
         wanted = min(wanted, quotas.max_databases - made)
     if quotas.max_disk_bytes is not None:
@@ -290,7 +290,7 @@ async def _hit(connection: AsyncConnection, token_id: UUID, size_bytes: int) -> 
     row = (await connection.execute(select(tokens).where(tokens.c.id == token_id, _LIVE))).one_or_none()
     if row is None or (row.max_databases is None and row.max_disk_bytes is None):
         return None
-    made, disk_bytes = await _made_for(connection, token_id)
+    made, disk_bytes = await _usage_of(connection, token_id)
     if row.max_databases is not None and made >= row.max_databases:
         return ExceededQuota(token_id, row.name, "max_databases", row.max_databases, made)
     if row.max_disk_bytes is not None and disk_bytes + max(1, size_bytes) > row.max_disk_bytes:
@@ -305,12 +305,12 @@ async def _locked(connection: AsyncConnection, token_id: UUID) -> Quotas | None:
     return None if row is None else Quotas(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
-async def _made_for(connection: AsyncConnection, token_id: UUID) -> tuple[int, int]:
-    """How many databases there are of a token's templates, and what these and the templates take.
+async def _usage_of(connection: AsyncConnection, token_id: UUID) -> tuple[int, int]:
+    """Return the number of databases of a token's templates, and the disk usage of both.
 
-    What was made since the last measurement counts with the size of its template.
+    Databases that were created since the last measurement count with the size of their template.
     """
-    row = (await connection.execute(_MADE_FOR, {"token": token_id})).one()
+    row = (await connection.execute(_USAGE, {"token": token_id})).one()
     return int(row.made), int(row.disk_bytes)
 
 
@@ -334,7 +334,7 @@ _NOTE_USED = text(
     """
 )
 
-_MADE_FOR = text(
+_USAGE = text(
     """
     SELECT coalesce(sum(made), 0) AS made,
            coalesce(sum(greatest(disk_bytes, coalesce(size_bytes, 0) * (1 + made))), 0) AS disk_bytes

@@ -1,15 +1,15 @@
-"""Who works on a claimed database is alive: seen at once, in the control plane itself.
+"""Advisory locks that show which workers are alive, so that the claims of dead ones are released at once.
 
-A claim on a row has a deadline (``claimed_until``) that a living worker keeps ahead. That alone would let the death of a
-replica cost as long as a claim lasts. So each replica also holds a session of its own, and in it, for every database that it
-works on, a shared advisory lock whose key is made of the database's id and generation. PostgreSQL takes these locks away in
-the moment in which the process is gone. A claim without its lock, seen so twice in a row, is a dead worker's, and is taken
-over without waiting for its deadline.
+A claim on a row has a deadline (``claimed_until``), which its worker extends. With the deadline alone, the claims of a
+replica that died would last until it passes. Therefore each replica also keeps one session, with a shared advisory lock
+for every database that it works on. The key of the lock is computed from the database's id and generation. PostgreSQL
+releases the locks as soon as the process has gone. A claim that is found without its lock twice in a row belongs to a dead
+worker, and is released before its deadline.
 
-It says nothing about who may write: that is decided by state and generation, as ever. A process that is paused keeps its
-locks, and loses its claims to their deadlines. One whose session was cut, or that comes late with its locks, may be taken
-for dead while it lives: then its work was for nothing, and harms nobody. Most work is over before a lock would be worth its
-statement: it is taken a moment later, for many claims at once.
+The locks do not decide which worker may write. State and generation do. A paused process keeps its locks, and loses its
+claims by their deadlines. A worker whose session was cut, or whose locks are late, may be considered dead while it lives.
+Its work is then lost, without harm. Most work ends before a lock would be useful, so locks are taken a moment later, for
+many claims in one statement.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class LockedDatabase:
 
     @property
     def key(self) -> int:
-        """Of the lock, as ``_KEY`` makes it: half of the id's bits, for each generation another."""
+        """The key of the lock, as in ``_KEY``: half of the id's bits, combined with the generation."""
         return int.from_bytes(self.id.bytes[8:], "big", signed=True) ^ self.generation
 
 
 class WorkerLocks:
-    """The claims that this replica works on."""
+    """The advisory locks of the databases that this replica works on."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -57,8 +57,8 @@ class WorkerLocks:
         self._changed = asyncio.Event()
 
     @contextmanager
-    def worked_on(self, row: DatabaseRow) -> Iterator[None]:
-        """This replica works on a database from here to the end of the block, and everybody can see that it lives."""
+    def working_on(self, row: DatabaseRow) -> Iterator[None]:
+        """Hold the lock of a database within the block. It is taken a moment later, by ``hold``."""
         key = LockedDatabase(row.id, row.generation).key
         self._wanted.add(key)
         self._changed.set()
@@ -68,14 +68,14 @@ class WorkerLocks:
             self._wanted.discard(key)
             self._changed.set()
 
-    async def show(self) -> None:
-        """Hold the locks, for as long as the process lives."""
+    async def hold(self) -> None:
+        """Keep the session and its locks, until cancelled."""
         while True:
             try:
                 async with self._store.session(on_end=self._changed.set) as driver:
                     await self._hold(driver)
             except BackendUnavailable as error:
-                _log.warning("cannot show what is worked on: %s", error)
+                _log.warning("cannot hold the locks of claimed databases: %s", error)
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _hold(self, driver: Any) -> None:  # noqa: ANN401 - the driver's connection has no type of SQLAlchemy's
@@ -91,17 +91,17 @@ class WorkerLocks:
                 held = wanted
 
 
-async def unseen(connection: AsyncConnection) -> list[LockedDatabase]:
-    """Claims whose deadline has not passed, and whose worker cannot be seen.
+async def without_lock(connection: AsyncConnection) -> list[LockedDatabase]:
+    """Return the claims whose deadline has not passed, and whose lock is not held.
 
-    After a restart of the control plane's server, nobody is missed until everybody had the time to come back.
+    There are none for ``_RETURN_SECONDS`` after a restart of the control plane's server, so that all replicas can reconnect.
     """
-    rows = await connection.execute(_UNSEEN, {"return_seconds": _RETURN_SECONDS})
+    rows = await connection.execute(_WITHOUT_LOCK, {"return_seconds": _RETURN_SECONDS})
     return [LockedDatabase(row.id, row.generation) for row in rows]
 
 
 def arrays(claims: Sequence[LockedDatabase]) -> dict[str, list[UUID] | list[int]]:
-    """Parameters for a statement."""
+    """Return the parameters of a statement over claims."""
     return {"gone_ids": [one.id for one in claims], "gone_generations": [one.generation for one in claims]}
 
 
@@ -112,7 +112,7 @@ SELECT (SELECT count(pg_advisory_lock_shared(key)) FROM unnest($1::bigint[]) AS 
 
 _KEY: Final = "('x' || right(replace(d.id::text, '-', ''), 16))::bit(64)::bigint # d.generation::bigint"
 
-_UNSEEN: Final = text(
+_WITHOUT_LOCK: Final = text(
     f"""
     SELECT d.id, d.generation FROM databases d
     WHERE d.state IN ('creating', 'resetting', 'dropping') AND d.claimed_until > clock_timestamp()

@@ -1,4 +1,4 @@
-"""the control plane's first schema."""
+"""create the control plane's first schema."""
 
 from __future__ import annotations
 

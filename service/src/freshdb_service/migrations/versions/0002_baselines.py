@@ -1,4 +1,4 @@
-"""what clean databases are like."""
+"""store the state of clean databases, for cheaper resets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""who may do what: tokens and their quotas, and the audit trail."""
+"""add tokens with their quotas, and the audit log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BEGIN
     IF its_limit IS NULL THEN
         RETURN ARRAY['0', NULL];
     END IF;
-    -- One grant after the other; and the statement that counts sees what the one before has committed.
+    -- Grants of one token run one after the other, and the count below sees the leases that the one before has committed.
     SELECT t.max_leases INTO its_limit FROM tokens t
     WHERE t.id = of_token AND t.revoked_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN

@@ -1,4 +1,4 @@
-"""what was: the minutes of pools, and the resets of databases."""
+"""add the history: minutes of pools, and resets of databases."""
 
 from __future__ import annotations
 

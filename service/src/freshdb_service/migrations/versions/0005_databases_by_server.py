@@ -1,4 +1,4 @@
-"""the databases of a server are found without looking at those of all others."""
+"""add an index that finds the databases of a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""the database enforces the state machine."""
+"""enforce the state machine by triggers."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
--- Note when new leases will end, if their caller may go ahead of nobody.
+-- Write the deadlines of new leases, unless other callers wait for the pool.
 --
 -- KEYS  1 queue of the pool (zset: waiter -> ticket)
 --       2 presence of its waiters (zset: waiter -> gone after, ms)
 --       3 deadlines (zset: lease -> ends at, ms)
 --       4 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 --       5 wanted (hash: waiter -> databases)   6 who (hash: waiter -> JSON)
--- ARGV  1 TTL in ms   2 longest life in ms   3 principal   4 "1" for the waiter at the head, who need not look at the queue
+-- ARGV  1 TTL in ms   2 maximum lifetime in ms   3 principal   4 "1" for the waiter at the head: do not check the queue
 --       5.. lease ids
--- Returns {1, now in us, deadline in ms, 0} when the deadlines are set, {0, now in us, 0, waiters} when others were here before.
+-- Returns {1, now in us, deadline in ms, 0} if the deadlines are written, {0, now in us, 0, waiters} if others wait already.
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now = math.floor(now_us / 1000)

@@ -1,11 +1,11 @@
--- Take the leases whose deadline has passed, for the caller to end. What a reaper took and did not settle within
--- `again` comes back to the next one.
+-- Take the leases whose deadline has passed, for the caller to end. Leases that a reaper took and did not settle within
+-- `again` are returned to the next one.
 --
 -- KEYS  1 deadlines (zset)   2 expiring (zset: lease -> taken at, ms)   3 epoch (string: run id of the Redis that the
 --       deadlines were written to)
--- ARGV  1 at most so many   2 again, in ms   3 run id of the Redis that the caller asked before, or ''
--- Returns {run id, lease, lease, ...}, or {run id} alone after "0" when Redis has restarted since, or is another
--- one than before, which may believe what was true a while ago: {"0", run id}.
+-- ARGV  1 maximum number   2 again, in ms   3 run id of the Redis that the caller used before, or ''
+-- Returns {"1", run id, lease, lease, ...}, or {"0", run id} if Redis has restarted or failed over since, and may be out
+-- of date.
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if redis.call('GET', KEYS[3]) ~= run_id or (ARGV[3] ~= '' and ARGV[3] ~= run_id) then
   return {'0', run_id}

@@ -1,4 +1,4 @@
--- Hold a lease for a look: a deadline of its own, counted from now, whatever it was before.
+-- Keep a lease for inspection: set its deadline, counted from now, and extend its limit to it.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 -- ARGV  1 lease   2 TTL in ms

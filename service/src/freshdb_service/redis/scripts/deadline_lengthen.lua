@@ -1,4 +1,4 @@
--- Give a lease a longer TTL of its own, as the control plane has it by now. Its deadline stays where it is.
+-- Extend the TTL of a lease, after the control plane has stored it. Its deadline stays unchanged.
 --
 -- KEYS  1 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 -- ARGV  1 lease   2 TTL in ms

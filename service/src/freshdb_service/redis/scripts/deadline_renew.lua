@@ -1,12 +1,12 @@
--- Heartbeats: move leases' deadlines, never past their limits, never closer.
+-- Heartbeats: extend deadlines, up to the limit of each lease. A deadline never becomes earlier.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash: lease -> "max ends at ms|ttl ms|principal")
 --       3 epoch (string: run id of the Redis that the deadlines were written to)
--- ARGV  1 run id of the Redis that the caller asked before, or ''
---       2.. lease, TTL in ms (0 for the one it was granted with), principal ('' for anybody); and so on
--- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms, what was left of the TTL in ms}; {0} not known here; {-1} somebody else's; {-2} over;
--- {-3} the TTL is longer than the lease's own: were Redis lost now, nobody would know of it; {-4} Redis has restarted since,
--- or is another one than before, which may believe what was true a while ago: nothing that it knows counts.
+-- ARGV  1 run id of the Redis that the caller used before, or ''
+--       2.. lease, TTL in ms (0 for that of the lease), principal ('' for any); and so on
+-- Returns for each {1, granted TTL in ms, deadline in ms, limit in ms, rest of the former TTL in ms}, or {0} unknown lease,
+-- {-1} lease of another principal, {-2} lease has ended, {-3} TTL longer than that of the lease, which would be lost with
+-- Redis, {-4} Redis has restarted or failed over since, and may be out of date.
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local forgotten = redis.call('GET', KEYS[3]) ~= run_id or (ARGV[1] ~= '' and ARGV[1] ~= run_id)
 local time = redis.call('TIME')

@@ -1,10 +1,10 @@
--- Write deadlines again that Redis has forgotten: a full TTL from now, within each lease's limit. Not those of leases that
--- are over by now.
+-- Restore deadlines that Redis has lost: a full TTL from now, within the limit of each lease. Leases that have ended in the
+-- meantime are skipped.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash)   3 epoch (string)   4 expiring (zset)   5 over (zset)
--- ARGV  1 run id to note when all is written, or '' while more will come   2 "1": also where a deadline is there already
---       3.. lease, TTL in ms, rest of its longest life in ms, principal; and so on
--- Returns how many deadlines were written.
+-- ARGV  1 run id to store with the last call, or ''   2 "1": also replace existing deadlines
+--       3.. lease, TTL in ms, rest of its maximum lifetime in ms, principal; and so on
+-- Returns the number of written deadlines.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local written = 0

@@ -1,9 +1,9 @@
--- Forget leases that are over, or were never granted. Of those that are over it is remembered for a while, lest somebody who
--- looked at the control plane before writes their deadlines again (restore).
+-- Remove leases that have ended or were never granted. Ended ones are remembered for a while, so that a replica that has
+-- read the control plane before does not restore their deadlines.
 --
 -- KEYS  1 deadlines (zset)   2 limits (hash)   3 expiring (zset)   4 over (zset: lease -> since, ms)
--- ARGV  1 for so long, in ms; 0 for leases that were never granted   2.. lease ids
--- Returns how many deadlines there were.
+-- ARGV  1 how long to remember, in ms (0 for leases that were never granted)   2.. lease ids
+-- Returns the number of removed deadlines.
 local leases = {unpack(ARGV, 2)}
 local removed = redis.call('ZREM', KEYS[1], unpack(leases))
 redis.call('HDEL', KEYS[2], unpack(leases))

@@ -1,11 +1,11 @@
--- Enter waiters into a pool's queue, or say that they are still there. A ticket is the instant (us) at which its waiter
--- first asked: a waiter that Redis forgot comes back to the place that it had. A queue in which nobody has said so for a
--- minute goes by itself, with everything that dead replicas left in it.
+-- Enter waiters into a pool's queue, or refresh their presence. A ticket is the instant (us) of a waiter's first request,
+-- so that a waiter that Redis has lost returns to its former place. A queue without a refresh for a minute expires, with all
+-- entries of dead replicas.
 --
 -- KEYS  1 queue (zset: waiter -> ticket)   2 presence (zset: waiter -> gone after, ms)   3 wanted (hash: waiter -> databases)
---       4 who (hash: waiter -> JSON, for people to read)
--- ARGV  1 presence in ms   2.. waiter, ticket, databases wanted, who ('' if that was said before); and so on
--- Returns {head, length}; the head is '' when the queue is empty.
+--       4 who (hash: waiter -> JSON, for the dashboard)
+-- ARGV  1 presence in ms   2.. waiter, ticket, databases wanted, who ('' for no change); and so on
+-- Returns {head, length}; the head is '' if the queue is empty.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 2, #ARGV, 4 do

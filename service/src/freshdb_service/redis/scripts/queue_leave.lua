@@ -1,4 +1,4 @@
--- Take a waiter out of a pool's queue, and wake the one who is first now.
+-- Remove a waiter from a pool's queue, and wake the new head.
 --
 -- KEYS  1 queue   2 presence   3 wanted   4 who
 -- ARGV  1 waiter   2 channel for wake-ups

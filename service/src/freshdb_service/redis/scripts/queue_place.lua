@@ -1,8 +1,8 @@
--- How long the queues of some pools are, what they want, how long the first in each has waited, and a waiter's place in them.
+-- Length of the queues of pools, number of databases wanted, waiting time of the head, and position of a waiter.
 --
 -- KEYS  1 queue   2 presence   3 wanted   of the first pool; and so on
 -- ARGV  1 waiter, or ''
--- Returns for each pool: place from 1 or 0, waiters, databases wanted, us that the first of them has waited.
+-- Returns for each pool: position from 1 or 0, waiters, databases wanted, waiting time of the head in us.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}

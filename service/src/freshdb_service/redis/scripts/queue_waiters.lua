@@ -1,8 +1,8 @@
--- Who waits for a database of a pool, the first in the queue first; those who are gone are left out.
+-- The waiters of a pool in their order, without those that have gone.
 --
 -- KEYS  1 queue   2 presence   3 wanted   4 who
--- ARGV  1 how many at most
--- Returns the instant that it is now (us), and then ticket, databases wanted, who (or ''); and so on.
+-- ARGV  1 maximum number
+-- Returns the current instant (us), and then ticket, databases wanted, who (or ''); and so on.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {string.format('%d%06d', time[1], time[2])}

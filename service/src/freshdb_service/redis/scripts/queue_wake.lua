@@ -1,4 +1,4 @@
--- Wake the first waiter of a pool: a database is ready.
+-- Wake the head of a pool's queue, because a database is ready.
 --
 -- KEYS  1 queue   2 presence   3 wanted   4 who
 -- ARGV  1 channel for wake-ups

@@ -1,8 +1,8 @@
--- Take a duty, or keep it; or lay it down.
+-- Claim a duty, extend the claim, or release it.
 --
 -- KEYS  1 duty
--- ARGV  1 replica   2 for how long (milliseconds; 0: lay it down)
--- Returns 1 if it is (or was) this replica's, 0 if it is another's.
+-- ARGV  1 replica   2 duration in ms (0: release)
+-- Returns 1 if the claim is (or was) this replica's, 0 if it is another's.
 local whose = redis.call('GET', KEYS[1])
 if whose and whose ~= ARGV[1] then
   return 0
