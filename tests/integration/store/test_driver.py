@@ -53,7 +53,7 @@ async def test_a_mistake_of_ours_is_no_outage(store: Store) -> None:
 
 
 @pytest.fixture
-def close_connection(postgres_18: PostgresServer) -> Iterator[str]:
+def closed(postgres_18: PostgresServer) -> Iterator[str]:
     """A database that the server does not let anybody into, as it lets nobody into any while it starts."""
     name = f"closed_{secrets.token_hex(4)}"
     with psycopg.connect(postgres_18.dsn, autocommit=True) as superuser:
