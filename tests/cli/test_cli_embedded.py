@@ -181,7 +181,7 @@ def test_service_of_another_version_with_leases_is_not_replaced(tmp_path: Path) 
 def test_another_program_at_the_old_port_is_not_the_service(tmp_path: Path) -> None:
     with scripted_service() as script:
         script.play(Reply(200, {"status": "ok", "version": "9.9.9"}))
-        announced = {"url": script.url, "pid": os.getpid(), "version": "0.1.0", "token": None}
+        announced = {"url": script.url, "pid": os.getpid(), "version": "0.2.0", "token": None}
         (tmp_path / "service.json").write_text(json.dumps(announced))
         assert running_service(tmp_path) is None
         assert stop_service(tmp_path) is False

@@ -289,7 +289,7 @@ def test_pools_are_listed_shown_and_resized(client: Client, template: Callable[[
 def test_health_has_the_result_of_each_check(client: Client) -> None:
     health = client.health()
     assert health.ok
-    assert health.version == "0.1.0"
+    assert health.version == "0.2.0"
     assert health.checks["redis"] == "ok"
 
 

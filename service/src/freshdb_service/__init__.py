@@ -12,4 +12,4 @@ Read these eight first:
 - ``replica``: every loop and listener, and how they start and stop.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
