@@ -140,7 +140,7 @@ def test_service_that_cannot_start_reports_its_log(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("FRESHDB_MIN_READY", "-1")
     with pytest.raises(EmbeddedFailed, match="exit code 2") as caught:
         ensure_service(tmp_path / "data")
-    assert "min_ready" in caught.value.log_tail
+    assert "FRESHDB_MIN_READY" in caught.value.log_tail
     assert str(tmp_path / "data" / "service.log") in str(caught.value)
 
 
