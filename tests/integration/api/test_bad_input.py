@@ -303,7 +303,10 @@ def test_ended_build_is_refused(http: httpx.Client, name: str) -> None:
     wrong = {"token": "guessed"}
     for verb in ("renew", "ready", "failed"):
         problem(
-            http.post(f"/v1/templates/{build['id']}/{verb}", json=wrong), 409, "build_lost", "register the template again"
+            http.post(f"/v1/templates/{build['id']}/{verb}", json=wrong),
+            409,
+            "build_lost",
+            "register the template again",
         )
     token = {"token": build["build"]["token"]}
     assert http.post(f"/v1/templates/{build['id']}/failed", json=token).status_code == 200
