@@ -173,6 +173,8 @@ class Acquirer:
     async def _settled_unless_granted(self, call: AcquireCall) -> AsyncIterator[None]:
         """Remove the deadlines of a call's leases after the block, unless the leases were granted.
 
+        Refusals of the token become the errors of the API here.
+
         If a backend is unavailable or the call is cancelled, the leases may have been granted. Their deadlines stay, and the
         reaper ends or removes them.
         """
