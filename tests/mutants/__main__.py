@@ -50,7 +50,7 @@ These conditions can be removed without a change of what the statement does.
 
 
 def main(names: list[str]) -> int:
-    """Try the mutants; the page is written if all are killed."""
+    """Try the mutants, and write the page if all are killed."""
     chosen = [one for one in STATEMENTS if not names or one.name in names]
     verdicts, misfits = judged(chosen)
     survivors = [one for one in verdicts if not one.killed_by]
@@ -67,7 +67,7 @@ def main(names: list[str]) -> int:
 
 
 def judged(statements: list[Statement]) -> tuple[list[Verdict], list[Misfit]]:
-    """Try every mutant of these statements, some at once; their tests must pass without one."""
+    """Try every mutant of these statements, in parallel. Their tests must pass without a mutant."""
     verdicts: list[Verdict] = []
     misfits: list[Misfit] = []
     copies: SimpleQueue[Copy] = SimpleQueue()

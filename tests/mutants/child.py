@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +49,8 @@ def main() -> None:
     """Answer until there is nothing more to read."""
     for library in _LIBRARIES:
         importlib.import_module(library)
+    # The threads that start with the server trim its log, and are not needed in a fork.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     run = Run.begin()
     try:
         Servers(run.root).postgres(18)

@@ -1,4 +1,4 @@
-"""The list of mutants fits the source and is complete; two of them are tried, other ones each day."""
+"""The list of mutants fits the source and is complete. Two mutants are tried, other ones each day."""
 
 from __future__ import annotations
 

@@ -127,14 +127,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         yield f"redis://127.0.0.1:{ports[0]}/0", f"redis://127.0.0.1:{ports[1]}/0"
 
 
-async def test_the_node_of_a_cluster_that_has_the_slot_serves_everything(cluster: tuple[str, str]) -> None:
+async def test_cluster_node_with_the_slot_serves_every_script(cluster: tuple[str, str]) -> None:
     connection = RedisConnection(cluster[0], uuid4())
     await connection.check()
     await everything(connection)
     await connection.close()
 
 
-async def test_another_node_of_it_is_refused_with_the_address_of_the_right_one(
+async def test_other_cluster_node_is_refused_with_the_right_address(
     cluster: tuple[str, str],
 ) -> None:
     connection = RedisConnection(cluster[1], uuid4())
@@ -143,7 +143,7 @@ async def test_another_node_of_it_is_refused_with_the_address_of_the_right_one(
     await connection.close()
 
 
-def test_a_service_leases_over_a_cluster(cluster: tuple[str, str], postgres_18: PostgresServer) -> None:
+def test_service_leases_with_a_cluster(cluster: tuple[str, str], postgres_18: PostgresServer) -> None:
     service = start_service([postgres_18.dsn], cluster[0], settings={"min_ready": 1})
     try:
         with Client(service.url) as client:

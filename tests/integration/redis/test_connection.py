@@ -39,7 +39,7 @@ async def paused(redis: RedisConnection, milliseconds: int) -> AsyncIterator[Non
         await redis.client.client_unpause()
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_made_anew(redis: RedisConnection) -> None:
+async def test_closed_connection_is_opened_again(redis: RedisConnection) -> None:
     assert await length(redis) == 0
     await redis.client.client_kill_filter(_type="normal", skipme=True)
     await redis.client.ping()  # by now the end of the other one has arrived
@@ -47,7 +47,9 @@ async def test_a_connection_that_was_closed_meanwhile_is_made_anew(redis: RedisC
 
 
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
-def test_so_is_one_that_was_reset(redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_reset_connection_is_opened_again(
+    redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     async def ask() -> None:
         redis = RedisConnection(between.url, INSTALLATION, max_connections=1)
         for _ in range(3):
@@ -106,7 +108,7 @@ async def test_command_that_is_not_idempotent_is_not_sent_again(redis_url: str) 
 
 
 @pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
-def test_one_that_is_reset_just_when_it_is_used_is_one_clear_error(
+def test_connection_reset_during_use_is_unavailable(
     redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def ask() -> None:
@@ -129,13 +131,13 @@ def test_one_that_is_reset_just_when_it_is_used_is_one_clear_error(
         runner.run(ask())
 
 
-async def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(redis: RedisConnection) -> None:
+async def test_scripts_are_loaded_again_after_redis_lost_them(redis: RedisConnection) -> None:
     for _ in range(2):
         await redis.client.script_flush()
         assert await length(redis) == 0
 
 
-async def test_a_script_that_fails_is_one_error_and_costs_no_connection(redis: RedisConnection) -> None:
+async def test_failing_script_is_one_error_and_keeps_its_connection(redis: RedisConnection) -> None:
     assert await length(redis) == 0
     before = len(await redis.client.client_list())
     await redis.client.set(redis.key("queue"), "not a queue")
@@ -147,7 +149,7 @@ async def test_a_script_that_fails_is_one_error_and_costs_no_connection(redis: R
     assert len(await redis.client.client_list()) == before
 
 
-async def test_an_answer_that_nobody_waits_for_is_nobody_elses(redis: RedisConnection) -> None:
+async def test_answer_of_a_cancelled_call_is_not_given_to_another(redis: RedisConnection) -> None:
     queue = redis.key("queue")
     await redis.client.zadd(queue, {"somebody": 1})
     await redis.client.zadd(redis.key("presence"), {"somebody": 2**53})
@@ -169,7 +171,7 @@ async def blocked(redis: RedisConnection) -> bool:
     return int(info["blocked_clients"]) > 0
 
 
-async def test_a_burst_waits_for_its_turn(redis_url: str) -> None:
+async def test_burst_of_calls_waits_for_connections(redis_url: str) -> None:
     redis = RedisConnection(redis_url, uuid4(), max_connections=2)
     try:
         others = len(await redis.client.client_list())
@@ -179,7 +181,7 @@ async def test_a_burst_waits_for_its_turn(redis_url: str) -> None:
         await redis.close()
 
 
-async def test_but_not_for_ever(redis: RedisConnection, redis_url: str) -> None:
+async def test_wait_for_a_connection_has_a_timeout(redis: RedisConnection, redis_url: str) -> None:
     impatient = RedisConnection(redis_url, uuid4(), max_connections=1, timeout_seconds=LIMIT_SECONDS)
     pool = impatient._pool
     try:
@@ -194,7 +196,7 @@ async def test_but_not_for_ever(redis: RedisConnection, redis_url: str) -> None:
         await impatient.close()
 
 
-async def test_once_it_is_closed_nobody_who_is_still_at_work_opens_a_connection(redis_url: str) -> None:
+async def test_closed_pool_opens_no_connection(redis_url: str) -> None:
     redis = RedisConnection(redis_url, uuid4())
     connecting = asyncio.create_task(redis.ping())
     while not redis.client.connection_pool._in_use_connections:
@@ -207,9 +209,7 @@ async def test_once_it_is_closed_nobody_who_is_still_at_work_opens_a_connection(
     assert not [one for one in (*pool._available_connections, *pool._in_use_connections) if one.is_connected]
 
 
-async def test_who_listens_notices_that_nothing_can_be_heard_any_more(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_listener_detects_a_silent_connection(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals_module, "_SILENCE_SECONDS", 0.2)
     with Proxy(redis_url) as between:
         listening = RedisConnection(between.url, INSTALLATION, timeout_seconds=0.5)

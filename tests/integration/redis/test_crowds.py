@@ -44,7 +44,7 @@ async def presence(redis: RedisConnection) -> dict[str, float]:
     return {str(name): float(until) for name, until in there}
 
 
-async def test_heartbeats_at_once_go_together_and_each_gets_its_own_answer(redis: RedisConnection) -> None:
+async def test_simultaneous_heartbeats_share_calls_and_get_their_own_answers(redis: RedisConnection) -> None:
     deadlines = Deadlines(redis)
     mine = [await admitted(deadlines, ttl_seconds=100 + number) for number in range(MANY)]
     theirs, unknown = await admitted(deadlines, "mallory"), uuid4()
@@ -58,7 +58,7 @@ async def test_heartbeats_at_once_go_together_and_each_gets_its_own_answer(redis
     assert await calls(redis, "evalsha") - before <= 3
 
 
-async def test_a_heartbeat_whose_caller_went_spoils_no_other(redis: RedisConnection) -> None:
+async def test_cancelled_heartbeat_does_not_affect_others(redis: RedisConnection) -> None:
     deadlines = Deadlines(redis)
     one, two = await admitted(deadlines), await admitted(deadlines)
     gone = asyncio.create_task(deadlines.renew(one, ttl_seconds=30, principal="ci"))
@@ -69,7 +69,7 @@ async def test_a_heartbeat_whose_caller_went_spoils_no_other(redis: RedisConnect
     assert isinstance(await deadlines.renew(one, ttl_seconds=30, principal="ci"), Renewal)
 
 
-async def test_when_redis_is_away_every_heartbeat_hears_of_it(redis_url: str) -> None:
+async def test_every_heartbeat_fails_while_redis_is_unavailable(redis_url: str) -> None:
     del redis_url
     nowhere = RedisConnection("redis://127.0.0.1:1/0", uuid4())
     deadlines = Deadlines(nowhere)
@@ -81,7 +81,7 @@ async def test_when_redis_is_away_every_heartbeat_hears_of_it(redis_url: str) ->
     await nowhere.close()
 
 
-async def test_a_long_queue_is_kept_alive_piece_by_piece(
+async def test_long_queue_is_refreshed_in_chunks(
     redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", LIMIT_SECONDS)
@@ -120,7 +120,7 @@ async def events(redis: RedisConnection) -> Events:
     return Events(redis)
 
 
-async def test_however_many_follow_redis_is_asked_once(redis: RedisConnection, events: Events) -> None:
+async def test_many_followers_share_one_query(redis: RedisConnection, events: Events) -> None:
     stop = asyncio.Event()
     start = await events.position("$")
     followers = [asyncio.create_task(_until_seen(events, start, "last", stop)) for _ in range(MANY)]
@@ -139,7 +139,7 @@ async def test_however_many_follow_redis_is_asked_once(redis: RedisConnection, e
     assert await calls(redis, "xread") - before < MANY / 3
 
 
-async def test_who_comes_late_or_reads_slowly_misses_nothing(redis: RedisConnection, events: Events) -> None:
+async def test_late_or_slow_follower_misses_no_event(redis: RedisConnection, events: Events) -> None:
     stop = asyncio.Event()
     for number in range(250):  # more than are read at once
         events.emit(f"old {number}")
@@ -156,7 +156,7 @@ async def test_who_comes_late_or_reads_slowly_misses_nothing(redis: RedisConnect
     del redis
 
 
-async def test_followers_hear_that_redis_is_away_and_go_on_afterwards(redis: RedisConnection) -> None:
+async def test_followers_fail_while_redis_is_unavailable_and_can_continue(redis: RedisConnection) -> None:
     nowhere = Events(RedisConnection("redis://127.0.0.1:1/0", uuid4()))
     with pytest.raises(BackendUnavailable):
         await _until_seen(nowhere, "5-0", "last", asyncio.Event())

@@ -56,14 +56,14 @@ class Span:
         return self.began - MOMENT <= instant - timedelta(seconds=seconds) <= datetime.now(UTC) + MOMENT
 
 
-async def test_a_lease_ends_one_ttl_from_now(deadlines: Deadlines) -> None:
+async def test_deadline_is_one_ttl_from_now(deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     assert span.began_what_ends(await admit(deadlines, lease, ttl=60), 60)
     assert [span.began_what_ends(one, 60) for one in await deadlines.expiry([lease]) if one] == [True]
 
 
-async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: Deadlines) -> None:
+async def test_heartbeat_extends_the_deadline_and_returns_the_grant(deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     await admit(deadlines, lease, ttl=50, longest=100)
@@ -75,9 +75,7 @@ async def test_a_heartbeat_moves_the_end_and_says_what_was_granted(deadlines: De
     assert 50 - passed <= granted.left_seconds <= 50
 
 
-async def test_a_heartbeat_says_how_much_of_the_ttl_was_left(
-    deadlines: Deadlines, redis: RedisConnection
-) -> None:
+async def test_heartbeat_returns_the_rest_of_the_ttl(deadlines: Deadlines, redis: RedisConnection) -> None:
     lease = uuid4()
     span = Span()
     ends = await admit(deadlines, lease, ttl=60)
@@ -91,7 +89,7 @@ async def test_a_heartbeat_says_how_much_of_the_ttl_was_left(
     assert granted.ttl_seconds == pytest.approx(60, abs=0.01)
 
 
-async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -> None:
+async def test_heartbeat_does_not_pass_the_limit(deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     await admit(deadlines, lease, ttl=10, longest=100)
@@ -104,7 +102,7 @@ async def test_a_heartbeat_never_passes_the_longest_life(deadlines: Deadlines) -
     assert span.began_what_ends(granted.expires_at, 100)
 
 
-async def test_a_heartbeat_never_brings_the_end_closer(deadlines: Deadlines) -> None:
+async def test_heartbeat_does_not_shorten_the_deadline(deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     await admit(deadlines, lease, ttl=60)
@@ -113,7 +111,7 @@ async def test_a_heartbeat_never_brings_the_end_closer(deadlines: Deadlines) -> 
     assert span.began_what_ends(granted.expires_at, 60)
 
 
-async def test_without_a_ttl_a_heartbeat_gets_the_one_of_the_lease(deadlines: Deadlines) -> None:
+async def test_heartbeat_without_ttl_uses_that_of_the_lease(deadlines: Deadlines) -> None:
     lease = uuid4()
     await admit(deadlines, lease, ttl=33)
     granted = await deadlines.renew(lease, ttl_seconds=None, principal="ci")
@@ -121,16 +119,14 @@ async def test_without_a_ttl_a_heartbeat_gets_the_one_of_the_lease(deadlines: De
     assert granted.ttl_seconds == pytest.approx(33, abs=0.5)
 
 
-async def test_somebody_elses_heartbeat_is_refused(deadlines: Deadlines) -> None:
+async def test_heartbeat_of_another_principal_is_refused(deadlines: Deadlines) -> None:
     lease = uuid4()
     await admit(deadlines, lease)
     assert await deadlines.renew(lease, ttl_seconds=60, principal="mallory") is Refusal.FOREIGN
     assert await deadlines.renew(uuid4(), ttl_seconds=60, principal="ci") is Refusal.UNKNOWN
 
 
-async def test_a_heartbeat_after_the_end_revives_nothing(
-    redis: RedisConnection, deadlines: Deadlines
-) -> None:
+async def test_expired_lease_is_not_renewed(redis: RedisConnection, deadlines: Deadlines) -> None:
     lease = uuid4()
     await admit(deadlines, lease)
     await run_id(deadlines)
@@ -140,7 +136,7 @@ async def test_a_heartbeat_after_the_end_revives_nothing(
     assert await deadlines.renew(lease, ttl_seconds=60, principal="ci") is Refusal.UNKNOWN
 
 
-async def test_a_due_lease_is_taken_by_one_reaper_and_comes_back_if_it_dies(
+async def test_due_lease_is_taken_by_one_reaper_and_returned_if_it_dies(
     redis: RedisConnection, deadlines: Deadlines
 ) -> None:
     lease = uuid4()
@@ -155,9 +151,7 @@ async def test_a_due_lease_is_taken_by_one_reaper_and_comes_back_if_it_dies(
     assert (await deadlines.due()).lease_ids == []
 
 
-async def test_nothing_expires_in_a_redis_that_has_started_anew(
-    redis: RedisConnection, deadlines: Deadlines
-) -> None:
+async def test_no_lease_expires_in_a_restarted_redis(redis: RedisConnection, deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     await admit(deadlines, lease)
@@ -174,7 +168,7 @@ async def test_nothing_expires_in_a_redis_that_has_started_anew(
     assert span.began_what_ends(expires_at, 60)
 
 
-async def test_restoring_what_is_missing_leaves_the_rest_alone(
+async def test_restoring_missing_deadlines_keeps_the_others(
     redis: RedisConnection, deadlines: Deadlines
 ) -> None:
     span = Span()
@@ -194,13 +188,13 @@ async def test_restoring_what_is_missing_leaves_the_rest_alone(
     assert third is None
 
 
-async def test_many_leases_are_restored_in_parts(deadlines: Deadlines) -> None:
+async def test_many_deadlines_are_restored_in_chunks(deadlines: Deadlines) -> None:
     entries = [Deadline(uuid4(), "ci", 60, 3600) for _ in range(1203)]
     assert await deadlines.restore(entries, run_id="a run") == 1203
     assert None not in await deadlines.expiry([one.lease_id for one in entries])
 
 
-async def test_a_kept_lease_gets_a_deadline_of_its_own(deadlines: Deadlines) -> None:
+async def test_kept_lease_gets_its_own_deadline(deadlines: Deadlines) -> None:
     span = Span()
     lease = uuid4()
     await admit(deadlines, lease, ttl=60, longest=100)
@@ -210,19 +204,19 @@ async def test_a_kept_lease_gets_a_deadline_of_its_own(deadlines: Deadlines) -> 
     assert span.began_what_ends(expires_at, 5000)
 
 
-async def test_a_redis_that_is_away_is_one_clear_error() -> None:
+async def test_unavailable_redis_is_one_error() -> None:
     connection = RedisConnection("redis://127.0.0.1:1/0", uuid4())
     with pytest.raises(BackendUnavailable, match="Redis does not answer"):
         await connection.check()
     await connection.close()
 
 
-def test_a_redis_url_that_is_none_is_refused() -> None:
+def test_invalid_redis_url_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="redis://"):
         RedisConnection("http://example.com", uuid4())
 
 
-async def test_any_number_of_leases_is_settled(deadlines: Deadlines) -> None:
+async def test_many_leases_are_settled_in_chunks(deadlines: Deadlines) -> None:
     many = [uuid4() for _ in range(9_000)]  # more than one script takes
     await deadlines.restore([Deadline(lease, "ci", 60, 3600) for lease in many], run_id=None)
     assert len(await deadlines.noted()) == len(many)

@@ -7,7 +7,7 @@ from freshdb_service.redis.shared_work import SharedWork
 from tests.limits import LIMIT_SECONDS
 
 
-async def test_a_duty_is_one_replicas_until_it_lays_it_down_or_is_not_heard_of(
+async def test_duty_belongs_to_one_replica_until_released_or_expired(
     redis: RedisConnection,
 ) -> None:
     one, two = SharedWork(redis), SharedWork(redis)

@@ -74,11 +74,11 @@ async def replicas(redis: RedisConnection) -> AsyncIterator[tuple[Replica, Repli
     await two.die()
 
 
-async def test_who_asks_while_nobody_waits_goes_ahead(replicas: tuple[Replica, Replica]) -> None:
+async def test_caller_is_admitted_while_the_queue_is_empty(replicas: tuple[Replica, Replica]) -> None:
     assert (await replicas[0].ask()).admitted
 
 
-async def test_who_asks_while_somebody_waits_goes_behind(replicas: tuple[Replica, Replica]) -> None:
+async def test_caller_is_queued_while_others_wait(replicas: tuple[Replica, Replica]) -> None:
     one, two = replicas
     async with one.queue.waiting(POOL, 1):
         admission = await two.ask()
@@ -87,7 +87,7 @@ async def test_who_asks_while_somebody_waits_goes_behind(replicas: tuple[Replica
     assert (await two.ask()).admitted
 
 
-async def test_who_leaves_while_it_is_said_that_they_are_there_has_left(
+async def test_waiter_that_leaves_during_a_refresh_has_left(
     redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else nobody's place would be the first one for as long as a presence lasts."""
@@ -109,7 +109,9 @@ async def test_who_leaves_while_it_is_said_that_they_are_there_has_left(
     assert (await queue.place(POOL)).waiting == 0
 
 
-async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tuple[Replica, Replica]) -> None:
+async def test_waiters_are_woken_in_the_order_of_tickets_across_replicas(
+    replicas: tuple[Replica, Replica],
+) -> None:
     served: list[int] = []
     entered = asyncio.Semaphore(0)
 
@@ -135,7 +137,7 @@ async def test_turns_come_in_the_order_of_tickets_across_replicas(replicas: tupl
     assert served == sorted(tickets)
 
 
-async def test_a_place_counts_who_is_before(replicas: tuple[Replica, Replica]) -> None:
+async def test_position_counts_from_the_head(replicas: tuple[Replica, Replica]) -> None:
     one, two = replicas
     async with one.queue.waiting(POOL, 1, wanted=3), two.queue.waiting(POOL, 2) as second:
         place = await one.queue.place(POOL, second)
@@ -144,7 +146,7 @@ async def test_a_place_counts_who_is_before(replicas: tuple[Replica, Replica]) -
     assert (nobody.position, nobody.waiting, nobody.wanted, nobody.age_seconds) == (0, 0, 0, 0.0)
 
 
-async def test_all_queues_at_once_are_what_each_is_alone(replicas: tuple[Replica, Replica]) -> None:
+async def test_places_of_all_queues_equal_those_of_each(replicas: tuple[Replica, Replica]) -> None:
     """More of them than one question is about."""
     queue = replicas[0].queue
     pools = [uuid4() for _ in range(250)]
@@ -163,7 +165,7 @@ async def test_all_queues_at_once_are_what_each_is_alone(replicas: tuple[Replica
     assert await queue.places([]) == []
 
 
-async def test_a_queue_is_as_old_as_the_first_who_is_still_there(replicas: tuple[Replica, Replica]) -> None:
+async def test_queue_age_is_that_of_its_present_head(replicas: tuple[Replica, Replica]) -> None:
     one, two = replicas
     now = round(time.time() * 1_000_000)
     await one.redis.client.zadd(one.redis.key("queue", POOL), {"dead": now - 900_000_000})
@@ -176,7 +178,7 @@ async def test_a_queue_is_as_old_as_the_first_who_is_still_there(replicas: tuple
     assert (await one.queue.place(POOL)).age_seconds == 0
 
 
-async def test_a_replica_that_dies_holds_nobody_up(
+async def test_waiters_of_a_dead_replica_are_skipped(
     redis: RedisConnection, replicas: tuple[Replica, Replica], presence_seconds: float
 ) -> None:
     one, two = replicas
@@ -193,7 +195,7 @@ async def test_a_replica_that_dies_holds_nobody_up(
         assert (await two.queue.place(POOL, waiter)).position == 1
 
 
-async def test_a_replica_that_dies_leaves_nothing_in_the_queue(
+async def test_waiters_of_a_dead_replica_are_removed(
     redis: RedisConnection, replicas: tuple[Replica, Replica]
 ) -> None:
     one, two = replicas
@@ -208,7 +210,7 @@ async def test_a_replica_that_dies_leaves_nothing_in_the_queue(
     assert await redis.client.exists(*keys) == 0
 
 
-async def test_a_waiter_that_redis_forgot_comes_back_to_its_place(
+async def test_lost_waiter_returns_to_its_place(
     redis: RedisConnection, replicas: tuple[Replica, Replica]
 ) -> None:
     one, two = replicas
@@ -220,7 +222,7 @@ async def test_a_waiter_that_redis_forgot_comes_back_to_its_place(
             assert (await two.queue.place(POOL, second)).position == 2
 
 
-async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
+async def test_announced_work_wakes_the_loops_of_other_replicas(
     replicas: tuple[Replica, Replica],
 ) -> None:
     one, two = replicas
@@ -232,7 +234,7 @@ async def test_work_announced_by_one_replica_wakes_the_loops_of_the_other(
     assert not demand.is_set()
 
 
-async def test_whoever_looks_sees_who_waits_since_when_and_for_how_many(
+async def test_standing_returns_principals_times_and_numbers(
     replicas: tuple[Replica, Replica],
 ) -> None:
     one, two = replicas
@@ -258,7 +260,7 @@ async def test_whoever_looks_sees_who_waits_since_when_and_for_how_many(
     assert await one.queue.standing(POOL, most=10) == []
 
 
-async def test_a_waiter_that_redis_forgot_waits_without_a_name(
+async def test_lost_waiter_is_shown_without_a_principal(
     redis: RedisConnection, replicas: tuple[Replica, Replica]
 ) -> None:
     queue = replicas[0].queue
@@ -268,9 +270,7 @@ async def test_a_waiter_that_redis_forgot_waits_without_a_name(
         assert [(one.principal, one.holder) for one in await queue.standing(POOL, most=10)] == [("", {})]
 
 
-async def test_leaving_the_queue_leaves_no_key_behind(
-    redis: RedisConnection, replicas: tuple[Replica, Replica]
-) -> None:
+async def test_empty_queue_has_no_keys(redis: RedisConnection, replicas: tuple[Replica, Replica]) -> None:
     async with replicas[0].queue.waiting(POOL, 1):
         assert await redis.client.keys(redis.key("*"))
     assert await redis.client.keys(redis.key("*")) == []

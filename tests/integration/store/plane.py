@@ -103,7 +103,7 @@ class Plane:
         return self.put("databases", {**plain, "state": state, **values})
 
     def lease(self, state: str = "active", database: UUID | None = None, **values: object) -> UUID:
-        """Enter a lease; its database names it, if one is given."""
+        """Enter a lease, and set it in its database if one is given."""
         used = None if database is None else self.row("databases", database)
         pool = None if used is None else self.row("pools", used["pool_id"])
         plain: dict[str, object] = {

@@ -31,22 +31,20 @@ def raising(sqlstate: str) -> str:
 
 
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P03", "53100", "53200"])
-async def test_a_server_that_refuses_is_away_also_while_its_connection_is_open(
-    store: Store, sqlstate: str
-) -> None:
+async def test_refusal_on_an_open_connection_is_unavailable(store: Store, sqlstate: str) -> None:
     with pytest.raises(BackendUnavailable, match="control plane"):
         async with store.driver() as driver:
             await driver.execute(raising(sqlstate))
     await store.ping()
 
 
-async def test_a_constraint_is_no_outage(store: Store) -> None:
+async def test_violated_constraint_is_not_unavailable(store: Store) -> None:
     with pytest.raises(ConstraintViolated):
         async with store.driver() as driver:
             await driver.execute(raising("23505"))
 
 
-async def test_a_mistake_of_ours_is_no_outage(store: Store) -> None:
+async def test_invalid_statement_is_not_unavailable(store: Store) -> None:
     with pytest.raises(Exception, match="syntax error"):
         async with store.driver() as driver:
             await driver.execute("selec 1")
@@ -54,7 +52,7 @@ async def test_a_mistake_of_ours_is_no_outage(store: Store) -> None:
 
 @pytest.fixture
 def closed(postgres_18: PostgresServer) -> Iterator[str]:
-    """A database that the server does not let anybody into, as it lets nobody into any while it starts."""
+    """A database that refuses connections, as every database does while its server starts."""
     name = f"closed_{secrets.token_hex(4)}"
     with psycopg.connect(postgres_18.dsn, autocommit=True) as superuser:
         superuser.execute(f"create database {name} allow_connections false")
@@ -62,7 +60,7 @@ def closed(postgres_18: PostgresServer) -> Iterator[str]:
         superuser.execute(f"drop database {name}")
 
 
-async def test_a_server_that_lets_nobody_in_is_away(closed: str) -> None:
+async def test_refused_connection_is_unavailable(closed: str) -> None:
     store = Store(closed)
     with pytest.raises(BackendUnavailable, match="not currently accepting connections"):
         async with store.driver():
@@ -78,7 +76,7 @@ async def test_a_server_that_lets_nobody_in_is_away(closed: str) -> None:
 
 @pytest.fixture
 async def cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every connection is cut just when a statement has been prepared, as it is when a server is lost."""
+    """Every connection is cut as soon as a statement is prepared, as when a server fails."""
     await store.ping()
     prepare: Callable[..., Awaitable[object]] = asyncpg.Connection._get_statement  # type: ignore[attr-defined]
 
@@ -94,7 +92,7 @@ async def cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("visit", [Store.statement, Store.transaction])
-async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_lost(
+async def test_connection_cut_within_a_statement_is_unavailable(
     store: Store, visit: Callable[[Store], AbstractAsyncContextManager[AsyncConnection]]
 ) -> None:
     with pytest.raises(BackendUnavailable, match="control plane"):
@@ -104,7 +102,9 @@ async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_lost
 
 
 @pytest.mark.usefixtures("cut")
-async def test_so_it_is_where_the_driver_is_used_itself(store: Store, postgres_18: PostgresServer) -> None:
+async def test_connection_cut_within_a_statement_of_the_driver_is_unavailable(
+    store: Store, postgres_18: PostgresServer
+) -> None:
     with pytest.raises(BackendUnavailable, match="control plane"):
         async with store.driver() as driver:
             await driver.fetchval("select 1")
@@ -113,7 +113,7 @@ async def test_so_it_is_where_the_driver_is_used_itself(store: Store, postgres_1
         await connection.fetchval("select 1")
 
 
-async def test_an_attribute_that_is_not_there_is_a_mistake_of_ours(store: Store) -> None:
+async def test_missing_attribute_is_not_unavailable(store: Store) -> None:
     nothing: Any = None
     with pytest.raises(AttributeError):
         async with store.statement():
@@ -122,7 +122,7 @@ async def test_an_attribute_that_is_not_there_is_a_mistake_of_ours(store: Store)
         nothing.bind_execute()
 
 
-async def test_more_visits_than_connections_leave_none_open(postgres_18: PostgresServer) -> None:
+async def test_more_callers_than_connections_return_every_connection(postgres_18: PostgresServer) -> None:
     store = Store(postgres_18.dsn, pool_size=2)
 
     async def visit() -> int:

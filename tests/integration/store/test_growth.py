@@ -1,4 +1,4 @@
-"""What every round of every replica's loops asks does not look at everything there is."""
+"""The queries of every loop of every replica do not read all rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATABASES = 1_000
 
 @contextmanager
 def control_plane(server: PostgresServer, there: int) -> Iterator[str]:
-    """One with so many databases."""
+    """A control plane with this number of databases."""
     name = f"grown_{secrets.token_hex(4)}"
     dsn = with_database(server.dsn, name)
 
@@ -56,7 +56,7 @@ async def store(dsn: str) -> AsyncIterator[Store]:
 
 
 async def size(store: Store, table: str) -> int:
-    """Blocks of a table."""
+    """Number of blocks of a table."""
     async with store.statement() as connection:
         pages = await connection.execute(
             text("select relpages from pg_class where relname = :table"), {"table": table}
@@ -65,7 +65,7 @@ async def size(store: Store, table: str) -> int:
 
 
 async def looked_at(store: Store, statement: Callable[[Connection], Awaitable[object]]) -> int:
-    """Blocks that a statement looks at, once it is prepared."""
+    """Blocks that a prepared statement reads."""
     found = []
     for _ in range(2):
         before = await blocks_seen(store)
@@ -75,28 +75,28 @@ async def looked_at(store: Store, statement: Callable[[Connection], Awaitable[ob
     return found[-1]
 
 
-async def test_a_server_s_databases_are_found_without_those_of_others(store: Store) -> None:
+async def test_listing_of_a_server_reads_only_its_databases(store: Store) -> None:
     there = await looked_at(store, lambda connection: databases.listing(connection, "s7"))
     assert there < await size(store, "databases") / 4
 
 
-async def test_the_load_of_all_servers_takes_one_look_at_all_databases(store: Store) -> None:
+async def test_load_of_all_servers_reads_the_databases_once(store: Store) -> None:
     assert await looked_at(store, pools.load) < 2 * await size(store, "databases")
 
 
-async def test_databases_that_stay_are_not_looked_at_to_find_those_to_drop(store: Store) -> None:
+async def test_claim_for_dropping_does_not_read_ready_databases(store: Store) -> None:
     async def claim(connection: Connection) -> None:
         await databases.claim_dropping(connection, ["s7"], 16, claim_seconds=5, failed_seconds=3600)
 
     assert await looked_at(store, claim) < await size(store, "databases") / 2
 
 
-async def test_leases_that_are_kept_for_now_are_not_looked_at_to_forget_old_ones(store: Store) -> None:
+async def test_pruning_of_leases_does_not_read_recent_ones(store: Store) -> None:
     there = await looked_at(store, lambda connection: leases.prune(connection, 86_400))
     assert there < await size(store, "leases") / 10
 
 
-async def test_old_leases_are_forgotten_and_those_that_live_are_not(store: Store) -> None:
+async def test_pruning_deletes_all_leases_but_the_live_ones(store: Store) -> None:
     async with store.engine.connect() as connection:  # rolled back at the end
         live = await leases.count_live(connection)
         everything = await connection.scalar(text("select count(*) from leases"))
@@ -104,8 +104,8 @@ async def test_old_leases_are_forgotten_and_those_that_live_are_not(store: Store
         assert await leases.count_live(connection) == live
 
 
-async def test_no_pool_is_forgotten_however_many_there_are(postgres_18: PostgresServer) -> None:
-    """The reconciler would drop what is its, and the replenisher would not fill it."""
+async def test_listing_returns_every_pool_of_more_than_ten_thousand(postgres_18: PostgresServer) -> None:
+    """A missing pool would be dropped by the reconciler, and not be filled by the replenisher."""
     with control_plane(postgres_18, POOLS) as dsn:
         store = Store(dsn, pool_size=1)
         async with store.statement() as connection:

@@ -29,7 +29,7 @@ def dsn(every_postgres: PostgresServer) -> Iterator[str]:
         connection.execute(f"drop database {name} with (force)")
 
 
-async def test_the_migrated_schema_equals_the_declared_one(dsn: str) -> None:
+async def test_migrated_schema_equals_the_declared_one(dsn: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         return list(compare_metadata(context, metadata))
@@ -41,9 +41,7 @@ async def test_the_migrated_schema_equals_the_declared_one(dsn: str) -> None:
     await store.close()
 
 
-async def test_a_schema_that_is_up_to_date_is_known_without_alembic(
-    dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_current_schema_is_detected_without_alembic(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         ScriptDirectory.from_config(migrations.alembic_config()).get_current_head()
         == migrations.newest_step()
@@ -63,7 +61,7 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(dsn: str)
         await store.close()
 
 
-async def test_every_step_can_be_undone(dsn: str) -> None:
+async def test_every_migration_can_be_downgraded(dsn: str) -> None:
     def down(connection: Connection) -> None:
         config = migrations.alembic_config()
         config.attributes["connection"] = connection
@@ -74,4 +72,40 @@ async def test_every_step_can_be_undone(dsn: str) -> None:
     async with store.engine.begin() as connection:
         await connection.run_sync(down)
     await migrations.upgrade(store.engine)
+    await store.close()
+
+
+async def test_interrupted_migration_of_the_triggers_is_repeated(dsn: str) -> None:
+    store = Store(dsn)
+    await migrations.upgrade(store.engine)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("update alembic_version set version_num = '0005'")
+        connection.execute("drop trigger check_state on templates")
+    await migrations.upgrade(store.engine)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        triggers = connection.execute(
+            "select count(*) from pg_trigger where tgname = 'check_state'"
+        ).fetchone()
+    assert triggers == (3,)
+    await store.close()
+
+
+@pytest.mark.parametrize("first", ["leases", "databases"])
+async def test_triggers_are_created_without_a_deadlock_with_replicas_at_work(dsn: str, first: str) -> None:
+    """A transaction that locks two of the tables, in either order, ends while the migration waits for the first."""
+    store = Store(dsn, answer_seconds=60)
+    await migrations.upgrade(store.engine)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("update alembic_version set version_num = '0005'")
+    then = "databases" if first == "leases" else "leases"
+    with psycopg.connect(dsn) as replica, psycopg.connect(dsn, autocommit=True) as watcher:
+        replica.execute(f"update {first} set generation = 1")
+        migrating = asyncio.create_task(migrations.upgrade(store.patient))
+        waits = f"select count(*) from pg_locks where not granted and relation = '{first}'::regclass"
+        while watcher.execute(waits).fetchone() != (1,):
+            await asyncio.sleep(0.01)
+        replica.execute(f"update {then} set generation = 1")
+        replica.commit()
+        await migrating
+    assert await migrations.step_of(store) == migrations.newest_step()
     await store.close()

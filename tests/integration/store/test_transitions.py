@@ -27,14 +27,14 @@ UUID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 @dataclass(frozen=True)
 class Machine:
-    """What ``lifecycle`` declares of the rows of one table."""
+    """The declaration of one table in ``lifecycle``."""
 
     entry: frozenset[str]
     transitions: Mapping[str, frozenset[str]]
     exits: frozenset[str]
 
     def pairs(self) -> set[tuple[str | None, str | None]]:
-        """Every legal transition; ``None`` stands for a row that is not there."""
+        """Every legal transition. ``None`` stands for a row that does not exist."""
         changes = {(old, new) for old, news in self.transitions.items() for new in news}
         return changes | {(None, new) for new in self.entry} | {(old, None) for old in self.exits}
 
@@ -62,7 +62,7 @@ def put(plane: Plane, table: str, state: str) -> UUID:
 
 
 def attempt(plane: Plane, table: str, old: str | None, new: str | None) -> str:
-    """Try one transition; return the message of the refusal, or nothing."""
+    """Try one transition. Return the message of the refusal, or nothing."""
     there = put(plane, table, old or new or "")
     values = plane.row(table, there)
     assert values is not None
