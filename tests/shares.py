@@ -1,8 +1,8 @@
-"""Shares of the suites that are products: each run has one share of their cases, and the next turn has another.
+"""Shares of the expensive suites: each run has one share of their cases, and the next turn has another.
 
 Cases of one kind are dealt over the turns. A kind is the cases of one test function, or of one change in ``tests/hygiene``,
-or the tests of a package on one older PostgreSQL version, or the tests of an expensive module that have no cases. Every run
-has at least one of each kind. As many turns in a row as a kind has shares have all of it.
+or the functions of an expensive module that have one case each, or the tests of a package on one older PostgreSQL version.
+Every run has at least one of each kind. As many turns in a row as a kind has shares have all of it.
 
 The turn is ``FRESHDB_TURN``. By default, each commit and each day is one turn further. The header of pytest names the turn,
 so that a run can be repeated. ``FRESHDB_SHARES=all`` runs every case.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -32,27 +32,41 @@ ALL: Final = os.environ.get("FRESHDB_SHARES") == "all"
 class Shares(NamedTuple):
     """How many shares each kind has.
 
-    A kind is each ``function``, each value of a parameter, or with ``module`` also the functions of a module without cases.
+    The cases of a test function are a kind. Functions with one case are of one kind with those of their module, or with
+    those of all suites that ``each`` names alike.
     """
 
     of: int
-    each: str = "function"
+    each: str = "module"
 
 
 OLDER_VERSION: Final = Shares(8)
-"""Tests of every PostgreSQL version run on the newest one always, and on each older one in shares."""
-OTHERS: Final = Shares(1)
+"""Tests of every PostgreSQL version run on the newest one as SHARES says, and on each older one in shares."""
+WHOLE: Final = Shares(1)
 SHARES: Final[Mapping[str, Shares]] = {
-    "tests/crash/": Shares(2, "story"),
+    "tests/cli/": Shares(2),
+    "tests/contract/": Shares(2),
+    "tests/crash/": Shares(4),
+    "tests/dashboard/": Shares(3),
+    "tests/demo/": Shares(2, "programs"),
+    "tests/deploy/": Shares(2),
     "tests/docs/test_examples.py::test_the_examples_work": Shares(4),
-    "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]": Shares(1),
+    "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]": WHOLE,
+    "tests/faults/": Shares(2),
+    "tests/fuzz/": Shares(2, "programs"),
     "tests/hostile/test_autovacuum.py": Shares(6),
     "tests/hostile/test_settings.py": Shares(3),
+    "tests/hygiene/test_crash.py": Shares(2),
     "tests/hygiene/test_property.py": Shares(2),
-    "tests/integration/cluster/": Shares(2),
-    "tests/integration/maintenance/": Shares(2, "module"),
-    "tests/integration/serve/": Shares(2, "module"),
-    "tests/plugin/": Shares(2, "module"),
+    "tests/integration/": Shares(2),
+    "tests/integration/maintenance/": Shares(3),
+    "tests/old_ways/": Shares(3),
+    "tests/packaging/": Shares(3),
+    "tests/plugin/": Shares(3),
+    "tests/race/": Shares(2, "programs"),
+    "tests/run/": Shares(2, "programs"),
+    "tests/soak/test_soak.py": Shares(2, "programs"),
+    "tests/toolkit/": Shares(2),
 }
 """Shares of the tests whose id begins like this; the longest beginning counts."""
 
@@ -84,27 +98,35 @@ def share(
     return [case for position, case in enumerate(every) if position in mine]
 
 
-def chosen(items: Iterable[pytest.Item], turn: int | None = None) -> set[pytest.Item]:
+def chosen(items: Sequence[pytest.Item], turn: int | None = None) -> set[pytest.Item]:
     """Return the tests that run on this turn."""
+    functions = Counter(_function(item) for item in items if _older_version(item) is None)
     kinds: dict[tuple[str, Shares], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        kinds[_kind(item)].append(item)
+        kinds[_kind(item, functions)].append(item)
     return {
         item for (_, shares), cases in kinds.items() for item in share(cases, shares.of, turn, name=_test)
     }
 
 
-def _kind(item: pytest.Item) -> tuple[str, Shares]:
-    test = _test(item)
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    major = parameters.get("postgres")
-    if isinstance(major, int) and major != wanted_majors()[0]:
-        return f"{item.path.parent} {major}", OLDER_VERSION
-    beginning = max((one for one in SHARES if test.startswith(one)), key=len, default=None)
-    shares = SHARES[beginning] if beginning else OTHERS
-    function, case, _ = test.partition("[")
-    place = item.path if shares.each == "module" and not case else function
-    return f"{place} {parameters.get(shares.each)}", shares
+def _kind(item: pytest.Item, functions: Mapping[str, int]) -> tuple[str, Shares]:
+    if older := _older_version(item):
+        return f"{item.path.parent} {older}", OLDER_VERSION
+    function = _function(item)
+    beginning = max((one for one in SHARES if _test(item).startswith(one)), key=len, default=None)
+    shares = SHARES[beginning] if beginning else WHOLE
+    if functions[function] > 1:
+        return function, shares
+    return str(item.path) if shares.each == "module" else shares.each, shares
+
+
+def _older_version(item: pytest.Item) -> int | None:
+    major = item.callspec.params.get("postgres") if hasattr(item, "callspec") else None
+    return major if isinstance(major, int) and major != wanted_majors()[0] else None
+
+
+def _function(item: pytest.Item) -> str:
+    return _test(item).partition("[")[0]
 
 
 def _test(item: pytest.Item) -> str:
