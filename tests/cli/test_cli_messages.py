@@ -107,10 +107,15 @@ def test_usage_error_points_to_the_help_of_its_own_command(
 @pytest.mark.parametrize(
     ("words", "usage", "error"),
     [
-        (["psql", "--template", "x"], "psql [options] [TEMPLATE]", "write: freshdb psql TEMPLATE"),
-        (["acquire", "--template=x"], "acquire [-h]", "write: freshdb acquire TEMPLATE"),
-        (["release", "x", "--lease", "y"], "release [-h]", "write: freshdb release ID"),
+        (
+            ["psql", "--template", "x"],
+            "psql [options] [TEMPLATE]",
+            "without an option: freshdb psql TEMPLATE",
+        ),
+        (["acquire", "--template=x"], "acquire [-h]", "without an option: freshdb acquire TEMPLATE"),
+        (["release", "x", "--lease", "y"], "release [-h]", "without an option: freshdb release ID"),
         (["template", "retire", "x", "--now"], "template retire [-h]", "unrecognized arguments: --now"),
+        (["--json", "leases"], "leases [-h]", "write it after the command: freshdb leases --json"),
         (["run", "x", "--", "true"], "run [--template TEMPLATE]", "unrecognized arguments: x"),
         (["leases", "--", "true"], "leases [-h]", "takes nothing after --"),
     ],

@@ -214,7 +214,7 @@ class HeartbeatThread:
     def remove(self, beat: Heartbeat) -> None:
         """Remove a heartbeat. Wait for the end of a running attempt, so that its connection can be closed."""
         if self._pid != os.getpid():
-            return  # in a forked child, a thread of the parent may hold these locks forever
+            return  # a forked child: a lock that a thread of the parent holds is never released here
         beat.stop()
         with self._condition:
             self._senders.pop(beat, None)

@@ -46,10 +46,14 @@ def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> N
         return
     message = f"unrecognized arguments: {' '.join(unknown)}"
     given = {word.partition("=")[0] for word in unknown}
-    for action in parser._get_positional_actions():  # noqa: SLF001 - argparse has no other list of them
-        for option in given & {f"--{action.dest}", f"--{action.dest.removesuffix('s')}"}:
-            value = action.metavar or action.dest.upper()
-            message += f"; {option} is not an option here, write: {parser.prog} {value}"
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public list of them
+        positional = (
+            set() if action.option_strings else {f"--{action.dest}", f"--{action.dest.removesuffix('s')}"}
+        )
+        if given & positional:
+            message += f"; write it without an option: {parser.prog} {action.metavar or action.dest.upper()}"
+        elif given & set(action.option_strings):
+            message += f"; write it after the command: {parser.prog} {action.option_strings[0]}"
     parser.error(message)
 
 
