@@ -75,12 +75,12 @@ def _granted(guard: Guard, patches: Patches, models: Any) -> None:
 
 
 def _ended(guard: Guard, patches: Patches, held: Any) -> None:
-    patches.wrap(held.HeldLeaseBase, "end", _after(lambda self, *_, **__: guard.forget(self.id)))
+    patches.wrap(held.HeldLeaseBase, "mark_ended", _after(lambda self, *_, **__: guard.forget(self.id)))
 
 
 def _released(guard: Guard, patches: Patches, lease_operations: Any) -> None:
     forget = _after(lambda _, lease_id: guard.forget(lease_id))
-    patches.wrap(lease_operations.LeaseOperations, "_give_back", forget)
+    patches.wrap(lease_operations.LeaseOperations, "_delete", forget)
 
 
 def _asyncpg(guard: Guard, patches: Patches, connect_utils: Any) -> None:
