@@ -174,7 +174,7 @@ def test_service_of_another_version_with_leases_is_not_replaced(tmp_path: Path) 
         script.play(old)
         announced = {"url": script.url, "pid": os.getpid(), "version": "0.0.9", "token": None}
         (tmp_path / "service.json").write_text(json.dumps(announced))
-        with pytest.raises(EmbeddedFailed, match=r"version 0\.0\.9, this is 0\.1\.0.*freshdb stop"):
+        with pytest.raises(EmbeddedFailed, match=r"version 0\.0\.9, this is 0\.2\.0.*freshdb stop"):
             ensure_service(tmp_path)
 
 
