@@ -102,9 +102,7 @@ class WorkerPool:
         self._running.discard(task)
         self._reserve_for_waiters()
         error = None if task.cancelled() else task.exception()
-        if isinstance(
-            error, BackendUnavailable
-        ):  # another worker takes the database over when the claim has expired
+        if isinstance(error, BackendUnavailable):  # its claim expires, and another worker takes it
             _log.warning("task ended early: %s", error)
         elif error is not None:
             _log.error("task failed", exc_info=error)
