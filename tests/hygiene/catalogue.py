@@ -29,7 +29,7 @@ CATALOGUE: Final[tuple[Change, ...]] = (
 )
 
 
-OTHER_SHARES: Final = 40
+OTHER_SHARES: Final = 80
 """Shares of the kinds that are not in ``EVERYWHERE_KINDS``."""
 
 EVERYWHERE_KINDS: Final = frozenset(
