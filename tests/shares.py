@@ -1,8 +1,9 @@
 """Shares of the expensive suites: each run has one share of their cases, and the next turn has another.
 
 Cases of one kind are dealt over the turns. A kind is the cases of one test function, or of one change in ``tests/hygiene``,
-or the functions of an expensive module that have one case each, or the tests of a package on one older PostgreSQL version.
-Every run has at least one of each kind. As many turns in a row as a kind has shares have all of it.
+or the tests of a package on one older PostgreSQL version. A test function with one case runs always, except in suites of
+programs and faults, whose functions are a kind. Every run has at least one of each kind. As many turns in a row as a kind
+has shares have all of it.
 
 The turn is ``FRESHDB_TURN``. By default, each commit and each day is one turn further. The header of pytest names the turn,
 so that a run can be repeated. ``FRESHDB_SHARES=all`` runs every case.
@@ -32,12 +33,12 @@ ALL: Final = os.environ.get("FRESHDB_SHARES") == "all"
 class Shares(NamedTuple):
     """How many shares each kind has.
 
-    The cases of a test function are a kind. Functions with one case are of one kind with those of their module, or with
-    those of all suites that ``each`` names alike.
+    The cases of a test function are a kind. Functions with one case run always, or are of one kind with those of all suites
+    that ``singles`` names alike.
     """
 
     of: int
-    each: str = "module"
+    singles: str = ""
 
 
 OLDER_VERSION: Final = Shares(8)
@@ -46,28 +47,26 @@ WHOLE: Final = Shares(1)
 SHARES: Final[Mapping[str, Shares]] = {
     "tests/cli/": Shares(2),
     "tests/contract/": Shares(2),
-    "tests/crash/": Shares(4),
+    "tests/crash/": Shares(4, "crash"),
     "tests/dashboard/": Shares(3),
     "tests/demo/": Shares(2, "programs"),
     "tests/deploy/": Shares(2),
     "tests/docs/test_examples.py::test_the_examples_work": Shares(4),
     "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]": WHOLE,
-    "tests/faults/": Shares(2),
+    "tests/faults/": Shares(2, "faults"),
     "tests/fuzz/": Shares(2, "programs"),
     "tests/hostile/test_autovacuum.py": Shares(6),
     "tests/hostile/test_settings.py": Shares(3),
     "tests/hygiene/test_crash.py": Shares(2),
     "tests/hygiene/test_property.py": Shares(4),
     "tests/integration/": Shares(2),
-    "tests/integration/cluster/": Shares(3),
+    "tests/integration/postgres/": Shares(3),
     "tests/integration/maintenance/": Shares(3),
     "tests/observability/test_secrets.py": Shares(2),
     "tests/observability/test_tracing.py": Shares(2),
     "tests/old_ways/": Shares(3),
     "tests/packaging/": Shares(3),
     "tests/plugin/": Shares(3),
-    "tests/race/": Shares(2, "programs"),
-    "tests/run/": Shares(2, "programs"),
     "tests/soak/test_soak.py": Shares(2, "programs"),
     "tests/toolkit/": Shares(2),
 }
@@ -120,7 +119,7 @@ def _kind(item: pytest.Item, functions: Mapping[str, int]) -> tuple[str, Shares]
     shares = SHARES[beginning] if beginning else WHOLE
     if functions[function] > 1:
         return function, shares
-    return str(item.path) if shares.each == "module" else shares.each, shares
+    return (shares.singles, shares) if shares.singles else (_test(item), WHOLE)
 
 
 def _older_version(item: pytest.Item) -> int | None:
