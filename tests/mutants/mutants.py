@@ -343,14 +343,16 @@ STATEMENTS: Final = (
             _M("$3::text IS NULL OR ", ""),
             _M("($3::text IS NULL OR principal = $3::text)", "coalesce($3::text, '') IS NOT NULL"),
             _M("t.state = 'ready' AND ", ""),
-            _M("$5::float8 IS NOT NULL AND ", ""),
             _M(" AND ended.server = ANY ($6::text[])", " AND $6::text[] IS NOT NULL"),
             _M("lease_id = NULL, ", ""),
             _M("THEN 'resetting' ELSE 'dirty' END", "THEN 'dirty' ELSE 'dirty' END"),
             _M("THEN 'resetting' ELSE 'dirty' END", "THEN 'resetting' ELSE 'resetting' END"),
             _M("THEN 'resetting' ELSE 'dirty' END", "THEN 'resetting' ELSE 'kept' END"),
             _M("d.generation + claimed::int", "d.generation"),
-            _M("CASE WHEN claimed THEN clock_timestamp() + make_interval(secs => $5::float8) END", "NULL"),
+            _M(
+                "CASE WHEN claimed THEN clock_timestamp() + make_interval(secs => $5::float8) END",
+                "NULL::timestamptz",
+            ),
             _M("d.state = 'leased' AND EXISTS", "EXISTS"),
             _M(" AND EXISTS (SELECT FROM claim)", ""),
             _M("d.id = ended.database_id AND ", ""),
@@ -361,6 +363,7 @@ STATEMENTS: Final = (
             _M("d.state IN ('leased', 'kept')", "d.state = 'kept'"),
         ),
         (
+            Equivalent("$5::float8 IS NOT NULL AND", "without a claim, the list of servers is empty"),
             Equivalent(
                 "WHEN g.state = 'resetting' THEN",
                 "the answer, not the row; the tests of the answer are those of the claim",

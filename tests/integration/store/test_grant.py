@@ -66,6 +66,11 @@ async def test_a_database_that_is_not_ready_is_not_leased(
     assert await granted(store, pool) is None
     assert plane.row("databases", there) == before
     assert leases_there(plane) == 0
+    ready = plane.database("ready", pool, state_changed_at=EARLIER)
+    rows = await granted(store, pool)
+    assert rows is not None
+    assert [row.database_id for row in rows] == [ready]
+    assert plane.row("databases", there) == before
 
 
 async def test_a_database_of_another_pool_is_not_leased(store: Store, plane: Plane) -> None:

@@ -35,6 +35,13 @@ def template_of(plane: Plane, template: UUID) -> dict[str, object]:
 # register
 
 
+def look_alikes(plane: Plane) -> None:
+    """Templates that differ from the registered one in one respect."""
+    plane.template("retired", fingerprint="f")
+    plane.template("ready", name="other", fingerprint="f")
+    plane.template("ready", fingerprint="another")
+
+
 @pytest.mark.parametrize("there", [None, "retired"])
 async def test_a_new_template_is_building(store: Store, plane: Plane, there: str | None) -> None:
     plane.server()
@@ -57,6 +64,7 @@ async def test_a_build_that_failed_or_is_overdue_is_the_caller_s(
 ) -> None:
     there = plane.template(state, fingerprint="f", **values)
     other = plane.template(state, fingerprint="other", **values)
+    look_alikes(plane)
     template, ours = await register(store)
     assert ours
     assert (template.id, template.state, template.attempt) == (there, TemplateState.BUILDING, 2)
@@ -79,6 +87,7 @@ async def test_a_template_that_is_ready_or_being_built_is_found_as_it_is(
     store: Store, plane: Plane, state: str, values: dict[str, object]
 ) -> None:
     there = plane.template(state, fingerprint="f", **values)
+    look_alikes(plane)
     before = template_of(plane, there)
     template, ours = await register(store)
     assert (template.id, ours) == (there, False)
@@ -222,12 +231,12 @@ async def test_a_template_with_live_leases_is_retired_only_if_asked_for(
 
 async def test_only_unused_templates_are_retired(store: Store, plane: Plane) -> None:
     unused = {plane.template(state, last_used_at=EARLIER) for state in ("ready", "failed")}
-    used = plane.template()
-    plane.lease("active", template_id=used)
+    used, leased = plane.template(), plane.template(last_used_at=EARLIER)
+    plane.lease("active", template_id=leased)
     plane.lease("released", template_id=next(iter(unused)))
     assert set(await retire_unused(store)) == unused
     assert {plane.state("templates", one) for one in unused} == {"retired"}
-    assert plane.state("templates", used) == "ready"
+    assert {plane.state("templates", one) for one in (used, leased)} == {"ready"}
 
 
 # delete_row, note_disk
