@@ -8,8 +8,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 _INSTANT = sa.DateTime(timezone=True)
 
@@ -78,7 +76,7 @@ def upgrade() -> None:
         sa.Column("last_used_at", _INSTANT, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
     )
-    op.create_index("ix_tokens_created_at", "tokens", ["created_at", "id"], unique=False)
+    op.create_index("ix_tokens_created_at", "tokens", ["created_at", "id"])
     op.create_index(
         "uq_tokens_name", "tokens", ["name"], unique=True, postgresql_where=sa.text("revoked_at IS NULL")
     )
@@ -103,7 +101,6 @@ def upgrade() -> None:
         "ix_trail_subject",
         "trail",
         ["subject"],
-        unique=False,
         postgresql_where=sa.text("subject IS NOT NULL"),
     )
     op.add_column(
@@ -128,22 +125,16 @@ def upgrade() -> None:
         "ix_leases_held",
         "leases",
         ["principal"],
-        unique=False,
         postgresql_where=sa.text("state IN ('active', 'kept')"),
     )
     op.execute(_HOLD)
 
 
 def downgrade() -> None:
-    """Undo."""
+    """Undo. The other indexes are dropped with their tables."""
     op.execute("DROP FUNCTION token_hold(uuid)")
-    op.drop_index(
-        "ix_leases_held", table_name="leases", postgresql_where=sa.text("state IN ('active', 'kept')")
-    )
+    op.drop_index("ix_leases_held", table_name="leases")
     op.drop_column("templates", "disk_bytes")
     op.drop_column("templates", "token_id")
-    op.drop_index("ix_trail_subject", table_name="trail", postgresql_where=sa.text("subject IS NOT NULL"))
     op.drop_table("trail")
-    op.drop_index("uq_tokens_name", table_name="tokens", postgresql_where=sa.text("revoked_at IS NULL"))
-    op.drop_index("ix_tokens_created_at", table_name="tokens")
     op.drop_table("tokens")
