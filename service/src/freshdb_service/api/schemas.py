@@ -269,14 +269,7 @@ class ReleasedOut(LeaseOut):
     @classmethod
     def after(cls, lease: LeaseOut, leftovers: Leftovers | None) -> ReleasedOut:
         """Add the leftovers to a lease."""
-        left = None
-        if leftovers is not None:
-            left = LeftoversOut(
-                connections=leftovers.connections,
-                prepared_transactions=leftovers.prepared_transactions,
-                advisory_locks=leftovers.advisory_locks,
-                objects=list(leftovers.objects),
-            )
+        left = None if leftovers is None else LeftoversOut.model_validate(leftovers, from_attributes=True)
         return cls.model_construct(**dict(lease), leftovers=left)
 
 

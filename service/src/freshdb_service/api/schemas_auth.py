@@ -153,16 +153,7 @@ class RecordOut(BaseModel):
     @classmethod
     def of(cls, row: AuditRow) -> RecordOut:
         """Convert a row."""
-        return cls(
-            id=row.id,
-            at=row.at,
-            action=row.action,
-            principal=row.principal,
-            address=row.address,
-            subject=row.subject,
-            label=row.label,
-            details=row.details,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
 
 class RecordsOut(BaseModel):
