@@ -154,20 +154,7 @@ class TemplateOut(BaseModel):
     @classmethod
     def of(cls, row: TemplateRow) -> TemplateOut:
         """Convert a row."""
-        return cls(
-            id=row.id,
-            name=row.name,
-            fingerprint=row.fingerprint,
-            state=row.state,
-            extensions=row.extensions,
-            server=row.server,
-            size_bytes=row.size_bytes,
-            error=row.error,
-            created_at=row.created_at,
-            ready_at=row.ready_at,
-            last_used_at=row.last_used_at,
-            build_deadline_at=row.build_deadline_at,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
     @classmethod
     def registered(cls, answer: Registered) -> TemplateOut:

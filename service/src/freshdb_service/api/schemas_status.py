@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -210,15 +209,15 @@ class DatabaseOut(BaseModel):
     state: DatabaseState
     state_changed_at: datetime
     generation: int
-    database: str | None
-    schema_: str | None = Field(serialization_alias="schema")
+    database: str | None = Field(validation_alias="database_name")
+    schema_: str | None = Field(validation_alias="schema_name", serialization_alias="schema")
     lease_id: UUID | None
     error: str | None
 
     @classmethod
     def of(cls, look: DatabaseDetails) -> DatabaseOut:
         """Convert the details of a database."""
-        return cls.model_construct(**_members(look))
+        return cls.model_validate(look, from_attributes=True)
 
 
 class DatabaseLifeOut(DatabaseOut):
@@ -230,7 +229,7 @@ class DatabaseLifeOut(DatabaseOut):
     @classmethod
     def lived(cls, look: DatabaseDetails, leases: list[LeaseOut], resets: list[ResetOut]) -> DatabaseLifeOut:
         """Convert the details of a database, with its leases and resets."""
-        return cls.model_construct(**_members(look), leases=leases, resets=resets)
+        return cls.model_construct(**dict(DatabaseOut.of(look)), leases=leases, resets=resets)
 
 
 class DatabasesOut(BaseModel):
@@ -305,20 +304,3 @@ class EventsOut(BaseModel):
 
     items: list[EventOut]
     next: str | None
-
-
-def _members(look: DatabaseDetails) -> dict[str, Any]:
-    return {
-        "id": look.id,
-        "pool_id": look.pool_id,
-        "template": look.template,
-        "isolation": look.isolation,
-        "server": look.server,
-        "state": look.state,
-        "state_changed_at": look.state_changed_at,
-        "generation": look.generation,
-        "database": look.database_name,
-        "schema_": look.schema_name,
-        "lease_id": look.lease_id,
-        "error": look.error,
-    }

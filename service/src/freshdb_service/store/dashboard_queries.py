@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
 from freshdb_service.store.pools import templates_held
-from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row
+from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row, values_of
 from freshdb_service.store.tables import databases, leases, pools, servers, templates
 
 
@@ -152,7 +152,4 @@ async def counts(connection: AsyncConnection) -> Counts:
 
 
 def _detail(row: AnyRow) -> DatabaseDetails:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return DatabaseDetails(
-        **{**values, "state": DatabaseState(values["state"]), "isolation": Isolation(values["isolation"])}
-    )
+    return DatabaseDetails(**values_of(row, state=DatabaseState, isolation=Isolation))

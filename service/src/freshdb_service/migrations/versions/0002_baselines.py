@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column(
             "mark",
             postgresql.JSONB(astext_type=sa.Text()),
-            nullable=True,
             comment="when it was last clean; none if that was not noted",
         ),
     )

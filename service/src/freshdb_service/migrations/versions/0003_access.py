@@ -58,22 +58,20 @@ def upgrade() -> None:
             nullable=False,
             comment="of the secret, which is random and stored nowhere",
         ),
-        sa.Column(
-            "previous_hint", sa.Text(), nullable=True, comment="of the secret before the last rotation"
-        ),
-        sa.Column("previous_digest", sa.LargeBinary(), nullable=True),
-        sa.Column("previous_until", _INSTANT, nullable=True),
-        sa.Column("max_leases", sa.Integer(), nullable=True),
-        sa.Column("max_databases", sa.Integer(), nullable=True),
-        sa.Column("max_ttl_seconds", sa.Double(), nullable=True),
-        sa.Column("max_disk_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("previous_hint", sa.Text(), comment="of the secret before the last rotation"),
+        sa.Column("previous_digest", sa.LargeBinary()),
+        sa.Column("previous_until", _INSTANT),
+        sa.Column("max_leases", sa.Integer()),
+        sa.Column("max_databases", sa.Integer()),
+        sa.Column("max_ttl_seconds", sa.Double()),
+        sa.Column("max_disk_bytes", sa.BigInteger()),
         sa.Column("created_at", _INSTANT, server_default=sa.text("now()"), nullable=False),
-        sa.Column("created_by", sa.Text(), nullable=True),
-        sa.Column("expires_at", _INSTANT, nullable=True),
-        sa.Column("rotated_at", _INSTANT, nullable=True),
-        sa.Column("revoked_at", _INSTANT, nullable=True),
-        sa.Column("revoked_by", sa.Text(), nullable=True),
-        sa.Column("last_used_at", _INSTANT, nullable=True),
+        sa.Column("created_by", sa.Text()),
+        sa.Column("expires_at", _INSTANT),
+        sa.Column("rotated_at", _INSTANT),
+        sa.Column("revoked_at", _INSTANT),
+        sa.Column("revoked_by", sa.Text()),
+        sa.Column("last_used_at", _INSTANT),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
     )
     op.create_index("ix_tokens_created_at", "tokens", ["created_at", "id"])
@@ -85,10 +83,10 @@ def upgrade() -> None:
         sa.Column("at", _INSTANT, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("principal", sa.Text(), nullable=True, comment="none: freshdb itself"),
-        sa.Column("address", sa.Text(), nullable=True),
-        sa.Column("subject", sa.Uuid(), nullable=True, comment="of the lease, template, pool or token"),
-        sa.Column("label", sa.Text(), nullable=True, comment="its name"),
+        sa.Column("principal", sa.Text(), comment="none: freshdb itself"),
+        sa.Column("address", sa.Text()),
+        sa.Column("subject", sa.Uuid(), comment="of the lease, template, pool or token"),
+        sa.Column("label", sa.Text(), comment="its name"),
         sa.Column(
             "details",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -108,7 +106,6 @@ def upgrade() -> None:
         sa.Column(
             "token_id",
             sa.Uuid(),
-            nullable=True,
             comment="whose quotas its databases count for: who got its build",
         ),
     )
@@ -117,7 +114,6 @@ def upgrade() -> None:
         sa.Column(
             "disk_bytes",
             sa.BigInteger(),
-            nullable=True,
             comment="what it and its databases take, as last measured",
         ),
     )
