@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -299,22 +300,8 @@ class PoolOut(BaseModel):
     @classmethod
     def of(cls, health: PoolHealth) -> PoolOut:
         """Convert a pool."""
-        pool = health.pool
-        return cls(
-            id=pool.id,
-            template=pool.template,
-            template_id=pool.template_id,
-            isolation=pool.isolation,
-            server=pool.server,
-            min_ready=pool.min_ready,
-            max_size=pool.max_size,
-            idle_seconds=pool.idle_seconds,
-            databases={state.value: number for state, number in health.databases.items()},
-            waiting=health.place.waiting,
-            refusal=pool.refusal,
-            last_error=pool.last_error,
-            last_acquired_at=pool.last_acquired_at,
-        )
+        databases = {state.value: number for state, number in health.databases.items()}
+        return cls(**asdict(health.pool), databases=databases, waiting=health.place.waiting)
 
 
 class LeasesOut(BaseModel):

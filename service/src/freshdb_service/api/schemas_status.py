@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
@@ -83,13 +84,9 @@ class WaiterOut(BaseModel):
             template=one.pool.template,
             isolation=one.pool.isolation,
             position=one.position,
-            since=one.standing.since,
-            waited_seconds=one.standing.waited_seconds,
-            wanted=one.standing.wanted,
-            principal=one.standing.principal,
-            holder=one.standing.holder,
             why=one.why,
             remedy=one.remedy,
+            **asdict(one.standing),
         )
 
 

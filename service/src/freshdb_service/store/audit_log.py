@@ -10,7 +10,7 @@ The instant of an entry is by the control plane's clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -117,14 +117,8 @@ async def listing(
             if kind == wanted.action
             else func.starts_with(trail.c.action, kind)
         )
-    exact: Mapping[str, object] = {
-        "principal": wanted.principal,
-        "address": wanted.address,
-        "subject": wanted.subject,
-        "label": wanted.label,
-    }
-    for column, value in exact.items():
-        if value is not None:
+    for column in ("principal", "address", "subject", "label"):
+        if (value := getattr(wanted, column)) is not None:
             query = query.where(trail.c[column] == value)
     if wanted.since is not None:
         query = query.where(trail.c.at >= wanted.since)
