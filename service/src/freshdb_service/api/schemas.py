@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, Templat
 from freshdb_service.pooling.pools import PoolHealth
 from freshdb_service.postgres import Leftovers
 from freshdb_service.redis.deadlines import Renewal
-from freshdb_service.store.rows import TemplateRow
+from freshdb_service.store.rows import LeaseRow, TemplateRow
 from freshdb_service.templates.registry import Registered
 
 
@@ -212,14 +212,7 @@ class LeaseOut(BaseModel):
         row = granted.lease
         password = row.password if secret and row.state in LEASE_LIVE else None
         return cls.model_construct(
-            id=row.id,
-            state=row.state,
-            template=row.template,
-            template_id=row.template_id,
-            pool_id=row.pool_id,
-            database_id=row.database_id,
-            isolation=row.isolation,
-            server=row.server,
+            **{name: getattr(row, name) for name in _OF_LEASE},
             host=host,
             port=port,
             database=row.database_name,
@@ -227,17 +220,11 @@ class LeaseOut(BaseModel):
             user=row.login,
             password=password,
             url=None if password is None else url(row.login, password, host, port, row.database_name),
-            generation=row.generation,
-            principal=row.principal,
-            holder=row.holder,
-            labels=row.labels,
-            ttl_seconds=row.ttl_seconds,
-            granted_at=row.granted_at,
             expires_at=granted.expires_at,
-            max_expires_at=row.max_expires_at,
-            ended_at=row.ended_at,
-            end_reason=row.end_reason,
         )
+
+
+_OF_LEASE: Final = LeaseOut.model_fields.keys() & {one.name for one in fields(LeaseRow)} - {"password"}
 
 
 class LeftoversOut(BaseModel):

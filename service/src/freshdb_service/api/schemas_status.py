@@ -257,22 +257,15 @@ class ServerOut(BaseModel):
     @classmethod
     def of(cls, one: ServerStatus, limits: ServerLimits) -> ServerOut:
         """Convert a server's status."""
-        known, busy = one.server, one.activity
-        return cls(
-            name=known.name,
-            host=known.host,
-            port=known.port,
-            version=known.version // 10_000,
-            databases=known.databases,
-            max_databases=limits.max_databases,
-            leased=known.leased,
-            templates=known.templates,
-            disk_bytes=known.disk_bytes,
-            max_disk_bytes=limits.max_disk_bytes,
-            connections=None if busy is None else busy.connections,
-            max_connections=None if busy is None else busy.max_connections,
-            active=None if busy is None else busy.active,
-            error=one.error,
+        unknown = dict.fromkeys(("connections", "max_connections", "active"))
+        return cls.model_validate(
+            {
+                **asdict(one.server),
+                **asdict(limits),
+                **(unknown if one.activity is None else asdict(one.activity)),
+                "version": one.server.version // 10_000,
+                "error": one.error,
+            }
         )
 
 

@@ -168,13 +168,9 @@ async def listing(
 ) -> list[ResetRow]:
     """Return resets before ``before``, the newest first."""
     query = select(resets).order_by(resets.c.at.desc(), resets.c.id.desc()).limit(limit)
-    for column, value in (
-        (resets.c.database_id, wanted.database_id),
-        (resets.c.lease_id, wanted.lease_id),
-        (resets.c.pool_id, wanted.pool_id),
-    ):
-        if value is not None:
-            query = query.where(column == value)
+    for column in ("database_id", "lease_id", "pool_id"):
+        if (value := getattr(wanted, column)) is not None:
+            query = query.where(resets.c[column] == value)
     if wanted.left_behind:
         query = query.where(resets.c.leftovers.is_not(None))
     if before is not None:
