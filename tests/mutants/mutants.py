@@ -419,11 +419,6 @@ STATEMENTS: Final = (
         ),
     ),
     Statement(
-        "leases.touch_templates",
-        "touched",
-        (_M(".where(templates.c.id.in_(template_ids))", ""),),
-    ),
-    Statement(
         "grant._GRANT",
         "leased or leases or granted or left_as",
         (

@@ -52,22 +52,7 @@ class AsyncClient(Configuration):
         NotConfigured: no URL is given, or one is invalid.
     """
 
-    def __init__(
-        self,
-        url: str | Sequence[str] | None = None,
-        token: str | None = None,
-        *,
-        timeout_seconds: float = 10.0,
-        retry_seconds: float = 30.0,
-        poll_seconds: float = 50.0,
-    ) -> None:
-        super().__init__(
-            url,
-            token,
-            timeout_seconds=timeout_seconds,
-            retry_seconds=retry_seconds,
-            poll_seconds=poll_seconds,
-        )
+    def _open_transport(self) -> None:
         self._transport = AsyncTransport(self.connection)
 
     acquire = Awaiting(Operations.acquire)

@@ -24,12 +24,12 @@ class Configuration:
 
     def __init__(
         self,
-        url: str | Sequence[str] | None,
-        token: str | None,
+        url: str | Sequence[str] | None = None,
+        token: str | None = None,
         *,
-        timeout_seconds: float,
-        retry_seconds: float,
-        poll_seconds: float,
+        timeout_seconds: float = 10.0,
+        retry_seconds: float = 30.0,
+        poll_seconds: float = 50.0,
     ) -> None:
         urls = service_urls(url)
         self.clock = elapsed_seconds
@@ -39,6 +39,10 @@ class Configuration:
         self.operations = Operations(self.policy, poll_seconds)
         given = os.environ.get("FRESHDB_TOKEN") if token is None else token
         self.connection = ConnectionSettings(urls, given or None, user_agent=f"freshdb/{__version__}")
+        self._open_transport()
+
+    def _open_transport(self) -> None:
+        raise NotImplementedError
 
     @property
     def url(self) -> str:

@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from freshdb.heartbeat import Heartbeat
 
 
-class Release(Protocol):
-    """Releases a lease."""
-
-    def __call__(self, lease_id: str) -> Leftovers | None:
-        """Send the request."""
-
-
 class Keep(Protocol):
     """Keeps a lease for inspection."""
 
@@ -36,31 +29,10 @@ class Keep(Protocol):
         """Send the request."""
 
 
-class Reset(Protocol):
-    """Resets the database of a lease in place."""
-
-    def __call__(self, lease_id: str) -> Lease:
-        """Send the request."""
-
-
-class AsyncRelease(Protocol):
-    """Releases a lease."""
-
-    def __call__(self, lease_id: str) -> Awaitable[Leftovers | None]:
-        """Send the request."""
-
-
 class AsyncKeep(Protocol):
     """Keeps a lease for inspection."""
 
     def __call__(self, lease_id: str, *, ttl_seconds: float, reason: str | None) -> Awaitable[Lease]:
-        """Send the request."""
-
-
-class AsyncReset(Protocol):
-    """Resets the database of a lease in place."""
-
-    def __call__(self, lease_id: str) -> Awaitable[Lease]:
         """Send the request."""
 
 
@@ -223,9 +195,9 @@ class HeldLease(HeldLeaseBase):
         self,
         lease: Lease,
         on_lost: Callable[[LeaseLost], None] | None,
-        release: Release,
+        release: Callable[[str], Leftovers | None],
         keep: Keep,
-        reset: Reset,
+        reset: Callable[[str], Lease],
     ) -> None:
         super().__init__(lease, on_lost)
         self.lost = threading.Event()
@@ -288,9 +260,9 @@ class AsyncHeldLease(HeldLeaseBase):
         self,
         lease: Lease,
         on_lost: Callable[[LeaseLost], None] | None,
-        release: AsyncRelease,
+        release: Callable[[str], Awaitable[Leftovers | None]],
         keep: AsyncKeep,
-        reset: AsyncReset,
+        reset: Callable[[str], Awaitable[Lease]],
     ) -> None:
         super().__init__(lease, on_lost)
         self.lost = asyncio.Event()

@@ -7,18 +7,25 @@ answer, and not later by an ``AttributeError``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, TypeAlias
 
 from freshdb.errors import UnexpectedAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from dataclasses import Field
     from typing import TypeVar
 
     T = TypeVar("T")
+    D = TypeVar("D", bound="_Dataclass")
 
 Members: TypeAlias = Mapping[str, object]
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def members(value: object, name: str = "the answer") -> Members:
@@ -102,6 +109,32 @@ def items(value: object) -> tuple[list[Members], str | None]:
     if not isinstance(found, list):
         _wrong(page, "items", "a list")
     return [members(one, "an item") for one in found], maybe(text, page, "next")
+
+
+_READERS: Final[Mapping[str, Callable[[Members, str], object]]] = {
+    "str": text,
+    "int": whole,
+    "float": number,
+    "datetime": instant,
+    "tuple[str, ...]": texts,
+    "Mapping[str, str]": text_map,
+    "Mapping[str, int]": whole_map,
+}
+
+
+def read(kind: type[D], source: Members, **given: object) -> D:
+    """Read a dataclass: each field from the member with its name, by its annotation (a string), except the `given` ones.
+
+    An optional field is ``None`` if its member is missing or null. A field with a default takes that.
+    """
+    values = dict(given)
+    for one in fields(kind):
+        missing = source.get(one.name) is None
+        if one.name in values or (missing and one.default is not MISSING):
+            continue
+        annotation, _, optional = str(one.type).partition(" | ")
+        values[one.name] = None if missing and optional else _READERS[annotation](source, one.name)
+    return kind(**values)
 
 
 def _wrong(source: Members, key: str, expected: str) -> NoReturn:

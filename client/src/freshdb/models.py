@@ -44,13 +44,7 @@ class Leftovers:
         """Read the member `leftovers`, if there is one. Missing counts are 0."""
         if answer.get("leftovers") is None:
             return None
-        found = json_fields.members(answer["leftovers"], "'leftovers'")
-        return cls(
-            connections=json_fields.maybe(json_fields.whole, found, "connections") or 0,
-            prepared_transactions=json_fields.maybe(json_fields.whole, found, "prepared_transactions") or 0,
-            advisory_locks=json_fields.maybe(json_fields.whole, found, "advisory_locks") or 0,
-            objects=json_fields.maybe(json_fields.texts, found, "objects") or (),
-        )
+        return json_fields.read(cls, json_fields.members(answer["leftovers"], "'leftovers'"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +79,7 @@ class Lease(Connectable):
     @classmethod
     def from_wire(cls, source: Members) -> Lease:
         """Read the service's JSON."""
-        return cls(
-            id=json_fields.text(source, "id"),
-            state=json_fields.text(source, "state"),
-            template=json_fields.text(source, "template"),
-            template_id=json_fields.text(source, "template_id"),
-            pool_id=json_fields.text(source, "pool_id"),
-            database_id=json_fields.maybe(json_fields.text, source, "database_id"),
-            isolation=json_fields.text(source, "isolation"),
-            server=json_fields.text(source, "server"),
-            host=json_fields.text(source, "host"),
-            port=json_fields.whole(source, "port"),
-            database=json_fields.text(source, "database"),
-            schema=json_fields.maybe(json_fields.text, source, "schema"),
-            user=json_fields.text(source, "user"),
-            password=json_fields.maybe(json_fields.text, source, "password"),
-            generation=json_fields.whole(source, "generation"),
-            holder=json_fields.text_map(source, "holder"),
-            labels=json_fields.text_map(source, "labels"),
-            ttl_seconds=json_fields.number(source, "ttl_seconds"),
-            granted_at=json_fields.instant(source, "granted_at"),
-            expires_at=json_fields.maybe(json_fields.instant, source, "expires_at"),
-            max_expires_at=json_fields.maybe(json_fields.instant, source, "max_expires_at"),
-            ended_at=json_fields.maybe(json_fields.instant, source, "ended_at"),
-            end_reason=json_fields.maybe(json_fields.text, source, "end_reason"),
-            leftovers=Leftovers.of(source),
-        )
+        return json_fields.read(cls, source, leftovers=Leftovers.of(source))
 
     def credentials(self) -> Credentials:
         """Return the address and login of the database.
@@ -136,12 +105,7 @@ class Renewal:
     @classmethod
     def from_wire(cls, source: Members) -> Renewal:
         """Read the service's JSON."""
-        return cls(
-            id=json_fields.text(source, "id"),
-            ttl_seconds=json_fields.number(source, "ttl_seconds"),
-            expires_at=json_fields.instant(source, "expires_at"),
-            max_expires_at=json_fields.maybe(json_fields.instant, source, "max_expires_at"),
-        )
+        return json_fields.read(cls, source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +148,7 @@ class BuildGrant(Connectable):
     @classmethod
     def from_wire(cls, source: Members, template: str) -> BuildGrant:
         """Read the service's JSON."""
-        return cls(
-            template=template,
-            host=json_fields.text(source, "host"),
-            port=json_fields.whole(source, "port"),
-            database=json_fields.text(source, "database"),
-            user=json_fields.text(source, "user"),
-            password=json_fields.text(source, "password"),
-            deadline_at=json_fields.instant(source, "deadline_at"),
-            token=json_fields.text(source, "token"),
-            renew_seconds=json_fields.number(source, "renew_seconds"),
-        )
+        return json_fields.read(cls, source, template=template)
 
     def credentials(self) -> Credentials:
         """Return the address and login of the database."""
@@ -216,15 +170,7 @@ class TemplateError:
     @classmethod
     def from_wire(cls, source: Members) -> TemplateError:
         """Read the service's JSON."""
-        return cls(
-            message=json_fields.text(source, "message"),
-            sql_index=json_fields.maybe(json_fields.whole, source, "sql_index"),
-            statement=json_fields.maybe(json_fields.text, source, "statement"),
-            position=json_fields.maybe(json_fields.whole, source, "position"),
-            line=json_fields.maybe(json_fields.whole, source, "line"),
-            sqlstate=json_fields.maybe(json_fields.text, source, "sqlstate"),
-            hint=json_fields.maybe(json_fields.text, source, "hint"),
-        )
+        return json_fields.read(cls, source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,24 +194,15 @@ class Template:
     @classmethod
     def from_wire(cls, source: Members) -> Template:
         """Read the service's JSON."""
-        name, fingerprint = json_fields.text(source, "name"), json_fields.text(source, "fingerprint")
+        reference = f"{json_fields.text(source, 'name')}@{json_fields.text(source, 'fingerprint')}"
         error, build = source.get("error"), source.get("build")
-        return cls(
-            id=json_fields.text(source, "id"),
-            name=name,
-            fingerprint=fingerprint,
-            state=json_fields.text(source, "state"),
-            extensions=json_fields.texts(source, "extensions"),
-            size_bytes=json_fields.maybe(json_fields.whole, source, "size_bytes"),
+        return json_fields.read(
+            cls,
+            source,
             error=None if error is None else TemplateError.from_wire(json_fields.members(error, "error")),
-            created_at=json_fields.maybe(json_fields.instant, source, "created_at"),
-            ready_at=json_fields.maybe(json_fields.instant, source, "ready_at"),
-            last_used_at=json_fields.maybe(json_fields.instant, source, "last_used_at"),
-            build_deadline_at=json_fields.maybe(json_fields.instant, source, "build_deadline_at"),
-            server=json_fields.maybe(json_fields.text, source, "server"),
             build=None
             if build is None
-            else BuildGrant.from_wire(json_fields.members(build, "build"), f"{name}@{fingerprint}"),
+            else BuildGrant.from_wire(json_fields.members(build, "build"), reference),
         )
 
     @property
@@ -298,21 +235,7 @@ class Pool:
     @classmethod
     def from_wire(cls, source: Members) -> Pool:
         """Read the service's JSON."""
-        return cls(
-            id=json_fields.text(source, "id"),
-            template=json_fields.text(source, "template"),
-            template_id=json_fields.text(source, "template_id"),
-            isolation=json_fields.text(source, "isolation"),
-            server=json_fields.maybe(json_fields.text, source, "server"),
-            min_ready=json_fields.whole(source, "min_ready"),
-            max_size=json_fields.whole(source, "max_size"),
-            idle_seconds=json_fields.number(source, "idle_seconds"),
-            databases=json_fields.whole_map(source, "databases"),
-            waiting=json_fields.whole(source, "waiting"),
-            refusal=json_fields.texts(source, "refusal"),
-            last_error=json_fields.maybe(json_fields.text, source, "last_error"),
-            last_acquired_at=json_fields.maybe(json_fields.instant, source, "last_acquired_at"),
-        )
+        return json_fields.read(cls, source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,16 +62,12 @@ class Operations(LeaseOperations, TemplateOperations, TokenOperations):
             UnexpectedAnswer: another program answers at this address.
         """
         alive = json_fields.members((yield from self._ask(ServiceCall("GET", "/livez"))))
+        version = json_fields.maybe(json_fields.text, alive, "version")
         base = self.policy.addresses.current
         outcome = yield Send(base, ServiceCall("GET", "/readyz"), self.policy.timeout_seconds)
         if not isinstance(outcome, Answer):
-            return Health(
-                ok=False,
-                status="unreachable",
-                checks={},
-                version=json_fields.maybe(json_fields.text, alive, "version"),
-            )
-        return _health(outcome, json_fields.maybe(json_fields.text, alive, "version"))
+            return Health(ok=False, status="unreachable", checks={}, version=version)
+        return _health(outcome, version)
 
 
 def _health(answer: Answer, version: str | None) -> Health:

@@ -47,28 +47,8 @@ class Token:
     @classmethod
     def from_wire(cls, source: Members) -> Token:
         """Read the service's JSON."""
-        return cls(
-            id=json_fields.text(source, "id"),
-            name=json_fields.text(source, "name"),
-            state=json_fields.text(source, "state"),
-            scopes=json_fields.texts(source, "scopes"),
-            hint=json_fields.text(source, "hint"),
-            max_leases=json_fields.maybe(json_fields.whole, source, "max_leases"),
-            max_databases=json_fields.maybe(json_fields.whole, source, "max_databases"),
-            max_ttl_seconds=json_fields.maybe(json_fields.number, source, "max_ttl_seconds"),
-            max_disk_bytes=json_fields.maybe(json_fields.whole, source, "max_disk_bytes"),
-            created_at=json_fields.instant(source, "created_at"),
-            created_by=json_fields.maybe(json_fields.text, source, "created_by"),
-            expires_at=json_fields.maybe(json_fields.instant, source, "expires_at"),
-            rotated_at=json_fields.maybe(json_fields.instant, source, "rotated_at"),
-            previous_until=json_fields.maybe(json_fields.instant, source, "previous_until"),
-            revoked_at=json_fields.maybe(json_fields.instant, source, "revoked_at"),
-            revoked_by=json_fields.maybe(json_fields.text, source, "revoked_by"),
-            last_used_at=json_fields.maybe(json_fields.instant, source, "last_used_at"),
-            use=json_fields.maybe(json_fields.whole_map, source, "use"),
-            revoked_leases=json_fields.maybe(json_fields.whole, source, "revoked_leases"),
-            secret=json_fields.maybe(json_fields.text, source, "token"),
-        )
+        secret = json_fields.maybe(json_fields.text, source, "token")
+        return json_fields.read(cls, source, secret=secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +74,4 @@ class AuditRecord:
         if not isinstance(details, dict):
             message = "the answer's 'details' must be an object"
             raise UnexpectedAnswer(message)
-        return cls(
-            id=json_fields.text(source, "id"),
-            at=json_fields.instant(source, "at"),
-            action=json_fields.text(source, "action"),
-            principal=json_fields.maybe(json_fields.text, source, "principal"),
-            address=json_fields.maybe(json_fields.text, source, "address"),
-            subject=json_fields.maybe(json_fields.text, source, "subject"),
-            label=json_fields.maybe(json_fields.text, source, "label"),
-            details=details,
-        )
+        return json_fields.read(cls, source, details=details)

@@ -12,7 +12,7 @@ import ssl
 import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from freshdb.clock import elapsed_seconds
@@ -87,27 +87,20 @@ class ConnectionSettings:
         file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
         return ssl.create_default_context(cafile=file, capath=directory) if file or directory else True
 
+    def _options(self) -> dict[str, Any]:
+        """Return the options that both kinds of clients have."""
+        options = {"headers": self._headers, "verify": self._verify(), "limits": _LIMITS}
+        return {**options, "trust_env": not self._loopback}
+
     def open(self) -> httpx.Client:
         """Open a blocking httpx client."""
         mounts: dict[str, httpx.BaseTransport | None] = dict.fromkeys(self._direct)
-        return httpx.Client(
-            headers=self._headers,
-            verify=self._verify(),
-            trust_env=not self._loopback,
-            mounts=mounts,
-            limits=_LIMITS,
-        )
+        return httpx.Client(mounts=mounts, **self._options())
 
     def open_async(self) -> httpx.AsyncClient:
         """Open an httpx client for the running event loop."""
         mounts: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(self._direct)
-        return httpx.AsyncClient(
-            headers=self._headers,
-            verify=self._verify(),
-            trust_env=not self._loopback,
-            mounts=mounts,
-            limits=_LIMITS,
-        )
+        return httpx.AsyncClient(mounts=mounts, **self._options())
 
     @property
     def _direct(self) -> list[str]:

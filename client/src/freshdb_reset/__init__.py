@@ -1,6 +1,6 @@
 """freshdb_reset: find what changed in a PostgreSQL database, and make it clean again in place.
 
-This package works on connections that it is given (``Reader``, ``Connection``). It imports no driver, and neither the
+This package works on connections that it is given (the protocols in ``connection``). It imports no driver, and neither the
 service nor the client of freshdb. The service uses it on databases that it has fenced, and ``freshdb.toolkit.cleanup`` on
 the developer's own database. Other code imports from this page only.
 
@@ -34,7 +34,7 @@ from freshdb_reset.catalog_fingerprint import Catalogs, Extent, written_since, x
 from freshdb_reset.change_detection import Inspection, InspectionQuery, WrittenTable, inspect_catalogs
 from freshdb_reset.clean_state import SEED_BYTES, SEED_ROWS, CleanState, TemplateProfile, read_profile
 from freshdb_reset.cleaning import clean
-from freshdb_reset.connection import FORMATS, Connection, Reader
+from freshdb_reset.connection import FORMATS
 from freshdb_reset.foreign_key_order import CircularReferences
 from freshdb_reset.plan import Plan, make_plan, plan_emptying
 from freshdb_reset.quoting import constant, quoted
@@ -51,7 +51,6 @@ __all__ = [
     "Cause",
     "CircularReferences",
     "CleanState",
-    "Connection",
     "Digest",
     "Extent",
     "Inspection",
@@ -61,7 +60,6 @@ __all__ = [
     "Mark",
     "Plan",
     "Qualified",
-    "Reader",
     "Site",
     "TableModel",
     "TemplateProfile",

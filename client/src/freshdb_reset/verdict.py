@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
@@ -25,13 +25,7 @@ class Leftovers:
 
     def to_json(self) -> dict[str, object]:
         """Return the entries that are not empty, as JSON values."""
-        found = {
-            "connections": self.connections,
-            "prepared_transactions": self.prepared_transactions,
-            "advisory_locks": self.advisory_locks,
-            "objects": self.objects,
-        }
-        return {name: left for name, left in found.items() if left}
+        return {name: left for name, left in asdict(self).items() if left}
 
 
 class Cause(StrEnum):

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from freshdb_service.lifecycle import Isolation
-from freshdb_service.postgres import Login, RebuildEngine, Server, drop_database, inventory
+from freshdb_service.postgres import Login, Server, drop_database, inventory
 from freshdb_service.postgres.fencing import fence
 from freshdb_service.postgres.fencing.fence import wait_for_starting
+from freshdb_service.postgres.reset import RebuildEngine
 from tests.integration.postgres.stage import build_template, connect, connected, pool_of
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer, Servers

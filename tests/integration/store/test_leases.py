@@ -186,7 +186,7 @@ async def test_a_lease_without_its_database_is_not_kept(store: Store, plane: Pla
     assert plane.row("databases", held) == before
 
 
-# extend_ttl, prune, touch_templates
+# extend_ttl, prune
 
 
 async def test_only_the_ttl_of_this_live_lease_is_extended(store: Store, plane: Plane) -> None:
@@ -213,12 +213,9 @@ async def test_only_leases_that_ended_long_ago_are_deleted(store: Store, plane: 
 
 
 async def test_only_the_used_templates_are_touched(store: Store, plane: Plane) -> None:
-    used, in_pool, other = (plane.template(last_used_at=LONG_AGO) for _ in range(3))
+    in_pool, other = (plane.template(last_used_at=LONG_AGO) for _ in range(2))
     pool = plane.pool(in_pool)
     async with store.statement() as connection:
-        await leases.touch_templates(connection, [used])
         await pools.note_acquired(connection, [pool])
-    touched = [
-        (plane.row("templates", one) or {})["last_used_at"] > LONG_AGO for one in (used, in_pool, other)
-    ]
-    assert touched == [True, True, False]
+    touched = [(plane.row("templates", one) or {})["last_used_at"] > LONG_AGO for one in (in_pool, other)]
+    assert touched == [True, False]

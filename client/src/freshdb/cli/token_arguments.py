@@ -44,7 +44,7 @@ def add_token_commands(commands: Commands) -> None:
         metavar="TIME",
         help="lifetime from now: 90d, 12h, 30m, seconds (default: no end)",
     )
-    _add_quotas(create, _plain)
+    _add_quotas(create, lambda read: read)
     listing = group.add("list", "list tokens", "freshdb.cli.tokens:listing")
     listing.add_argument("--all", action="store_true", help="revoked tokens, too")
     show = group.add("show", "show a token and the use of its quotas", "freshdb.cli.tokens:show")
@@ -121,10 +121,6 @@ def _add_quotas(
         parser.add_argument(
             f"--max-{name}", type=of(read), metavar=metavar, default=argparse.SUPPRESS, help=f"quota: {what}"
         )
-
-
-def _plain(read: Callable[[str], object]) -> Callable[[str], object]:
-    return read
 
 
 def _or_none(read: Callable[[str], object]) -> Callable[[str], object]:

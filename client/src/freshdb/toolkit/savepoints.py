@@ -228,8 +228,7 @@ class OuterTransaction:
             one.others_wrote = False
             cursor.execute(f"SAVEPOINT {one}")
 
-    def _release(self, savepoint: _Savepoint, cursor: DBAPICursor) -> str:
-        del cursor
+    def _release(self, savepoint: _Savepoint, _cursor: DBAPICursor) -> str:
         youngest = self.savepoints[-1] is savepoint
         self.savepoints.remove(savepoint)
         return f"RELEASE SAVEPOINT {savepoint}" if youngest else _NO_OPERATION

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, InContext, answer
 from freshdb_service.api.pagination import CURSOR, UUID_PATTERN, cursor, position
-from freshdb_service.api.problems import invalid
+from freshdb_service.api.problems import invalid, storable
 from freshdb_service.api.schemas_auth import RecordOut, RecordsOut
 from freshdb_service.store.audit_log import AuditFilter
 
@@ -29,7 +29,7 @@ Name = Annotated[str | None, Query(max_length=300)]
 @router.get("", response_model=RecordsOut)
 async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; FastAPI passes them by name
     context: InContext,
-    principal: Admin,
+    _principal: Admin,
     action: Annotated[
         str | None, Query(pattern=_ACTION, description="action, for example `lease.revoked` or `lease.*`")
     ] = None,
@@ -58,13 +58,12 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
 
     Equal heartbeats and refusals become one entry per minute, with `count` and `first_at` in `details`.
     """
-    del principal
     wanted = AuditFilter(
         action=action,
-        principal=_storable("principal", by),
-        address=_storable("address", address),
+        principal=storable("principal", by),
+        address=storable("address", address),
         subject=None if subject is None else UUID(subject),
-        label=_storable("label", label),
+        label=storable("label", label),
         since=_instant("since", since),
         until=_instant("until", until),
     )
@@ -74,12 +73,6 @@ async def listing(  # noqa: PLR0913, PLR0917 - one parameter for each filter; Fa
         items=[RecordOut.of(one) for one in found], next=cursor(last.at, last.id) if last else None
     )
     return answer(page)
-
-
-def _storable(field: str, value: str | None) -> str | None:
-    if value is not None and "\x00" in value:
-        raise invalid(field, "must not contain the character U+0000")
-    return value
 
 
 def _instant(field: str, text: str | None) -> datetime | None:

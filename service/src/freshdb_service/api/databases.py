@@ -12,7 +12,7 @@ from freshdb_service.api.context import InContext, Reader, answer
 from freshdb_service.api.fields import NO_NULL
 from freshdb_service.api.leases import lease_out
 from freshdb_service.api.pagination import CURSOR, UUID_PATTERN, cursor, position
-from freshdb_service.api.problems import invalid, refusals
+from freshdb_service.api.problems import parse_id, refusals, storable
 from freshdb_service.api.schemas_status import DatabaseLifeOut, DatabaseOut, DatabasesOut, ResetOut, ResetsOut
 from freshdb_service.errors import DatabaseNotFound
 from freshdb_service.leasing.acquire import Granted
@@ -27,7 +27,7 @@ Id = Annotated[str | None, Query(pattern=UUID_PATTERN)]
 @router.get("/databases", response_model=DatabasesOut)
 async def listing(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     pool: Id = None,
     state: DatabaseState | None = None,
     server: Annotated[str | None, Query(max_length=300, json_schema_extra=NO_NULL)] = None,
@@ -35,25 +35,16 @@ async def listing(
     after: Annotated[str | None, Query(alias="cursor", pattern=UUID_PATTERN)] = None,
 ) -> Response:
     """Databases in the order of their ids."""
-    del principal
-    if server is not None and "\x00" in server:
-        field = "server"
-        raise invalid(field, "must not contain the character U+0000")
-    wanted = DatabaseFilter(pool_id=_uuid(pool), state=state, server=server)
+    wanted = DatabaseFilter(pool_id=_uuid(pool), state=state, server=storable("server", server))
     found = await context.overview.databases(wanted, limit=limit, after=_uuid(after))
     following = str(found[-1].id) if len(found) == limit else None
     return answer(DatabasesOut(items=[DatabaseOut.of(one) for one in found], next=following))
 
 
 @router.get("/databases/{database_id}", response_model=DatabaseLifeOut, responses=refusals(404))
-async def show(database_id: str, context: InContext, principal: Reader) -> Response:
+async def show(database_id: str, context: InContext, _principal: Reader) -> Response:
     """One database, with its leases and resets."""
-    del principal
-    try:
-        identifier = UUID(database_id)
-    except ValueError:
-        message = f"{database_id[:60]!r} is not a database id; send the UUID in `database_id` of a lease"
-        raise DatabaseNotFound(message) from None
+    identifier = parse_id(database_id, "database", "`database_id` of a lease", DatabaseNotFound)
     life = await context.overview.history(identifier)
     leases = [lease_out(context, Granted(one, None), None) for one in life.leases]
     return answer(DatabaseLifeOut.lived(life.database, leases, [ResetOut.of(one) for one in life.resets]))
@@ -62,7 +53,7 @@ async def show(database_id: str, context: InContext, principal: Reader) -> Respo
 @router.get("/resets", response_model=ResetsOut)
 async def resets(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     database: Id = None,
     lease: Id = None,
     pool: Id = None,
@@ -73,7 +64,6 @@ async def resets(
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Resets, newest first: the path and its reason, the duration, and the leftovers of the holder."""
-    del principal
     wanted = ResetFilter(_uuid(database), _uuid(lease), _uuid(pool), left_behind)
     found = await context.resources.history.resets(wanted, limit=limit, before=position(after))
     last = found[-1] if len(found) == limit else None

@@ -39,7 +39,7 @@ _RECENT = 2_000
 )
 async def events(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     since: Annotated[
         str | None, Query(pattern=_POSITION, description="id of an event; `0` for all stored events")
     ] = None,
@@ -47,7 +47,6 @@ async def events(
     last_event_id: Annotated[str | None, Header(pattern=_POSITION)] = None,
 ) -> StreamingResponse:
     """Stream events as server-sent events. A client that reconnects continues after its `Last-Event-ID`."""
-    del principal
     most = context.settings.max_event_streams
     if context.streams >= most:
         message = f"{most} event streams are open (max_event_streams={most}); close some, or retry later"
@@ -65,7 +64,7 @@ async def events(
 @router.get("/events/recent", response_model=EventsOut)
 async def recent(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     kind: Annotated[
         str | None,
         Query(pattern=_KIND, description="kind of event, for example `lease.revoked` or `lease.*`"),
@@ -81,7 +80,6 @@ async def recent(
     after: Annotated[str | None, Query(alias="cursor", pattern=_ID)] = None,
 ) -> Response:
     """Stored events, newest first. The last ten thousand events are stored."""
-    del principal
 
     def wanted(event: Event) -> bool:
         return _is(event.kind, kind) and (about is None or _mentions(event.data, about))

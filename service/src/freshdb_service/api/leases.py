@@ -17,7 +17,7 @@ from freshdb_service.api.connection_limits import ARRIVED
 from freshdb_service.api.context import Context, Holder, InContext, Reader, answer, holder, in_context
 from freshdb_service.api.fields import NO_NULL
 from freshdb_service.api.pagination import CURSOR, cursor, position
-from freshdb_service.api.problems import invalid, refusals
+from freshdb_service.api.problems import invalid, parse_id, refusals, storable, wait_of
 from freshdb_service.api.request_limits import SLOT
 from freshdb_service.api.schemas import (
     AcquireIn,
@@ -86,7 +86,7 @@ async def acquire_batch(
 async def listing(
     request: Request,
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     state: Annotated[list[LeaseState] | None, Query(description="by default the live ones")] = None,
     template: Annotated[str | None, Query(max_length=300, json_schema_extra=NO_NULL)] = None,
     isolation: Isolation | None = None,
@@ -94,10 +94,9 @@ async def listing(
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Leases, oldest first, without passwords. `holder.KEY=VALUE` and `label.KEY=VALUE` filter by holder and labels."""
-    del principal
     wanted = LeaseFilter(
         states=frozenset(state) if state else LEASE_LIVE,
-        template=_storable("template", template),
+        template=storable("template", template),
         isolation=isolation,
         holder=_pairs(request, "holder."),
         labels=_pairs(request, "label."),
@@ -220,7 +219,7 @@ async def _acquire(
     idempotency_key: str | None,
 ) -> list[Granted]:
     settings = context.settings
-    waits = [_wait(body.wait_seconds, settings) for body in bodies]
+    waits = [wait_of(body.wait_seconds, settings) for body in bodies]
     wanted = [
         AcquireRequest(
             template=body.template,
@@ -280,37 +279,15 @@ def _ttl(asked: float | None, settings: Settings, principal: Principal) -> float
     return asked
 
 
-def _wait(asked: float | None, settings: Settings) -> float:
-    field = "wait_seconds"
-    if asked is None:
-        return settings.default_wait_seconds
-    if asked > settings.max_wait_seconds:
-        raise invalid(
-            field,
-            f"must be at most {settings.max_wait_seconds:g} seconds; to wait longer, send the request again",
-        )
-    return asked
-
-
 def _lease_id(text: str) -> UUID:
-    try:
-        identifier = UUID(text)
-    except ValueError:
-        message = f"{text[:60]!r} is not a lease id; send the UUID in `id` of the acquired lease"
-        raise LeaseNotFound(message) from None
+    identifier = parse_id(text, "lease", "`id` of the acquired lease", LeaseNotFound)
     add_to_log_context(lease=str(identifier))
     return identifier
 
 
 def _pairs(request: Request, prefix: str) -> dict[str, str]:
     return {
-        key.removeprefix(prefix): _storable(key, value) or ""
+        key.removeprefix(prefix): storable(key, value) or ""
         for key, value in request.query_params.items()
-        if key.startswith(prefix) and _storable("parameter", key)
+        if key.startswith(prefix) and storable("parameter", key)
     }
-
-
-def _storable(field: str, value: str | None) -> str | None:
-    if value is not None and "\x00" in value:
-        raise invalid(field, "must not contain the character U+0000")
-    return value

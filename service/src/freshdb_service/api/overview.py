@@ -34,9 +34,8 @@ async def whoami(context: InContext, principal: Caller) -> Response:
 
 
 @router.get("/overview", response_model=OverviewOut)
-async def overview(context: InContext, principal: Reader) -> Response:
+async def overview(context: InContext, _principal: Reader) -> Response:
     """Health and counts of the whole installation. Each finding has its reason and remedy."""
-    del principal
     seen = await context.overview.snapshot()
     return answer(
         OverviewOut(
@@ -58,21 +57,19 @@ async def overview(context: InContext, principal: Reader) -> Response:
 @router.get("/waiters", response_model=WaitersOut)
 async def waiters(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     pool: Annotated[str | None, Query(pattern=UUID_PATTERN, description="id of one pool")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """Queues: callers that wait for a database, with the time and reason of their wait. The first `limit` are listed."""
-    del principal
     pool_id = None if pool is None else UUID(pool)
     found = await context.overview.waiting(limit=limit, pool_id=pool_id)
     return answer(WaitersOut(items=[WaiterOut.of(one) for one in found]))
 
 
 @router.get("/servers", response_model=ServersOut)
-async def servers(context: InContext, principal: Reader) -> Response:
+async def servers(context: InContext, _principal: Reader) -> Response:
     """Managed servers, with their databases, disk space and current connections."""
-    del principal
     limits = context.overview.limits
     found = await context.overview.servers()
     return answer(ServersOut(items=[ServerOut.of(one, limits) for one in found]))

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from freshdb_service.api.context import Admin, InContext, Reader, answer
 from freshdb_service.api.pagination import UUID_PATTERN
-from freshdb_service.api.problems import refusals
+from freshdb_service.api.problems import parse_id, refusals
 from freshdb_service.api.schemas import PoolOut, PoolsOut, ResizeIn
 from freshdb_service.api.schemas_status import HistoryOut
 from freshdb_service.errors import PoolNotFound
@@ -22,12 +22,11 @@ router = APIRouter(prefix="/pools", tags=["pools"])
 @router.get("", response_model=PoolsOut)
 async def listing(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=UUID_PATTERN)] = None,
 ) -> Response:
     """Pools, with their sizes, databases and queues."""
-    del principal
     position = UUID(after) if after is not None else None
     found = await context.pools.listing(limit=limit, after=position)
     following = str(found[-1].pool.id) if len(found) == limit else None
@@ -35,9 +34,8 @@ async def listing(
 
 
 @router.get("/{pool_id}", response_model=PoolOut, responses=refusals(404))
-async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
+async def show(pool_id: str, context: InContext, _principal: Reader) -> Response:
     """One pool, with its sizes, databases and queue."""
-    del principal
     return answer(PoolOut.of(await context.pools.show(_pool_id(pool_id))))
 
 
@@ -45,7 +43,7 @@ async def show(pool_id: str, context: InContext, principal: Reader) -> Response:
 async def history(
     pool_id: str,
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     seconds: Annotated[
         int, Query(ge=60, le=86_400, description="length of the history; one day is stored")
     ] = 3600,
@@ -55,7 +53,6 @@ async def history(
     There is one point per minute (per five minutes, of a day) with data. The last point is still growing. Numbers are some
     seconds old.
     """
-    del principal
     identifier = _pool_id(pool_id)
     await context.pools.show(identifier)
     step_seconds, points = await context.resources.history.points(identifier, seconds=seconds)
@@ -70,10 +67,6 @@ async def resize(pool_id: str, body: ResizeIn, context: InContext, principal: Ad
 
 
 def _pool_id(text: str) -> UUID:
-    try:
-        identifier = UUID(text)
-    except ValueError:
-        message = f"{text[:60]!r} is not a pool id; send the UUID in `id` of a pool (GET /v1/pools)"
-        raise PoolNotFound(message) from None
+    identifier = parse_id(text, "pool", "`id` of a pool (GET /v1/pools)", PoolNotFound)
     add_to_log_context(pool=str(identifier))
     return identifier

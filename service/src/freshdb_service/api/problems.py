@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from uuid import UUID
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from freshdb_service.config import Settings
 from freshdb_service.errors import FreshdbError, InvalidRequest
 from freshdb_service.observability.metrics import Metrics
 
@@ -155,6 +157,35 @@ def install(app: FastAPI, metrics: Metrics, allowed: Callable[[str], Sequence[st
 def invalid(field: str, message: str) -> InvalidRequest:
     """Create the error for one field that violates a limit from the settings."""
     return InvalidRequest(f"{field}: {message}", extra={"errors": [{"field": field, "message": message}]})
+
+
+def storable(field: str, value: str | None) -> str | None:
+    """Return a parameter, unless it has the character that PostgreSQL cannot store."""
+    if value is not None and "\x00" in value:
+        raise invalid(field, "must not contain the character U+0000")
+    return value
+
+
+def parse_id(text: str, kind: str, source: str, error: type[FreshdbError]) -> UUID:
+    """Return the id in a path. Raise ``error`` if it is none. ``source`` is the place where the caller finds one."""
+    try:
+        return UUID(text)
+    except ValueError:
+        message = f"{text[:60]!r} is not a {kind} id; send the UUID in {source}"
+        raise error(message) from None
+
+
+def wait_of(asked: float | None, settings: Settings) -> float:
+    """Return the wait of a request that asks for ``asked`` seconds."""
+    field = "wait_seconds"
+    if asked is None:
+        return settings.default_wait_seconds
+    if asked > settings.max_wait_seconds:
+        raise invalid(
+            field,
+            f"must be at most {settings.max_wait_seconds:g} seconds; to wait longer, send the request again",
+        )
+    return asked
 
 
 def _field(error: Mapping[str, Any]) -> str:

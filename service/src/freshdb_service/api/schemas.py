@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, Templat
 from freshdb_service.pooling.pools import PoolHealth
 from freshdb_service.postgres import Leftovers
 from freshdb_service.redis.deadlines import Renewal
-from freshdb_service.store.rows import TemplateRow
+from freshdb_service.store.rows import LeaseRow, TemplateRow
 from freshdb_service.templates.registry import Registered
 
 
@@ -154,20 +155,7 @@ class TemplateOut(BaseModel):
     @classmethod
     def of(cls, row: TemplateRow) -> TemplateOut:
         """Convert a row."""
-        return cls(
-            id=row.id,
-            name=row.name,
-            fingerprint=row.fingerprint,
-            state=row.state,
-            extensions=row.extensions,
-            server=row.server,
-            size_bytes=row.size_bytes,
-            error=row.error,
-            created_at=row.created_at,
-            ready_at=row.ready_at,
-            last_used_at=row.last_used_at,
-            build_deadline_at=row.build_deadline_at,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
     @classmethod
     def registered(cls, answer: Registered) -> TemplateOut:
@@ -224,14 +212,7 @@ class LeaseOut(BaseModel):
         row = granted.lease
         password = row.password if secret and row.state in LEASE_LIVE else None
         return cls.model_construct(
-            id=row.id,
-            state=row.state,
-            template=row.template,
-            template_id=row.template_id,
-            pool_id=row.pool_id,
-            database_id=row.database_id,
-            isolation=row.isolation,
-            server=row.server,
+            **{name: getattr(row, name) for name in _OF_LEASE},
             host=host,
             port=port,
             database=row.database_name,
@@ -239,17 +220,11 @@ class LeaseOut(BaseModel):
             user=row.login,
             password=password,
             url=None if password is None else url(row.login, password, host, port, row.database_name),
-            generation=row.generation,
-            principal=row.principal,
-            holder=row.holder,
-            labels=row.labels,
-            ttl_seconds=row.ttl_seconds,
-            granted_at=row.granted_at,
             expires_at=granted.expires_at,
-            max_expires_at=row.max_expires_at,
-            ended_at=row.ended_at,
-            end_reason=row.end_reason,
         )
+
+
+_OF_LEASE: Final = LeaseOut.model_fields.keys() & {one.name for one in fields(LeaseRow)} - {"password"}
 
 
 class LeftoversOut(BaseModel):
@@ -269,14 +244,7 @@ class ReleasedOut(LeaseOut):
     @classmethod
     def after(cls, lease: LeaseOut, leftovers: Leftovers | None) -> ReleasedOut:
         """Add the leftovers to a lease."""
-        left = None
-        if leftovers is not None:
-            left = LeftoversOut(
-                connections=leftovers.connections,
-                prepared_transactions=leftovers.prepared_transactions,
-                advisory_locks=leftovers.advisory_locks,
-                objects=list(leftovers.objects),
-            )
+        left = None if leftovers is None else LeftoversOut.model_validate(leftovers, from_attributes=True)
         return cls.model_construct(**dict(lease), leftovers=left)
 
 
@@ -319,22 +287,8 @@ class PoolOut(BaseModel):
     @classmethod
     def of(cls, health: PoolHealth) -> PoolOut:
         """Convert a pool."""
-        pool = health.pool
-        return cls(
-            id=pool.id,
-            template=pool.template,
-            template_id=pool.template_id,
-            isolation=pool.isolation,
-            server=pool.server,
-            min_ready=pool.min_ready,
-            max_size=pool.max_size,
-            idle_seconds=pool.idle_seconds,
-            databases={state.value: number for state, number in health.databases.items()},
-            waiting=health.place.waiting,
-            refusal=pool.refusal,
-            last_error=pool.last_error,
-            last_acquired_at=pool.last_acquired_at,
-        )
+        databases = {state.value: number for state, number in health.databases.items()}
+        return cls(**asdict(health.pool), databases=databases, waiting=health.place.waiting)
 
 
 class LeasesOut(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -153,16 +154,7 @@ class RecordOut(BaseModel):
     @classmethod
     def of(cls, row: AuditRow) -> RecordOut:
         """Convert a row."""
-        return cls(
-            id=row.id,
-            at=row.at,
-            action=row.action,
-            principal=row.principal,
-            address=row.address,
-            subject=row.subject,
-            label=row.label,
-            details=row.details,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
 
 class RecordsOut(BaseModel):
@@ -173,26 +165,10 @@ class RecordsOut(BaseModel):
 
 
 def _members(row: TokenRow, use: TokenUsage | None) -> dict[str, object]:
-    quotas = row.quotas
     return {
-        "id": row.id,
-        "name": row.name,
+        **asdict(row),
+        **asdict(row.quotas),
         "state": row.state,
         "scopes": sorted(row.scopes),
-        "hint": row.hint,
-        "max_leases": quotas.max_leases,
-        "max_databases": quotas.max_databases,
-        "max_ttl_seconds": quotas.max_ttl_seconds,
-        "max_disk_bytes": quotas.max_disk_bytes,
-        "created_at": row.created_at,
-        "created_by": row.created_by,
-        "expires_at": row.expires_at,
-        "rotated_at": row.rotated_at,
-        "previous_until": row.previous_until,
-        "revoked_at": row.revoked_at,
-        "revoked_by": row.revoked_by,
-        "last_used_at": row.last_used_at,
-        "use": None
-        if use is None
-        else {"leases": use.leases, "databases": use.databases, "disk_bytes": use.disk_bytes},
+        "use": None if use is None else asdict(use),
     }

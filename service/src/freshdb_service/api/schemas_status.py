@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -84,13 +84,9 @@ class WaiterOut(BaseModel):
             template=one.pool.template,
             isolation=one.pool.isolation,
             position=one.position,
-            since=one.standing.since,
-            waited_seconds=one.standing.waited_seconds,
-            wanted=one.standing.wanted,
-            principal=one.standing.principal,
-            holder=one.standing.holder,
             why=one.why,
             remedy=one.remedy,
+            **asdict(one.standing),
         )
 
 
@@ -210,15 +206,15 @@ class DatabaseOut(BaseModel):
     state: DatabaseState
     state_changed_at: datetime
     generation: int
-    database: str | None
-    schema_: str | None = Field(serialization_alias="schema")
+    database: str | None = Field(validation_alias="database_name")
+    schema_: str | None = Field(validation_alias="schema_name", serialization_alias="schema")
     lease_id: UUID | None
     error: str | None
 
     @classmethod
     def of(cls, look: DatabaseDetails) -> DatabaseOut:
         """Convert the details of a database."""
-        return cls.model_construct(**_members(look))
+        return cls.model_validate(look, from_attributes=True)
 
 
 class DatabaseLifeOut(DatabaseOut):
@@ -230,7 +226,7 @@ class DatabaseLifeOut(DatabaseOut):
     @classmethod
     def lived(cls, look: DatabaseDetails, leases: list[LeaseOut], resets: list[ResetOut]) -> DatabaseLifeOut:
         """Convert the details of a database, with its leases and resets."""
-        return cls.model_construct(**_members(look), leases=leases, resets=resets)
+        return cls.model_construct(**dict(DatabaseOut.of(look)), leases=leases, resets=resets)
 
 
 class DatabasesOut(BaseModel):
@@ -261,22 +257,15 @@ class ServerOut(BaseModel):
     @classmethod
     def of(cls, one: ServerStatus, limits: ServerLimits) -> ServerOut:
         """Convert a server's status."""
-        known, busy = one.server, one.activity
-        return cls(
-            name=known.name,
-            host=known.host,
-            port=known.port,
-            version=known.version // 10_000,
-            databases=known.databases,
-            max_databases=limits.max_databases,
-            leased=known.leased,
-            templates=known.templates,
-            disk_bytes=known.disk_bytes,
-            max_disk_bytes=limits.max_disk_bytes,
-            connections=None if busy is None else busy.connections,
-            max_connections=None if busy is None else busy.max_connections,
-            active=None if busy is None else busy.active,
-            error=one.error,
+        unknown = dict.fromkeys(("connections", "max_connections", "active"))
+        return cls.model_validate(
+            {
+                **asdict(one.server),
+                **asdict(limits),
+                **(unknown if one.activity is None else asdict(one.activity)),
+                "version": one.server.version // 10_000,
+                "error": one.error,
+            }
         )
 
 
@@ -305,20 +294,3 @@ class EventsOut(BaseModel):
 
     items: list[EventOut]
     next: str | None
-
-
-def _members(look: DatabaseDetails) -> dict[str, Any]:
-    return {
-        "id": look.id,
-        "pool_id": look.pool_id,
-        "template": look.template,
-        "isolation": look.isolation,
-        "server": look.server,
-        "state": look.state,
-        "state_changed_at": look.state_changed_at,
-        "generation": look.generation,
-        "database": look.database_name,
-        "schema_": look.schema_name,
-        "lease_id": look.lease_id,
-        "error": look.error,
-    }

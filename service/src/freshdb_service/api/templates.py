@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from freshdb_service.api.context import Admin, Builder, InContext, Reader, answer
 from freshdb_service.api.fields import NAME
 from freshdb_service.api.pagination import CURSOR, cursor, position
-from freshdb_service.api.problems import invalid, refusals
+from freshdb_service.api.problems import invalid, parse_id, refusals, wait_of
 from freshdb_service.api.schemas import DeadlineOut, FailedIn, RegisterIn, TemplateOut, TemplatesOut, TokenIn
 from freshdb_service.errors import TemplateNotFound
 from freshdb_service.lifecycle import TemplateState
@@ -30,13 +30,7 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
     and a token), and fills the database with any tool. Other callers see the state `building` and wait.
     """
     settings = context.settings
-    wait = settings.default_wait_seconds if body.wait_seconds is None else body.wait_seconds
-    if wait > settings.max_wait_seconds:
-        field = "wait_seconds"
-        raise invalid(
-            field,
-            f"must be at most {settings.max_wait_seconds:g} seconds; to wait longer, send the request again",
-        )
+    wait = wait_of(body.wait_seconds, settings)
     build_seconds = settings.build_seconds if body.build_seconds is None else body.build_seconds
     if build_seconds > settings.max_build_seconds:
         field = "build_seconds"
@@ -54,9 +48,8 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
 
 
 @router.post("/{template_id}/renew", response_model=DeadlineOut, responses=refusals(404, 409))
-async def renew(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
+async def renew(template_id: str, body: TokenIn, context: InContext, _principal: Builder) -> Response:
     """The builder's heartbeat: extend the deadline of the build."""
-    del principal
     deadline = await context.templates.renew_build(_template_id(template_id), body.token)
     return answer(DeadlineOut(deadline_at=deadline))
 
@@ -80,14 +73,13 @@ async def failed(template_id: str, body: FailedIn, context: InContext, principal
 @router.get("", response_model=TemplatesOut)
 async def listing(
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     name: Annotated[str | None, Query(pattern=NAME)] = None,
     state: TemplateState | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Templates, oldest first."""
-    del principal
     rows = await context.templates.listing(name=name, state=state, limit=limit, after=position(after))
     last = rows[-1] if len(rows) == limit else None
     page = TemplatesOut(
@@ -100,13 +92,12 @@ async def listing(
 async def show(
     reference: Reference,
     context: InContext,
-    principal: Reader,
+    _principal: Reader,
     wait_seconds: Annotated[
         float, Query(ge=0, allow_inf_nan=False, description="maximum wait for the end of the build")
     ] = 0.0,
 ) -> Response:
     """One template, by id, by name (the newest), or by `name@fingerprint`."""
-    del principal
     wait = min(wait_seconds, context.settings.max_wait_seconds)
     return answer(TemplateOut.of(await context.templates.find(_reference(reference), wait_seconds=wait)))
 
@@ -134,8 +125,4 @@ def _reference(text: str) -> str:
 
 
 def _template_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        message = f"{text[:60]!r} is not a template id; send the UUID in `id` of the registered template"
-        raise TemplateNotFound(message) from None
+    return parse_id(text, "template", "`id` of the registered template", TemplateNotFound)

@@ -41,13 +41,12 @@ async def create(body: CreateTokenIn, context: InContext, principal: Admin) -> R
 @router.get("", response_model=TokensOut)
 async def listing(
     context: InContext,
-    principal: Admin,
+    _principal: Admin,
     state: Annotated[list[TokenState] | None, Query(description="by default `active` and `expired`")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(alias="cursor", pattern=CURSOR)] = None,
 ) -> Response:
     """Tokens of the control plane, oldest first, without those of FRESHDB_TOKENS."""
-    del principal
     states: frozenset[str] = frozenset(state or ("active", "expired"))
     rows = await context.token_cache.registry.listing(states=states, limit=limit, after=position(after))
     last = rows[-1] if len(rows) == limit else None
@@ -58,9 +57,8 @@ async def listing(
 
 
 @router.get("/{token}", response_model=TokenOut, responses=refusals(404))
-async def show(token: Reference, context: InContext, principal: Admin) -> Response:
+async def show(token: Reference, context: InContext, _principal: Admin) -> Response:
     """One token, with the current use of its quotas in `use`."""
-    del principal
     found, use = await context.token_cache.registry.find(_storable(token))
     return answer(TokenOut.of(found, use))
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from freshdb_service.auth.token_format import digest_of, hint_of, is_secret
@@ -35,6 +35,8 @@ from freshdb_service.store.tokens import TokenRow
 _RELOAD_SECONDS: Final = 0.2
 _NOTE_USE_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,34 +154,29 @@ class TokenCache:
         if wanted.name in self._names_in_settings:
             message = f"the token {wanted.name!r} is in FRESHDB_TOKENS; choose another name"
             raise Conflict(message)
-        issued = await self.registry.create(wanted, by)
-        await self._changed()
-        return issued
+        return await self._announced(self.registry.create(wanted, by))
 
     async def rotate(self, reference: str, by: Actor, *, grace_seconds: float) -> IssuedToken:
         """As :meth:`TokenRegistry.rotate`, effective at once on all replicas."""
-        issued = await self.registry.rotate(reference, by, grace_seconds=grace_seconds)
-        await self._changed()
-        return issued
+        return await self._announced(self.registry.rotate(reference, by, grace_seconds=grace_seconds))
 
     async def change(self, reference: str, quotas: Mapping[str, float | int | None], by: Actor) -> TokenRow:
         """As :meth:`TokenRegistry.change`, effective at once on all replicas."""
-        token = await self.registry.change(reference, quotas, by)
-        await self._changed()
-        return token
+        return await self._announced(self.registry.change(reference, quotas, by))
 
     async def revoke(self, reference: str, by: Actor) -> TokenRow:
         """As :meth:`TokenRegistry.revoke`, effective at once on all replicas."""
-        token = await self.registry.revoke(reference, by)
-        await self._changed()
-        return token
+        return await self._announced(self.registry.revoke(reference, by))
 
-    async def _changed(self) -> None:
+    async def _announced(self, change: Awaitable[T]) -> T:
+        """Make a change, reload the tokens, and notify the other replicas."""
+        changed = await change
         try:
             await self.refresh()
         except BackendUnavailable as error:  # the change is done, and the loop reloads it later
             _log.warning("a token has changed, but the tokens cannot be reloaded yet: %s", error)
         await self._wakeups.announce(WakeupReason.TOKENS)
+        return changed
 
     async def _reload(self) -> None:
         """Start a reload, or join the one in progress, so that many callers share it."""

@@ -16,6 +16,6 @@ names of holders, labels and events are untrusted input.
 ====================  ================================================================================================
 """
 
-from freshdb_service.dashboard.routes import POLICY, install
+from freshdb_service.dashboard.routes import install
 
-__all__ = ["POLICY", "install"]
+__all__ = ["install"]

@@ -12,7 +12,6 @@ from freshdb_service.embedded.binaries import postgres_binaries, redis_binary
 from freshdb_service.embedded.errors import (
     BinaryNotFound,
     DataDirectoryUnusable,
-    EmbeddedError,
     PortTaken,
     ServerNotStarted,
 )
@@ -23,7 +22,6 @@ from freshdb_service.embedded.redis import EmbeddedRedis
 __all__ = [
     "BinaryNotFound",
     "DataDirectoryUnusable",
-    "EmbeddedError",
     "EmbeddedPostgres",
     "EmbeddedRedis",
     "PortTaken",

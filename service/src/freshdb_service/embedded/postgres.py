@@ -271,7 +271,7 @@ class EmbeddedPostgres:
     def _launch(self, home: Path, program: Path, account: Account | None) -> _Postmaster:
         log = self._log or BoundedLog(self._log_path(home))
         for _ in range(_PORT_ATTEMPTS):
-            port = self._choose_port(home)
+            port = processes.choose_port(self._port, home / "port")
             self._write_settings(home / "cluster", port, account)
             start = log.size()
             self._child = processes.spawn(
@@ -288,15 +288,6 @@ class EmbeddedPostgres:
         raise PortTaken(
             f"no free port on {LOOPBACK} for PostgreSQL in {home}: other processes take them; start it again"
         )
-
-    def _choose_port(self, home: Path) -> int:
-        if self._port is None:
-            return processes.remembered_port(home / "port")
-        if not processes.port_is_free(self._port):
-            raise PortTaken(
-                f"port {self._port} on {LOOPBACK} is in use: choose another, or omit it to use a free one"
-            )
-        return self._port
 
     def _ready(self, home: Path, child: subprocess.Popen[bytes]) -> _Postmaster | None:
         """Wait until the server is ready. Return ``None`` if it exits instead."""

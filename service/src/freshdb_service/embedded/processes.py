@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
-from freshdb_service.embedded.errors import ServerNotStarted
+from freshdb_service.embedded.errors import PortTaken, ServerNotStarted
 from freshdb_service.embedded.placement import Account
 
 LOOPBACK: Final = "127.0.0.1"
@@ -206,6 +206,19 @@ def write_private(path: Path, text: str, account: Account | None = None) -> None
         if account is not None:
             os.fchown(descriptor, account.uid, account.gid)
     temporary.replace(path)
+
+
+def choose_port(given: int | None, file: Path) -> int:
+    """Return the given port if it is free. Without one, return ``remembered_port``.
+
+    Raises:
+        PortTaken: the given port is in use.
+    """
+    if given is None:
+        return remembered_port(file)
+    if not port_is_free(given):
+        raise PortTaken(f"port {given} on {LOOPBACK} is in use: choose another, or omit it to use a free one")
+    return given
 
 
 def remembered_port(path: Path) -> int:

@@ -113,7 +113,7 @@ class EmbeddedRedis:
         (home / "work").mkdir(mode=0o700, exist_ok=True)
         placement.change_owner(home / "work", account)
         for _ in range(_PORT_ATTEMPTS):
-            port = self._choose_port(home)
+            port = processes.choose_port(self._port, home / "port")
             processes.write_private(
                 home / "redis.conf", _configuration(home / "work", port, password), account
             )
@@ -134,15 +134,6 @@ class EmbeddedRedis:
         raise PortTaken(
             f"no free port on {LOOPBACK} for Redis in {home}: other processes take them; start it again"
         )
-
-    def _choose_port(self, home: Path) -> int:
-        if self._port is None:
-            return processes.remembered_port(home / "port")
-        if not processes.port_is_free(self._port):
-            raise PortTaken(
-                f"port {self._port} on {LOOPBACK} is in use: choose another, or omit it to use a free one"
-            )
-        return self._port
 
     @staticmethod
     def _ready(port: int, password: str, child: subprocess.Popen[bytes]) -> bool:

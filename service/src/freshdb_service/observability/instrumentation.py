@@ -12,7 +12,6 @@ Instrument: TypeAlias = Callable[[str], AbstractContextManager[object]]
 _NOTHING: Final = nullcontext()
 
 
-def no_instrument(what: str) -> AbstractContextManager[object]:
+def no_instrument(_what: str) -> AbstractContextManager[object]:
     """Return a context manager that does nothing."""
-    del what
     return _NOTHING

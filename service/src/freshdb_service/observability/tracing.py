@@ -74,16 +74,13 @@ class _Untraced:
     def __init__(self) -> None:
         self._nothing = nullcontext(_NoSpan())
 
-    def request(self, method: str, headers: Headers) -> AbstractContextManager[RequestSpan]:
-        del method, headers
+    def request(self, _method: str, _headers: Headers) -> AbstractContextManager[RequestSpan]:
         return self._nothing
 
-    def work(self, name: str, attributes: Attributes) -> AbstractContextManager[object]:
-        del name, attributes
+    def work(self, _name: str, _attributes: Attributes) -> AbstractContextManager[object]:
         return self._nothing
 
-    def calls(self, system: str, server: str) -> Instrument:
-        del system, server
+    def calls(self, _system: str, _server: str) -> Instrument:
         return no_instrument
 
     def close(self) -> None:

@@ -24,12 +24,11 @@ from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.provision.shared_database import prepare_shared
 from freshdb_service.postgres.provision.sql_scripts import run_sql
-from freshdb_service.postgres.provision.template import Sealed, create_build, seal
+from freshdb_service.postgres.provision.template import create_build, seal
 from freshdb_service.postgres.reset import (
     CleaningEngine,
     CopySource,
     Fenced,
-    RebuildEngine,
     ResetEngine,
     ResetOutcome,
     UsedDatabase,
@@ -54,10 +53,8 @@ __all__ = [
     "Login",
     "Mark",
     "OwnedObject",
-    "RebuildEngine",
     "ResetEngine",
     "ResetOutcome",
-    "Sealed",
     "Server",
     "ServerOptions",
     "Site",

@@ -10,7 +10,7 @@ The instant of an entry is by the control plane's clock.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -86,32 +86,15 @@ class AuditFilter:
 
 async def record(connection: AsyncConnection, *deeds: AuditAction) -> None:
     """Insert entries for actions, in the transaction that performs them."""
-    await connection.execute(
-        insert(trail),
-        [
-            {
-                "action": one.action,
-                "principal": one.by.principal,
-                "address": one.by.address,
-                "subject": one.subject,
-                "label": one.label,
-                "details": dict(one.details),
-            }
-            for one in deeds
-        ],
-    )
+    await connection.execute(insert(trail), [_columns(one) for one in deeds])
 
 
 async def record_seen(connection: AsyncConnection, seen: Sequence[RepeatedActions]) -> None:
     """Insert one entry for each group of equal actions, at the instant of the last one."""
     rows = [
         {
-            "action": one.deed.action,
-            "principal": one.deed.by.principal,
-            "address": one.deed.by.address,
+            **_columns(one.deed),
             "subject": None if one.deed.subject is None else str(one.deed.subject),
-            "label": one.deed.label,
-            "details": dict(one.deed.details),
             "count": one.count,
             "first_seconds": one.first_seconds,
             "last_seconds": one.last_seconds,
@@ -134,14 +117,8 @@ async def listing(
             if kind == wanted.action
             else func.starts_with(trail.c.action, kind)
         )
-    exact: Mapping[str, object] = {
-        "principal": wanted.principal,
-        "address": wanted.address,
-        "subject": wanted.subject,
-        "label": wanted.label,
-    }
-    for column, value in exact.items():
-        if value is not None:
+    for column in ("principal", "address", "subject", "label"):
+        if (value := getattr(wanted, column)) is not None:
             query = query.where(trail.c[column] == value)
     if wanted.since is not None:
         query = query.where(trail.c.at >= wanted.since)
@@ -163,6 +140,17 @@ async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
     )
     done = await connection.execute(delete(trail).where(tuple_(trail.c.at, trail.c.id).in_(some)))
     return done.rowcount
+
+
+def _columns(deed: AuditAction) -> dict[str, object]:
+    return {
+        "action": deed.action,
+        "principal": deed.by.principal,
+        "address": deed.by.address,
+        "subject": deed.subject,
+        "label": deed.label,
+        "details": dict(deed.details),
+    }
 
 
 _RECORD_SEEN = text(

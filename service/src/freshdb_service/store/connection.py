@@ -242,9 +242,8 @@ class _Session:
             raise ours from error
 
 
-def _checked(connection: Any, record: object, proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter of the driver
+def _checked(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's adapter of the driver
     """Refuse a closed connection. SQLAlchemy calls this before it uses a connection of the pool."""
-    del record, proxy
     if connection.driver_connection.is_closed():
         raise DisconnectionError("the server has closed the connection")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.lifecycle import DatabaseState, Isolation, LeaseState, TemplateState
 from freshdb_service.store.pools import templates_held
-from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row
+from freshdb_service.store.rows import AnyRow, LeaseRow, lease_row, values_of
 from freshdb_service.store.tables import databases, leases, pools, servers, templates
 
 
@@ -70,19 +70,9 @@ class Counts:
 def _details() -> Select[tuple[object, ...]]:
     return (
         select(
-            databases.c.id,
-            databases.c.pool_id,
+            *(databases.c[one.name] for one in fields(DatabaseDetails) if one.name in databases.c),
             (templates.c.name + "@" + templates.c.fingerprint).label("template"),
             pools.c.isolation,
-            databases.c.server,
-            databases.c.state,
-            databases.c.state_changed_at,
-            databases.c.generation,
-            databases.c.database_name,
-            databases.c.schema_name,
-            databases.c.login,
-            databases.c.lease_id,
-            databases.c.error,
         )
         .select_from(databases)
         .join(pools, pools.c.id == databases.c.pool_id)
@@ -95,12 +85,9 @@ async def listing(
 ) -> list[DatabaseDetails]:
     """Return databases in the order of their ids, after ``after``."""
     query = _details().order_by(databases.c.id).limit(limit)
-    if wanted.pool_id is not None:
-        query = query.where(databases.c.pool_id == wanted.pool_id)
-    if wanted.state is not None:
-        query = query.where(databases.c.state == wanted.state.value)
-    if wanted.server is not None:
-        query = query.where(databases.c.server == wanted.server)
+    for column in ("pool_id", "state", "server"):
+        if (value := getattr(wanted, column)) is not None:
+            query = query.where(databases.c[column] == value)
     if after is not None:
         query = query.where(databases.c.id > after)
     return [_detail(row) for row in await connection.execute(query)]
@@ -127,11 +114,7 @@ async def servers_with_load(connection: AsyncConnection) -> list[ServerDetails]:
     """Return every server that was ever managed, in the order of their names."""
     of_server = databases.c.server == servers.c.name
     query = select(
-        servers.c.name,
-        servers.c.host,
-        servers.c.port,
-        servers.c.version,
-        servers.c.disk_bytes,
+        *(servers.c[one.name] for one in fields(ServerDetails) if one.name in servers.c),
         select(func.count()).where(of_server).scalar_subquery().label("databases"),
         templates_held().label("templates"),
         select(func.count())
@@ -152,7 +135,4 @@ async def counts(connection: AsyncConnection) -> Counts:
 
 
 def _detail(row: AnyRow) -> DatabaseDetails:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return DatabaseDetails(
-        **{**values, "state": DatabaseState(values["state"]), "isolation": Isolation(values["isolation"])}
-    )
+    return DatabaseDetails(**values_of(row, state=DatabaseState, isolation=Isolation))

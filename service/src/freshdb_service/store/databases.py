@@ -6,6 +6,7 @@ The statements of every turnover are in ``grant``, ``leases`` and ``reset_claims
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
@@ -19,19 +20,7 @@ from freshdb_service.store.tables import databases, pools, servers, templates
 from freshdb_service.store.tokens import room_of
 from freshdb_service.store.worker_locks import LockedDatabase, arrays
 
-_COLUMNS = (
-    databases.c.id,
-    databases.c.pool_id,
-    databases.c.server,
-    databases.c.state,
-    databases.c.generation,
-    databases.c.database_name,
-    databases.c.schema_name,
-    databases.c.login,
-    databases.c.password,
-    databases.c.lease_id,
-    databases.c.error,
-)
+_COLUMNS = [databases.c[one.name] for one in fields(DatabaseRow)]
 
 SUPPLY: Final = (
     DatabaseState.READY,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -109,20 +109,12 @@ class ResetRow:
 async def add_minutes(connection: AsyncConnection, minutes: Sequence[Minute]) -> None:
     """Add numbers to the current minute of their pools."""
     rows = [
-        {
-            "pool_id": str(one.pool_id),
-            "databases": one.databases,
-            "waiting": one.waiting,
-            "waits": list(one.waits),
-            "resets": list(one.resets),
-            "paths": one.paths,
-            "failures": one.failures,
-        }
+        asdict(one)
         # Sorted, so that replicas cannot deadlock.
         for one in sorted(minutes, key=lambda one: one.pool_id)
     ]
     if rows:
-        await connection.execute(_ADD, {"rows": json.dumps(rows)})
+        await connection.execute(_ADD, {"rows": json.dumps(rows, default=str)})
 
 
 async def points(
@@ -156,22 +148,9 @@ def _merged(first: Point, then: Point) -> Point:
 
 async def add_resets(connection: AsyncConnection, done: Sequence[Reset]) -> None:
     """Insert resets, each with the lease that held the database before."""
-    rows = [
-        {
-            "database_id": str(one.database_id),
-            "pool_id": str(one.pool_id),
-            "generation": one.generation,
-            "lease_id": None if one.lease_id is None else str(one.lease_id),
-            "path": one.path,
-            "reason": one.reason,
-            "seconds": one.seconds,
-            "leftovers": one.leftovers or None,
-            "ago_seconds": one.ago_seconds,
-        }
-        for one in done
-    ]
+    rows = [{**asdict(one), "leftovers": one.leftovers or None} for one in done]
     if rows:
-        await connection.execute(_ADD_RESETS, {"rows": json.dumps(rows)})
+        await connection.execute(_ADD_RESETS, {"rows": json.dumps(rows, default=str)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +168,9 @@ async def listing(
 ) -> list[ResetRow]:
     """Return resets before ``before``, the newest first."""
     query = select(resets).order_by(resets.c.at.desc(), resets.c.id.desc()).limit(limit)
-    for column, value in (
-        (resets.c.database_id, wanted.database_id),
-        (resets.c.lease_id, wanted.lease_id),
-        (resets.c.pool_id, wanted.pool_id),
-    ):
-        if value is not None:
-            query = query.where(column == value)
+    for column in ("database_id", "lease_id", "pool_id"):
+        if (value := getattr(wanted, column)) is not None:
+            query = query.where(resets.c[column] == value)
     if wanted.left_behind:
         query = query.where(resets.c.leftovers.is_not(None))
     if before is not None:

@@ -22,7 +22,7 @@ from freshdb_service.store.audit_log import FRESHDB, Actor, AuditAction, record
 from freshdb_service.store.connection import Store
 from freshdb_service.store.reset_claims import ClaimedReset, from_json
 from freshdb_service.store.rows import DatabaseRow, LeaseRow, lease_row
-from freshdb_service.store.tables import databases, leases, templates
+from freshdb_service.store.tables import databases, leases
 
 _LIVE = text("state IN ('active', 'kept')")
 """The same text as the condition of the index of live leases. PostgreSQL could not match a parameter with it."""
@@ -301,10 +301,3 @@ async def prune(connection: AsyncConnection, older_than_seconds: float) -> int:
         delete(leases).where(leases.c.granted_at < before, leases.c.ended_at < before)
     )
     return done.rowcount
-
-
-async def touch_templates(connection: AsyncConnection, template_ids: Sequence[UUID]) -> None:
-    """Set the last use of templates to now."""
-    await connection.execute(
-        templates.update().where(templates.c.id.in_(template_ids)).values(last_used_at=func.now())
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from uuid import UUID, uuid4
 
 from sqlalchemy import ScalarSelect, and_, func, literal, or_, select, update
@@ -14,20 +15,10 @@ from freshdb_service.store.rows import PoolRow, TemplateRow, pool_row
 from freshdb_service.store.tables import databases, installation, pools, servers, templates
 
 _QUERY = select(
-    pools.c.id,
-    pools.c.template_id,
+    *(pools.c[one.name] for one in fields(PoolRow) if one.name in pools.c),
     (templates.c.name + "@" + templates.c.fingerprint).label("template"),
     templates.c.state.label("template_state"),
     templates.c.database_name.label("template_database"),
-    pools.c.isolation,
-    pools.c.server,
-    pools.c.min_ready,
-    pools.c.max_size,
-    pools.c.idle_seconds,
-    pools.c.blueprint,
-    pools.c.refusal,
-    pools.c.last_error,
-    pools.c.last_acquired_at,
     (
         pools.c.last_acquired_at
         <= func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, pools.c.idle_seconds)

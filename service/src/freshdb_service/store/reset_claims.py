@@ -54,7 +54,7 @@ async def claim_dirty(
     """
     async with store.driver("claim") as driver:
         rows = await driver.fetch(_CLAIM, list(server_names), most, claim_seconds, _LONG_SECONDS)
-    return [ClaimedReset(_database(row), from_json(row["baseline"]), from_json(row["mark"])) for row in rows]
+    return [_claimed(row) for row in rows]
 
 
 async def make_ready(store: Store, row: DatabaseRow, clean: ResetResult) -> bool:
@@ -80,11 +80,7 @@ async def claim_leased(
     """
     async with store.driver("claim leased") as driver:
         row = await driver.fetchrow(_CLAIM_LEASED, lease_id, principal, claim_seconds, address)
-    return (
-        None
-        if row is None
-        else ClaimedReset(_database(row), from_json(row["baseline"]), from_json(row["mark"]))
-    )
+    return None if row is None else _claimed(row)
 
 
 async def return_claim(store: Store, row: DatabaseRow, clean: ResetResult | None) -> bool:
@@ -119,8 +115,8 @@ def _columns(clean: ResetResult) -> tuple[str | None, ...]:
     )
 
 
-def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
-    return DatabaseRow(
+def _claimed(row: Any) -> ClaimedReset:  # noqa: ANN401 - the driver's row
+    database = DatabaseRow(
         id=row["id"],
         pool_id=row["pool_id"],
         server=row["server"],
@@ -133,6 +129,7 @@ def _database(row: Any) -> DatabaseRow:  # noqa: ANN401 - the driver's row
         lease_id=row["lease_id"],
         error=row["error"],
     )
+    return ClaimedReset(database, from_json(row["baseline"]), from_json(row["mark"]))
 
 
 def from_json(stored: str | None) -> Json | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -117,31 +118,25 @@ class LeaseRow:
 
 def template_row(row: AnyRow) -> TemplateRow:
     """Convert a template."""
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return TemplateRow(**{**values, "state": TemplateState(values["state"])})
+    return TemplateRow(**values_of(row, state=TemplateState))
 
 
 def pool_row(row: AnyRow) -> PoolRow:
     """Convert a pool."""
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return PoolRow(
-        **{
-            **values,
-            "isolation": Isolation(values["isolation"]),
-            "template_state": TemplateState(values["template_state"]),
-        }
-    )
+    return PoolRow(**values_of(row, isolation=Isolation, template_state=TemplateState))
 
 
 def database_row(row: AnyRow) -> DatabaseRow:
     """Convert a database."""
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return DatabaseRow(**{**values, "state": DatabaseState(values["state"])})
+    return DatabaseRow(**values_of(row, state=DatabaseState))
 
 
 def lease_row(row: AnyRow) -> LeaseRow:
     """Convert a lease."""
+    return LeaseRow(**values_of(row, state=LeaseState, isolation=Isolation))
+
+
+def values_of(row: AnyRow, **kinds: type[StrEnum]) -> dict[str, Any]:
+    """Return a row's values by column, those of the columns in ``kinds`` as enums."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    return LeaseRow(
-        **{**values, "state": LeaseState(values["state"]), "isolation": Isolation(values["isolation"])}
-    )
+    return {**values, **{name: kind(values[name]) for name, kind in kinds.items()}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -18,27 +18,10 @@ from freshdb_service.store.tables import databases, leases, pools, templates
 _OVERDUE = and_(
     templates.c.state == TemplateState.BUILDING.value, templates.c.build_deadline_at <= func.clock_timestamp()
 )
-_COLUMNS = (
-    templates.c.id,
-    templates.c.name,
-    templates.c.fingerprint,
-    templates.c.state,
-    templates.c.server,
-    templates.c.extensions,
-    templates.c.sql,
-    templates.c.content,
-    templates.c.attempt,
-    templates.c.build_token,
-    templates.c.build_seconds,
-    templates.c.build_deadline_at,
+_COLUMNS = [
+    *(templates.c[one.name] for one in fields(TemplateRow) if one.name in templates.c),
     func.coalesce(_OVERDUE, literal(False)).label("build_overdue"),
-    templates.c.database_name,
-    templates.c.size_bytes,
-    templates.c.error,
-    templates.c.created_at,
-    templates.c.ready_at,
-    templates.c.last_used_at,
-)
+]
 
 
 @dataclass(frozen=True, slots=True)

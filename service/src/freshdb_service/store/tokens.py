@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, case, func, insert, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from freshdb_service.store.rows import AnyRow
@@ -249,13 +249,7 @@ async def hit_by_template(connection: AsyncConnection, token_id: UUID | None) ->
 
 async def hit_by_pool(connection: AsyncConnection, pool_id: UUID) -> ExceededQuota | None:
     """Return the quota that one more database of a pool would exceed, of the token that registered its template."""
-    row = (
-        await connection.execute(
-            select(templates.c.token_id, templates.c.size_bytes)
-            .join(pools, pools.c.template_id == templates.c.id)
-            .where(pools.c.id == pool_id)
-        )
-    ).one_or_none()
+    row = (await connection.execute(_template_of(pool_id))).one_or_none()
     if row is None or row.token_id is None:
         return None
     return await _hit(connection, row.token_id, row.size_bytes or 0)
@@ -266,13 +260,7 @@ async def room_of(connection: AsyncConnection, pool_id: UUID, wanted: int) -> in
 
     Runs inside a transaction, which holds the lock on the token's row until its end.
     """
-    template = (
-        await connection.execute(
-            select(templates.c.token_id, templates.c.size_bytes)
-            .join(pools, pools.c.template_id == templates.c.id)
-            .where(pools.c.id == pool_id)
-        )
-    ).one()
+    template = (await connection.execute(_template_of(pool_id))).one()
     if template.token_id is None:
         return wanted
     quotas = await _locked(connection, template.token_id)
@@ -312,6 +300,13 @@ async def _usage_of(connection: AsyncConnection, token_id: UUID) -> tuple[int, i
     """
     row = (await connection.execute(_USAGE, {"token": token_id})).one()
     return int(row.made), int(row.disk_bytes)
+
+
+def _template_of(pool_id: UUID) -> Select[tuple[UUID | None, int | None]]:
+    joined = pools.c.template_id == templates.c.id
+    return (
+        select(templates.c.token_id, templates.c.size_bytes).join(pools, joined).where(pools.c.id == pool_id)
+    )
 
 
 def _from_now(seconds: float) -> ColumnElement[datetime]:

@@ -8,8 +8,10 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
+
+_INSTANT = sa.DateTime(timezone=True)
+_JSON = postgresql.JSONB()
+_NOW = sa.text("now()")
 
 
 def upgrade() -> None:
@@ -18,7 +20,7 @@ def upgrade() -> None:
         "installation",
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("created_at", _INSTANT, server_default=_NOW, nullable=False),
         sa.CheckConstraint("singleton", name=op.f("ck_installation_singleton")),
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_installation")),
     )
@@ -34,31 +36,30 @@ def upgrade() -> None:
         sa.Column("isolation", sa.Text(), nullable=False),
         sa.Column("server", sa.Text(), nullable=False),
         sa.Column("database_name", sa.Text(), nullable=False),
-        sa.Column("schema_name", sa.Text(), nullable=True),
+        sa.Column("schema_name", sa.Text()),
         sa.Column("login", sa.Text(), nullable=False),
         sa.Column("principal", sa.Text(), nullable=False),
-        sa.Column("holder", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("labels", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("holder", _JSON, nullable=False),
+        sa.Column("labels", _JSON, nullable=False),
         sa.Column("ttl_seconds", sa.Double(), nullable=False),
-        sa.Column("granted_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("max_expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("end_reason", sa.Text(), nullable=True),
-        sa.Column("idempotency_key", sa.Text(), nullable=True),
+        sa.Column("granted_at", _INSTANT, server_default=_NOW, nullable=False),
+        sa.Column("max_expires_at", _INSTANT, nullable=False),
+        sa.Column("ended_at", _INSTANT),
+        sa.Column("end_reason", sa.Text()),
+        sa.Column("idempotency_key", sa.Text()),
         sa.Column("idempotency_index", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column("request_hash", sa.Text(), nullable=True),
+        sa.Column("request_hash", sa.Text()),
         sa.CheckConstraint(
             "state IN ('active', 'kept', 'released', 'expired', 'revoked')", name=op.f("ck_leases_state")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_leases")),
         postgresql_with={"fillfactor": "80"},
     )
-    op.create_index("ix_leases_granted_at", "leases", ["granted_at", "id"], unique=False)
+    op.create_index("ix_leases_granted_at", "leases", ["granted_at", "id"])
     op.create_index(
         "ix_leases_live",
         "leases",
         ["granted_at", "id"],
-        unique=False,
         postgresql_where=sa.text("state IN ('active', 'kept')"),
     )
     op.create_index(
@@ -76,7 +77,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("disk_bytes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("adopted", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column("seen_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("seen_at", _INSTANT, server_default=_NOW, nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_servers")),
     )
     op.create_table(
@@ -88,26 +89,22 @@ def upgrade() -> None:
         sa.Column("server", sa.Text(), nullable=False),
         sa.Column(
             "extensions",
-            postgresql.JSONB(astext_type=sa.Text()),
+            _JSON,
             server_default=sa.text("'[]'::jsonb"),
             nullable=False,
         ),
-        sa.Column("sql", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
-        sa.Column(
-            "content", sa.Text(), nullable=True, comment="hash of sql and extensions, when built from sql"
-        ),
+        sa.Column("sql", _JSON),
+        sa.Column("content", sa.Text(), comment="hash of sql and extensions, when built from sql"),
         sa.Column("attempt", sa.Integer(), server_default=sa.text("1"), nullable=False),
-        sa.Column("build_token", sa.Text(), nullable=True, comment="hash of the builder's token"),
+        sa.Column("build_token", sa.Text(), comment="hash of the builder's token"),
         sa.Column("build_seconds", sa.Double(), nullable=False),
-        sa.Column("build_deadline_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("database_name", sa.Text(), nullable=True),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
-        sa.Column("error", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("ready_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column(
-            "last_used_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("build_deadline_at", _INSTANT),
+        sa.Column("database_name", sa.Text()),
+        sa.Column("size_bytes", sa.BigInteger()),
+        sa.Column("error", _JSON),
+        sa.Column("created_at", _INSTANT, server_default=_NOW, nullable=False),
+        sa.Column("ready_at", _INSTANT),
+        sa.Column("last_used_at", _INSTANT, server_default=_NOW, nullable=False),
         sa.CheckConstraint(
             "state IN ('building', 'ready', 'retired', 'failed')", name=op.f("ck_templates_state")
         ),
@@ -118,7 +115,6 @@ def upgrade() -> None:
         "ix_templates_ready",
         "templates",
         ["name", sa.literal_column("ready_at DESC")],
-        unique=False,
         postgresql_where=sa.text("state = 'ready'"),
     )
     op.create_index(
@@ -139,27 +135,22 @@ def upgrade() -> None:
         sa.Column("idle_seconds", sa.Double(), nullable=False),
         sa.Column(
             "blueprint",
-            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
-            nullable=True,
+            _JSON,
             comment="how a schema is made; isolation 'schema' only",
         ),
         sa.Column(
             "refusal",
-            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
-            nullable=True,
+            _JSON,
             comment="why the template cannot be leased with this isolation",
         ),
         sa.Column(
             "claimed_until",
-            sa.DateTime(timezone=True),
-            nullable=True,
+            _INSTANT,
             comment="somebody prepares the blueprint",
         ),
-        sa.Column("last_error", sa.Text(), nullable=True),
-        sa.Column(
-            "last_acquired_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("last_error", sa.Text()),
+        sa.Column("last_acquired_at", _INSTANT, server_default=_NOW, nullable=False),
+        sa.Column("created_at", _INSTANT, server_default=_NOW, nullable=False),
         sa.CheckConstraint("isolation IN ('database', 'schema')", name=op.f("ck_pools_isolation")),
         sa.CheckConstraint(
             "min_ready >= 0 AND max_size >= 1 AND min_ready <= max_size", name=op.f("ck_pools_sizes")
@@ -178,27 +169,23 @@ def upgrade() -> None:
         sa.Column("server", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column("database_name", sa.Text(), nullable=True),
-        sa.Column("schema_name", sa.Text(), nullable=True),
-        sa.Column("login", sa.Text(), nullable=True),
-        sa.Column("password", sa.Text(), nullable=True),
-        sa.Column("lease_id", sa.Uuid(), nullable=True),
-        sa.Column(
-            "state_changed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("database_name", sa.Text()),
+        sa.Column("schema_name", sa.Text()),
+        sa.Column("login", sa.Text()),
+        sa.Column("password", sa.Text()),
+        sa.Column("lease_id", sa.Uuid()),
+        sa.Column("state_changed_at", _INSTANT, server_default=_NOW, nullable=False),
         sa.Column(
             "claimed_until",
-            sa.DateTime(timezone=True),
-            nullable=True,
+            _INSTANT,
             comment="a worker is at it; after this somebody else may",
         ),
         sa.Column(
             "not_before",
-            sa.DateTime(timezone=True),
-            nullable=True,
+            _INSTANT,
             comment="a failed attempt is not repeated before",
         ),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text()),
         sa.CheckConstraint(
             "state IN ('creating', 'ready', 'leased', 'dirty', 'resetting', 'kept', 'failed', 'dropping')",
             name=op.f("ck_databases_state"),
@@ -208,45 +195,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_databases")),
         postgresql_with={"fillfactor": "70"},
     )
-    op.create_index("ix_databases_pool_id", "databases", ["pool_id", "state"], unique=False)
+    op.create_index("ix_databases_pool_id", "databases", ["pool_id", "state"])
     op.create_index(
         "ix_databases_ready",
         "databases",
         ["pool_id", sa.literal_column("state_changed_at DESC")],
-        unique=False,
         postgresql_where=sa.text("state = 'ready'"),
     )
     op.create_index(
         "ix_databases_work",
         "databases",
         ["state", "state_changed_at"],
-        unique=False,
         postgresql_where=sa.text("state NOT IN ('ready', 'leased')"),
     )
 
 
 def downgrade() -> None:
-    """Undo."""
-    op.drop_index(
-        "ix_databases_work",
-        table_name="databases",
-        postgresql_where=sa.text("state NOT IN ('ready', 'leased')"),
-    )
-    op.drop_index("ix_databases_ready", table_name="databases", postgresql_where=sa.text("state = 'ready'"))
-    op.drop_index("ix_databases_pool_id", table_name="databases")
-    op.drop_table("databases")
-    op.drop_index("uq_pools_template_isolation", table_name="pools")
-    op.drop_table("pools")
-    op.drop_index("uq_templates_live", table_name="templates", postgresql_where=sa.text("state <> 'retired'"))
-    op.drop_index("ix_templates_ready", table_name="templates", postgresql_where=sa.text("state = 'ready'"))
-    op.drop_table("templates")
-    op.drop_table("servers")
-    op.drop_index(
-        "uq_leases_idempotency", table_name="leases", postgresql_where=sa.text("idempotency_key IS NOT NULL")
-    )
-    op.drop_index(
-        "ix_leases_live", table_name="leases", postgresql_where=sa.text("state IN ('active', 'kept')")
-    )
-    op.drop_index("ix_leases_granted_at", table_name="leases")
-    op.drop_table("leases")
-    op.drop_table("installation")
+    """Undo. The indexes are dropped with their tables."""
+    for table in ("databases", "pools", "templates", "servers", "leases", "installation"):
+        op.drop_table(table)

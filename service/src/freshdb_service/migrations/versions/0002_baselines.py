@@ -8,8 +8,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -19,7 +17,6 @@ def upgrade() -> None:
         sa.Column(
             "mark",
             postgresql.JSONB(astext_type=sa.Text()),
-            nullable=True,
             comment="when it was last clean; none if that was not noted",
         ),
     )

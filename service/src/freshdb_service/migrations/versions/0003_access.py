@@ -8,8 +8,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 _INSTANT = sa.DateTime(timezone=True)
 
@@ -60,25 +58,23 @@ def upgrade() -> None:
             nullable=False,
             comment="of the secret, which is random and stored nowhere",
         ),
-        sa.Column(
-            "previous_hint", sa.Text(), nullable=True, comment="of the secret before the last rotation"
-        ),
-        sa.Column("previous_digest", sa.LargeBinary(), nullable=True),
-        sa.Column("previous_until", _INSTANT, nullable=True),
-        sa.Column("max_leases", sa.Integer(), nullable=True),
-        sa.Column("max_databases", sa.Integer(), nullable=True),
-        sa.Column("max_ttl_seconds", sa.Double(), nullable=True),
-        sa.Column("max_disk_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("previous_hint", sa.Text(), comment="of the secret before the last rotation"),
+        sa.Column("previous_digest", sa.LargeBinary()),
+        sa.Column("previous_until", _INSTANT),
+        sa.Column("max_leases", sa.Integer()),
+        sa.Column("max_databases", sa.Integer()),
+        sa.Column("max_ttl_seconds", sa.Double()),
+        sa.Column("max_disk_bytes", sa.BigInteger()),
         sa.Column("created_at", _INSTANT, server_default=sa.text("now()"), nullable=False),
-        sa.Column("created_by", sa.Text(), nullable=True),
-        sa.Column("expires_at", _INSTANT, nullable=True),
-        sa.Column("rotated_at", _INSTANT, nullable=True),
-        sa.Column("revoked_at", _INSTANT, nullable=True),
-        sa.Column("revoked_by", sa.Text(), nullable=True),
-        sa.Column("last_used_at", _INSTANT, nullable=True),
+        sa.Column("created_by", sa.Text()),
+        sa.Column("expires_at", _INSTANT),
+        sa.Column("rotated_at", _INSTANT),
+        sa.Column("revoked_at", _INSTANT),
+        sa.Column("revoked_by", sa.Text()),
+        sa.Column("last_used_at", _INSTANT),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
     )
-    op.create_index("ix_tokens_created_at", "tokens", ["created_at", "id"], unique=False)
+    op.create_index("ix_tokens_created_at", "tokens", ["created_at", "id"])
     op.create_index(
         "uq_tokens_name", "tokens", ["name"], unique=True, postgresql_where=sa.text("revoked_at IS NULL")
     )
@@ -87,10 +83,10 @@ def upgrade() -> None:
         sa.Column("at", _INSTANT, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
-        sa.Column("principal", sa.Text(), nullable=True, comment="none: freshdb itself"),
-        sa.Column("address", sa.Text(), nullable=True),
-        sa.Column("subject", sa.Uuid(), nullable=True, comment="of the lease, template, pool or token"),
-        sa.Column("label", sa.Text(), nullable=True, comment="its name"),
+        sa.Column("principal", sa.Text(), comment="none: freshdb itself"),
+        sa.Column("address", sa.Text()),
+        sa.Column("subject", sa.Uuid(), comment="of the lease, template, pool or token"),
+        sa.Column("label", sa.Text(), comment="its name"),
         sa.Column(
             "details",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -103,7 +99,6 @@ def upgrade() -> None:
         "ix_trail_subject",
         "trail",
         ["subject"],
-        unique=False,
         postgresql_where=sa.text("subject IS NOT NULL"),
     )
     op.add_column(
@@ -111,7 +106,6 @@ def upgrade() -> None:
         sa.Column(
             "token_id",
             sa.Uuid(),
-            nullable=True,
             comment="whose quotas its databases count for: who got its build",
         ),
     )
@@ -120,7 +114,6 @@ def upgrade() -> None:
         sa.Column(
             "disk_bytes",
             sa.BigInteger(),
-            nullable=True,
             comment="what it and its databases take, as last measured",
         ),
     )
@@ -128,22 +121,16 @@ def upgrade() -> None:
         "ix_leases_held",
         "leases",
         ["principal"],
-        unique=False,
         postgresql_where=sa.text("state IN ('active', 'kept')"),
     )
     op.execute(_HOLD)
 
 
 def downgrade() -> None:
-    """Undo."""
+    """Undo. The other indexes are dropped with their tables."""
     op.execute("DROP FUNCTION token_hold(uuid)")
-    op.drop_index(
-        "ix_leases_held", table_name="leases", postgresql_where=sa.text("state IN ('active', 'kept')")
-    )
+    op.drop_index("ix_leases_held", table_name="leases")
     op.drop_column("templates", "disk_bytes")
     op.drop_column("templates", "token_id")
-    op.drop_index("ix_trail_subject", table_name="trail", postgresql_where=sa.text("subject IS NOT NULL"))
     op.drop_table("trail")
-    op.drop_index("uq_tokens_name", table_name="tokens", postgresql_where=sa.text("revoked_at IS NULL"))
-    op.drop_index("ix_tokens_created_at", table_name="tokens")
     op.drop_table("tokens")

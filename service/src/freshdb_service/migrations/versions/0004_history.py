@@ -8,8 +8,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -20,7 +18,7 @@ def upgrade() -> None:
         "pool_minutes",
         sa.Column("at", instant, nullable=False),
         sa.Column("pool_id", sa.Uuid(), nullable=False),
-        sa.Column("databases", json, nullable=True, comment="how many in each state, as last seen"),
+        sa.Column("databases", json, comment="how many in each state, as last seen"),
         sa.Column("waiting", sa.Integer(), nullable=False, comment="at most"),
         sa.Column(
             "waits",
@@ -41,11 +39,11 @@ def upgrade() -> None:
         sa.Column("database_id", sa.Uuid(), nullable=False),
         sa.Column("pool_id", sa.Uuid(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column("lease_id", sa.Uuid(), nullable=True, comment="whose leavings it removed"),
+        sa.Column("lease_id", sa.Uuid(), comment="whose leavings it removed"),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
-        sa.Column("leftovers", json, nullable=True),
+        sa.Column("leftovers", json),
         sa.PrimaryKeyConstraint("at", "id", name=op.f("pk_resets")),
     )
     op.create_index("ix_resets_database_id", "resets", ["database_id", "at"])

@@ -6,8 +6,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 
 _TRANSITIONS: dict[str, dict[str | None, tuple[str | None, ...]]] = {
     # None is "no row": its entry lists the states that an INSERT may use, and states that lead to it may be deleted.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Iterable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -57,152 +58,127 @@ class Metrics:
         Info("freshdb_build", "Version of freshdb and Python.", registry=registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
-        self._granted = Counter(
-            "freshdb_leases_granted_total", "Leases granted.", ["isolation"], registry=registry
-        )
-        self._ended = Counter(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._granted = counter("freshdb_leases_granted_total", "Leases granted.", ["isolation"])
+        self._ended = counter(
             "freshdb_leases_ended_total",
             "Leases that ended: released, expired (lost, because no heartbeat arrived in time) or revoked.",
             ["how"],
-            registry=registry,
         )
-        self._acquire_wait = Histogram(
+        self._acquire_wait = histogram(
             "freshdb_acquire_wait_seconds",
             "Time from the request to the grant.",
             ["isolation"],
             buckets=_QUICK,
-            registry=registry,
         )
-        self.renew = Histogram(
+        self.renew = histogram(
             "freshdb_renew_seconds",
             "Time from the arrival of a heartbeat to its response.",
             buckets=_QUICK,
-            registry=registry,
         )
-        self._lateness = Histogram(
+        self._lateness = histogram(
             "freshdb_heartbeat_lateness_seconds",
             "Delay of a heartbeat. One is due a third of the TTL after the previous one; 0 is in time.",
             buckets=_LATE,
-            registry=registry,
         )
-        self._left = Histogram(
+        self._left = histogram(
             "freshdb_heartbeat_ttl_left_ratio",
             "Share of the TTL that was left when a heartbeat arrived: about 0.67 if in time, 0 if the lease was lost.",
             buckets=_LEFT,
-            registry=registry,
         )
-        self.refusals = Counter(
-            "freshdb_refusals_total", "Requests that ended with an error.", ["code"], registry=registry
-        )
-        self.responses = Counter(
+        self.refusals = counter("freshdb_refusals_total", "Requests that ended with an error.", ["code"])
+        self.responses = counter(
             "freshdb_responses_total",
             "Responses by route (method and path) and status.",
             ["route", "status"],
-            registry=registry,
         )
-        self.requests_in_progress = Gauge(
+        self.requests_in_progress = gauge(
             "freshdb_requests_in_progress",
             "Requests in progress, including those that wait for a database.",
-            registry=registry,
         )
-        self._reset = Histogram(
+        self._reset = histogram(
             "freshdb_reset_seconds",
             "Time from the claim of a dirty database until it is ready.",
             ["path", "isolation"],
             buckets=_QUICK,
-            registry=registry,
         )
-        self.rebuilds = Counter(
+        self.rebuilds = counter(
             "freshdb_rebuilds_total",
             "Used databases that were rebuilt instead of reset in place, by kind of reason.",
             ["reason", "isolation"],
-            registry=registry,
         )
-        self.audits = Counter(
+        self.audits = counter(
             "freshdb_audits_total",
             "Reset databases that were compared in full with their template, by result: same or different.",
             ["result", "isolation"],
-            registry=registry,
         )
-        self.provision = Histogram(
+        self.provision = histogram(
             "freshdb_provision_seconds",
             "Time to create a new database.",
             ["isolation"],
             buckets=_QUICK,
-            registry=registry,
         )
-        self.failures = Counter(
+        self.failures = counter(
             "freshdb_failures_total",
             "Failed work on databases: provision, reset or drop.",
             ["work"],
-            registry=registry,
         )
-        self.loop_errors = Counter(
-            "freshdb_loop_errors_total", "Failed runs of a loop.", ["loop"], registry=registry
-        )
-        self.loop_success = Gauge(
+        self.loop_errors = counter("freshdb_loop_errors_total", "Failed runs of a loop.", ["loop"])
+        self.loop_success = gauge(
             "freshdb_loop_last_success_timestamp_seconds",
             "Time of the last successful run of a loop. A run of the janitor or replenisher lasts as long as there is work.",
             ["loop"],
-            registry=registry,
         )
-        self._redis = Histogram(
+        self._redis = histogram(
             "freshdb_redis_seconds",
             "Time of calls to Redis by script, including the wait for a connection.",
             ["script"],
             buckets=_CALL,
-            registry=registry,
         )
-        self._redis_errors = Counter(
+        self._redis_errors = counter(
             "freshdb_redis_errors_total",
             "Failed calls to Redis: it is unavailable or refuses them.",
-            registry=registry,
         )
-        self._control_plane = Histogram(
+        self._control_plane = histogram(
             "freshdb_control_plane_seconds",
             "Time of calls to the control plane's database, including the wait for a connection, by kind: statement, "
             "transaction, or operation (grant, end, claim, ready, ...).",
             ["visit"],
             buckets=_CALL,
-            registry=registry,
         )
-        self._control_plane_errors = Counter(
+        self._control_plane_errors = counter(
             "freshdb_control_plane_errors_total",
             "Failed calls to the control plane's database: it is unavailable or refuses them.",
-            registry=registry,
         )
-        self._server = Histogram(
+        self._server = histogram(
             "freshdb_server_seconds",
             "Time of calls to a managed server by kind: maintenance (including create and drop), inside a database, or "
             "session (resets).",
             ["server", "visit"],
             buckets=_QUICK,
-            registry=registry,
         )
-        self._server_errors = Counter(
+        self._server_errors = counter(
             "freshdb_server_errors_total",
             "Failed calls to a managed server: it is unavailable.",
             ["server"],
-            registry=registry,
         )
-        self._answer = Histogram(
+        self._answer = histogram(
             "freshdb_postgres_answer_seconds",
             "Response time of liveness probes (SELECT 1 in a dedicated session) of managed servers and the control plane.",
             ["server"],
             buckets=_CALL,
-            registry=registry,
         )
-        self._up = Gauge(
+        self._up = gauge(
             "freshdb_postgres_up",
             "1 if a managed server (or the control plane) answers liveness probes, 0 if it does not or refuses logins.",
             ["server"],
-            registry=registry,
         )
-        self._lag = Histogram(
+        self._lag = histogram(
             "freshdb_event_loop_lag_seconds",
             "Delay of the event loop, measured four times per second.",
             buckets=_LAG,
-            registry=registry,
         )
         self._facts = Gauges()
         registry.register(self._facts)
