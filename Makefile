@@ -44,78 +44,78 @@ test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
 unit: install ## the inner loop: tests that need nothing but Python, in half a minute
 	$(BIN)/python -m pytest $(UNIT)
 
-coverage: install ## all tests, and which lines of the two packages they run; fails below the floor
+coverage: install ## all tests, and the lines of the packages that they run. Fails below the floor
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --fail-under=$(COVERAGE)
 
-check: install ## format, lint, types, and who may import whom
+check: install ## format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: install ## let ruff format and mend what it can
+format: install ## let ruff format and fix the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor"; a trial: QUICK=1)
+bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor", a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
 
-scaling: install ## three replicas, four servers, and what that says of larger fleets; writes docs/scaling.md (PARTS="simulated", QUICK=1)
+scaling: install ## measure three replicas and four servers, simulate larger fleets, and write docs/scaling.md (PARTS="simulated", QUICK=1)
 	$(BIN)/python -m tests.benchmarks.scaling $(if $(QUICK),--quick) $(PARTS)
 
 faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks, clocks
 	FRESHDB_SHARES=all $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/faults
 
-hygiene: install ## everything that a holder can leave behind or try, everywhere: both isolations, three versions, two kinds of role
+hygiene: install ## all leftovers and attacks of holders: both isolations, three versions, two kinds of role
 	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/hygiene tests/hostile
 
-soak: install ## holders at work while everything fails at random; adds to docs/soak.md (MINUTES=5 SEED=… CALM=1)
+soak: install ## holders at work while everything fails at random, added to docs/soak.md (MINUTES=5 SEED=… CALM=1)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED) $(if $(CALM),--calm)
 
-load: install ## 1,000 clients, 50 databases, 500 heartbeats a second, none of them late (SECONDS=300)
+load: install ## 1,000 clients, 50 databases, 500 heartbeats per second that must not be late (SECONDS=300)
 	$(BIN)/python -m tests.load $(SECONDS)
 
-fuzz: install ## calls that nobody in their senses would make, from the OpenAPI document (CASES=20000 SEED=…)
+fuzz: install ## unusual and invalid calls, generated from the OpenAPI document (CASES=20000 SEED=…)
 	$(BIN)/python -m tests.fuzz $(CASES) $(SEED)
 
-crash: install ## a replica dies at every step of everything it does; an hour; writes docs/crash.md
+crash: install ## a replica dies at every step of all its work, in an hour. Writes docs/crash.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.crash
 
-mutants: install ## remove one condition of a statement at a time: a test must fail for each; writes docs/mutants.md
+mutants: install ## change one condition or state of the SQL at a time, and see a test fail. Writes docs/mutants.md
 	WORKERS=$(WORKERS) $(BIN)/python -m tests.mutants
 
-pythons: ## on every other Python that is installed here: the tests of what a Python's version may change
+pythons: ## a sample of the tests on every other Python that is installed
 	@for python in $(PYTHONS); do \
 	    found=$$(tools/find_python.sh $$python) && [ "$$found" != "$(INTERPRETER)" ] || continue; \
 	    $(MAKE) sample PYTHON="$$found" VENV=.venv-$$python || exit 1; \
 	done
 
-sample: install ## those tests, on one Python (PYTHON=python3.12 VENV=.venv-3.12)
+sample: install ## that sample on one Python (PYTHON=python3.12 VENV=.venv-3.12)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(SAMPLE)
 
-platforms: install ## on which Pythons and platforms every dependency has a wheel; writes docs/platforms.md
+platforms: install ## find the Pythons and platforms for which every dependency has a wheel. Writes docs/platforms.md
 	$(BIN)/python -m tests.packaging
 
 image: ## build the image with docker, podman or buildah, run it, lease from it (PYTHON_IMAGE=debootstrap: no registry)
 	"$(INTERPRETER)" tools/image.py
 
-docs: install ## the site, in build/docs (a warning is an error), and the examples of all pages, which are tests
+docs: install ## build the site in build/docs (a warning is an error), and run the examples of all pages
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
 	FRESHDB_SHARES=all $(BIN)/python -m pytest tests/docs
 
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
     --no-emit-package freshdb
 
-lock: ## pin anew what constraints.txt holds, and what of it goes into the image (needs uv)
+lock: ## upgrade the pins in constraints.txt and of the image (needs uv)
 	$(COMPILE) --upgrade client/pyproject.toml service/pyproject.toml --group pyproject.toml:dev --group pyproject.toml:demo \
 	    --output-file constraints.txt
 	$(COMPILE) --constraints constraints.txt client/pyproject.toml service/pyproject.toml --extra otel --output-file deploy/requirements.txt
 	printf '%s\n' build hatchling | $(COMPILE) --constraints constraints.txt - --output-file deploy/requirements-build.txt
 
-clean: ## remove what was built, and the environment
+clean: ## remove the environment and all build output
 	rm -rf .venv* .coverage* build dist client/dist service/dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
