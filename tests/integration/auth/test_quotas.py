@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.integration.access.conftest import Caller, refused, unique, until
+from tests.integration.auth.conftest import Caller, refused, unique, until
 from tests.services import Service, make_due
 
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package

@@ -11,7 +11,7 @@ import pytest
 
 from freshdb.cli import main
 from tests import asking
-from tests.integration.access.conftest import refused, until
+from tests.integration.auth.conftest import refused, until
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests import asking
-from tests.integration.access.conftest import SETTINGS, Caller, refused, unique, until
+from tests.integration.auth.conftest import SETTINGS, Caller, refused, unique, until
 from tests.services import Service, start_service
 
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
