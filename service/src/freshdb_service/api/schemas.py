@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from freshdb_service.lifecycle import LEASE_LIVE, Isolation, LeaseState, Templat
 from freshdb_service.pooling.pools import PoolHealth
 from freshdb_service.postgres import Leftovers
 from freshdb_service.redis.deadlines import Renewal
-from freshdb_service.store.rows import LeaseRow, TemplateRow
+from freshdb_service.store.rows import LeaseRow, PoolRow, TemplateRow
 from freshdb_service.templates.registry import Registered
 
 
@@ -288,7 +288,11 @@ class PoolOut(BaseModel):
     def of(cls, health: PoolHealth) -> PoolOut:
         """Convert a pool."""
         databases = {state.value: number for state, number in health.databases.items()}
-        return cls(**asdict(health.pool), databases=databases, waiting=health.place.waiting)
+        row = {name: getattr(health.pool, name) for name in _OF_POOL}  # not the blueprint, which is large
+        return cls(**row, databases=databases, waiting=health.place.waiting)
+
+
+_OF_POOL: Final = PoolOut.model_fields.keys() & {one.name for one in fields(PoolRow)}
 
 
 class LeasesOut(BaseModel):
