@@ -35,7 +35,7 @@ a copy of the package with this change, and one of them must fail.
 
 ## Each mutant
 
-| statement | instead of | there was | killed by | seconds |
+| statement | source | mutant | killed by | seconds |
 |---|---|---|---|---:|
 {rows}
 
@@ -120,7 +120,7 @@ def _page(verdicts: list[Verdict]) -> str:
     rows = [
         f"| `{one.statement.name}` | {', '.join(_code(find) for find, _ in one.mutant.edits)} "
         f"| {', '.join(_code(put) for _, put in one.mutant.edits)} | `{one.killed_by.partition(' ')[0]}`"
-        f"{' '.join(one.killed_by.partition(' ')[1:])} | {one.seconds:.1f} |"
+        f"{''.join(one.killed_by.partition(' ')[1:])} | {one.seconds:.1f} |"
         for one in verdicts
     ]
     equivalents = [

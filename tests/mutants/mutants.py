@@ -355,6 +355,7 @@ STATEMENTS: Final = (
             ),
             _M("d.state = 'leased' AND EXISTS", "EXISTS"),
             _M(" AND EXISTS (SELECT FROM claim)", ""),
+            _M("WHEN g.state = 'resetting' THEN", "WHEN g.state IS NOT NULL THEN"),
             _M("d.id = ended.database_id AND ", ""),
             _M(" AND d.generation = ended.generation", ""),
             _M("d.lease_id = ended.id AND ", ""),
@@ -362,13 +363,7 @@ STATEMENTS: Final = (
             _M("d.state IN ('leased', 'kept')", "d.state = 'leased'"),
             _M("d.state IN ('leased', 'kept')", "d.state = 'kept'"),
         ),
-        (
-            Equivalent("$5::float8 IS NOT NULL AND", "without a claim, the list of servers is empty"),
-            Equivalent(
-                "WHEN g.state = 'resetting' THEN",
-                "the answer, not the row; the tests of the answer are those of the claim",
-            ),
-        ),
+        (Equivalent("$5::float8 IS NOT NULL AND", "without a claim, the list of servers is empty"),),
     ),
     Statement(
         "leases._LIVE",
@@ -449,6 +444,7 @@ STATEMENTS: Final = (
                 " AND $3::bigint > 0",
             ),
             _M("hold[2] IS NULL OR hold[1]", "hold[1]"),
+            _M(" AND EXISTS (SELECT FROM pool)", ""),
             _M("LIMIT $3::bigint", "LIMIT $3::bigint + 1"),
             _M("WHERE (SELECT count(*) FROM picked) = $3::bigint", "WHERE $3::bigint > 0"),
             _M("SET state = 'leased', ", "SET "),
@@ -458,10 +454,6 @@ STATEMENTS: Final = (
             _M("'active', taken.pool_id", "'kept', taken.pool_id"),
         ),
         (
-            Equivalent(
-                "AND EXISTS (SELECT FROM pool)",
-                "no lease is inserted without a row of pool, and the answer says so",
-            ),
             Equivalent(
                 "d.generation = matched.generation AND", "the row was locked with this generation by picked"
             ),
