@@ -1,15 +1,15 @@
-"""What freshdb is compared with: the same service, pool, API and loops, with another way to make a database clean.
+"""Engines that freshdb is compared with: the same service, pool, API and loops, with another way to clean a database.
 
-None of these fences or changes the login: each database keeps the one that its first reset made, and a release leaves it
-open, so that what they are charged with is what their way costs, and nothing of freshdb's guarantees.
+No engine here fences or changes the login. Each database keeps the login that its first reset created, and a release leaves
+it open. So the measured cost is that of the cleaning alone, without freshdb's guarantees.
 
 ===============  ======================================================================================================
-``nothing``      cleans nothing: what the service could do if resetting were free (the ceiling)
-``recreate``     drops the database and creates it again from the template, both bare
+``nothing``      cleans nothing: the ceiling, which the service could reach if a reset were free
+``recreate``     drops the database and creates it again from the template, by the two bare statements
 ``truncate``     connects, and truncates all tables of the database in one statement
 ===============  ======================================================================================================
 
-``python -m tests.benchmarks.engines NAME --data DIR --port PORT`` serves with one of them; settings by the environment.
+``python -m tests.benchmarks.engines NAME --data DIR --port PORT`` serves with one engine. The environment has the settings.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from freshdb_service.serve import serve
 
 
 class Nothing:
-    """Gives the same login again, at once."""
+    """Return the same login again, immediately."""
 
     def __init__(self) -> None:
         self._logins: dict[UUID, Login] = {}
 
     async def note(self, server: Server, login: Login, origin: CopySource) -> KnownState | None:
-        """Nothing is noted of new databases."""
+        """Store no state of new databases."""
         del server, login, origin
         return None
 
     async def fence(self, server: Server, used: UsedDatabase, origin: CopySource, generation: int) -> Fenced:
-        """Do nothing. A release does not wait for it."""
+        """Do nothing. A release does not wait for a fence."""
         return Fenced(Leftovers(), partial(self._finish, server, used, origin, generation))
 
     async def _finish(
         self, server: Server, used: UsedDatabase, origin: CopySource, generation: int
     ) -> ResetOutcome:
-        """Rebuild the first time, and remember the login. From then on, ``clean``."""
+        """Rebuild the database the first time and remember its login. Later, call ``clean``."""
         began = monotonic()
         login = self._logins.get(used.database_id)
         if login is None:
@@ -73,22 +73,22 @@ class Nothing:
         return ResetOutcome(login=login, path="rebuild", reason="a benchmark", seconds=monotonic() - began)
 
     async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
-        """Do what is needed once."""
+        """Prepare a new database. This is called once for each."""
 
     async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
-        """Do what is needed each time."""
+        """Clean a database. This is called for each reset after the first."""
 
 
 class Recreate(Nothing):
-    """Drops and creates."""
+    """Drops the database and creates it again."""
 
     async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
-        """Let the login use what the template's builder owns, also in copies that nobody hands over to it."""
+        """Let the login use the objects of the template's builder, because copies are not reassigned to the login."""
         async with server.maintenance() as connection:
             await connection.execute(f'GRANT "{origin.template_database}" TO "{login.user}"')
 
     async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
-        """Two statements, on a connection that is there."""
+        """Run two statements on an open connection."""
         strategy = "FILE_COPY" if server.file_copy else "WAL_LOG"
         async with server.maintenance() as connection:
             await connection.execute(f'DROP DATABASE IF EXISTS "{login.database}" WITH (FORCE)')
@@ -106,7 +106,7 @@ class Truncate(Nothing):
         self._tables: dict[str, str] = {}
 
     async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
-        """See which tables there are."""
+        """List the tables."""
         del origin
         async with server.inside(login.database) as connection:
             self._tables[login.database] = await connection.fetchval(
@@ -115,7 +115,7 @@ class Truncate(Nothing):
             )
 
     async def clean(self, server: Server, login: Login, origin: CopySource) -> None:
-        """One statement, on a new connection."""
+        """Run one statement on a new connection."""
         del origin
         async with server.inside(login.database) as connection:
             await connection.execute(f"TRUNCATE {self._tables[login.database]} RESTART IDENTITY CASCADE")
@@ -125,13 +125,13 @@ ENGINES: dict[str, type[ResetEngine]] = {"nothing": Nothing, "recreate": Recreat
 
 
 async def left_open(server: Server, login: str) -> Leftovers:
-    """What a release does here about the login: nothing."""
+    """Replace ``close_login`` of a release, and leave the login open."""
     del server, login
     return Leftovers()
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until a signal stops the process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--data", type=Path, required=True)

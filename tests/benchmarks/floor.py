@@ -1,15 +1,16 @@
-"""Section ``floor``: what a reset takes, against the bare statements that it cannot do without.
+"""Section ``floor``: the time of a reset, compared with the bare statements that every reset needs.
 
-The floor is a connection and the bare statements in it: whoever has nothing but PostgreSQL cannot clean a database for
-less. The service keeps sessions inside databases open for the next reset (``cluster.sessions``), and most resets find one;
-so there are two kinds of each:
+The floor is a connection and the bare statements in it: with PostgreSQL alone, a database cannot be cleaned for less. The
+service keeps sessions inside databases open for the next reset (``cluster.sessions``), and most resets find one. So there
+are two kinds of floor, and two of reset:
 
-*kept*  a session that is there already, and has done this before
-*new*   a connection is opened first; the service's own session is ended before the release, so that it must, too
+*kept*  a session that is open already, and has done this before
+*new*   a new connection. Before the release, the service's own session is ended, so that the reset must connect, too
 
-The goal holds for both kinds of resets over the floor with its connection. A reset in a kept session is shown over the bare
-statements alone, too. No reset can go below the floor of its own kind: if one does, the floor was measured wrongly or the
-reset does some of its work where its clock does not run, and the section says so, instead of showing it as a success.
+The goal applies to both kinds of reset, compared with the floor that includes its connection. A reset in a kept session is
+also compared with the bare statements alone. No reset can be faster than the floor of its own kind. If one is, the floor was
+measured wrongly, or the reset does some of its work outside its measured time. The section then reports this, and does not
+show it as a success.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ FROM pg_class
 WHERE pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid) > 0
    OR relkind = 'S' AND pg_sequence_last_value(oid) IS NOT NULL
 """
-"""What was touched: one statement, evaluated in the server, that answers with what is not as it was and nothing else."""
+"""Query for touched tables and sequences. The server evaluates it, and returns only those that have changed."""
 
 SETTINGS = {"track_counts": "off", "session_replication_role": "replica", "stats_fetch_consistency": "none"}
 FORGET = """
@@ -71,7 +72,7 @@ WHERE datname = $1 AND application_name = 'freshdb' AND pid <> pg_backend_pid()
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     rounds: int = 12
     pairs: int = 25
@@ -82,7 +83,7 @@ QUICK = Effort(rounds=2, pairs=4)
 
 @dataclass(slots=True)
 class Stage:
-    """A database that is touched by its holder and cleaned by hand, over and over."""
+    """A database that its holder touches and the benchmark cleans by hand, again and again."""
 
     inside: str
     url: str
@@ -93,31 +94,31 @@ class Stage:
 
     @classmethod
     async def of(cls, superuser: str, lease: dict[str, str]) -> Self:
-        """On a lease's database, which stays leased."""
+        """Use the database of a lease, which stays leased."""
         inside = superuser.rpartition("/")[0] + "/" + lease["database"]
         kept = await asyncpg.connect(inside, ssl=False, server_settings=SETTINGS)
         verifier = await kept.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", lease["user"])
         return cls(inside, lease["url"], lease["user"], verifier, kept, defaultdict(list))
 
     async def touch(self, touched: list[int]) -> None:
-        """What a test does; its backend is gone and what it wrote is counted when this returns."""
+        """Write as a test does. Return when the backend has ended and PostgreSQL has counted its writes."""
         await _touch(self.url, touched)
         await self.until_gone(self.user)
 
     async def until_gone(self, user: str) -> None:
-        """Wait for the end of a holder's backend."""
+        """Wait until the holder's backend has ended."""
         query = "SELECT FROM pg_stat_activity WHERE usename = $1"
         while await self.kept.fetchrow(query, user) is not None:
             pass
 
     async def clean_kept(self, touched: list[int]) -> float:
-        """Clean it in the session that is there; the seconds."""
+        """Clean the database in the open session. Return the seconds."""
         taken = await self._clean("kept", self.kept, touched)
         await self.kept.execute(FORGET)
         return taken
 
     async def clean_new(self, touched: list[int]) -> float:
-        """Clean it in a session that has to be opened; closing it is not counted."""
+        """Clean the database in a new session. Return the seconds, without those for closing it."""
         with _timed(self.steps["new: connect"]) as connecting:
             connection = await asyncpg.connect(self.inside, ssl=False, server_settings=SETTINGS)
         taken = connecting[-1] + await self._clean("new", connection, touched)
@@ -143,7 +144,7 @@ class Stage:
 
 
 def measure(run: Run) -> Findings:
-    """A reset and its floor, in turns, on the same server."""
+    """Measure a reset and its floor, alternating, on the same server."""
     return uvloop.run(_measure(run, QUICK if run.quick else Effort()))
 
 
@@ -274,7 +275,7 @@ def _findings(
 
 
 async def _touch(url: str, touched: list[int]) -> None:
-    """What a test does."""
+    """Write as a test does."""
     connection = await asyncpg.connect(url, ssl=False, statement_cache_size=0)
     await connection.execute("; ".join(f"INSERT INTO t{n} (name) VALUES ('one')" for n in touched))
     await connection.close()

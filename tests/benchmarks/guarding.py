@@ -1,4 +1,4 @@
-"""Section ``guard``: what it costs a suite that nothing but its leases can be connected to."""
+"""Section ``guard``: cost to a suite of the guard, which allows connections to its leases only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIANT = suite.Variant("freshdb_function", "freshdb, an engine per test", ("fre
 
 
 def measure(run: Run) -> Findings:
-    """Connect with and without it; run the suite with and without it, in turns."""
+    """Run the suite, then open connections, each with and without the guard, alternating."""
     effort = suite.QUICK if run.quick else suite.Effort(rounds=25)
     with (
         data_directory() as data,
@@ -106,7 +106,7 @@ def _connecting(dsn: str, times: int) -> tuple[float, float, float]:
             began = time.perf_counter()
             door(
                 psycopg.Connection, dsn
-            ).close()  # a generator that nobody begins: the guard has been asked, no more
+            ).close()  # closes the generator before it starts: only the guard's check has run
             asked.append(time.perf_counter() - began)
             guard.off()
             without.append(_seconds(dsn))

@@ -47,7 +47,7 @@ PAYMENTS = 10_000 - sum(SHARES.values()) - SHARES["account"]
 
 
 def measure(run: Run) -> Findings:
-    """Make them again and again, each time from nothing known."""
+    """Generate the rows several times, each time without any cached knowledge of the tables."""
     taken: dict[str, list[float]] = {
         "reading the map of the tables": [],
         "10,000 rows": [],
@@ -63,7 +63,7 @@ def measure(run: Run) -> Findings:
             for number in range(1 if run.quick else ROUNDS + 1):
                 with engine.connect() as connection_:
                     parts = _round(connection_, number)
-                if number or run.quick:  # not measured: the first one's imports
+                if number or run.quick:  # not measured: the first round, which imports modules
                     for part, seconds in zip(taken, parts, strict=True):
                         taken[part].append(seconds)
                     run.calibrate()

@@ -1,4 +1,4 @@
-"""Section ``moving``: a suite of 200 tests that creates and drops its schema for each, on its way to leases."""
+"""Section ``moving``: a suite of 200 tests that creates and drops its schema for each test, and its steps towards leases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = (
 
 
 def measure(run: Run) -> Findings:
-    """Run every step in turns, on one server."""
+    """Run all steps, alternating, on one server."""
     tests = 8 if run.quick else 200
     taken: dict[str, list[float]] = defaultdict(list)
     with data_directory() as data, tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""Section ``pool_size``: acquire with few and with many databases, memory, and fairness with few and with many waiters."""
+"""Section ``pool_size``: acquire by number of databases, memory, and fairness by number of waiters."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ TEMPLATE = "pool"
 TABLES = 3
 GOAL = 1.5
 _LEFT_FREE_BYTES = 2 * 2**30
-"""A pool is filled no further when no more memory than this is free: databases in memory need about 8 MiB each."""
+"""Filling a pool stops when less memory than this is free. Databases in memory need about 8 MiB each."""
 _SETTLE_SECONDS = 300.0
 _WAIT_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     databases: tuple[int, ...] = (10, 100, 2_000)
     schemas: tuple[int, ...] = (10, 1_000, 10_000)
@@ -68,7 +68,7 @@ QUICK = Effort(
 
 @dataclass(slots=True)
 class Crowd:
-    """A service with a pool of some size, and what was seen of it."""
+    """A service with a pool of a given size, and its measurements."""
 
     isolation: str
     wanted: int
@@ -83,7 +83,7 @@ class Crowd:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Go on for the length of the block."""
+        """Resume the service for the length of the block."""
         self.served.resume()
         try:
             yield
@@ -91,7 +91,7 @@ class Crowd:
             self.served.pause()
 
     def fill(self, seconds: float) -> None:
-        """Make the pool as large as wanted, or as can be made in this time."""
+        """Fill the pool to the requested size, or as far as possible in this time."""
         began = time.monotonic()
         resize(self.client, self.pool_id, self.wanted)
         while True:
@@ -108,7 +108,7 @@ class Crowd:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until all databases are ready and no work is in progress."""
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
             held = self.client.get(f"/v1/pools/{self.pool_id}").json()["databases"]
@@ -119,7 +119,7 @@ class Crowd:
             time.sleep(0.05)
 
     def round(self, effort: Effort) -> None:
-        """Acquire a few at a time, while nothing else is going on."""
+        """Acquire a few leases at a time, while the service has no other work."""
         taken: list[float] = []
         caller = Plain(self.served.url, TEMPLATE, self.isolation)
         while len(taken) < effort.acquires:
@@ -139,16 +139,16 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """How so many waiters fared."""
+    """Measurements of a queue with a given number of waiters."""
 
     waits: list[float]
     overtaken: int
-    """Most waiters who came after one and were served before."""
+    """Maximum, over all waiters, of the number of later waiters that were served earlier."""
     errors: int
 
 
 def measure(run: Run) -> Findings:
-    """Pools of each size in turns, of one isolation after the other; then waiters, on the smallest."""
+    """Measure pools of each size, alternating, one isolation after the other. Then measure waiters on the smallest pool."""
     effort = QUICK if run.quick else Effort()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket per waiter, here and in the service
@@ -156,7 +156,7 @@ def measure(run: Run) -> Findings:
     with ExitStack() as stack:
         schemas = [_crowd(run, stack, "schema", size, effort) for size in sorted(effort.schemas)]
         _rounds(run, schemas, effort)
-    with ExitStack() as stack:  # now that there is memory for them
+    with ExitStack() as stack:  # only now is enough memory free
         crowds = [_crowd(run, stack, "database", size, effort) for size in sorted(effort.databases)]
         _rounds(run, crowds, effort)
         for number in effort.waiters:
@@ -193,7 +193,7 @@ def _crowd(run: Run, stack: ExitStack, isolation: str, size: int, effort: Effort
 
 
 def _waiters(crowd: Crowd, number: int) -> Waited:
-    """Let so many wait for the databases of a pool that are all leased; then return those."""
+    """Let this number of waiters wait for a pool whose databases are all leased, then release the leases."""
     crowd.settle()
     held = [acquire(crowd.client, TEMPLATE, crowd.isolation)["id"] for _ in range(crowd.size)]
     return uvloop.run(_wait_in_line(crowd, number, held))
@@ -227,7 +227,7 @@ async def _wait_in_line(crowd: Crowd, number: int, held: list[str]) -> Waited:
         for place in range(number):
             line[place].send("POST", "/v1/leases", body)
             group.create_task(one(place))
-            # The next one comes when this one stands in line: who came first is the same here and there.
+            # Send the next request when this one is in the queue, so that the order of arrival is the same on both sides.
             while (await client.get(f"/v1/pools/{crowd.pool_id}")).json()["waiting"] <= place:
                 await asyncio.sleep(0)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the service says of its resets: the path taken, why that one, and the seconds, read from its events."""
+"""Resets as the service's events report them: the path, the reason for it, and the seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import httpx
 
 _PATIENCE_SECONDS = 120.0
-_LOOK_SECONDS = 0.03  # seldom enough not to get into the way of what is measured
+_LOOK_SECONDS = 0.03  # long enough not to disturb the measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,16 @@ class Reset:
 
 @dataclass(slots=True)
 class Resets:
-    """Reads on from where it was."""
+    """Reads events. Each call continues after the last event that was read."""
 
     client: httpx.Client
     _since: str = "0"
 
     def of(self, database_id: str) -> Reset:
-        """Wait for the next reset of this database; those of others before it are forgotten.
+        """Wait for the next reset of this database. Earlier resets of other databases are discarded.
 
         Raises:
-            TimeoutError: there was none.
+            TimeoutError: the database was not reset in time.
         """
         until = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < until:
@@ -44,15 +44,15 @@ class Resets:
         raise TimeoutError(f"the database {database_id} was not reset in {_PATIENCE_SECONDS:.0f} s")
 
     def skip(self) -> None:
-        """Forget what has happened until now."""
+        """Discard all events until now."""
         self.all()
 
     def all(self) -> list[Reset]:
-        """All that happened since the last time."""
-        time.sleep(2 * _LOOK_SECONDS)  # events are written behind the work
+        """Return all resets since the last call."""
+        time.sleep(2 * _LOOK_SECONDS)  # events are written after the work
         found: list[Reset] = []
         since = ""
-        while since != self._since:  # an answer holds only so many events
+        while since != self._since:  # a response has a limited number of events
             since = self._since
             found += self._read()
         return found

@@ -1,8 +1,8 @@
-"""What a section found, kept in ``docs/benchmarks.json`` and written out as ``docs/benchmarks.md``.
+"""Findings of a section, stored in ``docs/benchmarks.json`` and written as ``docs/benchmarks.md``.
 
-One section can be measured anew without losing the others. Each keeps the day, the machine and the versions it was measured
-with, and how long a fixed loop of plain Python took before, during and after it: where that varies, the machine was busy or
-slowed down, and only figures of the same round can be compared.
+One section can be measured again without losing the others. Each stores its date, the machine and the versions. It also
+stores the time of a fixed loop of plain Python before, between and after its rounds. If that time varies, the machine was
+busy or slowed down, and only figures of the same round can be compared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "asyncpg", "redis", "httpx", "p
 
 
 class Table(BaseModel):
-    """One table: a line about it, its head, its rows."""
+    """One table: its caption, its head, its rows."""
 
     caption: str
     head: list[str]
@@ -34,12 +34,12 @@ class Table(BaseModel):
 
 
 class Findings(BaseModel):
-    """What a section measured.
+    """Findings of one section.
 
     Attributes:
-        settings: how it was measured, one sentence or two each.
-        tables: for readers.
-        figures: the same for programs: name and number.
+        settings: the conditions of the measurement, one or two sentences each.
+        tables: tables for readers.
+        figures: the same results for programs, as numbers by name.
     """
 
     settings: list[str]
@@ -48,7 +48,7 @@ class Findings(BaseModel):
 
 
 class Section(BaseModel):
-    """Findings, and what is needed to judge them."""
+    """The findings, and the data that is needed to judge them."""
 
     title: str
     measured_at: datetime
@@ -65,11 +65,11 @@ class Report(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """Read what earlier runs have found; nothing, if there is none."""
+        """Read the report of earlier runs, or return an empty one if there is none."""
         return cls.model_validate_json(path.read_text()) if path.exists() else cls()
 
     def markdown(self, order: Sequence[str]) -> str:
-        """Write it for readers, sections in this order."""
+        """Return the page for readers, with the sections in this order."""
         lines = [
             "# Benchmarks",
             "",
@@ -92,7 +92,7 @@ class Report(BaseModel):
 
 
 class Run:
-    """One section's run: how much of it, what it says meanwhile, and the calibration."""
+    """One run of a section: its length, its progress messages, and its calibration."""
 
     def __init__(self, name: str, *, quick: bool) -> None:
         self.name = name
@@ -100,15 +100,15 @@ class Run:
         self._loops: list[float] = []
 
     def say(self, text: str) -> None:
-        """Tell the terminal how far it is."""
+        """Print the progress to the terminal."""
         print(f"{datetime.now(UTC):%H:%M:%S} {self.name}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a command
 
     def calibrate(self) -> None:
-        """Time the fixed loop; called before, between the rounds, and after."""
+        """Time the fixed loop. This is called before the rounds, between them, and after them."""
         self._loops.append(loop_seconds())
 
     def calibration(self, busy_before: float, busy_after: float) -> str:
-        """Say what the loop took, and how busy the machine was by others."""
+        """Describe the loop's times, and the use of the machine by other programs."""
         first, *between, last = self._loops
         during = (
             f", between the rounds {min(between) * 1e3:.0f} to {max(between) * 1e3:.0f} ms" if between else ""
@@ -121,7 +121,7 @@ class Run:
 
 
 def loop_seconds() -> float:
-    """How long a fixed loop of plain Python takes."""
+    """Return the time of a fixed loop of plain Python."""
     began = perf_counter()
     value = 0
     for turn in range(_LOOP_TURNS):
@@ -130,12 +130,12 @@ def loop_seconds() -> float:
 
 
 def busy_percent() -> float:
-    """How busy the processors are while this process does nothing."""
+    """Return the use of the processors while this process is idle."""
     return psutil.cpu_percent(_LOOK_SECONDS)
 
 
 def machine() -> str:
-    """What it is measured on."""
+    """Describe the machine and the versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     memory_gib = psutil.virtual_memory().total / 2**30
     return (
@@ -145,21 +145,21 @@ def machine() -> str:
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
-    """The p50, p95, p99, … of some samples (of one: itself)."""
+    """Return a percentile of some samples. A single sample is its own percentile."""
     if len(samples) == 1:
         return samples[0]
     return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits that mean something."""
+    """Format with three significant digits."""
     value = seconds * 1e3
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f}"
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> tuple[float, str]:
-    """The median of the rounds' ratios, and the same with the smallest and the largest, for readers."""
+    """Return the median of the rounds' ratios, and a text with the smallest and the largest as well."""
     found = [one / other for one, other in zip(over, under, strict=True)]
     middle = statistics.median(found)
     return middle, f"{middle:.2f} ({min(found):.2f} to {max(found):.2f})"

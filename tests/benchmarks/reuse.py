@@ -1,4 +1,4 @@
-"""Section ``reuse``: one database, cleaned again and again: does it grow, does it get slower?"""
+"""Section ``reuse``: growth and slowdown of one database that is cleaned again and again."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ SEED = "insert into t0 (name) select 'row ' || i from generate_series(1, 100) i"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     turns: int = 10_000
     window: int = 500
-    """Turns between two looks at the sizes."""
+    """Turns between two measurements of the sizes."""
     compared: int = 20
-    """How often, at the end, a block of turns of it and one of a fresh database follow each other."""
+    """Number of blocks of turns, at the end, of the reused database and of a fresh one, alternating."""
     block: int = 20
 
 
@@ -54,27 +54,27 @@ QUICK = Effort(turns=60, window=20, compared=2, block=5)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was seen over some turns, and how large things were at their end, in KiB."""
+    """Measurements of some turns, and the sizes in KiB at their end."""
 
     turns: int
     seconds: list[float]
     database: int
-    """The database; for a schema, its tables, indexes and sequences."""
+    """Size of the database, or of a schema's tables, indexes and sequences."""
     catalogs: int
-    """PostgreSQL's own tables in it."""
+    """Size of PostgreSQL's own tables in the database."""
     roles: int
-    """``pg_authid``, which all databases of the server share."""
+    """Size of ``pg_authid``, which all databases of the server share."""
     rebuilds: int
 
     @property
     def kibibytes(self) -> int:
-        """All that a reuse could leave something in."""
+        """Total size of everything in which reuse could leave leftovers."""
         return self.database + self.catalogs + self.roles
 
 
 @dataclass(frozen=True, slots=True)
 class Reused:
-    """One database: what was seen while it was used, and, at the end, in turns with a fresh one."""
+    """Measurements of one database during its use, and, at the end, alternating with a fresh database."""
 
     windows: list[Window]
     old: list[float]
@@ -91,7 +91,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN
 
 
 def measure(run: Run) -> Findings:
-    """One isolation after the other."""
+    """Measure one isolation after the other."""
     effort = QUICK if run.quick else Effort()
     with data_directory() as data:
         server = EmbeddedPostgres(data / "reused")
@@ -134,7 +134,7 @@ async def _reused(run: Run, effort: Effort, client: httpx.Client, superuser: str
                 await _turn(client, name, isolation, choose, turn)
             wait_until_ready(client, its, 1)
             seconds = [one.seconds for one in events.all()]
-            if number:  # the first block of the fresh one makes it warm
+            if number:  # not measured: the first block, which warms up the fresh database
                 taken[name] += seconds
     run.say(
         f"{isolation}: {median(taken[TEMPLATE]) * 1e3:.2f} ms, a fresh one {median(taken[FRESH]) * 1e3:.2f} ms"
@@ -162,7 +162,7 @@ async def _turn(
 
 
 def _work(choose: random.Random, number: int) -> Iterator[str]:
-    """What a test does: rows in some tables always, the seed now and then, definitions that do not stay more seldom."""
+    """Return the statements of one test: rows always, the seed sometimes, temporary or undone definitions less often."""
     yield "; ".join(
         f"insert into t{n} (name) values ('one')" for n in choose.sample(range(1, TABLES), TOUCHED)
     )
@@ -199,7 +199,7 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
     ratios: list[list[str]] = []
     for isolation, reused in found.items():
         windows = reused.windows
-        # The third window is the start: in the second the first audit is due, for which the database is made anew.
+        # Growth is counted from the third window: the first audit, which rebuilds the database, is due in the second.
         start, end = windows[2], windows[-1]
         shown = sorted(
             {0, 1, 2, len(windows) // 4, len(windows) // 2, 3 * len(windows) // 4, len(windows) - 1}

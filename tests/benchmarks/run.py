@@ -1,7 +1,7 @@
-"""``make bench``: measures freshdb on this machine and writes ``docs/benchmarks.md``. Nobody types a figure by hand.
+"""``make bench``: measures freshdb on this machine and writes ``docs/benchmarks.md``. No figure is typed by hand.
 
-``python -m tests.benchmarks.run [--quick] [--into DIR] [SECTION …]``; all sections by default. ``--quick`` only shows that
-every section works: durations are tiny, and nothing is written unless ``--into`` says where.
+``python -m tests.benchmarks.run [--quick] [--into DIR] [SECTION …]`` runs all sections by default. ``--quick`` only shows
+that every section works: durations are tiny, and files are written only with ``--into``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Measure the sections, print the results, write the page."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure, and write docs/benchmarks.md.")
     parser.add_argument(
         "sections", nargs="*", choices=[[], *SECTIONS], metavar="SECTION", help=", ".join(SECTIONS)
@@ -80,7 +80,7 @@ def measured(name: str, *, quick: bool) -> Section:
 
 
 def keep(name: str, section: Section, into: Path) -> None:
-    """Put one section among the others."""
+    """Add one section to the report, and keep the others."""
     report = Report.read(into / "benchmarks.json")
     report.sections[name] = section
     (into / "benchmarks.json").write_text(report.model_dump_json(indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""The services that are measured: the real command in a process of its own, on servers of its own, in memory if possible.
+"""The measured services: the real command in its own process, with its own servers, in memory if possible.
 
-Several can be there at once, to be measured in turns. Those whose turn it is not are paused, all their processes, so that
-only one works at a time.
+Several services can exist at once, to be measured alternating. All processes of the others are paused, so that only one
+service works at a time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _LAST_LINES = 20
 _MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp
 IN_MEMORY = os.access(_MEMORY, os.W_OK)
 DATA_ARE = "data in memory" if IN_MEMORY else "data on a disk"
-"""For the notes on how it was measured."""
+"""Part of the notes on the conditions of the measurement."""
 
 
 def schema(tables: int = TABLES) -> str:
-    """DDL of so many tables, each with a sequence, two indexes, and a foreign key to the one before."""
+    """Return DDL of this number of tables, each with a sequence, two indexes, and a foreign key to the table before."""
     return "\n".join(
         f"create table t{n} (id bigserial primary key, name text not null default '', at timestamptz default "
         f"now(){f', parent_id bigint references t{n - 1}' if n else ''});create index on t{n} (name);"
@@ -51,7 +51,7 @@ class Cpu:
     redis: float
 
     def __sub__(self, earlier: Cpu) -> Cpu:
-        """What was used since."""
+        """Return the processor seconds used between two measurements."""
         return Cpu(
             self.service - earlier.service, self.postgres - earlier.postgres, self.redis - earlier.redis
         )
@@ -68,37 +68,37 @@ class Served:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Text of the service's log."""
         return (self.data / "bench.log").read_text()
 
     def client(self) -> httpx.Client:
-        """For what is not measured."""
+        """Return a client for calls that are not measured."""
         return httpx.Client(base_url=self.url, timeout=120)
 
     def cpu(self) -> Cpu:
-        """What its processes have used, those that have ended included."""
+        """Return the processor seconds of all processes of the service, including those that have ended."""
         used = {"service": 0.0, "postgres": 0.0, "redis": 0.0}
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 used[_part(process)] += times.user + times.system
-                # Of its own children a process knows what they used once they have ended.
+                # The figure for a process includes its children only after they have ended.
                 if not _is_service(process) or process.pid == self.process.pid:
                     used[_part(process)] += times.children_user + times.children_system
         return Cpu(**used)
 
     def memory_bytes(self) -> int:
-        """Resident memory of the service's own processes."""
+        """Return the resident memory of the service's own processes."""
         return sum(process.memory_info().rss for process in self._tree() if _is_service(process))
 
     def pause(self) -> None:
-        """Stop every process; the service first, so that it misses nobody's answer."""
+        """Suspend every process. The service comes first, so that it never runs while its servers are suspended."""
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def resume(self) -> None:
-        """Go on; the service last."""
+        """Resume every process. The service comes last, after its servers."""
         for process in reversed(self._tree()):
             with suppress(psutil.NoSuchProcess):
                 process.resume()
@@ -112,7 +112,7 @@ class Served:
 
 @contextmanager
 def serving(data: Path, engine: str | None = None, **settings: str | float) -> Iterator[Served]:
-    """Run ``freshdb serve`` with everything embedded, or the same with another engine of ``engines``."""
+    """Run ``freshdb serve`` with embedded servers, or the same service with another engine of ``engines``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
     environment |= {f"FRESHDB_{name.upper()}": str(value) for name, value in settings.items()}
     program = ["freshdb_service"] if engine is None else ["tests.benchmarks.engines", engine]
@@ -146,7 +146,7 @@ def serving(data: Path, engine: str | None = None, **settings: str | float) -> I
 
 @contextmanager
 def data_directory() -> Iterator[Path]:
-    """A directory for embedded servers, in memory if possible."""
+    """Create a directory for embedded servers, in memory if possible, and remove it afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="freshdb-bench-", dir=_MEMORY if IN_MEMORY else None))
     directory.chmod(0o755)
     try:
@@ -156,20 +156,20 @@ def data_directory() -> Iterator[Path]:
 
 
 def register(client: httpx.Client, name: str, *sql: str) -> None:
-    """Make a template."""
+    """Register a template."""
     body = {"name": name, "sql": list(sql), "wait_seconds": 300}
     _checked(client.post("/v1/templates", json=body, timeout=600))
 
 
 def open_pool(client: httpx.Client, template: str, isolation: str = "database") -> str:
-    """Make a template's pool by leasing from it once; its id."""
+    """Create a template's pool by one lease from it. Return the pool's id."""
     lease = acquire(client, template, isolation)
     release(client, lease["id"])
     return lease["pool_id"]
 
 
 def resize(client: httpx.Client, pool_id: str, number: int) -> None:
-    """Have the pool hold exactly so many."""
+    """Set the pool to exactly this number of databases."""
     sizes = {"min_ready": number, "max_size": number}
     _checked(client.patch(f"/v1/pools/{pool_id}", json=sizes))
 
@@ -177,7 +177,7 @@ def resize(client: httpx.Client, pool_id: str, number: int) -> None:
 def wait_until_ready(
     client: httpx.Client, pool_id: str, number: int, *, at_most_seconds: float = 600.0
 ) -> int:
-    """Wait until so many databases are ready, or the time is over; how many are."""
+    """Wait until this number of databases is ready or the time has passed. Return the number of ready ones."""
     until = time.monotonic() + at_most_seconds
     while True:
         there: int = client.get(f"/v1/pools/{pool_id}").json()["databases"].get("ready", 0)
@@ -187,7 +187,7 @@ def wait_until_ready(
 
 
 def break_in(client: httpx.Client, pool_id: str, template: str, number: int) -> None:
-    """Lease and return each database of the pool once: none is measured at its first reset."""
+    """Lease and release each database of the pool once, so that no database is measured at its first reset."""
     for held in [acquire(client, template)["id"] for _ in range(number)]:
         release(client, held)
     if wait_until_ready(client, pool_id, number) < number:
@@ -195,7 +195,7 @@ def break_in(client: httpx.Client, pool_id: str, template: str, number: int) -> 
 
 
 def acquire(client: httpx.Client, template: str, isolation: str = "database") -> dict[str, str]:
-    """Lease; the answer."""
+    """Acquire a lease and return it."""
     answer = client.post(
         "/v1/leases",
         json={"template": template, "isolation": isolation, "wait_seconds": 60, "ttl_seconds": 3600},
@@ -205,12 +205,12 @@ def acquire(client: httpx.Client, template: str, isolation: str = "database") ->
 
 
 def release(client: httpx.Client, lease_id: str) -> None:
-    """Return."""
+    """Release the lease."""
     _checked(client.delete(f"/v1/leases/{lease_id}"))
 
 
 class Plain:
-    """One caller that is measured, on one kept-alive connection, with as little of its own as Python's library allows."""
+    """A measured caller on one kept-alive connection, with as little overhead as Python's library allows."""
 
     def __init__(self, url: str, template: str, isolation: str = "database") -> None:
         where = urlsplit(url)
@@ -219,7 +219,7 @@ class Plain:
         self._body = json.dumps({"template": template, "isolation": isolation})
 
     def acquire(self) -> str:
-        """Lease; its id."""
+        """Acquire a lease and return its id."""
         self._connection.request("POST", "/v1/leases", self._body, {"content-type": "application/json"})
         answer = self._connection.getresponse()
         content = answer.read()
@@ -229,7 +229,7 @@ class Plain:
         return lease
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 

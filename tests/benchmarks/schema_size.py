@@ -1,4 +1,4 @@
-"""Section ``schema_size``: what a reset costs, by size of the schema, size of the seed, and what was touched."""
+"""Section ``schema_size``: cost of a reset, by size of the schema, size of the seed, and number of touched tables."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """Of the template."""
+        """Name of the template."""
         return f"size-{self.tables}-{self.seed}"
 
     @property
     def seeded(self) -> int:
-        """How many tables have rows."""
+        """Number of tables with rows."""
         return self.tables // 10 if self.seed else 0
 
     def sql(self) -> list[str]:
-        """What it is made from."""
+        """Return the template's SQL."""
         each = self.seed // self.seeded if self.seeded else 0
         return [
             schema(self.tables),
@@ -63,7 +63,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a holder does before the database comes back."""
+    """The changes of a holder before the release."""
 
     isolation: Isolation
     shape: Shape
@@ -71,7 +71,7 @@ class Case:
     change: Change
 
     def sql(self) -> str:
-        """Touch the first tables, the seeded ones among them: insert a row, or change one of the seed's."""
+        """Return SQL that touches the first tables (seeded tables come first): it inserts a row or changes a seed's row."""
         if self.change == "nothing":
             return "select 1"
         touching = "insert into t{n} (name) values ('one')"
@@ -83,7 +83,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     tables: tuple[int, ...] = (10, 100, 1_000)
     seeds: tuple[int, ...] = (0, 10_000, 1_000_000)
@@ -97,7 +97,7 @@ QUICK = Effort(tables=(10, 100), seeds=(0, 10_000), touched=(1,), repeats=2)
 
 
 def cases(effort: Effort, isolation: Isolation, shape: Shape) -> Iterator[Case]:
-    """What is done to one shape."""
+    """Return the cases for one shape."""
     yield Case(isolation, shape, 0, "nothing")
     for touched in sorted({*(one for one in effort.touched if one < shape.tables), shape.tables}):
         yield Case(isolation, shape, touched, "insert")
@@ -106,7 +106,7 @@ def cases(effort: Effort, isolation: Isolation, shape: Shape) -> Iterator[Case]:
 
 
 def measure(run: Run) -> Findings:
-    """One shape after the other, on one service."""
+    """Measure one shape after the other, on one service."""
     effort = QUICK if run.quick else Effort()
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
@@ -233,7 +233,7 @@ def _reset(client: httpx.Client, dsn: str, events: Resets, case: Case) -> Reset:
 
 
 def _bare(dsn: str, repeats: int) -> float:
-    """Create a copy of the newest template and drop it."""
+    """Time the creation and the drop of a copy of the newest template."""
     taken = []
     with psycopg.connect(dsn, autocommit=True) as connection:
         found = connection.execute(

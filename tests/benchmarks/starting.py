@@ -1,4 +1,4 @@
-"""Section ``starting``: acquire when ready, memory, the start of the service, and what a warm ``pytest`` run costs."""
+"""Section ``starting``: acquire when ready, memory, the start of the service, and the cost of a warm ``pytest`` run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEMPLATE = "bench"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     acquires: int = 2_000
     starts: int = 5
@@ -50,7 +50,7 @@ QUICK = Effort(acquires=20, starts=1, pytest_runs=1, many=10, pool=10)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured, in seconds or bytes, and as a reader wants it."""
+    """One measurement, in seconds or bytes, and as text for readers."""
 
     what: str
     text: str
@@ -59,7 +59,7 @@ class Figure:
 
 
 def measure(run: Run) -> Findings:
-    """One after the other: nothing here is compared."""
+    """Measure one figure after the other. No figure is compared with another."""
     effort = QUICK if run.quick else Effort()
     figures: list[Figure] = []
     with data_directory() as data, serving(data) as served, served.client() as client:
@@ -97,7 +97,7 @@ def measure(run: Run) -> Findings:
 
 
 def _acquire_when_ready(client: httpx.Client, url: str, effort: Effort) -> list[Figure]:
-    """Acquire with a ready database, one caller, one kept-alive connection; the janitor rests meanwhile."""
+    """Time acquires of ready databases: one caller, one kept-alive connection, and no reset in the meantime."""
     pool = open_pool(client, TEMPLATE)
     resize(client, pool, effort.pool)
     plain = Plain(url, TEMPLATE)
@@ -132,7 +132,7 @@ def _acquire_when_ready(client: httpx.Client, url: str, effort: Effort) -> list[
 
 
 def _start_to_first_lease(effort: Effort, *, warm: bool) -> Figure:
-    """From starting the command to holding a first lease."""
+    """Time from starting the command to the first lease."""
     seconds = []
     for _ in range(effort.starts):
         with data_directory() as data:
@@ -159,7 +159,7 @@ def _start_to_first_lease(effort: Effort, *, warm: bool) -> Figure:
 
 
 def _warm_pytest(effort: Effort) -> Figure:
-    """What a warm run of one test with a database costs over the same test without."""
+    """Extra time of a warm run of one test with a database, compared with the same test without."""
     with tempfile.TemporaryDirectory() as project, data_directory() as data:
         root = Path(project)
         (root / "pyproject.toml").write_text('[tool.freshdb]\ntemplate = "bench"\nsql = ["schema.sql"]\n')

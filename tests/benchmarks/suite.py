@@ -1,4 +1,4 @@
-"""Section ``suite``: what isolation costs a suite of small tests that commit, by the way it is done."""
+"""Section ``suite``: cost of isolation for a suite of small tests that commit, by method."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RIVAL = ("pytest-postgresql==10.0.0", "mirakuru==3.1.0", "port-for==1.1.1")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to isolate tests: the module with its fixtures, and the plugin that they need."""
+    """One method of isolation: the module with its fixtures, and the plugin that they need."""
 
     module: str
     label: str
@@ -63,7 +63,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     tests: int = 300
     rounds: int = 7
@@ -73,7 +73,7 @@ QUICK = Effort(tests=20, rounds=1)
 
 
 def measure(run: Run) -> Findings:
-    """Run every variant in turns, all on one server."""
+    """Run all variants, alternating, on one server."""
     effort = QUICK if run.quick else Effort()
     with (
         data_directory() as data,
@@ -161,7 +161,7 @@ def _findings(effort: Effort, taken: dict[str, list[float]]) -> Findings:
 
 
 def _seconds(root: Path, environment: dict[str, str], variant: Variant, tests: int) -> float:
-    """Run the suite once."""
+    """Run the suite once. Return the seconds."""
     plugins = ("xdist", *variant.plugins, f"tests.benchmarks.suites.{variant.module}")
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-n", str(WORKERS), "--noconftest", "-p", "no:cacheprovider"),
@@ -178,7 +178,7 @@ def _seconds(root: Path, environment: dict[str, str], variant: Variant, tests: i
 
 
 def _write(root: Path, dsn: str) -> None:
-    """Make the project, and the databases of those who bring none."""
+    """Write the project, and create the databases for variants that create none."""
     (root / "pyproject.toml").write_text(
         '[tool.freshdb]\ntemplate = "suite"\nsql = ["schema.sql"]\n[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n'
     )
@@ -191,7 +191,7 @@ def _write(root: Path, dsn: str) -> None:
 
 
 def _installed(run: Run, root: Path) -> bool:
-    """Install the rival for this run alone; ``False`` where no package index is."""
+    """Install the rival for this run only. Return ``False`` if no package index is available."""
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"),
         *("--target", str(root / "rivals"), *RIVAL),

@@ -1,6 +1,6 @@
-"""Section ``toolkit``: what cleaning costs a test that has a connection: cleanup in place, or a rollback.
+"""Section ``toolkit``: cost of cleaning for a test that has a connection, by cleanup in place or by a rollback.
 
-A test writes to 3 tables among 30, in a chain of foreign keys, and draws from their sequences.
+A test writes to 3 of 30 tables, which are linked by foreign keys, and uses their sequences.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.benchmarks.running import DATA_ARE, TABLES, data_directory, schema
 CLEANUP_GOAL_SECONDS = 0.002
 ROLLBACK_GOAL_SECONDS = 0.001
 _NOT_COUNTED = 20
-"""Drivers prepare a statement once it has been used a few times."""
+"""The first runs are not counted, because drivers prepare a statement after a few uses."""
 
 
 def measure(run: Run) -> Findings:
-    """Measure both, in turns."""
+    """Measure both, alternating."""
     with data_directory() as data:
         server = EmbeddedPostgres(data / "toolkit")
         dsn = asyncio.run(server.start()).replace("postgresql", "postgresql+psycopg", 1)

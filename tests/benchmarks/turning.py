@@ -1,11 +1,12 @@
-"""The clients of ``turnover``, in a process of their own; each loops {acquire, connect, insert, close, release}.
+"""The clients of ``turnover``, in a process of their own. Each loops {acquire, connect, insert, close, release}.
 
-They are as cheap as Python allows, because they share the processors with what is measured: plain HTTP over one kept-alive
-connection per client, and asyncpg (whose login costs less than libpq's) with one message for the three inserts.
+They use as little processor time as Python allows, because they share the processors with the measured service. They send
+plain HTTP over one kept-alive connection per client. Their driver is asyncpg (whose login costs less than libpq's), with one
+message for the three inserts.
 
-They first work until ``--warm-up-leases`` are done and two seconds are over (so that the stock that was ready at the start
-is used up, if it ever is, and they live on what is made clean meanwhile); then they print ``began``, work for ``--seconds``,
-print ``ended``, and, when the last lease is returned, what they saw, in JSON.
+They first warm up: until ``--warm-up-leases`` are done and two seconds have passed. By then the databases that were ready at
+the start are used up, if they ever are, and the clients use databases that are cleaned in the meantime. Then they print
+``began``, work for ``--seconds``, and print ``ended``. When the last lease is released, they print their results in JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _WARM_UP_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Http:
-    """One kept-alive connection; requests and answers as short as the service's API has them."""
+    """One kept-alive connection. Requests and responses are as short as the service's API allows."""
 
     host: str
     reader: asyncio.StreamReader
@@ -45,18 +46,18 @@ class Http:
         return cls(where.netloc, reader, writer)
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """One request; status and body of the answer."""
+        """Send one request. Return status and body of the response."""
         self.send(method, path, body)
         return await self.answer()
 
     def send(self, method: str, path: str, body: bytes = b"") -> None:
-        """Only ask."""
+        """Send a request without reading the response."""
         kind = "content-type: application/json\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n{kind}content-length: {len(body)}\r\n\r\n"
         self.writer.write(head.encode() + body)
 
     async def answer(self) -> tuple[int, bytes]:
-        """Status and body of what was asked for."""
+        """Read the response. Return its status and body."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
         length = 0
         if (at := head.find(b"content-length:")) >= 0:
@@ -64,23 +65,23 @@ class Http:
         return int(head[9:12]), await self.reader.readexactly(length)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.writer.close()
         await self.writer.wait_closed()
 
 
 @dataclass(slots=True)
 class Turns:
-    """What the clients have done so far."""
+    """Results of one client so far."""
 
     stop: bool = False
     done: int = 0
     acquires: list[tuple[float, float]] = field(default_factory=list)
-    """When each began, and how long it took."""
+    """Start and duration of each acquire."""
 
 
 async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
-    """One client, until told to stop."""
+    """Run one client until ``turns.stop`` is set."""
     choose = random.Random(seed)  # noqa: S311 - which tables, nothing secret
     body = json.dumps({"template": template, "wait_seconds": 60}).encode()
     http = await Http.to(url)
@@ -106,7 +107,7 @@ async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
 async def work(
     urls: Sequence[str], templates: Sequence[str], concurrency: int, warm_up_leases: int, seconds: float
 ) -> None:
-    """All clients; each has one of the services and one of the templates for itself and its like."""
+    """Run all clients. Clients are distributed evenly over the services and templates."""
     clients = [Turns() for _ in range(concurrency)]
     began = time.perf_counter()
 
@@ -139,7 +140,7 @@ async def work(
 
 
 def main() -> None:
-    """Read the arguments, work."""
+    """Parse the arguments and run the clients."""
     parser = argparse.ArgumentParser()
     parser.add_argument("urls", help="one, or several with commas between them")
     parser.add_argument("templates", help="likewise")

@@ -1,4 +1,4 @@
-"""Section ``turnover``: how many leases a second, against other ways to make databases clean behind the same service."""
+"""Section ``turnover``: leases per second, compared with other ways to clean databases behind the same service."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _VERIFIED = 3
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to make databases clean."""
+    """One way to clean databases."""
 
     name: str
     label: str
@@ -57,7 +57,7 @@ VARIANTS = (
     Variant("recreate_file_copy", "(b2) drop and create, `file_copy`", "recreate", "file_copy"),
     Variant("truncate", f"(c) truncate all {TABLES} tables", "truncate"),
 )
-GOALS = {  # of the ratio at concurrency 8
+GOALS = {  # for the ratio at concurrency 8
     "nothing": "≥ 0.75",
     "recreate_wal_log": "≥ 4",
     "recreate_file_copy": "≥ 2",
@@ -67,7 +67,7 @@ GOAL_AT = 8
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     concurrencies: tuple[int, ...] = (1, 2, 8, 32)
     rounds: int = 5
@@ -75,7 +75,7 @@ class Effort:
 
     @staticmethod
     def pool_size(concurrency: int) -> int:
-        """How many databases there are: as many as are held, as many again, and a few."""
+        """Return the number of databases: twice the number of leases, and a few more."""
         return 2 * concurrency + 8
 
 
@@ -83,7 +83,7 @@ QUICK = Effort(concurrencies=(1, 8), rounds=1, seconds=1.5)
 
 
 class Seen(BaseModel):
-    """What the clients say of one round."""
+    """Results of the clients in one round."""
 
     leases: int
     seconds: float
@@ -100,7 +100,7 @@ class Round:
 
     @property
     def leases_per_second(self) -> float:
-        """The turnover."""
+        """Turnover."""
         return self.seen.leases / self.seen.seconds
 
 
@@ -114,7 +114,7 @@ class Contender:
     pool_id: str
 
     def grow(self, size: int) -> None:
-        """Make the pool as large as that, every database used once, and pause."""
+        """Resize the pool, use every database once, and pause the service."""
         self.served.resume()
         resize(self.client, self.pool_id, size)
         wait_until_ready(self.client, self.pool_id, size)
@@ -122,10 +122,10 @@ class Contender:
         self.served.pause()
 
     def verify(self) -> None:
-        """See that what is handed out is clean, unless this variant is the one that cleans nothing.
+        """Check that leased databases are clean, or have rows if this variant cleans nothing.
 
         Raises:
-            RuntimeError: it is not: the variant has not done the work that it is measured by.
+            RuntimeError: they are not, so the variant has not done the work that is measured.
         """
         self.served.resume()
         leases = [acquire(self.client, TEMPLATE) for _ in range(_VERIFIED)]
@@ -140,7 +140,7 @@ class Contender:
         self.served.pause()
 
     def round(self, concurrency: int, size: int, seconds: float) -> Round:
-        """Let the clients loop."""
+        """Run the clients for one round."""
         self.served.resume()
         try:
             wait_until_ready(self.client, self.pool_id, size)
@@ -162,7 +162,7 @@ class Contender:
 
 
 def measure(run: Run) -> Findings:
-    """Run every variant in turns."""
+    """Run all variants, alternating."""
     effort = QUICK if run.quick else Effort()
     rounds: dict[int, dict[str, list[Round]]] = {one: defaultdict(list) for one in effort.concurrencies}
     with ExitStack() as stack:
@@ -172,7 +172,8 @@ def measure(run: Run) -> Findings:
             for contender in contenders:
                 contender.grow(size)
             for number in range(effort.rounds):
-                # Another one begins each time: whoever follows the same neighbour would always find the same machine.
+                # Each round begins with another variant. After the same neighbour, a variant would always find the same
+                # machine.
                 first = number % len(contenders)
                 for contender in contenders[first:] + contenders[:first]:
                     one = contender.round(concurrency, size, effort.seconds)

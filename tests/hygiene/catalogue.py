@@ -137,19 +137,19 @@ class Place:
     plain: bool = False
 
     def __str__(self) -> str:
-        """As it stands in the tests' names."""
+        """Return the place as it appears in the tests' names."""
         return f"{self.major}-{self.isolation}{'-plain' if self.plain else ''}"
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        """What the template has: the newer versions' bundle has none that whoever owns a database could create or drop.
+        """Extensions of the template. The bundles of newer versions have none that a database's owner could create or drop.
 
-        A plain role cannot move one into a schema.
+        A plain role cannot move an extension into a schema.
         """
         return ("citext",) if self.major == 15 and not (self.plain and self.isolation == "schema") else ()
 
     def allows(self, change: Change) -> bool:
-        """Whether there is what it changes."""
+        """Return whether the change is possible in this place."""
         in_vain = "EXTENSION citext" in " ".join(change.sql) and not self.extensions
         return change.concerns(self.major) and not in_vain
 
@@ -161,7 +161,7 @@ class Case(NamedTuple):
     change: Change
 
     def __str__(self) -> str:
-        """As it stands in the tests' names."""
+        """Return the case as it appears in the tests' names."""
         return f"{self.place}-{self.change}"
 
 

@@ -1,6 +1,6 @@
-"""The server crashes in the middle of a lease, or of a reset: the next holder finds the template all the same.
+"""The server crashes during a lease or during a reset, and the next holder still finds the template.
 
-PostgreSQL's counters of use do not survive a crash, so nothing that was noted before can be relied upon.
+PostgreSQL's counters of use do not survive a crash, so no earlier state of them can be relied upon.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ CHANGES = (
     "SELECT nextval('ticket')",
     "CREATE TABLE mine (a integer)",
 )
-# A crash empties unlogged tables, those of the template itself among them.
+# A crash empties unlogged tables, also those of the template itself.
 LOGGED_TEMPLATE = TEMPLATE.replace("INSERT INTO scratch VALUES (1);", "")
 UNFINISHED = ("BEGIN", "INSERT INTO note (body) VALUES ('unfinished')", "DROP TABLE kept")
 AFTERWARDS = ("INSERT INTO audit (happened) VALUES ('after')", "DELETE FROM preference")
 MOMENTS_SECONDS = share((0.0, 0.003, 0.01, 0.03), 4)
-# A row that was claimed in the moment of a crash comes back when the claim has expired.
+# A row that was claimed at the moment of a crash becomes available when its claim has expired.
 IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
 VERSIONS = [
     pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
@@ -53,7 +53,7 @@ VERSIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A service over a server that may be crashed."""
+    """A service with a server that a test can crash."""
 
     home: Path
     server: EmbeddedPostgres
@@ -66,7 +66,7 @@ class Site:
         return psutil.Process(int((self.home / "cluster" / "postmaster.pid").read_text().split()[0]))
 
     def crash(self, *, also: Sequence[int] = ()) -> None:
-        """As ``pg_ctl stop -m immediate`` does. ``also`` are backends that are past hearing of it."""
+        """Crash the server as ``pg_ctl stop -m immediate`` does. ``also`` are stopped backends, which cannot react."""
         postmaster = self.postmaster
         postmaster.send_signal(signal.SIGQUIT)
         for backend in also:
@@ -74,13 +74,13 @@ class Site:
         until(lambda: not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE)
 
     def start(self) -> None:
-        """After a crash, and until the service has noticed."""
+        """Start the server after a crash, and wait until the service is ready."""
         assert asyncio.run(self.server.start()) == self.superuser
         until(lambda: self.http.get("/readyz").status_code == 200)
 
     @contextmanager
     def stands(self) -> Iterator[list[Stand]]:
-        """A pool of each isolation, with its first lease, and what clean looks like."""
+        """Open a pool of each isolation, with its first lease and the picture of its clean database."""
         name = f"crash-{time.monotonic_ns()}"
         opened = [
             Ground.of(self.service, self.superuser, isolation, name, LOGGED_TEMPLATE)
@@ -102,7 +102,7 @@ def site(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[Sit
     directory = Path(tempfile.mkdtemp(prefix="freshdb-crash-"))
     directory.chmod(0o711)
     home = directory / "postgres"
-    # What was committed is to survive, the control plane's rows too.
+    # Commits must survive, also those of the control plane's rows.
     server = EmbeddedPostgres(
         home, binaries=postgres_binaries(request.param), settings={"synchronous_commit": "on"}
     )
@@ -119,7 +119,7 @@ def site(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[Sit
 
 @pytest.mark.parametrize("site", VERSIONS, indirect=True)
 def test_a_crash_in_the_middle_of_a_lease(site: Site) -> None:
-    """What was done before and after it is found, in spite of counters that begin anew in between."""
+    """Changes before and after the crash are found, although the counters begin at zero in between."""
     with site.stands() as stands, ExitStack() as held:
         for stand in stands:
             holder = held.enter_context(Holder(stand.clean.subject))
@@ -147,7 +147,7 @@ def test_rows_written_only_after_a_crash(site: Site) -> None:
 
 @pytest.mark.parametrize("site", VERSIONS, indirect=True)
 def test_a_crash_in_the_middle_of_a_reset(site: Site) -> None:
-    """A backend that was stopped does not end when it is told to; so the reset is still at it when the server crashes."""
+    """A stopped backend does not end when it is terminated, so the reset is still in progress when the server crashes."""
     with site.stands() as stands, ExitStack() as held:
         stopped = []
         for stand in stands:
@@ -176,7 +176,7 @@ def test_a_crash_right_after_a_release(site: Site) -> None:
             for stand in stands:
                 Holder(stand.clean.subject).run(*CHANGES)
                 stand.ground.release(stand.clean)
-            time.sleep(seconds)  # the moment is what differs
+            time.sleep(seconds)  # the crash comes at a different moment each time
             site.crash()
             site.start()
             for stand in stands:
@@ -191,7 +191,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def _release(stand: Stand) -> None:
-    """As soon as the service can: it may still be finding out that connections of its own are gone."""
+    """Release as soon as the service can. It may still be detecting that its own connections are lost."""
     until(lambda: stand.ground.http.delete(f"/v1/leases/{stand.clean.id}").status_code == httpx.codes.OK)
 
 
@@ -204,7 +204,7 @@ def _next_is_clean(stand: Stand) -> None:
 
 
 def _acquired(ground: Ground) -> Lease:
-    """As clients do: an answer that says to come again is no refusal."""
+    """Acquire as clients do: repeat the request while the response says to retry."""
     end = time.monotonic() + LIMIT_SECONDS
     while True:
         answer = ground.ask()

@@ -1,4 +1,4 @@
-"""The hygiene matrix: whatever a holder leaves behind, the next one finds the template."""
+"""The hygiene matrix: after every kind of change by a holder, the next holder finds the template."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``python -m tests.load SECONDS`` (``make load SECONDS=300``): overload, and heartbeats that may not be late.
+"""``python -m tests.load SECONDS`` (``make load SECONDS=300``): overload, with heartbeats that must not be late.
 
-1,000 clients stand in the queue of 50 databases, 100 more ask while the queue is as long as it may be, 100 leases in the
-pools of 20 templates are renewed 500 times a second, and two clients of each of these templates lease and return. It ends
-with 1 if a goal was missed; a run of five minutes or more is written to ``docs/load.md``.
+1,000 clients wait in the queue for 50 databases, and 100 more clients send requests while the queue is full. 100 leases in
+the pools of 20 templates are renewed 500 times a second. Two clients of each of these templates lease and release. The exit
+code is 1 if a goal was missed. A run of five minutes or more is written to ``docs/load.md``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SQL = "create table item (id serial primary key, name text); insert into item (n
 
 
 def run(load: Load, seconds: float) -> Outcome:
-    """Put the load on a service of its own for so long."""
+    """Apply the load to a service of its own for this time."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client
     with (
@@ -96,7 +96,7 @@ def _role(served: Served, name: str, load: Load, **asked: float) -> subprocess.P
 
 
 def _told(role: subprocess.Popen[str], seen_by: Path) -> Seen:
-    """End a role; what it saw."""
+    """End a role, and return its results."""
     role.communicate()
     return Seen(**json.loads(seen_by.read_text()))
 
@@ -112,7 +112,7 @@ def _renewals(client: httpx.Client) -> dict[float, float]:
 
 
 def main() -> int:
-    """Put the load on, say what came of it."""
+    """Apply the load, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--hold-seconds", type=float, default=2.0)

@@ -1,13 +1,15 @@
-"""Those who put the load on, each role in a process of its own, as cheap as Python allows: plain HTTP over kept-alive
-connections (``tests.benchmarks.turning.Http``).
+"""Clients that create the load. Each role has a process of its own.
 
-``queue``: clients that stand in the queue of one template, hold what they get for a while, return it, and stand in line
-again; and those who come when the queue is as long as it may be. ``beats``: leases in the pools of many templates that are
-renewed at a fixed rate, each heartbeat timed from the instant at which it was due (one that is sent late because those
-before it were slow counts as slow); and a few clients of each of these templates that lease and return.
+They use as little processor time as Python allows: plain HTTP over kept-alive connections
+(``tests.benchmarks.turning.Http``).
 
-A role prints ``ready`` when everybody is in place, and begins to note what it sees; when its standard input ends it hangs
-up, and writes down what it saw, in JSON.
+``queue``: clients that wait in the queue of one template, hold their lease for a while, release it, and wait again. In
+addition, clients that come when the queue is full. ``beats``: leases in the pools of many templates that are renewed at a
+fixed rate. Each heartbeat is timed from the instant at which it was due, so one that is sent late because earlier ones were
+slow counts as slow. In addition, a few clients of each of these templates that lease and release.
+
+A role prints ``ready`` when all of its clients are in place, and begins to record results. When its standard input ends, it
+closes its connections, and writes its results in JSON.
 """
 
 from __future__ import annotations
@@ -32,17 +34,17 @@ _SETTLED_SECONDS = 0.5
 
 @dataclass(slots=True)
 class Role:
-    """Callers at work until told to stop."""
+    """Clients that work until their standard input ends."""
 
     url: str
     seed: int
     hold_seconds: float
     seen: Seen = field(default_factory=Seen)
     beating: int = 0
-    """How many leases are being renewed."""
+    """Number of leases that are being renewed."""
 
     async def lease_and_return(self, template: str, number: int, *, wait_seconds: float = 120.0) -> None:
-        """One client: acquire, hold, release, again and again."""
+        """Run one client: acquire, hold, release, again and again."""
         chance = random.Random(self.seed * 100_003 + number)  # noqa: S311 - how long a lease is held, nothing secret
         http = await Http.to(self.url)
         holder = {"name": f"{template} {number}"}
@@ -62,7 +64,7 @@ class Role:
             await self._release(http, json.loads(answer)["id"])
 
     async def beat(self, template: str, number: int, every_seconds: float) -> None:
-        """One lease, renewed at a fixed rate."""
+        """Renew one lease at a fixed rate."""
         http = await Http.to(self.url)
         body = json.dumps({"template": template, "wait_seconds": 120, "ttl_seconds": 30}).encode()
         status, answer = await http.ask("POST", "/v1/leases", body)
@@ -119,7 +121,7 @@ async def _work(asked: argparse.Namespace) -> Seen:
     told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     done, _ = await asyncio.wait({told, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     seen, role.seen = role.seen, Seen()
-    for task in done:  # a caller never ends by itself
+    for task in done:  # a client never ends by itself
         await task
     for task in tasks:
         task.cancel()
@@ -140,7 +142,7 @@ def _callers(role: Role, asked: argparse.Namespace) -> Iterator[Coroutine[object
 
 
 def main() -> None:
-    """Read the arguments, work, say what was seen."""
+    """Parse the arguments, run the clients, write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["queue", "beats"])
     parser.add_argument("url")

@@ -1,4 +1,4 @@
-"""What the callers of a load saw, and what was to be reached."""
+"""Results of a load's clients, and the goals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFUSAL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much."""
+    """Size of the load."""
 
     hold_seconds: float
     databases: int = 50
@@ -27,67 +27,67 @@ class Load:
 
     @property
     def max_waiters(self) -> int:
-        """As long as the queue of those who do not come in excess can be."""
+        """Maximum length of the queue, without the excess clients."""
         return self.clients - self.databases
 
     @property
     def settings(self) -> dict[str, str | float]:
-        """Of the service: besides the length of the queue, a session for each database that is used again and again."""
+        """Settings of the service: the length of the queue, and a session for each database that is leased repeatedly."""
         return {"max_waiters": self.max_waiters, "idle_sessions": 128}
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the callers of one role saw; durations in seconds."""
+    """Results of the clients of one role. Durations are in seconds."""
 
     granted: int = 0
     waits: list[float] = field(default_factory=list)
     releases: list[float] = field(default_factory=list)
     renewals: list[float] = field(default_factory=list)
     renewals_sent: list[float] = field(default_factory=list)
-    """The same heartbeats, timed from the instant at which they were sent."""
+    """Times of the same heartbeats from the instant at which they were sent."""
     refusals: list[float] = field(default_factory=list)
     waited_out: list[float] = field(default_factory=list)
-    """Those who waited as long as they would."""
+    """Waits that ended because the client's own limit had passed."""
     outcomes: dict[str, int] = field(default_factory=dict)
     without_retry_after: int = 0
 
     def note(self, outcome: str) -> None:
-        """Count an answer that was no success."""
+        """Count a response that reports a failure."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     @staticmethod
     def percentile(seconds: list[float], share: float) -> float:
-        """What this share of them took at most."""
+        """Return the maximum of this share of the shortest durations."""
         ordered = sorted(seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was seen, by both sides."""
+    """Results of both sides."""
 
     seconds: float
     queue: Seen
     beats: Seen
     cpu: Cpu
     server_renewals: dict[float, float]
-    """How many heartbeats the service answered within so many seconds, by its own clock."""
+    """Number of heartbeats that the service answered within each number of seconds, by its own clock."""
 
     @property
     def outcomes(self) -> Counter[str]:
-        """What was answered, other than with success."""
+        """Number of failures of both roles, by call, status and code."""
         return Counter(self.queue.outcomes) + Counter(self.beats.outcomes)
 
     @property
     def served_renewals(self) -> float:
-        """How many heartbeats the service answered."""
+        """Number of heartbeats that the service answered."""
         return max(1.0, *self.server_renewals.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What was to be reached, and whether it was."""
+    """The goals, each with its result."""
 
     renew: bool
     refusal: bool
@@ -97,7 +97,7 @@ class Goals:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Goals:
-        """Judge."""
+        """Compare an outcome with the goals."""
         queue, beats = outcome.queue, outcome.beats
         return cls(
             renew=bool(beats.renewals) and Seen.percentile(beats.renewals, 0.99) <= RENEW_SECONDS,
@@ -111,5 +111,5 @@ class Goals:
 
     @property
     def met(self) -> bool:
-        """Whether all was reached."""
+        """``True`` if all goals were met."""
         return self.renew and self.refusal and self.retry_after and not self.lost_heartbeats

@@ -1,4 +1,4 @@
-"""``docs/load.md``: what the load was, what was seen, and what was to be reached."""
+"""``docs/load.md``: the load, the results, and the goals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Processor seconds per second: service {service:.2f}, PostgreSQL {postgres:.2f}, 
 
 
 def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
-    """The page, and whether every goal was met."""
+    """Return the page, and ``True`` if every goal was met."""
     goals = Goals.of(outcome)
     queue, beats = outcome.queue, outcome.beats
     rows = [

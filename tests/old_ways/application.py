@@ -1,6 +1,6 @@
-"""The application that the suite tests: 30 tables, one circle among them, and a trigger that keeps a total.
+"""The application that the suite tests: 30 tables, two of them in a circle of foreign keys, and a trigger that sums up.
 
-As a program it is what makes the schema in ``DATABASE_URL``, for a template.
+Run as a program, it creates the schema in ``DATABASE_URL``, for a template.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _make_trigger(_target: object, connection: object, **_: object) -> None:
 
 
 def get_session() -> Iterator[Session]:
-    """The application's own: where the environment says."""
+    """Return the application's own session, on the database that the environment names."""
     engine = create_engine(os.environ["DATABASE_URL"])
     try:
         with Session(engine) as session:
@@ -91,7 +91,7 @@ Db = Annotated[Session, Depends(get_session)]
 
 
 def make_app(engine: Engine | None = None) -> FastAPI:
-    """The application; with an engine, its sessions use that."""
+    """Create the application. With an engine, its sessions use that engine."""
     app = FastAPI()
 
     @app.put("/customers/{customer_id}")
@@ -129,7 +129,7 @@ def make_app(engine: Engine | None = None) -> FastAPI:
 
 
 app = make_app()
-"""What old tests import."""
+"""The global application, which old tests import."""
 
 
 if __name__ == "__main__":

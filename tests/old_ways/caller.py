@@ -1,4 +1,4 @@
-"""Asks an application that is here in the process."""
+"""Calls an application in the same process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 
 class Caller:
-    """Asks, and waits for the answer; the application's own errors come through."""
+    """Sends a request and waits for the response. Exceptions of the application are raised to the test."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The suite: 200 tests of the application, each of which commits. Where ``client`` comes from is a step's matter."""
+"""The suite: 200 tests of the application, each of which commits. Each step defines its own fixture ``client``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.old_ways.caller import Caller
 
 ANN, PEN = UUID(int=1), UUID(int=2)
-"""Written down once, as in many suites: two tests at a time in one database would collide."""
+"""Constant identifiers, as in many suites. Two simultaneous tests in one database would collide."""
 TIMES = int(os.environ.get("OLD_WAYS_TESTS", "200")) // 4
 
 pytestmark = pytest.mark.parametrize("number", range(TIMES))

@@ -1,4 +1,4 @@
-"""Runs the suite at one step, by a pytest of its own; for the tests, a small part of it, for ``make bench``, all of it."""
+"""Runs the suite at one step, in a pytest of its own. The tests run a small part of it, ``make bench`` all of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ filterwarnings = ["error", "ignore::DeprecationWarning"]
 
 @contextmanager
 def one_database(server: str) -> Iterator[str]:
-    """The one test database of the old way, as SQLAlchemy's URL."""
+    """Create the one test database of the old way, and yield SQLAlchemy's URL of it."""
     url = make_url(server).set(drivername="postgresql+psycopg", database=f"old_ways_{os.getpid()}")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {url.database}".encode())
@@ -40,7 +40,7 @@ def one_database(server: str) -> Iterator[str]:
 
 
 def make_project(directory: Path) -> None:
-    """What the suite's project has at its root."""
+    """Write the files at the root of the suite's project."""
     (directory / "pyproject.toml").write_text(_PROJECT.format(python=sys.executable))
     (directory / "application.py").write_text((ROOT / "tests/old_ways/application.py").read_text())
 
@@ -48,10 +48,10 @@ def make_project(directory: Path) -> None:
 def run_suite(
     project: Path, step: str, service_url: str, database_url: str, *, tests: int, workers: int = 0
 ) -> float:
-    """Run it, and see that every test passed; gives seconds.
+    """Run the suite, check that every test passed, and return the seconds.
 
     Raises:
-        RuntimeError: it did not pass; with pytest's output.
+        RuntimeError: a test did not pass. The message has pytest's output.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")} | {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",

@@ -1,4 +1,4 @@
-"""The old suite's four troubles, each shown as it was and as it is now; and a small part of the suite at each step."""
+"""Four problems of the old suite, each before and now, and a small part of the suite at each step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def old_database(postgres_18: PostgresServer) -> Iterator[Engine]:
 
 @pytest.fixture
 def leases(service: Service) -> Iterator[list[Engine]]:
-    """Two databases on lease."""
+    """Engines of two leased databases."""
 
     def build(grant: BuildGrant) -> None:
         engine = create_engine(grant.sqlalchemy_url())
@@ -65,7 +65,7 @@ def test_foreign_keys_in_a_circle_cannot_be_dropped_in_order_and_a_lease_need_no
 ) -> None:
     with pytest.raises(CircularDependencyError, match="Can't sort tables for DROP"):
         Base.metadata.drop_all(old_database)
-    _put_ann(leases[0])  # nothing is dropped: the service cleans it
+    _put_ann(leases[0])  # no drop is necessary, because the service cleans the database
 
 
 def test_one_function_made_by_two_processes_at_a_time_fails_and_a_template_makes_it_once(

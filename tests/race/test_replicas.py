@@ -1,4 +1,4 @@
-"""Two replicas of one installation: nobody shares, the queue is one, and one that dies holds nobody up."""
+"""Two replicas of one installation share no database, have one queue, and are not delayed when the other dies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def held_by_all(replicas: list[Service]) -> tuple[str, list[str]]:
-    """Lease all that the pool may hold."""
+    """Lease all databases that the pool may hold."""
     held = []
     for _ in range(3):
         answer = asking.post(

@@ -1,7 +1,7 @@
-"""``make scaling``: how far freshdb scales: measured here, simulated beyond; writes ``docs/scaling.md``.
+"""``make scaling``: measures freshdb's capacity here, simulates larger fleets, and writes ``docs/scaling.md``.
 
-``python -m tests.benchmarks.scaling [--quick] [--into DIR] [PART …]``: ``measured``, ``growth`` and ``simulated``; all by
-default. ``--quick`` only shows that it works: durations are tiny, and nothing is written unless ``--into`` says where.
+``python -m tests.benchmarks.scaling [--quick] [--into DIR] [PART …]`` runs ``measured``, ``growth`` and ``simulated``, by
+default all. ``--quick`` only shows that it works: durations are tiny, and files are written only with ``--into``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARTS = ("measured", "growth", "simulated")
 
 
 def main() -> None:
-    """Measure, simulate, print, write."""
+    """Measure, simulate, print the results, write the page."""
     parser = argparse.ArgumentParser(prog="make scaling", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="tiny durations: shows that it works")

@@ -1,4 +1,4 @@
-"""What was found, kept in ``docs/scaling.json``: each part can be measured anew without losing the others."""
+"""Findings, stored in ``docs/scaling.json``. Each part can be measured again without losing the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Part(BaseModel, Generic[T]):
-    """One part, and what is needed to judge it."""
+    """One part, and the data that is needed to judge it."""
 
     at: datetime
     machine: str
@@ -28,7 +28,7 @@ class Part(BaseModel, Generic[T]):
 
     @classmethod
     def of(cls, run: Run, busy_before: float, found: T) -> Part[T]:
-        """What was found just now."""
+        """Create a part from findings of this moment."""
         run.calibrate()
         return cls(
             at=datetime.now(UTC),
@@ -39,12 +39,12 @@ class Part(BaseModel, Generic[T]):
 
 
 class Simulated(BaseModel):
-    """What the simulation says."""
+    """Results of the simulation."""
 
     validations: list[Validation]
     forecasts: list[Forecast]
     remedies: dict[str, Forecast]
-    """Of the largest fleet, by what was changed."""
+    """Forecasts of the largest fleet, by the change."""
 
 
 class Findings(BaseModel):
@@ -56,6 +56,6 @@ class Findings(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> Findings:
-        """What earlier runs have found; nothing, if there is none."""
+        """Read the findings of earlier runs, or return empty ones if there are none."""
         path = directory / "scaling.json"
         return cls.model_validate_json(path.read_text()) if path.exists() else cls()

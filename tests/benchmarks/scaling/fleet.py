@@ -1,8 +1,9 @@
-"""From what was measured to what was not: the same loop, by simulation, on fleets that are not here.
+"""From measured costs to larger fleets: the same loop, by simulation, on fleets that do not exist here.
 
-A lease costs each part what it cost on this machine. What loops cost at rest comes from the site, and what they cost the
-more there is, from ``growth``: both for every replica, but for what one does for all. How the costs are divided among the
-steps of a turn is a guess, and matters to how long a turn takes, not to how many there can be.
+A lease costs each part as much as it did on this machine. The cost of the loops at rest comes from the site, and their
+growth with the number of databases from ``growth``. Both count for every replica, except work that one replica does for
+all. The division of the costs among the steps of a turn is a guess. It affects the time of a turn, not the maximum rate of
+turns.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ MACHINE_CORES: Final = 2
 SERVER_CORES: Final = 4
 HOLD_SECONDS: Final = 1.0
 _SPARE: Final = 1.25
-"""Replicas as needed: for so many times the leases that are asked for."""
+"""A fleet has enough replicas for this multiple of the requested leases."""
 _CONTROL_CONNECTIONS: Final = 22
-"""Of each replica to the control plane: its pool, the session that shows its claims, the one that feels the pulse."""
+"""Of each replica to the control plane: its pool, the session with the locks of its claims, and the liveness check."""
 _ROUND_TRIP_SECONDS: Final = 0.05
 _SETTINGS: Final = Settings()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fleet that somebody may want.
+    """A fleet to be simulated.
 
     Attributes:
-        control_cores: of the control plane's server.
-        more_replicas: than are needed.
-        installations: into so many it is divided, each with its share, and a control plane and a Redis of its own.
-        redis_speed: how much faster than the one that was measured.
-        calm: so many times longer the loops rest between two rounds.
+        control_cores: cores of the control plane's server.
+        more_replicas: replicas in addition to those that are needed.
+        installations: number of installations that share the load. Each has a control plane and a Redis of its own.
+        redis_speed: speed of Redis relative to the measured one.
+        calm: factor for the intervals of the loops.
     """
 
     servers: int
@@ -54,22 +55,22 @@ class Plan:
 
 
 class Validation(BaseModel):
-    """What was measured, against what the simulation says of the same."""
+    """A measured rate, and the simulation's prediction for the same load."""
 
     holders: int
     cores: float
-    """That other programs had left."""
+    """Cores that other programs left."""
     measured: float
     predicted: float
 
     @property
     def error(self) -> float:
-        """By how much the prediction is too high (or, negative, too low), as a part of what was measured."""
+        """Relative error of the prediction. A positive error means that the prediction is too high."""
         return self.predicted / self.measured - 1
 
 
 class Forecast(BaseModel):
-    """What the simulation says of a plan; limits and rates are those of all installations together."""
+    """The simulation's results for a plan. Limits and rates are totals of all installations."""
 
     servers: int
     databases: int
@@ -92,21 +93,22 @@ class Forecast(BaseModel):
 
     @property
     def next(self) -> str:
-        """The one that does when replicas are added."""
+        """The part that saturates first when replicas are added."""
         return min(self.limits.keys() - {"replica"}, key=self.limits.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What everything is computed from."""
+    """The measurements that all predictions use."""
 
     measured: Measured
     costs: Sequence[Cost]
 
     def loops(self, backend: str, databases: int, replicas: int, *, caller: bool = False) -> float:
-        """Cores that the loops of all replicas take of a backend, or of the replicas themselves.
+        """Return the cores that the loops of all replicas use on a backend, or on the replicas themselves.
 
-        By the next larger number of databases that was measured. What one replica does for all is counted once.
+        The costs are those of the next larger number of databases that was measured. A call that one replica makes for all
+        replicas counts once.
         """
         there = min(
             (one.there for one in self.costs if one.there >= databases),
@@ -121,7 +123,7 @@ class Basis:
         )
 
     def validation(self, seconds: float) -> list[Validation]:
-        """Predict every number of holders that was measured, from what the leases of the rounds with the most cost."""
+        """Predict each measured number of holders, from the cost of a lease in the rounds with the most holders."""
         by_holders: dict[int, list[Round]] = {}
         for one in self.measured.rounds:
             by_holders.setdefault(one.holders, []).append(one)
@@ -152,7 +154,7 @@ class Basis:
         )
 
     def forecast(self, plan: Plan, leases: int) -> Forecast:
-        """Simulate one installation of the plan for about so many leases."""
+        """Simulate one installation of the plan for about this number of leases."""
         share = replace(
             plan,
             servers=plan.servers // plan.installations,
@@ -178,20 +180,20 @@ class Basis:
         )
 
     def replicas_needed(self, plan: Plan) -> int:
-        """For what its holders ask for, and a quarter more."""
+        """Return the number of replicas for the holders' requests and a quarter more."""
         wanted = _SPARE * plan.holders / (HOLD_SECONDS + _ROUND_TRIP_SECONDS)
         work = wanted * self.measured.cpu_seconds("replica")
         return next(number for number in count(1) if number * (1 - self._at_rest(plan, number)) >= work)
 
     def _at_rest(self, plan: Plan, replicas: int) -> float:
-        """Of the core of each replica; what one does for all is divided among them, as if they took turns."""
+        """Return the share of each replica's core that is used at rest. Work of one replica for all is divided equally."""
         loops = sum(
             self.loops(backend, plan.databases, replicas, caller=True) for backend in ("control", "redis")
         )
         return (self.measured.idle.cores["replica"] + loops / replicas) / plan.calm
 
     def fleet(self, plan: Plan, replicas: int) -> Fleet:
-        """What there is, each part with what the loops of all replicas leave of it."""
+        """Return the fleet of a plan. Each part has the cores that the loops of all replicas leave."""
         rest = self.measured.idle.cores
         background = {
             "control": replicas * rest["control"] + self.loops("control", plan.databases, replicas),
@@ -221,7 +223,7 @@ class Basis:
 
 
 def _steps(costs: dict[str, float]) -> tuple[list[Step], list[Step], list[Step]]:
-    """A third of everything for each of acquire, release and reset; a managed server sees the holder, and the reset."""
+    """Divide each cost equally among acquire, release and reset. A managed server works for the holder and for the reset."""
     third = {part: seconds / 3 for part, seconds in costs.items()}
     asked = [Step(part, third[part]) for part in ("replica", "redis", "control")]
     holder = [Step("client", costs["client"]), Step("server", costs["server"] / 2)]

@@ -1,9 +1,9 @@
-"""How what every lease and every round of the loops asks of the control plane and of Redis grows with what there is.
+"""Growth of the load on the control plane and Redis, per lease and per loop run, with the number of databases.
 
-The store's own functions, over rows as a real control plane has them: 100 pools on 100 servers, databases in all states, of
-each twenty one leased, and three leases in the history of each. The servers are not there. Redis has a deadline for each
-database and a waiter for ten. Counted are the processor seconds of the PostgreSQL session, or of Redis, and of the caller:
-they do not depend on how busy the machine is.
+The store's own functions run over rows like those of a real control plane: 100 pools on 100 servers, databases in all
+states, one in twenty leased, and three ended leases for each. The servers do not exist. Redis has a deadline for each
+database and one waiter for ten. The figures are the processor seconds of the PostgreSQL session, or of Redis, and of the
+caller. They do not depend on other programs on the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.benchmarks.running import data_directory
 
 POOLS: Final = 100
 HISTORY: Final = 3
-"""Leases that are over, for each database."""
+"""Ended leases of each database."""
 _SERVERS: Final = [f"s{number}" for number in range(1, POOLS + 1)]
 _LONGEST_QUEUE: Final = 2_000
 _DEFAULTS: Final = Settings()
@@ -47,16 +47,16 @@ _ONCE_EVERY: Final = {
 
 
 class Cost(BaseModel):
-    """What one call costs.
+    """Cost of one call.
 
     Attributes:
-        what: the call.
-        there: how many databases, or deadlines, there are.
-        per_second: how often each replica makes it while nobody asks for anything; 0: as often as there are leases.
-        backend_seconds: of the processor, in the control plane's session or Redis.
-        caller_seconds: of the processor, in the replica.
-        blocks: of the control plane's tables and indexes, looked at.
-        by_one: one replica makes it for all.
+        what: name of the call.
+        there: number of databases, or of deadlines.
+        per_second: rate of the call on each idle replica. 0 means once per lease.
+        backend_seconds: processor time of the control plane's session, or of Redis.
+        caller_seconds: processor time of the replica.
+        blocks: accessed blocks of the control plane's tables and indexes.
+        by_one: one replica makes the call for all.
     """
 
     what: str
@@ -79,7 +79,7 @@ class _Call:
 
 
 async def measure(run: Run) -> list[Cost]:
-    """Fill, and ask; the smallest first."""
+    """Fill a control plane and Redis, and measure each call, beginning with the smallest size."""
     sizes = (1_000,) if run.quick else (1_000, 10_000, 100_000)
     found: list[Cost] = []
     with data_directory() as data:
@@ -93,13 +93,13 @@ async def measure(run: Run) -> list[Cost]:
 
 
 def processor_seconds(pid: int) -> float:
-    """Of a process, to the nanosecond, by the clock that Linux gives it (clock_getcpuclockid)."""
+    """Return the processor time of a process in nanosecond resolution, by its Linux clock (``clock_getcpuclockid``)."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
 @asynccontextmanager
 async def control_plane(data: Path, there: int) -> AsyncIterator[Store]:
-    """A control plane with so many databases; one connection to it."""
+    """Create a control plane with this number of databases, and one connection to it."""
     async with AsyncExitStack() as stack:
         server = EmbeddedPostgres(data)
         stack.push_async_callback(server.stop)
@@ -111,7 +111,7 @@ async def control_plane(data: Path, there: int) -> AsyncIterator[Store]:
 
 
 async def fill(store: Store, there: int) -> None:
-    """Enter servers, templates, pools, databases and leases."""
+    """Insert servers, templates, pools, databases and leases."""
     async with store.statement() as connection:
         for statement in _FILL.split(";"):
             await connection.execute(
@@ -134,7 +134,7 @@ async def _in_postgres(store: Store, there: int) -> list[Cost]:
 
 
 class _Turns:
-    """Leases that are granted, ended, and whose databases become ready again."""
+    """Grants leases, ends them, and makes their databases ready again."""
 
     def __init__(self, store: Store, pool_ids: Sequence[UUID]) -> None:
         self._store = store
@@ -167,7 +167,7 @@ class _Turns:
 
 
 def _rounds(store: Store) -> list[_Call]:
-    """What every replica asks, whether anybody leases or not, and how often."""
+    """Return the calls that every replica makes even without clients, with their rates."""
 
     def call(
         what: str,
@@ -226,7 +226,7 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         lease_ids = [uuid4() for _ in range(there)]
         run_id = (await deadlines.due()).forgotten_in_run
         await deadlines.restore((Deadline(one, "ci", 3600, 7200) for one in lease_ids), run_id=run_id)
-        # Those who wait do not have to say again that they do, as long as this takes.
+        # Waiters need not refresh their presence during this measurement.
         stack.callback(setattr, queues, "PRESENCE_SECONDS", queues.PRESENCE_SECONDS)
         queues.PRESENCE_SECONDS = 3600.0  # type: ignore[misc]
         waiting = _Waiting(queue, there // 10)
@@ -273,7 +273,7 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
 
 
 class _Waiting:
-    """Waiters in the queues of many pools, as few queues as may hold them."""
+    """Waiters in the queues of many pools, in as few queues as can hold them."""
 
     def __init__(self, queue: Queue, waiters: int) -> None:
         self._queue = queue
@@ -296,7 +296,7 @@ class _Waiting:
 
 
 async def _cost(call: _Call, backend: str, there: int, pid: int, store: Store | None = None) -> Cost:
-    """Of one call, on average, once the statement is prepared."""
+    """Measure the average of one call, after its statement is prepared."""
     await call.run()
     blocks = await blocks_seen(store) if store else 0
     mine, theirs = time.process_time(), processor_seconds(pid)
@@ -317,7 +317,7 @@ async def _cost(call: _Call, backend: str, there: int, pid: int, store: Store | 
 
 
 async def blocks_seen(store: Store) -> int:
-    """Blocks of its tables and indexes that the control plane has looked at so far."""
+    """Return the number of blocks of the control plane's tables and indexes that were accessed so far."""
     async with store.statement() as connection:
         await connection.execute(text("select pg_stat_force_next_flush()"))
         found = await connection.execute(

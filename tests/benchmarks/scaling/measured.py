@@ -1,7 +1,7 @@
-"""What a lease costs each part, measured: holders loop {acquire, connect, write, close, release} on a real site.
+"""Measured cost of a lease for each part: holders loop {acquire, connect, write, close, release} on a real site.
 
-Processor seconds do not depend on how busy the machine is; leases per second do. So what other programs took meanwhile is
-noted, too.
+Processor seconds do not depend on other programs on the machine, but leases per second do. Therefore the use by other
+programs is recorded, too.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ PARTS: Final = ("replica", "control", "server", "redis", "client")
 
 
 class Round(BaseModel):
-    """One round of so many holders."""
+    """One round with a number of holders."""
 
     holders: int
     leases: int
     seconds: float
     cpu_seconds: dict[str, float]
-    """By part."""
+    """Processor seconds by part."""
     others_cores: float
-    """What other programs used."""
+    """Cores that other programs used."""
     statements: float
     commands: float
     scripts: float
@@ -50,22 +50,22 @@ class Round(BaseModel):
 
     @property
     def leases_per_second(self) -> float:
-        """The turnover."""
+        """Turnover."""
         return self.leases / self.seconds
 
 
 class Idle(BaseModel):
-    """What a replica costs each second while nobody asks for anything."""
+    """Cost per second of an idle replica."""
 
     cores: dict[str, float]
-    """By part; the managed servers together."""
+    """Cores by part. The managed servers are one part."""
     statements: float
     commands: float
     scripts: float
 
 
 class Measured(BaseModel):
-    """Everything that was measured on the site."""
+    """All measurements on the site."""
 
     replicas: int
     servers: int
@@ -74,13 +74,13 @@ class Measured(BaseModel):
     idle: Idle
 
     def cpu_seconds(self, part: str) -> float:
-        """Of one lease, above what is used at rest: the median of the rounds with the most holders."""
+        """Return the seconds per lease, above the use at rest: the median of the rounds with the most holders."""
         return median(
             (one.cpu_seconds[part] - self._at_rest(part) * one.seconds) / one.leases for one in self._full()
         )
 
     def per_lease(self, what: str) -> float:
-        """``statements``, ``commands`` or ``scripts``, likewise."""
+        """Return ``statements``, ``commands`` or ``scripts`` per lease, computed in the same way."""
         at_rest = float(getattr(self.idle, what)) * self.replicas
         return median(
             (float(getattr(one, what)) - at_rest * one.seconds) / one.leases for one in self._full()
@@ -95,7 +95,7 @@ class Measured(BaseModel):
 
 
 def measure(run: Run) -> Measured:
-    """Start the site, let it rest, and let holders loop."""
+    """Start the site, measure it at rest, and run the holders."""
     holders, rounds, seconds, rest_seconds = (
         ((1, 4), 1, 1.5, 2.0) if run.quick else ((1, 4, 16), 3, 10.0, 30.0)
     )
@@ -119,7 +119,10 @@ def measure(run: Run) -> Measured:
 
 
 def _pools(site: Site, holders: int) -> tuple[dict[str, str], int]:
-    """A template, and its pool, for each server: the service places them. Each template's server, and how many databases."""
+    """Create a template and its pool for each server. Return each template's server, and the number of databases.
+
+    The service places the templates.
+    """
     size = 8 + 2 * holders // SERVERS
     placed = {}
     with httpx.Client(base_url=site.urls[0], timeout=120) as client:
@@ -185,7 +188,7 @@ def _by_server(templates: dict[str, str], leases: list[int]) -> dict[str, int]:
 
 
 class Seen(BaseModel):
-    """What the clients say of one round."""
+    """Results of the clients in one round."""
 
     leases: int
     by_url: list[int]

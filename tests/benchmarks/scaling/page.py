@@ -104,7 +104,7 @@ backend and in the calling replica. Blocks are those that PostgreSQL read.
 
 
 def page(findings: Findings) -> str:
-    """Return the page, or nothing if a part is not measured yet."""
+    """Return the page, or nothing if a part has not been measured yet."""
     if findings.measured is None or findings.growth is None or findings.simulated is None:
         return ""
     site, costs, said = findings.measured.found, findings.growth.found, findings.simulated

@@ -1,4 +1,4 @@
-"""The fleets that ``docs/scaling.md`` shows, and what can be done for the largest."""
+"""The fleets that ``docs/scaling.md`` shows, and changes that help the largest one."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ REMEDIES: Final = {
     "two installations": replace(LARGEST, control_cores=8, installations=2),
     "five installations": replace(LARGEST, control_cores=4, installations=5),
 }
-"""Names of what is changed; the control plane's cores are those of one installation."""
+"""Changes by name. The control plane's cores are those of one installation."""

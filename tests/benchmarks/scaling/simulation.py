@@ -1,12 +1,12 @@
-"""A small discrete-event simulation: stations with cores, and holders who go round and round through them.
+"""A small discrete-event simulation: stations with cores, and holders that repeat a loop through them.
 
-A station serves in the order of arrival, so many at once as it has cores. What it has to do besides (its background: loops
-that run whether anybody leases or not) makes each of its cores slower by that much. Service times are drawn around their
-mean, exponentially unless told otherwise; the seed is given, so that the same question gets the same answer.
+A station serves in the order of arrival, as many requests at a time as it has cores. Its background (loops that run even
+without clients) slows down each of its cores in proportion. Service times are drawn around their mean, by default from an
+exponential distribution. The seed is fixed, so that the same input gets the same result.
 
-One turn of a holder: acquire (wait for a ready database of the pool that it draws; then the steps of ``acquire``), hold,
-release. Behind it the database goes through the steps of ``reset``, and is ready again. Databases are counted, not made: a
-fleet of 100,000 costs no more than one of 100.
+One turn of a holder is acquire, hold, release. To acquire, it waits for a ready database of the pool that it draws, and goes
+through the steps of ``acquire``. After the release, the database goes through the steps of ``reset``, and is ready again.
+Databases are only counted, so a fleet of 100,000 costs no more than one of 100.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from itertools import count
 from random import Random
 
 Draw = Callable[[float], float]
-"""A time around this mean."""
+"""Draw a time around this mean."""
 
 
 class Clock:
-    """What is to happen, and when."""
+    """Simulated time, and the events that are due later."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -31,11 +31,11 @@ class Clock:
         self._order = count()
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Have something happen in so many seconds; of two at the same instant the one that was planned first."""
+        """Schedule an action after this time. Actions of the same instant run in the order of scheduling."""
         heapq.heappush(self._agenda, (self.now + seconds, next(self._order), action))
 
     def run(self, until: float) -> None:
-        """Let everything happen that is due until then."""
+        """Run all actions that are due until this time."""
         while self._agenda and self._agenda[0][0] <= until:
             self.now, _, action = heapq.heappop(self._agenda)
             action()
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Station:
-    """Serves so many at once as it has cores, first come, first served."""
+    """Serves as many requests at a time as it has cores, first come, first served."""
 
     def __init__(self, clock: Clock, cores: int, background: float = 0.0) -> None:
         if not 0 <= background < cores:
@@ -54,10 +54,10 @@ class Station:
         self._slower = cores / (cores - background)
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()
         self.served_seconds = 0.0
-        """Of service that was begun, without the background."""
+        """Seconds of service that was begun, without the background."""
 
     def serve(self, seconds: float, then: Callable[[], None]) -> None:
-        """Go on with ``then`` once this took its time, and the time before its turn."""
+        """Call ``then`` after the wait in the queue and this time of service."""
         if not self._free:
             self._queue.append((seconds, then))
             return
@@ -78,12 +78,12 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Stations of one kind: each lease goes to one of them.
+    """Stations of one kind. Each lease uses one of them.
 
     Attributes:
-        number: how many there are.
-        cores: of each.
-        background: cores of each that do something else.
+        number: number of stations.
+        cores: cores of each station.
+        background: cores of each station that are used for other work.
     """
 
     number: int = 1
@@ -93,7 +93,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """So many seconds, on average, at a station of this part."""
+    """A service of this average length at a station of this part."""
 
     part: str
     seconds: float
@@ -101,16 +101,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What there is, and what a turn of a holder asks of it.
+    """The parts of a fleet, and their use in one turn of a holder.
 
     Attributes:
-        parts: by name.
-        acquire, release, reset: the steps of a turn; those of ``reset`` keep nobody but the database.
-        holders: how many go round.
-        hold_seconds: for how long each keeps its lease.
-        pools: each has its databases on a server of its own.
-        databases: in all pools together.
-        pools_on: the part that a pool belongs to one station of.
+        parts: parts by name.
+        acquire, release, reset: steps of a turn. Those of ``reset`` occupy only the database.
+        holders: number of holders.
+        hold_seconds: average time for which a holder keeps its lease.
+        pools: number of pools. All databases of a pool are on one server.
+        databases: number of databases in all pools.
+        pools_on: part whose stations hold the pools, each pool on one station.
     """
 
     parts: Mapping[str, Part]
@@ -124,12 +124,12 @@ class Fleet:
     pools_on: str = "server"
 
     def cores(self, part: str) -> float:
-        """What all stations of a part have left for leases."""
+        """Return the cores that all stations of a part have left for leases."""
         one = self.parts[part]
         return one.number * (one.cores - one.background)
 
     def limits(self) -> dict[str, float]:
-        """Leases per second at which each part would have nothing left."""
+        """Return, for each part, the leases per second that would use all of its cores."""
         taken: defaultdict[str, float] = defaultdict(float)
         for step in (*self.acquire, *self.release, *self.reset):
             taken[step.part] += step.seconds
@@ -138,25 +138,25 @@ class Fleet:
 
 @dataclass(slots=True)
 class Seen:
-    """What came of it, after the warm-up."""
+    """Results of the simulation after the warm-up."""
 
     seconds: float
     leases: int = 0
     acquires: list[float] = field(default_factory=list)
-    """Seconds from asking to the lease."""
+    """Seconds from each request to its lease."""
     used: dict[str, float] = field(default_factory=dict)
-    """Of each part's cores, the share at work for leases or in the background."""
+    """Share of each part's cores that is used for leases or in the background."""
 
     @property
     def leases_per_second(self) -> float:
-        """The turnover."""
+        """Turnover."""
         return self.leases / self.seconds
 
 
 def simulate(
     fleet: Fleet, seconds: float, *, warm_up_seconds: float, seed: int = 1, draw: Draw | None = None
 ) -> Seen:
-    """Let the holders go round for so long, after a warm-up that does not count."""
+    """Run the holders for this time, after a warm-up that is not counted."""
     world = _World(fleet, seed, draw)
     world.clock.run(warm_up_seconds)
     before = world.served()
@@ -187,7 +187,7 @@ class _World:
             self.clock.after(self._random.random() * fleet.hold_seconds, self._turn)
 
     def served(self) -> dict[str, float]:
-        """Seconds of service so far, by part."""
+        """Return the seconds of service so far, by part."""
         return {name: sum(one.served_seconds for one in all_) for name, all_ in self._stations.items()}
 
     def _turn(self) -> None:

@@ -1,7 +1,7 @@
-"""What is measured: three replicas, four managed PostgreSQL servers, one for the control plane, one Redis; all real.
+"""The measured site: three replicas, four managed PostgreSQL servers, one for the control plane, and one Redis, all real.
 
-Each has its processes for itself, so that what each uses can be told apart. Processor seconds are those of a server's
-processes that live, and of those that have ended.
+Each has its own processes, so that the use of each can be measured separately. Processor seconds of a server include its
+processes that have ended.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SETTINGS: Final = {"min_ready": 1, "access_log": False}
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What there was of everything so far, or in between.
+    """Use of resources since the start, or between two measurements.
 
     Attributes:
-        cpu_seconds: by part.
-        statements: transactions of the control plane's database; nearly all have one statement.
-        commands: that Redis has carried out, those within scripts included.
-        scripts: that Redis has run.
+        cpu_seconds: processor seconds by part.
+        statements: transactions of the control plane's database. Nearly all have one statement.
+        commands: commands that Redis has run, including those within scripts.
+        scripts: scripts that Redis has run.
     """
 
     cpu_seconds: dict[str, float]
@@ -44,7 +44,7 @@ class Used:
     scripts: float
 
     def __sub__(self, before: Used) -> Used:
-        """In between."""
+        """Return the use between two measurements."""
         return Used(
             {part: now - before.cpu_seconds[part] for part, now in self.cpu_seconds.items()},
             self.statements - before.statements,
@@ -55,7 +55,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Everything, running."""
+    """All servers and replicas of a running site."""
 
     replicas: list[Service]
     control: EmbeddedPostgres
@@ -65,7 +65,7 @@ class Site:
     @classmethod
     @contextmanager
     def opened(cls) -> Iterator[Site]:
-        """Start it; end it."""
+        """Start the site, and stop it at the end of the block."""
         with data_directory() as directory, ExitStack() as stack:
             control, *managed = (
                 EmbeddedPostgres(directory / name)
@@ -95,11 +95,11 @@ class Site:
 
     @property
     def urls(self) -> list[str]:
-        """Of the replicas."""
+        """URLs of the replicas."""
         return [replica.url for replica in self.replicas]
 
     def used(self) -> Used:
-        """Until now."""
+        """Measure the use since the start."""
         with psycopg.connect(self.replicas[0].control_dsn, autocommit=True) as connection:
             row = connection.execute(
                 "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
@@ -122,7 +122,7 @@ class Site:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process and all below it. What of its children has ended, a process knows once it has looked for them."""
+    """Return the processor seconds of a process and its descendants. Ended children count once they are reaped."""
     top = psutil.Process(pid)
     used = 0.0
     for process in (top, *top.children(recursive=True)):
@@ -133,7 +133,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def machine_cpu_seconds() -> float:
-    """Of every process on this machine, as far as it counts them."""
+    """Return the processor seconds of all processes, as far as the machine counts them."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 

@@ -1,4 +1,4 @@
-"""From costs to fleets, on costs that make the answer plain."""
+"""Predictions for fleets, from costs whose result is obvious."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REST = Idle(
 
 
 def measured(*, leases: int, holders: int, others_cores: float = 0.0) -> Measured:
-    """A site on which a lease costs 10 ms of processor time in all, beside 0.51 cores for what goes on at rest."""
+    """A site on which a lease costs 10 ms of processor time in all, in addition to 0.51 cores at rest."""
     at_rest = {part: 3 * REST.cores.get(part, 0.0) * 10 for part in CPU_SECONDS}
     one = Round(
         holders=holders,
@@ -69,7 +69,7 @@ def test_a_larger_fleet_ends_where_its_smallest_part_does() -> None:
     plan = Plan(servers=10, databases=5_000, holders=200, control_cores=2)
     found = basis.forecast(plan, 10_000)
     replicas = found.replicas
-    # 0.1 of each for what it does at rest, and a tenth of 0.05 for its part of the loops.
+    # Each replica uses 0.1 of its core at rest, and a tenth of 0.05 for its share of the loops.
     assert found.limits["replica"] == pytest.approx(replicas * (1 - 0.1 - 0.005) / 0.004)
     assert found.limits["control"] == pytest.approx((2 - replicas * (0.02 + 0.05)) / 0.002)
     assert found.limits["redis"] == pytest.approx((1 - replicas * 0.01) / 0.001)

@@ -1,4 +1,4 @@
-"""The simulator against what queueing theory knows exactly."""
+"""The simulator, compared with exact results of queueing theory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CUSTOMERS = 60_000
 
 
 def sojourns(cores: int, arrivals: Draw, service: Draw, *, background: float = 0.0) -> list[float]:
-    """How long each of many customers is there, who come once a second on average, for 0.8 s of work per core."""
+    """Return the time each customer spends there. One arrives per second on average, with 0.8 s of work per core."""
     clock, spent = Clock(), list[float]()
     station = Station(clock, cores, background)
 
@@ -40,7 +40,7 @@ def constant(mean: float) -> float:
 
 
 def erlang_c(cores: int, offered: float) -> float:
-    """The chance to find every core at work."""
+    """Return the probability that an arriving customer finds every core busy."""
     all_busy = offered**cores / factorial(cores) * cores / (cores - offered)
     return all_busy / (sum(offered**n / factorial(n) for n in range(cores)) + all_busy)
 
@@ -63,7 +63,7 @@ def test_a_background_makes_the_rest_of_the_station_slower() -> None:
 
 
 def mean_value_analysis(demands: dict[str, float], think_seconds: float, customers: int) -> float:
-    """The exact throughput of a closed network of single servers."""
+    """Return the exact throughput of a closed network of single servers."""
     lengths, throughput = dict.fromkeys(demands, 0.0), 0.0
     for number in range(1, customers + 1):
         spent = {name: demand * (1 + lengths[name]) for name, demand in demands.items()}
@@ -97,7 +97,7 @@ def test_many_stations_of_a_part_share_its_work() -> None:
     one, ten = (simulate(fleet(400, server=Part(number)), 20, warm_up_seconds=5) for number in (1, 10))
     assert fleet(400).limits()["server"] == pytest.approx(125)
     assert one.leases_per_second == pytest.approx(125, rel=0.05)
-    # One pool is on one server, however many there are: the others have nothing to do.
+    # A single pool is on one server, so all other servers are idle.
     assert ten.leases_per_second == pytest.approx(125, rel=0.05)
     assert ten.used["server"] == pytest.approx(0.1, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""Small tests that commit. They look at their own rows alone, and so pass with no isolation, too."""
+"""Small tests that commit. They read only their own rows, so they also pass without isolation."""
 
 from __future__ import annotations
 

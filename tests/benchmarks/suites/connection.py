@@ -1,4 +1,4 @@
-"""No isolation: all tests in one database, but a connection each. Whoever gives each test a database cannot do with less."""
+"""No isolation: all tests in one database, with one connection each. A database per test cannot cost less than this."""
 
 from __future__ import annotations
 

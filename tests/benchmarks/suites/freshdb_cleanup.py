@@ -1,4 +1,4 @@
-"""freshdb: a lease for each worker, made clean in place after each test by the toolkit; connections are kept."""
+"""freshdb: a lease for each worker, cleaned in place after each test by the toolkit. Connections stay open."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def engine(freshdb_session: LeasedDatabase) -> Iterator[Engine]:
 
 @pytest.fixture
 def session(clean_database: Cleanup, engine: Engine) -> Iterator[Session]:
-    del clean_database  # around the test
+    del clean_database  # cleans the database after the test
     with Session(engine) as session:
         yield session

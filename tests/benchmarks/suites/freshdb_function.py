@@ -1,4 +1,4 @@
-"""freshdb: a clean database for each test, an engine each."""
+"""freshdb: a clean database and an engine for each test."""
 
 from __future__ import annotations
 

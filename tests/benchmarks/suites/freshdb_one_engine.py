@@ -1,4 +1,4 @@
-"""freshdb: a clean database for each test; one engine per worker, which connects to the database of the test."""
+"""freshdb: a clean database for each test, and one engine per worker, which connects to the database of the running test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from freshdb.pytest_plugin import LeasedDatabase
 
 @dataclass(slots=True)
 class Where:
-    """The database of the test that runs."""
+    """Database of the running test."""
 
     url: str = ""
 

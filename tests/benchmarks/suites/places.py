@@ -1,4 +1,4 @@
-"""What the suite's fixtures are told: where the server is."""
+"""Addresses for the suite's fixtures: the server and its databases."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.orm import Session
 
 DSN = os.environ["BENCH_POSTGRES"]
-"""A superuser's."""
+"""DSN of a superuser."""
 SHARED = "bench_shared"
-"""A database with the schema, for those who share one."""
+"""Database with the schema, for variants that share one."""
 TEMPLATE = "bench_template"
-"""The same, for those who clone it: nobody is ever in it."""
+"""Database with the schema, for variants that clone it. No session is ever connected to it."""
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
 def url(database: str) -> URL:
-    """A database of the server, for SQLAlchemy."""
+    """Return SQLAlchemy's URL of a database of the server."""
     return make_url(DSN).set(drivername="postgresql+psycopg", database=database)
 
 
 def server() -> psycopg.Connection:
-    """Where databases are created."""
+    """Connect to the server, to create databases."""
     return psycopg.connect(DSN, autocommit=True)
 
 
 @contextmanager
 def engine_of(address: URL | str) -> Iterator[Engine]:
-    """An engine; what it held is closed when the block ends."""
+    """Return an engine, whose connections are closed when the block ends."""
     engine = create_engine(address)
     try:
         yield engine
@@ -41,6 +41,6 @@ def engine_of(address: URL | str) -> Iterator[Engine]:
 
 @contextmanager
 def session_of(address: URL | str) -> Iterator[Session]:
-    """A session on an engine of its own."""
+    """Return a session on an engine of its own."""
     with engine_of(address) as engine, Session(engine) as session:
         yield session

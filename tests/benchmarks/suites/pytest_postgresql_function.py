@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from tests.benchmarks.suites.places import DSN, session_of, url
 
-factories = importlib.import_module("pytest_postgresql.factories")  # there in its own runs alone
+factories = importlib.import_module("pytest_postgresql.factories")  # installed for its own runs only
 _given = make_url(DSN)
 postgres_server = factories.postgresql_noproc(
     host=_given.host,

@@ -1,4 +1,4 @@
-"""The toolkit's own way: an outer transaction for each test, commits become savepoints, and at the end it is rolled back."""
+"""The toolkit's method: an outer transaction for each test, which is rolled back. Commits become savepoints."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ tables = [_table(number) for number in range(TABLES)]
 
 
 def ddl() -> str:
-    """What ``create_all`` would say."""
+    """Return the statements that ``create_all`` would run."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     statements = []
     for table in metadata.sorted_tables:

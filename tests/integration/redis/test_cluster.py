@@ -37,7 +37,7 @@ START_SECONDS = 60
 
 
 class Noting(RedisConnection):
-    """Runs scripts, and keeps which keys each was given."""
+    """Runs scripts, and records the keys of each."""
 
     given: defaultdict[str, set[str]]
 
@@ -55,7 +55,7 @@ async def noting(redis_url: str) -> AsyncIterator[Noting]:
 
 
 async def everything(connection: RedisConnection) -> None:
-    """Whatever is asked of Redis by a script, for two pools and two leases."""
+    """Run every script of freshdb for two pools and two leases."""
     deadlines, queue = Deadlines(connection), Queue(connection, Wakeups(connection))
     run_id = (await deadlines.due()).forgotten_in_run
     await deadlines.restore([Deadline(uuid4(), "ci", 60, 600)], run_id=run_id)
@@ -84,9 +84,9 @@ async def test_all_keys_of_an_installation_are_in_one_slot(noting: Noting) -> No
 
 
 def free_port() -> int:
-    """One that is free together with the one 10,000 higher, on which nodes talk to each other.
+    """Return a free port whose port for the nodes' own connections, 10,000 higher, is free, too.
 
-    Both are below those that the kernel gives to whoever asks for any.
+    Both are below the ports that the kernel assigns by itself.
     """
     while True:
         port = 10_000 + secrets.randbelow(10_000)

@@ -1,4 +1,4 @@
-"""Scripts and the connections they run on: what happens when one is closed, or forgotten, or left in the middle."""
+"""Scripts and their connections: a connection that is closed, a script that is forgotten, a call that is cancelled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTALLATION = uuid4()
 
 
 async def length(redis: RedisConnection) -> int:
-    """Run some script."""
+    """Run a script, and return its result."""
     keys = [redis.key(part) for part in ("queue", "presence", "wanted")]
     answer = await redis.run("queue_wake", keys, ["nobody"])
     assert isinstance(answer, int)
@@ -31,7 +31,7 @@ async def length(redis: RedisConnection) -> int:
 
 @asynccontextmanager
 async def paused(redis: RedisConnection, milliseconds: int) -> AsyncIterator[None]:
-    """Redis runs no script that may write, for a while."""
+    """For a while, Redis runs no script that may write."""
     await redis.client.client_pause(milliseconds, all=False)
     try:
         yield
@@ -42,7 +42,7 @@ async def paused(redis: RedisConnection, milliseconds: int) -> AsyncIterator[Non
 async def test_closed_connection_is_opened_again(redis: RedisConnection) -> None:
     assert await length(redis) == 0
     await redis.client.client_kill_filter(_type="normal", skipme=True)
-    await redis.client.ping()  # by now the end of the other one has arrived
+    await redis.client.ping()  # the end of the other connection has been received by now
     assert await length(redis) == 0
 
 
@@ -166,7 +166,7 @@ async def test_answer_of_a_cancelled_call_is_not_given_to_another(redis: RedisCo
 
 
 async def blocked(redis: RedisConnection) -> bool:
-    """Whether somebody waits for a Redis that is paused."""
+    """Return whether a client waits for a paused Redis."""
     info = await redis.client.info("clients")
     return int(info["blocked_clients"]) > 0
 
@@ -188,7 +188,7 @@ async def test_wait_for_a_connection_has_a_timeout(redis: RedisConnection, redis
         assert await length(impatient) == 0
         [connection] = pool._available_connections
         assert pool.timeout == connection.socket_timeout == LIMIT_SECONDS
-        pool.timeout = connection.socket_timeout = 0.2  # once it is connected
+        pool.timeout = connection.socket_timeout = 0.2  # after the connection was established
         async with paused(redis, round(LIMIT_SECONDS * 1000)):
             answers = await asyncio.gather(*(length(impatient) for _ in range(20)), return_exceptions=True)
             assert {type(one) for one in answers} == {BackendUnavailable}
@@ -220,9 +220,7 @@ async def test_listener_detects_a_silent_connection(redis_url: str, monkeypatch:
         try:
             await said(mouth, heard)
             between.swallow()
-            await asyncio.sleep(
-                1
-            )  # longer than it takes to notice, and than a connection that is just quiet would mind
+            await asyncio.sleep(1)  # longer than the limit of silence and the detection
             between.pass_on()
             await said(mouth, heard)
         finally:
@@ -233,7 +231,7 @@ async def test_listener_detects_a_silent_connection(redis_url: str, monkeypatch:
 
 
 async def said(mouth: Wakeups, heard: asyncio.Event) -> None:
-    """Say it until it is heard."""
+    """Announce until the other side is notified."""
     heard.clear()
     async with asyncio.timeout(LIMIT_SECONDS):
         while not heard.is_set():

@@ -1,4 +1,4 @@
-"""Many at once: heartbeats, waiters, followers of events. What they cost does not grow with their number alone."""
+"""Many heartbeats, waiters and followers of events at a time. Their cost grows less than their number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY = 300
 
 
 async def calls(redis: RedisConnection, command: str) -> int:
-    """How often Redis has carried out a command."""
+    """Return how many times Redis has run a command."""
     stats = await redis.client.info("commandstats")
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
@@ -39,7 +39,7 @@ async def admitted(deadlines: Deadlines, principal: str = "ci", *, ttl_seconds: 
 
 
 async def presence(redis: RedisConnection) -> dict[str, float]:
-    """Until when each waiter counts as there."""
+    """Return the time at which each waiter's presence expires."""
     there: Any = await redis.client.zrange(redis.key("presence", POOL), 0, -1, withscores=True)
     return {str(name): float(until) for name, until in there}
 
@@ -63,7 +63,7 @@ async def test_cancelled_heartbeat_does_not_affect_others(redis: RedisConnection
     one, two = await admitted(deadlines), await admitted(deadlines)
     gone = asyncio.create_task(deadlines.renew(one, ttl_seconds=30, principal="ci"))
     stays = asyncio.create_task(deadlines.renew(two, ttl_seconds=30, principal="ci"))
-    await asyncio.sleep(0)  # both have asked, and nothing is sent yet
+    await asyncio.sleep(0)  # both calls are pending, and no command is sent yet
     gone.cancel()
     assert isinstance(await stays, Renewal)
     assert isinstance(await deadlines.renew(one, ttl_seconds=30, principal="ci"), Renewal)
@@ -93,7 +93,7 @@ async def test_long_queue_is_refreshed_in_chunks(
         waiters = [await stack.enter_async_context(queue.waiting(POOL, n + 1)) for n in range(MANY)]
         before = await presence(redis)
         async with asyncio.timeout(LIMIT_SECONDS):
-            while True:  # until each was said to be there once more
+            while True:  # until each presence was refreshed once more
                 now = await presence(redis)
                 if set(now) == {waiter.name for waiter in waiters} and all(
                     now[name] > then for name, then in before.items()
@@ -101,7 +101,7 @@ async def test_long_queue_is_refreshed_in_chunks(
                     break
         turns = [asyncio.create_task(waiter.turn(60)) for waiter in waiters[1:]]
         stopping.set()
-        assert not any(await asyncio.gather(*turns))  # nobody waits in a process that stops
+        assert not any(await asyncio.gather(*turns))  # no waiter waits in a process that stops
     staying.cancel()
     await asyncio.gather(staying, return_exceptions=True)
 
@@ -141,7 +141,7 @@ async def test_many_followers_share_one_query(redis: RedisConnection, events: Ev
 
 async def test_late_or_slow_follower_misses_no_event(redis: RedisConnection, events: Events) -> None:
     stop = asyncio.Event()
-    for number in range(250):  # more than are read at once
+    for number in range(250):  # more than one read returns
         events.emit(f"old {number}")
     await events.flush()
     kept = asyncio.create_task(_until_seen(events, await events.position("$"), "last", stop))

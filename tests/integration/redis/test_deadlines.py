@@ -34,7 +34,7 @@ async def make_due(redis: RedisConnection, lease: UUID) -> None:
 
 
 async def run_id(deadlines: Deadlines) -> str:
-    """Of Redis, which has been told all deadlines."""
+    """Return the run of Redis, after all deadlines were restored."""
     if (run := await deadlines.forgotten_in_run()) is not None:
         await deadlines.restore([], run_id=run)
     return deadlines._run_id
@@ -46,12 +46,12 @@ MOMENT = timedelta(milliseconds=2)
 
 @dataclass(slots=True)
 class Span:
-    """From the instant before something was asked to the one at which it is looked at."""
+    """The time from just before a request to the moment of the check."""
 
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def began_what_ends(self, instant: datetime | None, seconds: float) -> bool:
-        """Whether what ends at this instant, and takes so long, began in between."""
+        """Return whether a time of this length that ends at this instant began within the span."""
         assert instant is not None
         return self.began - MOMENT <= instant - timedelta(seconds=seconds) <= datetime.now(UTC) + MOMENT
 
@@ -95,7 +95,7 @@ async def test_heartbeat_does_not_pass_the_limit(deadlines: Deadlines) -> None:
     await admit(deadlines, lease, ttl=10, longest=100)
     assert await deadlines.renew(lease, ttl_seconds=5000, principal="ci") is Refusal.LONGER
     assert span.began_what_ends((await deadlines.expiry([lease]))[0], 10)
-    await deadlines.extend_ttl(lease, ttl_seconds=5000)  # the control plane knows
+    await deadlines.extend_ttl(lease, ttl_seconds=5000)  # as when the control plane has stored the new TTL
     granted = await deadlines.renew(lease, ttl_seconds=5000, principal="ci")
     assert isinstance(granted, Renewal)
     assert granted.expires_at == granted.max_expires_at
@@ -157,7 +157,7 @@ async def test_no_lease_expires_in_a_restarted_redis(redis: RedisConnection, dea
     await admit(deadlines, lease)
     run = await run_id(deadlines)
     await redis.client.set(redis.key("epoch"), "the run before")
-    await make_due(redis, lease)  # as an old snapshot would have it
+    await make_due(redis, lease)  # as in an old snapshot
     due = await deadlines.due()
     assert due.lease_ids == []
     assert due.forgotten_in_run == run
@@ -217,7 +217,7 @@ def test_invalid_redis_url_is_refused() -> None:
 
 
 async def test_many_leases_are_settled_in_chunks(deadlines: Deadlines) -> None:
-    many = [uuid4() for _ in range(9_000)]  # more than one script takes
+    many = [uuid4() for _ in range(9_000)]  # more than one script accepts
     await deadlines.restore([Deadline(lease, "ci", 60, 3600) for lease in many], run_id=None)
     assert len(await deadlines.noted()) == len(many)
     await deadlines.settle(many)

@@ -15,7 +15,7 @@ async def test_duty_belongs_to_one_replica_until_released_or_expired(
     assert await one.mine("sweep", seconds=60)
     assert not await two.mine("sweep", seconds=60)
     assert await two.mine("mop", seconds=60)
-    await two.lay_down("sweep")  # it is not its own
+    await two.lay_down("sweep")  # it belongs to the other replica
     assert not await two.mine("sweep", seconds=60)
     await one.lay_down("sweep")
     assert await two.mine("sweep", seconds=0.05)

@@ -21,7 +21,7 @@ POOL = uuid4()
 
 
 class Replica:
-    """One process's view: its signals, its queue."""
+    """One replica's wakeups and queue."""
 
     def __init__(self, redis: RedisConnection) -> None:
         self.redis = redis
@@ -44,13 +44,13 @@ class Replica:
 
 @pytest.fixture(autouse=True)
 def presence_seconds(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A presence outlasts its test: one that is to end is moved into the past."""
+    """Presences outlast the test. To expire one, a test moves it into the past."""
     monkeypatch.setattr(queue_module, "PRESENCE_SECONDS", LIMIT_SECONDS)
     return LIMIT_SECONDS
 
 
 async def die_out(redis: RedisConnection, waiter: Waiter) -> None:
-    """As if it had not been heard of for as long as a presence lasts."""
+    """Expire the presence of a waiter, as if it had not been refreshed for the whole time."""
     assert await redis.client.zadd(redis.key("presence", POOL), {waiter.name: 1}, ch=True) == 1
 
 
@@ -90,7 +90,7 @@ async def test_caller_is_queued_while_others_wait(replicas: tuple[Replica, Repli
 async def test_waiter_that_leaves_during_a_refresh_has_left(
     redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else nobody's place would be the first one for as long as a presence lasts."""
+    """Otherwise no other waiter would be first in the queue until the presence expires."""
     queue, run = Queue(redis, Wakeups(redis)), redis.run
     refreshing, left = asyncio.Event(), asyncio.Event()
 
@@ -123,12 +123,12 @@ async def test_waiters_are_woken_in_the_order_of_tickets_across_replicas(
             served.append(ticket)
 
     go = asyncio.Event()
-    # entered in another order than that of the tickets
+    # the order of entry differs from the order of tickets
     tickets = [7, 3, 9, 1, 8, 2, 6, 4, 10, 5]
     crowd = [asyncio.create_task(stand(replicas[n % 2], ticket)) for n, ticket in enumerate(tickets)]
     for _ in tickets:
         await entered.acquire()
-    for replica in replicas:  # whoever was first for a moment while the others came has been told so
+    for replica in replicas:  # a waiter that was first until others entered has been notified already
         for waiter in replica.queue._here[POOL].values():
             waiter._turn.clear()
     go.set()
@@ -147,7 +147,7 @@ async def test_position_counts_from_the_head(replicas: tuple[Replica, Replica]) 
 
 
 async def test_places_of_all_queues_equal_those_of_each(replicas: tuple[Replica, Replica]) -> None:
-    """More of them than one question is about."""
+    """There are more queues than one call to Redis covers."""
     queue = replicas[0].queue
     pools = [uuid4() for _ in range(250)]
     async with AsyncExitStack() as stack:
@@ -203,7 +203,7 @@ async def test_waiters_of_a_dead_replica_are_removed(
     await one.queue._enter(POOL, [dead], who='["ann", {}]')
     keys = [redis.key(part, POOL) for part in ("queue", "presence", "wanted", "who")]
     for key in keys:
-        assert 0 < await redis.client.ttl(key) <= 60  # should nobody ever ask again
+        assert 0 < await redis.client.ttl(key) <= 60  # in case no other caller ever comes
     assert not (await two.ask()).admitted
     await die_out(redis, dead)
     assert (await two.ask()).admitted
@@ -246,7 +246,7 @@ async def test_standing_returns_principals_times_and_numbers(
     ):
         await one.queue._stay(
             POOL, one.queue._here[POOL]
-        )  # saying that one is still there takes no name away
+        )  # a refresh of the presence keeps principal and holder
         first, second = await two.queue.standing(POOL, most=10)
         assert (first.principal, first.wanted, first.since) == (
             "bob",

@@ -61,12 +61,12 @@ class Plane:
             return cursor.execute(query, [row_id]).fetchone()
 
     def state(self, table: str, row_id: UUID) -> str | None:
-        """The state of one row, if it is there."""
+        """Return the state of a row, if it exists."""
         row = self.row(table, row_id)
         return None if row is None else str(row["state"])
 
     def server(self, name: str = SERVER) -> str:
-        """Enter a server, if it is not there."""
+        """Insert a server, if it does not exist."""
         self.connection.execute(
             "insert into servers (name, host, port, version) values (%s, 'h', 1, 18) on conflict do nothing",
             [name],
@@ -74,12 +74,12 @@ class Plane:
         return name
 
     def template(self, state: str = "ready", **values: object) -> UUID:
-        """Enter a template."""
+        """Insert a template."""
         plain = {"name": "shop", "fingerprint": uuid4().hex, "server": self.server(), "build_seconds": 60}
         return self.put("templates", {**plain, "state": state, **values})
 
     def pool(self, template: UUID | None = None, **values: object) -> UUID:
-        """Enter a pool, with a template if none is given."""
+        """Insert a pool, with a template if none is given."""
         plain = {
             "template_id": template or self.template(),
             "isolation": "database",
@@ -91,7 +91,7 @@ class Plane:
         return self.put("pools", {**plain, **values})
 
     def database(self, state: str, pool: UUID | None = None, **values: object) -> UUID:
-        """Enter a database of generation 5, in a pool of its own if none is given."""
+        """Insert a database of generation 5, in a pool of its own if none is given."""
         plain = {
             "pool_id": pool or self.pool(),
             "server": self.server(),
@@ -103,7 +103,7 @@ class Plane:
         return self.put("databases", {**plain, "state": state, **values})
 
     def lease(self, state: str = "active", database: UUID | None = None, **values: object) -> UUID:
-        """Enter a lease, and set it in its database if one is given."""
+        """Insert a lease, and set it in its database if one is given."""
         used = None if database is None else self.row("databases", database)
         pool = None if used is None else self.row("pools", used["pool_id"])
         plain: dict[str, object] = {

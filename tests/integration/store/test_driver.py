@@ -97,7 +97,7 @@ async def test_connection_cut_within_a_statement_is_unavailable(
 ) -> None:
     with pytest.raises(BackendUnavailable, match="control plane"):
         async with visit(store) as connection:
-            # asyncpg asks the server first what type that is
+            # asyncpg first asks the server for the type
             await connection.execute(text("select null::information_schema.sql_identifier[]"))
 
 

@@ -1,4 +1,4 @@
-"""How the suite's tests get their application and their database: the steps from the old way to the new one."""
+"""The steps from the old way to the new one. Each gives the suite's tests their application and their database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Named:
-    """Middleware that says in each answer which test asked."""
+    """Middleware that adds the name of the test to each response."""
 
     def __init__(self, app: ASGIApp, name: str) -> None:
         self.app = app

@@ -1,6 +1,6 @@
-"""Before: every test creates the schema, in the one test database, and drops it again; what it does to the app, stays.
+"""Before: every test creates the schema in the one test database and drops it again. Its changes to the application stay.
 
-The circle of foreign keys makes ``drop_all`` warn and guess, so that the schema goes as a whole.
+The circle of foreign keys makes ``drop_all`` warn and guess, so the test drops the whole schema.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def client(request: pytest.FixtureRequest) -> Iterator[Caller]:
     engine = create_engine(os.environ["DATABASE_URL"])
     Base.metadata.create_all(engine)
     app.user_middleware.append(Middleware(Named, name=request.node.name))
-    app.middleware_stack = None  # have it built again
+    app.middleware_stack = None  # Starlette builds it again
     yield Caller(app)
-    app.user_middleware.clear()  # found after a long search; without it, the fourth kind of test fails
+    app.user_middleware.clear()  # found after a long search: without it, the fourth kind of test fails
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     engine.dispose()

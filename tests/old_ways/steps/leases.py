@@ -1,7 +1,7 @@
-"""Step 1: the schema is made once, in a template; every test gets a database of its own, and nothing is dropped.
+"""Step 1: the schema is created once, in a template. Every test gets a database of its own, and drops no tables.
 
-Gone with it: the order in which tables can be dropped, CREATE OR REPLACE FUNCTION by two processes at a time, and
-identifiers that collide, so that the suite may run in parallel. The rest is as before: an engine for each test.
+Three problems disappear: the order in which tables can be dropped, CREATE OR REPLACE FUNCTION in two processes at a time,
+and identifiers that collide. So the suite can run in parallel. The rest is as before: an engine for each test.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.old_ways.steps import Named
 
 def leased(database: LeasedDatabase, name: str) -> Iterator[Caller]:
     engine = create_engine(database.sqlalchemy_url("psycopg"))
-    app = make_app(engine)  # the test's own: what is added to it goes with it
+    app = make_app(engine)  # the test's own, so the test's changes to it end with it
     app.add_middleware(Named, name=name)
     yield Caller(app)
     engine.dispose()

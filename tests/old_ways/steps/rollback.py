@@ -1,6 +1,6 @@
-"""Step 2, for tests that may share a database: one lease for each module, and a transaction around each test, rolled back.
+"""Step 2, for tests that may share a database: a lease for each module, and a transaction for each test, rolled back.
 
-Not for what looks at sequences: a number that was drawn stays drawn. Such tests keep a lease of their own.
+This is not for tests that look at sequences, because a rollback does not return a number. They keep a lease of their own.
 """
 
 from __future__ import annotations
