@@ -65,7 +65,7 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/observability/test_secrets.py": Shares(2),
     "tests/observability/test_tracing.py": Shares(2),
     "tests/old_ways/": Shares(3),
-    "tests/packaging/": Shares(3),
+    "tests/packaging/": Shares(4),
     "tests/plugin/": Shares(3),
     "tests/soak/test_soak.py": Shares(2, "programs"),
     "tests/toolkit/": Shares(2),

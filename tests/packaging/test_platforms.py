@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,17 +16,13 @@ from tests.packaging.platforms import (
     pinned,
     without_wheel,
 )
-from tests.servers import ALL_MAJORS_REQUIRED
 
 pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
 
 
-def test_newest_python_has_a_wheel_of_every_dependency_on_every_platform() -> None:
-    """In CI; elsewhere on the first platform alone, because pip takes seconds for each."""
-    platforms = PLATFORMS if ALL_MAJORS_REQUIRED else PLATFORMS[:1]
-    with ThreadPoolExecutor(len(platforms)) as pool:
-        missing = list(pool.map(lambda one: without_wheel(PYTHONS[-1], one), platforms))
-    assert dict(zip(platforms, missing, strict=True)) == {platform: [] for platform in platforms}
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.title)
+def test_newest_python_has_a_wheel_of_every_dependency(platform: Platform) -> None:
+    assert without_wheel(PYTHONS[-1], platform) == []
 
 
 @pytest.mark.parametrize("python", PYTHONS)
