@@ -29,6 +29,7 @@ LATE_SECONDS = 3.0
 _OF_PEOPLE = {
     Path("client/src/freshdb/cli/token_arguments.py"),
     Path("client/src/freshdb/cli/watch.py"),
+    Path("client/src/freshdb/cli/frame.py"),
 }
 """``freshdb audit --since 2h`` means the clock of the person who asks, and ``--watch`` shows it; nothing ends by it."""
 _WALL_CLOCK = re.compile(
