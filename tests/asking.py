@@ -1,6 +1,6 @@
-"""HTTP without TLS, for tests: ``httpx.get`` and its like read all certificate authorities in every call, for 0.1 s.
+"""HTTP without TLS, for tests. ``httpx.get`` and similar functions read all certificate authorities each time (0.1 s).
 
-Each call has a connection of its own, as these have.
+Each call has a connection of its own, as with these functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 
 PLAIN: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For ``verify``: trusts nobody, and costs nothing."""
+"""For ``verify``: trusts no certificate, and is created without delay."""
 
 _CLIENT: Final = httpx.Client(verify=PLAIN, limits=httpx.Limits(max_keepalive_connections=0))
 

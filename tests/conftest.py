@@ -1,4 +1,4 @@
-"""Fixtures that give real servers. See ``servers``."""
+"""Fixtures with real servers. See ``servers``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.runs import Run
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, wanted_majors
 from tests.services import Service, start_service
 
-# How busy the machine is says nothing of the code.
+# A deadline would fail on a busy machine.
 hypothesis.settings.register_profile("freshdb", deadline=None)
 hypothesis.settings.load_profile("freshdb")
 
@@ -27,7 +27,7 @@ _ROOT = "freshdb_test_servers"
 
 
 class _Node(Protocol):
-    """The part of xdist's worker node that is used here."""
+    """The attributes of xdist's worker node that are used here."""
 
     config: pytest.Config
     workerinput: dict[str, object]
@@ -35,7 +35,7 @@ class _Node(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     services.FORKED = True
-    shares.current_turn()  # before there are workers, which inherit it
+    shares.current_turn()  # before the workers start, which inherit it
     root = getattr(config, "workerinput", {}).get(_ROOT)
     if root is None:
         config.stash[_RUN] = Run.begin()
@@ -66,7 +66,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def frequent_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases and builds of LIMIT_SECONDS are renewed every 0.05 s: renewals are seen soon, and a slow machine loses none."""
+    """Renew leases and builds of LIMIT_SECONDS every 0.05 s. Renewals come soon, and a slow machine loses no lease."""
     monkeypatch.setattr("freshdb.heartbeat.PART", 0.05 / LIMIT_SECONDS)
 
 
@@ -92,7 +92,7 @@ def postgres_15(servers: Servers) -> PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_trust(servers: Servers) -> PostgresServer:
-    """PostgreSQL 18 that lets everybody in who names an existing user."""
+    """PostgreSQL 18 that admits every existing user without a password."""
     return servers.postgres(18, "trust")
 
 
@@ -104,13 +104,13 @@ def postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer
 
 @pytest.fixture(scope="session", params=wanted_majors(), ids=lambda major: f"pg{major}")
 def every_postgres(request: pytest.FixtureRequest, servers: Servers) -> PostgresServer:
-    """Each version."""
+    """Every version."""
     return _server(servers, request.param)
 
 
 @pytest.fixture(scope="session")
 def redis_server_url(servers: Servers) -> str:
-    """A Redis of this test process alone."""
+    """A Redis of this test process only."""
     return servers.redis(os.environ.get("PYTEST_XDIST_WORKER", "main"))
 
 
@@ -124,13 +124,13 @@ def redis_url(redis_server_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def service_redis_url(servers: Servers) -> str:
-    """A Redis of this test process's shared service; tests that empty Redis use ``redis_url``."""
+    """A Redis of this test process's shared service. Tests that empty Redis use ``redis_url``."""
     return servers.redis(f"service-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
 
 
 @pytest.fixture(scope="session")
 def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Service]:
-    """A running service, shared by the tests of this process: they use templates of their own."""
+    """A running service, shared by the tests of this process, which use templates of their own."""
     running = start_service([postgres_18.dsn], service_redis_url, settings={"min_ready": 1})
     yield running
     assert running.stop() == 0

@@ -1,4 +1,4 @@
-"""Processes that need not import anything any more: forked from one that has imported the service, which takes seconds."""
+"""Services in forked processes: forked from a process that has imported the service, because the import takes seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROCESSES.set_forkserver_preload(["freshdb_service.serve", "tests.crash.child"])
 
 
 class ForkedService:
-    """``python -m freshdb_service`` with these arguments, as far as ``subprocess.Popen``'s caller can tell."""
+    """``python -m freshdb_service`` with these arguments, in place of ``subprocess.Popen``."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._process = PROCESSES.Process(target=_serve, args=(list(arguments), dict(environment), str(log)))
@@ -27,15 +27,15 @@ class ForkedService:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, or the signal that ended it, less than 0; ``None`` while it runs."""
+        """The exit code, or the negative number of the signal that ended it. ``None`` while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Look whether it has ended."""
+        """Return the exit code if it has ended."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
+        """Wait until it ends."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("freshdb_service", timeout or 0.0)
@@ -47,7 +47,7 @@ class ForkedService:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it without a warning."""
+        """Kill it (SIGKILL)."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -60,9 +60,9 @@ def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
-    # The interpreter that this was forked from did not see it.
+    # The interpreter that was forked did not know this variable.
     if environment.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
-    from freshdb_service.serve import main  # noqa: PLC0415 - it is there already
+    from freshdb_service.serve import main  # noqa: PLC0415 - imported already
 
     sys.exit(main(arguments))

@@ -8,7 +8,7 @@ from typing import Final
 LIGHT: Final[Mapping[str, str]] = {
     "PYTEST_ADDOPTS": "-p no:schemathesis -p no:hypothesispytest -p no:anyio -p no:faker -p no:django"
 }
-"""Variables for a pytest that a test starts: it loads no plugins of ours, which take ten times as long as pytest itself."""
+"""Variables for a pytest that a test starts. It loads none of our plugins, which take ten times as long as pytest itself."""
 
 STRICT: Final[dict[str, str]] = {"PYTHONWARNINGS": "error"}
-"""Variables for services and commands of freshdb: a warning, such as a newer Python gives, is an error there, too."""
+"""Variables for services and commands of freshdb. A warning, for example of a newer Python, is an error there, too."""

@@ -1,4 +1,4 @@
-"""How long tests wait for what must happen: one generous limit, which ends a test that hangs and decides nothing else."""
+"""The time limit of all waits in tests. It is generous: it ends a test that hangs and decides nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures for the docs, which tests make of what they see; only where FRESHDB_SCREENSHOTS=1 asks for them."""
+"""Pictures for the docs from the output that tests see, only with FRESHDB_SCREENSHOTS=1."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 </g>
 </svg>
 """
-"""rich's own would load a font from elsewhere."""
+"""rich's own frame would load a font from another website."""
 
 
 def wanted() -> bool:
-    """Whether this run is for the pictures, too."""
+    """Return true if this run writes the pictures."""
     return os.environ.get("FRESHDB_SCREENSHOTS") == "1"
 
 
 def see_that_it_is_small(path: Path) -> None:
-    """It stays in the repository for good."""
+    """Check the size of a picture, because it stays in the repository for ever."""
     assert path.stat().st_size < _MOST_BYTES
 
 
 def terminal(written: str, name: str) -> None:
-    """The last frame that a program has finished at a terminal, as an SVG: it begins each at the top left corner."""
+    """Save the last complete frame of a terminal program as an SVG. Each frame begins at the top left corner."""
     if not wanted():
         return
     from rich.console import Console  # noqa: PLC0415 - an extra

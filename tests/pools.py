@@ -1,4 +1,4 @@
-"""Pools as tests need them."""
+"""Pool sizes for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.limits import LIMIT_SECONDS
 
 
 def shrink(client: Client, pool_id: str) -> None:
-    """Leave a pool with the one database that is leased, and room for no other."""
+    """Shrink a pool to the one database that is leased, with room for no other."""
     client.resize(pool_id, min_ready=0, max_size=1, idle_seconds=0.01)
     until = time.monotonic() + LIMIT_SECONDS
     while sum(client.pool(pool_id).databases.values()) > 1:

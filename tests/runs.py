@@ -1,9 +1,9 @@
-"""One test run: where it keeps its files, and the end of everything that it started, however the run itself ends.
+"""One test run: the directories of its files, and the end of every process that it started, however the run itself ends.
 
 Servers hold a lock below the run's directories (``freshdb_service.embedded.processes``). Every other process inherits the
 variable ``TEST_RUN_OF_FRESHDB``. A keeper, a process of its own, waits at a pipe for the end of the run's main process, and
-ends both kinds: also after SIGTERM or SIGKILL. What an earlier run left all the same, as when the keeper was killed, too, is
-ended when the next one begins.
+then ends both kinds, also after SIGTERM or SIGKILL. If the keeper was killed, too, the next run ends these processes when it
+begins.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import psutil
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis, placement, processes
 
 MARK: Final = "TEST_RUN_OF_FRESHDB"
-"""Its name has no prefix that tests take out of an environment."""
+"""Its name has none of the prefixes that tests remove from an environment."""
 _PREFIX: Final = "freshdb-testrun-"
 _LOCK: Final = "run.lock"
 _FILES: Final = "freshdb-testfiles-"
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A test run. Its ``root`` is in memory where the system offers that, its other files are in ``TMPDIR``."""
+    """A test run. Its ``root`` is in memory where the system offers that. Its other files are in ``TMPDIR``."""
 
     root: Path
     lock: int
@@ -45,7 +45,7 @@ class Run:
 
     @classmethod
     def begin(cls) -> Run:
-        """End what dead runs left, create this run's directories, and start its keeper."""
+        """End the processes of dead runs, create this run's directories, and start its keeper."""
         temporary = Path(tempfile.gettempdir())
         in_memory = Path("/dev/shm")  # noqa: S108 - mkdtemp
         parent = in_memory if os.access(in_memory, os.W_OK) else temporary
@@ -73,13 +73,13 @@ class Run:
         return cls(root, lock, keeper)
 
     def end(self) -> None:
-        """End everything that the run started; its files stay until the next run begins."""
+        """End every process that the run started. Its files stay until the next run begins."""
         self.keeper.communicate()
         os.close(self.lock)
 
 
 def end_everything(root: Path) -> None:
-    """End the processes and servers of a run, and remove what it kept in memory."""
+    """End the processes and servers of a run, and remove its directory in memory."""
     above = {os.getpid(), *(one.pid for one in psutil.Process().parents())}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -91,7 +91,7 @@ def end_everything(root: Path) -> None:
 
 
 def end_servers_in(directory: Path) -> None:
-    """End the embedded servers that run for anything below this directory, whichever process started them."""
+    """End the embedded servers whose files are below this directory, whichever process started them."""
     homes = []
     for place, below, files in os.walk(
         directory
@@ -110,7 +110,7 @@ def end_servers_in(directory: Path) -> None:
 
 
 def run_sync(awaitable: Coroutine[object, object, T]) -> T:
-    """Run it to its end in a loop of its own, also where one is running."""
+    """Run a coroutine to its end in a loop of its own, also where a loop is running."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, awaitable).result()
 
@@ -141,7 +141,7 @@ def _is_live(root: Path) -> bool:
 def _keep(root: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()  # nothing is ever written: this returns when the run's main process has ended
+    sys.stdin.buffer.read()  # returns when the run's main process has ended, because no data is ever written
     end_everything(root)
 
 

@@ -1,6 +1,6 @@
-"""The real servers that the tests run against: started when first asked for, one per kind for all of a run's processes.
+"""The real servers of the tests: each starts when it is first used, and serves all processes of a run.
 
-The process that needs a server first starts it below the run's directory, the others adopt it. ``tests.runs`` ends them all.
+The process that needs a server first starts it below the run's directory. The others use it. ``tests.runs`` ends them all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ALL_MAJORS_REQUIRED: Final = os.environ.get("CI", "").lower() in {"1", "true"}
 
 @dataclass(frozen=True, slots=True)
 class PostgresServer:
-    """A running PostgreSQL. ``dsn`` is a superuser's."""
+    """A running PostgreSQL. ``dsn`` has a superuser's login."""
 
     dsn: str
     server: EmbeddedPostgres
@@ -37,7 +37,7 @@ class Servers:
     def postgres(
         self, major: int, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256", owner: str = "all"
     ) -> PostgresServer:
-        """Start, or join, the server of this version; one of its own for tests that would be in others' way."""
+        """Start, or share, the server of this version. ``owner`` names a separate one for tests that disturb others."""
         name = f"postgres-{major}-{auth}-{owner}"
         if name not in self._started:
             binaries = postgres_binaries(major)
@@ -49,16 +49,16 @@ class Servers:
         return self._started[name]
 
     def redis(self, owner: str) -> str:
-        """Start a Redis for one of the run's processes; its messages would reach the others."""
+        """Start a Redis for one of the run's processes, because its messages would reach the others."""
         server = EmbeddedRedis(self.root / f"redis-{owner}")
         self._handles.append(server)
         return run_sync(server.start())
 
 
 def wanted_majors() -> list[int]:
-    """The versions to test, the newest first: all of them, or those that ``FRESHDB_TEST_POSTGRES`` names.
+    """Return the versions to test, the newest first: all, or those that ``FRESHDB_TEST_POSTGRES`` names.
 
-    Where no CI demands all, a version that is not installed is left out.
+    A version that is not installed is left out, unless CI requires all versions.
     """
     named = os.environ.get("FRESHDB_TEST_POSTGRES")
     if named:

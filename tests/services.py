@@ -27,7 +27,7 @@ from tests.light import STRICT
 from tests.limits import LIMIT_SECONDS
 
 FORKED = False
-"""Whether services without variables or arguments of their own are forked; tests do, what measures does not."""
+"""Fork services that have no variables or arguments of their own. Tests do so, benchmarks do not."""
 START_SECONDS = LIMIT_SECONDS
 STOP_SECONDS = LIMIT_SECONDS
 
@@ -48,11 +48,11 @@ class Service:
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """The text of its log."""
         return self.log_path.read_text()
 
     def stop(self) -> int:
-        """Ask it to stop; its exit code."""
+        """Stop it with a signal, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -63,7 +63,7 @@ class Service:
             raise
 
     def kill(self) -> None:
-        """End it without a warning."""
+        """Kill it (SIGKILL)."""
         self.process.kill()
         self.process.wait()
 
@@ -82,11 +82,11 @@ def start_service(
 
     Args:
         postgres: DSNs of managed servers.
-        redis_url: Redis.
+        redis_url: URL of Redis.
         settings: further settings, by the name of the field.
         arguments: further arguments of the command.
-        replica_of: serve the same installation as this one.
-        control: the server of the control plane's database; by default the first one.
+        replica_of: a replica whose installation the new one serves.
+        control: DSN of the server of the control plane's database, by default the first one.
         environment: further variables.
     """
     data = Path(tempfile.mkdtemp(prefix="freshdb-service-"))
@@ -129,7 +129,7 @@ def start_service(
 
 
 def make_due(service: Service, lease_id: str) -> None:
-    """Have the end of a lease be past."""
+    """Set the deadline of a lease to a time in the past."""
     with psycopg.connect(service.control_dsn) as control:
         row = control.execute("select id from installation").fetchone()
     assert row is not None
@@ -138,7 +138,7 @@ def make_due(service: Service, lease_id: str) -> None:
 
 
 def with_database(dsn: str, name: str) -> str:
-    """The same server, another database."""
+    """Return a DSN for another database of the same server."""
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
 
 

@@ -31,10 +31,10 @@ ALL: Final = os.environ.get("FRESHDB_SHARES") == "all"
 
 
 class Shares(NamedTuple):
-    """How many shares each kind has.
+    """The number of shares of each kind.
 
-    The cases of a test function are a kind. Functions with one case run always, or are of one kind with those of all suites
-    that ``singles`` names alike.
+    The cases of a test function are a kind. Functions with one case always run, except where ``singles`` is given. All
+    suites with the same ``singles`` then share one kind for these functions.
     """
 
     of: int
@@ -42,7 +42,7 @@ class Shares(NamedTuple):
 
 
 OLDER_VERSION: Final = Shares(8)
-"""Tests of every PostgreSQL version run on the newest one as SHARES says, and on each older one in shares."""
+"""Shares of tests on each older PostgreSQL version. On the newest one they run as SHARES says."""
 WHOLE: Final = Shares(1)
 SHARES: Final[Mapping[str, Shares]] = {
     "tests/cli/": Shares(2),
@@ -70,11 +70,11 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/soak/test_soak.py": Shares(2, "programs"),
     "tests/toolkit/": Shares(2),
 }
-"""Shares of the tests whose id begins like this; the longest beginning counts."""
+"""Shares of the tests by the beginning of their id. The longest beginning counts."""
 
 
 def current_turn() -> int:
-    """Return the turn of this run; the workers of the run inherit it by the environment."""
+    """Return the turn of this run. The workers of the run inherit it by the environment."""
     if "FRESHDB_TURN" not in os.environ:
         commits = ""
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Draws states and the ways between them, as SVG in the colours of the page. Where a state stands is chosen by hand."""
+"""Draw states and their transitions, as SVG in the colours of the page. The positions of states are chosen by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLACES: Final = {
 _ACROSS, _DOWN = 150, 90
 _WIDTH, _HEIGHT = 100, 32
 _ASIDE = 6
-"""Both ways between two states are drawn side by side."""
+"""Offset of the two transitions between a pair of states, which are drawn side by side."""
 _HEAD: Final = (
     '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0 8 4 0 8z" fill="currentColor"/></marker>'
@@ -33,10 +33,10 @@ _HEAD: Final = (
 
 
 def drawing(title: str, ways: Mapping[str, frozenset[str]]) -> str:
-    """One picture; a state in which nothing begins or ends has no way in, or out.
+    """Return the drawing of the given states and transitions.
 
     Raises:
-        KeyError: nobody has said where a state stands.
+        KeyError: a state has no position in ``_PLACES``.
     """
     places = {
         state: (_ACROSS * x + 60, _DOWN * y + 20) for state, (x, y) in ((one, _PLACES[one]) for one in ways)

@@ -1,7 +1,8 @@
 """Build the image of the Dockerfile, run it, and lease a database from it: ``make image``.
 
-With docker or podman, as they are set up. Else with buildah, which needs no daemon and, as root, no user namespaces either
-(``--isolation chroot``); where the base image cannot be pulled, ``PYTHON_IMAGE=debootstrap`` makes one of Debian's packages.
+docker or podman is used as configured. Otherwise buildah is used, which needs no daemon and, as root, no user namespaces
+(``--isolation chroot``). Where the base image cannot be pulled, ``PYTHON_IMAGE=debootstrap`` builds one from Debian's
+packages.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ while True:
 
 
 def main() -> int:
-    """Build, run, lease."""
+    """Build the image, run it, and lease a database."""
     for engine in ("docker", "podman", "buildah"):
         if (
             shutil.which(engine)
@@ -78,7 +79,7 @@ BUILDAH = ("buildah", "--storage-driver", "vfs")
 
 
 def debootstrapped() -> str:
-    """Make a base image of Debian's Python, unless there is one from before."""
+    """Build a base image with Debian's Python, unless it exists."""
     if output(*BUILDAH, "images", "--quiet", "--filter", f"reference={BASE}"):
         return BASE
     container = output(*BUILDAH, "from", "scratch")
@@ -91,13 +92,13 @@ def debootstrapped() -> str:
 
 
 def index_settings() -> list[str]:
-    """Where pip looks here, it shall look in there."""
+    """Return options that give the build this machine's pip configuration and certificates."""
     places = ["/etc/pip.conf", "/etc/ssl/certs"]
     return [option for one in places if Path(one).exists() for option in ("--volume", f"{one}:{one}:ro")]
 
 
 def in_chroot() -> str:
-    """Run the image's command and its health check as its user; there is no read-only root file system this way."""
+    """Run the image's command and its health check as its user. There is no read-only root file system this way."""
     container = output(*BUILDAH, "from", IMAGE)
     inside = (
         *BUILDAH,
@@ -120,7 +121,7 @@ def in_chroot() -> str:
 
 
 def in_container(engine: str) -> str:
-    """Run it as in production: no writable root file system, no capabilities."""
+    """Run the image as in production: no writable root file system, no capabilities."""
     hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
     settings = ("--env", "FRESHDB_TOKENS=ci:a-secret", "--env", "FRESHDB_INSECURE=true")
     container = output(engine, "run", "--detach", *hardened, *settings, IMAGE)
@@ -137,12 +138,12 @@ def in_container(engine: str) -> str:
 
 
 def run(*command: str | Path, check: bool = True) -> None:
-    """Run it, and show what it says."""
+    """Run a command, and show its output."""
     subprocess.run([str(one) for one in command], check=check)
 
 
 def output(*command: str | Path) -> str:
-    """Run it, and give what it says."""
+    """Run a command, and return its output."""
     return subprocess.run(
         [str(one) for one in command], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()

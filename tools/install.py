@@ -1,6 +1,6 @@
 """Create the development environment: every pinned package, checked by its hash, and the two distributions.
 
-Runs on any Python from 3.11 on, with the standard library alone. ``make install`` calls it with the environment's directory
+Runs on Python 3.11 or newer, with the standard library only. ``make install`` calls it with the environment's directory
 (``.venv`` unless the Makefile's ``VENV`` names another).
 """
 
@@ -20,7 +20,7 @@ PINS = ROOT / "constraints.txt"
 
 
 def main() -> int:
-    """Make, or bring up to date, the environment; answer with the exit code."""
+    """Create or update the environment, and return the exit code."""
     started = monotonic()
     say(f"Python {sys.version.split()[0]} ({sys.executable})")
     try:
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def make_environment() -> None:
-    """Create the virtual environment, unless there is a working one of this very Python."""
+    """Create the virtual environment, unless there is a working one of the same Python version."""
     if version_of(PYTHON) == version_of(Path(sys.executable)) and has_pip(PYTHON):
         return
     if ENVIRONMENT.exists() and not (ENVIRONMENT / "pyvenv.cfg").exists() and any(ENVIRONMENT.iterdir()):
@@ -54,7 +54,7 @@ def make_environment() -> None:
     except (
         subprocess.CalledProcessError,
         SystemExit,
-    ) as error:  # Debian's venv exits where its package is missing
+    ) as error:  # Debian's venv exits if its package is missing
         minor = f"python3.{sys.version_info.minor}"
         message = (
             f"this Python cannot make a virtual environment with pip in it; on Debian and Ubuntu: "
@@ -64,7 +64,7 @@ def make_environment() -> None:
 
 
 def install_pins() -> None:
-    """Install the pinned packages, and say how far that is."""
+    """Install the pinned packages, and show the progress."""
     text = PINS.read_text()
     total = len(re.findall(r"^\S+==", text, flags=re.MULTILINE))
     say(f"installing {total} pinned packages")
@@ -72,14 +72,14 @@ def install_pins() -> None:
 
 
 def install_checkout() -> None:
-    """Install the two distributions so that the checkout itself is what runs."""
+    """Install the two distributions in editable mode, so that the code of the checkout runs."""
     say("installing freshdb and freshdb-service from the checkout")
     options = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
     subprocess.run(pip(*options, "-e", ROOT / "client", "-e", ROOT / "service"), check=True)
 
 
 def run_with_progress(command: list[str], total: int) -> None:
-    """Run pip; show a line in place on a terminal, and one now and then elsewhere."""
+    """Run pip. On a terminal, update one line in place. Elsewhere, print a line now and then."""
     done, told = 0, monotonic()
     said: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -103,12 +103,12 @@ def run_with_progress(command: list[str], total: int) -> None:
 
 
 def pip(*arguments: str | Path) -> list[str]:
-    """Give the command that runs the environment's pip."""
+    """Return the command that runs the environment's pip."""
     return [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
 
 
 def version_of(python: Path) -> str:
-    """Ask a Python for its version; empty if it does not run."""
+    """Return the version of a Python, or an empty string if it does not run."""
     command = [str(python), "-c", "import sys; print(sys.version_info[:3])"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -117,12 +117,12 @@ def version_of(python: Path) -> str:
 
 
 def has_pip(python: Path) -> bool:
-    """Whether an environment is complete: one whose creation was interrupted has no pip."""
+    """Return true if an environment is complete. One whose creation was interrupted has no pip."""
     return not subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode
 
 
 def say(text: str) -> None:
-    """Print one line of what goes on."""
+    """Print one line of progress."""
     print(f"install: {text}", flush=True)
 
 

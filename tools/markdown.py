@@ -1,4 +1,4 @@
-"""Pieces of Markdown."""
+"""Parts of Markdown pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table; in docstrings' cells, code is marked as reStructuredText does."""
+    """Return a table. Cells from docstrings may mark code as reStructuredText does."""
     head = tuple(headings)
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(_cell(str(cell)) for cell in line)} |\n" for line in lines)
@@ -18,5 +18,5 @@ def _cell(text: str) -> str:
 
 
 def code(value: object) -> str:
-    """A value as code; nothing, if it is none."""
+    """Return a value as code, or an empty string if there is no value."""
     return "" if value in (None, "", [], {}) else f"`{value}`"

@@ -14,7 +14,7 @@ from tools.markdown import code, table
 
 
 def openapi() -> dict[str, Any]:
-    """The document of a service with default settings: its routes, with nobody behind them."""
+    """Return the document of a service with default settings, built from its routes without any server."""
     settings = Settings.model_construct()
     resources = SimpleNamespace(settings=settings, audit_log=None, metrics=Metrics())
     return create_app(
@@ -43,7 +43,7 @@ class Rest:
         self._common = set.intersection(*(set(its["responses"]) for its in self._operations))
 
     def text(self) -> str:
-        """The calls by what they are about, then the bodies."""
+        """Return the calls by subject, then the bodies."""
         calls: dict[str, list[str]] = {}
         for path, methods in self._document["paths"].items():
             for method, operation in methods.items():
@@ -60,7 +60,7 @@ class Rest:
         return "\n".join(parts)
 
     def _always(self) -> str:
-        """What any call can end with, said once."""
+        """Return the answers that any call can end with, which the page lists once."""
         said = self._operations[0]["responses"]
         endings = ", ".join(
             f"{status} {self._answer(status, said[status])}" for status in sorted(self._common)
@@ -110,7 +110,7 @@ class Rest:
         return ", ".join(kinds) or str(said.get("description", "nothing"))
 
     def _kind(self, schema: Mapping[str, Any]) -> str:
-        """What a value is, with its bounds, in a few words."""
+        """Describe the type of a value and its bounds in a few words."""
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             its = self._schemas[name]

@@ -1,4 +1,4 @@
-"""Tries every step, and writes what was tried: ``python -m tests.crash`` (``make crash``)."""
+"""Try every step, and write the page of the tried steps: ``python -m tests.crash`` (``make crash``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ another replica continues, the callers of the first one retry, and within 15 s e
 
 
 def main() -> int:
-    """Run the tests; the page is written if all pass."""
+    """Run the tests, and write the page if all pass."""
     with tempfile.TemporaryDirectory() as directory:
         counted = Path(directory) / "counted"
         command = [sys.executable, "-m", "pytest", "-q", "-n", os.environ.get("WORKERS", "2"), "tests/crash"]

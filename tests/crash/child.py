@@ -1,4 +1,4 @@
-"""The process that ends."""
+"""The process that is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.integration.installations import Site, replica
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Do a story, and be gone instead of taking step ``last``; the first replica's start counts, too, if it is the story."""
+    """A story to run, and the step ``last`` at which the process is killed instead of taking it.
+
+    The steps of the replica's start count only if the story says so (``from_the_start``).
+    """
 
     site: Site
     story: str
@@ -23,7 +26,7 @@ class Task:
 
 
 def perform(task: Task, answer: Connection) -> None:
-    """Send what was told, whenever there is more of it, and at last how many steps were taken."""
+    """Run the task. Send ``Told`` whenever it changes, and at the end the number of steps."""
     steps = Steps()
     steps.watch()
     asyncio.run(_perform(task, answer, steps))

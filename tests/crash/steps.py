@@ -1,9 +1,9 @@
-"""Counts what a process sends to PostgreSQL and Redis, and ends the process instead of one of these.
+"""Count the writes of a process to PostgreSQL and Redis, and kill the process instead of one of them.
 
-A *step* is one write to one of their sockets: a statement, a script, a commit, the first message of a connection. Ended
-before step ``n``, a process has had every answer to the steps before it, and the servers know nothing of ``n``. To end it
-after ``n`` was sent and before its answer was read leaves the same behind as before ``n + 1``, because the servers carry out
-what they were sent.
+A *step* is one write to one of their sockets: a statement, a script, a commit, the first message of a connection. A process
+that is killed before step ``n`` has received every answer to the steps before it, and the servers know nothing of ``n``. A
+kill after ``n`` was sent and before its answer was read leaves the same state as a kill before ``n + 1``, because the
+servers execute everything that they receive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class Steps:
-    """Of this process, from now on. It takes an event loop of asyncio's own."""
+    """Steps of this process from now on. It requires one of asyncio's own event loops."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -25,22 +25,22 @@ class Steps:
         self._writing = False
 
     def count(self, last: int | None) -> None:
-        """Begin to count; the process is gone instead of taking step ``last``."""
+        """Begin to count. The process is killed instead of taking step ``last``."""
         self._counting, self._last = True, last
 
     def stop(self) -> None:
-        """Count no more: what comes now is not part of it."""
+        """Stop counting: later writes do not belong to the story."""
         self._counting = False
 
     def watch(self) -> None:
-        """Be told of every write."""
+        """Count every write of every socket."""
         transport: Any = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
         for name in ("write", "writelines"):
             setattr(transport, name, self._counted(getattr(transport, name)))
 
     def _counted(self, write: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         def counted(transport: object, data: bytes | Iterable[bytes]) -> None:
-            outermost = not self._writing  # one of the two calls the other
+            outermost = not self._writing  # one of the two methods calls the other
             if outermost:
                 self._step()
                 self._writing = True

@@ -1,8 +1,8 @@
-"""What a process is doing when it ends, and what those who used it do afterwards.
+"""Stories: the work of a process at its death, and the actions of its callers afterwards.
 
-A story has three parts. ``prepare`` brings about what it begins with; it is not counted. ``act`` is the work in the middle
-of which the process ends; what it has answered to somebody outside is noted in ``Told``. ``resume`` is what that somebody
-does then, with another replica: mostly, to ask the same thing again.
+A story has three parts. ``prepare`` creates the initial state and is not counted. ``act`` is the work in the middle of which
+the process is killed. The answers that callers received are recorded in ``Told``. ``resume`` is the work of these callers
+with another replica afterwards: mostly the same request again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _AGAIN_SECONDS: Final = 0.05
 
 @dataclass(slots=True)
 class Told:
-    """What is known outside of the process that ends.
+    """State that is known outside of the killed process.
 
     Attributes:
-        leases: that were granted, with their URLs.
-        ended: which of them were given back, and the answer was there.
+        leases: the granted leases, with their URLs.
+        ended: the leases whose release or revocation was answered.
     """
 
     isolation: Isolation
@@ -46,19 +46,19 @@ class Told:
     ended: set[UUID] = field(default_factory=set)
 
     def has(self, granted: Granted, dsn: str) -> None:
-        """A lease was granted."""
+        """Record a granted lease."""
         self.leases[granted.lease.id] = url_of(granted.lease, dsn)
 
     @property
     def lease_id(self) -> UUID:
-        """The only one."""
+        """The id of the only lease."""
         [lease_id] = self.leases
         return lease_id
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """Where a story happens."""
+    """The replica and the servers on which a story runs."""
 
     bench: Bench
     told: Told
@@ -67,7 +67,7 @@ class Here:
     tell: Callable[[Told], None]
 
     async def leased(self, *, ttl_seconds: float = 300.0, mess: str = "") -> UUID:
-        """A lease, with something in its database."""
+        """Acquire a lease, and run a statement in its database."""
         [granted] = await self.acquired(ttl_seconds=ttl_seconds)
         self.told.has(granted, self.dsn)
         if mess:
@@ -77,7 +77,7 @@ class Here:
     async def acquired(
         self, *, ttl_seconds: float = 300.0, key: str | None = None, number: int = 1
     ) -> list[Granted]:
-        """Acquire, whatever it takes."""
+        """Acquire, and run the replenisher until there is an answer."""
         wanted = [AcquireRequest("shop", self.told.isolation, ttl_seconds)] * number
         asking = asyncio.create_task(
             self.bench.acquiring.acquire(
@@ -95,7 +95,7 @@ class Here:
             await asyncio.gather(staying, return_exceptions=True)
 
     async def until(self, ask: Callable[[], Awaitable[bool]]) -> None:
-        """Ask again and again, beside everything that repairs."""
+        """Repeat ``ask`` until it returns true, and run the maintenance loops in between."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await ask():
                 await rounds(self.bench)
@@ -104,14 +104,14 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """See above."""
+    """One story, as described above."""
 
     name: str
     prepare: Callable[[Here], Awaitable[object]]
     act: Callable[[Here], Awaitable[object]]
     resume: Callable[[Here], Awaitable[object]]
     from_the_start: bool = False
-    """Count the replica's own start, too."""
+    """Count the steps of the replica's own start, too."""
     isolations: tuple[Isolation, ...] = tuple(Isolation)
 
 
@@ -120,31 +120,31 @@ CHANGED: Final = "CREATE TABLE marker (a integer); UPDATE item SET name = 'marke
 
 
 def run(url: str, *statements: str) -> None:
-    """As the holder."""
+    """Run statements as the holder."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
 
 
 def url_of(lease: LeaseRow, dsn: str) -> str:
-    """What the holder is given."""
+    """Return the URL that the holder receives."""
     server = dsn.rpartition("@")[2].split("/", maxsplit=1)[0]
     return f"postgresql://{lease.login}:{lease.password}@{server}/{lease.database_name}"
 
 
 async def rounds(bench: Bench) -> None:
-    """What every replica does all the time."""
+    """Run each maintenance loop of a replica once."""
     for loop in (bench.reaper, bench.janitor, bench.replenisher, bench.reconciler):
         await loop.run_once()
     await bench.reset_jobs.resets.finish()
 
 
 async def nothing(here: Here) -> None:
-    """There is nothing to do."""
+    """Do nothing."""
 
 
 async def a_template(here: Here) -> None:
-    """It is ready, and so is one database."""
+    """Create a ready template with one ready database."""
     await here.bench.template()
     lease_id = await here.leased()
     await here.bench.leases.release(lease_id, principal=WHO)
@@ -153,7 +153,7 @@ async def a_template(here: Here) -> None:
 
 
 def a_lease(mess: str = "", ttl_seconds: float = 300.0) -> Callable[[Here], Awaitable[None]]:
-    """Somebody holds a database, and has done something to it."""
+    """Lease a database, and change it."""
 
     async def prepare(here: Here) -> None:
         await here.bench.template()
@@ -206,7 +206,7 @@ async def provisions(here: Here) -> None:
 
 
 async def a_new_pool(here: Here) -> None:
-    """Somebody has asked for one, and gone away."""
+    """Ask for a pool that does not exist yet, and do not wait for it."""
     await here.bench.template()
     with suppress(FreshdbError):
         await here.bench.acquiring.acquire(
@@ -272,7 +272,7 @@ async def revoked_at_last(here: Here) -> None:
 
 
 async def a_lease_that_is_over(here: Here) -> None:
-    """Its time has come, and nobody has looked yet."""
+    """Create a lease whose deadline has passed and which the reaper has not ended yet."""
     await here.bench.template()
     lease_id = await here.leased(ttl_seconds=60.0, mess=MARKED)
     await here.bench.leases.renew(lease_id, principal=WHO, ttl_seconds=60.0)
@@ -292,7 +292,7 @@ async def reaped_at_last(here: Here) -> None:
     async def over() -> bool:
         try:
             return (await here.bench.leases.get(lease_id)).ended_at is not None
-        except LeaseNotFound:  # over, and pruned
+        except LeaseNotFound:  # ended and pruned
             return True
 
     await here.until(over)
@@ -321,7 +321,7 @@ async def keeps(here: Here) -> None:
 
 
 async def a_dirty_database(here: Here) -> None:
-    """For the janitor."""
+    """Create a dirty database for the janitor."""
     await here.bench.template()
     lease_id = await here.leased(mess=CHANGED)
     async with here.bench.all_slots_taken():
@@ -340,12 +340,12 @@ async def drops(here: Here) -> None:
 
 
 async def registered_anew(here: Here) -> None:
-    """A template that was retired may be registered again."""
+    """Register a template again that was retired."""
     await here.until(lambda: _registered(here, RegisterRequest("shop", None, [SQL], [], 60)))
 
 
 async def a_mess(here: Here) -> None:
-    """A ready database was dropped by hand, Redis is empty, and a lease is held."""
+    """Drop a ready database by hand, empty Redis, and hold a lease."""
     await a_template(here)
     await here.leased(mess=MARKED)
     await here.bench.replenisher.run_once()

@@ -1,4 +1,4 @@
-"""A replica that is gone at any step of anything loses nothing, strands nothing and leaves nothing behind.
+"""A replica that is killed at any step loses no lease, blocks no database and leaves nothing behind.
 
 A run tries one step of each story, with one isolation (``tests.shares``). ``make crash`` tries every step with both.
 """
@@ -17,7 +17,7 @@ from tests.servers import PostgresServer
 from tests.shares import ALL, share
 
 COUNTED = os.environ.get("FRESHDB_CRASH_COUNTED")
-"""A file to which how many steps were tried is written."""
+"""The file to which the number of tried steps is written."""
 EARLY = 14
 
 
@@ -42,7 +42,7 @@ async def test_whatever_step_a_replica_dies_at_everything_finds_its_way_back(
 
 
 async def _chosen(postgres_18: PostgresServer, redis_url: str, story: str, isolation: Isolation) -> list[int]:
-    """All, or one of the first."""
+    """Return all steps, or one of the first."""
     if not ALL:
         return share(range(1, EARLY + 1), EARLY, name=lambda step: f"{story} {isolation} {step}")
     steps = await live_through(postgres_18, redis_url, story, isolation, last=None)

@@ -1,4 +1,4 @@
-"""What is there after a process has ended, and what must not be."""
+"""Checks of the state after a process was killed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _SETTLED = {"ready", "leased", "kept"}
 async def live_through(
     postgres: PostgresServer, redis_url: str, story: str, isolation: Isolation, last: int | None
 ) -> int | None:
-    """Let a process end at one step of a story, repair, go on, and see that nothing is wrong or left.
+    """Kill a process at one step of a story, repair, resume, and check that nothing is wrong or left over.
 
     Returns:
-        how many steps the story has, if it came to its end.
+        the number of steps of the story, if it ended before the kill.
     """
     where = new_site([postgres], redis_url, **SETTINGS)
     told, taken = await asyncio.to_thread(_ended, Task(where, story, isolation, last))
@@ -54,12 +54,12 @@ async def live_through(
 
 
 def _unheard(told: Told) -> None:
-    """Nobody outlives this process."""
+    """Ignore the news: no process reads it from this one."""
     del told
 
 
 def _ended(task: Task) -> tuple[Told, int | None]:
-    """Run it in a process of its own."""
+    """Run the task in a process of its own."""
     theirs, ours = PROCESSES.Pipe()
     process = PROCESSES.Process(target=perform, args=(task, theirs))
     process.start()
@@ -84,7 +84,7 @@ def _all(connection: multiprocessing.connection.Connection) -> Iterator[object]:
 
 
 async def settled(bench: Bench) -> None:
-    """Nothing is under way, half done or unknown any more, soon after the death."""
+    """Wait until each database is ready, leased or kept."""
     until = monotonic() + PATIENCE_SECONDS
     while True:
         await rounds(bench)
@@ -96,7 +96,7 @@ async def settled(bench: Bench) -> None:
 
 
 class World:
-    """Looks from outside: with the control plane's own SQL, with holders' URLs, with the servers' catalogs."""
+    """Checks from outside: by SQL in the control plane, with the URLs of holders, and in the catalogs of the servers."""
 
     def __init__(self, where: Site, here: Here) -> None:
         self._where = where
@@ -109,7 +109,7 @@ class World:
             return connection.execute(query).fetchall()
 
     def nobody_shares(self) -> None:
-        """One live lease has one database, and one database at most one live lease."""
+        """Check that each live lease has one database, and each database at most one live lease."""
         live = self._rows(
             "SELECT l.id, d.id FROM leases l LEFT JOIN databases d ON d.lease_id = l.id AND d.id = l.database_id "
             "AND d.generation = l.generation WHERE l.state IN ('active', 'kept')"
@@ -120,13 +120,13 @@ class World:
         assert {lease for lease, _ in live} == set(self._told.leases) - self._told.ended
 
     def leases_reach_their_databases(self) -> None:
-        """What was granted, and not given back, works."""
+        """Check that the URL of each granted lease works until its release."""
         for lease, url in self._told.leases.items():
             if lease not in self._told.ended:
                 run(url, "SELECT 1 FROM item")
 
     async def all_can_be_leased_and_is_clean(self) -> None:
-        """Every database that the pool may hold comes, and shows nothing of who had it before."""
+        """Lease every database that the pool may hold, and check that it shows no leftovers of an earlier holder."""
         for lease_id in set(self._told.leases) - self._told.ended:
             await self._bench.leases.release(lease_id, principal=WHO)
             self._told.ended.add(lease_id)
@@ -154,7 +154,7 @@ class World:
         await settled(self._bench)
 
     async def ended_leases_reach_nothing(self) -> None:
-        """Their URLs are dead."""
+        """Check that the URLs of ended leases are refused."""
         for lease in self._told.ended & set(self._told.leases):
             try:
                 psycopg.connect(self._told.leases[lease]).close()
@@ -163,7 +163,7 @@ class World:
             raise AssertionError(f"the URL of the lease {lease} still works")
 
     async def nothing_is_left_over(self) -> None:
-        """Once the template is retired, nothing of ours is anywhere."""
+        """Retire the template, and check that no object of freshdb remains anywhere."""
         for template in await self._bench.templates.listing(name=None, state=None, limit=10, after=None):
             await self._bench.templates.retire(str(template.id), force=True)
         until = monotonic() + PATIENCE_SECONDS
@@ -190,4 +190,4 @@ class World:
 
 
 _THERE_FOR_GOOD = {"events", "epoch", "over"}
-"""The last goes by itself, a minute after the last lease."""
+"""Keys that may remain. ``over`` expires by itself a minute after the last lease."""

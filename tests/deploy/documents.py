@@ -1,4 +1,4 @@
-"""Reads what ``deploy/`` has."""
+"""Readers of the files in ``deploy/``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SETTING = re.compile(r"^(\w+)\s*=\s*('[^']*'|[^\s#]+)", re.MULTILINE)
 
 
 def compose(variables: dict[str, str]) -> dict[str, Any]:
-    """The compose file, with these variables.
+    """Return the compose file, with these variables.
 
     Raises:
-        KeyError: one that has no default is not given.
+        KeyError: a variable without a default is missing.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -29,13 +29,13 @@ def compose(variables: dict[str, str]) -> dict[str, Any]:
 
 
 def postgres_settings(name: str) -> dict[str, str]:
-    """What a configuration file for PostgreSQL sets."""
+    """Return the settings in a configuration file for PostgreSQL."""
     text = (DEPLOY / "postgres" / name).read_text()
     return {name: value.strip("'") for name, value in _SETTING.findall(text)}
 
 
 def manifests() -> list[tuple[str, dict[str, Any]]]:
-    """Every object of the Kubernetes base, and the file it is in."""
+    """Return every object of the Kubernetes base, with the name of its file."""
     return [
         (path.name, one)
         for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))

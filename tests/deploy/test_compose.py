@@ -1,6 +1,6 @@
-"""The compose file: valid, and, with its own settings and PostgreSQL's configuration, a stack that works.
+"""The compose file is valid. With its settings and PostgreSQL's configuration, the stack works.
 
-No container engine runs where these tests do, so the same processes run without containers.
+These tests have no container engine, so the same processes run without containers.
 """
 
 from __future__ import annotations

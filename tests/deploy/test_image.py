@@ -1,6 +1,6 @@
-"""The image: what its Dockerfile says is in order, and what goes into it is what was tested.
+"""The image: the Dockerfile is correct, and the image has the versions that were tested.
 
-No container engine runs where these tests do; ``make image`` builds it where there is one.
+These tests have no container engine. ``make image`` builds the image where there is one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The manifests: valid for Kubernetes' own schemas, and in agreement with each other.
+"""The manifests are valid by Kubernetes' own schemas, and agree with each other.
 
-The kinds of operators (``OPERATORS``) have no schemas there; where they are used is looked at here.
+The kinds of operators (``OPERATORS``) have no schemas there. These tests check the places that use them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSION = "1.37"
 OPERATORS = {"Kustomization", "Cluster", "ServiceMonitor"}
 OBJECTS = manifests()
 OF_THE_OPERATOR = {"full_page_writes", "wal_level", "archive_mode", "listen_addresses", "log_rotation_size"}
-"""CloudNativePG lets nobody set these: https://cloudnative-pg.io/documentation/current/postgresql_conf/"""
+"""CloudNativePG does not allow these settings: https://cloudnative-pg.io/documentation/current/postgresql_conf/"""
 
 
 def of_kind(kind: str) -> Iterator[dict[str, Any]]:
@@ -83,7 +83,7 @@ def test_secrets_that_are_asked_for_are_in_the_example() -> None:
 
 @pytest.mark.parametrize("name", ["control", "one", "two"])
 def test_postgres_is_set_as_everywhere(name: str) -> None:
-    """``deploy/postgres`` says why; what is PostgreSQL's default need not be said to the operator."""
+    """``deploy/postgres`` gives the reasons. The manifest may leave out settings that have PostgreSQL's default."""
     parameters = cast(
         "dict[str, str]", named("Cluster", f"freshdb-{name}")["spec"]["postgresql"]["parameters"]
     )

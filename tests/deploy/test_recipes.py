@@ -1,6 +1,6 @@
-"""The recipes for CI systems, their own commands run against a real service; and suites in other languages.
+"""The recipes for CI systems: their commands run against a real service. Also suites in other languages.
 
-Not tried here: the CI systems themselves, and the installation of packages, which everything here has already.
+Not tested: the CI systems themselves, and the installation of packages, which are all installed here already.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def project(tmp_path: Path, service: Service) -> Iterator[Run]:
-    """A project with tests and migrations, and how its commands are run."""
+    """Create a project with tests and migrations, and return a function that runs its commands."""
     for name, text in PROJECT.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "migrate.sh").chmod(0o755)
@@ -132,7 +132,7 @@ PQ = Path("/usr/share/gocode/src/github.com/lib/pq")
 
 
 def twice(project: Run, *command: str, **more: str) -> None:
-    """Each time with a database in which nobody has left a row."""
+    """Run a suite twice, each time with a database without rows of the other run."""
     project("freshdb", "template", "sql", "shop", "schema.sql")
     for _ in range(2):
         project("freshdb", "run", "--template", "shop", "--", *command, **more)

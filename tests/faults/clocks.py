@@ -1,4 +1,4 @@
-"""Processes whose wall clock is wrong, by libfaketime (Debian's package of this name). Monotonic clocks are left alone."""
+"""Processes with a wrong wall clock, by libfaketime (a package of Debian). Monotonic clocks stay correct."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 def faketime() -> Path | None:
-    """The library, if it is installed."""
+    """Return the library, if it is installed."""
     return next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 
 
 def sweep() -> None:
-    """Remove what libfaketime keeps in shared memory of processes that were killed: nobody else does."""
+    """Remove the shared memory that libfaketime keeps for killed processes. It does not do so itself."""
     for left in Path("/dev/shm").glob("*faketime_*"):  # noqa: S108 - where the library puts it
         if not Path("/proc", left.name.rpartition("_")[2]).exists():
             left.unlink(missing_ok=True)
 
 
 class WrongClock:
-    """Of the processes that are started with ``environment``: so many seconds off, and it can jump."""
+    """The wall clock of the processes that are started with ``environment``. It is off by some seconds, and can jump."""
 
     def __init__(self, path: Path, library: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A service with a proxy before everything that it stands on; all of that is the tests' own, because they spoil it."""
+"""A service with a proxy in front of each of its servers. The servers serve these tests only, because faults damage them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.services import start_service
 
 @pytest.fixture(scope="package")
 def stage(servers: Servers) -> Iterator[Stage]:
-    """One for all tests here: each leaves it as it was."""
+    """One stage for all tests here. Each test leaves it in its initial state."""
     directory = Path(tempfile.mkdtemp(prefix="scratch-faults-", dir=servers.root))
     directory.chmod(0o711)
     postgres = EmbeddedPostgres(directory / "postgres", settings={"max_connections": "80"})
@@ -41,7 +41,7 @@ def stage(servers: Servers) -> Iterator[Stage]:
 
 @pytest.fixture(autouse=True)
 def _no_leases_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that failed with a lease in hand fails nobody after it."""
+    """Release all leases after each test, so that a failed test does not make the next one fail."""
     yield
     if "stage" in request.fixturenames:
         stage: Stage = request.getfixturevalue("stage")

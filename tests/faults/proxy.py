@@ -1,6 +1,6 @@
-"""A proxy before a real server, which can be slow, deaf, shut, or lead somewhere else.
+"""A proxy in front of a real server that can delay, swallow or refuse traffic, or lead to another server.
 
-It runs in a thread of its own, and what it does can be changed at any moment from any thread.
+It runs in a thread of its own. Its behaviour can be changed from any thread at any time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class _Talk:
 
     sides: list[asyncio.StreamWriter] = field(default_factory=list)
     lost: bool = False
-    """Something that was said has been swallowed: nothing that follows would make sense to the other side."""
+    """Some data was swallowed, so later data would make no sense to the other side."""
 
 
 class Proxy:
-    """Before the server that a URL names; ``url`` is the same, through the proxy."""
+    """A proxy in front of the server of a URL. ``url`` is the same URL through the proxy."""
 
     def __init__(self, url: str) -> None:
         self.given = url
@@ -61,40 +61,40 @@ class Proxy:
         self._loop.close()
 
     def slow(self, seconds: float) -> None:
-        """Every answer comes so much later."""
+        """Delay every answer by some seconds."""
         self._delay_seconds = seconds
 
     def swallow(self) -> None:
-        """Whatever is said, by whom ever, vanishes; connections are taken, and stay open."""
+        """Drop all data in both directions, and keep all connections open."""
         self._swallows = True
 
     def pass_on(self) -> None:
-        """Pass on what is said; connections on which something was lost stay deaf for ever."""
+        """Pass on all data again. Connections that lost data still pass on nothing."""
         self._swallows = False
         self._delay_seconds = 0.0
         if self._server is None:
             self._do(self._listen())
 
     def refuse(self) -> None:
-        """Let nobody in, and throw out who is."""
+        """Refuse new connections, and close all open ones."""
         self._do(self._shut())
 
     def reset(self) -> None:
-        """Throw out who is, as a machine does that knows of no connection (RST)."""
+        """Reset all open connections (RST), as a machine does that does not know the connection."""
         self._do(self._reset())
 
     def reset_next(self, number: int) -> None:
-        """Reset that many connections, each when the client next sends something through it, which is lost."""
+        """Reset that many connections, each when the client next sends data. The data is lost."""
         self._resets_left = number
 
     def lead_to(self, url: str) -> None:
-        """From now on there is another server; connections to the one before end."""
+        """Lead new connections to another server, and close those to the previous one."""
         self._target = _place(url)
         self._do(self._cut())
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._talks)
 
     def _do(self, work: Coroutine[object, object, T]) -> T:
@@ -111,7 +111,7 @@ class Proxy:
         await self._cut()
 
     async def _cut(self) -> None:
-        """End the connections that there are; others may come meanwhile."""
+        """Close the open connections. New ones may arrive in the meantime."""
         there = set(self._tasks)
         for task in there:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Which of these tests run by default, in CI, too: those that take longest wait for ``make faults``."""
+"""Mark of the slowest tests, which only ``make faults`` runs. All others run by default, also in CI."""
 
 from __future__ import annotations
 

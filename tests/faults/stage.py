@@ -1,4 +1,4 @@
-"""What the tests of faults stand on, and how they ask."""
+"""The installation that the tests of faults use, and their requests to it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _TIMEOUTS = (
 )
 WAIT_SECONDS = LIMIT_SECONDS
 BOUND_SECONDS = LIMIT_SECONDS
-"""Whatever is hung up, an answer comes before this. The service of these tests is told to wait for three seconds."""
+"""Every answer comes within this time, whatever hangs. The service of these tests has a timeout of three seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A service, and the proxies before its control plane, its managed server and its Redis."""
+    """A service, and the proxies in front of its control plane, its managed server and its Redis."""
 
     service: Service
     control: Proxy
@@ -53,11 +53,11 @@ class Stage:
     other_redis_url: str
 
     def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Ask; the answer must come in time."""
+        """Send a request. The answer must come in time."""
         return asking.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
 
     def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
-        """Ask for something that is expected to be done."""
+        """Send a request that must succeed."""
         answer = self.ask("POST", path, body)
         assert answer.status_code == expected, answer.text
         done: dict[str, Any] = answer.json()
@@ -70,7 +70,7 @@ class Stage:
         )
 
     def lease(self, *, ttl_seconds: float | None = None) -> dict[str, Any]:
-        """A lease, soon."""
+        """Ask for a lease until it is granted."""
         end = time.monotonic() + WAIT_SECONDS
         while (answer := self.acquire(ttl_seconds=ttl_seconds)).status_code != 201:
             assert time.monotonic() < end, answer.text
@@ -79,45 +79,45 @@ class Stage:
         return got
 
     def renew(self, lease: dict[str, Any]) -> None:
-        """Renew it, soon."""
+        """Renew a lease, with retries."""
         until(lambda: self.ask("POST", f"/v1/leases/{lease['id']}/renew").status_code == 200)
 
     def release(self, lease: dict[str, Any]) -> None:
-        """Give it back, soon."""
+        """Release a lease, with retries."""
         until(lambda: self.ask("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})
 
     def many(self, number: int, ask: Callable[[], httpx.Response]) -> list[httpx.Response]:
-        """Ask from many sides at once."""
+        """Send the same request many times in parallel."""
         with ThreadPoolExecutor(number) as crowd:
             return [done.result() for done in [crowd.submit(ask) for _ in range(number)]]
 
     def shown(self, lease: dict[str, Any]) -> dict[str, Any]:
-        """What is known of a lease."""
+        """Return the service's description of a lease."""
         answer = self.ask("GET", f"/v1/leases/{lease['id']}")
         known: dict[str, Any] = answer.json()
         return known if answer.status_code == 200 else {"state": "unknown"}
 
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return int(self.pool()["waiting"])
 
     def databases(self) -> dict[str, int]:
-        """How many the pool has in each state."""
+        """The number of the pool's databases in each state."""
         states: dict[str, int] = self.pool()["databases"]
         return states
 
     def settled(self) -> bool:
-        """Whether the pool has what it wants, and nothing of it is under way or about to be."""
+        """Return true if the pool has its target size, and all of its databases are ready."""
         databases = self.databases()
         wanted = range(int(SETTINGS["min_ready"]), int(SETTINGS["max_size"]) + 1)
         return databases.keys() == {"ready"} and databases["ready"] in wanted
 
     def pool(self) -> dict[str, Any]:
-        """The one of the template that all tests use."""
+        """The pool of the template that all tests use."""
         return next(one for one in self.items("/v1/pools") if one["template"].startswith("t@"))
 
     def items(self, path: str) -> list[dict[str, Any]]:
-        """A list of the service, once it can tell."""
+        """Return a list of the service, with retries until it answers."""
         answers: list[httpx.Response] = []
 
         def told() -> bool:
@@ -129,7 +129,7 @@ class Stage:
         return items
 
     def as_before(self) -> None:
-        """All is well again, by itself: leases come, are clean, and go."""
+        """Check that the service has recovered by itself: a lease is granted, is clean, and can be released."""
         until(lambda: self.ask("GET", "/readyz").status_code == 200)
         lease = self.lease()
         with psycopg.connect(lease["url"], autocommit=True) as connection:
@@ -140,7 +140,7 @@ class Stage:
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
-        """The pool wants one more database than it has, which has to be made; afterwards as many as before."""
+        """Let the pool need one more database than it has. Afterwards, restore its size."""
         until(self.settled)
         number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
         self._resize(path, {"min_ready": number, "max_size": number})
@@ -151,11 +151,11 @@ class Stage:
             self._resize(path, {name: SETTINGS[name] for name in ("min_ready", "max_size")})
 
     def _resize(self, path: str, sizes: dict[str, Any]) -> None:
-        """However long what a test before had taken away is missed."""
+        """Retry until the service accepts the sizes, because a fault of an earlier test may still have effects."""
         until(lambda: self.ask("PATCH", path, sizes).status_code == 200)
 
     def template_database(self, superuser: psycopg.Connection) -> str:
-        """Of the template that all tests use: the first that was made."""
+        """The database of the template that all tests use, which is the oldest one."""
         row = superuser.execute(
             "select datname from pg_database where not datallowconn and datname ~ '_t_' order by oid limit 1"
         ).fetchone()
@@ -164,7 +164,7 @@ class Stage:
 
     @contextmanager
     def as_superuser(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
-        """A connection past the proxies, whatever is set for its role."""
+        """A connection that bypasses the proxies, without the timeouts of its role."""
         dsn = self.dsn.rpartition("/")[0] + f"/{database}"
         with psycopg.connect(
             dsn, autocommit=True, options=" ".join(f"-c {name}=0" for name in _TIMEOUTS)
@@ -172,7 +172,7 @@ class Stage:
             yield connection
 
     def crash(self) -> None:
-        """End PostgreSQL as a crash does, and start it again."""
+        """Stop PostgreSQL as a crash does, and start it again."""
         postmaster = psutil.Process(
             int((self.postgres.data / "cluster" / "postmaster.pid").read_text().split()[0])
         )
@@ -181,7 +181,7 @@ class Stage:
         run_sync(self.postgres.start())
 
     def without_sessions(self) -> None:
-        """The service has to open every session anew."""
+        """End all sessions of the service, so that it must open new ones."""
         with self.as_superuser() as superuser:
             superuser.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'freshdb%'"
@@ -189,7 +189,7 @@ class Stage:
 
 
 def refused(answer: httpx.Response) -> str:
-    """It says that something behind it is away; and what."""
+    """Check that an answer reports an unavailable server, and return its detail."""
     assert (answer.status_code, answer.json().get("code")) == (503, "backend_unavailable"), answer.text
     assert int(answer.headers["retry-after"]) >= 1
     detail: str = answer.json()["detail"]
@@ -197,7 +197,7 @@ def refused(answer: httpx.Response) -> str:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for it."""
+    """Wait until a condition is true."""
     end = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "it did not come to be"

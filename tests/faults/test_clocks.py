@@ -1,4 +1,4 @@
-"""A replica whose wall clock is wrong, and jumps; a client whose clock does. No lease ends early or late by it."""
+"""A replica or a client whose wall clock is wrong and jumps. No lease ends early or late because of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OF_PEOPLE = {
     Path("client/src/freshdb/cli/watch.py"),
     Path("client/src/freshdb/cli/frame.py"),
 }
-"""``freshdb audit --since 2h`` means the clock of the person who asks, and ``--watch`` shows it; nothing ends by it."""
+"""``freshdb audit --since 2h`` refers to the user's clock, and ``--watch`` shows it. Neither ends a lease."""
 _WALL_CLOCK = re.compile(
     r"datetime\.(now|utcnow|today)\(|date\.today\(|\btime\.time(_ns)?\(|localtime\(|gmtime\("
 )
@@ -55,7 +55,7 @@ def clock(tmp_path: Path, library: Path) -> Iterator[WrongClock]:
 
 @pytest.fixture
 def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> Iterator[list[Service]]:
-    """One with the right clock, and one with a wrong one."""
+    """Two replicas, one with the right clock and one with a wrong clock."""
     settings = {"min_ready": 4, "max_size": 6}
     right = start_service([postgres_18.dsn], redis_url, settings=settings)
     clock.is_off_by(-HOUR)
@@ -163,7 +163,7 @@ def test_a_client_whose_clock_jumps_keeps_its_lease(
 
 
 def test_the_wall_clock_of_a_process_decides_nothing() -> None:
-    """Instants come from Redis and PostgreSQL, durations from monotonic clocks: nothing asks for the time of day."""
+    """Instants come from Redis and PostgreSQL, durations from monotonic clocks. No code reads the time of day."""
     sources = [*(ROOT / "service/src").rglob("*.py"), *(ROOT / "client/src").rglob("*.py")]
     assert len(sources) > 100
     asking = [

@@ -1,4 +1,4 @@
-"""A replica that dies in the middle of a reset costs those who wait next to nothing, however long claims last."""
+"""A replica that dies during a reset hardly delays the waiters, however long its claims last."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_who_waits_behind_a_replica_that_dies_is_served_long_before_its_claim_en
                 timeout=60,
             )
             until(lambda: asking.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
-            between.swallow()  # whatever the doomed one does to the database now takes for ever
+            between.swallow()  # no statement of the doomed replica on the database returns any more
             released = asking.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
             assert released.status_code == 200, released.text
             until(lambda: claimed(doomed) == [("resetting",)] and locks(doomed) == 1)
-            time.sleep(1.5)  # it lives, and can be seen: nobody takes its work away
+            time.sleep(1.5)  # it is alive, so no other replica takes over its work
             assert claimed(doomed) == [("resetting",)]
             assert not waiting.done()
             doomed.kill()

@@ -1,4 +1,4 @@
-"""A disk that is full: the control plane's and the managed server's, on a small file system of its own."""
+"""A full disk of the control plane and the managed server, on a small file system of its own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.services import start_service
 
 _MEGABYTES = 160
 SHORT = {"template": "t", "ttl_seconds": 5, "wait_seconds": 1}
-"""A lease whose answer is lost in a crash ends by itself, soon."""
+"""A lease whose answer is lost in a crash expires soon."""
 
 
 @pytest.fixture
 def disk(servers: Servers) -> Iterator[Path]:
-    """A small file system."""
+    """Mount a small file system."""
     made = Path(tempfile.mkdtemp(prefix="scratch-disk-", dir=servers.root))
     command = ["mount", "-t", "tmpfs", "-o", f"size={_MEGABYTES}m,mode=0755", "tmpfs", str(made)]
     mounted = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -41,7 +41,7 @@ def disk(servers: Servers) -> Iterator[Path]:
 
 @pytest.fixture
 def small(disk: Path, redis_url: str) -> Iterator[Stage]:
-    """A service on a server whose disk is small."""
+    """A service whose PostgreSQL server has a small disk."""
     settings = {
         "min_wal_size": "32MB",
         "max_wal_size": "32MB",
@@ -67,17 +67,17 @@ def test_a_full_disk_is_an_answer_and_everything_goes_on_when_there_is_room(smal
     filler = disk / "filler"
     _fill(filler)
     try:
-        small.ask("PATCH", pool, {"min_ready": 3})  # one more would not fit
+        small.ask("PATCH", pool, {"min_ready": 3})  # there is no room for one more
         while (
             answer := small.ask("POST", "/v1/leases", SHORT)
         ).status_code == 201:  # a table of the control plane, or its log, has to grow
             small.ask("DELETE", f"/v1/leases/{answer.json()['id']}")
-        assert answer.status_code == 503, answer.text  # away, or with nothing that could be made clean
+        assert answer.status_code == 503, answer.text  # unavailable, or no database could be cleaned
         assert "No space left on device" in (disk / "postgres" / "postgres.log").read_text()
         assert small.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
     finally:
         filler.unlink()
-    run_sync(small.postgres.start())  # with its log on the same disk it may have given up, in the end
+    run_sync(small.postgres.start())  # its log is on the same disk, so it may have stopped
     until(lambda: small.ask("GET", "/readyz").status_code == 200)
     with psycopg.connect(held["url"]) as connection:
         assert connection.execute("select * from t").fetchall() == []
@@ -90,11 +90,11 @@ def test_a_full_disk_is_an_answer_and_everything_goes_on_when_there_is_room(smal
         databases = superuser.execute(
             "select count(*) from pg_database where starts_with(datname, %s)", [f"{prefix}_d_"]
         ).fetchone()
-        assert databases == (3,)  # nothing half made is left
+        assert databases == (3,)  # no half-created database is left
 
 
 def _fill(path: Path) -> None:
-    """Until nothing more fits."""
+    """Fill the disk completely."""
     with path.open("wb", buffering=0) as file:
         try:
             for size in (2**20, 2**12):

@@ -1,6 +1,6 @@
-"""A connection that hangs: what is sent is swallowed, in both directions, and nothing is ever closed.
+"""Connections that hang: all data is swallowed in both directions, and no connection is closed.
 
-The service gives up by its own settings, says so, does not use up what it has, and goes on when the network does.
+The service gives up after its configured timeouts, reports that, uses up no resource, and continues with the network.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stag
     held = stage.lease()
     stage.control.swallow()
     try:
-        for _ in range(2):  # more than there are connections, and the second time nobody waits for anything
+        for _ in range(2):  # more than the connections; the second time, no request waits
             assert {refused(one) for one in stage.many(40, stage.acquire)}
-        assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200  # Redis alone
+        assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200  # needs Redis only
         refused(stage.ask("DELETE", f"/v1/leases/{held['id']}"))
         assert stage.ask("GET", "/readyz").status_code == 503
         assert stage.ask("GET", "/livez").status_code == 200
@@ -32,7 +32,7 @@ def test_a_control_plane_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stag
 
 
 def test_a_transaction_whose_replica_cannot_be_heard_any_more_holds_nobody_up_for_long(stage: Stage) -> None:
-    """Nobody tells its backend that the connection is lost: it holds its locks, and waits for the next statement."""
+    """The backend does not notice the lost connection. It holds its locks, and waits for the next statement."""
     pool, whose = stage.pool()["id"], f"{stage.service.prefix}_control"
     sessions = "select 1 from pg_stat_activity where query like 'UPDATE pools%' and "
     with (
@@ -80,7 +80,7 @@ def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> No
     held = stage.lease()
     stage.redis.swallow()
     try:
-        details = {refused(one) for one in stage.many(60, stage.acquire)}  # more than there are connections
+        details = {refused(one) for one in stage.many(60, stage.acquire)}  # more than the connections
         assert any("Redis" in detail for detail in details)
         assert all("Redis" in detail or "came before" in detail for detail in details)
         refused(stage.ask("POST", f"/v1/leases/{held['id']}/renew"))
@@ -92,11 +92,11 @@ def test_a_redis_that_hangs_is_an_answer_and_uses_nothing_up(stage: Stage) -> No
 
 
 def test_a_copy_that_hangs_is_given_up_with_its_server(stage: Stage) -> None:
-    """It may take ten minutes, and would; but a server that gives no sign of life is not copying."""
+    """A copy may take ten minutes, and this one would. But a server that gives no sign of life is not copying."""
     until(stage.settled)
     with stage.as_superuser() as superuser, stage.as_superuser() as observer:
         superuser.execute("begin")
-        # Takes a lock that a copy waits for.
+        # Takes a lock that the copy waits for.
         superuser.execute(f"comment on database {stage.template_database(superuser)} is 'mine'")
         with stage.one_more():
             try:

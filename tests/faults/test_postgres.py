@@ -1,4 +1,4 @@
-"""PostgreSQL is there, and does not do what it is asked: no connection free, a template in use, a lock, a timeout."""
+"""PostgreSQL runs but refuses or delays a request: no free connection, a template in use, a lock, a timeout."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_timeouts_that_are_set_for_our_role_do_not_reach_us(stage: Stage) -> Non
 
 
 def test_no_crash_undoes_what_was_answered(stage: Stage) -> None:
-    """Not even where PostgreSQL runs with ``synchronous_commit = off``, as the embedded one does."""
+    """This also holds for PostgreSQL with ``synchronous_commit = off``, which the embedded server uses."""
     for _ in range(2):
         given_back, held = stage.lease(), stage.lease()
         stage.release(given_back)

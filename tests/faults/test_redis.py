@@ -1,4 +1,4 @@
-"""Redis is there, and not as it should be: slow, read-only, full, shut, or another one that has not heard of the last."""
+"""Redis runs but does not work normally: slow, read-only, full, refusing, or replaced by one without the last writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def redis_at(url: str) -> Iterator[redis.Redis]:
 def test_slow_redis_costs_time_and_nothing_else(stage: Stage) -> None:
     stage.redis.slow(0.1)
     try:
-        answers = stage.many(6, partial(stage.acquire, 15))  # of three databases
+        answers = stage.many(6, partial(stage.acquire, 15))  # for three databases
         got = [one.json() for one in answers if one.status_code == 201]
         assert len(got) == 3
         assert {one.json()["code"] for one in answers if one.status_code != 201} == {"pool_exhausted"}
@@ -68,7 +68,7 @@ def test_who_waits_keeps_the_place_while_redis_is_slow(stage: Stage) -> None:
 def test_read_only_redis_is_away_and_no_lease_is_lost(stage: Stage) -> None:
     held, given_back = stage.lease(), stage.lease()
     with redis_at(stage.redis_url) as server:
-        server.replicaof("127.0.0.1", 1)  # where nobody is
+        server.replicaof("127.0.0.1", 1)  # no server listens there
         try:
             assert "Redis" in refused(stage.acquire())
             assert stage.ask("DELETE", f"/v1/leases/{given_back['id']}").status_code == 200
@@ -112,14 +112,14 @@ def test_connections_that_were_reset_are_not_used(stage: Stage) -> None:
     held = stage.lease()
     for _ in range(5):
         stage.redis.reset()
-        stage.post(f"/v1/leases/{held['id']}/renew", expected=200)  # the first time that it is asked
+        stage.post(f"/v1/leases/{held['id']}/renew", expected=200)  # the first attempt succeeds
     stage.release(held)
     stage.as_before()
 
 
 @contextmanager
 def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
-    """A primary, and its replica that has heard of everything until now."""
+    """A primary, and its replica with all writes up to now."""
     with redis_at(stage.redis_url) as first, redis_at(stage.other_redis_url) as second:
         there = first.connection_pool.connection_kwargs
         own = second.connection_pool.connection_kwargs["password"]
@@ -138,20 +138,20 @@ def two(stage: Stage) -> Iterator[tuple[redis.Redis, redis.Redis]]:
 
 
 def hears(replica: redis.Redis, *, of: redis.Redis) -> None:
-    """Wait until it has heard of everything."""
+    """Wait until the replica has received all writes."""
     said = uuid4().hex
     of.set("last", said)
     until(lambda: replica.get("last") == said)
 
 
 def leased(stage: Stage, *ttl_seconds: float) -> list[dict[str, Any]]:
-    """Of databases that are there: one that had to be made first would cost the other's lease its time."""
+    """Lease databases that are ready already. Creating one first would use up the TTL of the other lease."""
     until(lambda: stage.databases().get("ready", 0) >= len(ttl_seconds))
     return [stage.lease(ttl_seconds=one) for one in ttl_seconds]
 
 
 def make_due(server: redis.Redis, lease: dict[str, Any]) -> None:
-    """Have the end of a lease be past, as this Redis believes."""
+    """Set a lease's deadline in this Redis to a time in the past."""
     [deadlines] = server.keys("freshdb:{*}:deadlines")
     assert server.zadd(deadlines, {lease["id"]: 1}, xx=True, ch=True) == 1
 
@@ -161,7 +161,7 @@ def test_a_failover_to_a_replica_that_lags_ends_no_lease_early_and_revives_none(
     with two(stage) as (first, second):
         forgotten, renewed = leased(stage, 8, 60)
         hears(second, of=first)
-        second.replicaof("NO", "ONE")  # from here on, what is said reaches the first one alone
+        second.replicaof("NO", "ONE")  # from here on, only the first one receives writes
         make_due(second, renewed)
         stage.post(f"/v1/leases/{renewed['id']}/renew", {"ttl_seconds": 600}, 200)
         unheard = stage.post("/v1/leases", {"template": "t", "ttl_seconds": 600})
@@ -188,15 +188,15 @@ def test_a_redis_that_comes_back_with_what_it_believed_before_ends_no_lease(stag
         )
         until(lambda: stage.shown(gone)["state"] == "expired")
         make_due(first, held)
-        stage.redis.lead_to(stage.redis_url)  # which knows of its old end alone, and that has passed
+        stage.redis.lead_to(stage.redis_url)  # it knows only the old end of the lease, which has passed
         marker = stage.lease(ttl_seconds=1)
-        until(lambda: stage.shown(marker)["state"] == "expired")  # so the reaper has been there
+        until(lambda: stage.shown(marker)["state"] == "expired")  # so the reaper has run
         assert stage.shown(held)["state"] == "active"
         stage.release(held)
     stage.as_before()
 
 
 def _reaches(lease: dict[str, Any]) -> None:
-    """Its holder does not even notice."""
+    """Check that the holder can still use its database."""
     with psycopg.connect(lease["url"]) as connection:
         connection.execute("select * from t")

@@ -1,7 +1,7 @@
-"""``python -m tests.fuzz CASES [SEED]`` (``make fuzz CASES=20000``): calls that nobody in their senses would make.
+"""Send calls that no sensible client sends: ``python -m tests.fuzz CASES [SEED]`` (``make fuzz CASES=20000``).
 
-schemathesis makes them from the OpenAPI document, with one seed after the other, until there were so many. It ends with 1 at
-the first failure, and says it. A run of 20,000 cases or more is written to
+schemathesis creates them from the OpenAPI document, with one seed after another, until there are enough cases. The command
+stops at the first failure, prints it, and ends with the exit code 1. The result of 20,000 cases or more is written to
 ``docs/hostile-callers.md``, between its two marks.
 """
 
@@ -24,12 +24,12 @@ BEGIN, END = "<!-- make fuzz: begin -->\n", "<!-- make fuzz: end -->\n"
 MANY_CASES = 20_000
 EXAMPLES = 150
 AT_ONCE = 2
-"""Runs beside each other, each with a seed of its own."""
+"""Number of parallel runs, each with a seed of its own."""
 PHASES = "examples,coverage,fuzzing,stateful"
 
 
 def main() -> int:
-    """Run, and say what came of it."""
+    """Run the cases, and write or print the result."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("cases", type=int)
     parser.add_argument("seed", type=int, nargs="?", default=1)

@@ -1,8 +1,8 @@
-"""What schemathesis has to know of freshdb beyond the OpenAPI document (it loads this module by itself).
+"""Knowledge about freshdb that the OpenAPI document lacks. schemathesis loads this module by itself.
 
-SQL that a template can be made of; extensions that are there; a template that exists, for some of the acquires. A stream of
-events is asked for as far as it has come: one that goes on for ever would never be judged. And what is valid by itself, but
-not beside what was sent before (an idempotency key with another body), is sent with a key of its own.
+It gives valid SQL for templates, installed extensions, and an existing template for some of the acquires. The stream of
+events is requested without ``follow``, because schemathesis would wait for its end for ever. Each acquire with an
+idempotency key gets a new one, because a used key with another body is invalid.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
         return
     body: Any = case.body
     if case.operation.method == "patch" and case.operation.path.startswith("/v1/pools/"):
-        # Sizes that leave the other calls something to lease.
+        # Sizes that leave databases to lease for the other calls.
         body |= {"min_ready": READY, "max_size": MOST}
     if case.operation.method == "post" and case.operation.path in {"/v1/leases", "/v1/leases/batch"}:
         if case.headers and "Idempotency-Key" in case.headers:

@@ -1,4 +1,4 @@
-"""schemathesis, held against a running service: every check that it has, over every call of the OpenAPI document."""
+"""Run schemathesis against a running service: all of its checks, for every call of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 _SECRET = "fuzz-secret"
 _BEARER = f"Bearer {_SECRET}"
 SETTINGS: dict[str, str | float] = {
-    "tokens": f"fuzz:{_SECRET}:admin",  # an open service would be closed by the first token that is made
+    "tokens": f"fuzz:{_SECRET}:admin",  # the first token that is created would close an open service
     "failed_attempts": 1_000_000,
     "default_wait_seconds": 2,
     "max_wait_seconds": 3,
@@ -30,13 +30,13 @@ SETTINGS: dict[str, str | float] = {
     "unused_template_seconds": 20,
     "min_ready": 1,
 }
-"""Leases and waits are short, so that what a thousand calls lease comes back in time for the next thousand."""
+"""Leases and waits are short, so that databases leased by a thousand calls return in time for the next thousand."""
 _GENERATED = re.compile(r"^\s*([\d,]+) generated", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Fuzzed:
-    """What came of one run."""
+    """Result of one run."""
 
     cases: int
     passed: bool
@@ -44,19 +44,19 @@ class Fuzzed:
 
 
 def prepare(url: str) -> None:
-    """Make the template that some of the calls lease from, and have enough of it ready."""
+    """Create the template that some of the calls lease from, and wait for enough ready databases."""
     with httpx.Client(
         verify=asking.PLAIN, base_url=url, timeout=60, headers={"authorization": _BEARER}
     ) as client:
         body = {"name": TEMPLATE, "sql": list(SQL)}
         while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":
-            continue  # it is being made
+            continue  # it is being created
         for isolation in ("database", "schema"):
             body = {"template": TEMPLATE, "isolation": isolation}
             while (
                 lease := client.post("/v1/leases", json=body)
             ).status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                continue  # it is being made
+                continue  # it is being created
             lease.raise_for_status()
             pool = f"/v1/pools/{lease.json()['pool_id']}"
             client.patch(pool, json={"min_ready": READY, "max_size": MOST}).raise_for_status()
@@ -66,7 +66,7 @@ def prepare(url: str) -> None:
 
 
 def fuzz(url: str, *, examples: int, seed: int, phases: str) -> Fuzzed:
-    """Run it; ``examples`` is the most for each call and phase. One thread: Hypothesis does not bear several."""
+    """Run at most ``examples`` cases for each call and phase, in one thread, because Hypothesis does not support several."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--no-color"),
         *("--config-file", str(ROOT / "tests/fuzz/schemathesis.toml")),

@@ -1,4 +1,4 @@
-"""A little of ``make fuzz``, with one seed."""
+"""A short run of ``make fuzz``, with one seed."""
 
 from __future__ import annotations
 

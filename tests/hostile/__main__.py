@@ -1,4 +1,4 @@
-"""Prints the table of attacks: ``python -m tests.hostile``."""
+"""Print the table of attacks: ``python -m tests.hostile``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One attack: what a holder with a lease's URL tries, and what has to come of it."""
+"""Attacks by a holder with the URL of a lease, and their required outcomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.hygiene.judge import Picture, Subject, differences
 from tests.services import with_database
 
 FORBIDDEN: Final = "42501"
-"""PostgreSQL's code for: insufficient privilege."""
+"""PostgreSQL's code for insufficient privilege."""
 _SET_BETWEEN: Final = re.compile(r"\s*^SET default_table\w+ = .*;$", re.MULTILINE)
 BOTH: Final = frozenset[Isolation](ISOLATIONS)
 OF_DATABASE: Final = frozenset[Isolation]({"database"})
@@ -26,18 +26,18 @@ OF_SCHEMA: Final = frozenset[Isolation]({"schema"})
 
 
 class Outcome(StrEnum):
-    """What comes of an attack."""
+    """Outcome of an attack."""
 
     REFUSED = "refused"
     CLEANED = "cleaned"
-    """It succeeds, and the next holder sees nothing of it; nor does a neighbour meanwhile."""
+    """The attack succeeds. The next holder sees no trace of it, and a neighbour sees none in the meantime."""
     IN_VAIN = "in vain"
-    """Nobody refuses it, and it does nothing for whoever tries."""
+    """The attack is not refused, and has no effect."""
 
 
 @dataclass(slots=True)
 class Stand:
-    """A pool of two databases: one is the attacker's, the other one a neighbour's."""
+    """A pool of two databases: the attacker's and a neighbour's."""
 
     ground: Ground
     attacker: Lease
@@ -46,17 +46,17 @@ class Stand:
 
     @classmethod
     def of(cls, ground: Ground) -> Stand:
-        """Lease both, and look what a clean one is like."""
+        """Lease both databases, and record a clean one as the baseline."""
         attacker, neighbour = ground.acquire(), ground.acquire()
         return cls(ground, attacker, neighbour, _picture(ground, attacker, neighbour))
 
     def attacker_is_followed(self) -> list[str]:
-        """Give the attacked database back, lease it again, and say what is not as it should be."""
+        """Release the attacked database, lease it again, and return the differences from the baseline."""
         self.attacker = self.ground.next_of(self.attacker)
         return differences(self.baseline, _picture(self.ground, self.attacker, self.neighbour))
 
     def neighbour_is_followed(self) -> list[str]:
-        """The same of the neighbour's, which has to be made anew."""
+        """Do the same with the neighbour's database, after a change that requires a rebuild."""
         with psycopg.connect(self.neighbour.subject.url, autocommit=True) as connection:
             connection.execute("CREATE TABLE makes_a_rebuild ()")
         self.neighbour = self.ground.next_of(self.neighbour)
@@ -64,9 +64,9 @@ class Stand:
 
 
 def _picture(ground: Ground, lease: Lease, other: Lease) -> Picture:
-    """What a lease is like, with another one beside it: in a shared database, each can be seen in the other's picture.
+    """Return the picture of a lease. In a shared database, it can show the names of the other lease.
 
-    Which of the two comes first, in a dump or a list, depends on their names; that is left out.
+    The order of the two leases, in a dump or a list, depends on their names. The picture leaves this order out.
     """
     subject = other.subject
     names = re.compile(rf"\b(?:{subject.user}|{subject.schema or subject.database})\b")
@@ -81,7 +81,7 @@ def _picture(ground: Ground, lease: Lease, other: Lease) -> Picture:
 
 @dataclass(slots=True)
 class Scene:
-    """Where an attack takes place."""
+    """The leases and names that an attack uses."""
 
     stand: Stand
     holder: Holder
@@ -94,11 +94,11 @@ class Scene:
 
     @property
     def neighbour(self) -> Subject:
-        """Somebody else's lease, of the same pool."""
+        """The neighbour's lease, of the same pool."""
         return self.stand.neighbour.subject
 
     def filled(self, statement: str) -> str:
-        """A statement with the names of this scene."""
+        """Return a statement with the names of this scene."""
         names = {
             **self.names,
             "login": self.me.user,
@@ -128,33 +128,33 @@ class Scene:
         return str(row[0])
 
     def run(self, *statements: str) -> None:
-        """Run statements as the attacker, each by itself, in a connection that is closed then."""
+        """Run each statement as the attacker, then close the connection."""
         self.holder.run(*map(self.filled, statements))
 
     def left_open(self, *statements: str) -> psycopg.Connection:
-        """The same, in a connection that is still open when the lease is given back."""
+        """Run statements in a connection that is still open when the lease is released."""
         connection = self.holder.connect()
         self.holder.run_in(connection, *map(self.filled, statements))
         return connection
 
     def elsewhere(self, database: str, *statements: str) -> psycopg.Connection:
-        """The same, in another database."""
+        """Run statements in another database, and leave the connection open."""
         connection = self.holder.connect_elsewhere(self.filled(database))
         self.holder.run_in(connection, *map(self.filled, statements))
         return connection
 
     def as_neighbour(self, database: str | None = None, **settings: str) -> psycopg.Connection:
-        """A connection with the neighbour's login, which outlives the attack."""
+        """Open a connection with the neighbour's login that outlives the attack."""
         url = self.neighbour.url if database is None else with_database(self.neighbour.url, database)
         return self.holder.keep(psycopg.connect(make_conninfo(url, **settings), autocommit=True))
 
     def neighbour_finds_the_template(self) -> None:
-        """Also while the attack goes on."""
+        """Check that the neighbour's database is reset to the template during the attack."""
         found = self.stand.neighbour_is_followed()
         assert not found, "\n".join(found)
 
     def superuser(self, query: str) -> object:
-        """What somebody who may do anything sees, in the attacker's database."""
+        """Return the result of a superuser's query in the attacker's database."""
         with psycopg.connect(self.me.inside, autocommit=True) as connection:
             row = connection.execute(self.filled(query).encode()).fetchone()
         return None if row is None else row[0]
@@ -169,15 +169,15 @@ class Attack:
     """A row of the table.
 
     Attributes:
-        name: what is tried.
-        outcome: what comes of it.
-        sql: statements, each of which is refused; for ``Outcome.REFUSED``.
-        codes: PostgreSQL's codes for that.
-        act: what is done; it may see for itself that nothing comes of it, and gives what to see to when the next holder is
-            in.
-        isolations: with which isolation.
-        superuser: only where the service is a superuser; elsewhere it is the operator's to see to.
-        since: the first version that can do this.
+        name: the description of the attack.
+        outcome: the required outcome.
+        sql: statements, each of which must be refused, for ``Outcome.REFUSED``.
+        codes: the accepted PostgreSQL codes of a refusal.
+        act: the attack as a function. It may check the outcome itself. It returns the check to run when the next holder has
+            the database.
+        isolations: the isolations in which the attack is possible.
+        superuser: only where the service is a superuser. Elsewhere the operator is responsible.
+        since: the first PostgreSQL version in which the attack is possible.
         slow: it takes seconds, and is left out by default.
     """
 
@@ -192,17 +192,17 @@ class Attack:
     slow: bool = False
 
     def __str__(self) -> str:
-        """Its name."""
+        """Return the name."""
         return self.name
 
     def make(self, scene: Scene) -> Afterwards:
-        """Try it.
+        """Run the attack.
 
         Returns:
-            what to see to when the next holder is in.
+            the check to run when the next holder has the database.
 
         Raises:
-            AssertionError: something was not refused that should be.
+            AssertionError: a statement was not refused, or failed with another code.
         """
         for statement in self.sql:
             refusal = _refusal(scene, statement)
@@ -217,19 +217,19 @@ def refused(
     isolations: frozenset[Isolation] = BOTH,
     superuser: bool = False,
 ) -> Attack:
-    """Statements that PostgreSQL refuses."""
+    """Return an attack by statements that PostgreSQL must refuse."""
     return Attack(
         name, Outcome.REFUSED, sql, frozenset({FORBIDDEN, *codes}), isolations=isolations, superuser=superuser
     )
 
 
 def kept_out(name: str, act: Act, *, superuser: bool = False) -> Attack:
-    """What is refused in another way than a statement is."""
+    """Return an attack that must be refused, by a function that checks the refusal."""
     return Attack(name, Outcome.REFUSED, act=act, superuser=superuser)
 
 
 def cleaned(name: str, act: Act, *, isolations: frozenset[Isolation] = BOTH, slow: bool = False) -> Attack:
-    """What succeeds, until the lease is over."""
+    """Return an attack that succeeds until the lease has ended."""
     return Attack(name, Outcome.CLEANED, act=act, isolations=isolations, slow=slow)
 
 

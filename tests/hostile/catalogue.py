@@ -1,9 +1,9 @@
-"""Every attack, and where it is made.
+"""All attacks, and the places where they run.
 
-A *place* is a version, an isolation, and whether the service is a superuser there or a plain role. A run makes each attack
-in one of the places of its turn, ``make hygiene`` in every place.
+A *place* is a version, an isolation, and the role of the service there (superuser or plain role). A run makes each attack in
+one of the places of its turn, ``make hygiene`` in every place.
 
-``python -m tests.hostile`` prints the table that is in ``docs/security.md``.
+``python -m tests.hostile`` prints the table of ``docs/security.md``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IN_THE_MATRIX: Final[Mapping[str, str]] = {
     "leave sessions, open transactions, locks, listeners": "a connection to another database",
     "leave prepared transactions": "several prepared transactions",
 }
-"""What is tried as a kind of change in ``tests/hygiene``, and cleaned; by the name it has there."""
+"""Attacks that ``tests/hygiene`` makes as kinds of change, and their names there. Each is cleaned."""
 
 
 def plan(majors: Sequence[int], turn: int | None = None) -> list[tuple[Place, Attack]]:
@@ -70,7 +70,7 @@ def _possible(attack: Attack, place: Place) -> bool:
 
 
 def table() -> str:
-    """The table for the documentation."""
+    """Return the table for the documentation."""
     lines = ["| attack | isolation `database` | isolation `schema` |", "|---|---|---|"]
     for group, attacks in GROUPS.items():
         lines.append(f"| **{group}** | | |")

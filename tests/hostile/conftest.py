@@ -34,7 +34,7 @@ _LAST_LINES = 20
 
 @dataclass(slots=True)
 class Arena:
-    """The one service of this process's attacks; another version's or role's takes its place when it is asked for."""
+    """The only service of this process's attacks. A request for another version or role replaces it."""
 
     servers: Servers
     redis_url: str
@@ -43,23 +43,23 @@ class Arena:
     _opened: int = 0
 
     def scene(self, place: Place) -> Scene:
-        """The stand of this place, with somebody who has a lease there."""
+        """Return the scene of this place, with leases for the attacker and a neighbour."""
         server, dsn, service = self._service(place)
-        for isolation in ("database", "schema"):  # each has neighbours in the other, too
+        for isolation in ("database", "schema"):  # each has neighbours in the other isolation, too
             if isolation not in self._stands:
                 self._stands[isolation] = self._stand(service, server, isolation)
         stand = self._stands[place.isolation]
         return Scene(stand, Holder(stand.attacker.subject), self._names(dsn, service))
 
     def abandon(self, isolation: Isolation) -> None:
-        """Begin anew with the next attack."""
+        """End both leases, so that the next attack begins with new ones."""
         stand = self._stands.pop(isolation)
         for lease in (stand.attacker, stand.neighbour):
             stand.ground.http.delete(f"/v1/leases/{lease.id}")
         stand.ground.close()
 
     def last_words(self) -> str:
-        """What the service said of late."""
+        """Return the last lines of the service's log."""
         lines = self._there[3].log.splitlines() if self._there is not None else []
         return "the service's last words:\n" + "\n".join(lines[-_LAST_LINES:])
 

@@ -1,4 +1,4 @@
-"""What a lease's login can do, and what it leaves: the next holder, and the neighbours, must not notice."""
+"""Actions and leftovers of a lease's login that neither the next holder nor a neighbour may notice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXCEPTION WHEN OTHERS THEN
 END;
 """
 CONTROL_LOCK: Final = 0x66726573_68646201
-"""What replicas locked once, when they started together, in a database that holders may be let into."""
+"""Advisory lock that replicas used to take at a common start, in a database that may be open to holders."""
 
 
 def _own_login(scene: Scene) -> None:
@@ -43,7 +43,7 @@ def _own_login_prepared(scene: Scene) -> None:
 
 
 def _own_login_again_and_again(scene: Scene) -> Afterwards:
-    """Several at once, who come back when they are thrown out, until they are let in no more."""
+    """Several sessions connect again after each termination, until the login is refused."""
     with psycopg.connect(scene.me.url) as connection:
         password = connection.info.password
     url, statement = scene.me.url, f"ALTER ROLE CURRENT_USER PASSWORD '{password}'".encode()
@@ -96,7 +96,7 @@ def _tables_and_catalogs(scene: Scene) -> None:
 
 
 def _neighbours_role(scene: Scene) -> None:
-    """Who is named in a grant cannot be dropped until that is decided: the neighbour's database waits to be made anew."""
+    """A role that an open grant names cannot be dropped, so the rebuild of the neighbour's database waits for it."""
     scene.left_open("BEGIN", "GRANT SELECT ON note TO @neighbour@")
     scene.neighbour_finds_the_template()
 
@@ -131,7 +131,7 @@ def _unread_answer(scene: Scene) -> None:
 
 
 def _table_in_anothers_hands(scene: Scene) -> None:
-    """The neighbour was given the table, has it locked, and by now has no right on it any more."""
+    """The neighbour got a right on the table and locked it. The right is revoked by now."""
     scene.run(
         "GRANT USAGE ON SCHEMA @schema@ TO @neighbour@",
         "GRANT ALL ON note TO @neighbour@",
@@ -143,7 +143,7 @@ def _table_in_anothers_hands(scene: Scene) -> None:
 
 
 def _neighbour_let_in(scene: Scene) -> Afterwards:
-    """Who was let into a database stays there when the grant is revoked; and calls itself what the service does."""
+    """A neighbour stays in the database after its right to connect was revoked, under the service's application name."""
     scene.run("GRANT CONNECT ON DATABASE @database@ TO @neighbour@")
     spy = scene.as_neighbour(scene.me.database, application_name="freshdb")
     spy.execute("LISTEN secrets; SELECT pg_advisory_lock(1)")
@@ -160,7 +160,7 @@ def _neighbour_let_in(scene: Scene) -> Afterwards:
 
 
 def _service_locks(scene: Scene) -> None:
-    """The keys of the service's own advisory locks, in the database where it takes them."""
+    """Take the service's advisory locks in the database where it takes them."""
     pool = uuid4()
     key = int.from_bytes(pool.bytes[-8:], signed=True)
     scene.elsewhere("postgres", f"SELECT pg_advisory_lock({key}), pg_advisory_lock({CONTROL_LOCK})")
@@ -185,7 +185,7 @@ async def _works_without_them(scene: Scene, pool: UUID) -> None:
                 break
             except (
                 BackendUnavailable
-            ) as error:  # the running service came by, and dropped what it knows nothing of
+            ) as error:  # the service has just dropped the database, which it does not know
                 if "administrator command" not in error.message:
                     raise
         await drop_shared(server, pool)
@@ -194,7 +194,7 @@ async def _works_without_them(scene: Scene, pool: UUID) -> None:
 
 
 def _every_setting(scene: Scene) -> None:
-    """The most harmful value of everything that can be set for the database and for the login."""
+    """Set the most harmful value of every setting, for the database and for the login."""
     targets = ["ALTER ROLE @login@", "ALTER ROLE @login@ IN DATABASE @database@"]
     if scene.me.schema is None:
         targets.append("ALTER DATABASE @database@")
@@ -204,7 +204,7 @@ def _every_setting(scene: Scene) -> None:
 
 
 def leave_every_setting(connection: psycopg.Connection, target: str) -> set[str]:
-    """Set everything that can be set to something else than it is; which settings that were."""
+    """Set every setting to a value other than its own, and return the names of those that could be set."""
     left = set()
     known = connection.execute(
         "SELECT name, vartype, setting, min_val, max_val, enumvals FROM pg_settings "
@@ -260,7 +260,7 @@ _OPERATORS: Final = (
 
 
 def _shadows(scene: Scene) -> Afterwards:
-    """Functions, operators and views that are called like PostgreSQL's own, in a schema that is searched before it."""
+    """Create functions, operators and views named like PostgreSQL's own, in a schema that precedes it in ``search_path``."""
     statements = []
     for signature, returns in _SHADOWED.items():
         statements.append(
@@ -297,7 +297,7 @@ def _shadows(scene: Scene) -> Afterwards:
 
 
 def _traps_on_tables(scene: Scene) -> Afterwards:
-    """Code that runs when somebody deletes, inserts, truncates, vacuums or analyses."""
+    """Create code that runs on deletes, inserts, truncates, vacuums and analyses."""
     scene.run(*_TABLE_TRAPS)
     return lambda: _was_not_trapped(scene)
 
@@ -333,7 +333,7 @@ def _for_the_next_holder(scene: Scene) -> None:
 
 
 def _notifications(scene: Scene) -> None:
-    """A listener in a transaction keeps what everybody on the server sends."""
+    """A listener in a transaction keeps all notifications of the server in the queue."""
     listener = scene.left_open("LISTEN mine", "BEGIN", "SELECT 1")
     scene.run("SELECT pg_notify('mine', i || repeat('x', 7000)) FROM generate_series(1, 1000) i")
     assert listener.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
@@ -348,7 +348,7 @@ def _messages(scene: Scene) -> None:
 
 
 def _service_sessions(scene: Scene) -> None:
-    """It sees that they are there, and nothing of what they do."""
+    """The holder sees that the service's sessions exist, and nothing of their statements."""
     connection = scene.left_open()
     seen = connection.execute(
         "SELECT DISTINCT query FROM pg_stat_activity WHERE usesysid IS NOT NULL AND usename <> session_user"

@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses a lease's login."""
+"""Actions that PostgreSQL refuses to a lease's login."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _replication(scene: Scene) -> None:
 
 
 def _postgres(scene: Scene) -> None:
-    """Servers that were given let everybody into these; nothing can be made there."""
+    """Managed servers that are not embedded admit every login to these databases. A holder can create nothing there."""
     for database in ("postgres", "template1"):
         connection = scene.elsewhere(database)
         for statement in (
@@ -90,7 +90,7 @@ def _sees_no_query(scene: Scene) -> None:
 
 
 def _cancels_with_a_guessed_key(scene: Scene) -> None:
-    """Anybody may ask for a cancellation, who knows the session's secret key."""
+    """A cancellation needs no login, only the secret key of the session."""
     with scene.as_neighbour() as busy:
         busy.pgconn.send_query(b"SELECT pg_sleep(0.2)")
         address = urlsplit(scene.neighbour.url)

@@ -1,4 +1,4 @@
-"""Holders who are up to no good: what they try is refused, or nobody notices it when their lease is over."""
+"""Hostile holders: each attack is refused, or has no effect after the lease has ended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_attack_comes_to_nothing(arena: Arena, place: Place, attack: Attack) 
 
 @pytest.mark.parametrize("place", [pytest.param(one, id=str(one), marks=of_place(one)) for one in PLACES])
 def test_nobody_notices_what_was_tried_in_vain(arena: Arena, place: Place) -> None:
-    """After all that was refused: whoever follows the attacker, and the neighbours."""
+    """Check the next holder and the neighbour after all refused attacks."""
     stand = arena.scene(place).stand
     assert stand.attacker_is_followed() == []
     assert stand.neighbour_is_followed() == []

@@ -1,4 +1,4 @@
-"""Autovacuum runs functions of a table's owner, and is nobody's session: what it runs must not outlive the lease."""
+"""Autovacuum runs functions of a table's owner without a session of the holder. They must not outlive the lease."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLACES = [(major, isolation) for major in wanted_majors() for isolation in Isola
 async def test_a_function_that_autovacuum_runs_does_not_write_for_the_next_holder(
     major: int, isolation: Isolation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """By the time the lease ends, the function is defined as it was."""
+    """When the lease ends, the function has its original definition again."""
     directory: Path = tmp_path_factory.mktemp("autovacuum")
     directory.chmod(0o711)
     postgres = EmbeddedPostgres(
@@ -66,7 +66,7 @@ async def test_a_function_that_autovacuum_runs_does_not_write_for_the_next_holde
             assert outcome.leftovers is not None
             assert [one.rpartition(".")[2] for one in outcome.leftovers.objects] == ["f(integer)"]
             async with connected(server, outcome.login) as following:
-                assert await following.fetchval(IS_IN) == 0  # nobody is left to write anything
+                assert await following.fetchval(IS_IN) == 0  # no session is left that could write
                 assert await following.fetchval("SELECT count(*) FROM spy") == 0
     finally:
         await postgres.stop()

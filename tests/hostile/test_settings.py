@@ -1,4 +1,4 @@
-"""Of all settings that a holder can leave for a database, none that reaches the service does it any harm."""
+"""No setting that a holder can leave on a database harms the service."""
 
 from __future__ import annotations
 

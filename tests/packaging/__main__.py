@@ -1,4 +1,4 @@
-"""``make platforms``: write docs/platforms.md, which Python on which platform has a wheel of every dependency."""
+"""``make platforms``: write docs/platforms.md, the Pythons and platforms on which every dependency has a wheel."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def without_wheel(python: str, platform: Platform) -> list[str]:
 
 
 def pinned(markers: dict[str, str]) -> dict[str, str]:
-    """Return name and version of what an installation with every extra needs where these markers hold."""
+    """Return the names and versions that an installation with every extra needs where these markers hold."""
     wanted = needed()
     pins = {}
     for line in re.findall(
@@ -128,9 +128,9 @@ def pinned(markers: dict[str, str]) -> dict[str, str]:
 
 
 def needed() -> set[str]:
-    """Return the names of all direct and indirect dependencies of both distributions, on whatever platform.
+    """Return the names of all direct and indirect dependencies of both distributions, on all platforms.
 
-    What this machine does not install, and so has no metadata of, is in the image's pins.
+    Packages that this machine does not install have no metadata here. They come from the image's pins.
     """
     image = re.findall(
         r"^([a-z0-9][\w.-]*)==", (CHECKOUT / "deploy/requirements.txt").read_text(), flags=re.MULTILINE

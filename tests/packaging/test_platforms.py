@@ -1,4 +1,4 @@
-"""Every dependency resolves from wheels where freshdb says that it installs. ``make platforms`` has every target."""
+"""Every dependency resolves from wheels on the supported platforms. ``make platforms`` checks every target."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ print("cleaned")
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each distribution's wheel, made from its sdist, so that both are complete."""
+    """Build the wheel of each distribution from its sdist, so that both are complete."""
     built = tmp_path_factory.mktemp("wheels")
     for directory in DISTRIBUTIONS:
         run(
@@ -187,7 +187,7 @@ def test_with_the_service_extra_a_service_starts_leases_and_stops(
 
 
 def environment(directory: Path, *requirements: str | Path) -> Path:
-    """Make an empty virtual environment, install these (others in the versions of constraints.txt); give its Python."""
+    """Create a virtual environment with these requirements, in the versions of constraints.txt. Return its Python."""
     venv.EnvBuilder(with_pip=True, symlinks=True).create(directory / "venv")
     python = directory / "venv" / "bin" / "python"
     pins = re.findall(r"^\S+==[^\\\n]+", (CHECKOUT / "constraints.txt").read_text(), flags=re.MULTILINE)
@@ -198,7 +198,7 @@ def environment(directory: Path, *requirements: str | Path) -> Path:
 
 
 def needed_by(name: str) -> set[str]:
-    """Give this distribution and all that it needs, here, without extras."""
+    """Return this distribution and all of its dependencies here, without extras."""
     found: set[str] = set()
     todo = [name]
     while todo:
@@ -218,7 +218,7 @@ def normal(name: str) -> str:
 
 @contextmanager
 def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
-    """Run the installed service; see it end, with everything that it started."""
+    """Run the installed service, and check that it ends with all processes that it started."""
     command: list[str | Path] = [python, "-m", "freshdb_service", "--data", data, "--port", "0"]
     with (
         (directory / "service.log").open("w+") as log,
@@ -241,7 +241,7 @@ def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would let the checkout, or another service, in."""
+    """Return the environment without variables that refer to the checkout or to another service."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,7 +1,8 @@
-"""``python -m tests.soak MINUTES [SEED] [--calm]`` (``make soak MINUTES=… SEED=… CALM=1``).
+"""Run a soak: ``python -m tests.soak MINUTES [SEED] [--calm]`` (``make soak MINUTES=… SEED=… CALM=1``).
 
-It ends with 1 if anything was wrong, or left over, or grew, and keeps the history then. Runs of five minutes or more are
-added to ``docs/soak.json``, whatever came of them, and ``docs/soak.md`` is written from all of these.
+The exit code is 1 if the checker found an error, if objects were left over, or if a measure grew. The history is then kept.
+Every run of five minutes or more is added to ``docs/soak.json``, whatever its result. ``docs/soak.md`` is written from all
+of these runs.
 """
 
 from __future__ import annotations
@@ -98,11 +99,11 @@ FOUND = {
         "before the run is checked."
     ),
 }
-"""The causes of the findings, by the seeds of their runs."""
+"""Causes of the findings, by the seeds of their runs."""
 
 
 def main() -> int:
-    """Soak, and say what came of it."""
+    """Run a soak and print the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("minutes", type=float)
     parser.add_argument("seed", type=int, nargs="?", default=random.randrange(10**6))  # noqa: S311
@@ -128,7 +129,7 @@ def main() -> int:
 
 
 def note(report: Report, docs: Path = DOCS) -> None:
-    """Add a run to those before, and write the page of all."""
+    """Add a run to the earlier ones, and write the page of all runs."""
     noted = docs / "soak.json"
     runs: list[dict[str, Any]] = json.loads(noted.read_text()) if noted.exists() else []
     runs.append(asdict(report))
@@ -137,7 +138,7 @@ def note(report: Report, docs: Path = DOCS) -> None:
 
 
 def page(runs: list[dict[str, Any]]) -> str:
-    """For people to read."""
+    """Return the page ``docs/soak.md``."""
     return TEXT.format(
         calm_holders=CALM_HOLDERS,
         replicas=REPLICAS,

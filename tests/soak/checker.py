@@ -1,8 +1,8 @@
-"""Judges a history: what freshdb guarantees, from the outside.
+"""Check a history against the guarantees of freshdb, from the outside.
 
-A lease is *certainly held* from the answer to its acquire until its holder begins to release it, or until the end that was
-last acknowledged. What happens within that time must be as if the holder were alone in the world. Outside of it, hardly
-anything can be said.
+A lease is *certainly held* from the answer to its acquire until its holder begins to release it, or until the last
+acknowledged end. Within that time, the lease must behave as if its holder were the only one. Outside of that time, the
+checker can say almost nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.soak.history import Fault, History, Kind, Op
 
 OVER = {"lease_ended", "lease_not_found"}
 FORGET_SECONDS = 5.0 * PATIENCE
-"""So long the service knows a lease that has ended."""
+"""Time for which the service still knows a lease that has ended."""
 DEAD_SECONDS = 15.0 * PATIENCE
-"""After so long the URL of a lease that is over reaches nothing, whoever has died meanwhile."""
+"""Time after which the URL of an ended lease reaches nothing, whichever processes have died in the meantime."""
 QUEUE_SECONDS = 1.0
-"""Who comes so much later than another is behind them in the queue; who leaves it so much earlier was served before."""
+"""Difference of two arrivals, or of two answers, from which on their order counts for the queue."""
 
 
 @dataclass(slots=True)
@@ -34,22 +34,22 @@ class Lease:
 
     @property
     def held_until(self) -> float:
-        """The end of the time that it was certainly held."""
+        """The end of the time in which the lease was certainly held."""
         return min([self.acknowledged_until, *(op.began for op in self.ops if op.kind is Kind.RELEASE)])
 
     @property
     def acknowledged_until(self) -> float:
-        """The end that was last acknowledged."""
+        """The end that the service acknowledged last."""
         return max(op.until for op in (self.granted, *self.ops))
 
     @property
     def given_back_at(self) -> float | None:
-        """When a release was answered."""
+        """The time of the first answer to a successful release."""
         return min((op.ended for op in self.ops if op.kind is Kind.RELEASE and op.ok), default=None)
 
 
 def judge(history: History) -> list[str]:
-    """Everything that is wrong with a history."""
+    """Return all violations in a history."""
     leases = leases_of(history)
     return [
         *_shared(leases),
@@ -61,7 +61,7 @@ def judge(history: History) -> list[str]:
 
 
 def leases_of(history: History) -> list[Lease]:
-    """Every lease that was granted to somebody who heard of it."""
+    """Return every lease whose holder received the grant."""
     found: dict[str, Lease] = {}
     for op in history.ops:
         if op.kind is Kind.ACQUIRE and op.ok:
@@ -75,7 +75,7 @@ def leases_of(history: History) -> list[Lease]:
 
 
 def _shared(leases: list[Lease]) -> Iterator[str]:
-    """Mutual exclusion."""
+    """Check mutual exclusion."""
     by_place: dict[str, list[Lease]] = defaultdict(list)
     for lease in leases:
         by_place[lease.granted.place].append(lease)
@@ -93,7 +93,7 @@ def _shared(leases: list[Lease]) -> Iterator[str]:
 
 
 def _visits(lease: Lease, faults: list[Fault]) -> Iterator[str]:
-    """Reachable, clean when it came, and nobody else's since."""
+    """Check that the database was reachable, clean at first, and then changed by its holder only."""
     expected: tuple[str, ...] = ()
     for visit in lease.ops:
         if visit.kind is not Kind.VISIT or visit.ended > lease.held_until:
@@ -103,18 +103,18 @@ def _visits(lease: Lease, faults: list[Fault]) -> Iterator[str]:
                 yield f"{lease.id} found {list(visit.seen)} in {lease.granted.place} instead of {list(expected)}"
             expected = (*visit.seen, visit.wrote)
         elif any(one.unreachable and one.began <= visit.ended and visit.began <= one.ended for one in faults):
-            return  # what it wrote may be there, or not
+            return  # its rows may be committed or not
         else:
             yield f"{lease.id} could not reach {lease.granted.place}, which it held: {visit.outcome}"
 
 
 def _lost(lease: Lease) -> Iterator[str]:
-    """An acknowledged lease lives until its acknowledged end."""
+    """Check that an acknowledged lease lives until its acknowledged end."""
     for op in lease.ops:
         if op.kind is Kind.RENEW and op.outcome in OVER and op.ended <= lease.held_until:
             yield f"{lease.id} was over at {op.ended:.3f}, and acknowledged until {lease.held_until:.3f}"
     released = [op for op in lease.ops if op.kind is Kind.RELEASE]
-    # A client whose answer was lost asks again; if that takes long, what it has released is forgotten by then.
+    # A client whose answer was lost sends the release again. If that takes long, the service no longer knows the lease.
     forgotten = released and released[0].ended - released[0].began > FORGET_SECONDS
     if (
         released
@@ -129,9 +129,9 @@ def _lost(lease: Lease) -> Iterator[str]:
 
 
 def _haunted(lease: Lease, faults: list[Fault]) -> Iterator[str]:
-    """A lease that was given back reaches nothing, and neither does one that has run out: it does not end late.
+    """Check that the URL of a released or expired lease reaches nothing, so that no lease ends late.
 
-    Unless Redis has forgotten it meanwhile: then it got a full TTL again, from whenever that was.
+    The exception is a Redis that lost its data. The lease then got a full TTL again, from a time that is not known.
     """
     over = lease.given_back_at
     how = "given back"
@@ -148,7 +148,7 @@ def _haunted(lease: Lease, faults: list[Fault]) -> Iterator[str]:
 
 
 def _overtaken(history: History) -> Iterator[str]:
-    """First come, first served; where no fault threw anybody out of the queue."""
+    """Check that the queue is first come, first served, except where a fault removed a client from it."""
     by_pool: dict[str, list[Op]] = defaultdict(list)
     for op in history.ops:
         if op.kind is Kind.ACQUIRE and op.ok:
@@ -156,7 +156,7 @@ def _overtaken(history: History) -> Iterator[str]:
     for ops in by_pool.values():
         ops.sort(key=lambda op: op.began)
         began = [op.began for op in ops]
-        first_served: list[Op] = list(ops)  # of this and all later ones, the one that was answered first
+        first_served: list[Op] = list(ops)  # the earliest answer among this op and all later ones
         for i in range(len(ops) - 2, -1, -1):
             first_served[i] = min(ops[i], first_served[i + 1], key=lambda op: op.ended)
         for op in ops:

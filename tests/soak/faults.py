@@ -1,4 +1,4 @@
-"""Faults: what happens to replicas, Redis, PostgreSQL and clocks over a long run. Seeded, so that a run can be had again."""
+"""Faults of replicas, Redis, PostgreSQL and clocks over a long run, chosen by a seed so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.soak.site import MORTAL, REPLICAS, Site, pid_of
 
 _HOUR: Final = 3600
 _KILLS: Final = 8
-"""Of so many faults is a killed replica one, where there is one of each of the others."""
+"""Weight of a killed replica. Every other fault has the weight 1."""
 _SYNCHRONISED_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True)
 class Faults:
-    """One fault after the other, with some peace in between."""
+    """One fault after another, with pauses in between."""
 
     site: Site
     history: History
@@ -39,7 +39,7 @@ class Faults:
     kills_alone: bool = False
 
     async def happen(self, until: float, *, every_seconds: float) -> None:
-        """Until an instant of the monotonic clock."""
+        """Cause faults until an instant of the monotonic clock."""
         kinds = self._kinds()
         while monotonic() < until:
             await asyncio.sleep(self.choose.uniform(0.5, 1.5) * every_seconds)
@@ -174,7 +174,7 @@ class Faults:
             await asyncio.to_thread(tell, well)
 
     async def _redis_failed_over(self) -> str:
-        """To a replica that has not heard of the last moments; the one before is emptied, and is the next one's replica."""
+        """Fail over to a replica that lacks the last writes. The old primary is emptied and becomes the next replica."""
         lag = self._soon(1.5)
 
         def follow() -> None:
@@ -226,7 +226,7 @@ class Faults:
         return "the control plane's server hung"
 
     async def _hang(self, server: EmbeddedPostgres) -> None:
-        """Connections are taken, and nobody ever answers."""
+        """Stop all processes of a server: connections are accepted and never answered."""
         postmaster = psutil.Process(pid_of(server.data / "cluster" / "postmaster.pid"))
         postmaster.suspend()
         stopped = [postmaster]
@@ -256,7 +256,7 @@ class Faults:
         return f"no connection free on {('the control server', 'the managed server one', 'the managed server two')[number]}"
 
     async def _template_entered(self) -> str:
-        """Somebody opens a template, and stays in it for as long as they are let."""
+        """Open a connection to a template, and keep it until the server closes it or the time has passed."""
         dsn = self.choose.choice(self.site.dsns)
         with suppress(psycopg.Error):
             async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as superuser:
@@ -299,7 +299,7 @@ class Faults:
             await asyncio.sleep(self._soon(2))
         finally:
             filler.unlink()
-        await self.site.managed[1].start()  # where it has given up
+        await self.site.managed[1].start()  # in case the full disk has stopped it
         return "the disk of the managed server two full"
 
 

@@ -1,7 +1,7 @@
-"""What holders did and saw: the raw material that ``checker`` judges.
+"""Record of the actions and observations of holders, which ``checker`` reads.
 
-All instants are of one machine's monotonic clock, in seconds, taken by the one who asks, before asking and after the answer.
-When the service acted lies somewhere in between.
+All instants are in seconds of one machine's monotonic clock. The caller takes them before the request and after the answer.
+The service acted at some time in between.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 
 class Kind(StrEnum):
-    """What was asked."""
+    """Kind of an operation."""
 
     ACQUIRE = "acquire"
     RENEW = "renew"
     RELEASE = "release"
     VISIT = "visit"
-    """To the database: what had been written there was read, and something written."""
+    """Read the marks in the database, then write one."""
     KNOCK = "knock"
-    """With the URL of a lease that was given back, or has run out."""
+    """Connect with the URL of a lease that was released or has expired."""
 
 
 OK = "ok"
@@ -29,19 +29,19 @@ OK = "ok"
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One question and its answer.
+    """One request and its answer.
 
     Attributes:
-        kind: what was asked.
-        lease: of which lease; empty for an acquire that failed.
-        began: when it was asked.
-        ended: when the answer was there.
-        outcome: ``ok``, or the code of the error, or what kind of silence it was.
+        kind: the kind of the operation.
+        lease: the lease's id, empty for an acquire that failed.
+        began: the time of the request.
+        ended: the time of the answer.
+        outcome: ``ok``, the code of the error, or the name of the connection error.
         place: server, database and schema of the lease.
-        pool: what was asked for.
-        until: the end of the lease that was acknowledged by an acquire or a renewal.
-        seen: who had written there, of a visit.
-        wrote: who wrote there then.
+        pool: the requested pool.
+        until: the end of the lease that an acquire or a renewal acknowledged.
+        seen: the marks that a visit found.
+        wrote: the mark that the visit wrote.
     """
 
     kind: Kind
@@ -57,20 +57,20 @@ class Op:
 
     @property
     def ok(self) -> bool:
-        """Whether it was done."""
+        """Return true if the operation succeeded."""
         return self.outcome == OK
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was done to the service, or to what it stands on.
+    """A fault of the service, or of a server that it depends on.
 
     Attributes:
-        what: in words.
-        began: when.
-        ended: when everything was there again.
+        what: the description.
+        began: the time at which the fault began.
+        ended: the time at which every replica was ready again.
         unreachable: leased databases could not be reached.
-        forgets: Redis lost what it knew: each lease got a full TTL again.
+        forgets: Redis lost its data, so each lease got a full TTL again.
     """
 
     what: str
@@ -82,19 +82,19 @@ class Fault:
 
 @dataclass(slots=True)
 class History:
-    """Of one run."""
+    """Operations and faults of one run."""
 
     ops: list[Op] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """One JSON object per line."""
+        """Write one JSON object per line."""
         lines = [{"fault": asdict(one)} for one in self.faults] + [{"op": asdict(one)} for one in self.ops]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """What ``write`` wrote."""
+        """Read a file that ``write`` has written."""
         made = cls()
         for line in path.read_text().splitlines():
             said = json.loads(line)

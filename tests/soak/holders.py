@@ -1,7 +1,7 @@
-"""Holders: what a CI fleet does all day, written down as it happens. Seeded, so that a run can be had again.
+"""Holders that work as a CI fleet does, and record each action. A seed chooses the actions, so that a run can be repeated.
 
-Each acquires, writes who it is into its database, reads it back, and releases; some hold on for long and renew, some vanish
-and let their lease run out, some leave a transaction open, some try their URL again when they have given it back.
+Each holder acquires, writes a mark into its database, reads it back, and releases. Some hold a lease for long and renew it,
+some vanish and let their lease expire, some leave a transaction open, some use their URL again after the release.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ WAIT_SECONDS: Final = 60.0
 VISIT_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 60.0
 LEASES_OF_ONE_CLIENT: Final = 20
-"""A client stays with the replica that answered it, so that without new ones those that are killed would soon have none."""
+"""A client stays with the replica that answered it. Without new clients, the killed replicas would soon have none."""
 OF_ASYNCPG: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The last is what asyncpg makes of a backend that was ended at an unlucky moment."""
+"""asyncpg raises InternalClientError for a backend that ended at an unlucky moment."""
 
 Isolation = Literal["database", "schema"]
 T = TypeVar("T")
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What is asked for."""
+    """A template and an isolation."""
 
     template: str
     isolation: Isolation
@@ -53,11 +53,11 @@ class Pool:
 
 @dataclass(slots=True)
 class Holder:
-    """One of them."""
+    """One holder."""
 
     number: int
     urls: Sequence[str]
-    """Of the replicas; now and then, another one is asked first."""
+    """URLs of the replicas. Each client tries them in a random order."""
     history: History
     choose: random.Random
     pools: Sequence[Pool]
@@ -68,7 +68,7 @@ class Holder:
     client: AsyncClient = field(init=False)
 
     async def work(self) -> None:
-        """Lease after lease, until it is time to stop."""
+        """Acquire, hold and release one lease after another until ``stopping`` is set."""
         while not self.stopping.is_set():
             urls = self.choose.sample(self.urls, len(self.urls))
             async with AsyncClient(urls, retry_seconds=RETRY_SECONDS) as self.client:
@@ -171,7 +171,7 @@ class Holder:
             await connection.execute("CREATE TABLE IF NOT EXISTS mine (a integer)")
 
     async def _leave_open(self, lease: Lease) -> None:
-        """A transaction, with a lock."""
+        """Leave a transaction open that holds a lock."""
         with suppress(*OF_ASYNCPG, OSError, TimeoutError):
             connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
             self.left_open.append(connection)
@@ -187,12 +187,12 @@ class Holder:
         self.history.ops.append(Op(Kind.KNOCK, lease.id, *op))
 
     async def _knock_when_over(self, lease: Lease) -> None:
-        """So long after its end that nobody gets in any more, whatever has happened since."""
+        """Use the URL so long after the lease's end that it must be refused, whatever faults happened."""
         await asyncio.sleep(TTL_SECONDS + DEAD_SECONDS + 1)
         await self._knock(lease)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, tuple[float, float, str]]:
-        """The answer; and when it was asked, when it was there, and the outcome."""
+        """Return the answer, and the time of the request, the time of the answer and the outcome."""
         began = monotonic()
         try:
             answer: T | None = await ask()
@@ -203,12 +203,12 @@ class Holder:
 
 
 def _until(expires_at: datetime | None) -> float:
-    """An instant of the service's clock, which is this machine's, on the clock of the history."""
+    """Convert an instant of the service's clock, which is this machine's, to the monotonic clock of the history."""
     left = 0.0 if expires_at is None else (expires_at - datetime.now(UTC)).total_seconds()
     return monotonic() + left
 
 
 def code_of(error: Exception) -> str:
-    """What kind of error it is."""
+    """Return the error's code, or the name of its class."""
     said: Any = getattr(error, "code", None) or getattr(error, "sqlstate", None)
     return str(said or type(error).__name__)

@@ -1,7 +1,7 @@
-"""What a replica and the servers behind it use over time, and whether that stays flat.
+"""Resource use of a replica and of the servers behind it over time, and a check that it does not grow.
 
-A sample is taken every second. Faults make each of them jump, so medians are compared: of a window after the warm-up, and
-of one at the end. The replica is the one that is never killed.
+A sample is taken every second. Faults make single samples jump, so medians of two windows are compared: one after the
+warm-up, and one at the end. The measured replica is the one that is never killed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final
 import psutil
 
 SHORTEST_SECONDS: Final = 60.0
-"""In a shorter run nothing has warmed up."""
+"""Shorter runs are not checked, because they do not get past the warm-up."""
 _EARLY: Final = (0.3, 0.5)
 _LATE: Final = (0.8, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How much more there may be at the end: so large a part of what there was, and so much beside."""
+    """Allowed growth: a share of the early value, plus a fixed amount."""
 
     part: float
     more: float
@@ -44,19 +44,19 @@ Sample = Mapping[str, float]
 
 @dataclass(slots=True)
 class Measures:
-    """Of one run."""
+    """Samples of one run."""
 
     samples: list[tuple[float, Sample]] = field(default_factory=list)
 
     async def take(self, look: Callable[[], Sample]) -> None:
-        """One sample every second, until cancelled; what cannot be looked at because of a fault is left out."""
+        """Take one sample every second until cancelled. A value that cannot be read because of a fault is left out."""
         began = monotonic()
         while True:
             self.samples.append((monotonic() - began, await asyncio.to_thread(look)))
             await asyncio.sleep(1)
 
     def windows(self) -> dict[str, tuple[float, float]]:
-        """What there was after the warm-up, and at the end."""
+        """Return the medians after the warm-up and at the end."""
         if not self.samples or self.samples[-1][0] < SHORTEST_SECONDS:
             return {}
         early, late = self._within(*_EARLY), self._within(*_LATE)
@@ -77,7 +77,7 @@ class Measures:
 
 
 def growing(windows: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Everything that grew beyond its bound."""
+    """Return every value that grew beyond its bound."""
     return [
         f"{name} grew from {early:.0f} to {late:.0f}"
         for name, (early, late) in windows.items()
@@ -86,7 +86,7 @@ def growing(windows: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def of_process(pid: int) -> dict[str, float]:
-    """Of a replica."""
+    """Measure a replica."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         return {
@@ -97,7 +97,7 @@ def of_process(pid: int) -> dict[str, float]:
 
 
 def of_servers(names: Sequence[str], pids: Sequence[int]) -> dict[str, float]:
-    """Of PostgreSQL servers, by their postmasters."""
+    """Measure PostgreSQL servers, given by the PIDs of their postmasters."""
     found: dict[str, float] = {}
     for name, pid in zip(names, pids, strict=True):
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""One soak: holders at work, faults at random, and a judgement of everything that was seen."""
+"""One soak: holders at work, random faults, and a check of the whole history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.soak.site import Site
 
 HOLDERS: Final = 24
 CALM_HOLDERS: Final = 4
-"""So few that the processors have time to spare: what is waited for then is freshdb, and nothing else."""
+"""Few enough to leave the processors idle time, so that clients wait for freshdb only."""
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
 _POOLS: Final = [Pool(name, isolation) for name in ("red", "blue") for isolation in _ISOLATIONS]
 _THERE_FOR_GOOD: Final = {"events", "epoch"}
@@ -33,7 +33,7 @@ _THERE_FOR_GOOD: Final = {"events", "epoch"}
 
 @dataclass(slots=True)
 class Report:
-    """What came of it."""
+    """Result of a soak."""
 
     seed: int
     seconds: float
@@ -43,12 +43,12 @@ class Report:
     faults: dict[str, int]
     waits_seconds: dict[str, float]
     kill_cost_seconds: float
-    """The longest wait for a lease, of those during which one replica was killed and nothing else happened."""
+    """The longest wait for a lease among those during which a replica was killed and no other fault happened."""
     calm: bool = False
-    """Kills alone."""
+    """Kills are the only faults."""
     holders: int = HOLDERS
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """What was used after the warm-up, and at the end."""
+    """Resource use after the warm-up, and at the end."""
     left: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
@@ -79,14 +79,14 @@ async def soak(
     every_seconds: float = 2.0,
     say: Callable[[str], None] = print,
 ) -> tuple[Report, History]:
-    """Run, and judge; ``calm`` is to see what a killed replica costs: kills alone, best with few holders."""
+    """Run a soak and check it. ``calm`` measures the cost of a killed replica: only kills, best with few holders."""
     history = History()
     began = monotonic()
     async with Site.opened() as site:
         async with AsyncClient(site.urls) as client:
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
-        # The first to ask for a pool has to make it: that is done before anything is judged.
+        # The first request for a pool creates it. That is done before the history begins to count.
         for url in site.urls:
             async with AsyncClient(url) as client:
                 for pool in _POOLS:
@@ -152,7 +152,7 @@ def _kill_cost(history: History) -> float:
 
 
 async def _settled(site: Site) -> list[str]:
-    """What is still under way, or left over, so long after the last fault."""
+    """Return all work in progress and all leftovers that remain ``DEAD_SECONDS`` after the last fault."""
     until = monotonic() + DEAD_SECONDS
     url = site.urls[0]
     async with httpx.AsyncClient(verify=asking.PLAIN, base_url=url, timeout=30) as client:
@@ -194,7 +194,7 @@ def _left(site: Site) -> list[str]:
             ).fetchall()
         found += [str(name) for (name,) in rows]
     with redis.Redis.from_url(site.redis_url, decode_responses=True) as keys:
-        # What goes by itself, as places in a queue do, is not left over.
+        # Keys that expire by themselves, such as places in a queue, are not leftovers.
         found += [
             key
             for key in keys.scan_iter("*")

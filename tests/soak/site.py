@@ -1,4 +1,4 @@
-"""Where a soak happens: four replicas, over two managed servers, the control plane's, and two Redis of which one is used."""
+"""The installation of a soak: four replicas, two managed servers, the control plane's server, and two Redis (one in use)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.soak.measures import Sample, of_process, of_servers
 
 REPLICAS: Final = 4
 MORTAL: Final = 3
-"""So many of the replicas are killed; one never is, so that what it uses can be watched."""
+"""Number of replicas that are killed. The remaining one is never killed, so that its resource use can be measured."""
 SETTINGS: Final = {
     "answer_seconds": 6,
     "min_ready": 2,
@@ -41,51 +41,51 @@ ANSWER_SECONDS: Final = 30.0
 _DISK_MEGABYTES: Final = 700
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _LAST_LINES: Final = 12
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is created in it
 
 
 @dataclass(slots=True)
 class Site:
-    """What there is, and where."""
+    """Servers, replicas and files of a soak."""
 
     directory: Path
     control: EmbeddedPostgres
     managed: list[EmbeddedPostgres]
     redis: list[EmbeddedRedis]
-    """The first is the one that is used."""
+    """The first one is in use."""
     redis_urls: list[str]
     proxy: Proxy
-    """Before the Redis that is used."""
+    """The proxy in front of the Redis in use."""
     control_dsn: str
     dsns: list[str]
     ports: list[int]
     clocks: list[WrongClock]
-    """Of the replicas, where there is libfaketime."""
+    """Clocks of the replicas, if libfaketime is installed."""
     disk: Path | None
-    """The small file system that the second managed server has for itself, where one may be mounted."""
+    """The small file system of the second managed server, where one may be mounted."""
     replicas: list[Service] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    """Tracebacks in the logs of replicas."""
+    """Tracebacks in the logs of the replicas."""
 
     @property
     def urls(self) -> list[str]:
-        """Of the replicas, whether they run or not."""
+        """URLs of all replicas, whether they run or not."""
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     @property
     def redis_url(self) -> str:
-        """Of the Redis that is used, past the proxy."""
+        """URL of the Redis in use, not through the proxy."""
         return self.redis_urls[0]
 
     @property
     def homes(self) -> list[Path]:
-        """Of the PostgreSQL servers: the control plane's, and the managed ones."""
+        """Directories of the PostgreSQL servers: the control plane's, then the managed ones."""
         return [server.data for server in (self.control, *self.managed)]
 
     @classmethod
     @asynccontextmanager
     async def opened(cls) -> AsyncIterator[Site]:
-        """Everything started; and ended again."""
+        """Start all servers and replicas, and stop them at the end."""
         directory = Path(tempfile.mkdtemp(prefix="freshdb-soak-", dir=_MEMORY if _MEMORY.is_dir() else None))
         directory.chmod(0o755)
         durable = {
@@ -107,7 +107,7 @@ class Site:
             for one in keys:
                 stack.push_async_callback(one.stop)
                 urls.append(await one.start())
-                if one is keys[0]:  # both have one password: whoever is led to the other need not know
+                if one is keys[0]:  # both have one password, so a failover does not change it
                     (directory / "redis-b").mkdir()
                     shutil.copy(directory / "redis-a" / "password", directory / "redis-b" / "password")
             proxy = stack.enter_context(Proxy(urls[0]))
@@ -158,7 +158,7 @@ class Site:
         )
 
     def look(self) -> Sample:
-        """What the immortal replica, and the servers, use now."""
+        """Measure the replica that is never killed, and the servers."""
         found = of_process(self.replicas[-1].process.pid)
         pids = []
         for home in self.homes:
@@ -172,20 +172,20 @@ class Site:
         return found
 
     def complaints(self) -> None:
-        """Keep what the replicas did not expect."""
+        """Add the tracebacks in the logs of all replicas to ``unexpected``."""
         for service in self.replicas:
             if service.log_path.exists():
                 self.unexpected += unexpected(service.log)
 
     async def restart(self, number: int) -> None:
-        """A new process in the place of one that is gone."""
+        """Start a new process for a replica that has died."""
         service = self.replicas[number]
         self.unexpected += unexpected(service.log)
         shutil.rmtree(service.data, ignore_errors=True)
         self.replicas[number] = await asyncio.to_thread(self._start, number)
 
     async def answering(self) -> None:
-        """Every replica says that it is ready."""
+        """Wait until every replica is ready."""
         async with (
             httpx.AsyncClient(verify=asking.PLAIN, timeout=5) as client,
             asyncio.timeout(ANSWER_SECONDS),
@@ -201,7 +201,7 @@ class Site:
 
 
 def unexpected(log: str) -> list[str]:
-    """Every error with a traceback, the end of it."""
+    """Return every error with a traceback: its first line and the end of the traceback."""
     found: list[str] = []
     lines = log.splitlines()
     starts = [number for number, line in enumerate(lines) if _STAMP.match(line)]
@@ -228,7 +228,7 @@ def _free_ports() -> list[int]:
 
 @contextmanager
 def _small_disk(path: Path) -> Iterator[Path | None]:
-    """A file system that can be filled; ``None`` where none may be mounted."""
+    """Mount a file system that can be filled. Yield ``None`` where none may be mounted."""
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MEGABYTES}m,mode=0755", "tmpfs", str(path)]
     if subprocess.run(command, check=False, capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""The checker finds what is wrong with a history, and nothing in one that is right."""
+"""The checker finds each violation in a history, and none in a correct history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grows is found, and what is flat, or jumps and comes back, is not."""
+"""Growth is found. Flat values, and values that jump and come back, are not reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs add up."""
+"""The page adds up the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short soak; ``make soak MINUTES=…`` is the long one."""
+"""A short soak. ``make soak MINUTES=…`` runs the long one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.soak.run import soak
 
 async def test_nothing_is_wrong_with_a_short_history_of_faults() -> None:
     report, history = await soak(6, seed=3, holders=16, every_seconds=1.0, say=lambda _: None)
-    # On a starved machine a request takes longer than QUEUE_SECONDS to arrive; the order is judged by the long runs.
+    # On a starved machine a request takes longer than QUEUE_SECONDS to arrive. Only the long runs check the order.
     assert [line for line in report.wrong if " waited from " not in line] == [], report
     assert not report.left, report
     assert not report.unexpected, report

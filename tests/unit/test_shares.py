@@ -16,7 +16,7 @@ CASES = [f"test_it[{number}]" for number in range(10)]
 
 
 class Item:
-    """What ``chosen`` reads of a test."""
+    """The attributes of a test that ``chosen`` reads."""
 
     def __init__(self, file: str, name: str, **parameters: object) -> None:
         self.parent = SimpleNamespace(nodeid=file)
