@@ -19,7 +19,8 @@ ROOT: Final = Path(__file__).parents[2]
 GROUPS: Final = {
     "service": ["service/src"],
     "client": ["client/src"],
-    "docs": ["README.md", "docs", "CONTRIBUTING.md", "client/README.md", "service/README.md"],
+    "tests": ["tests", "tools", "demo"],
+    "docs": ["README.md", "docs", "CONTRIBUTING.md", "CHANGELOG.md", "client/README.md", "service/README.md"],
 }
 _PRONOUN: Final = re.compile(r"\b(somebody|nobody|anybody|everybody|whoever|whomever)\b", re.IGNORECASE)
 _QUESTION_WORD: Final = re.compile(r"(What|Who|Whether|How)\b")
