@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from freshdb.toolkit.guard import Guard
 
 _GUARD: Final = pytest.StashKey["Guard"]()
-_MEND: Final = (
+_ADVICE: Final = (
     "Use the URL of a freshdb fixture in the code under test, or allow this URL (* matches anything): "
     "guard_allow = [{url!r}] in [tool.freshdb]. `pytest --freshdb-guard=report` lists all such connections, "
     "--freshdb-guard=off allows them."
@@ -29,7 +29,10 @@ def start_guard(config: pytest.Config) -> None:
     from freshdb.toolkit.guard import Guard  # noqa: PLC0415 - see the package
 
     guard = Guard(
-        allow=settings.allow, report=settings.mode == "report", scratch=lambda: _scratch(config), mend=_MEND
+        allow=settings.allow,
+        report=settings.mode == "report",
+        scratch=lambda: _scratch(config),
+        advice=_ADVICE,
     )
     config.add_cleanup(guard.off)
     config.stash[_GUARD] = guard

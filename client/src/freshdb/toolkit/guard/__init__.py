@@ -43,7 +43,7 @@ _DRIVERS: Final = frozenset(
 )
 _SKIPPED: Final = _DRIVERS | sys.stdlib_module_names
 _INSTALLED: Final = ("site-packages", "dist-packages")
-_MEND: Final = "Give it the URL of a lease, or allow it: Guard(allow=[{url!r}])."
+_ADVICE: Final = "Give it the URL of a lease, or allow it: Guard(allow=[{url!r}])."
 
 
 class NotALease(ToolkitError):
@@ -82,7 +82,7 @@ class Guard:
         allow: allowed URLs without passwords, as errors show them. ``*`` matches anything.
         report: refuse no connection, and only add it to `offences`.
         scratch: returns the directory in which SQLite files are allowed, if any.
-        mend: advice in errors. ``{url}`` is replaced by the URL.
+        advice: advice in errors. ``{url}`` is replaced by the URL.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Guard:
         allow: Iterable[str] = (),
         report: bool = False,
         scratch: Callable[[], Path | None] = lambda: None,
-        mend: str = _MEND,
+        advice: str = _ADVICE,
     ) -> None:
         self.offences: list[Offence] = []
         self._allowed = [re.compile(".*".join(map(re.escape, one.split("*")))) for one in allow]
         self._report = report
         self._scratch = scratch
-        self._mend = mend
+        self._advice = advice
         self._leases: dict[str, Credentials] = {}
         self._ended: dict[str, Credentials] = {}
         self._patches = Patches()
@@ -150,7 +150,7 @@ class Guard:
                 offence = Offence(target.url, driver, _place(sys._getframe(1)), test, ended)  # noqa: SLF001 - the only way
                 self.offences.append(offence)
                 if not self._report:
-                    raise NotALease(f"freshdb guard: {offence}. {self._mend.format(url=target.url)}")
+                    raise NotALease(f"freshdb guard: {offence}. {self._advice.format(url=target.url)}")
 
     def _allows(self, target: Target) -> bool:
         leases = list(self._leases.values())  # another thread may acquire a lease at the same time
