@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -124,8 +125,15 @@ def test_history_of_a_pool_is_readable_by_keyboard_and_as_table(site: Site, open
     a_day_of_history(site, pool)
     page = open_page(site, f"/pools/{pool}")
     waits = page.get_by_role("figure", name="Time to get a database")
-    history = site.get(f"/v1/pools/{pool}/history")
-    expect(waits).to_contain_text(f"{history['waits']['count']:,} leases")
+
+    def same(**query: str) -> bool:
+        """Return whether page and API agree. A new lease, or a new minute, changes one before the other."""
+        history = site.get(f"/v1/pools/{pool}/history", **query)
+        rows = waits.get_by_role("row").count()  # none while the table is closed
+        same_rows = rows in {0, len(history["items"]) + 1}
+        return same_rows and f"{history['waits']['count']:,} leases" in (waits.text_content() or "")
+
+    eventually(same, bool)
     chart = waits.locator("svg[tabindex]")
     chart.focus()
     legend = waits.locator(".legend b").first
@@ -137,11 +145,11 @@ def test_history_of_a_pool_is_readable_by_keyboard_and_as_table(site: Site, open
     page.keyboard.press("Escape")
     expect(legend).to_have_text("")
     waits.get_by_text("As a table").click()
-    expect(waits.get_by_role("row")).to_have_count(len(history["items"]) + 1)
+    expect(waits.get_by_role("row").last).to_be_visible()
+    eventually(same, bool)
     page.get_by_role("link", name="24 hours").click()
     expect(page.get_by_role("link", name="24 hours")).to_have_attribute("aria-current", "true")
-    day = site.get(f"/v1/pools/{pool}/history", seconds="86400")
-    expect(waits.get_by_role("row")).to_have_count(len(day["items"]) + 1)
+    eventually(partial(same, seconds="86400"), bool)
     shoot(page, "pool")
 
 
