@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed$(subst $() ,-,$(subst /,-,$(INTERPRETER)))
 ifneq ($(words $(VENV)),1)
     $(error VENV names the directory of the environment: give a path without spaces, such as VENV=.venv-3.13)
 endif
-WORKERS ?= 2
+WORKERS ?= 3
 MINUTES ?= 5
 SECONDS ?= 300
 CASES ?= 20000
@@ -38,7 +38,7 @@ demo: install ## templates from real projects, a pytest suite on clean databases
 serve: install ## the service with a PostgreSQL and a Redis of its own, until Ctrl-C
 	@$(BIN)/freshdb serve
 
-test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=2)
+test: install ## all tests, on real PostgreSQL and real Redis (WORKERS=3)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: install ## the inner loop: tests that need nothing but Python, in half a minute

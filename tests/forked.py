@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 PROCESSES: Final = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["freshdb_service.serve", "tests.crash.child"])
+PROCESSES.set_forkserver_preload(
+    ["freshdb_service.serve", "freshdb_service.replica", "alembic.command", "tests.crash.child"]
+)
 
 
 class ForkedService:

@@ -27,7 +27,7 @@ from tests.light import STRICT
 from tests.limits import LIMIT_SECONDS
 
 FORKED = False
-"""Fork services that have no variables or arguments of their own. Tests do so, benchmarks do not."""
+"""Fork services that have no variables of their own. Tests do so, benchmarks do not."""
 START_SECONDS = LIMIT_SECONDS
 STOP_SECONDS = LIMIT_SECONDS
 
@@ -113,7 +113,7 @@ def start_service(
     log_path = data / "service.log"
     process: subprocess.Popen[bytes] | ForkedService
     with log_path.open("wb") as log:
-        if FORKED and not arguments and not environment:
+        if FORKED and not environment:
             process = ForkedService(options, variables, log_path)
         else:
             process = subprocess.Popen(

@@ -52,15 +52,20 @@ def test_page_reconnects_with_backoff_after_a_restart(
     expect(page.locator("[data-number=leases]")).to_have_text("1")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     before = own_site.service
+    page.clock.install()
     page.evaluate(NOTE_WHAT_IS_ASKED)
     assert before.stop() == 0
     expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
     expect(page.get_by_text("Reconnecting…")).to_be_visible()
     expect(page.locator("[data-number=leases]")).to_have_text("1")  # the last known state stays
-    streams = eventually(
-        lambda: page.evaluate("asked['/v1/events'] ?? []"), lambda times: len(times) >= TRIES
-    )
-    views = eventually(lambda: page.evaluate("asked['/v1/overview'] ?? []"), bool)
+
+    def asked_later(path: str) -> list[float]:
+        page.clock.fast_forward(200)  # less than the first pause
+        times: list[float] = page.evaluate("path => asked[path] ?? []", path)
+        return times
+
+    streams = eventually(lambda: asked_later("/v1/events"), lambda times: len(times) >= TRIES)
+    views = eventually(lambda: asked_later("/v1/overview"), bool)
     # with growing gaps; the first request may have been sent before the stop
     for seen in (streams, views[1:]):
         gaps = [then - first for first, then in pairwise(seen)]
@@ -72,6 +77,7 @@ def test_page_reconnects_with_backoff_after_a_restart(
         replica_of=before,
         arguments=["--port", str(urlsplit(before.url).port)],
     )
+    page.clock.fast_forward(60_000)
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     own_site.release(first)

@@ -149,9 +149,7 @@ def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     python = environment(tmp_path, wheels["client"])
-    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
-    installed = {normal(one["name"]) for one in listed} - {"pip", "setuptools"}
-    assert installed == {"freshdb"} | needed_by("httpx")
+    assert installed(python) == {"freshdb"} | needed_by("httpx")
     said = run(python, "-c", "import freshdb; print(freshdb.Client, freshdb.AsyncClient)", cwd=tmp_path)
     assert "freshdb.client.Client" in said.replace("freshdb.async_client", "freshdb.client")
     assert run(python.parent / "freshdb", "--help", cwd=tmp_path)
@@ -161,8 +159,7 @@ async def test_toolkit_cleans_a_database_in_place_without_the_service(
     wheels: dict[str, Path], tmp_path: Path, postgres_18: PostgresServer
 ) -> None:
     python = environment(tmp_path, f"{wheels['client']}[toolkit]", "asyncpg")
-    listed = json.loads(run(python, "-m", "pip", "list", "--format=json"))
-    assert not {normal(one["name"]) for one in listed} & {"freshdb-service", "fastapi", "redis"}
+    assert not installed(python) & {"freshdb-service", "fastapi", "redis"}
     name = f"packaging_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(postgres_18.dsn)
     await connection.execute(f"CREATE DATABASE {name}")
@@ -188,13 +185,23 @@ def test_with_the_service_extra_a_service_starts_leases_and_stops(
 
 def environment(directory: Path, *requirements: str | Path) -> Path:
     """Create a virtual environment with these requirements, in the versions of constraints.txt. Return its Python."""
-    venv.EnvBuilder(with_pip=True, symlinks=True).create(directory / "venv")
+    venv.EnvBuilder(symlinks=True).create(directory / "venv")
     python = directory / "venv" / "bin" / "python"
     pins = re.findall(r"^\S+==[^\\\n]+", (CHECKOUT / "constraints.txt").read_text(), flags=re.MULTILINE)
     constraints = directory / "constraints.txt"
     constraints.write_text("\n".join(pins))
-    run(python, "-m", "pip", "install", "--quiet", "-c", constraints, *requirements, cwd=directory)
+    run(*pip(python), "install", "--quiet", "--no-compile", "-c", constraints, *requirements, cwd=directory)
     return python
+
+
+def installed(python: Path) -> set[str]:
+    """Return the distributions in an environment."""
+    return {normal(one["name"]) for one in json.loads(run(*pip(python), "list", "--format=json"))}
+
+
+def pip(python: Path) -> list[str | Path]:
+    """Return the command of this environment's pip for another environment, which needs none then."""
+    return [sys.executable, "-m", "pip", "--python", python]
 
 
 def needed_by(name: str) -> set[str]:

@@ -225,7 +225,7 @@ def test_event_stream_without_reader_is_closed_and_costs_no_memory(strict: Servi
         for _ in range(20):
             reader = stack.enter_context(connect(strict, receive_bytes=4096))
             reader.sendall(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        _until(lambda: _callers(strict) >= 20)
+            assert reader.recv(1, socket.MSG_PEEK) == b"H"
         most = 0
 
         def all_dropped() -> bool:
