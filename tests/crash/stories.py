@@ -79,17 +79,17 @@ class Here:
     ) -> list[Granted]:
         """Acquire, and run the replenisher until there is an answer."""
         wanted = [AcquireRequest("shop", self.told.isolation, ttl_seconds)] * number
-        asking = asyncio.create_task(
+        acquiring = asyncio.create_task(
             self.bench.acquiring.acquire(
                 wanted, principal=WHO, wait_seconds=PATIENCE_SECONDS, idempotency_key=key
             )
         )
         staying = asyncio.create_task(self.bench.at.queue.stay(self.bench.at.stopping))
         try:
-            while not asking.done():
+            while not acquiring.done():
                 await self.bench.replenisher.run_once()
-                await asyncio.wait([asking], timeout=_AGAIN_SECONDS)
-            return await asking
+                await asyncio.wait([acquiring], timeout=_AGAIN_SECONDS)
+            return await acquiring
         finally:
             staying.cancel()
             await asyncio.gather(staying, return_exceptions=True)

@@ -14,7 +14,7 @@ import redis as redis_client
 from freshdb_service.lifecycle import Isolation
 from tests.crash.child import Task, perform
 from tests.crash.stories import PATIENCE_SECONDS, STORIES, WHO, Here, Told, rounds, run, url_of
-from tests.forked import PROCESSES
+from tests.forked_service import PROCESSES
 from tests.integration.installations import Bench, Site, names_on, replica
 from tests.integration.installations import site as new_site
 from tests.servers import PostgresServer

@@ -20,7 +20,7 @@ import yaml
 from freshdb import Client
 from tests.deploy.documents import DEPLOY
 from tests.docs.pages import ROOT, blocks
-from tests.light import LIGHT
+from tests.environments import NO_PLUGINS
 from tests.services import Service
 
 PROJECT = {
@@ -52,7 +52,7 @@ def project(tmp_path: Path, service: Service) -> Iterator[Run]:
         "FRESHDB_URL": service.url,
         "FRESHDB_TEMPLATE": "shop",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **LIGHT,
+        **NO_PLUGINS,
     }
 
     def run(*command: str, **more: str) -> str:

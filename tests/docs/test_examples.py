@@ -25,7 +25,7 @@ from tools import reference
 FOLLOWED: Final = [page for page in PAGES if any(one.kind in {"run", "fails"} for one in blocks(page))]
 PORT: Final = "8777"
 """The port of the service in the pages. The tests replace it by a free port."""
-PATIENCE_SECONDS: Final = 300.0
+TIMEOUT_SECONDS: Final = 300.0
 PLUGINS: Final = "-p freshdb -p xdist -p asyncio -p no:cacheprovider"
 """The plugins that readers of the pages have, out of all that are installed here."""
 
@@ -72,7 +72,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         assert (ended.returncode == 0) == (block.kind == "run"), f"{block.text}\n{ended.stdout}"
@@ -94,12 +94,12 @@ class Reader:
             ) as process,
         ):
             try:
-                with Client(f"http://127.0.0.1:{self._port}", retry_seconds=PATIENCE_SECONDS) as client:
+                with Client(f"http://127.0.0.1:{self._port}", retry_seconds=TIMEOUT_SECONDS) as client:
                     assert client.health().version
                 yield
             finally:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(PATIENCE_SECONDS) == 0, self._home.with_name("log").read_text()
+                assert process.wait(TIMEOUT_SECONDS) == 0, self._home.with_name("log").read_text()
 
     def _mine(self, text: str) -> str:
         return text.replace(PORT, self._port)

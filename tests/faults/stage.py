@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from freshdb_service.embedded import EmbeddedPostgres
-from tests import asking
+from tests import plain_http
 from tests.faults.proxy import Proxy
 from tests.limits import LIMIT_SECONDS
 from tests.runs import run_sync
@@ -54,7 +54,7 @@ class Stage:
 
     def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Send a request. The answer must come in time."""
-        return asking.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
+        return plain_http.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
 
     def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
         """Send a request that must succeed."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.faults.clocks import WrongClock, faketime, sweep
 from tests.faults.slow import slow
 from tests.faults.stage import until
@@ -68,7 +68,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> 
 
 
 def ask(service: Service, method: str, path: str, body: object = None) -> dict[str, Any]:
-    answer = asking.request(method, service.url + path, json=body, timeout=60)
+    answer = plain_http.request(method, service.url + path, json=body, timeout=60)
     assert answer.is_success, answer.text
     told: dict[str, Any] = answer.json()
     return told
@@ -166,11 +166,11 @@ def test_the_wall_clock_of_a_process_decides_nothing() -> None:
     """Instants come from Redis and PostgreSQL, durations from monotonic clocks. No code reads the time of day."""
     sources = [*(ROOT / "service/src").rglob("*.py"), *(ROOT / "client/src").rglob("*.py")]
     assert len(sources) > 100
-    asking = [
+    found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sources
         if path.relative_to(ROOT) not in _OF_PEOPLE
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if _WALL_CLOCK.search(line)
     ]
-    assert asking == []
+    assert found == []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 
-from tests import asking
+from tests import plain_http
 from tests.faults.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -50,19 +50,19 @@ def test_who_waits_behind_a_replica_that_dies_is_served_long_before_its_claim_en
             for _ in range(2)
         ]
         try:
-            asking.post(
+            plain_http.post(
                 f"{doomed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
             ).raise_for_status()
-            held = asking.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+            held = plain_http.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
             waiting = crowd.submit(
                 httpx.post,
                 f"{others[0].url}/v1/leases",
                 json={"template": "t", "wait_seconds": 20},
                 timeout=60,
             )
-            until(lambda: asking.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
+            until(lambda: plain_http.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
             between.swallow()  # no statement of the doomed replica on the database returns any more
-            released = asking.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
+            released = plain_http.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
             assert released.status_code == 200, released.text
             until(lambda: claimed(doomed) == [("resetting",)] and locks(doomed) == 1)
             time.sleep(1.5)  # it is alive, so no other replica takes over its work

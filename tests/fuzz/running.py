@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests import asking
+from tests import plain_http
 from tests.fuzz.hooks import MOST, READY, SQL, TEMPLATE
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ class Fuzzed:
 def prepare(url: str) -> None:
     """Create the template that some of the calls lease from, and wait for enough ready databases."""
     with httpx.Client(
-        verify=asking.PLAIN, base_url=url, timeout=60, headers={"authorization": _BEARER}
+        verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=60, headers={"authorization": _BEARER}
     ) as client:
         body = {"name": TEMPLATE, "sql": list(SQL)}
         while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from freshdb_service.embedded import postgres_binaries
-from tests import asking
+from tests import plain_http
 from tests.hygiene.change import Isolation
 from tests.hygiene.judge import Judge, Subject
 from tests.services import Service
@@ -51,7 +51,7 @@ class Ground:
         cls, service: Service, superuser: str, isolation: Isolation, template: str, sql: str, *extensions: str
     ) -> Ground:
         """Register the template."""
-        http = httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=2 * WAIT_SECONDS)
+        http = httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * WAIT_SECONDS)
         answer = http.post(
             "/v1/templates", json={"name": template, "sql": [sql], "extensions": list(extensions)}
         )

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
-from tests import asking
+from tests import plain_http
 from tests.hygiene.change import ISOLATIONS, Holder
 from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
 from tests.hygiene.ground import Ground, Lease
@@ -109,7 +109,7 @@ def site(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[Sit
     superuser = asyncio.run(server.start())
     service = start_service([superuser], service_redis_url, settings=IMPATIENT)
     try:
-        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=60) as http:
+        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as http:
             yield Site(home, server, superuser, service, http)
         assert service.stop() == 0
     finally:

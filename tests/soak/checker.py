@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.limits import PATIENCE
+from tests.limits import TIMEOUT_FACTOR
 from tests.soak.history import Fault, History, Kind, Op
 
 OVER = {"lease_ended", "lease_not_found"}
-FORGET_SECONDS = 5.0 * PATIENCE
+FORGET_SECONDS = 5.0 * TIMEOUT_FACTOR
 """Time for which the service still knows a lease that has ended."""
-DEAD_SECONDS = 15.0 * PATIENCE
+DEAD_SECONDS = 15.0 * TIMEOUT_FACTOR
 """Time after which the URL of an ended lease reaches nothing, whichever processes have died in the meantime."""
 QUEUE_SECONDS = 1.0
 """Difference of two arrivals, or of two answers, from which on their order counts for the queue."""

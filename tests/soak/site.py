@@ -19,7 +19,7 @@ import httpx
 import redis
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests import asking
+from tests import plain_http
 from tests.faults.clocks import WrongClock, faketime, sweep
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
@@ -187,7 +187,7 @@ class Site:
     async def answering(self) -> None:
         """Wait until every replica is ready."""
         async with (
-            httpx.AsyncClient(verify=asking.PLAIN, timeout=5) as client,
+            httpx.AsyncClient(verify=plain_http.NO_CERTIFICATES, timeout=5) as client,
             asyncio.timeout(ANSWER_SECONDS),
         ):
             for url in self.urls:
