@@ -29,7 +29,7 @@ def one(url: str, query: str) -> object:
 def until(condition: Callable[[], bool], seconds: float = LIMIT_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.02)
 
 
