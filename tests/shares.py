@@ -64,7 +64,7 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/integration/maintenance/": Shares(3),
     "tests/observability/test_secrets.py": Shares(2),
     "tests/observability/test_tracing.py": Shares(2),
-    "tests/old_ways/": Shares(3),
+    "tests/legacy_suite/": Shares(3),
     "tests/packaging/": Shares(4),
     "tests/plugin/": Shares(3),
     "tests/soak/test_soak.py": Shares(2, "programs"),
