@@ -163,7 +163,7 @@ def test_alerts_fire_when_the_last_replica_dies(
         watching.until(lambda: watching.instant("up == 1"), "it is not scraped")
         watching.until(lambda: "FreshdbGone" not in alarmed(), "it is not seen")
         service.kill()
-        watching.until(lambda: {"FreshdbReplicaDown", "FreshdbGone"} <= alarmed(), "nobody notices")
+        watching.until(lambda: {"FreshdbReplicaDown", "FreshdbGone"} <= alarmed(), "the alerts did not fire")
     finally:
         watching.stop()
         service.stop()

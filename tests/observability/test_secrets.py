@@ -18,7 +18,7 @@ from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
-BOSS: Final = "fdb-boss-token-that-nobody-may-see"
+BOSS: Final = "fdb-boss-token-that-must-stay-secret"
 _MEMBERS: Final = {"password", "token", "url", "async_url"}
 
 
