@@ -18,7 +18,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14
 UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/soak/test_page.py \
     tests/observability/test_metrics.py tests/observability/test_cost.py tests/deploy/test_kubernetes.py
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
-    tests/unit "tests/docs/test_examples.py::test_the_examples_work_from_top_to_bottom[README.md]"
+    tests/unit "tests/docs/test_examples.py::test_examples_of_a_page_work_in_order[README.md]"
 
 .PHONY: help install demo serve test unit coverage check format bench scaling crash mutants faults hygiene soak load fuzz pythons sample platforms image docs lock clean
 

@@ -65,7 +65,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def frequent_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renew leases and builds of LIMIT_SECONDS every 0.05 s. Renewals come soon, and a slow machine loses no lease."""
     monkeypatch.setattr("freshdb.heartbeat.PART", 0.05 / LIMIT_SECONDS)
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import redis
 
-from tests.forked import ForkedService
-from tests.light import STRICT
+from tests.environments import WARNINGS_AS_ERRORS
+from tests.forked_service import ForkedService
 from tests.limits import LIMIT_SECONDS
 
 FORKED = False
@@ -98,7 +98,7 @@ def start_service(
             connection.execute(f'create database "{prefix}_control"')
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
-        **STRICT,
+        **WARNINGS_AS_ERRORS,
         "FRESHDB_LOG_FORMAT": "console",
         "FRESHDB_PREFIX": prefix,
         "FRESHDB_REDIS": redis_url,

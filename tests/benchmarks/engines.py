@@ -4,7 +4,7 @@ No engine here fences or changes the login. Each database keeps the login that i
 it open. So the measured cost is that of the cleaning alone, without freshdb's guarantees.
 
 ===============  ======================================================================================================
-``nothing``      cleans nothing: the ceiling, which the service could reach if a reset were free
+``nothing``      no cleaning: the upper limit, which the service could reach if a reset took no time
 ``recreate``     drops the database and creates it again from the template, by the two bare statements
 ``truncate``     connects, and truncates all tables of the database in one statement
 ===============  ======================================================================================================
@@ -42,7 +42,7 @@ from freshdb_service.postgres import (
 from freshdb_service.serve import serve
 
 
-class Nothing:
+class NoCleaning:
     """Return the same login again, immediately."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Nothing:
         """Clean a database. This is called for each reset after the first."""
 
 
-class Recreate(Nothing):
+class Recreate(NoCleaning):
     """Drops the database and creates it again."""
 
     async def prepare(self, server: Server, login: Login, origin: CopySource) -> None:
@@ -98,7 +98,7 @@ class Recreate(Nothing):
             )
 
 
-class Truncate(Nothing):
+class Truncate(NoCleaning):
     """Truncates all tables."""
 
     def __init__(self) -> None:
@@ -121,10 +121,10 @@ class Truncate(Nothing):
             await connection.execute(f"TRUNCATE {self._tables[login.database]} RESTART IDENTITY CASCADE")
 
 
-ENGINES: dict[str, type[ResetEngine]] = {"nothing": Nothing, "recreate": Recreate, "truncate": Truncate}
+ENGINES: dict[str, type[ResetEngine]] = {"nothing": NoCleaning, "recreate": Recreate, "truncate": Truncate}
 
 
-async def left_open(server: Server, login: str) -> Leftovers:
+async def keep_login_open(server: Server, login: str) -> Leftovers:
     """Replace ``close_login`` of a release, and leave the login open."""
     del server, login
     return Leftovers()
@@ -139,7 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (
-        patch("freshdb_service.leasing.leases.close_login", left_open),
+        patch("freshdb_service.leasing.leases.close_login", keep_login_open),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         settings = Settings(data=arguments.data, port=arguments.port)

@@ -29,6 +29,7 @@ import asyncpg
 import uvloop
 
 from freshdb_service.embedded import EmbeddedPostgres
+from tests.benchmarks.client_loop import TOUCHED
 from tests.benchmarks.resets import Reset, Resets
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, ratio
 from tests.benchmarks.running import (
@@ -43,7 +44,6 @@ from tests.benchmarks.running import (
     wait_until_ready,
 )
 from tests.benchmarks.running import schema as schema_of
-from tests.benchmarks.turning import TOUCHED
 
 GOAL = 1.5
 TEMPLATE = "floor"
@@ -60,7 +60,7 @@ WHERE pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_st
 """Query for touched tables and sequences. The server evaluates it, and returns only those that have changed."""
 
 SETTINGS = {"track_counts": "off", "session_replication_role": "replica", "stats_fetch_consistency": "none"}
-FORGET = """
+RESET_COUNTERS = """
 SELECT pg_stat_reset_single_table_counters(oid) FROM pg_class
 WHERE pg_stat_get_tuples_inserted(oid) + pg_stat_get_tuples_updated(oid) + pg_stat_get_tuples_deleted(oid) > 0
 """
@@ -82,7 +82,7 @@ QUICK = Effort(rounds=2, pairs=4)
 
 
 @dataclass(slots=True)
-class Stage:
+class HandCleanedDatabase:
     """A database that its holder touches and the benchmark cleans by hand, again and again."""
 
     inside: str
@@ -103,9 +103,9 @@ class Stage:
     async def touch(self, touched: list[int]) -> None:
         """Write as a test does. Return when the backend has ended and PostgreSQL has counted its writes."""
         await _touch(self.url, touched)
-        await self.until_gone(self.user)
+        await self.wait_for_exit(self.user)
 
-    async def until_gone(self, user: str) -> None:
+    async def wait_for_exit(self, user: str) -> None:
         """Wait until the holder's backend has ended."""
         query = "SELECT FROM pg_stat_activity WHERE usename = $1"
         while await self.kept.fetchrow(query, user) is not None:
@@ -114,7 +114,7 @@ class Stage:
     async def clean_kept(self, touched: list[int]) -> float:
         """Clean the database in the open session. Return the seconds."""
         taken = await self._clean("kept", self.kept, touched)
-        await self.kept.execute(FORGET)
+        await self.kept.execute(RESET_COUNTERS)
         return taken
 
     async def clean_new(self, touched: list[int]) -> float:
@@ -123,7 +123,7 @@ class Stage:
             connection = await asyncpg.connect(self.inside, ssl=False, server_settings=SETTINGS)
         taken = connecting[-1] + await self._clean("new", connection, touched)
         await connection.close()
-        await self.kept.execute(FORGET)
+        await self.kept.execute(RESET_COUNTERS)
         return taken
 
     async def _clean(
@@ -133,7 +133,7 @@ class Stage:
             found = await connection.fetch(READ)
         missed = {f"t{n}" for n in touched} - {row["relname"] for row in found}
         if missed:
-            raise RuntimeError(f"the floor did not see that these were touched: {missed}")
+            raise RuntimeError(f"changes that the floor's query did not find: {missed}")
         with _timed(self.steps[f"{kind}: delete, set sequences, store a password"]) as writing:
             await connection.execute(
                 "".join(f"DELETE FROM public.t{n}; " for n in touched)
@@ -159,8 +159,8 @@ async def _measure(run: Run, effort: Effort) -> Findings:
 
 
 async def _measured(run: Run, effort: Effort, data: Path, superuser: str) -> Findings:
-    choose = random.Random(3)  # noqa: S311 - which tables, nothing secret
-    seen: list[Reset] = []
+    random_source = random.Random(3)  # noqa: S311 - which tables, nothing secret
+    resets: list[Reset] = []
     releases: list[float] = []
     rounds: dict[str, list[float]] = defaultdict(list)
     with serving(data, postgres=superuser) as served, served.client() as client:
@@ -168,28 +168,28 @@ async def _measured(run: Run, effort: Effort, data: Path, superuser: str) -> Fin
         pool = open_pool(client, TEMPLATE)
         resize(client, pool, 2)
         wait_until_ready(client, pool, 2)
-        stage = await Stage.of(superuser, acquire(client, TEMPLATE))
+        hand_cleaned = await HandCleanedDatabase.of(superuser, acquire(client, TEMPLATE))
         events = Resets(client)
 
         async def reset(touched: list[int], *, new: bool) -> float:
             lease = acquire(client, TEMPLATE)
             await _touch(lease["url"], touched)
-            await stage.until_gone(lease["user"])
+            await hand_cleaned.wait_for_exit(lease["user"])
             if new:
-                await stage.kept.fetch(END_SERVICE_SESSIONS, lease["database"])
+                await hand_cleaned.kept.fetch(END_SERVICE_SESSIONS, lease["database"])
             events.skip()
             began = perf_counter()
             release(client, lease["id"])
             releases.append(perf_counter() - began)
-            seen.append(events.of(lease["database_id"]))
-            return seen[-1].seconds
+            resets.append(events.of(lease["database_id"]))
+            return resets[-1].seconds
 
-        async def turn() -> dict[str, float]:
-            touched = choose.sample(range(TABLES), TOUCHED)
-            await stage.touch(touched)
-            floor_kept = await stage.clean_kept(touched)
-            await stage.touch(touched)
-            floor_new = await stage.clean_new(touched)
+        async def run_turn() -> dict[str, float]:
+            touched = random_source.sample(range(TABLES), TOUCHED)
+            await hand_cleaned.touch(touched)
+            floor_kept = await hand_cleaned.clean_kept(touched)
+            await hand_cleaned.touch(touched)
+            floor_new = await hand_cleaned.clean_new(touched)
             return {
                 "floor, kept": floor_kept,
                 "reset, kept": await reset(touched, new=False),
@@ -198,35 +198,35 @@ async def _measured(run: Run, effort: Effort, data: Path, superuser: str) -> Fin
             }
 
         for _ in range(_NOT_COUNTED):
-            await turn()
-        for one in (*stage.steps.values(), releases):
+            await run_turn()
+        for one in (*hand_cleaned.steps.values(), releases):
             one.clear()
-        seen.clear()
+        resets.clear()
         for number in range(effort.rounds):
-            turns = [await turn() for _ in range(effort.pairs)]
+            turns = [await run_turn() for _ in range(effort.pairs)]
             for what in turns[0]:
                 rounds[what].append(median(one[what] for one in turns))
-            run.say(
+            run.log_progress(
                 f"round {number + 1}: " + ", ".join(f"{k} {v[-1] * 1e3:.2f} ms" for k, v in rounds.items())
             )
             run.calibrate()
-        await stage.kept.close()
-    return _findings(effort, stage.steps, rounds, seen, releases)
+        await hand_cleaned.kept.close()
+    return _findings(effort, hand_cleaned.steps, rounds, resets, releases)
 
 
 def _findings(
     effort: Effort,
     steps: dict[str, list[float]],
     rounds: dict[str, list[float]],
-    seen: list[Reset],
+    resets: list[Reset],
     releases: list[float],
 ) -> Findings:
-    paths = Counter(reset.path for reset in seen)
+    paths = Counter(reset.path for reset in resets)
     figures = {f"{what}.seconds": median(taken) for what, taken in rounds.items()}
     figures |= {f"paths.{path}": float(number) for path, number in paths.items()}
     figures["release.seconds"] = median(releases)
     rows = [[what, milliseconds(median(taken)), ""] for what, taken in steps.items()]
-    below = []
+    below_floor = []
     for kind in ("kept", "new"):
         over, text = ratio(rounds[f"reset, {kind}"], rounds[f"floor, {kind}"])
         figures[f"reset/floor, {kind}"] = over
@@ -238,20 +238,20 @@ def _findings(
             [f"**reset / floor, {kind}**", text, f"≤ {GOAL}" if kind == "new" else ""],
         ]
         if over < 1:
-            below.append(kind)
+            below_floor.append(kind)
     over, text = ratio(rounds["reset, kept"], rounds["floor, new"])
     figures["reset, kept/floor, new"] = over
     rows.append(["**reset, kept / floor, new** (a connection and the bare statements)", text, f"≤ {GOAL}"])
-    rows.append(["release, as its caller sees it", milliseconds(figures["release.seconds"]), ""])
+    rows.append(["release, measured by its caller", milliseconds(figures["release.seconds"]), ""])
     warning = [
         (
-            f"**Not to be relied on: a reset below its floor ({', '.join(below)}).** Nothing can be; either the floor "
-            "does more than is needed, or the reset does some of its work outside of the seconds that it says."
+            f"**Invalid measurement: a reset faster than its floor ({', '.join(below_floor)}).** The floor "
+            "does more than is needed, or the reset does some of its work outside of the seconds that it reports."
         )
     ]
     return Findings(
         settings=[
-            *(warning if below else []),
+            *(warning if below_floor else []),
             (
                 f"{effort.rounds} rounds of {effort.pairs} turns. In each, the holder of a database of {TABLES} tables "
                 f"writes a row into {TOUCHED} of them and leaves, and the benchmark cleans the database by hand. "

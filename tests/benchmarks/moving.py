@@ -10,8 +10,8 @@ from statistics import median
 
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.benchmarks.results import Findings, Run, Table, milliseconds
-from tests.benchmarks.running import DATA_ARE, data_directory, serving
-from tests.old_ways.running import make_project, one_database, run_suite
+from tests.benchmarks.running import DATA_LOCATION, data_directory, serving
+from tests.legacy_suite.running import make_project, run_suite, shared_database
 
 ROUNDS = 5
 STEPS = (
@@ -34,7 +34,7 @@ def measure(run: Run) -> Findings:
         dsn = asyncio.run(server.start())
         try:
             with (
-                one_database(dsn) as url,
+                shared_database(dsn) as url,
                 serving(data, postgres=f"bench={dsn}", adopt="bench") as served,
             ):
                 run_suite(project, "leases", served.url, url, tests=4)  # not measured: builds the template
@@ -43,7 +43,7 @@ def measure(run: Run) -> Findings:
                         taken[label].append(
                             run_suite(project, step, served.url, url, tests=tests, workers=workers)
                         )
-                        run.say(f"round {number + 1}: {label}: {taken[label][-1]:.2f} s")
+                        run.log_progress(f"round {number + 1}: {label}: {taken[label][-1]:.2f} s")
                     run.calibrate()
         finally:
             asyncio.run(server.stop())
@@ -51,16 +51,16 @@ def measure(run: Run) -> Findings:
     return Findings(
         settings=[
             (
-                f"{tests} tests of a FastAPI application over 30 tables and a trigger (`tests/old_ways`), the same at "
+                f"{tests} tests of a FastAPI application over 30 tables and a trigger (`tests/legacy_suite`), the same at "
                 f"every step, {ROUNDS} rounds, alternating. Whole runs of pytest, with its start. "
                 "Templates are built and the service is warm."
             ),
-            f"One embedded PostgreSQL, default settings, {DATA_ARE}.",
+            f"One embedded PostgreSQL, default settings, {DATA_LOCATION}.",
         ],
         tables=[
             Table(
                 caption="",
-                head=["the suite", "whole run, s", "per test, ms", "of the time before"],
+                head=["the suite", "whole run, s", "per test, ms", "share of the time before"],
                 rows=[
                     [
                         label,

@@ -16,9 +16,10 @@ import httpx
 import psutil
 import uvloop
 
+from tests.benchmarks.client_loop import Http
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile, ratio
 from tests.benchmarks.running import (
-    Plain,
+    PlainClient,
     Served,
     acquire,
     data_directory,
@@ -30,14 +31,13 @@ from tests.benchmarks.running import (
     serving,
     wait_until_ready,
 )
-from tests.benchmarks.turning import Http
 
 TEMPLATE = "pool"
 TABLES = 3
 GOAL = 1.5
-_LEFT_FREE_BYTES = 2 * 2**30
+_MIN_FREE_BYTES = 2 * 2**30
 """Filling a pool stops when less memory than this is free. Databases in memory need about 8 MiB each."""
-_SETTLE_SECONDS = 300.0
+_IDLE_TIMEOUT_SECONDS = 300.0
 _WAIT_SECONDS = 300
 
 
@@ -67,7 +67,7 @@ QUICK = Effort(
 
 
 @dataclass(slots=True)
-class Crowd:
+class MeasuredPool:
     """A service with a pool of a given size, and its measurements."""
 
     isolation: str
@@ -77,12 +77,12 @@ class Crowd:
     pool_id: str
     size: int = 0
     fill_seconds: float = 0.0
-    cut_short: str = ""
+    stopped_because: str = ""
     memory_bytes: int = 0
     rounds: list[list[float]] = field(default_factory=list)
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def resumed(self) -> Iterator[None]:
         """Resume the service for the length of the block."""
         self.served.resume()
         try:
@@ -95,35 +95,35 @@ class Crowd:
         began = time.monotonic()
         resize(self.client, self.pool_id, self.wanted)
         while True:
-            there = wait_until_ready(self.client, self.pool_id, self.wanted, at_most_seconds=1.0)
+            ready = wait_until_ready(self.client, self.pool_id, self.wanted, at_most_seconds=1.0)
             self.fill_seconds = time.monotonic() - began
-            if psutil.virtual_memory().available < _LEFT_FREE_BYTES:
-                self.cut_short = "the memory was used up"
+            if psutil.virtual_memory().available < _MIN_FREE_BYTES:
+                self.stopped_because = "the memory was used up"
             elif self.fill_seconds > seconds:
-                self.cut_short = "the time was over"
-            if there >= self.wanted or self.cut_short:
+                self.stopped_because = "the time limit was reached"
+            if ready >= self.wanted or self.stopped_because:
                 break
-        self.size = max(1, min(there, self.wanted))
+        self.size = max(1, min(ready, self.wanted))
         resize(self.client, self.pool_id, self.size)
-        self.settle()
+        self.wait_until_idle()
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until all databases are ready and no work is in progress."""
-        until = time.monotonic() + _SETTLE_SECONDS
+        until = time.monotonic() + _IDLE_TIMEOUT_SECONDS
         while True:
             held = self.client.get(f"/v1/pools/{self.pool_id}").json()["databases"]
             if held.get("ready", 0) >= self.size and sum(held.values()) == held["ready"]:
                 return
             if time.monotonic() > until:
-                raise RuntimeError(f"the pool does not come to rest: {held}")
+                raise RuntimeError(f"the pool did not become idle: {held}")
             time.sleep(0.05)
 
     def round(self, effort: Effort) -> None:
         """Acquire a few leases at a time, while the service has no other work."""
         taken: list[float] = []
-        caller = Plain(self.served.url, TEMPLATE, self.isolation)
+        caller = PlainClient(self.served.url, TEMPLATE, self.isolation)
         while len(taken) < effort.acquires:
-            self.settle()
+            self.wait_until_idle()
             held = []
             for _ in range(min(effort.at_once, self.size)):
                 began = time.perf_counter()
@@ -132,13 +132,13 @@ class Crowd:
             for one in held:
                 release(self.client, one)
         caller.close()
-        self.settle()
+        self.wait_until_idle()
         self.rounds.append(taken)
         self.memory_bytes = self.served.memory_bytes()
 
 
 @dataclass(frozen=True, slots=True)
-class Waited:
+class QueueResults:
     """Measurements of a queue with a given number of waiters."""
 
     waits: list[float]
@@ -152,127 +152,131 @@ def measure(run: Run) -> Findings:
     effort = QUICK if run.quick else Effort()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket per waiter, here and in the service
-    waited: dict[int, list[Waited]] = {}
+    queue_results: dict[int, list[QueueResults]] = {}
     with ExitStack() as stack:
-        schemas = [_crowd(run, stack, "schema", size, effort) for size in sorted(effort.schemas)]
+        schemas = [_measured_pool(run, stack, "schema", size, effort) for size in sorted(effort.schemas)]
         _rounds(run, schemas, effort)
     with ExitStack() as stack:  # only now is enough memory free
-        crowds = [_crowd(run, stack, "database", size, effort) for size in sorted(effort.databases)]
-        _rounds(run, crowds, effort)
+        pools = [_measured_pool(run, stack, "database", size, effort) for size in sorted(effort.databases)]
+        _rounds(run, pools, effort)
         for number in effort.waiters:
-            with crowds[0].awake():
-                waited[number] = [_waiters(crowds[0], number) for _ in range(effort.waiter_rounds)]
-            run.say(f"{number} waiters: {sum(one.errors for one in waited[number])} errors")
+            with pools[0].resumed():
+                queue_results[number] = [_waiters(pools[0], number) for _ in range(effort.waiter_rounds)]
+            run.log_progress(f"{number} waiters: {sum(one.errors for one in queue_results[number])} errors")
         run.calibrate()
-    return _findings(effort, [*crowds, *schemas], waited)
+    return _findings(effort, [*pools, *schemas], queue_results)
 
 
-def _rounds(run: Run, crowds: list[Crowd], effort: Effort) -> None:
+def _rounds(run: Run, pools: list[MeasuredPool], effort: Effort) -> None:
     for number in range(effort.rounds):
-        first = number % len(crowds)
-        for crowd in crowds[first:] + crowds[:first]:
-            with crowd.awake():
-                crowd.round(effort)
-            run.say(
-                f"round {number + 1}: {crowd.size} ({crowd.isolation}): p50 "
-                f"{percentile(crowd.rounds[-1], 50) * 1e3:.2f} ms"
+        first = number % len(pools)
+        for pool in pools[first:] + pools[:first]:
+            with pool.resumed():
+                pool.round(effort)
+            run.log_progress(
+                f"round {number + 1}: {pool.size} ({pool.isolation}): p50 "
+                f"{percentile(pool.rounds[-1], 50) * 1e3:.2f} ms"
             )
         run.calibrate()
 
 
-def _crowd(run: Run, stack: ExitStack, isolation: str, size: int, effort: Effort) -> Crowd:
+def _measured_pool(run: Run, stack: ExitStack, isolation: str, size: int, effort: Effort) -> MeasuredPool:
     data: Path = stack.enter_context(data_directory())
     served = stack.enter_context(serving(data, max_databases=100_000, max_disk_bytes=2**50))
     client = stack.enter_context(served.client())
     register(client, TEMPLATE, schema(TABLES))
-    crowd = Crowd(isolation, size, served, client, open_pool(client, TEMPLATE, isolation))
-    crowd.fill(effort.fill_seconds)
-    run.say(f"{crowd.size} of {size} ({isolation}) in {crowd.fill_seconds:.0f} s")
+    pool = MeasuredPool(isolation, size, served, client, open_pool(client, TEMPLATE, isolation))
+    pool.fill(effort.fill_seconds)
+    run.log_progress(f"{pool.size} of {size} ({isolation}) in {pool.fill_seconds:.0f} s")
     served.pause()
-    return crowd
+    return pool
 
 
-def _waiters(crowd: Crowd, number: int) -> Waited:
+def _waiters(pool: MeasuredPool, number: int) -> QueueResults:
     """Let this number of waiters wait for a pool whose databases are all leased, then release the leases."""
-    crowd.settle()
-    held = [acquire(crowd.client, TEMPLATE, crowd.isolation)["id"] for _ in range(crowd.size)]
-    return uvloop.run(_wait_in_line(crowd, number, held))
+    pool.wait_until_idle()
+    held = [acquire(pool.client, TEMPLATE, pool.isolation)["id"] for _ in range(pool.size)]
+    return uvloop.run(_wait_in_queue(pool, number, held))
 
 
-async def _wait_in_line(crowd: Crowd, number: int, held: list[str]) -> Waited:
+async def _wait_in_queue(pool: MeasuredPool, number: int, held: list[str]) -> QueueResults:
     body = json.dumps(
-        {"template": TEMPLATE, "isolation": crowd.isolation, "wait_seconds": _WAIT_SECONDS}
+        {"template": TEMPLATE, "isolation": pool.isolation, "wait_seconds": _WAIT_SECONDS}
     ).encode()
-    line = [await Http.to(crowd.served.url) for _ in range(number)]
+    connections = [await Http.to(pool.served.url) for _ in range(number)]
     answered: dict[int, float] = {}
     granted: dict[int, str] = {}
     errors = 0
 
-    async def one(place: int) -> None:
+    async def one(position: int) -> None:
         nonlocal errors
-        status, answer = await line[place].answer()
-        answered[place] = time.perf_counter()
+        status, answer = await connections[position].answer()
+        answered[position] = time.perf_counter()
         if status != 201:
             errors += 1
             return
         lease = json.loads(answer)
-        granted[place] = lease["granted_at"]
-        status, _ = await line[place].ask("DELETE", f"/v1/leases/{lease['id']}")
+        granted[position] = lease["granted_at"]
+        status, _ = await connections[position].ask("DELETE", f"/v1/leases/{lease['id']}")
         errors += status >= 300
 
     async with (
-        httpx.AsyncClient(base_url=crowd.served.url, timeout=60) as client,
+        httpx.AsyncClient(base_url=pool.served.url, timeout=60) as client,
         asyncio.TaskGroup() as group,
     ):
-        for place in range(number):
-            line[place].send("POST", "/v1/leases", body)
-            group.create_task(one(place))
+        for position in range(number):
+            connections[position].send("POST", "/v1/leases", body)
+            group.create_task(one(position))
             # Send the next request when this one is in the queue, so that the order of arrival is the same on both sides.
-            while (await client.get(f"/v1/pools/{crowd.pool_id}")).json()["waiting"] <= place:
+            while (await client.get(f"/v1/pools/{pool.pool_id}")).json()["waiting"] <= position:
                 await asyncio.sleep(0)
         began = time.perf_counter()
         for lease in held:
             (await client.delete(f"/v1/leases/{lease}")).raise_for_status()
-    for http in line:
+    for http in connections:
         await http.close()
     overtaken = 0
     before: list[int] = []
-    for place in sorted(granted, key=lambda place: granted[place]):
-        overtaken = max(overtaken, sum(earlier > place for earlier in before))
-        before.append(place)
-    return Waited([at - began for at in answered.values()], overtaken, errors)
+    for position in sorted(granted, key=lambda position: granted[position]):
+        overtaken = max(overtaken, sum(earlier > position for earlier in before))
+        before.append(position)
+    return QueueResults([at - began for at in answered.values()], overtaken, errors)
 
 
-def _findings(effort: Effort, crowds: list[Crowd], waited: dict[int, list[Waited]]) -> Findings:
+def _findings(
+    effort: Effort, pools: list[MeasuredPool], queue_results: dict[int, list[QueueResults]]
+) -> Findings:
     figures: dict[str, float] = {}
     sizes, lines = [], []
-    smallest: dict[str, Crowd] = {}
-    for crowd in crowds:
-        key = f"{crowd.isolation}.{crowd.wanted}"
-        all_taken = [taken for taken_round in crowd.rounds for taken in taken_round]
-        base = smallest.setdefault(crowd.isolation, crowd)
-        flat, text = ratio([median(one) for one in crowd.rounds], [median(one) for one in base.rounds])
+    smallest: dict[str, MeasuredPool] = {}
+    for pool in pools:
+        key = f"{pool.isolation}.{pool.wanted}"
+        all_taken = [taken for taken_round in pool.rounds for taken in taken_round]
+        smallest_pool = smallest.setdefault(pool.isolation, pool)
+        flat, text = ratio(
+            [median(one) for one in pool.rounds], [median(one) for one in smallest_pool.rounds]
+        )
         figures |= {
-            f"{key}.size": crowd.size,
+            f"{key}.size": pool.size,
             f"{key}.acquire_p50_seconds": percentile(all_taken, 50),
             f"{key}.acquire_p99_seconds": percentile(all_taken, 99),
             f"{key}.acquire_p50/smallest": flat,
-            f"{key}.memory_bytes": crowd.memory_bytes,
+            f"{key}.memory_bytes": pool.memory_bytes,
         }
-        short = "" if crowd.size == crowd.wanted else f" (of {crowd.wanted:,}: {crowd.cut_short})"
+        short = "" if pool.size == pool.wanted else f" (of {pool.wanted:,}: {pool.stopped_because})"
         sizes.append(
             [
-                f"{crowd.size:,}{short}",
-                crowd.isolation,
+                f"{pool.size:,}{short}",
+                pool.isolation,
                 milliseconds(percentile(all_taken, 50)),
                 milliseconds(percentile(all_taken, 99)),
-                "" if crowd is base else text,
-                "" if crowd is base else f"≤ {GOAL}",
-                f"{crowd.memory_bytes / 2**20:.0f}",
-                f"{crowd.size / crowd.fill_seconds:.0f}",
+                "" if pool is smallest_pool else text,
+                "" if pool is smallest_pool else f"≤ {GOAL}",
+                f"{pool.memory_bytes / 2**20:.0f}",
+                f"{pool.size / pool.fill_seconds:.0f}",
             ]
         )
-    for number, rounds in waited.items():
+    for number, rounds in queue_results.items():
         waits = [wait for one in rounds for wait in one.waits]
         errors, overtaken = sum(one.errors for one in rounds), max(one.overtaken for one in rounds)
         per_second = median(number / max(one.waits) for one in rounds)
@@ -302,7 +306,7 @@ def _findings(effort: Effort, crowds: list[Crowd], waited: dict[int, list[Waited
             ),
             f"A pool gets {effort.fill_seconds:.0f} s to fill, and is then measured as it is.",
             (
-                f"Waiters: on the pool of {crowds[0].size}, all leased. When all waiters are in the queue, those "
+                f"Waiters: on the pool of {pools[0].size}, all leased. When all waiters are in the queue, those "
                 f"leases are released. Each waiter releases its lease at once. {effort.waiter_rounds} "
                 "rounds. Waits count from the first release."
             ),
@@ -322,7 +326,7 @@ def _findings(effort: Effort, crowds: list[Crowd], waited: dict[int, list[Waited
                     "p50 to that of the smallest",
                     "goal",
                     "memory of the service, MiB",
-                    "made per second",
+                    "created per second",
                 ],
                 rows=sizes,
             ),

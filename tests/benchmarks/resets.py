@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import httpx
 
-_PATIENCE_SECONDS = 120.0
-_LOOK_SECONDS = 0.03  # long enough not to disturb the measurement
+_TIMEOUT_SECONDS = 120.0
+_POLL_SECONDS = 0.03  # long enough not to disturb the measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Resets:
         Raises:
             TimeoutError: the database was not reset in time.
         """
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
             for reset in self._read():
                 if reset.database == database_id:
                     return reset
-        raise TimeoutError(f"the database {database_id} was not reset in {_PATIENCE_SECONDS:.0f} s")
+        raise TimeoutError(f"the database {database_id} was not reset in {_TIMEOUT_SECONDS:.0f} s")
 
     def skip(self) -> None:
         """Discard all events until now."""
@@ -49,7 +49,7 @@ class Resets:
 
     def all(self) -> list[Reset]:
         """Return all resets since the last call."""
-        time.sleep(2 * _LOOK_SECONDS)  # events are written after the work
+        time.sleep(2 * _POLL_SECONDS)  # events are written after the work
         found: list[Reset] = []
         since = ""
         while since != self._since:  # a response has a limited number of events

@@ -21,7 +21,7 @@ import psutil
 from pydantic import BaseModel
 
 _LOOP_TURNS = 1_000_000
-_LOOK_SECONDS = 1.0
+_SAMPLE_SECONDS = 1.0
 _PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "asyncpg", "redis", "httpx", "pytest")
 
 
@@ -99,7 +99,7 @@ class Run:
         self.quick = quick
         self._loops: list[float] = []
 
-    def say(self, text: str) -> None:
+    def log_progress(self, text: str) -> None:
         """Print the progress to the terminal."""
         print(f"{datetime.now(UTC):%H:%M:%S} {self.name}: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a command
 
@@ -131,7 +131,7 @@ def loop_seconds() -> float:
 
 def busy_percent() -> float:
     """Return the use of the processors while this process is idle."""
-    return psutil.cpu_percent(_LOOK_SECONDS)
+    return psutil.cpu_percent(_SAMPLE_SECONDS)
 
 
 def machine() -> str:

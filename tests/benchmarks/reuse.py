@@ -14,6 +14,7 @@ import httpx
 import uvloop
 
 from freshdb_service.embedded import EmbeddedPostgres
+from tests.benchmarks.client_loop import TOUCHED
 from tests.benchmarks.resets import Resets
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile
 from tests.benchmarks.running import (
@@ -28,7 +29,6 @@ from tests.benchmarks.running import (
     serving,
     wait_until_ready,
 )
-from tests.benchmarks.turning import TOUCHED
 
 GOAL = 1.2
 TEMPLATE = "reuse"
@@ -111,17 +111,17 @@ def measure(run: Run) -> Findings:
 
 async def _reused(run: Run, effort: Effort, client: httpx.Client, superuser: str, isolation: str) -> Reused:
     pool = _pool_of_one(client, TEMPLATE, isolation)
-    choose = random.Random(4)  # noqa: S311 - which tables, nothing secret
+    random_source = random.Random(4)  # noqa: S311 - which tables, nothing secret
     events = Resets(client)
     events.skip()
     windows = []
     for number in range(1, effort.turns + 1):
-        lease = await _turn(client, TEMPLATE, isolation, choose, number)
+        lease = await _turn(client, TEMPLATE, isolation, random_source, number)
         if number % effort.window == 0:
             wait_until_ready(client, pool, 1)
             windows.append(await _window(number, events, superuser, lease))
             one = windows[-1]
-            run.say(
+            run.log_progress(
                 f"{isolation}: {number} turns, reset {median(one.seconds) * 1e3:.2f} ms, "
                 f"{one.database} + {one.catalogs} + {one.roles} KiB, {one.rebuilds} rebuilt"
             )
@@ -129,14 +129,14 @@ async def _reused(run: Run, effort: Effort, client: httpx.Client, superuser: str
     pools = {TEMPLATE: pool, FRESH: _pool_of_one(client, FRESH, isolation)}
     taken: dict[str, list[float]] = {name: [] for name in pools}
     for number in range(effort.compared + 1):
-        for name, its in pools.items():
+        for name, its_pool in pools.items():
             for turn in range(effort.block):
-                await _turn(client, name, isolation, choose, turn)
-            wait_until_ready(client, its, 1)
+                await _turn(client, name, isolation, random_source, turn)
+            wait_until_ready(client, its_pool, 1)
             seconds = [one.seconds for one in events.all()]
             if number:  # not measured: the first block, which warms up the fresh database
                 taken[name] += seconds
-    run.say(
+    run.log_progress(
         f"{isolation}: {median(taken[TEMPLATE]) * 1e3:.2f} ms, a fresh one {median(taken[FRESH]) * 1e3:.2f} ms"
     )
     return Reused(windows, taken[TEMPLATE], taken[FRESH])
@@ -150,21 +150,21 @@ def _pool_of_one(client: httpx.Client, template: str, isolation: str) -> str:
 
 
 async def _turn(
-    client: httpx.Client, template: str, isolation: str, choose: random.Random, number: int
+    client: httpx.Client, template: str, isolation: str, random_source: random.Random, number: int
 ) -> dict[str, Any]:
     lease = acquire(client, template, isolation)
     connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
-    for statement in _work(choose, number):
+    for statement in _work(random_source, number):
         await connection.execute(statement)
     await connection.close()
     release(client, lease["id"])
     return lease
 
 
-def _work(choose: random.Random, number: int) -> Iterator[str]:
+def _work(random_source: random.Random, number: int) -> Iterator[str]:
     """Return the statements of one test: rows always, the seed sometimes, temporary or undone definitions less often."""
     yield "; ".join(
-        f"insert into t{n} (name) values ('one')" for n in choose.sample(range(1, TABLES), TOUCHED)
+        f"insert into t{n} (name) values ('one')" for n in random_source.sample(range(1, TABLES), TOUCHED)
     )
     if number % 5 == 0:
         yield "update t0 set name = 'changed' where id <= 10"
@@ -216,7 +216,7 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
             for one in (windows[number] for number in shown)
         ]
         for what, first, last in (
-            ("reset, beside a fresh one", median(reused.fresh), median(reused.old)),
+            ("reset, compared with a fresh database", median(reused.fresh), median(reused.old)),
             ("size", start.kibibytes, end.kibibytes),
         ):
             figures[f"{isolation}.{what.partition(',')[0]}.end/start"] = last / first
@@ -242,7 +242,7 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
         ],
         tables=[
             Table(
-                caption="While it is reused",
+                caption="During the reuse",
                 head=[
                     "isolation",
                     "turns",
@@ -256,7 +256,7 @@ def _findings(effort: Effort, found: dict[str, Reused]) -> Findings:
                 rows=rows,
             ),
             Table(
-                caption="After all these turns",
+                caption="After all turns",
                 head=["isolation", "measurement", "ratio", "goal"],
                 rows=ratios,
             ),

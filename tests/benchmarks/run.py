@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks import (
+    factories,
     floor,
-    guarding,
-    making_rows,
+    guard,
     moving,
     pool_size,
     reuse,
@@ -28,17 +28,17 @@ from tests.benchmarks.results import Findings, Report, Run, Section, busy_percen
 from tests.benchmarks.running import ROOT
 
 SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
-    "starting": ("Starting, and acquiring what is ready", starting.measure),
+    "starting": ("Start, and acquires of ready databases", starting.measure),
     "turnover": ("Turnover", turnover.measure),
     "suite": ("A suite of small tests", suite.measure),
     "schema_size": ("Size of the schema", schema_size.measure),
     "pool_size": ("Size of the pool", pool_size.measure),
-    "reuse": ("One database, over and over", reuse.measure),
+    "reuse": ("One database, reused many times", reuse.measure),
     "floor": ("A reset and its floor", floor.measure),
     "toolkit": ("The toolkit: cleanup in place, and rollback", toolkit.measure),
-    "guard": ("A guarded suite", guarding.measure),
-    "factories": ("Rows by factories", making_rows.measure),
-    "moving": ("An old suite on its way", moving.measure),
+    "guard": ("A suite with the guard", guard.measure),
+    "factories": ("Rows created by factories", factories.measure),
+    "moving": ("A legacy suite, step by step", moving.measure),
 }
 
 
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sections", nargs="*", choices=[[], *SECTIONS], metavar="SECTION", help=", ".join(SECTIONS)
     )
     parser.add_argument(
-        "--quick", action="store_true", help="tiny durations: shows that it works, measures nothing"
+        "--quick", action="store_true", help="short durations, to check that every section runs"
     )
     parser.add_argument("--into", type=Path, help="the directory of benchmarks.json and benchmarks.md (docs)")
-    given = parser.parse_args(argv)
-    into: Path | None = given.into or (None if given.quick else ROOT / "docs")
-    for name in given.sections or SECTIONS:
-        section = measured(name, quick=given.quick)
+    arguments = parser.parse_args(argv)
+    into: Path | None = arguments.into or (None if arguments.quick else ROOT / "docs")
+    for name in arguments.sections or SECTIONS:
+        section = measured(name, quick=arguments.quick)
         print(Report(sections={name: section}).markdown([name]).partition("\n## ")[2])  # noqa: T201 - a command prints
         if into is not None:
             keep(name, section, into)

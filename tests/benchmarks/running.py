@@ -29,7 +29,7 @@ _STOP_SECONDS = 120.0
 _LAST_LINES = 20
 _MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp
 IN_MEMORY = os.access(_MEMORY, os.W_OK)
-DATA_ARE = "data in memory" if IN_MEMORY else "data on a disk"
+DATA_LOCATION = "data in memory" if IN_MEMORY else "data on a disk"
 """Part of the notes on the conditions of the measurement."""
 
 
@@ -136,7 +136,9 @@ def serving(data: Path, engine: str | None = None, **settings: str | float) -> I
     try:
         yield served
     except Exception as error:
-        error.add_note("the service's last words:\n" + "\n".join(served.log.splitlines()[-_LAST_LINES:]))
+        error.add_note(
+            "the last lines of the service's log:\n" + "\n".join(served.log.splitlines()[-_LAST_LINES:])
+        )
         raise
     finally:
         served.resume()
@@ -180,13 +182,13 @@ def wait_until_ready(
     """Wait until this number of databases is ready or the time has passed. Return the number of ready ones."""
     until = time.monotonic() + at_most_seconds
     while True:
-        there: int = client.get(f"/v1/pools/{pool_id}").json()["databases"].get("ready", 0)
-        if there >= number or time.monotonic() > until:
-            return there
+        ready: int = client.get(f"/v1/pools/{pool_id}").json()["databases"].get("ready", 0)
+        if ready >= number or time.monotonic() > until:
+            return ready
         time.sleep(0.05)
 
 
-def break_in(client: httpx.Client, pool_id: str, template: str, number: int) -> None:
+def reset_each_database_once(client: httpx.Client, pool_id: str, template: str, number: int) -> None:
     """Lease and release each database of the pool once, so that no database is measured at its first reset."""
     for held in [acquire(client, template)["id"] for _ in range(number)]:
         release(client, held)
@@ -209,12 +211,12 @@ def release(client: httpx.Client, lease_id: str) -> None:
     _checked(client.delete(f"/v1/leases/{lease_id}"))
 
 
-class Plain:
+class PlainClient:
     """A measured caller on one kept-alive connection, with as little overhead as Python's library allows."""
 
     def __init__(self, url: str, template: str, isolation: str = "database") -> None:
-        where = urlsplit(url)
-        self._connection = http.client.HTTPConnection(where.hostname or "", where.port)
+        address = urlsplit(url)
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port)
         self._connection.connect()
         self._body = json.dumps({"template": template, "isolation": isolation})
 

@@ -116,7 +116,7 @@ def measure(run: Run) -> Findings:
         try:
             with serving(data, postgres=dsn) as served, served.client() as client:
                 for isolation, shape in _shapes(effort):
-                    run.say(f"{isolation}: {shape.tables} tables, {shape.seed} rows")
+                    run.log_progress(f"{isolation}: {shape.tables} tables, {shape.seed} rows")
                     rows += _measured(client, dsn, effort, isolation, shape, figures)
                     run.calibrate()
         finally:

@@ -17,9 +17,9 @@ import httpx
 
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile
 from tests.benchmarks.running import (
-    DATA_ARE,
+    DATA_LOCATION,
     TABLES,
-    Plain,
+    PlainClient,
     acquire,
     data_directory,
     open_pool,
@@ -71,7 +71,7 @@ def measure(run: Run) -> Findings:
         resize(client, pool, effort.many)
         wait_until_ready(client, pool, effort.many)
         size = served.memory_bytes()
-        what = f"memory of the service with {effort.many} databases more"
+        what = f"memory of the service with {effort.many} additional databases"
         figures.append(Figure(what, f"{size / 2**20:.0f} MiB", "< 150 MB", {"memory_bytes": size}))
     figures.append(_start_to_first_lease(effort, warm=False))
     run.calibrate()
@@ -81,7 +81,7 @@ def measure(run: Run) -> Findings:
     return Findings(
         settings=[
             (
-                f"Embedded PostgreSQL and Redis, default settings, {DATA_ARE}. A template of {TABLES} empty "
+                f"Embedded PostgreSQL and Redis, default settings, {DATA_LOCATION}. A template of {TABLES} empty "
                 "tables."
             )
         ],
@@ -100,7 +100,7 @@ def _acquire_when_ready(client: httpx.Client, url: str, effort: Effort) -> list[
     """Time acquires of ready databases: one caller, one kept-alive connection, and no reset in the meantime."""
     pool = open_pool(client, TEMPLATE)
     resize(client, pool, effort.pool)
-    plain = Plain(url, TEMPLATE)
+    plain = PlainClient(url, TEMPLATE)
 
     def by_httpx() -> str:
         lease: str = client.post("/v1/leases", json={"template": TEMPLATE}).json()["id"]
@@ -109,12 +109,12 @@ def _acquire_when_ready(client: httpx.Client, url: str, effort: Effort) -> list[
     callers: list[tuple[str, Callable[[], str]]] = [("http.client", plain.acquire), ("httpx", by_httpx)]
     taken: dict[str, list[float]] = {name: [] for name, _ in callers}
     while len(taken["httpx"]) < effort.acquires:
-        for name, ask in callers:
+        for name, acquire_lease in callers:
             wait_until_ready(client, pool, effort.pool)
             held = []
             for _ in range(effort.pool - 5):
                 began = time.perf_counter()
-                held.append(ask())
+                held.append(acquire_lease())
                 taken[name].append(time.perf_counter() - began)
             for lease in held:
                 release(client, lease)
@@ -173,7 +173,7 @@ def _warm_pytest(effort: Effort) -> Figure:
         )
         environment = {**os.environ, "FRESHDB_DATA": str(data)}
 
-        def once(file: str) -> float:
+        def pytest_seconds(file: str) -> float:
             began = time.perf_counter()
             subprocess.run(
                 [sys.executable, "-m", "pytest", "-q", file],
@@ -185,9 +185,12 @@ def _warm_pytest(effort: Effort) -> Figure:
             return time.perf_counter() - began
 
         try:
-            once("test_with.py")
-            once("test_without.py")
-            pairs = [(once("test_with.py"), once("test_without.py")) for _ in range(effort.pytest_runs)]
+            pytest_seconds("test_with.py")
+            pytest_seconds("test_without.py")
+            pairs = [
+                (pytest_seconds("test_with.py"), pytest_seconds("test_without.py"))
+                for _ in range(effort.pytest_runs)
+            ]
         finally:
             subprocess.run(
                 [sys.executable, "-m", "freshdb", "stop"], env=environment, check=False, capture_output=True

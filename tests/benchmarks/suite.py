@@ -20,12 +20,12 @@ import psycopg
 
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.benchmarks.results import Findings, Run, Table, milliseconds
-from tests.benchmarks.running import DATA_ARE, ROOT, TABLES, data_directory, serving
+from tests.benchmarks.running import DATA_LOCATION, ROOT, TABLES, data_directory, serving
 from tests.benchmarks.suites.tables import ddl
 
 WORKERS = 2
 GOAL_MS = 5.0
-RIVAL = ("pytest-postgresql==10.0.0", "mirakuru==3.1.0", "port-for==1.1.1")
+COMPETITOR = ("pytest-postgresql==10.0.0", "mirakuru==3.1.0", "port-for==1.1.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def measure(run: Run) -> Findings:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")},
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'rivals'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{root / 'competitors'}",
             "FRESHDB_URL": served.url,
             "BENCH_POSTGRES": dsn,
             "BENCH_SCHEMA": str(root / "schema.sql"),
@@ -100,7 +100,7 @@ def measure(run: Run) -> Findings:
             first = number % len(variants)
             for variant in variants[first:] + variants[:first]:
                 taken[variant.module].append(_seconds(root, environment, variant, effort.tests))
-                run.say(f"round {number + 1}: {variant.module} {taken[variant.module][-1]:.2f} s")
+                run.log_progress(f"round {number + 1}: {variant.module} {taken[variant.module][-1]:.2f} s")
             run.calibrate()
     return _findings(effort, taken)
 
@@ -139,8 +139,8 @@ def _findings(effort: Effort, taken: dict[str, list[float]]) -> Findings:
                 "built and the service is warm."
             ),
             (
-                f"One PostgreSQL for all (embedded, default settings, {DATA_ARE}). Each run loads only the plugins "
-                f"that it needs. {RIVAL[0].replace('==', ' ')}."
+                f"One PostgreSQL for all (embedded, default settings, {DATA_LOCATION}). Each run loads only the plugins "
+                f"that it needs. {COMPETITOR[0].replace('==', ' ')}."
             ),
             (
                 "More per test: the time of the whole run less that of the run without isolation in the same round, "
@@ -191,14 +191,14 @@ def _write(root: Path, dsn: str) -> None:
 
 
 def _installed(run: Run, root: Path) -> bool:
-    """Install the rival for this run only. Return ``False`` if no package index is available."""
+    """Install the competitor for this run only. Return ``False`` if no package index is available."""
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"),
-        *("--target", str(root / "rivals"), *RIVAL),
+        *("--target", str(root / "competitors"), *COMPETITOR),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        run.say(f"without {RIVAL[0]}: {done.stderr.strip()}")
+        run.log_progress(f"without {COMPETITOR[0]}: {done.stderr.strip()}")
     return done.returncode == 0
 
 

@@ -19,7 +19,7 @@ from freshdb.toolkit.cleanup import AsyncCleanup, Cleanup
 from freshdb.toolkit.sessions import TestSessionFactory
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile
-from tests.benchmarks.running import DATA_ARE, TABLES, data_directory, schema
+from tests.benchmarks.running import DATA_LOCATION, TABLES, data_directory, schema
 
 CLEANUP_GOAL_SECONDS = 0.002
 ROLLBACK_GOAL_SECONDS = 0.001
@@ -44,21 +44,23 @@ def measure(run: Run) -> Findings:
 
 def _measured(run: Run, engine: Engine, turns: int) -> Findings:
     samples: dict[str, list[float]] = {}
-    drawn = random.Random(5)  # noqa: S311 - which tables
+    random_source = random.Random(5)  # noqa: S311 - which tables
     with engine.connect() as connection:
         cleanup = Cleanup(connection)
         cleanup.note()
         taken = samples.setdefault("cleanup in place, psycopg", [])
-        run.say("cleanup in place")
+        run.log_progress("cleanup in place")
         for _ in range(turns + _NOT_COUNTED):
-            _touch(connection, drawn.randrange(2, TABLES))
+            _touch(connection, random_source.randrange(2, TABLES))
             connection.commit()
             taken.append(_seconds(cleanup.reset))
         cleanup.check()
     run.calibrate()
-    samples["cleanup in place, asyncpg, awaited"] = asyncio.run(_awaited(engine, turns + _NOT_COUNTED, drawn))
+    samples["cleanup in place, asyncpg, awaited"] = asyncio.run(
+        _awaited(engine, turns + _NOT_COUNTED, random_source)
+    )
     run.calibrate()
-    run.say("rollback")
+    run.log_progress("rollback")
     plain, rolled_back = samples.setdefault("no isolation", []), samples.setdefault("rollback session", [])
     for _ in range(turns + _NOT_COUNTED):
         plain.append(_seconds(lambda: _plain(engine)))
@@ -82,7 +84,7 @@ def _measured(run: Run, engine: Engine, turns: int) -> Findings:
     )
     return Findings(
         settings=[
-            f"Embedded PostgreSQL, default settings, {DATA_ARE}. {TABLES} empty tables, of which a test writes to 3.",
+            f"Embedded PostgreSQL, default settings, {DATA_LOCATION}. {TABLES} empty tables, of which a test writes to 3.",
             (
                 f"{turns} turns each. The test's own work is not counted, except in the last three: there a session reads "
                 "one row and commits. The session is new each time, on an engine that keeps its connection."
@@ -96,21 +98,21 @@ def _measured(run: Run, engine: Engine, turns: int) -> Findings:
     )
 
 
-async def _awaited(engine: Engine, turns: int, drawn: random.Random) -> list[float]:
-    made = create_async_engine(engine.url.set(drivername="postgresql+asyncpg"), poolclass=NullPool)
+async def _awaited(engine: Engine, turns: int, random_source: random.Random) -> list[float]:
+    async_engine = create_async_engine(engine.url.set(drivername="postgresql+asyncpg"), poolclass=NullPool)
     taken = []
-    async with made.connect() as connection:
+    async with async_engine.connect() as connection:
         cleanup = AsyncCleanup(connection)
         await cleanup.note()
         for _ in range(turns):
-            last = drawn.randrange(2, TABLES)
+            last = random_source.randrange(2, TABLES)
             await connection.run_sync(_touch, last)
             await connection.commit()
             began = perf_counter()
             await cleanup.reset()
             taken.append(perf_counter() - began)
         await cleanup.check()
-    await made.dispose()
+    await async_engine.dispose()
     return taken
 
 

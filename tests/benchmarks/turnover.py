@@ -14,25 +14,25 @@ import httpx
 import psycopg
 from pydantic import BaseModel
 
+from tests.benchmarks.client_loop import TOUCHED
 from tests.benchmarks.results import Findings, Run, Table, milliseconds, percentile, ratio
 from tests.benchmarks.running import (
-    DATA_ARE,
+    DATA_LOCATION,
     ROOT,
     TABLES,
     Cpu,
     Served,
     acquire,
-    break_in,
     data_directory,
     open_pool,
     register,
     release,
+    reset_each_database_once,
     resize,
     schema,
     serving,
     wait_until_ready,
 )
-from tests.benchmarks.turning import TOUCHED
 
 TEMPLATE = "turnover"
 _VERIFIED = 3
@@ -52,7 +52,7 @@ class Variant:
 FRESHDB = Variant("freshdb", "freshdb")
 VARIANTS = (
     FRESHDB,
-    Variant("nothing", "(a) cleans nothing: the ceiling", "nothing", leaves_rows=True),
+    Variant("nothing", "(a) no cleaning: the upper limit", "nothing", leaves_rows=True),
     Variant("recreate_wal_log", "(b) drop and create, `wal_log`", "recreate", "wal_log"),
     Variant("recreate_file_copy", "(b2) drop and create, `file_copy`", "recreate", "file_copy"),
     Variant("truncate", f"(c) truncate all {TABLES} tables", "truncate"),
@@ -82,7 +82,7 @@ class Effort:
 QUICK = Effort(concurrencies=(1, 8), rounds=1, seconds=1.5)
 
 
-class Seen(BaseModel):
+class ClientResults(BaseModel):
     """Results of the clients in one round."""
 
     leases: int
@@ -95,17 +95,17 @@ class Seen(BaseModel):
 class Round:
     """One round of one variant."""
 
-    seen: Seen
+    results: ClientResults
     cpu: Cpu
 
     @property
     def leases_per_second(self) -> float:
         """Turnover."""
-        return self.seen.leases / self.seen.seconds
+        return self.results.leases / self.results.seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class MeasuredVariant:
     """A variant's service and its pool."""
 
     variant: Variant
@@ -113,12 +113,12 @@ class Contender:
     client: httpx.Client
     pool_id: str
 
-    def grow(self, size: int) -> None:
+    def prepare(self, size: int) -> None:
         """Resize the pool, use every database once, and pause the service."""
         self.served.resume()
         resize(self.client, self.pool_id, size)
         wait_until_ready(self.client, self.pool_id, size)
-        break_in(self.client, self.pool_id, TEMPLATE, size)
+        reset_each_database_once(self.client, self.pool_id, TEMPLATE, size)
         self.served.pause()
 
     def verify(self) -> None:
@@ -145,7 +145,7 @@ class Contender:
         try:
             wait_until_ready(self.client, self.pool_id, size)
             command = [
-                *(sys.executable, "-m", "tests.benchmarks.turning", self.served.url, TEMPLATE),
+                *(sys.executable, "-m", "tests.benchmarks.client_loop", self.served.url, TEMPLATE),
                 *(f"--concurrency={concurrency}", f"--warm-up-leases={2 * size}", f"--seconds={seconds}"),
             ]
             with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
@@ -154,9 +154,9 @@ class Contender:
                 before = self.served.cpu()
                 _expect(clients.stdout.readline(), "ended")
                 used = self.served.cpu() - before
-                seen = Seen.model_validate_json(clients.stdout.read())
+                results = ClientResults.model_validate_json(clients.stdout.read())
             wait_until_ready(self.client, self.pool_id, size)
-            return Round(seen, used)
+            return Round(results, used)
         finally:
             self.served.pause()
 
@@ -166,36 +166,36 @@ def measure(run: Run) -> Findings:
     effort = QUICK if run.quick else Effort()
     rounds: dict[int, dict[str, list[Round]]] = {one: defaultdict(list) for one in effort.concurrencies}
     with ExitStack() as stack:
-        contenders = [_contender(stack, variant) for variant in VARIANTS]
+        measured_variants = [_measured_variant(stack, variant) for variant in VARIANTS]
         for concurrency in effort.concurrencies:
             size = effort.pool_size(concurrency)
-            for contender in contenders:
-                contender.grow(size)
+            for measured_variant in measured_variants:
+                measured_variant.prepare(size)
             for number in range(effort.rounds):
                 # Each round begins with another variant. After the same neighbour, a variant would always find the same
                 # machine.
-                first = number % len(contenders)
-                for contender in contenders[first:] + contenders[:first]:
-                    one = contender.round(concurrency, size, effort.seconds)
-                    rounds[concurrency][contender.variant.name].append(one)
-                    run.say(
-                        f"concurrency {concurrency}, round {number + 1}: {contender.variant.name} "
+                first = number % len(measured_variants)
+                for measured_variant in measured_variants[first:] + measured_variants[:first]:
+                    one = measured_variant.round(concurrency, size, effort.seconds)
+                    rounds[concurrency][measured_variant.variant.name].append(one)
+                    run.log_progress(
+                        f"concurrency {concurrency}, round {number + 1}: {measured_variant.variant.name} "
                         f"{one.leases_per_second:.0f}/s"
                     )
                 run.calibrate()
-            for contender in contenders:
-                contender.verify()
+            for measured_variant in measured_variants:
+                measured_variant.verify()
     return _findings(effort, rounds)
 
 
-def _contender(stack: ExitStack, variant: Variant) -> Contender:
+def _measured_variant(stack: ExitStack, variant: Variant) -> MeasuredVariant:
     data = stack.enter_context(data_directory())
     served = stack.enter_context(serving(data, variant.engine, clone_strategy=variant.clone_strategy))
     client = stack.enter_context(served.client())
     register(client, TEMPLATE, schema())
-    contender = Contender(variant, served, client, open_pool(client, TEMPLATE))
+    measured_variant = MeasuredVariant(variant, served, client, open_pool(client, TEMPLATE))
     served.pause()
-    return contender
+    return measured_variant
 
 
 def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Findings:
@@ -221,12 +221,12 @@ def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Find
             (
                 f"{effort.rounds} rounds of {effort.seconds:g} s per variant, alternating. Each begins after two "
                 "seconds and twice as many leases as there are databases, which are not counted. So all variants use "
-                "databases that were cleaned during the measurement, not a stock. Each variant is a service of its own "
-                "with servers of its own, paused while another is measured."
+                "databases that were cleaned during the measurement, not only databases that were ready before. Each "
+                "variant is a service of its own with servers of its own, paused while another is measured."
             ),
             (
                 "Pool: 8 databases and two per client, the same for all, each reset once before. Embedded "
-                f"PostgreSQL and Redis, default settings (16 resets at once), {DATA_ARE}."
+                f"PostgreSQL and Redis, default settings (16 resets at once), {DATA_LOCATION}."
             ),
             (
                 "The others neither fence nor change the login, nor close it at the release: each database "
@@ -261,15 +261,15 @@ def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Find
 
 
 def _row(variant: Variant, rounds: list[Round], figures: dict[str, float], key: str) -> list[str]:
-    leases = sum(one.seen.leases for one in rounds)
-    acquires = [taken for one in rounds for taken in one.seen.acquires]
+    leases = sum(one.results.leases for one in rounds)
+    acquires = [taken for one in rounds for taken in one.results.acquires]
     found = {
         "leases_per_second": median(one.leases_per_second for one in rounds),
         **{f"acquire_p{percent}_seconds": percentile(acquires, percent) for percent in (50, 95, 99)},
         "service_cpu_seconds": sum(one.cpu.service for one in rounds) / leases,
         "postgres_cpu_seconds": sum(one.cpu.postgres for one in rounds) / leases,
         "redis_cpu_seconds": sum(one.cpu.redis for one in rounds) / leases,
-        "client_cpu_seconds": sum(one.seen.cpu_seconds for one in rounds) / leases,
+        "client_cpu_seconds": sum(one.results.cpu_seconds for one in rounds) / leases,
     }
     figures |= {f"{key}.{name}": number for name, number in found.items()}
     first, *others = found.values()
@@ -278,4 +278,4 @@ def _row(variant: Variant, rounds: list[Round], figures: dict[str, float], key: 
 
 def _expect(line: str, word: str) -> None:
     if line.strip() != word:
-        raise RuntimeError(f"the clients said {json.dumps(line)} instead of {word}: see above")
+        raise RuntimeError(f"the clients printed {json.dumps(line)} instead of {word}: see above")

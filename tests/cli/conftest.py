@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from freshdb import Client, Template
-from tests.light import STRICT
+from tests.environments import WARNINGS_AS_ERRORS
 from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
@@ -40,7 +40,7 @@ class Freshdb:
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("FRESHDB_", "PG"))
         }
-        return {**inherited, **STRICT, **self.environment}
+        return {**inherited, **WARNINGS_AS_ERRORS, **self.environment}
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -22,7 +22,7 @@ import pytest
 
 from freshdb import Client, Template, errors
 from freshdb.cli.hints import hint
-from tests import pictures
+from tests import screenshots
 from tests.cli.conftest import Freshdb, unique
 from tests.limits import LIMIT_SECONDS
 from tests.pools import shrink
@@ -122,7 +122,7 @@ def test_watch_shows_health_pools_and_new_leases(
         client.resize(pool.id, min_ready=1, max_size=6)
         seen.until(lease.id, "██", "q quits")
         seen.until(lease.id, "q quits")
-        pictures.terminal(seen.raw, "watch")
+        screenshots.save_terminal(seen.raw, "watch")
         client.release(lease.id)
         client.resize(pool.id, min_ready=pool.min_ready, max_size=pool.max_size)
         before = seen.before
@@ -234,10 +234,10 @@ def completed(command: Freshdb, line: str) -> list[str]:
     return [one.strip() for one in answers.read_text().split("\n")]
 
 
-def assert_completed(command: Freshdb, line: str, wanted: str) -> None:
+def assert_completed(command: Freshdb, line: str, requested: str) -> None:
     """Retry, because on a busy machine the service may not answer within the second that it has."""
     until = time.monotonic() + LIMIT_SECONDS
-    while wanted not in (given := completed(command, line)):
+    while requested not in (given := completed(command, line)):
         assert time.monotonic() < until, given
 
 

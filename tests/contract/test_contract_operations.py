@@ -29,7 +29,7 @@ from tests.limits import LIMIT_SECONDS
 from tests.pools import shrink
 from tests.services import Service
 
-BEATS = pytest.mark.usefixtures("frequent_beats")
+FREQUENT_HEARTBEATS = pytest.mark.usefixtures("frequent_heartbeats")
 
 
 def _wait_for_new_ends(end: Callable[[], datetime | None], times: int) -> None:
@@ -134,7 +134,7 @@ def test_long_list_is_complete_or_ends_at_its_limit(service: Service, shop: Temp
             client.release(lease.id)
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_revoked_lease_is_lost(client: Client, shop: Template) -> None:
     with (  # noqa: PT012 - the end of the block raises
         pytest.raises(LeaseLost, match="revoked"),
@@ -145,7 +145,7 @@ def test_revoked_lease_is_lost(client: Client, shop: Template) -> None:
         assert lease.loss is not None
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_each_heartbeat_extends_a_held_lease(client: Client, shop: Template) -> None:
     with client.lease(shop.name, ttl_seconds=LIMIT_SECONDS) as lease:
         first = lease.lease.expires_at
@@ -169,7 +169,7 @@ def test_kept_lease_outlives_its_holder(client: Client, shop: Template) -> None:
     client.release(kept.id)
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_acquired_lease_can_be_held_later(client: Client, shop: Template) -> None:
     acquired = client.acquire(shop.name, ttl_seconds=LIMIT_SECONDS)
     with client.hold(acquired) as lease:
@@ -241,7 +241,7 @@ def test_dead_builder_is_replaced(client: Client) -> None:
     assert client.build(name, "f1", builder).state == "ready"
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_slow_builder_keeps_its_build_by_heartbeats(client: Client) -> None:
     name = unique("slow")
 
@@ -370,7 +370,7 @@ async def test_async_client_has_the_same_operations(service: Service, shop: Temp
         assert list(islice(events, 1))
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 async def test_async_revoked_lease_is_lost(service: Service, shop: Template) -> None:
     async with AsyncClient(service.url, "") as client:
         with pytest.raises(LeaseLost, match="revoked"):  # noqa: PT012 - the end of the block raises

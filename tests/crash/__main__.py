@@ -13,9 +13,9 @@ PAGE = ROOT / "docs" / "crash.md"
 
 TEXT = """# A replica that dies at every step
 
-`make crash` wrote this page. A process of its own runs each story below. It is killed (`SIGKILL`) instead of taking
-one step: sending one statement, script or commit to PostgreSQL or Redis. This is done once for every step of the story. Then
-another replica continues, the callers of the first one retry, and within 15 s each of this holds:
+`make crash` wrote this page. A process of its own runs each scenario below. It is killed (`SIGKILL`) instead of taking
+one step: sending one statement, script or commit to PostgreSQL or Redis. This is done once for every step of the scenario.
+Then another replica continues, the callers of the first one retry, and within 15 s each of this holds:
 
 - No database has two leases, and no granted lease is lost or ended.
 - Every database can be leased, and none shows leftovers of an earlier holder.
@@ -24,7 +24,7 @@ another replica continues, the callers of the first one retry, and within 15 s e
 
 {total} steps, each tried once. None failed.
 
-| story | isolation | steps |
+| scenario | isolation | steps |
 |---|---|---:|
 {rows}
 """

@@ -7,41 +7,47 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from freshdb_service.lifecycle import Isolation
+from tests.crash.scenarios import SCENARIOS, ClientState, Context
 from tests.crash.steps import Steps
-from tests.crash.stories import STORIES, Here, Told
-from tests.integration.installations import Site, replica
+from tests.integration.installations import Installation, replica
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A story to run, and the step ``last`` at which the process is killed instead of taking it.
+    """A scenario to run, and the step ``kill_at`` at which the process is killed instead of taking it.
 
-    The steps of the replica's start count only if the story says so (``from_the_start``).
+    The steps of the replica's start count only if the scenario says so (``count_start``).
     """
 
-    site: Site
-    story: str
+    installation: Installation
+    scenario: str
     isolation: Isolation
-    last: int | None
+    kill_at: int | None
 
 
-def perform(task: Task, answer: Connection) -> None:
-    """Run the task. Send ``Told`` whenever it changes, and at the end the number of steps."""
+def perform(task: Task, results: Connection) -> None:
+    """Run the task. Send ``ClientState`` whenever it changes, and at the end the number of steps."""
     steps = Steps()
     steps.watch()
-    asyncio.run(_perform(task, answer, steps))
-    answer.send(steps.taken)
+    asyncio.run(_perform(task, results, steps))
+    results.send(steps.taken)
 
 
-async def _perform(task: Task, answer: Connection, steps: Steps) -> None:
-    story = STORIES[task.story]
-    if story.from_the_start:
-        steps.count(task.last)
-    async with replica(task.site) as bench:
-        here = Here(bench, Told(task.isolation), task.site.dsns[0], task.site.control, answer.send)
-        await story.prepare(here)
-        answer.send(here.told)
-        steps.count(task.last)
-        await story.act(here)
+async def _perform(task: Task, results: Connection, steps: Steps) -> None:
+    scenario = SCENARIOS[task.scenario]
+    if scenario.count_start:
+        steps.count(task.kill_at)
+    async with replica(task.installation) as bench:
+        context = Context(
+            bench,
+            ClientState(task.isolation),
+            task.installation.dsns[0],
+            task.installation.control,
+            results.send,
+        )
+        await scenario.prepare(context)
+        results.send(context.client_state)
+        steps.count(task.kill_at)
+        await scenario.act(context)
         steps.stop()
-        answer.send(here.told)
+        results.send(context.client_state)

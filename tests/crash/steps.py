@@ -21,15 +21,15 @@ class Steps:
     def __init__(self) -> None:
         self.taken = 0
         self._counting = False
-        self._last: int | None = None
+        self._kill_at: int | None = None
         self._writing = False
 
-    def count(self, last: int | None) -> None:
-        """Begin to count. The process is killed instead of taking step ``last``."""
-        self._counting, self._last = True, last
+    def count(self, kill_at: int | None) -> None:
+        """Begin to count. The process is killed instead of taking step ``kill_at``."""
+        self._counting, self._kill_at = True, kill_at
 
     def stop(self) -> None:
-        """Stop counting: later writes do not belong to the story."""
+        """Stop counting: later writes do not belong to the scenario."""
         self._counting = False
 
     def watch(self) -> None:
@@ -55,5 +55,5 @@ class Steps:
         if not self._counting:
             return
         self.taken += 1
-        if self.taken == self._last:
+        if self.taken == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)

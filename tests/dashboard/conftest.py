@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
-from tests import pictures
+from tests import screenshots
 from tests.dashboard.site import TOKENS, Site
 from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
@@ -21,7 +21,7 @@ from tests.services import start_service
 CHROMIUM = shutil.which("chromium")
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
-PATIENCE_MS = LIMIT_SECONDS * 1000
+TIMEOUT_MS = LIMIT_SECONDS * 1000
 SETTINGS = {"min_ready": 2, "max_size": 3, "history_flush_seconds": 0.5}
 
 Open = Callable[..., Page]
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
         if ALL_MAJORS_REQUIRED and os.geteuid() == 0:
             pytest.fail(f"{why}; .ci/run does so")
         pytest.skip(why)
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM)
         yield opened
@@ -84,7 +84,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
                     " sessionStorage.setItem('kept', 'x') }"
                 )
             page = context.new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(TIMEOUT_MS)
             wrong: list[str] = []
 
             def note(message: ConsoleMessage) -> None:
@@ -106,9 +106,9 @@ def _nothing(wrong: list[str]) -> None:
 
 def shoot(page: Page, name: str) -> None:
     """Take a picture for the docs, if this run takes pictures."""
-    if not pictures.wanted():
+    if not screenshots.requested():
         return
-    pictures.IMAGES.mkdir(parents=True, exist_ok=True)
-    path = pictures.IMAGES / f"dashboard-{name}.png"
+    screenshots.IMAGES.mkdir(parents=True, exist_ok=True)
+    path = screenshots.IMAGES / f"dashboard-{name}.png"
     page.screenshot(path=path)
-    pictures.see_that_it_is_small(path)
+    screenshots.check_size(path)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
@@ -47,7 +47,7 @@ class Site:
     ) -> httpx.Response:
         secret = self.token if token is None else token
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
-        return asking.request(
+        return plain_http.request(
             method, self.url + path, json=body, headers=headers, params=query or None, timeout=LIMIT_SECONDS
         )
 

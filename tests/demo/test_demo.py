@@ -25,7 +25,7 @@ def data() -> Iterator[Path]:
         freshdb.stop_service(Path(made))
 
 
-def test_the_demo_works(data: Path) -> None:
+def test_demo_works(data: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     done = subprocess.run(
         [sys.executable, "demo/run.py"],

@@ -86,7 +86,7 @@ def stack(redis_server_url: str) -> Iterator[Stack]:
         shutil.rmtree(home)
 
 
-def test_it_is_valid() -> None:
+def test_compose_file_is_valid() -> None:
     checker = Path(sys.executable).with_name("check-jsonschema")
     subprocess.run(
         [checker, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"],
@@ -95,20 +95,20 @@ def test_it_is_valid() -> None:
     )
 
 
-def test_nothing_is_published_beyond_loopback_unless_it_is_asked_for() -> None:
+def test_ports_are_published_at_the_requested_address_only() -> None:
     services = compose(VARIABLES | {"PUBLISH": "127.0.0.1"})["services"]
     published = [port for one in services.values() for port in one.get("ports", ())]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_a_missing_password_is_no_empty_one() -> None:
+def test_missing_password_is_an_error() -> None:
     for name in VARIABLES:
         with pytest.raises(KeyError, match=name):
             compose({key: value for key, value in VARIABLES.items() if key != name})
 
 
-def test_what_is_mounted_is_there() -> None:
+def test_mounted_directories_exist() -> None:
     services = compose(VARIABLES)["services"]
     mounted = [volume.split(":")[0] for one in services.values() for volume in one.get("volumes", ())]
     for source in mounted:
@@ -117,7 +117,7 @@ def test_what_is_mounted_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["control", "managed"])
-def test_postgres_has_every_setting_of_its_file(stack: Stack, name: str) -> None:
+def test_postgresql_has_every_setting_of_its_file(stack: Stack, name: str) -> None:
     with psycopg.connect(getattr(stack, name)) as connection:
         rows = connection.execute(
             "select lower(name) from pg_settings where source = 'configuration file'"
@@ -129,7 +129,7 @@ def test_postgres_has_every_setting_of_its_file(stack: Stack, name: str) -> None
     assert wrong == []
 
 
-def test_clients_with_both_addresses_outlive_a_replica(stack: Stack) -> None:
+def test_client_with_both_addresses_survives_a_killed_replica(stack: Stack) -> None:
     with Client(",".join(one.url for one in stack.replicas), token=TOKEN) as client:
         client.ensure_sql("shop", ["create table item (id int)"])
         with client.lease("shop") as lease:

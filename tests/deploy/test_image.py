@@ -27,32 +27,32 @@ def pins(path: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in PIN.findall(text)}
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def test_linter_accepts_the_dockerfile() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     ended = subprocess.run([linter, "Dockerfile"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("path", ["deploy/requirements.txt", "deploy/requirements-build.txt"])
-def test_what_goes_into_the_image_is_what_was_tested(path: str) -> None:
+def test_image_has_the_tested_versions(path: str) -> None:
     tested = pins("constraints.txt")
     assert {name: tested.get(name) for name in pins(path)} == pins(path)
 
 
 @pytest.mark.parametrize("distribution", ["client", "service"])
-def test_all_that_is_needed_goes_into_the_image(distribution: str) -> None:
+def test_image_has_every_dependency(distribution: str) -> None:
     project = tomllib.loads((CHECKOUT / distribution / "pyproject.toml").read_text())["project"]
-    there = pins("deploy/requirements.txt") | {
+    installed = pins("deploy/requirements.txt") | {
         "freshdb": freshdb.__version__
     }  # its wheel is built from the checkout
     for requirement in map(Requirement, project["dependencies"]):
         if requirement.marker is None or requirement.marker.evaluate():
-            assert requirement.specifier.contains(there[canonicalize_name(requirement.name)]), str(
+            assert requirement.specifier.contains(installed[canonicalize_name(requirement.name)]), str(
                 requirement
             )
 
 
-def test_what_the_dockerfile_copies_may_be_copied() -> None:
+def test_files_copied_by_the_dockerfile_are_not_ignored() -> None:
     allowed = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
     assert all((CHECKOUT / one).exists() for one in allowed)
     for line in (CHECKOUT / "Dockerfile").read_text().splitlines():

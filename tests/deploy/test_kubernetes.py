@@ -17,7 +17,7 @@ from tests.deploy.documents import manifests, postgres_settings
 VERSION = "1.37"
 OPERATORS = {"Kustomization", "Cluster", "ServiceMonitor"}
 OBJECTS = manifests()
-OF_THE_OPERATOR = {"full_page_writes", "wal_level", "archive_mode", "listen_addresses", "log_rotation_size"}
+SET_BY_OPERATOR = {"full_page_writes", "wal_level", "archive_mode", "listen_addresses", "log_rotation_size"}
 """CloudNativePG does not allow these settings: https://cloudnative-pg.io/documentation/current/postgresql_conf/"""
 
 
@@ -35,7 +35,7 @@ def named(kind: str, name: str) -> dict[str, Any]:
     [one for _, one in OBJECTS if one["kind"] not in OPERATORS],
     ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
 )
-def test_it_is_valid(manifest: dict[str, Any]) -> None:
+def test_manifest_is_valid(manifest: dict[str, Any]) -> None:
     kubernetes_validate.validate(manifest, VERSION, strict=True)
 
 
@@ -45,7 +45,7 @@ def test_every_file_is_in_the_base() -> None:
     assert files == set(base["resources"])
 
 
-def test_each_setting_is_one() -> None:
+def test_settings_are_known_and_valid() -> None:
     given = {**named("ConfigMap", "freshdb")["data"], **named("Secret", "freshdb")["stringData"]}
     fields = {f"FRESHDB_{name.upper()}" for name in Settings.model_fields}
     assert given.keys() <= fields
@@ -54,7 +54,7 @@ def test_each_setting_is_one() -> None:
     assert [one.name for one in settings.servers] == ["one", "two"]
 
 
-def test_selectors_select_what_is_there() -> None:
+def test_selectors_match_existing_pods() -> None:
     pods = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind("Deployment")]
     pods += [{"cnpg.io/cluster": one["metadata"]["name"]} for one in of_kind("Cluster")]
     selectors = [one["spec"]["selector"] for one in of_kind("Service")]
@@ -69,7 +69,7 @@ def test_selectors_select_what_is_there() -> None:
         assert any(selector.items() <= labels.items() for labels in pods), selector
 
 
-def test_secrets_that_are_asked_for_are_in_the_example() -> None:
+def test_required_secrets_are_in_the_example() -> None:
     [freshdb] = named("Deployment", "freshdb")["spec"]["template"]["spec"]["containers"]
     wanted = {one["secretRef"]["name"] for one in freshdb["envFrom"] if "secretRef" in one}
     for cluster in of_kind("Cluster"):
@@ -82,17 +82,17 @@ def test_secrets_that_are_asked_for_are_in_the_example() -> None:
 
 
 @pytest.mark.parametrize("name", ["control", "one", "two"])
-def test_postgres_is_set_as_everywhere(name: str) -> None:
+def test_postgresql_settings_equal_those_of_deploy_postgres(name: str) -> None:
     """``deploy/postgres`` gives the reasons. The manifest may leave out settings that have PostgreSQL's default."""
     parameters = cast(
         "dict[str, str]", named("Cluster", f"freshdb-{name}")["spec"]["postgresql"]["parameters"]
     )
     elsewhere = postgres_settings("control.conf" if name == "control" else "managed.conf")
-    assert not parameters.keys() & OF_THE_OPERATOR
+    assert not parameters.keys() & SET_BY_OPERATOR
     assert parameters == {key: elsewhere[key] for key in parameters}
 
 
-def test_pods_need_no_rights() -> None:
+def test_pods_need_no_privileges() -> None:
     for deployment in of_kind("Deployment"):
         pod = deployment["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
@@ -105,7 +105,7 @@ def test_pods_need_no_rights() -> None:
             }
 
 
-def test_the_autoscaler_has_what_it_scales() -> None:
+def test_autoscaled_deployment_sets_no_number_of_replicas() -> None:
     for scaler in of_kind("HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         assert "replicas" not in named(target["kind"], target["name"])["spec"]

@@ -20,7 +20,7 @@ import yaml
 from freshdb import Client
 from tests.deploy.documents import DEPLOY
 from tests.docs.pages import ROOT, blocks
-from tests.light import LIGHT
+from tests.environments import NO_PLUGINS
 from tests.services import Service
 
 PROJECT = {
@@ -52,7 +52,7 @@ def project(tmp_path: Path, service: Service) -> Iterator[Run]:
         "FRESHDB_URL": service.url,
         "FRESHDB_TEMPLATE": "shop",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **LIGHT,
+        **NO_PLUGINS,
     }
 
     def run(*command: str, **more: str) -> str:
@@ -95,7 +95,7 @@ def of_jenkins() -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", [of_github, of_gitlab, of_jenkins])
-def test_its_commands_work(project: Run, tmp_path: Path, recipe: Callable[[], list[str]]) -> None:
+def test_commands_of_a_recipe_work(project: Run, tmp_path: Path, recipe: Callable[[], list[str]]) -> None:
     commands = recipe()
     tried = [one for one in commands if "pip install" not in one]
     assert len(tried) == len(commands) - len([one for one in commands if "pip install" in one])
@@ -115,7 +115,7 @@ def test_its_commands_work(project: Run, tmp_path: Path, recipe: Callable[[], li
         ("github-workflows", ".github/workflows/release.yml"),
     ],
 )
-def test_it_is_valid(schema: str, path: str) -> None:
+def test_workflow_is_valid(schema: str, path: str) -> None:
     checker = Path(sys.executable).with_name("check-jsonschema")
     subprocess.run(
         [checker, "--builtin-schema", f"vendor.{schema}", ROOT / path], check=True, capture_output=True
@@ -140,7 +140,7 @@ def twice(project: Run, *command: str, **more: str) -> None:
 
 @needs("go")
 @pytest.mark.skipif(not PQ.exists(), reason="golang-github-lib-pq-dev is not installed")
-def test_a_suite_in_go(project: Run, tmp_path: Path) -> None:
+def test_go_suite_gets_a_clean_database_in_each_run(project: Run, tmp_path: Path) -> None:
     package = tmp_path / "go" / "src" / "shop"
     package.mkdir(parents=True)
     (package / "shop_test.go").write_text(SUITES["go"])
@@ -149,7 +149,7 @@ def test_a_suite_in_go(project: Run, tmp_path: Path) -> None:
 
 
 @needs("npm")
-def test_a_suite_in_node(project: Run, tmp_path: Path) -> None:
+def test_node_suite_gets_a_clean_database_in_each_run(project: Run, tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"private": true}')
     try:
         project("npm", "install", "--no-audit", "--no-fund", "pg@8")
@@ -161,7 +161,7 @@ def test_a_suite_in_node(project: Run, tmp_path: Path) -> None:
 
 @needs("javac")
 @pytest.mark.skipif(not JDBC.exists(), reason="libpostgresql-jdbc-java is not installed")
-def test_a_suite_in_java(project: Run, tmp_path: Path) -> None:
+def test_java_suite_gets_a_clean_database_in_each_run(project: Run, tmp_path: Path) -> None:
     (tmp_path / "Shop.java").write_text(SUITES["java"])
     project("javac", "Shop.java")
     twice(project, "java", "-cp", f".:{JDBC}", "Shop")

@@ -30,7 +30,7 @@ class Block(NamedTuple):
     """A code block, the kind of its mark (none if it is unknown), and the argument of the mark."""
 
     kind: str | None
-    says: str
+    argument: str
     language: str
     text: str
 
@@ -41,8 +41,10 @@ def blocks(page: Path) -> list[Block]:
     for one in _BLOCK.finditer(page.read_text()):
         if not one["language"].startswith("{"):
             mark = one["mark"] or ""
-            kind, _, says = mark.partition(": ") if mark.startswith("not run") else mark.partition(" ")
-            found.append(Block(kind if _MARK.fullmatch(mark) else None, says, one["language"], one["text"]))
+            kind, _, argument = mark.partition(": ") if mark.startswith("not run") else mark.partition(" ")
+            found.append(
+                Block(kind if _MARK.fullmatch(mark) else None, argument, one["language"], one["text"])
+            )
     return found
 
 

@@ -22,10 +22,12 @@ from freshdb import Client, ensure_service, stop_service
 from tests.docs.pages import FENCE, PAGES, Block, blocks, commands, name
 from tools import reference
 
-FOLLOWED: Final = [page for page in PAGES if any(one.kind in {"run", "fails"} for one in blocks(page))]
+PAGES_WITH_COMMANDS: Final = [
+    page for page in PAGES if any(one.kind in {"run", "fails"} for one in blocks(page))
+]
 PORT: Final = "8777"
 """The port of the service in the pages. The tests replace it by a free port."""
-PATIENCE_SECONDS: Final = 300.0
+TIMEOUT_SECONDS: Final = 300.0
 PLUGINS: Final = "-p freshdb -p xdist -p asyncio -p no:cacheprovider"
 """The plugins that readers of the pages have, out of all that are installed here."""
 
@@ -57,13 +59,13 @@ class Reader:
         }
 
     def write(self, block: Block) -> None:
-        path = self._home / block.says
+        path = self._home / block.argument
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self._mine(block.text))
+        path.write_text(self._with_free_port(block.text))
 
     def run(self, block: Block) -> str:
         """Run a block and return its output."""
-        script = f"set -a; trap 'env -0 >{self._state}' EXIT\n{self._mine(block.text)}"
+        script = f"set -a; trap 'env -0 >{self._state}' EXIT\n{self._with_free_port(block.text)}"
         ended = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self._environment["PWD"],
@@ -72,7 +74,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
         assert (ended.returncode == 0) == (block.kind == "run"), f"{block.text}\n{ended.stdout}"
@@ -86,7 +88,7 @@ class Reader:
         """Run a block until the context ends, and check that it then exits with 0."""
         self._port = free_port()
         environment = self._environment | {"FRESHDB_DATA": str(self._home.with_name("service"))}
-        command = ["bash", "-euc", f"exec {self._mine(block.text)}"]
+        command = ["bash", "-euc", f"exec {self._with_free_port(block.text)}"]
         with (
             self._home.with_name("log").open("w+") as log,
             subprocess.Popen(
@@ -94,14 +96,14 @@ class Reader:
             ) as process,
         ):
             try:
-                with Client(f"http://127.0.0.1:{self._port}", retry_seconds=PATIENCE_SECONDS) as client:
+                with Client(f"http://127.0.0.1:{self._port}", retry_seconds=TIMEOUT_SECONDS) as client:
                     assert client.health().version
                 yield
             finally:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(PATIENCE_SECONDS) == 0, self._home.with_name("log").read_text()
+                assert process.wait(TIMEOUT_SECONDS) == 0, self._home.with_name("log").read_text()
 
-    def _mine(self, text: str) -> str:
+    def _with_free_port(self, text: str) -> str:
         return text.replace(PORT, self._port)
 
 
@@ -112,8 +114,8 @@ def free_port() -> str:
 
 @pytest.mark.timeout(900)  # for a machine that has much else to do
 @pytest.mark.xdist_group("examples")  # one service for all pages
-@pytest.mark.parametrize("page", FOLLOWED, ids=name)
-def test_the_examples_work_from_top_to_bottom(page: Path, tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=name)
+def test_examples_of_a_page_work_in_order(page: Path, tmp_path: Path, data: Path) -> None:
     home = tmp_path / "project"
     home.mkdir()
     reader = Reader(home, data)
@@ -142,16 +144,16 @@ def shown(text: str) -> re.Pattern[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_block_says_what_becomes_of_it(page: Path) -> None:
+def test_every_block_has_a_known_mark(page: Path) -> None:
     assert [one for one in blocks(page) if one.kind is None] == []
     directives = len(re.findall(r"^```\{", page.read_text(), re.MULTILINE))
     assert len(FENCE.findall(page.read_text())) == 2 * (len(blocks(page)) + directives), (
-        "a block that is indented?"
+        "is a block indented?"
     )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_what_is_not_run_can_be_read_by_its_language(page: Path) -> None:
+def test_blocks_are_valid_in_their_language(page: Path) -> None:
     for block in blocks(page):
         match block.language:
             case "python":
@@ -168,12 +170,12 @@ def test_what_is_not_run_can_be_read_by_its_language(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_commands_and_options_that_it_names_are_there(page: Path) -> None:
+def test_named_commands_and_options_exist(page: Path) -> None:
     known = reference.commands()
-    for said in commands(page):
-        words = said.split(" -- ")[0].split()
+    for command_line in commands(page):
+        words = command_line.split(" -- ")[0].split()
         candidates = (" ".join(["freshdb", *words[:count]]) for count in (2, 1))
         parser = next((known[command] for command in candidates if command in known), None)
-        assert parser is not None, said
+        assert parser is not None, command_line
         options = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
-        assert options <= parser._option_string_actions.keys(), said
+        assert options <= parser._option_string_actions.keys(), command_line

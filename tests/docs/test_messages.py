@@ -15,7 +15,7 @@ from tests.docs.pages import ROOT
 PAGE: Final = ROOT / "docs" / "troubleshooting.md"
 SOURCES: Final = [*(ROOT / "client" / "src").rglob("*.py"), *(ROOT / "service" / "src").rglob("*.py")]
 QUOTED: Final = re.findall(r"^> (.+)$", PAGE.read_text(), re.MULTILINE)
-_LEAST_SHARE: Final = 0.8
+_MIN_SHARE: Final = 0.8
 """The share of a quoted message, without its values, that must be in one text of the code. The rest is another text."""
 
 
@@ -41,7 +41,7 @@ def length(text: str) -> int:
 @pytest.fixture(scope="module")
 def texts() -> list[tuple[int, re.Pattern[str]]]:
     """The possible messages of the code, with their lengths."""
-    shortest = _LEAST_SHARE * min(map(length, QUOTED))
+    shortest = _MIN_SHARE * min(map(length, QUOTED))
     return [
         (size, re.compile(".*".join(map(re.escape, parts))))
         for source in SOURCES
@@ -51,8 +51,8 @@ def texts() -> list[tuple[int, re.Pattern[str]]]:
 
 
 @pytest.mark.parametrize("message", QUOTED)
-def test_a_quoted_message_is_one_of_the_code(message: str, texts: list[tuple[int, re.Pattern[str]]]) -> None:
-    least = _LEAST_SHARE * length(message)
-    assert any(size >= least and text.fullmatch(message) for size, text in texts), (
+def test_quoted_message_is_in_the_code(message: str, texts: list[tuple[int, re.Pattern[str]]]) -> None:
+    min_length = _MIN_SHARE * length(message)
+    assert any(size >= min_length and text.fullmatch(message) for size, text in texts), (
         "the code has no such message"
     )

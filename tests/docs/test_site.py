@@ -42,12 +42,12 @@ def text_of(site: Path, page: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", (site / f"{page}.html").read_text()))
 
 
-def test_every_page_is_there(site: Path) -> None:
+def test_site_has_every_page(site: Path) -> None:
     for page in (ROOT / "docs").rglob("*.md"):
         assert (site / page.relative_to(ROOT / "docs").with_suffix(".html")).exists()
 
 
-def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_site_loads_nothing_from_other_sites(site: Path) -> None:
     pages = [one.read_text() for one in site.rglob("*.html")]
     styles = [one.read_text() for one in site.rglob("*.css")]
     loaded = [one for page in pages for found in LOADED.findall(page) for one in found if one]
@@ -75,13 +75,13 @@ def everything() -> Iterator[tuple[str, str]]:
     yield "lifecycle", "resetting"
 
 
-def test_the_reference_names_everything(site: Path) -> None:
+def test_reference_names_every_documented_name(site: Path) -> None:
     wanted = list(everything())
     texts = {page: text_of(site, page) for page in {page for page, _ in wanted}}
-    assert [(page, what) for page, what in wanted if what not in texts[page]] == []
+    assert [(page, documented) for page, documented in wanted if documented not in texts[page]] == []
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if one.parent == ROOT], ids=name)
-def test_links_into_the_documentation_lead_somewhere(page: Path) -> None:
+def test_links_into_the_documentation_are_not_dead(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (ROOT / target).exists(), target

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def faketime() -> Path | None:
+def faketime_library() -> Path | None:
     """Return the library, if it is installed."""
     return next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 
 
-def sweep() -> None:
+def remove_shared_memory() -> None:
     """Remove the shared memory that libfaketime keeps for killed processes. It does not do so itself."""
-    for left in Path("/dev/shm").glob("*faketime_*"):  # noqa: S108 - where the library puts it
-        if not Path("/proc", left.name.rpartition("_")[2]).exists():
-            left.unlink(missing_ok=True)
+    for path in Path("/dev/shm").glob("*faketime_*"):  # noqa: S108 - where the library puts it
+        if not Path("/proc", path.name.rpartition("_")[2]).exists():
+            path.unlink(missing_ok=True)
 
 
 class WrongClock:
@@ -29,5 +29,5 @@ class WrongClock:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
-    def is_off_by(self, seconds: int) -> None:
+    def set_offset(self, seconds: int) -> None:
         self._path.write_text(f"{seconds:+d}")

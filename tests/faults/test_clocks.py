@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests import asking
-from tests.faults.clocks import WrongClock, faketime, sweep
+from tests import plain_http
+from tests.faults.clocks import WrongClock, faketime_library, remove_shared_memory
+from tests.faults.installation import wait_until
 from tests.faults.slow import slow
-from tests.faults.stage import until
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
 from tests.services import Service, start_service
 
@@ -26,7 +26,7 @@ HOUR = 3600
 TTL_SECONDS = 4.0
 LONG_SECONDS = 60.0
 LATE_SECONDS = 3.0
-_OF_PEOPLE = {
+_WALL_CLOCK_ALLOWED = {
     Path("client/src/freshdb/cli/token_arguments.py"),
     Path("client/src/freshdb/cli/watch.py"),
     Path("client/src/freshdb/cli/frame.py"),
@@ -39,7 +39,7 @@ _WALL_CLOCK = re.compile(
 
 @pytest.fixture
 def library() -> Path:
-    found = faketime()
+    found = faketime_library()
     if found is not None:
         return found
     if ALL_MAJORS_REQUIRED:
@@ -50,7 +50,7 @@ def library() -> Path:
 @pytest.fixture
 def clock(tmp_path: Path, library: Path) -> Iterator[WrongClock]:
     yield WrongClock(tmp_path / "clock", library)
-    sweep()
+    remove_shared_memory()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> 
     """Two replicas, one with the right clock and one with a wrong clock."""
     settings = {"min_ready": 4, "max_size": 6}
     right = start_service([postgres_18.dsn], redis_url, settings=settings)
-    clock.is_off_by(-HOUR)
+    clock.set_offset(-HOUR)
     wrong = start_service(
         [postgres_18.dsn], redis_url, settings=settings, replica_of=right, environment=clock.environment
     )
@@ -68,10 +68,10 @@ def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> 
 
 
 def ask(service: Service, method: str, path: str, body: object = None) -> dict[str, Any]:
-    answer = asking.request(method, service.url + path, json=body, timeout=60)
+    answer = plain_http.request(method, service.url + path, json=body, timeout=60)
     assert answer.is_success, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 def seconds_left(lease: dict[str, Any]) -> float:
@@ -79,7 +79,7 @@ def seconds_left(lease: dict[str, Any]) -> float:
 
 
 @slow
-def test_a_replica_whose_clock_is_an_hour_off_and_jumps_ends_no_lease_early_or_late(
+def test_replica_with_a_wrong_clock_that_jumps_ends_no_lease_early_or_late(
     replicas: list[Service], clock: WrongClock
 ) -> None:
     right, wrong = replicas
@@ -89,34 +89,34 @@ def test_a_replica_whose_clock_is_an_hour_off_and_jumps_ends_no_lease_early_or_l
         "DELETE",
         f"/v1/leases/{ask(right, 'POST', '/v1/leases', {'template': 't', 'wait_seconds': 30})['id']}",
     )
-    until(
+    wait_until(
         lambda: ask(right, "GET", "/v1/pools")["items"][0]["databases"].get("ready", 0) >= len(replicas) * 2
     )
     body = {"template": "t", "ttl_seconds": TTL_SECONDS, "wait_seconds": 30}
     began = time.monotonic()
-    left_alone = [ask(service, "POST", "/v1/leases", body) for service in replicas]
+    not_renewed = [ask(service, "POST", "/v1/leases", body) for service in replicas]
     renewed = [
         ask(service, "POST", "/v1/leases", {**body, "ttl_seconds": LONG_SECONDS}) for service in replicas
     ]
-    assert all(seconds_left(lease) <= TTL_SECONDS + 0.5 for lease in left_alone)
+    assert all(seconds_left(lease) <= TTL_SECONDS + 0.5 for lease in not_renewed)
     assert all(0 < seconds_left(lease) <= LONG_SECONDS + 0.5 for lease in renewed)
-    ends = [time.monotonic() + seconds_left(lease) for lease in left_alone]
+    ends = [time.monotonic() + seconds_left(lease) for lease in not_renewed]
     states = ["active", "active"]
     jumped = False
     while states != ["expired", "expired"]:
         now = time.monotonic()
         assert now < max(ends) + LATE_SECONDS + (now - began) / 2, (
-            f"still {states}"
+            f"leases not expired: {states}"
         )  # a busy machine counts double
         for service, lease in zip((wrong, right), renewed, strict=True):
-            told = ask(service, "POST", f"/v1/leases/{lease['id']}/renew")
-            assert LONG_SECONDS - 0.5 <= told["ttl_seconds"] <= LONG_SECONDS
-        for number, lease in enumerate(left_alone):
+            renewal = ask(service, "POST", f"/v1/leases/{lease['id']}/renew")
+            assert LONG_SECONDS - 0.5 <= renewal["ttl_seconds"] <= LONG_SECONDS
+        for number, lease in enumerate(not_renewed):
             before = time.monotonic()
             states[number] = ask(right, "GET", f"/v1/leases/{lease['id']}")["state"]
             assert states[number] == "active" or before >= ends[number] - 0.5
         if not jumped and now - began > TTL_SECONDS / 2:
-            clock.is_off_by(HOUR)
+            clock.set_offset(HOUR)
             jumped = True
         time.sleep(0.1)
     assert jumped
@@ -146,11 +146,11 @@ print("kept")
 """
 
 
-def test_a_client_whose_clock_jumps_keeps_its_lease(
+def test_client_whose_clock_jumps_keeps_its_lease(
     service: Service, clock: WrongClock, tmp_path: Path
 ) -> None:
     ask(service, "POST", "/v1/templates", {"name": "t", "sql": ["select 1"]})
-    clock.is_off_by(0)
+    clock.set_offset(0)
     held = subprocess.run(
         [sys.executable, "-c", HOLDER, service.url, str(tmp_path / "clock")],
         env=os.environ | clock.environment,
@@ -162,15 +162,15 @@ def test_a_client_whose_clock_jumps_keeps_its_lease(
     assert (held.stdout, held.returncode) == ("kept\n", 0), held.stderr
 
 
-def test_the_wall_clock_of_a_process_decides_nothing() -> None:
+def test_no_code_reads_the_wall_clock() -> None:
     """Instants come from Redis and PostgreSQL, durations from monotonic clocks. No code reads the time of day."""
     sources = [*(ROOT / "service/src").rglob("*.py"), *(ROOT / "client/src").rglob("*.py")]
     assert len(sources) > 100
-    asking = [
+    found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sources
-        if path.relative_to(ROOT) not in _OF_PEOPLE
+        if path.relative_to(ROOT) not in _WALL_CLOCK_ALLOWED
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if _WALL_CLOCK.search(line)
     ]
-    assert asking == []
+    assert found == []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psycopg
 
-from tests import asking
+from tests import plain_http
 from tests.faults.proxy import Proxy
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -17,10 +17,10 @@ from tests.services import Service, start_service
 SETTINGS = {"min_ready": 1, "max_size": 1, "claim_seconds": 600}
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)
 
 
@@ -39,39 +39,39 @@ def locks(service: Service) -> int:
     return int(row[0])
 
 
-def test_who_waits_behind_a_replica_that_dies_is_served_long_before_its_claim_ends(
+def test_waiter_is_served_soon_after_the_resetting_replica_dies(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    with Proxy(postgres_18.dsn) as between, ThreadPoolExecutor(1) as crowd:
+    with Proxy(postgres_18.dsn) as proxy, ThreadPoolExecutor(1) as executor:
         control = postgres_18.dsn
-        doomed = start_service([f"one={between.url}"], redis_url, settings=SETTINGS, control=control)
+        killed = start_service([f"one={proxy.url}"], redis_url, settings=SETTINGS, control=control)
         others = [
-            start_service([f"one={postgres_18.dsn}"], redis_url, settings=SETTINGS, replica_of=doomed)
+            start_service([f"one={postgres_18.dsn}"], redis_url, settings=SETTINGS, replica_of=killed)
             for _ in range(2)
         ]
         try:
-            asking.post(
-                f"{doomed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
+            plain_http.post(
+                f"{killed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
             ).raise_for_status()
-            held = asking.post(f"{doomed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
-            waiting = crowd.submit(
+            held = plain_http.post(f"{killed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+            waiting = executor.submit(
                 httpx.post,
                 f"{others[0].url}/v1/leases",
                 json={"template": "t", "wait_seconds": 20},
                 timeout=60,
             )
-            until(lambda: asking.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
-            between.swallow()  # no statement of the doomed replica on the database returns any more
-            released = asking.delete(f"{doomed.url}/v1/leases/{held['id']}", timeout=60)
+            wait_until(lambda: plain_http.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
+            proxy.drop_all()  # no statement of the killed replica on the database returns any more
+            released = plain_http.delete(f"{killed.url}/v1/leases/{held['id']}", timeout=60)
             assert released.status_code == 200, released.text
-            until(lambda: claimed(doomed) == [("resetting",)] and locks(doomed) == 1)
+            wait_until(lambda: claimed(killed) == [("resetting",)] and locks(killed) == 1)
             time.sleep(1.5)  # it is alive, so no other replica takes over its work
-            assert claimed(doomed) == [("resetting",)]
+            assert claimed(killed) == [("resetting",)]
             assert not waiting.done()
-            doomed.kill()
+            killed.kill()
             got = waiting.result()
             assert got.status_code == 201, got.text
         finally:
-            for service in (doomed, *others):
+            for service in (killed, *others):
                 if service.process.poll() is None:
                     assert service.stop() == 0

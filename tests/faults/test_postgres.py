@@ -7,61 +7,63 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from tests.faults.installation import Installation, assert_unavailable, wait_until
 from tests.faults.slow import slow
-from tests.faults.stage import Stage, refused, until
 
 pytestmark = pytest.mark.xdist_group("faults")
 
 
-def test_a_server_without_a_free_connection_is_an_answer(stage: Stage) -> None:
-    held = stage.lease()
+def test_server_without_a_free_connection_is_unavailable(installation: Installation) -> None:
+    held = installation.lease()
     with ExitStack() as others:
-        stage.control.refuse()
-        stage.managed.refuse()
+        installation.control.refuse()
+        installation.managed.refuse()
         with pytest.raises(psycopg.OperationalError, match="too many clients"):
-            _all_connections(stage, others)
-        stage.control.pass_on()
-        stage.managed.pass_on()
-        assert "clients" in refused(stage.acquire())
-        assert "clients" in stage.ask("GET", "/readyz").text
-        assert stage.ask("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
-        refused(stage.ask("DELETE", f"/v1/leases/{held['id']}"))
-    stage.release(held)
-    stage.as_before()
+            _all_connections(installation, others)
+        installation.control.pass_on()
+        installation.managed.pass_on()
+        assert "clients" in assert_unavailable(installation.acquire())
+        assert "clients" in installation.request("GET", "/readyz").text
+        assert installation.request("POST", f"/v1/leases/{held['id']}/renew").status_code == 200
+        assert_unavailable(installation.request("DELETE", f"/v1/leases/{held['id']}"))
+    installation.release(held)
+    installation.check_recovery()
 
 
 @slow
-def test_a_template_that_somebody_connects_to_is_cloned_all_the_same(stage: Stage) -> None:
-    with stage.as_superuser() as superuser:
-        name = stage.template_database(superuser)
+def test_template_with_a_connected_client_is_cloned(installation: Installation) -> None:
+    with installation.as_superuser() as superuser:
+        name = installation.template_database(superuser)
         superuser.execute(f"alter database {name} allow_connections true")
         try:
-            with stage.as_superuser(name) as guest, stage.one_more():
+            with installation.as_superuser(name) as client, installation.larger_pool():
                 pass
             with pytest.raises(psycopg.OperationalError):
-                guest.execute("select 1")
+                client.execute("select 1")
         finally:
             superuser.execute(f"alter database {name} allow_connections false")
-    stage.as_before()
+    installation.check_recovery()
 
 
 @slow
-def test_a_drop_that_waits_for_a_lock_is_given_up_tried_again_and_holds_nobody_up(stage: Stage) -> None:
-    template = stage.post("/v1/templates", {"name": "gone", "sql": ["select 1"]})
-    lease = stage.post("/v1/leases", {"template": "gone", "wait_seconds": 5})
-    with stage.as_superuser() as superuser:
+def test_drop_that_waits_for_a_lock_is_cancelled_and_retried_without_blocking_leases(
+    installation: Installation,
+) -> None:
+    template = installation.post("/v1/templates", {"name": "gone", "sql": ["select 1"]})
+    lease = installation.post("/v1/leases", {"template": "gone", "wait_seconds": 5})
+    with installation.as_superuser() as superuser:
         superuser.execute("begin")
         superuser.execute(
             f"comment on database {lease['database']} is 'mine'"
         )  # takes a lock that a drop waits for
-        assert stage.ask("DELETE", f"/v1/templates/{template['id']}?force=true").status_code == 200
-        assert stage.ask("DELETE", f"/v1/leases/{lease['id']}").status_code == 200
-        until(lambda: "cannot drop" in stage.service.log)
-        stage.release(stage.lease())
+        assert installation.request("DELETE", f"/v1/templates/{template['id']}?force=true").status_code == 200
+        assert installation.request("DELETE", f"/v1/leases/{lease['id']}").status_code == 200
+        wait_until(lambda: "cannot drop" in installation.service.log)
+        installation.release(installation.lease())
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(lease["url"])
         superuser.execute("rollback")
-        until(
+        wait_until(
             lambda: (
                 superuser.execute(
                     "select from pg_database where datname = %s", [lease["database"]]
@@ -69,12 +71,12 @@ def test_a_drop_that_waits_for_a_lock_is_given_up_tried_again_and_holds_nobody_u
                 is None
             )
         )
-    stage.as_before()
+    installation.check_recovery()
 
 
 @slow
-def test_timeouts_that_are_set_for_our_role_do_not_reach_us(stage: Stage) -> None:
-    with stage.as_superuser() as superuser:
+def test_timeouts_set_for_the_services_role_have_no_effect(installation: Installation) -> None:
+    with installation.as_superuser() as superuser:
         settings = {
             "statement_timeout": "1ms",
             "lock_timeout": "1ms",
@@ -86,31 +88,31 @@ def test_timeouts_that_are_set_for_our_role_do_not_reach_us(stage: Stage) -> Non
         for name, value in settings.items():
             superuser.execute(f"alter role freshdb set {name} to '{value}'")
         try:
-            stage.without_sessions()
+            installation.end_service_sessions()
             for _ in range(5):
-                stage.as_before()
+                installation.check_recovery()
         finally:
             superuser.execute("alter role freshdb reset all")
-    stage.without_sessions()
-    stage.as_before()
+    installation.end_service_sessions()
+    installation.check_recovery()
 
 
-def test_no_crash_undoes_what_was_answered(stage: Stage) -> None:
+def test_crash_of_postgresql_undoes_no_answered_request(installation: Installation) -> None:
     """This also holds for PostgreSQL with ``synchronous_commit = off``, which the embedded server uses."""
     for _ in range(2):
-        given_back, held = stage.lease(), stage.lease()
-        stage.release(given_back)
-        stage.crash()
-        until(lambda: stage.ask("GET", "/readyz").status_code == 200)
-        assert stage.shown(held)["state"] == "active"
-        assert stage.shown(given_back)["state"] == "released"
+        released, held = installation.lease(), installation.lease()
+        installation.release(released)
+        installation.crash()
+        wait_until(lambda: installation.request("GET", "/readyz").status_code == 200)
+        assert installation.get_lease(held)["state"] == "active"
+        assert installation.get_lease(released)["state"] == "released"
         psycopg.connect(held["url"]).close()
         with pytest.raises(psycopg.OperationalError):
-            psycopg.connect(given_back["url"])
-        stage.release(held)
-        stage.as_before()
+            psycopg.connect(released["url"])
+        installation.release(held)
+        installation.check_recovery()
 
 
-def _all_connections(stage: Stage, others: ExitStack) -> None:
+def _all_connections(installation: Installation, others: ExitStack) -> None:
     while True:
-        others.enter_context(stage.as_superuser())
+        others.enter_context(installation.as_superuser())

@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "hostile-callers.md"
 BEGIN, END = "<!-- make fuzz: begin -->\n", "<!-- make fuzz: end -->\n"
 MANY_CASES = 20_000
 EXAMPLES = 150
-AT_ONCE = 2
+PARALLEL_RUNS = 2
 """Number of parallel runs, each with a seed of its own."""
 PHASES = "examples,coverage,fuzzing,stateful"
 
@@ -33,28 +33,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("cases", type=int)
     parser.add_argument("seed", type=int, nargs="?", default=1)
-    asked = parser.parse_args()
-    cases, seed, began = 0, asked.seed, time.monotonic()
+    arguments = parser.parse_args()
+    cases, seed, began = 0, arguments.seed, time.monotonic()
     with data_directory() as data, serving(data, None, **SETTINGS) as served:
         prepare(served.url)
-        while cases < asked.cases:
-            with ThreadPoolExecutor(AT_ONCE) as runs:
-                seeds = range(seed, seed + AT_ONCE)
+        while cases < arguments.cases:
+            with ThreadPoolExecutor(PARALLEL_RUNS) as runs:
+                seeds = range(seed, seed + PARALLEL_RUNS)
                 found = list(
                     runs.map(lambda one: fuzz(served.url, examples=EXAMPLES, seed=one, phases=PHASES), seeds)
                 )
             for one, done in zip(seeds, found, strict=True):
                 cases += done.cases
-                print(f"seed {one}: {done.cases} cases; {cases} so far", flush=True)  # noqa: T201
+                print(f"seed {one}: {done.cases} cases, {cases} in total", flush=True)  # noqa: T201
                 if not done.passed or "Traceback" in served.log:
-                    print(done.said, served.log, sep="\n")  # noqa: T201
+                    print(done.output, served.log, sep="\n")  # noqa: T201
                     return 1
-            seed += AT_ONCE
+            seed += PARALLEL_RUNS
     minutes = (time.monotonic() - began) / 60
     if cases >= MANY_CASES:
         _write(
             f"{datetime.now(UTC):%Y-%m-%d}, schemathesis {version('schemathesis')}, Python {platform.python_version()}, "
-            f"seeds {asked.seed} to {seed - 1}: **{cases:,} cases in {minutes:.0f} minutes, 0 failures of any check**, "
+            f"seeds {arguments.seed} to {seed - 1}: **{cases:,} cases in {minutes:.0f} minutes, 0 failures of any check**, "
             "and no traceback in the service's log.\n"
         )
     return 0

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 TEMPLATE = "hostile"
-READY = 30
-MOST = 50
+MIN_READY = 30
+MAX_SIZE = 50
 SQL = (
     "select 1",
     "create table if not exists a (id int primary key, name text)",
@@ -38,7 +38,7 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
     body: Any = case.body
     if case.operation.method == "patch" and case.operation.path.startswith("/v1/pools/"):
         # Sizes that leave databases to lease for the other calls.
-        body |= {"min_ready": READY, "max_size": MOST}
+        body |= {"min_ready": MIN_READY, "max_size": MAX_SIZE}
     if case.operation.method == "post" and case.operation.path in {"/v1/leases", "/v1/leases/batch"}:
         if case.headers and "Idempotency-Key" in case.headers:
             case.headers["Idempotency-Key"] = uuid4().hex

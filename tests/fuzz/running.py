@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from tests import asking
-from tests.fuzz.hooks import MOST, READY, SQL, TEMPLATE
+from tests import plain_http
+from tests.fuzz.hooks import MAX_SIZE, MIN_READY, SQL, TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 _SECRET = "fuzz-secret"
@@ -40,13 +40,13 @@ class Fuzzed:
 
     cases: int
     passed: bool
-    said: str
+    output: str
 
 
 def prepare(url: str) -> None:
     """Create the template that some of the calls lease from, and wait for enough ready databases."""
     with httpx.Client(
-        verify=asking.PLAIN, base_url=url, timeout=60, headers={"authorization": _BEARER}
+        verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=60, headers={"authorization": _BEARER}
     ) as client:
         body = {"name": TEMPLATE, "sql": list(SQL)}
         while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":
@@ -59,9 +59,11 @@ def prepare(url: str) -> None:
                 continue  # it is being created
             lease.raise_for_status()
             pool = f"/v1/pools/{lease.json()['pool_id']}"
-            client.patch(pool, json={"min_ready": READY, "max_size": MOST}).raise_for_status()
+            client.patch(pool, json={"min_ready": MIN_READY, "max_size": MAX_SIZE}).raise_for_status()
             until = time.monotonic() + 120
-            while client.get(pool).json()["databases"].get("ready", 0) < READY and time.monotonic() < until:
+            while (
+                client.get(pool).json()["databases"].get("ready", 0) < MIN_READY and time.monotonic() < until
+            ):
                 time.sleep(0.1)
 
 
@@ -76,7 +78,7 @@ def fuzz(url: str, *, examples: int, seed: int, phases: str) -> Fuzzed:
     ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    generated = _GENERATED.search(said)
+    output = done.stdout + done.stderr
+    generated = _GENERATED.search(output)
     cases = int(generated.group(1).replace(",", "")) if generated else 0
-    return Fuzzed(cases, done.returncode == 0, said)
+    return Fuzzed(cases, done.returncode == 0, output)

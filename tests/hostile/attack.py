@@ -13,16 +13,16 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.hygiene.change import ISOLATIONS, Holder, Isolation
-from tests.hygiene.ground import Ground, Lease
-from tests.hygiene.judge import Picture, Subject, differences
+from tests.hygiene.pool import Lease, Pool
+from tests.hygiene.snapshot import Snapshot, Subject, differences
 from tests.services import with_database
 
 FORBIDDEN: Final = "42501"
 """PostgreSQL's code for insufficient privilege."""
 _SET_BETWEEN: Final = re.compile(r"\s*^SET default_table\w+ = .*;$", re.MULTILINE)
-BOTH: Final = frozenset[Isolation](ISOLATIONS)
-OF_DATABASE: Final = frozenset[Isolation]({"database"})
-OF_SCHEMA: Final = frozenset[Isolation]({"schema"})
+BOTH_ISOLATIONS: Final = frozenset[Isolation](ISOLATIONS)
+DATABASE_ONLY: Final = frozenset[Isolation]({"database"})
+SCHEMA_ONLY: Final = frozenset[Isolation]({"schema"})
 
 
 class Outcome(StrEnum):
@@ -31,79 +31,79 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     CLEANED = "cleaned"
     """The attack succeeds. The next holder sees no trace of it, and a neighbour sees none in the meantime."""
-    IN_VAIN = "in vain"
+    NO_EFFECT = "no effect"
     """The attack is not refused, and has no effect."""
 
 
 @dataclass(slots=True)
-class Stand:
+class LeasePair:
     """A pool of two databases: the attacker's and a neighbour's."""
 
-    ground: Ground
+    pool: Pool
     attacker: Lease
     neighbour: Lease
-    baseline: Picture
+    baseline: Snapshot
 
     @classmethod
-    def of(cls, ground: Ground) -> Stand:
+    def of(cls, pool: Pool) -> LeasePair:
         """Lease both databases, and record a clean one as the baseline."""
-        attacker, neighbour = ground.acquire(), ground.acquire()
-        return cls(ground, attacker, neighbour, _picture(ground, attacker, neighbour))
+        attacker, neighbour = pool.acquire(), pool.acquire()
+        return cls(pool, attacker, neighbour, _snapshot(pool, attacker, neighbour))
 
-    def attacker_is_followed(self) -> list[str]:
+    def differences_for_next_holder(self) -> list[str]:
         """Release the attacked database, lease it again, and return the differences from the baseline."""
-        self.attacker = self.ground.next_of(self.attacker)
-        return differences(self.baseline, _picture(self.ground, self.attacker, self.neighbour))
+        self.attacker = self.pool.next_of(self.attacker)
+        return differences(self.baseline, _snapshot(self.pool, self.attacker, self.neighbour))
 
-    def neighbour_is_followed(self) -> list[str]:
+    def differences_for_next_neighbour(self) -> list[str]:
         """Do the same with the neighbour's database, after a change that requires a rebuild."""
         with psycopg.connect(self.neighbour.subject.url, autocommit=True) as connection:
             connection.execute("CREATE TABLE makes_a_rebuild ()")
-        self.neighbour = self.ground.next_of(self.neighbour)
-        return differences(self.baseline, _picture(self.ground, self.neighbour, self.attacker))
+        self.neighbour = self.pool.next_of(self.neighbour)
+        return differences(self.baseline, _snapshot(self.pool, self.neighbour, self.attacker))
 
 
-def _picture(ground: Ground, lease: Lease, other: Lease) -> Picture:
-    """Return the picture of a lease. In a shared database, it can show the names of the other lease.
+def _snapshot(pool: Pool, lease: Lease, other_lease: Lease) -> Snapshot:
+    """Return the snapshot of a lease. In a shared database, it can show the names of the other lease.
 
-    The order of the two leases, in a dump or a list, depends on their names. The picture leaves this order out.
+    The order of the two leases, in a dump or a list, depends on their names. The snapshot leaves this order out.
     """
-    subject = other.subject
+    subject = other_lease.subject
     names = re.compile(rf"\b(?:{subject.user}|{subject.schema or subject.database})\b")
-    picture = {}
-    for key, value in ground.judge.picture(lease.subject).items():
+    snapshot = {}
+    for key, value in pool.snapshotter.snapshot(lease.subject).items():
         text = _SET_BETWEEN.sub("", value).strip()
         if names.search(text):
             text = " ".join(sorted(names.sub("{other}", text).replace(",", " ").split()))
-        picture[names.sub("{other}", key)] = text
-    return picture
+        snapshot[names.sub("{other}", key)] = text
+    return snapshot
 
 
 @dataclass(slots=True)
-class Scene:
+class AttackContext:
     """The leases and names that an attack uses."""
 
-    stand: Stand
+    pair: LeasePair
     holder: Holder
     names: dict[str, str] = field(default_factory=dict)
 
     @property
-    def me(self) -> Subject:
+    def attacker(self) -> Subject:
         """The attacker's lease."""
-        return self.stand.attacker.subject
+        return self.pair.attacker.subject
 
     @property
     def neighbour(self) -> Subject:
         """The neighbour's lease, of the same pool."""
-        return self.stand.neighbour.subject
+        return self.pair.neighbour.subject
 
-    def filled(self, statement: str) -> str:
-        """Return a statement with the names of this scene."""
+    def with_names(self, statement: str) -> str:
+        """Return a statement with the names of this context."""
         names = {
             **self.names,
-            "login": self.me.user,
-            "database": self.me.database,
-            "schema": self.me.schema or "public",
+            "login": self.attacker.user,
+            "database": self.attacker.database,
+            "schema": self.attacker.schema or "public",
             "neighbour": self.neighbour.user,
             "their_database": self.neighbour.database,
             "their_schema": self.neighbour.schema or "public",
@@ -119,7 +119,7 @@ class Scene:
         return str(self.as_neighbour().info.backend_pid)
 
     def _service_pid(self) -> str:
-        with psycopg.connect(self.me.superuser) as connection:
+        with psycopg.connect(self.attacker.superuser) as connection:
             row = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE application_name = 'freshdb' AND usename = %s LIMIT 1",
                 [urlsplit(self.names["service_dsn"]).username],
@@ -129,18 +129,18 @@ class Scene:
 
     def run(self, *statements: str) -> None:
         """Run each statement as the attacker, then close the connection."""
-        self.holder.run(*map(self.filled, statements))
+        self.holder.run(*map(self.with_names, statements))
 
-    def left_open(self, *statements: str) -> psycopg.Connection:
+    def run_and_stay_connected(self, *statements: str) -> psycopg.Connection:
         """Run statements in a connection that is still open when the lease is released."""
         connection = self.holder.connect()
-        self.holder.run_in(connection, *map(self.filled, statements))
+        self.holder.run_in(connection, *map(self.with_names, statements))
         return connection
 
-    def elsewhere(self, database: str, *statements: str) -> psycopg.Connection:
+    def run_in_database(self, database: str, *statements: str) -> psycopg.Connection:
         """Run statements in another database, and leave the connection open."""
-        connection = self.holder.connect_elsewhere(self.filled(database))
-        self.holder.run_in(connection, *map(self.filled, statements))
+        connection = self.holder.connect_elsewhere(self.with_names(database))
+        self.holder.run_in(connection, *map(self.with_names, statements))
         return connection
 
     def as_neighbour(self, database: str | None = None, **settings: str) -> psycopg.Connection:
@@ -148,20 +148,20 @@ class Scene:
         url = self.neighbour.url if database is None else with_database(self.neighbour.url, database)
         return self.holder.keep(psycopg.connect(make_conninfo(url, **settings), autocommit=True))
 
-    def neighbour_finds_the_template(self) -> None:
+    def check_neighbour_is_clean(self) -> None:
         """Check that the neighbour's database is reset to the template during the attack."""
-        found = self.stand.neighbour_is_followed()
+        found = self.pair.differences_for_next_neighbour()
         assert not found, "\n".join(found)
 
     def superuser(self, query: str) -> object:
         """Return the result of a superuser's query in the attacker's database."""
-        with psycopg.connect(self.me.inside, autocommit=True) as connection:
-            row = connection.execute(self.filled(query).encode()).fetchone()
+        with psycopg.connect(self.attacker.inside, autocommit=True) as connection:
+            row = connection.execute(self.with_names(query).encode()).fetchone()
         return None if row is None else row[0]
 
 
-Afterwards: TypeAlias = Callable[[], None] | None
-Act: TypeAlias = Callable[[Scene], Afterwards]
+CheckAfterRelease: TypeAlias = Callable[[], None] | None
+AttackFunction: TypeAlias = Callable[[AttackContext], CheckAfterRelease]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,8 @@ class Attack:
     outcome: Outcome
     sql: tuple[str, ...] = ()
     codes: frozenset[str] = frozenset({FORBIDDEN})
-    act: Act | None = None
-    isolations: frozenset[Isolation] = BOTH
+    function: AttackFunction | None = None
+    isolations: frozenset[Isolation] = BOTH_ISOLATIONS
     superuser: bool = False
     since: int = 15
     slow: bool = False
@@ -195,7 +195,7 @@ class Attack:
         """Return the name."""
         return self.name
 
-    def make(self, scene: Scene) -> Afterwards:
+    def run_attack(self, context: AttackContext) -> CheckAfterRelease:
         """Run the attack.
 
         Returns:
@@ -205,16 +205,16 @@ class Attack:
             AssertionError: a statement was not refused, or failed with another code.
         """
         for statement in self.sql:
-            refusal = _refusal(scene, statement)
+            refusal = _refusal(context, statement)
             assert refusal in self.codes, f"{statement}: {refusal}"
-        return None if self.act is None else self.act(scene)
+        return None if self.function is None else self.function(context)
 
 
 def refused(
     name: str,
     *sql: str,
     codes: tuple[str, ...] = (),
-    isolations: frozenset[Isolation] = BOTH,
+    isolations: frozenset[Isolation] = BOTH_ISOLATIONS,
     superuser: bool = False,
 ) -> Attack:
     """Return an attack by statements that PostgreSQL must refuse."""
@@ -223,19 +223,25 @@ def refused(
     )
 
 
-def kept_out(name: str, act: Act, *, superuser: bool = False) -> Attack:
+def refused_by_function(name: str, function: AttackFunction, *, superuser: bool = False) -> Attack:
     """Return an attack that must be refused, by a function that checks the refusal."""
-    return Attack(name, Outcome.REFUSED, act=act, superuser=superuser)
+    return Attack(name, Outcome.REFUSED, function=function, superuser=superuser)
 
 
-def cleaned(name: str, act: Act, *, isolations: frozenset[Isolation] = BOTH, slow: bool = False) -> Attack:
+def cleaned(
+    name: str,
+    function: AttackFunction,
+    *,
+    isolations: frozenset[Isolation] = BOTH_ISOLATIONS,
+    slow: bool = False,
+) -> Attack:
     """Return an attack that succeeds until the lease has ended."""
-    return Attack(name, Outcome.CLEANED, act=act, isolations=isolations, slow=slow)
+    return Attack(name, Outcome.CLEANED, function=function, isolations=isolations, slow=slow)
 
 
-def _refusal(scene: Scene, statement: str) -> str:
+def _refusal(context: AttackContext, statement: str) -> str:
     try:
-        scene.run(statement)
+        context.run(statement)
     except psycopg.Error as error:
         return error.sqlstate or str(error)
     return "was not refused"

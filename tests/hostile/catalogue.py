@@ -12,32 +12,32 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tests.hostile.attack import Attack, Outcome
-from tests.hostile.left import IN_THE_WAY, LEFT, TRAPS
-from tests.hostile.refusals import ELSEWHERE, FILES, PLACES, REFUSED, ROLES, SERVER, SESSIONS
+from tests.hostile.leftovers import ACCEPTED, BLOCKING, TRAPS
+from tests.hostile.refusals import FILES, OTHER_SERVERS, PLACES, REFUSED, ROLES, SERVER, SESSIONS
 from tests.hygiene.catalogue import CATALOGUE, Place, places_of_turn
 from tests.shares import current_turn, share
 
-ATTACKS: Final[tuple[Attack, ...]] = (*REFUSED, *LEFT)
+ATTACKS: Final[tuple[Attack, ...]] = (*REFUSED, *ACCEPTED)
 
 GROUPS: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Other databases": PLACES,
     "Files and programs": FILES,
-    "Connections to elsewhere": ELSEWHERE,
+    "Connections to other servers": OTHER_SERVERS,
     "Other roles": ROLES,
     "Other sessions": SESSIONS,
     "The server": SERVER,
-    "Blocking the cleanup": IN_THE_WAY,
+    "Blocking the cleanup": BLOCKING,
     "Traps for the cleanup and for the next holder": TRAPS,
 }
 
-IN_THE_MATRIX: Final[Mapping[str, str]] = {
+IN_HYGIENE_MATRIX: Final[Mapping[str, str]] = {
     "limit the connections of its own database": "the database's limit of connections",
-    "close its own database to all connections": "the database closed to everybody",
+    "close its own database to all connections": "the database closed to all connections",
     "drop its own database": "the database dropped by its holder",
     "make its own database a template": "the database made a template",
     "change or remove the database's comment, which has freshdb's stamp": "the comment on the database removed",
-    "change its own password": "the own password changed",
-    "leave settings that break the next login": "a setting of the own login that makes everything read-only",
+    "change its own password": "the login's password changed",
+    "leave settings that break the next login": "a setting of the login that makes all transactions read-only",
     "drop the schema with everything in it": "the schema dropped with everything in it",
     "revoke its own right to connect": "the owner's own right to connect revoked",
     "leave default privileges": "a default privilege granted",
@@ -77,15 +77,15 @@ def table() -> str:
         lines += [f"| {one.name} | {_cell(one, 'database')} | {_cell(one, 'schema')} |" for one in attacks]
     lines.append("| **As kinds of change in `tests/hygiene`** | | |")
     lines += [
-        f"| {tried} | {Outcome.CLEANED} | {_in_schema(name)} |" for tried, name in IN_THE_MATRIX.items()
+        f"| {tried} | {Outcome.CLEANED} | {_in_schema(name)} |" for tried, name in IN_HYGIENE_MATRIX.items()
     ]
     return "\n".join(lines)
 
 
 def _cell(attack: Attack, isolation: str) -> str:
     if isolation not in attack.isolations:
-        return "cannot be tried"
-    return f"{attack.outcome}, where freshdb may" if attack.superuser else str(attack.outcome)
+        return "not possible"
+    return f"{attack.outcome}, if freshdb is a superuser" if attack.superuser else str(attack.outcome)
 
 
 def _in_schema(name: str) -> str:

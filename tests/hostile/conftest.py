@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
-from tests.hostile.attack import Scene, Stand
+from tests.hostile.attack import AttackContext, LeasePair
 from tests.hygiene.catalogue import Place
 from tests.hygiene.change import Holder, Isolation
 from tests.hygiene.conftest import as_plain_role
-from tests.hygiene.ground import Ground
+from tests.hygiene.pool import Pool
 from tests.servers import PostgresServer, Servers
 from tests.services import Service, start_service
 
@@ -33,61 +33,64 @@ _LAST_LINES = 20
 
 
 @dataclass(slots=True)
-class Arena:
+class AttackPools:
     """The only service of this process's attacks. A request for another version or role replaces it."""
 
     servers: Servers
     redis_url: str
-    _there: tuple[PostgresServer, bool, str, Service] | None = None
-    _stands: dict[Isolation, Stand] = field(default_factory=dict)
+    _running: tuple[PostgresServer, bool, str, Service] | None = None
+    _pairs: dict[Isolation, LeasePair] = field(default_factory=dict)
     _opened: int = 0
 
-    def scene(self, place: Place) -> Scene:
-        """Return the scene of this place, with leases for the attacker and a neighbour."""
+    def attack_context(self, place: Place) -> AttackContext:
+        """Return the context of this place, with leases for the attacker and a neighbour."""
         server, dsn, service = self._service(place)
         for isolation in ("database", "schema"):  # each has neighbours in the other isolation, too
-            if isolation not in self._stands:
-                self._stands[isolation] = self._stand(service, server, isolation)
-        stand = self._stands[place.isolation]
-        return Scene(stand, Holder(stand.attacker.subject), self._names(dsn, service))
+            if isolation not in self._pairs:
+                self._pairs[isolation] = self._pair(service, server, isolation)
+        pair = self._pairs[place.isolation]
+        return AttackContext(pair, Holder(pair.attacker.subject), self._names(dsn, service))
 
-    def abandon(self, isolation: Isolation) -> None:
+    def discard(self, isolation: Isolation) -> None:
         """End both leases, so that the next attack begins with new ones."""
-        stand = self._stands.pop(isolation)
-        for lease in (stand.attacker, stand.neighbour):
-            stand.ground.http.delete(f"/v1/leases/{lease.id}")
-        stand.ground.close()
+        pair = self._pairs.pop(isolation)
+        for lease in (pair.attacker, pair.neighbour):
+            pair.pool.http.delete(f"/v1/leases/{lease.id}")
+        pair.pool.close()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of the service's log."""
-        lines = self._there[3].log.splitlines() if self._there is not None else []
-        return "the service's last words:\n" + "\n".join(lines[-_LAST_LINES:])
+        lines = self._running[3].log.splitlines() if self._running is not None else []
+        return "the last lines of the service's log:\n" + "\n".join(lines[-_LAST_LINES:])
 
     def close(self) -> None:
-        for stand in self._stands.values():
-            stand.ground.http.close()
-        self._stands.clear()
-        if self._there is not None:
-            assert self._there[3].stop() == 0
-            self._there = None
+        for pair in self._pairs.values():
+            pair.pool.http.close()
+        self._pairs.clear()
+        if self._running is not None:
+            assert self._running[3].stop() == 0
+            self._running = None
 
     def _service(self, place: Place) -> tuple[PostgresServer, str, Service]:
-        if self._there is not None and (self._there[0].major, self._there[1]) != (place.major, place.plain):
+        if self._running is not None and (self._running[0].major, self._running[1]) != (
+            place.major,
+            place.plain,
+        ):
             self.close()
-        if self._there is None:
+        if self._running is None:
             server = self.servers.postgres(place.major)
             dsn = as_plain_role(server.dsn) if place.plain else server.dsn
             service = start_service([dsn], self.redis_url, settings=SETTINGS, control=server.dsn)
-            self._there = (server, place.plain, dsn, service)
-        server, _, dsn, service = self._there
+            self._running = (server, place.plain, dsn, service)
+        server, _, dsn, service = self._running
         return server, dsn, service
 
-    def _stand(self, service: Service, server: PostgresServer, isolation: Isolation) -> Stand:
+    def _pair(self, service: Service, server: PostgresServer, isolation: Isolation) -> LeasePair:
         self._opened += 1
-        return Stand.of(Ground.of(service, server.dsn, isolation, f"hostile{self._opened}", TEMPLATE))
+        return LeasePair.of(Pool.of(service, server.dsn, isolation, f"hostile{self._opened}", TEMPLATE))
 
     def _names(self, dsn: str, service: Service) -> dict[str, str]:
-        of_database, of_schema = self._stands["database"], self._stands["schema"]
+        of_database, of_schema = self._pairs["database"], self._pairs["schema"]
         with psycopg.connect(service.control_dsn, autocommit=True) as control:
             [(installation,)] = control.execute("SELECT id FROM installation").fetchall()
             [(template,)] = control.execute(
@@ -110,7 +113,7 @@ class Arena:
 
 
 @pytest.fixture(scope="package")
-def arena(servers: Servers, service_redis_url: str) -> Iterator[Arena]:
-    opened = Arena(servers, service_redis_url)
+def attack_pools(servers: Servers, service_redis_url: str) -> Iterator[AttackPools]:
+    opened = AttackPools(servers, service_redis_url)
     yield opened
     opened.close()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.attack import Attack, Outcome
-from tests.hostile.catalogue import ATTACKS, IN_THE_MATRIX, plan, table
-from tests.hostile.conftest import Arena
-from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place
+from tests.hostile.catalogue import ATTACKS, IN_HYGIENE_MATRIX, plan, table
+from tests.hostile.conftest import AttackPools
+from tests.hygiene.catalogue import CATALOGUE, IMPORTANT_KINDS, Place
 from tests.servers import wanted_majors
 
 CASES = plan(wanted_majors())
@@ -24,40 +24,40 @@ def of_place(place: Place) -> pytest.MarkDecorator:
     ("place", "attack"),
     [pytest.param(*case, id=f"{case[0]}-{case[1]}", marks=of_place(case[0])) for case in CASES],
 )
-def test_an_attack_comes_to_nothing(arena: Arena, place: Place, attack: Attack) -> None:
-    scene = arena.scene(place)
+def test_attack_is_refused_or_cleaned(attack_pools: AttackPools, place: Place, attack: Attack) -> None:
+    context = attack_pools.attack_context(place)
     try:
-        afterwards = attack.make(scene)
+        check_after_release = attack.run_attack(context)
         if attack.outcome is not Outcome.REFUSED:
-            assert scene.stand.attacker_is_followed() == []
-        if afterwards is not None:
-            afterwards()
+            assert context.pair.differences_for_next_holder() == []
+        if check_after_release is not None:
+            check_after_release()
     except BaseException as error:
-        error.add_note(arena.last_words())
-        arena.abandon(place.isolation)
+        error.add_note(attack_pools.log_tail())
+        attack_pools.discard(place.isolation)
         raise
     finally:
-        scene.holder.leave()
+        context.holder.leave()
 
 
 @pytest.mark.parametrize("place", [pytest.param(one, id=str(one), marks=of_place(one)) for one in PLACES])
-def test_nobody_notices_what_was_tried_in_vain(arena: Arena, place: Place) -> None:
+def test_refused_attacks_do_not_affect_other_holders(attack_pools: AttackPools, place: Place) -> None:
     """Check the next holder and the neighbour after all refused attacks."""
-    stand = arena.scene(place).stand
-    assert stand.attacker_is_followed() == []
-    assert stand.neighbour_is_followed() == []
+    pair = attack_pools.attack_context(place).pair
+    assert pair.differences_for_next_holder() == []
+    assert pair.differences_for_next_neighbour() == []
 
 
-def test_attacks_have_names_of_their_own() -> None:
-    names = [*(attack.name for attack in ATTACKS), *IN_THE_MATRIX]
+def test_names_of_attacks_are_unique() -> None:
+    names = [*(attack.name for attack in ATTACKS), *IN_HYGIENE_MATRIX]
     assert len(set(names)) == len(names)
 
 
-def test_what_the_matrix_of_changes_holds_is_there() -> None:
-    assert set(IN_THE_MATRIX.values()) <= {change.name for change in CATALOGUE}
-    assert EVERYWHERE_KINDS
+def test_attacks_made_in_the_hygiene_matrix_exist_there() -> None:
+    assert set(IN_HYGIENE_MATRIX.values()) <= {change.name for change in CATALOGUE}
+    assert IMPORTANT_KINDS
 
 
-def test_the_documentation_has_the_table() -> None:
+def test_security_page_has_the_table_of_attacks() -> None:
     page = Path(__file__).parents[2] / "docs" / "security.md"
     assert table() in page.read_text(encoding="utf-8")

@@ -15,10 +15,10 @@ from tests.integration.postgres.conftest import managed
 from tests.integration.postgres.stage import build_template, connected, pg_dump, pool_of
 from tests.servers import wanted_majors
 
-SOBER = """
+HARMLESS = """
 CREATE OR REPLACE FUNCTION f(a integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN a; END $$
 """
-WAYWARD = """
+MALICIOUS = """
 CREATE OR REPLACE FUNCTION f(a integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS
 $$ BEGIN PERFORM @schema@.write_later(); RETURN a; END $$
 """
@@ -33,12 +33,12 @@ BEGIN
     END IF;
 END $$
 """
-IS_IN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711"
+IS_RUNNING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711"
 PLACES = [(major, isolation) for major in wanted_majors() for isolation in Isolation]
 
 
 @pytest.mark.parametrize(("major", "isolation"), PLACES, ids=str)
-async def test_a_function_that_autovacuum_runs_does_not_write_for_the_next_holder(
+async def test_function_run_by_autovacuum_does_not_write_for_the_next_holder(
     major: int, isolation: Isolation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """When the lease ends, the function has its original definition again."""
@@ -51,22 +51,22 @@ async def test_a_function_that_autovacuum_runs_does_not_write_for_the_next_holde
     try:
         async with managed(await postgres.start(), options) as server:
             tables = "CREATE TABLE t (a integer); CREATE TABLE spy (a integer); CREATE INDEX ON t (f(a))"
-            pool = await pool_of(server, isolation, await build_template(server, SOBER, tables))
+            pool = await pool_of(server, isolation, await build_template(server, HARMLESS, tables))
             database_id = uuid4()
             login = await pool.provision(database_id)
             async with connected(server, login) as holder:
-                for statement in (WRITES_LATER, WAYWARD):
+                for statement in (WRITES_LATER, MALICIOUS):
                     await holder.execute(statement.replace("@schema@", login.schema or "public"))
                 await holder.execute("INSERT INTO t SELECT generate_series(1, 1000)")
-                while not await holder.fetchval(IS_IN):
+                while not await holder.fetchval(IS_RUNNING):
                     await asyncio.sleep(0.05)
-                await holder.execute(SOBER + "; DROP FUNCTION write_later()")
+                await holder.execute(HARMLESS + "; DROP FUNCTION write_later()")
             outcome = await pool.reset(database_id, 2)
             assert outcome.path == "rebuild"
             assert outcome.leftovers is not None
             assert [one.rpartition(".")[2] for one in outcome.leftovers.objects] == ["f(integer)"]
             async with connected(server, outcome.login) as following:
-                assert await following.fetchval(IS_IN) == 0  # no session is left that could write
+                assert await following.fetchval(IS_RUNNING) == 0  # no session is left that could write
                 assert await following.fetchval("SELECT count(*) FROM spy") == 0
     finally:
         await postgres.stop()

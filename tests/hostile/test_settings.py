@@ -11,13 +11,13 @@ import pytest
 
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.postgres import Server, ServerOptions
-from tests.hostile.left import leave_every_setting
+from tests.hostile.leftovers import change_every_setting
 from tests.integration.postgres.conftest import managed
 from tests.integration.postgres.stage import build_template, pg_dump, pool_of
 from tests.servers import Servers, wanted_majors
 
 HARMLESS: Final = {
-    "how fast a statement is, and how much memory it may take": """
+    "speed and memory of a statement": """
         backend_flush_after commit_siblings constraint_exclusion cpu_index_tuple_cost cpu_operator_cost cpu_tuple_cost
         cursor_tuple_fraction debug_parallel_query effective_cache_size effective_io_concurrency enable_async_append
         enable_bitmapscan enable_distinct_reordering enable_gathermerge enable_group_by_reordering enable_hashagg
@@ -32,22 +32,22 @@ HARMLESS: Final = {
         parallel_leader_participation parallel_setup_cost parallel_tuple_cost plan_cache_mode random_page_cost
         recursive_worktable_factor seq_page_cost synchronize_seqscans temp_buffers wal_skip_threshold work_mem
         vacuum_buffer_usage_limit file_copy_method""",
-    "how a value looks as text: resets set it themselves, and nothing else goes by it": """
+    "format of values as text: resets set their own value, and no other work depends on it": """
         bytea_output DateStyle default_text_search_config extra_float_digits IntervalStyle lc_monetary lc_numeric lc_time
         lc_messages TimeZone timezone_abbreviations xmlbinary""",
-    "what is vacuumed, and how thoroughly, not whether": """
+    "details of VACUUM and ANALYZE, which do not disable them": """
         vacuum_cost_limit vacuum_cost_page_dirty vacuum_cost_page_hit vacuum_cost_page_miss vacuum_failsafe_age
         vacuum_freeze_min_age vacuum_freeze_table_age vacuum_max_eager_freeze_failure_rate vacuum_multixact_failsafe_age
         vacuum_multixact_freeze_min_age vacuum_multixact_freeze_table_age vacuum_truncate default_statistics_target
         gin_pending_list_limit""",
-    "what goes into the server's log": """
+    "content of the server's log": """
         debug_pretty_print debug_print_parse debug_print_plan debug_print_rewritten escape_string_warning
         log_parameter_max_length_on_error md5_password_warnings trace_notify trace_sort""",
-    "statements that the service never makes there": """
+    "statements that the service never runs in the database": """
         backslash_quote createrole_self_grant debug_logical_replication_streaming default_table_access_method
         default_toast_compression gin_fuzzy_search_limit icu_validation_level logical_replication_mode password_encryption
         restrict_nonsystem_relation_kind scram_iterations temp_tablespaces operator_precedence_warning""",
-    "when a dead client is noticed; how soon a commit is on disk": """
+    "time until a dead client is detected, and until a commit is on disk": """
         client_connection_check_interval stats_fetch_consistency synchronous_commit tcp_keepalives_count tcp_keepalives_idle
         tcp_keepalives_interval wal_sender_timeout""",
 }  # fmt: skip
@@ -63,7 +63,7 @@ async def server(request: pytest.FixtureRequest, servers: Servers) -> AsyncItera
         yield opened
 
 
-async def test_no_setting_that_reaches_the_service_does_it_any_harm(server: Server) -> None:
+async def test_settings_of_a_database_do_not_harm_the_service(server: Server) -> None:
     known = {name for names in HARMLESS.values() for name in names.split()}
     pool = await pool_of(
         server, Isolation.DATABASE, await build_template(server, "CREATE TABLE t (a integer)")
@@ -78,13 +78,13 @@ async def test_no_setting_that_reaches_the_service_does_it_any_harm(server: Serv
         dbname=login.database,
         autocommit=True,
     ) as holder:
-        left = leave_every_setting(holder, f"ALTER DATABASE {login.database}")
-    assert len(left) > 100
+        changed = change_every_setting(holder, f"ALTER DATABASE {login.database}")
+    assert len(changed) > 100
     async with server.inside(login.database) as connection:
-        reaching = {
+        effective = {
             row["name"]
             for row in await connection.fetch("SELECT name FROM pg_settings WHERE source = 'database'")
         }
-    assert reaching <= known
-    assert reaching < left
+    assert effective <= known
+    assert effective < changed
     assert (await pool.reset(database_id, 2)).path == "rebuild"

@@ -16,12 +16,12 @@ def main() -> None:
     places = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
     plans = [plan(MAJORS), cases_in(places)]
     for place in places:
-        out.write(f"{place!s:>18}" + "".join(f"{_cell(place, made):>14}" for made in plans) + "\n")
+        out.write(f"{place!s:>18}" + "".join(f"{_cell(place, planned):>14}" for planned in plans) + "\n")
     out.writelines(f"{change}\n" for change in CATALOGUE)
 
 
-def _cell(place: Place, made: list[Case]) -> str:
-    changes = [change for where, change in made if where == place]
+def _cell(place: Place, planned: list[Case]) -> str:
+    changes = [change for where, change in planned if where == place]
     refused = sum(place.isolation in change.refused for change in changes)
     return f"{len(changes) - refused} + {refused}"
 

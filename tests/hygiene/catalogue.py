@@ -32,12 +32,12 @@ CATALOGUE: Final[tuple[Change, ...]] = (
 OTHER_SHARES: Final = 80
 """Shares of the kinds that are not in ``EVERYWHERE_KINDS``."""
 
-EVERYWHERE_KINDS: Final = frozenset(
+IMPORTANT_KINDS: Final = frozenset(
     {
         # Rows.
         "rows in every unseeded table",
         "a row in a seeded table",
-        "rows that each other refers to",
+        "rows that refer to each other",
         "a row that a policy hides from its owner",
         "a row that a rule keeps from being deleted",
         "a row that a trigger always keeps from being deleted",
@@ -74,7 +74,7 @@ EVERYWHERE_KINDS: Final = frozenset(
         "a column added",
         "a column's type changed, with its values",
         "a column's default set",
-        "a check added without looking",
+        "a check added without validation",
         "a foreign key dropped",
         "an index created",
         "an index left invalid",
@@ -116,14 +116,14 @@ EVERYWHERE_KINDS: Final = frozenset(
         "a statement that runs for a minute",
         "a prepared transaction of a seeded table",
         # The login, the database, the server.
-        "the own password changed",
-        "a setting of the own login",
-        "a setting of the own login in this database",
+        "the login's password changed",
+        "a setting of the login",
+        "a setting of the login in this database",
         "several settings of the database",
-        "the database closed to everybody",
+        "the database closed to all connections",
         "the database dropped by its holder",
         "a large object in another database",
-        "the statistics of use reset after rows were changed",
+        "the usage statistics reset after rows were changed",
     }
 )
 
@@ -150,8 +150,8 @@ class Place:
 
     def allows(self, change: Change) -> bool:
         """Return whether the change is possible in this place."""
-        in_vain = "EXTENSION citext" in " ".join(change.sql) and not self.extensions
-        return change.concerns(self.major) and not in_vain
+        impossible = "EXTENSION citext" in " ".join(change.sql) and not self.extensions
+        return change.concerns(self.major) and not impossible
 
 
 class Case(NamedTuple):
@@ -192,7 +192,7 @@ def plan(majors: Sequence[int], turn: int | None = None) -> list[Case]:
     places, turn = places_of_turn(majors, current_turn() if turn is None else turn)
     kinds: dict[str, list[Case]] = defaultdict(list)
     for case in cases_in(places):
-        kinds[case.change.name if case.change.name in EVERYWHERE_KINDS else ""].append(case)
+        kinds[case.change.name if case.change.name in IMPORTANT_KINDS else ""].append(case)
     chosen = [
         case
         for kind, cases in kinds.items()

@@ -9,7 +9,7 @@ from typing import Final, Literal, LiteralString, Self
 
 import psycopg
 
-from tests.hygiene.judge import Subject
+from tests.hygiene.snapshot import Subject
 from tests.services import with_database
 
 Isolation = Literal["database", "schema"]
@@ -97,7 +97,7 @@ class Change:
         left_open: statements in another connection, which is still open when the lease is released.
         superuser: statements that a superuser runs in the same database.
         act: function for a change that is more than SQL.
-        unseen: isolations in which the change leaves nothing to clean, so that the judge sees no difference.
+        unseen: isolations in which the change leaves nothing to clean, so that the snapshots do not differ.
         refused: isolations in which PostgreSQL refuses the last statement.
         refusal: code of that error.
         since: first version in which the change is possible.
@@ -108,7 +108,7 @@ class Change:
     sql: tuple[str, ...] = ()
     left_open: tuple[str, ...] = ()
     superuser: tuple[str, ...] = ()
-    act: Callable[[Holder], None] | None = None
+    function: Callable[[Holder], None] | None = None
     unseen: frozenset[Isolation] = NOWHERE
     refused: frozenset[Isolation] = NOWHERE
     refusal: str = FORBIDDEN
@@ -123,13 +123,13 @@ class Change:
         """Return whether the change is possible in this version."""
         return self.since <= major <= self.until
 
-    def make(self, holder: Holder) -> None:
+    def apply(self, holder: Holder) -> None:
         """Make the change."""
         holder.run(*self.sql)
         if self.left_open:
             holder.run_in(holder.connect(), *self.left_open)
-        if self.act is not None:
-            self.act(holder)
+        if self.function is not None:
+            self.function(holder)
         holder.run_as_superuser(*self.superuser)
 
 
@@ -138,14 +138,16 @@ def change(name: str, *sql: str, unseen: frozenset[Isolation] = NOWHERE) -> Chan
     return Change(name, sql=sql, unseen=unseen)
 
 
-def without_trace(name: str, *sql: str) -> Change:
+def without_leftovers(name: str, *sql: str) -> Change:
     """Return a change that leaves nothing to clean."""
     return Change(name, sql=sql, unseen=EVERYWHERE)
 
 
-def by(act: Callable[[Holder], None], name: str, *, unseen: frozenset[Isolation] = NOWHERE) -> Change:
+def by_function(
+    function: Callable[[Holder], None], name: str, *, unseen: frozenset[Isolation] = NOWHERE
+) -> Change:
     """Return a change that is more than SQL."""
-    return Change(name, act=act, unseen=unseen)
+    return Change(name, function=function, unseen=unseen)
 
 
 def left_open(name: str, *statements: str) -> Change:
@@ -153,7 +155,7 @@ def left_open(name: str, *statements: str) -> Change:
     return Change(name, left_open=statements)
 
 
-def of_a_database(name: str, *sql: str, unseen: frozenset[Isolation] = NOWHERE) -> Change:
+def database_owner_only(name: str, *sql: str, unseen: frozenset[Isolation] = NOWHERE) -> Change:
     """Return a change that only a database's owner can make. With a schema, PostgreSQL refuses its last statement."""
     return Change(name, sql=sql, unseen=unseen, refused=IN_SCHEMA)
 
@@ -163,7 +165,7 @@ def refused(name: str, *sql: str, code: str = FORBIDDEN) -> Change:
     return Change(name, sql=sql, refused=EVERYWHERE, refusal=code)
 
 
-def between(since: int, until: int, one: Change) -> Change:
+def for_versions(since: int, until: int, one: Change) -> Change:
     """Limit changes to these versions of PostgreSQL."""
     return replace(one, since=since, until=until)
 

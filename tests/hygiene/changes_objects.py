@@ -7,13 +7,13 @@ from typing import Final
 from tests.hygiene.change import (
     Change,
     Holder,
-    between,
-    by,
+    by_function,
     change,
+    database_owner_only,
+    for_versions,
     left_open,
-    of_a_database,
     refused,
-    without_trace,
+    without_leftovers,
 )
 
 UNDEFINED_OBJECT: Final = "42704"
@@ -24,7 +24,7 @@ TYPES: Final = (
            "ALTER TYPE mood ADD VALUE 'late'", "UPDATE person SET mood = 'late' WHERE id = 1"),
     change("an enum value renamed", "ALTER TYPE mood RENAME VALUE 'calm' TO 'quiet'"),
     change("an enum created", "CREATE TYPE colour AS ENUM ('red')"),
-    change("a type dropped, with the columns of it", "DROP TYPE mood CASCADE"),
+    change("a type dropped, with its columns", "DROP TYPE mood CASCADE"),
     change("a composite type created", "CREATE TYPE place AS (x float8, y float8)"),
     change("a composite type's attribute added", "ALTER TYPE money_amount ADD ATTRIBUTE at date CASCADE"),
     change("a range type created", "CREATE TYPE span AS RANGE (subtype = float8)"),
@@ -56,7 +56,7 @@ FUNCTIONS: Final = (
     change("a procedure dropped", "DROP PROCEDURE promote(bigint)"),
     change("an aggregate created", "CREATE AGGREGATE mine (integer) (SFUNC = int4pl, STYPE = integer)"),
     change("an aggregate dropped", "DROP AGGREGATE product_of (float8)"),
-    without_trace("an anonymous block", "DO 'BEGIN END'"),
+    without_leftovers("an anonymous block", "DO 'BEGIN END'"),
     refused("a function made leakproof", "ALTER FUNCTION count_people() LEAKPROOF"),
     refused("a function in C created", "CREATE FUNCTION mine() RETURNS integer LANGUAGE c AS 'mine'"),
 )  # fmt: skip
@@ -97,20 +97,20 @@ STATISTICS: Final = (
     change("a statistics object dropped", "DROP STATISTICS person_stats"),
 )  # fmt: skip
 
-WIDER_THAN_A_SCHEMA: Final = (
-    of_a_database("a schema created, and a table in it",
+BEYOND_SCHEMA: Final = (
+    database_owner_only("a schema created, and a table in it",
            "CREATE SCHEMA mine; CREATE TABLE mine.t (a integer); INSERT INTO mine.t VALUES (1)"),
-    of_a_database("the schema renamed", "ALTER SCHEMA @schema@ RENAME TO mine"),
-    of_a_database("a table moved to another schema", "CREATE SCHEMA mine; ALTER TABLE note SET SCHEMA mine"),
+    database_owner_only("the schema renamed", "ALTER SCHEMA @schema@ RENAME TO mine"),
+    database_owner_only("a table moved to another schema", "CREATE SCHEMA mine; ALTER TABLE note SET SCHEMA mine"),
     change("the schema dropped with everything in it", "DROP SCHEMA @schema@ CASCADE"),
-    of_a_database("the schema dropped, and created empty",
+    database_owner_only("the schema dropped, and created empty",
            "BEGIN; DROP SCHEMA @schema@ CASCADE; CREATE SCHEMA @schema@; COMMIT"),
-    of_a_database("a publication created", "CREATE PUBLICATION mine FOR TABLE note"),
-    between(15, 15, of_a_database("an extension created", "CREATE EXTENSION hstore")),
-    between(15, 15, of_a_database("an extension of the template dropped", "DROP EXTENSION citext")),
-    between(15, 15, refused("an extension moved", "CREATE SCHEMA mine", "ALTER EXTENSION citext SET SCHEMA mine")),
-    between(15, 15, refused("an untrusted extension created", "CREATE EXTENSION pg_stat_statements")),
-    between(16, 99, refused("the untrusted extension vector created", "CREATE EXTENSION vector")),
+    database_owner_only("a publication created", "CREATE PUBLICATION mine FOR TABLE note"),
+    for_versions(15, 15, database_owner_only("an extension created", "CREATE EXTENSION hstore")),
+    for_versions(15, 15, database_owner_only("an extension of the template dropped", "DROP EXTENSION citext")),
+    for_versions(15, 15, refused("an extension moved", "CREATE SCHEMA mine", "ALTER EXTENSION citext SET SCHEMA mine")),
+    for_versions(15, 15, refused("an untrusted extension created", "CREATE EXTENSION pg_stat_statements")),
+    for_versions(16, 99, refused("the untrusted extension vector created", "CREATE EXTENSION vector")),
     refused("the language of triggers dropped", "DROP EXTENSION plpgsql"),
     refused("a publication of all tables created", "CREATE PUBLICATION mine FOR ALL TABLES"),
     refused("an event trigger created",
@@ -146,16 +146,16 @@ def _large_object_left_open(holder: Holder) -> None:
 
 LARGE_OBJECTS: Final = (
     change("a large object", "SELECT lo_from_bytea(0, 'left')"),
-    change("a large object under a number of its own",
+    change("a large object with a chosen OID",
            "SELECT lo_from_bytea(4711, repeat('x', 100000)::bytea)", "GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC"),
     change("an empty large object, and a comment on it", "SELECT lo_create(4712)",
            "COMMENT ON LARGE OBJECT 4712 IS 'mine'"),
-    without_trace("a large object that is gone again", "SELECT lo_unlink(lo_from_bytea(4713, 'x'))"),
-    by(_large_object_left_open, "a large object still open at release"),
+    without_leftovers("a large object created and unlinked", "SELECT lo_unlink(lo_from_bytea(4713, 'x'))"),
+    by_function(_large_object_left_open, "a large object still open at release"),
 )  # fmt: skip
 
-_ = (between, left_open)
+_ = (for_versions, left_open)
 OBJECTS: Final[tuple[Change, ...]] = (
     *(*TYPES, *FUNCTIONS, *OPERATORS, *TEXT_SEARCH, *STATISTICS),
-    *(*WIDER_THAN_A_SCHEMA, *COMMENTS, *LARGE_OBJECTS),
+    *(*BEYOND_SCHEMA, *COMMENTS, *LARGE_OBJECTS),
 )

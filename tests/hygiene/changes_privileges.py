@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.hygiene.change import IN_SCHEMA, Change, between, change, of_a_database, refused, without_trace
+from tests.hygiene.change import (
+    IN_SCHEMA,
+    Change,
+    change,
+    database_owner_only,
+    for_versions,
+    refused,
+    without_leftovers,
+)
 
 GRANTED: Final = (
     change("a privilege on a table granted", "GRANT INSERT ON person TO PUBLIC"),
@@ -18,10 +26,10 @@ GRANTED: Final = (
            "GRANT ALL ON ALL SEQUENCES IN SCHEMA @schema@ TO PUBLIC",
            "GRANT ALL ON ALL ROUTINES IN SCHEMA @schema@ TO PUBLIC"),
     change("a privilege on the database granted", "GRANT CREATE ON DATABASE @database@ TO PUBLIC", unseen=IN_SCHEMA),
-    between(18, 99, change("a privilege to maintain a table granted", "GRANT MAINTAIN ON note TO PUBLIC")),
-    refused("the own login's rights granted to another role", "GRANT @login@ TO pg_monitor"),
-    refused("a right of another role taken", "GRANT pg_read_all_data TO @login@"),
-    refused("a setting's privilege granted", "GRANT SET ON PARAMETER log_statement TO PUBLIC"),
+    for_versions(18, 99, change("a privilege to maintain a table granted", "GRANT MAINTAIN ON note TO PUBLIC")),
+    refused("the login's rights granted to another role", "GRANT @login@ TO pg_monitor"),
+    refused("a membership in another role granted to the login", "GRANT pg_read_all_data TO @login@"),
+    refused("a privilege on a setting granted", "GRANT SET ON PARAMETER log_statement TO PUBLIC"),
 )  # fmt: skip
 
 REVOKED: Final = (
@@ -35,14 +43,14 @@ REVOKED: Final = (
     change("privileges on the schema revoked", "REVOKE ALL ON SCHEMA @schema@ FROM PUBLIC, @login@"),
     change("the owner's own right to connect revoked",
            "REVOKE ALL ON DATABASE @database@ FROM @login@", unseen=IN_SCHEMA),
-    without_trace("a privilege granted and revoked",
+    without_leftovers("a privilege granted and revoked",
            "GRANT INSERT ON person TO PUBLIC", "REVOKE INSERT ON person FROM PUBLIC"),
 )  # fmt: skip
 
 BY_DEFAULT: Final = (
     change("a default privilege granted", "ALTER DEFAULT PRIVILEGES GRANT INSERT ON TABLES TO PUBLIC"),
     change("a default privilege revoked", "ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM PUBLIC"),
-    change("a built-in default privilege given back", "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC"),
+    change("a built-in default privilege granted again", "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC"),
     change("a default privilege in the schema granted",
            "ALTER DEFAULT PRIVILEGES IN SCHEMA @schema@ GRANT SELECT ON SEQUENCES TO pg_monitor"),
     change("a default privilege on types revoked", "ALTER DEFAULT PRIVILEGES REVOKE USAGE ON TYPES FROM PUBLIC"),
@@ -52,11 +60,11 @@ BY_DEFAULT: Final = (
 )  # fmt: skip
 
 OWNERS: Final = (
-    without_trace("everything reassigned to its owner", "REASSIGN OWNED BY @login@ TO @login@"),
+    without_leftovers("everything reassigned to its owner", "REASSIGN OWNED BY @login@ TO @login@"),
     change("everything owned dropped", "DROP OWNED BY @login@ CASCADE"),
-    refused("the schema given away", "ALTER SCHEMA @schema@ OWNER TO pg_monitor"),
-    refused("the database given away", "ALTER DATABASE @database@ OWNER TO pg_monitor"),
-    of_a_database("everything in the schema dropped, and a privilege on the database granted to a role",
+    refused("the schema's owner changed", "ALTER SCHEMA @schema@ OWNER TO pg_monitor"),
+    refused("the database's owner changed", "ALTER DATABASE @database@ OWNER TO pg_monitor"),
+    database_owner_only("everything in the schema dropped, and a privilege on the database granted to a role",
                   "DROP OWNED BY @login@ CASCADE", "GRANT TEMPORARY ON DATABASE @database@ TO pg_monitor",
                   "ALTER DATABASE @database@ SET work_mem = '1MB'"),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from tests.hygiene.change import Change, Holder, by, change, left_open, without_trace
+from tests.hygiene.change import Change, Holder, by_function, change, left_open, without_leftovers
 
 
 def _copied(holder: Holder) -> None:
@@ -62,14 +62,14 @@ INSERTED: Final = (
            "INSERT INTO purchase_line SELECT id, 1, 2 FROM purchase",
            "INSERT INTO note (body) SELECT 'n' FROM generate_series(1, 10)",
            "INSERT INTO booking VALUES (1, '[2024-01-01, 2024-02-01)'), (1, '[2024-02-01, 2024-03-01)')"),
-    change("rows that each other refers to",
+    change("rows that refer to each other",
            "BEGIN; INSERT INTO loop_a VALUES (1, 1); INSERT INTO loop_b VALUES (1, 1); COMMIT"),
     change("a seed's circle made larger",
            "WITH new AS (INSERT INTO person (mail) VALUES ('boss@example.org') RETURNING id)"
            " INSERT INTO team (name, lead_id) SELECT 'led', id FROM new",
            "UPDATE person SET team_id = (SELECT max(id) FROM team) WHERE mail = 'boss@example.org'"),
     change("a row that refers to itself", "INSERT INTO category (id, parent_id, name) VALUES (90, 90, 'own parent')"),
-    change("a row of which there are equal ones", "INSERT INTO pair VALUES (1, 'same')"),
+    change("a row equal to existing ones", "INSERT INTO pair VALUES (1, 'same')"),
     change("a row under an id given by hand",
            "INSERT INTO person (id, mail) OVERRIDING SYSTEM VALUE VALUES (999, 'hand@example.org')"),
     change("a row without columns", "INSERT INTO no_columns DEFAULT VALUES"),
@@ -87,13 +87,13 @@ INSERTED: Final = (
     change("a row in an inherited table", "INSERT INTO parent VALUES (5)"),
     change("a row in a seeded table, and the table frozen", "INSERT INTO pair VALUES (7, 'cold')", "VACUUM (FREEZE) pair"),
     change("a row through a view", "INSERT INTO calm_people (mail, mood) VALUES ('view@example.org', 'calm')"),
-    change("a value long enough to be stored apart",
+    change("a value long enough for a TOAST table",
            "INSERT INTO note (body) SELECT string_agg(md5(n::text), '') FROM generate_series(1, 3000) AS n"),
     change("twenty thousand rows", "INSERT INTO note (body) SELECT 'n' || n FROM generate_series(1, 20000) AS n"),
     change("twenty thousand rows in a seeded table",
            "INSERT INTO big SELECT n, 'more', 0 FROM generate_series(10001, 30000) AS n"),
-    by(_copied, "rows by COPY"),
-    by(_frozen, "rows by COPY FREEZE into a table truncated in the same transaction"),
+    by_function(_copied, "rows by COPY"),
+    by_function(_frozen, "rows by COPY FREEZE into a table truncated in the same transaction"),
 )  # fmt: skip
 
 CHANGED: Final = (
@@ -109,14 +109,14 @@ CHANGED: Final = (
     change("rows moved to another table",
            "WITH gone AS (DELETE FROM pair WHERE a = 1 RETURNING b) INSERT INTO note (body) SELECT b FROM gone"),
     change("a long seeded value updated", "UPDATE preference SET value = value || '\"x\"' WHERE key = 'long'"),
-    change("a null made an empty text", "UPDATE pair SET b = '' WHERE a = 2"),
-    change("a number made an equal one of other digits",
+    change("a null replaced by an empty text", "UPDATE pair SET b = '' WHERE a = 2"),
+    change("a number replaced by an equal one with other digits",
            "UPDATE preference SET value = '{\"b\": [1, 2.5, null]}' WHERE key = 'a'"),
-    change("a negative zero made positive", "UPDATE person SET ratio = 0 WHERE mail = 'zero@example.org'"),
+    change("a negative zero replaced by a positive one", "UPDATE person SET ratio = 0 WHERE mail = 'zero@example.org'"),
     change("a circle's references nulled", "UPDATE person SET team_id = NULL"),
-    change("an upsert",
+    change("a row changed by an upsert",
            "INSERT INTO preference VALUES ('a', '1') ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
-    change("a merge",
+    change("rows changed by a merge",
            "MERGE INTO pair USING (VALUES (1, 'merged'), (9, 'new')) AS v (a, b) ON pair.a = v.a AND pair.b = 'same'"
            " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (v.a, v.b)"),
     change("a seeded row updated in an inheriting table", "UPDATE parent SET a = 30 WHERE a = 3"),
@@ -145,16 +145,16 @@ DELETED: Final = (
     change("the last seeded row of an inheriting table deleted", "DELETE FROM ONLY child"),
 )  # fmt: skip
 
-TRACELESS: Final = (
-    without_trace("nothing at all"),
-    without_trace("an insert that is rolled back", "BEGIN; INSERT INTO pair VALUES (8, 'x'); ROLLBACK"),
-    without_trace("a seeded row deleted and put back", "DELETE FROM pair WHERE a = 2",
+WITHOUT_LEFTOVERS: Final = (
+    without_leftovers("no statement"),
+    without_leftovers("an insert that is rolled back", "BEGIN; INSERT INTO pair VALUES (8, 'x'); ROLLBACK"),
+    without_leftovers("a seeded row deleted and put back", "DELETE FROM pair WHERE a = 2",
            "INSERT INTO pair VALUES (2, NULL)"),
-    without_trace("a row inserted and deleted", "INSERT INTO pair VALUES (9, 'x')", "DELETE FROM pair WHERE a = 9"),
-    without_trace("a table filled and truncated", "INSERT INTO kept VALUES (1)", "TRUNCATE kept"),
-    without_trace("rows updated to what they were", "UPDATE preference SET value = value"),
-    without_trace("rows locked", "SELECT * FROM person FOR UPDATE"),
-    without_trace("a truncate that is rolled back", "BEGIN; TRUNCATE pair; ROLLBACK"),
+    without_leftovers("a row inserted and deleted", "INSERT INTO pair VALUES (9, 'x')", "DELETE FROM pair WHERE a = 9"),
+    without_leftovers("a table filled and truncated", "INSERT INTO kept VALUES (1)", "TRUNCATE kept"),
+    without_leftovers("rows updated to their old values", "UPDATE preference SET value = value"),
+    without_leftovers("rows locked", "SELECT * FROM person FOR UPDATE"),
+    without_leftovers("a truncate that is rolled back", "BEGIN; TRUNCATE pair; ROLLBACK"),
     change("an insert whose savepoint is rolled back",
            "BEGIN; INSERT INTO note (body) VALUES ('stays'); SAVEPOINT s;"
            " INSERT INTO note (body) VALUES ('goes'); ROLLBACK TO s; COMMIT"),
@@ -171,16 +171,16 @@ VIEWS: Final = (
            "UPDATE person SET mood = 'busy'", "REFRESH MATERIALIZED VIEW CONCURRENTLY by_mood"),
     change("a materialized view populated for the first time", "REFRESH MATERIALIZED VIEW by_kind"),
     change("a materialized view emptied", "REFRESH MATERIALIZED VIEW by_mood WITH NO DATA"),
-    without_trace("a materialized view refreshed, and nothing new in it", "REFRESH MATERIALIZED VIEW by_mood"),
+    without_leftovers("a materialized view refreshed without new rows", "REFRESH MATERIALIZED VIEW by_mood"),
 )  # fmt: skip
 
 BY_SESSIONS: Final = (
     left_open("rows in a transaction still open at release",
            "BEGIN", "INSERT INTO person (mail) VALUES ('open@example.org')"),
     left_open("a truncate in a transaction still open at release", "BEGIN", "TRUNCATE person CASCADE"),
-    by(_two_sessions, "rows of two sessions at once"),
-    by(_vanished, "rows of a client that vanished"),
-    by(_terminated, "rows of a session that was terminated"),
+    by_function(_two_sessions, "rows of two sessions at once"),
+    by_function(_vanished, "rows of a client that vanished"),
+    by_function(_terminated, "rows of a session that was terminated"),
 )  # fmt: skip
 
-ROWS: Final[tuple[Change, ...]] = (*INSERTED, *CHANGED, *DELETED, *TRACELESS, *VIEWS, *BY_SESSIONS)
+ROWS: Final[tuple[Change, ...]] = (*INSERTED, *CHANGED, *DELETED, *WITHOUT_LEFTOVERS, *VIEWS, *BY_SESSIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.hygiene.change import Change, Holder, by, change, left_open, without_trace
+from tests.hygiene.change import Change, Holder, by_function, change, left_open, without_leftovers
 
 
 def _running(holder: Holder) -> None:
@@ -59,21 +59,21 @@ STILL_OPEN: Final = (
     left_open("an advisory lock of a session", "SELECT pg_advisory_lock(1)"),
     left_open("an advisory lock of a transaction", "BEGIN", "SELECT pg_advisory_xact_lock(1, 2)"),
     left_open("a shared advisory lock", "SELECT pg_advisory_lock_shared(3)"),
-    by(_running, "a statement that runs for a minute"),
-    by(_copying, "a COPY that waits for more"),
-    by(_waiting, "a statement that waits for a lock"),
-    by(_many, "many open transactions"),
-    by(_in_another_database, "a connection to another database"),
+    by_function(_running, "a statement that runs for a minute"),
+    by_function(_copying, "a COPY that waits for data"),
+    by_function(_waiting, "a statement that waits for a lock"),
+    by_function(_many, "many open transactions"),
+    by_function(_in_another_database, "a connection to another database"),
 )  # fmt: skip
 
 CLOSED: Final = (
-    without_trace("a temporary table of a session that is closed",
+    without_leftovers("a temporary table of a session that is closed",
            "CREATE TEMPORARY TABLE person (a serial); INSERT INTO person DEFAULT VALUES"),
-    without_trace("a temporary function of a session that is closed",
+    without_leftovers("a temporary function of a session that is closed",
            "CREATE FUNCTION pg_temp.f() RETURNS integer LANGUAGE sql AS 'SELECT 1'"),
-    without_trace("a listener of a session that is closed", "LISTEN mine", "NOTIFY mine"),
-    without_trace("an advisory lock of a session that is closed", "SELECT pg_advisory_lock(1)"),
-    without_trace("settings of a session that is closed", "SET default_transaction_read_only = on"),
+    without_leftovers("a listener of a session that is closed", "LISTEN mine", "NOTIFY mine"),
+    without_leftovers("an advisory lock of a session that is closed", "SELECT pg_advisory_lock(1)"),
+    without_leftovers("settings of a session that is closed", "SET default_transaction_read_only = on"),
 )  # fmt: skip
 
 PREPARED: Final = (
@@ -91,7 +91,7 @@ PREPARED: Final = (
            "COMMIT PREPARED '@login@ 6'"),
     change("a prepared truncate that was committed",
            "BEGIN; DELETE FROM preference; TRUNCATE pair; PREPARE TRANSACTION '@login@ 7'", "COMMIT PREPARED '@login@ 7'"),
-    without_trace("a prepared transaction that was rolled back",
+    without_leftovers("a prepared transaction that was rolled back",
                   "BEGIN; DELETE FROM pair; DROP TABLE note; PREPARE TRANSACTION '@login@ 8'",
                   "ROLLBACK PREPARED '@login@ 8'"),
     change("several prepared transactions",

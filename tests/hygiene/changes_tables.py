@@ -7,7 +7,16 @@ from typing import Final
 import psycopg
 import pytest
 
-from tests.hygiene.change import Change, Holder, between, by, change, left_open, refused, without_trace
+from tests.hygiene.change import (
+    Change,
+    Holder,
+    by_function,
+    change,
+    for_versions,
+    left_open,
+    refused,
+    without_leftovers,
+)
 
 
 def _invalid_index(holder: Holder) -> None:
@@ -20,9 +29,9 @@ TABLES: Final = (
     change("a table created and filled", "CREATE TABLE mine AS SELECT * FROM person"),
     change("a table created, and dropped again",
            "SELECT nextval('untouched')", "CREATE TABLE mine (id serial)", "DROP TABLE mine"),
-    without_trace("a table created in a transaction that is rolled back",
+    without_leftovers("a table created in a transaction that is rolled back",
            "BEGIN; CREATE TABLE mine (id serial); ROLLBACK"),
-    change("a table of a type created", "CREATE TABLE mine OF money_amount"),
+    change("a table of a composite type created", "CREATE TABLE mine OF money_amount"),
     change("a table created like another", "CREATE TABLE mine (LIKE person INCLUDING ALL)"),
     change("an unlogged table created", "CREATE UNLOGGED TABLE mine (a integer)"),
     change("an unseeded table dropped", "DROP TABLE note"),
@@ -34,7 +43,7 @@ TABLES: Final = (
            "DROP TABLE no_columns", "CREATE TABLE no_columns ()", "COMMENT ON TABLE no_columns IS 'again'"),
     change("a seeded table dropped, and created as it was, but empty",
            "DROP TABLE pair", "CREATE TABLE pair (a integer, b text)"),
-    change("a seeded table in another's place",
+    change("a seeded table replaced by another table",
            "CREATE TABLE other AS SELECT * FROM pair WHERE a = 1", "DROP TABLE pair", "ALTER TABLE other RENAME TO pair"),
     change("a table renamed", "ALTER TABLE note RENAME TO notes"),
     change("two tables' names exchanged",
@@ -49,12 +58,12 @@ TABLES: Final = (
     change("a table clustered", "CLUSTER product USING product_pkey"),
     change("an inheritance ended", "ALTER TABLE child NO INHERIT parent"),
     change("an inheritance begun", "CREATE TABLE heir (b integer) INHERITS (parent)"),
-    without_trace("a table rewritten", "VACUUM FULL person"),
-    without_trace("a table clustered as it was before", "CLUSTER person"),
-    without_trace("tables vacuumed and analyzed", "VACUUM ANALYZE person, pair"),
-    without_trace("a table's access method set to what it is", "ALTER TABLE note SET ACCESS METHOD heap"),
+    without_leftovers("a table rewritten", "VACUUM FULL person"),
+    without_leftovers("a table clustered as it was before", "CLUSTER person"),
+    without_leftovers("tables vacuumed and analyzed", "VACUUM ANALYZE person, pair"),
+    without_leftovers("a table's access method set to its old value", "ALTER TABLE note SET ACCESS METHOD heap"),
     left_open("a table dropped in a transaction still open", "BEGIN", "DROP TABLE note"),
-    refused("a table given to somebody else", "ALTER TABLE note OWNER TO pg_monitor"),
+    refused("a table's owner changed", "ALTER TABLE note OWNER TO pg_monitor"),
     refused("a column added to one of PostgreSQL's own tables", "ALTER TABLE pg_class ADD COLUMN mine text"),
 )  # fmt: skip
 
@@ -85,15 +94,15 @@ COLUMNS: Final = (
     change("a column's compression set", "ALTER TABLE note ALTER COLUMN body SET COMPRESSION pglz"),
     change("a column's option set", "ALTER TABLE note ALTER COLUMN body SET (n_distinct = 5)"),
     change("a column no longer generated", "ALTER TABLE person ALTER COLUMN lower_mail DROP EXPRESSION"),
-    between(18, 99, change("a virtual generated column added",
+    for_versions(18, 99, change("a virtual generated column added",
            "ALTER TABLE note ADD COLUMN size integer GENERATED ALWAYS AS (length(body))")),
-    between(18, 99, change("a generated column's expression changed",
+    for_versions(18, 99, change("a generated column's expression changed",
            "ALTER TABLE person ALTER COLUMN lower_mail SET EXPRESSION AS (upper(mail))")),
 )  # fmt: skip
 
 CONSTRAINTS: Final = (
     change("a check added", "ALTER TABLE note ADD CHECK (body <> '')"),
-    change("a check added without looking", "ALTER TABLE product ADD CONSTRAINT later CHECK (price > 100) NOT VALID"),
+    change("a check added without validation", "ALTER TABLE product ADD CONSTRAINT later CHECK (price > 100) NOT VALID"),
     change("a check validated", "ALTER TABLE product DROP CONSTRAINT known_weight",
            "ALTER TABLE product ADD CONSTRAINT known_weight CHECK (weight < 100) NOT VALID",
            "ALTER TABLE product VALIDATE CONSTRAINT known_weight"),
@@ -109,13 +118,13 @@ CONSTRAINTS: Final = (
     change("an exclusion dropped", "ALTER TABLE booking DROP CONSTRAINT booking_during_excl"),
     change("an exclusion added", "ALTER TABLE booking ADD EXCLUDE USING gist (during WITH -|-)"),
     change("a constraint renamed", "ALTER TABLE note RENAME CONSTRAINT note_pkey TO note_key"),
-    change("a constraint made of an index",
+    change("a constraint created from an index",
            "CREATE UNIQUE INDEX taken ON note (body)", "ALTER TABLE note ADD UNIQUE USING INDEX taken"),
-    between(18, 99, change("a constraint that is not enforced",
+    for_versions(18, 99, change("a constraint that is not enforced",
            "ALTER TABLE note ADD CONSTRAINT loose CHECK (body <> '') NOT ENFORCED")),
-    between(18, 99, change("a foreign key no longer enforced",
+    for_versions(18, 99, change("a foreign key no longer enforced",
            "ALTER TABLE person ALTER CONSTRAINT person_team NOT ENFORCED")),
-    between(18, 99, change("not null added without looking",
+    for_versions(18, 99, change("not null added without validation",
            "ALTER TABLE note ADD CONSTRAINT there NOT NULL body NOT VALID")),
 )  # fmt: skip
 
@@ -124,15 +133,16 @@ INDEXES: Final = (
     change("an index created concurrently", "CREATE INDEX CONCURRENTLY mine ON note (lower(body)) WHERE body <> ''"),
     change("an index created on partitions", "CREATE INDEX mine ON event (kind)"),
     change("an index created on the parent partition only", "CREATE INDEX mine ON ONLY event (kind)"),
-    by(_invalid_index, "an index left invalid"),
+    by_function(_invalid_index, "an index left invalid"),
     change("an index dropped", "DROP INDEX person_partial"),
     change("an index dropped concurrently", "DROP INDEX CONCURRENTLY product_lower"),
     change("an index renamed", "ALTER INDEX product_lower RENAME TO product_upper"),
     change("an index's parameter set", "ALTER INDEX product_lower SET (fillfactor = 50)"),
     change("an index's statistics target set", "ALTER INDEX product_lower ALTER COLUMN 1 SET STATISTICS 9"),
-    change("a unique index of equal nulls", "CREATE UNIQUE INDEX mine ON note (body) NULLS NOT DISTINCT"),
-    without_trace("indexes built again", "REINDEX TABLE person"),
-    without_trace("indexes built again concurrently", "REINDEX INDEX CONCURRENTLY product_lower"),
+    change("a unique index created that treats nulls as equal",
+           "CREATE UNIQUE INDEX mine ON note (body) NULLS NOT DISTINCT"),
+    without_leftovers("indexes built again", "REINDEX TABLE person"),
+    without_leftovers("indexes built again concurrently", "REINDEX INDEX CONCURRENTLY product_lower"),
 )  # fmt: skip
 
 PARTITIONS: Final = (
@@ -191,7 +201,7 @@ POLICIES: Final = (
     change("row security no longer forced", "ALTER TABLE secret NO FORCE ROW LEVEL SECURITY"),
     change("a policy created", "CREATE POLICY mine ON secret FOR DELETE USING (false)"),
     change("a policy altered", "ALTER POLICY own ON secret USING (owner_name = 'bob')"),
-    change("a policy given to another role", "ALTER POLICY own ON secret TO pg_monitor"),
+    change("a policy assigned to another role", "ALTER POLICY own ON secret TO pg_monitor"),
     change("a policy renamed", "ALTER POLICY own ON secret RENAME TO owned"),
     change("a policy dropped", "DROP POLICY builder ON secret"),
 )  # fmt: skip

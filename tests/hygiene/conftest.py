@@ -11,8 +11,8 @@ import pytest
 
 from tests.hygiene.catalogue import Place
 from tests.hygiene.change import Isolation
-from tests.hygiene.ground import Ground, Lease
-from tests.hygiene.judge import Picture
+from tests.hygiene.pool import Lease, Pool
+from tests.hygiene.snapshot import Snapshot
 from tests.servers import PostgresServer, Servers
 from tests.services import Service, start_service
 
@@ -22,22 +22,22 @@ SETTINGS = {"min_ready": 1, "max_size": 1, "failed_seconds": 1, "connection_limi
 
 
 @dataclass(slots=True)
-class Stand:
-    """A ground with its present, clean lease, and the picture of the clean database."""
+class LeasedPool:
+    """A pool with its present, clean lease, and the snapshot of the clean database."""
 
-    ground: Ground
-    clean: Lease
-    baseline: Picture
+    pool: Pool
+    lease: Lease
+    baseline: Snapshot
 
 
 @dataclass(slots=True)
-class Grounds:
+class LeasedPools:
     """The service of this process's hygiene tests. It is replaced when a test needs another version or role."""
 
     servers: Servers
     redis_url: str
     _service: tuple[PostgresServer, bool, Service] | None = None
-    _stands: dict[Isolation, Stand] = field(default_factory=dict)
+    _leased: dict[Isolation, LeasedPool] = field(default_factory=dict)
     _opened: int = 0
 
     def service(self, major: int, *, plain: bool = False) -> tuple[PostgresServer, Service]:
@@ -50,7 +50,7 @@ class Grounds:
         server, _, service = self._service
         return server, service
 
-    def open(
+    def open_pool(
         self,
         major: int,
         isolation: Isolation,
@@ -58,20 +58,20 @@ class Grounds:
         name: str = "hygiene",
         *extensions: str,
         plain: bool = False,
-    ) -> Stand:
-        """Open a new pool, and take the picture of its first lease."""
+    ) -> LeasedPool:
+        """Open a new pool, and take the snapshot of its first lease."""
         server, service = self.service(major, plain=plain)
         self._opened += 1
-        ground = Ground.of(service, server.dsn, isolation, f"{name}{self._opened}", sql, *extensions)
-        first = ground.acquire()
+        pool = Pool.of(service, server.dsn, isolation, f"{name}{self._opened}", sql, *extensions)
+        first = pool.acquire()
         assert first.generation == 1
-        return Stand(ground, first, ground.judge.picture(first.subject))
+        return LeasedPool(pool, first, pool.snapshotter.snapshot(first.subject))
 
-    def stand(self, major: int, isolation: Isolation, *, plain: bool = False) -> Stand:
+    def leased_pool(self, major: int, isolation: Isolation, *, plain: bool = False) -> LeasedPool:
         """Return the shared pool of this version, isolation and role of the service."""
         self.service(major, plain=plain)
-        if isolation not in self._stands:
-            self._stands[isolation] = self.open(
+        if isolation not in self._leased:
+            self._leased[isolation] = self.open_pool(
                 major,
                 isolation,
                 TEMPLATE,
@@ -79,23 +79,23 @@ class Grounds:
                 *Place(major, isolation, plain).extensions,
                 plain=plain,
             )
-        return self._stands[isolation]
+        return self._leased[isolation]
 
-    def abandon(self, isolation: Isolation) -> None:
+    def discard(self, isolation: Isolation) -> None:
         """Use a new pool for the next test."""
-        stand = self._stands.pop(isolation)
-        stand.ground.release(stand.clean)
-        stand.ground.close()
+        leased = self._leased.pop(isolation)
+        leased.pool.release(leased.lease)
+        leased.pool.close()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of the service's log."""
         lines = self._service[2].log.splitlines() if self._service is not None else []
-        return "the service's last words:\n" + "\n".join(lines[-_LAST_LINES:])
+        return "the last lines of the service's log:\n" + "\n".join(lines[-_LAST_LINES:])
 
     def close(self) -> None:
-        for stand in self._stands.values():
-            stand.ground.http.close()
-        self._stands.clear()
+        for leased in self._leased.values():
+            leased.pool.http.close()
+        self._leased.clear()
         if self._service is not None:
             assert self._service[2].stop() == 0
             self._service = None
@@ -111,7 +111,7 @@ def as_plain_role(dsn: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def grounds(servers: Servers, service_redis_url: str) -> Iterator[Grounds]:
-    opened = Grounds(servers, service_redis_url)
+def leased_pools(servers: Servers, service_redis_url: str) -> Iterator[LeasedPools]:
+    opened = LeasedPools(servers, service_redis_url)
     yield opened
     opened.close()

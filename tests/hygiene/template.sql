@@ -1,5 +1,5 @@
--- What the hygiene matrix leases: one of nearly everything that a template can hold and both isolations can give out. Some
--- tables defend themselves against being cleaned: a rule, a policy, triggers that fire whatever the session says.
+-- The template of the hygiene matrix: nearly every kind of object that a template can have with both isolations. Some
+-- tables resist the cleanup: a rule, a policy, triggers that fire whatever the session says.
 CREATE TYPE mood AS ENUM ('calm', 'busy', 'done');
 CREATE TYPE money_amount AS (currency text, cents bigint);
 CREATE DOMAIN email AS text CHECK (VALUE ~ '^[^@]+@[^@]+$');

@@ -21,11 +21,11 @@ import psutil
 import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, postgres_binaries
-from tests import asking
+from tests import plain_http
 from tests.hygiene.change import ISOLATIONS, Holder
-from tests.hygiene.conftest import SETTINGS, TEMPLATE, Stand
-from tests.hygiene.ground import Ground, Lease
-from tests.hygiene.judge import differences
+from tests.hygiene.conftest import SETTINGS, TEMPLATE, LeasedPool
+from tests.hygiene.pool import Lease, Pool
+from tests.hygiene.snapshot import differences
 from tests.limits import LIMIT_SECONDS
 from tests.servers import wanted_majors
 from tests.services import Service, start_service
@@ -42,9 +42,9 @@ CHANGES = (
 LOGGED_TEMPLATE = TEMPLATE.replace("INSERT INTO scratch VALUES (1);", "")
 UNFINISHED = ("BEGIN", "INSERT INTO note (body) VALUES ('unfinished')", "DROP TABLE kept")
 AFTERWARDS = ("INSERT INTO audit (happened) VALUES ('after')", "DELETE FROM preference")
-MOMENTS_SECONDS = share((0.0, 0.003, 0.01, 0.03), 4)
+CRASH_DELAYS_SECONDS = share((0.0, 0.003, 0.01, 0.03), 4)
 # A row that was claimed at the moment of a crash becomes available when its claim has expired.
-IMPATIENT = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
+FAST_SETTINGS = {**SETTINGS, "claim_seconds": 5, "reconciler_seconds": 2}
 VERSIONS = [
     pytest.param(major, marks=pytest.mark.xdist_group(f"hygiene-crash-{major}"), id=f"pg{major}")
     for major in share(wanted_majors(), 3)
@@ -52,10 +52,10 @@ VERSIONS = [
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class CrashableServer:
     """A service with a server that a test can crash."""
 
-    home: Path
+    data: Path
     server: EmbeddedPostgres
     superuser: str
     service: Service
@@ -63,151 +63,151 @@ class Site:
 
     @property
     def postmaster(self) -> psutil.Process:
-        return psutil.Process(int((self.home / "cluster" / "postmaster.pid").read_text().split()[0]))
+        return psutil.Process(int((self.data / "cluster" / "postmaster.pid").read_text().split()[0]))
 
-    def crash(self, *, also: Sequence[int] = ()) -> None:
+    def crash(self, *, stopped_backends: Sequence[int] = ()) -> None:
         """Crash the server as ``pg_ctl stop -m immediate`` does. ``also`` are stopped backends, which cannot react."""
         postmaster = self.postmaster
         postmaster.send_signal(signal.SIGQUIT)
-        for backend in also:
+        for backend in stopped_backends:
             os.kill(backend, signal.SIGKILL)
-        until(lambda: not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE)
 
     def start(self) -> None:
         """Start the server after a crash, and wait until the service is ready."""
         assert asyncio.run(self.server.start()) == self.superuser
-        until(lambda: self.http.get("/readyz").status_code == 200)
+        wait_until(lambda: self.http.get("/readyz").status_code == 200)
 
     @contextmanager
-    def stands(self) -> Iterator[list[Stand]]:
-        """Open a pool of each isolation, with its first lease and the picture of its clean database."""
+    def leased_pools(self) -> Iterator[list[LeasedPool]]:
+        """Open a pool of each isolation, with its first lease and the snapshot of its clean database."""
         name = f"crash-{time.monotonic_ns()}"
         opened = [
-            Ground.of(self.service, self.superuser, isolation, name, LOGGED_TEMPLATE)
+            Pool.of(self.service, self.superuser, isolation, name, LOGGED_TEMPLATE)
             for isolation in ISOLATIONS
         ]
         try:
-            leases = [ground.acquire() for ground in opened]
+            leases = [pool.acquire() for pool in opened]
             yield [
-                Stand(ground, lease, ground.judge.picture(lease.subject))
-                for ground, lease in zip(opened, leases, strict=True)
+                LeasedPool(pool, lease, pool.snapshotter.snapshot(lease.subject))
+                for pool, lease in zip(opened, leases, strict=True)
             ]
         finally:
-            for ground in opened:
-                ground.close()
+            for pool in opened:
+                pool.close()
 
 
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[Site]:
+def crashable(request: pytest.FixtureRequest, service_redis_url: str) -> Iterator[CrashableServer]:
     directory = Path(tempfile.mkdtemp(prefix="freshdb-crash-"))
     directory.chmod(0o711)
-    home = directory / "postgres"
+    data = directory / "postgres"
     # Commits must survive, also those of the control plane's rows.
     server = EmbeddedPostgres(
-        home, binaries=postgres_binaries(request.param), settings={"synchronous_commit": "on"}
+        data, binaries=postgres_binaries(request.param), settings={"synchronous_commit": "on"}
     )
     superuser = asyncio.run(server.start())
-    service = start_service([superuser], service_redis_url, settings=IMPATIENT)
+    service = start_service([superuser], service_redis_url, settings=FAST_SETTINGS)
     try:
-        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=60) as http:
-            yield Site(home, server, superuser, service, http)
+        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as http:
+            yield CrashableServer(data, server, superuser, service, http)
         assert service.stop() == 0
     finally:
         asyncio.run(server.stop())
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("site", VERSIONS, indirect=True)
-def test_a_crash_in_the_middle_of_a_lease(site: Site) -> None:
+@pytest.mark.parametrize("crashable", VERSIONS, indirect=True)
+def test_changes_before_and_after_a_crash_are_cleaned(crashable: CrashableServer) -> None:
     """Changes before and after the crash are found, although the counters begin at zero in between."""
-    with site.stands() as stands, ExitStack() as held:
-        for stand in stands:
-            holder = held.enter_context(Holder(stand.clean.subject))
+    with crashable.leased_pools() as leased_pools, ExitStack() as stack:
+        for leased in leased_pools:
+            holder = stack.enter_context(Holder(leased.lease.subject))
             holder.run(*CHANGES)
             holder.run_in(holder.connect(), *UNFINISHED)
-        site.crash()
-        site.start()
-        for stand in stands:
-            assert stand.ground.judge.sees_difference(stand.baseline, stand.clean.subject)
-            Holder(stand.clean.subject).run(*AFTERWARDS)
-            _release(stand)
-            _next_is_clean(stand)
+        crashable.crash()
+        crashable.start()
+        for leased in leased_pools:
+            assert leased.pool.snapshotter.differs(leased.baseline, leased.lease.subject)
+            Holder(leased.lease.subject).run(*AFTERWARDS)
+            _release_when_possible(leased)
+            _check_next_lease_is_clean(leased)
 
 
-@pytest.mark.parametrize("site", VERSIONS, indirect=True)
-def test_rows_written_only_after_a_crash(site: Site) -> None:
-    with site.stands() as stands:
-        site.crash()
-        site.start()
-        for stand in stands:
-            Holder(stand.clean.subject).run(*AFTERWARDS)
-            _release(stand)
-            _next_is_clean(stand)
+@pytest.mark.parametrize("crashable", VERSIONS, indirect=True)
+def test_rows_written_only_after_a_crash_are_cleaned(crashable: CrashableServer) -> None:
+    with crashable.leased_pools() as leased_pools:
+        crashable.crash()
+        crashable.start()
+        for leased in leased_pools:
+            Holder(leased.lease.subject).run(*AFTERWARDS)
+            _release_when_possible(leased)
+            _check_next_lease_is_clean(leased)
 
 
-@pytest.mark.parametrize("site", VERSIONS, indirect=True)
-def test_a_crash_in_the_middle_of_a_reset(site: Site) -> None:
+@pytest.mark.parametrize("crashable", VERSIONS, indirect=True)
+def test_reset_interrupted_by_a_crash_is_completed(crashable: CrashableServer) -> None:
     """A stopped backend does not end when it is terminated, so the reset is still in progress when the server crashes."""
-    with site.stands() as stands, ExitStack() as held:
+    with crashable.leased_pools() as leased_pools, ExitStack() as stack:
         stopped = []
-        for stand in stands:
-            holder = held.enter_context(Holder(stand.clean.subject))
+        for leased in leased_pools:
+            holder = stack.enter_context(Holder(leased.lease.subject))
             holder.run(*CHANGES)
             connection = holder.connect()
             holder.run_in(connection, *UNFINISHED)
             stopped.append(connection.info.backend_pid)
             os.kill(stopped[-1], signal.SIGSTOP)
         try:
-            for stand in stands:
-                stand.ground.release(stand.clean)
-            for stand in stands:
-                until(lambda: stand.ground.is_being_reset(stand.clean))  # noqa: B023 - called at once
+            for leased in leased_pools:
+                leased.pool.release(leased.lease)
+            for leased in leased_pools:
+                wait_until(lambda: leased.pool.is_being_reset(leased.lease))  # noqa: B023 - called at once
         finally:
-            site.crash(also=stopped)
-            site.start()
-        for stand in stands:
-            _next_is_clean(stand)
+            crashable.crash(stopped_backends=stopped)
+            crashable.start()
+        for leased in leased_pools:
+            _check_next_lease_is_clean(leased)
 
 
-@pytest.mark.parametrize("site", VERSIONS, indirect=True)
-def test_a_crash_right_after_a_release(site: Site) -> None:
-    with site.stands() as stands:
-        for seconds in MOMENTS_SECONDS:
-            for stand in stands:
-                Holder(stand.clean.subject).run(*CHANGES)
-                stand.ground.release(stand.clean)
+@pytest.mark.parametrize("crashable", VERSIONS, indirect=True)
+def test_crash_right_after_a_release_leaves_a_clean_database(crashable: CrashableServer) -> None:
+    with crashable.leased_pools() as leased_pools:
+        for seconds in CRASH_DELAYS_SECONDS:
+            for leased in leased_pools:
+                Holder(leased.lease.subject).run(*CHANGES)
+                leased.pool.release(leased.lease)
             time.sleep(seconds)  # the crash comes at a different moment each time
-            site.crash()
-            site.start()
-            for stand in stands:
-                _next_is_clean(stand)
+            crashable.crash()
+            crashable.start()
+            for leased in leased_pools:
+                _check_next_lease_is_clean(leased)
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.02)
 
 
-def _release(stand: Stand) -> None:
+def _release_when_possible(leased: LeasedPool) -> None:
     """Release as soon as the service can. It may still be detecting that its own connections are lost."""
-    until(lambda: stand.ground.http.delete(f"/v1/leases/{stand.clean.id}").status_code == httpx.codes.OK)
+    wait_until(lambda: leased.pool.http.delete(f"/v1/leases/{leased.lease.id}").status_code == httpx.codes.OK)
 
 
-def _next_is_clean(stand: Stand) -> None:
-    before = stand.clean.subject.user
-    stand.clean = _acquired(stand.ground)
-    assert stand.clean.subject.user != before
-    found = differences(stand.baseline, stand.ground.judge.picture(stand.clean.subject))
+def _check_next_lease_is_clean(leased: LeasedPool) -> None:
+    before = leased.lease.subject.user
+    leased.lease = _acquire_with_retries(leased.pool)
+    assert leased.lease.subject.user != before
+    found = differences(leased.baseline, leased.pool.snapshotter.snapshot(leased.lease.subject))
     assert not found, "\n".join(found)
 
 
-def _acquired(ground: Ground) -> Lease:
+def _acquire_with_retries(pool: Pool) -> Lease:
     """Acquire as clients do: repeat the request while the response says to retry."""
     end = time.monotonic() + LIMIT_SECONDS
     while True:
-        answer = ground.ask()
+        answer = pool.request_lease()
         if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > end:
-            return ground.granted(answer)
+            return pool.granted(answer)
         time.sleep(0.1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.hygiene.catalogue import CATALOGUE, EVERYWHERE_KINDS, Place, cases_in, places_of, plan
+from tests.hygiene.catalogue import CATALOGUE, IMPORTANT_KINDS, Place, cases_in, places_of, plan
 from tests.hygiene.change import Change, Holder
-from tests.hygiene.conftest import Grounds, Stand
-from tests.hygiene.judge import differences
+from tests.hygiene.conftest import LeasedPool, LeasedPools
+from tests.hygiene.snapshot import differences
 from tests.servers import MAJORS, wanted_majors
 
 PLACES = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
@@ -21,43 +21,45 @@ PLACES = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
         for case in plan(wanted_majors())
     ],
 )
-def test_the_next_holder_finds_the_template(grounds: Grounds, place: Place, change: Change) -> None:
-    stand = grounds.stand(place.major, place.isolation, plain=place.plain)
-    holder = Holder(stand.clean.subject)
+def test_next_holder_gets_a_copy_of_the_template(
+    leased_pools: LeasedPools, place: Place, change: Change
+) -> None:
+    leased = leased_pools.leased_pool(place.major, place.isolation, plain=place.plain)
+    holder = Holder(leased.lease.subject)
     try:
         if place.isolation in change.refused:
-            _is_refused(change, holder)
+            _check_refusal(change, holder)
             if len(change.sql) == 1:
                 return
         else:
-            change.make(holder)
-            seen = stand.ground.judge.sees_difference(stand.baseline, stand.clean.subject)
-            assert seen == (place.isolation not in change.unseen)
-        _is_clean_again(stand)
+            change.apply(holder)
+            differs = leased.pool.snapshotter.differs(leased.baseline, leased.lease.subject)
+            assert differs == (place.isolation not in change.unseen)
+        _check_next_lease_is_clean(leased)
     except BaseException as error:
-        error.add_note(grounds.last_words())
-        grounds.abandon(place.isolation)
+        error.add_note(leased_pools.log_tail())
+        leased_pools.discard(place.isolation)
         raise
     finally:
         holder.leave()
 
 
-def _is_refused(change: Change, holder: Holder) -> None:
+def _check_refusal(change: Change, holder: Holder) -> None:
     with pytest.raises(psycopg.Error) as refusal:
-        change.make(holder)
+        change.apply(holder)
     assert refusal.value.sqlstate == change.refusal, refusal.value
 
 
-def _is_clean_again(stand: Stand) -> None:
-    stand.clean = stand.ground.next_of(stand.clean)
-    found = differences(stand.baseline, stand.ground.judge.picture(stand.clean.subject))
+def _check_next_lease_is_clean(leased: LeasedPool) -> None:
+    leased.lease = leased.pool.next_of(leased.lease)
+    found = differences(leased.baseline, leased.pool.snapshotter.snapshot(leased.lease.subject))
     assert not found, "\n".join(found)
 
 
-def test_kinds_have_names_of_their_own() -> None:
+def test_names_of_kinds_are_unique() -> None:
     names = [change.name for change in CATALOGUE]
     assert len(set(names)) == len(names)
-    assert set(names) >= EVERYWHERE_KINDS
+    assert set(names) >= IMPORTANT_KINDS
 
 
 def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
@@ -68,7 +70,7 @@ def test_at_least_seventy_five_kinds_are_cleaned_in_every_place() -> None:
 
 def test_every_important_kind_is_possible_in_every_place() -> None:
     for place in places_of(MAJORS):
-        assert {case.change.name for case in cases_in([place])} >= EVERYWHERE_KINDS, place
+        assert {case.change.name for case in cases_in([place])} >= IMPORTANT_KINDS, place
 
 
 @pytest.mark.parametrize("majors", [MAJORS, MAJORS[:2], MAJORS[:1]], ids=str)
@@ -79,7 +81,7 @@ def test_each_turn_has_every_important_kind_and_the_turns_have_every_place(
     monkeypatch.setattr("tests.hygiene.catalogue.ALL", False)
     turns = [plan(majors, turn) for turn in range(len(PLACES) * 2)]
     for cases in turns:
-        assert {case.change.name for case in cases} > EVERYWHERE_KINDS
+        assert {case.change.name for case in cases} > IMPORTANT_KINDS
     everything = cases_in([*places_of(majors), *places_of(majors, plain=True)])
-    important = {str(case) for case in everything if case.change.name in EVERYWHERE_KINDS}
+    important = {str(case) for case in everything if case.change.name in IMPORTANT_KINDS}
     assert {str(case) for cases in turns for case in cases} > important

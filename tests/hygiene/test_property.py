@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.hygiene.change import ISOLATIONS, Holder, Isolation
-from tests.hygiene.conftest import Grounds, Stand
-from tests.hygiene.drawing import Story, stories
-from tests.hygiene.judge import differences
+from tests.hygiene.conftest import LeasedPool, LeasedPools
+from tests.hygiene.snapshot import differences
+from tests.hygiene.strategies import Scenario, scenarios
 from tests.servers import wanted_majors
 
-ASKED = os.environ.get("FRESHDB_HYGIENE_EXAMPLES")
-EXAMPLES = int(ASKED) if ASKED else 3
+REQUESTED_EXAMPLES = os.environ.get("FRESHDB_HYGIENE_EXAMPLES")
+EXAMPLES = int(REQUESTED_EXAMPLES) if REQUESTED_EXAMPLES else 3
 
 
 @pytest.mark.xdist_group(f"hygiene-{wanted_majors()[0]}")
@@ -27,27 +27,31 @@ EXAMPLES = int(ASKED) if ASKED else 3
 @pytest.mark.parametrize("plain", [False, True], ids=["superuser", "plain"])
 @settings(
     max_examples=EXAMPLES,
-    derandomize=ASKED is None,
+    derandomize=REQUESTED_EXAMPLES is None,
     database=None,
     deadline=None,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink] if ASKED else [Phase.explicit, Phase.generate],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink]
+    if REQUESTED_EXAMPLES
+    else [Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(story=stories())
+@given(scenario=scenarios())
 def test_random_changes_are_undone_for_next_holder(
-    grounds: Grounds, isolation: Isolation, story: Story, *, plain: bool
+    leased_pools: LeasedPools, isolation: Isolation, scenario: Scenario, *, plain: bool
 ) -> None:
-    stand = grounds.open(wanted_majors()[0], isolation, story.schema.sql, "property", plain=plain)
+    leased = leased_pools.open_pool(
+        wanted_majors()[0], isolation, scenario.schema.sql, "property", plain=plain
+    )
     try:
-        for statements in story.holders:
-            _lease_and_judge(stand, statements, left_open=story.left_open)
+        for statements in scenario.holders:
+            _lease_and_compare(leased, statements, left_open=scenario.left_open)
     finally:
-        stand.ground.release(stand.clean)
-        stand.ground.close()
+        leased.pool.release(leased.lease)
+        leased.pool.close()
 
 
-def _lease_and_judge(stand: Stand, statements: tuple[str, ...], *, left_open: bool) -> None:
-    holder = Holder(stand.clean.subject)
+def _lease_and_compare(leased: LeasedPool, statements: tuple[str, ...], *, left_open: bool) -> None:
+    holder = Holder(leased.lease.subject)
     connection = holder.connect()
     for statement in statements:
         with suppress(psycopg.Error):
@@ -56,7 +60,7 @@ def _lease_and_judge(stand: Stand, statements: tuple[str, ...], *, left_open: bo
             connection.rollback()
     if not left_open:
         holder.leave()
-    stand.clean = stand.ground.next_of(stand.clean)
+    leased.lease = leased.pool.next_of(leased.lease)
     holder.leave()
-    found = differences(stand.baseline, stand.ground.judge.picture(stand.clean.subject))
-    assert not found, "\n".join([stand.ground.template, *statements, *found])
+    found = differences(leased.baseline, leased.pool.snapshotter.snapshot(leased.lease.subject))
+    assert not found, "\n".join([leased.pool.template, *statements, *found])

@@ -108,7 +108,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Installation:
     """The control database and prefix of a test's installation."""
 
     settings: Settings
@@ -121,14 +121,14 @@ class Site:
         return self.settings.control.get_secret_value()
 
 
-def site(servers: Sequence[PostgresServer], redis_url: str, **settings: object) -> Site:
+def new_installation(servers: Sequence[PostgresServer], redis_url: str, **settings: object) -> Installation:
     """Return settings of a new installation, whose control database is on the first server."""
     prefix = f"fdb{secrets.token_hex(4)}"
     control = with_database(servers[0].dsn, f"{prefix}_control")
     with psycopg.connect(servers[0].dsn, autocommit=True) as connection:
         connection.execute(f'create database "{prefix}_control"')
     names = tuple(f"pg{one.major}" for one in servers)
-    return Site(
+    return Installation(
         Settings.model_validate(
             {
                 "postgres": tuple(f"{name}={one.dsn}" for name, one in zip(names, servers, strict=True)),
@@ -145,7 +145,7 @@ def site(servers: Sequence[PostgresServer], redis_url: str, **settings: object) 
 
 
 @asynccontextmanager
-async def replica(of: Site) -> AsyncIterator[Bench]:
+async def replica(of: Installation) -> AsyncIterator[Bench]:
     """Run one replica of an installation."""
     binaries = postgres_binaries(18)
     options = ServerOptions(
@@ -162,7 +162,7 @@ async def replica(of: Site) -> AsyncIterator[Bench]:
         await bench.builds.close()
 
 
-def names_on(of: Site) -> set[str]:
+def names_on(of: Installation) -> set[str]:
     """Return all databases and roles of an installation on its servers, except the control database."""
     found: set[str] = set()
     for dsn in of.dsns:

@@ -28,7 +28,7 @@ from tests.benchmarks.running import (
     serving,
     wait_until_ready,
 )
-from tests.load.outcome import Load, Outcome, Seen
+from tests.load.outcome import Load, Outcome, Results
 from tests.load.page import PAGE, page
 
 LONG_SECONDS = 300
@@ -45,27 +45,27 @@ def run(load: Load, seconds: float) -> Outcome:
         served.client() as client,
     ):
         _pools(client, load)
-        in_queue = _role(served, "queue", load, clients=load.clients, excess=load.excess)
-        in_pools = _role(
+        queue_role = _role(served, "queue", load, clients=load.clients, excess=load.excess)
+        pools_role = _role(
             served,
-            "beats",
+            "heartbeats",
             load,
             clients=load.clients_per_template,
             templates=load.templates,
-            beating=load.beating,
+            renewed_leases=load.renewed_leases,
             per_second=load.per_second,
         )
-        for role in (in_queue, in_pools):
+        for role in (queue_role, pools_role):
             if role.stdout is None or role.stdout.readline().strip() != "ready":
                 raise RuntimeError("a role of the load did not start")
-        print(f"everybody is in place: {seconds:.0f} s", flush=True)  # noqa: T201
+        print(f"all clients are connected: {seconds:.0f} s", flush=True)  # noqa: T201
         cpu, before, began = served.cpu(), _renewals(client), time.monotonic()
         time.sleep(seconds)
         cpu, after, taken = served.cpu() - cpu, _renewals(client), time.monotonic() - began
         return Outcome(
             seconds=taken,
-            queue=_told(in_queue, served.data / "queue.json"),
-            beats=_told(in_pools, served.data / "beats.json"),
+            queue=_finish(queue_role, served.data / "queue.json"),
+            heartbeats=_finish(pools_role, served.data / "heartbeats.json"),
             cpu=cpu,
             server_renewals={bound: after[bound] - before.get(bound, 0) for bound in after},
         )
@@ -73,7 +73,9 @@ def run(load: Load, seconds: float) -> Outcome:
 
 def _pools(client: httpx.Client, load: Load) -> None:
     sizes = {"queue": load.databases}
-    sizes |= {f"pool{number}": load.beating + load.clients_per_template for number in range(load.templates)}
+    sizes |= {
+        f"pool{number}": load.renewed_leases + load.clients_per_template for number in range(load.templates)
+    }
     pools = {}
     for name, size in sizes.items():
         register(client, name, SQL, f"comment on table item is '{name}'")
@@ -83,9 +85,9 @@ def _pools(client: httpx.Client, load: Load) -> None:
         wait_until_ready(client, pools[name], size)
 
 
-def _role(served: Served, name: str, load: Load, **asked: float) -> subprocess.Popen[str]:
-    given = {"hold-seconds": load.hold_seconds, "out": served.data / f"{name}.json"} | asked
-    words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+def _role(served: Served, name: str, load: Load, **arguments: float) -> subprocess.Popen[str]:
+    options = {"hold-seconds": load.hold_seconds, "out": served.data / f"{name}.json"} | arguments
+    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.load.callers", name, served.url, *words],
         cwd=ROOT,
@@ -95,10 +97,10 @@ def _role(served: Served, name: str, load: Load, **asked: float) -> subprocess.P
     )
 
 
-def _told(role: subprocess.Popen[str], seen_by: Path) -> Seen:
+def _finish(role: subprocess.Popen[str], results_file: Path) -> Results:
     """End a role, and return its results."""
     role.communicate()
-    return Seen(**json.loads(seen_by.read_text()))
+    return Results(**json.loads(results_file.read_text()))
 
 
 def _renewals(client: httpx.Client) -> dict[float, float]:
@@ -116,11 +118,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--hold-seconds", type=float, default=2.0)
-    asked = parser.parse_args()
-    load = Load(asked.hold_seconds)
-    text, met = page(run(load, asked.seconds), load)
+    arguments = parser.parse_args()
+    load = Load(arguments.hold_seconds)
+    text, met = page(run(load, arguments.seconds), load)
     print(text)  # noqa: T201
-    if asked.seconds >= LONG_SECONDS:
+    if arguments.seconds >= LONG_SECONDS:
         PAGE.write_text(text)
     return 0 if met else 1
 

@@ -20,7 +20,7 @@ class Load:
     clients: int = 1_000
     excess: int = 100
     templates: int = 20
-    beating: int = 5
+    renewed_leases: int = 5
     """Leases of each of these templates that are renewed."""
     clients_per_template: int = 2
     per_second: float = 500
@@ -37,7 +37,7 @@ class Load:
 
 
 @dataclass(slots=True)
-class Seen:
+class Results:
     """Results of the clients of one role. Durations are in seconds."""
 
     granted: int = 0
@@ -47,12 +47,12 @@ class Seen:
     renewals_sent: list[float] = field(default_factory=list)
     """Times of the same heartbeats from the instant at which they were sent."""
     refusals: list[float] = field(default_factory=list)
-    waited_out: list[float] = field(default_factory=list)
+    timed_out: list[float] = field(default_factory=list)
     """Waits that ended because the client's own limit had passed."""
     outcomes: dict[str, int] = field(default_factory=dict)
     without_retry_after: int = 0
 
-    def note(self, outcome: str) -> None:
+    def count_failure(self, outcome: str) -> None:
         """Count a response that reports a failure."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
@@ -68,8 +68,8 @@ class Outcome:
     """Results of both sides."""
 
     seconds: float
-    queue: Seen
-    beats: Seen
+    queue: Results
+    heartbeats: Results
     cpu: Cpu
     server_renewals: dict[float, float]
     """Number of heartbeats that the service answered within each number of seconds, by its own clock."""
@@ -77,7 +77,7 @@ class Outcome:
     @property
     def outcomes(self) -> Counter[str]:
         """Number of failures of both roles, by call, status and code."""
-        return Counter(self.queue.outcomes) + Counter(self.beats.outcomes)
+        return Counter(self.queue.outcomes) + Counter(self.heartbeats.outcomes)
 
     @property
     def served_renewals(self) -> float:
@@ -98,13 +98,14 @@ class Goals:
     @classmethod
     def of(cls, outcome: Outcome) -> Goals:
         """Compare an outcome with the goals."""
-        queue, beats = outcome.queue, outcome.beats
+        queue, heartbeats = outcome.queue, outcome.heartbeats
         return cls(
-            renew=bool(beats.renewals) and Seen.percentile(beats.renewals, 0.99) <= RENEW_SECONDS,
+            renew=bool(heartbeats.renewals)
+            and Results.percentile(heartbeats.renewals, 0.99) <= RENEW_SECONDS,
             refusal=max(queue.refusals, default=0.0) <= REFUSAL_SECONDS,
-            retry_after=queue.without_retry_after + beats.without_retry_after == 0,
+            retry_after=queue.without_retry_after + heartbeats.without_retry_after == 0,
             lost_heartbeats=sum(
-                number for what, number in outcome.outcomes.items() if what.startswith("renew")
+                number for name, number in outcome.outcomes.items() if name.startswith("renew")
             ),
             server_share=outcome.server_renewals.get(RENEW_SECONDS, 0.0) / outcome.served_renewals,
         )

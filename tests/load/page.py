@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.load.outcome import Goals, Load, Outcome, Seen
+from tests.load.outcome import Goals, Load, Outcome, Results
 
 PAGE = Path(__file__).parents[2] / "docs" / "load.md"
 _PACKAGES = ("freshdb-service", "fastapi", "uvicorn", "uvloop", "asyncpg", "redis")
@@ -24,9 +24,9 @@ processors.
 - {clients:,} clients in one queue, of a pool of {databases} databases: each waits for a lease, holds it for
   {hold:g} s on average, releases it, and joins the queue again.
 - All of them arrive at the same instant, at the beginning.
-- {excess} more clients ask all the time while the queue is full (`max_waiters={max_waiters}`).
-- {beating} leases in the pools of {templates} other templates are renewed, {per_second:.0f} heartbeats a second in all,
-  and two clients of each of these templates acquire and release.
+- {excess} more clients send requests all the time while the queue is full (`max_waiters={max_waiters}`).
+- {renewed_leases} leases in the pools of {templates} other templates are renewed, {per_second:.0f} heartbeats a second in
+  all, and two clients of each of these templates acquire and release.
 - Settings that are not the default: {settings}.
 
 | | n | per second | p50, ms | p99, ms | p99.9, ms | longest, ms | goal |
@@ -46,10 +46,12 @@ Processor seconds per second: service {service:.2f}, PostgreSQL {postgres:.2f}, 
 def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
     """Return the page, and ``True`` if every goal was met."""
     goals = Goals.of(outcome)
-    queue, beats = outcome.queue, outcome.beats
+    queue, heartbeats = outcome.queue, outcome.heartbeats
     rows = [
-        _row("heartbeat, from when it was due", beats.renewals, outcome, f"p99 ≤ 20: {_met(goals.renew)}"),
-        _row("heartbeat, from when it was sent", beats.renewals_sent, outcome, ""),
+        _row(
+            "heartbeat, from when it was due", heartbeats.renewals, outcome, f"p99 ≤ 20: {_met(goals.renew)}"
+        ),
+        _row("heartbeat, from when it was sent", heartbeats.renewals_sent, outcome, ""),
         _row(
             "refusal, when the queue is full",
             queue.refusals,
@@ -57,10 +59,10 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
             f"longest ≤ 5,000: {_met(goals.refusal)}",
         ),
         _row("wait in the queue", queue.waits, outcome, ""),
-        _row("wait in the queue, until it was too long", queue.waited_out, outcome, ""),
+        _row("wait in the queue that timed out", queue.timed_out, outcome, ""),
         _row("release, into the queue", queue.releases, outcome, ""),
-        _row("acquire, in the other pools", beats.waits, outcome, ""),
-        _row("release, in the other pools", beats.releases, outcome, ""),
+        _row("acquire, in the other pools", heartbeats.waits, outcome, ""),
+        _row("release, in the other pools", heartbeats.releases, outcome, ""),
     ]
     bounds = sorted(bound for bound in outcome.server_renewals if bound <= 0.1)
     text = TEXT.format(
@@ -72,7 +74,7 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
         hold=load.hold_seconds,
         excess=load.excess,
         max_waiters=load.max_waiters,
-        beating=load.templates * load.beating,
+        renewed_leases=load.templates * load.renewed_leases,
         templates=load.templates,
         per_second=load.per_second,
         settings=", ".join(f"`{name}={value}`" for name, value in load.settings.items()),
@@ -82,9 +84,9 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
             f"{outcome.server_renewals[bound] / outcome.served_renewals:.1%} within {bound * 1e3:g} ms"
             for bound in bounds
         ),
-        refused=", ".join(f"{number:,} {what}" for what, number in sorted(outcome.outcomes.items()))
-        or "nobody",
-        without=queue.without_retry_after + beats.without_retry_after,
+        refused=", ".join(f"{number:,} {name}" for name, number in sorted(outcome.outcomes.items()))
+        or "none",
+        without=queue.without_retry_after + heartbeats.without_retry_after,
         lost=goals.lost_heartbeats,
         service=outcome.cpu.service / outcome.seconds,
         postgres=outcome.cpu.postgres / outcome.seconds,
@@ -96,7 +98,7 @@ def page(outcome: Outcome, load: Load) -> tuple[str, bool]:
 def _row(name: str, seconds: list[float], outcome: Outcome, goal: str) -> str:
     if not seconds:
         return f"| {name} | 0 | | | | | | {goal} |"
-    figures = [Seen.percentile(seconds, share) * 1e3 for share in (0.5, 0.99, 0.999, 1.0)]
+    figures = [Results.percentile(seconds, share) * 1e3 for share in (0.5, 0.99, 0.999, 1.0)]
     cells = " | ".join(f"{one:,.1f}" for one in figures)
     return f"| {name} | {len(seconds):,} | {len(seconds) / outcome.seconds:,.0f} | {cells} | {goal} |"
 

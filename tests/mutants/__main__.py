@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.mutants.mutants import STATEMENTS, Mutant, Statement
-from tests.mutants.running import ROOT, Copy, Misfit, Verdict
+from tests.mutants.running import ROOT, Copy, InvalidMutant, Verdict
 
 PAGE = ROOT / "docs" / "mutants.md"
 WORKERS = int(os.environ.get("WORKERS", "2"))
@@ -52,39 +52,39 @@ These conditions can be removed without a change of what the statement does.
 def main(names: list[str]) -> int:
     """Try the mutants, and write the page if all are killed."""
     chosen = [one for one in STATEMENTS if not names or one.name in names]
-    verdicts, misfits = judged(chosen)
+    verdicts, invalid = verdicts_of(chosen)
     survivors = [one for one in verdicts if not one.killed_by]
     for verdict in survivors:
         print(f"SURVIVED {verdict.statement.name}: {_change(verdict.mutant)}")  # noqa: T201 - a command prints
-    for misfit in misfits:
-        print(f"MISFIT {misfit}")  # noqa: T201 - likewise
-    print(f"{len(verdicts) - len(survivors)} of {len(verdicts) + len(misfits)} mutants killed")  # noqa: T201
-    if survivors or misfits:
+    for problem in invalid:
+        print(f"INVALID {problem}")  # noqa: T201 - a command prints
+    print(f"{len(verdicts) - len(survivors)} of {len(verdicts) + len(invalid)} mutants killed")  # noqa: T201
+    if survivors or invalid:
         return 1
     if not names:
         PAGE.write_text(_page(verdicts))
     return 0
 
 
-def judged(statements: list[Statement]) -> tuple[list[Verdict], list[Misfit]]:
+def verdicts_of(statements: list[Statement]) -> tuple[list[Verdict], list[InvalidMutant]]:
     """Try every mutant of these statements, in parallel. Their tests must pass without a mutant."""
     verdicts: list[Verdict] = []
-    misfits: list[Misfit] = []
+    invalid: list[InvalidMutant] = []
     copies: SimpleQueue[Copy] = SimpleQueue()
 
-    def judge(statement: Statement, mutant: Mutant | None) -> None:
+    def try_mutant(statement: Statement, mutant: Mutant | None) -> None:
         copy = copies.get()
         try:
             killed_by, seconds = copy.attempt(statement, mutant)
-        except Misfit as error:
-            misfits.append(error)
+        except InvalidMutant as error:
+            invalid.append(error)
         else:
             if mutant is not None:
                 verdicts.append(Verdict(statement, mutant, killed_by, seconds))
                 result = f"{killed_by or 'SURVIVED'} ({seconds:.1f} s)"
                 print(f"{statement.name}: {_change(mutant)}: {result}", flush=True)  # noqa: T201 - a command prints
             elif killed_by:
-                misfits.append(Misfit(f"{statement.name}: {killed_by} fails without a mutant"))
+                invalid.append(InvalidMutant(f"{statement.name}: {killed_by} fails without a mutant"))
         finally:
             copies.put(copy)
 
@@ -93,10 +93,10 @@ def judged(statements: list[Statement]) -> tuple[list[Verdict], list[Misfit]]:
         for number in range(WORKERS):
             copies.put(stack.enter_context(Copy(directory / str(number))))
         pool = stack.enter_context(ThreadPoolExecutor(WORKERS))
-        for done in [pool.submit(judge, *one) for one in _work(statements)]:
+        for done in [pool.submit(try_mutant, *one) for one in _work(statements)]:
             done.result()
     order = {(one.name, mutant): n for n, (one, mutant) in enumerate(_work(statements))}
-    return sorted(verdicts, key=lambda one: order[one.statement.name, one.mutant]), misfits
+    return sorted(verdicts, key=lambda one: order[one.statement.name, one.mutant]), invalid
 
 
 def _work(statements: list[Statement]) -> Iterator[tuple[Statement, Mutant | None]]:
@@ -107,7 +107,7 @@ def _work(statements: list[Statement]) -> Iterator[tuple[Statement, Mutant | Non
 
 
 def _change(mutant: Mutant) -> str:
-    return "; ".join(f"{_code(find)} → {_code(put)}" for find, put in mutant.edits)
+    return "; ".join(f"{_code(find)} → {_code(replacement)}" for find, replacement in mutant.edits)
 
 
 def _code(text: str) -> str:
@@ -119,12 +119,12 @@ def _page(verdicts: list[Verdict]) -> str:
     summary = [f"| `{one.name}` | {len(one.mutants)} | {len(one.mutants)} |" for one in STATEMENTS]
     rows = [
         f"| `{one.statement.name}` | {', '.join(_code(find) for find, _ in one.mutant.edits)} "
-        f"| {', '.join(_code(put) for _, put in one.mutant.edits)} | `{one.killed_by.partition(' ')[0]}`"
+        f"| {', '.join(_code(replacement) for _, replacement in one.mutant.edits)} | `{one.killed_by.partition(' ')[0]}`"
         f"{''.join(one.killed_by.partition(' ')[1:])} | {one.seconds:.1f} |"
         for one in verdicts
     ]
     equivalents = [
-        f"| `{statement.name}` | {_code(one.find)} | {one.why} |"
+        f"| `{statement.name}` | {_code(one.find)} | {one.reason} |"
         for statement in STATEMENTS
         for one in statement.equivalents
     ]

@@ -33,7 +33,7 @@ _LIBRARIES: Final = (
 )
 
 
-class Joined:
+class JoinedRun:
     """A plugin that joins a run which has begun, as the worker of pytest-xdist does."""
 
     def __init__(self, root: Path) -> None:
@@ -70,7 +70,7 @@ def _tests(root: Path, output: str, arguments: list[str]) -> int:
     opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(opened, stream)
-    code = int(pytest.main(arguments, plugins=[Joined(root)]))
+    code = int(pytest.main(arguments, plugins=[JoinedRun(root)]))
     sys.stdout.flush()
     return code
 

@@ -15,14 +15,14 @@ class Mutant:
     """One change of a statement's source text, each ``find`` of which stands there once."""
 
     find: str
-    put: str
-    also: tuple[str, str] | None = None
+    replacement: str
+    second: tuple[str, str] | None = None
     """A second place that says the same."""
 
     @property
     def edits(self) -> tuple[tuple[str, str], ...]:
         """Every change."""
-        return ((self.find, self.put), *([] if self.also is None else [self.also]))
+        return ((self.find, self.replacement), *([] if self.second is None else [self.second]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Equivalent:
     """A change that makes no difference, and the reason."""
 
     find: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ STATEMENTS: Final = (
     ),
     Statement(
         "databases._CLAIM_DROPPING",
-        "dropping or must_go",
+        "dropping",
         (
             _M("SET state = 'dropping'", "SET state = 'resetting'"),
             _M("generation = generation + 1, ", ""),
@@ -98,7 +98,7 @@ STATEMENTS: Final = (
             _M("c.claimed_until IS NULL OR ", ""),
             _M(" OR c.claimed_until <= clock_timestamp()", ""),
             _M("c.state IN ('ready', 'dirty') AND ", ""),
-            _M(" AND t.state <> 'ready'", "", also=("gone.state <> 'ready' AND ", "")),
+            _M(" AND t.state <> 'ready'", "", second=("gone.state <> 'ready' AND ", "")),
             _M("c.state = 'failed' AND ", ""),
             _M("c.not_before IS NOT NULL\n                OR ", ""),
             _M(

@@ -21,12 +21,12 @@ PACKAGE: Final = ROOT / "service" / "src" / "freshdb_service"
 STORE: Final = PACKAGE / "store"
 _PLUGINS: Final = ("-p", "pytest_asyncio.plugin", "-p", "pytest_timeout")
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) \S*?test_(\w+\.py::\S+)", re.MULTILINE)
-_NO_SQL: Final = re.compile(
+_INVALID_SQL: Final = re.compile(
     r"syntax error|UndefinedColumn|UndefinedTable|DatatypeMismatch|AmbiguousParameter|NameError"
 )
 
 
-class Misfit(Exception):
+class InvalidMutant(Exception):
     """A mutant does not fit the source: its text is not found exactly once."""
 
 
@@ -49,7 +49,7 @@ def source_of(statement: Statement) -> tuple[str, int, int]:
             lines = text.splitlines(keepends=True)
             end = node.end_lineno or node.lineno
             return text, len("".join(lines[: node.lineno - 1])), len("".join(lines[:end]))
-    raise Misfit(f"{statement.name}: no such statement")
+    raise InvalidMutant(f"{statement.name}: no such statement")
 
 
 def names_of(node: ast.stmt) -> list[str]:
@@ -76,7 +76,7 @@ def spans(statement: Statement, change: Mutant | Equivalent) -> list[tuple[int, 
     found = []
     for find in [one for one, _ in change.edits] if isinstance(change, Mutant) else [change.find]:
         if (times := text.count(find, begin, end)) != 1:
-            raise Misfit(f"{statement.name}: {find!r} is found {times} times")
+            raise InvalidMutant(f"{statement.name}: {find!r} is found {times} times")
         at = text.index(find, begin, end)
         found.append((at, at + len(find)))
     return found
@@ -85,9 +85,12 @@ def spans(statement: Statement, change: Mutant | Equivalent) -> list[tuple[int, 
 def mutated(statement: Statement, mutant: Mutant) -> str:
     """Return the text of the module with the mutant in it."""
     text, _, _ = source_of(statement)
-    edits = [(span, put) for span, (_, put) in zip(spans(statement, mutant), mutant.edits, strict=True)]
-    for (begin, end), put in sorted(edits, reverse=True):
-        text = text[:begin] + put + text[end:]
+    edits = [
+        (span, replacement)
+        for span, (_, replacement) in zip(spans(statement, mutant), mutant.edits, strict=True)
+    ]
+    for (begin, end), replacement in sorted(edits, reverse=True):
+        text = text[:begin] + replacement + text[end:]
     return text
 
 
@@ -156,9 +159,9 @@ class Copy:
         code = int(self._tests.stdout.readline())
         if code == 0:
             return ""
-        said = output.read_text()
-        failed = _FAILED.search(said)
-        if code != 1 or failed is None or _NO_SQL.search(said):
-            raise Misfit(f"{statement.name}: its tests did not run:\n{said[-3000:]}")
-        refused = " (refused by the trigger)" if "IllegalTransition" in said else ""
+        output_text = output.read_text()
+        failed = _FAILED.search(output_text)
+        if code != 1 or failed is None or _INVALID_SQL.search(output_text):
+            raise InvalidMutant(f"{statement.name}: its tests did not run:\n{output_text[-3000:]}")
+        refused = " (refused by the trigger)" if "IllegalTransition" in output_text else ""
         return f"test_{failed[1]}{refused}"

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from freshdb import Client
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.observability.prometheus import Prometheus
 from tests.servers import PostgresServer
@@ -88,7 +88,7 @@ def some_work(client: Client, name: str) -> None:
         one.join()
     client.retire(passing.id)
     client.health()
-    asking.post(f"{client.url}/v1/leases", json={"template": "none"})
+    plain_http.post(f"{client.url}/v1/leases", json={"template": "none"})
     end = time.monotonic() + LIMIT_SECONDS
     while client.get_lease(lost.id).state != "expired":
         assert time.monotonic() < end

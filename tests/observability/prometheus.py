@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED
 
@@ -88,7 +88,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str | float) -> Any:  # noqa: ANN401 - JSON of Prometheus
         """Send a request to its API."""
-        answer = asking.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        answer = plain_http.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
         body = answer.json()
         assert body["status"] == "success", (parameters, body)
         return body["data"]
@@ -117,6 +117,6 @@ class Prometheus:
 
     def _is_ready(self) -> bool:
         try:
-            return asking.get(f"{self.url}/-/ready", timeout=5).status_code == 200
+            return plain_http.get(f"{self.url}/-/ready", timeout=5).status_code == 200
         except httpx.TransportError:
             return False

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -32,7 +32,7 @@ def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=60) as client:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as client:
         client.post("/v1/templates", json={"name": "logged", "sql": SQL}).raise_for_status()
         yield client
 
@@ -108,8 +108,8 @@ def test_lines_of_uvicorn_have_the_same_format(http: httpx.Client, service: Serv
 def test_console_line_is_readable_and_has_no_line_break(postgres_18: PostgresServer, redis_url: str) -> None:
     running = start_service([postgres_18.dsn], redis_url, settings={"log_format": "console"})
     try:
-        asking.get(f"{running.url}/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
-        asking.get(f"{running.url}/livez")
+        plain_http.get(f"{running.url}/v1/leases/no%0Alease", headers={"X-Request-Id": "broken"})
+        plain_http.get(f"{running.url}/livez")
     finally:
         assert running.stop() == 0
     [line] = [one for one in running.log.splitlines() if "request=broken" in one]
@@ -124,7 +124,7 @@ def test_log_without_a_terminal_is_json_and_access_lines_can_be_disabled(
         [postgres_18.dsn], redis_url, settings={"log_format": "auto", "access_log": "false"}
     )
     try:
-        asking.get(f"{running.url}/v1/leases")
+        plain_http.get(f"{running.url}/v1/leases")
     finally:
         assert running.stop() == 0
     said = [json.loads(line) for line in running.log.splitlines()]

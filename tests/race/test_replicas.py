@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -23,7 +23,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str) -> Iterator[list[Servi
     first = start_service([postgres_18.dsn], redis_url, settings=settings)
     both = [first, start_service([postgres_18.dsn], redis_url, settings=settings, replica_of=first)]
     sql = ["create table mark (who text)"]
-    answer = asking.post(f"{first.url}/v1/templates", json={"name": "t", "sql": sql}, timeout=60)
+    answer = plain_http.post(f"{first.url}/v1/templates", json={"name": "t", "sql": sql}, timeout=60)
     assert answer.status_code == 201, answer.text
     yield both
     for service in both:
@@ -31,18 +31,18 @@ def replicas(postgres_18: PostgresServer, redis_url: str) -> Iterator[list[Servi
             assert service.stop() == 0
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + LIMIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)
 
 
-def held_by_all(replicas: list[Service]) -> tuple[str, list[str]]:
+def lease_all(replicas: list[Service]) -> tuple[str, list[str]]:
     """Lease all databases that the pool may hold."""
     held = []
     for _ in range(3):
-        answer = asking.post(
+        answer = plain_http.post(
             f"{replicas[0].url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
         )
         assert answer.status_code == 201, answer.text
@@ -53,7 +53,7 @@ def held_by_all(replicas: list[Service]) -> tuple[str, list[str]]:
 def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Service]) -> None:
     def contend(number: int) -> None:
         service = replicas[number % 2]
-        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as client:
+        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as client:
             for turn in range(3):
                 got = client.post("/v1/leases", json={"template": "t", "wait_seconds": 60})
                 assert got.status_code == 201, got.text
@@ -63,56 +63,56 @@ def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Servic
                     assert connection.execute("select * from mark").fetchall() == [(f"{number}-{turn}",)]
                 client.delete(f"/v1/leases/{got.json()['id']}")
 
-    with ThreadPoolExecutor(6) as crowd:
-        for done in [crowd.submit(contend, number) for number in range(6)]:
+    with ThreadPoolExecutor(6) as executor:
+        for done in [executor.submit(contend, number) for number in range(6)]:
             done.result()
-    [pool] = asking.get(f"{replicas[0].url}/v1/pools").json()["items"]
+    [pool] = plain_http.get(f"{replicas[0].url}/v1/pools").json()["items"]
     assert sum(pool["databases"].values()) <= 3
 
 
-def test_the_queue_is_one_across_replicas(replicas: list[Service]) -> None:
-    pool, held = held_by_all(replicas)
+def test_replicas_share_one_queue(replicas: list[Service]) -> None:
+    pool, held = lease_all(replicas)
     served: list[int] = []
 
-    def stand(number: int) -> None:
+    def wait_in_queue(number: int) -> None:
         url = replicas[number % 2].url
-        got = asking.post(f"{url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        got = plain_http.post(f"{url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
         assert got.status_code == 201, got.text
         served.append(number)
-        asking.delete(f"{url}/v1/leases/{got.json()['id']}", timeout=60)
+        plain_http.delete(f"{url}/v1/leases/{got.json()['id']}", timeout=60)
 
     def waiting() -> int:
-        return int(asking.get(f"{replicas[0].url}/v1/pools/{pool}").json()["waiting"])
+        return int(plain_http.get(f"{replicas[0].url}/v1/pools/{pool}").json()["waiting"])
 
-    with ThreadPoolExecutor(6) as crowd:
-        stands = []
+    with ThreadPoolExecutor(6) as executor:
+        waiters = []
         for number in range(6):
-            stands.append(crowd.submit(stand, number))
-            until(partial(lambda number: waiting() == number + 1, number))
-        asking.delete(f"{replicas[1].url}/v1/leases/{held[0]}")
-        for done in stands:
+            waiters.append(executor.submit(wait_in_queue, number))
+            wait_until(partial(lambda number: waiting() == number + 1, number))
+        plain_http.delete(f"{replicas[1].url}/v1/leases/{held[0]}")
+        for done in waiters:
             done.result()
     assert served == list(range(6))
 
 
-def test_a_replica_that_is_killed_holds_nobody_up_and_strands_nothing(replicas: list[Service]) -> None:
-    doomed, other = replicas
-    pool, held = held_by_all(replicas)
-    with ThreadPoolExecutor(2) as crowd:
-        first = crowd.submit(
-            httpx.post, f"{doomed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+def test_killed_replica_delays_no_waiter_and_loses_no_database(replicas: list[Service]) -> None:
+    killed, other = replicas
+    pool, held = lease_all(replicas)
+    with ThreadPoolExecutor(2) as executor:
+        first = executor.submit(
+            httpx.post, f"{killed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
         )
-        until(lambda: asking.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 1)
-        second = crowd.submit(
+        wait_until(lambda: plain_http.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 1)
+        second = executor.submit(
             httpx.post, f"{other.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
         )
-        until(lambda: asking.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 2)
-        doomed.kill()
+        wait_until(lambda: plain_http.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 2)
+        killed.kill()
         with pytest.raises(httpx.TransportError):
             first.result()
-        assert asking.delete(f"{other.url}/v1/leases/{held[0]}", timeout=60).status_code == 200
+        assert plain_http.delete(f"{other.url}/v1/leases/{held[0]}", timeout=60).status_code == 200
         got = second.result()
     assert got.status_code == 201, got.text
     for lease in (*held[1:], got.json()["id"]):
-        assert asking.delete(f"{other.url}/v1/leases/{lease}", timeout=60).status_code == 200
-    until(lambda: set(asking.get(f"{other.url}/v1/pools/{pool}").json()["databases"]) == {"ready"})
+        assert plain_http.delete(f"{other.url}/v1/leases/{lease}", timeout=60).status_code == 200
+    wait_until(lambda: set(plain_http.get(f"{other.url}/v1/pools/{pool}").json()["databases"]) == {"ready"})

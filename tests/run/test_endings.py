@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.limits import LIMIT_SECONDS
-from tests.runs import MARK
+from tests.runs import RUN_VARIABLE
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def left_of(run: str) -> Iterator[str]:
         with suppress(psutil.Error):
             held = [file.path for file in process.open_files() if file.path.endswith("running.lock")]
             own = Path(run).name.rpartition("-")[2]
-            if process.environ().get(MARK) == run or any(own in path for path in held):
+            if process.environ().get(RUN_VARIABLE) == run or any(own in path for path in held):
                 yield f"{process.pid} {process.cmdline()}"
 
 

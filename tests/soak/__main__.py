@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.soak.holders import LEASES_OF_ONE_CLIENT
+from tests.soak.installation import KILLED_REPLICAS, REPLICAS
 from tests.soak.measures import BOUNDS
 from tests.soak.run import CALM_HOLDERS, HOLDERS, Report, soak
-from tests.soak.site import MORTAL, REPLICAS
 
 DOCS = Path(__file__).parents[2] / "docs"
 LONG_MINUTES = 5
@@ -40,7 +40,7 @@ All requests, answers and observations are recorded, and `tests/soak/checker.py`
 - The first request in a queue is served first.
 - The URL of a released lease reaches nothing.
 
-**{total:,} leases, {wrong} findings, {left} things left over** 15 s after the last fault. In the runs since
+**{total:,} leases, {wrong} findings, {left} leftovers** 15 s after the last fault. In the runs since
 the last finding: **{since:,} leases**.
 
 | minutes | seed | faults | holders | leases | findings | left over | longest wait during a kill | acquire p50 · p95 · p99 |
@@ -48,12 +48,12 @@ the last finding: **{since:,} leases**.
 {runs}
 {found}
 The longest wait is that of the acquires during which one replica was killed and nothing else happened. In runs with all
-faults, the pools are cold and the two processors are overloaded, which adds to the wait. With kills alone (`CALM=1`:
+faults, the pools are cold and the two processors are overloaded, which adds to the wait. With kills only (`CALM=1`:
 {calm_holders} holders) it is the cost of a killed replica itself.
 
 ## Resources, after the warm-up and at the end
 
-{immortal} of the replicas is never killed, and is measured every second. The table compares two medians: of the time
+{never_killed} of the replicas is never killed, and is measured every second. The table compares two medians: of the time
 from 30 to 50 % of a run, and of its last fifth. An increase above the bound is a finding.
 
 | | bound | {seeds} |
@@ -72,14 +72,14 @@ from 30 to 50 % of a run, and of its last fifth. An increase above the bound is 
 |---|---:|
 {operations}
 
-Refused operations (a knock, with the URL of an ended lease, must always be refused, the others because of faults):
+Refused operations (a reconnect with the URL of an ended lease must always be refused, the others failed because of faults):
 
 | operation, outcome | times |
 |---|---:|
 {outcomes}
 """
 
-FOUND = {
+CAUSES = {
     71: (
         "Clients stay with the replica that answers them. The measured replica had no client for half of the run, and "
         "then had all of them. Now holders create a new client every {leases} leases, and each asks another replica first."
@@ -107,33 +107,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("minutes", type=float)
     parser.add_argument("seed", type=int, nargs="?", default=random.randrange(10**6))  # noqa: S311
-    parser.add_argument("--calm", action="store_true", help="kills alone, and few holders")
-    asked = parser.parse_args()
+    parser.add_argument("--calm", action="store_true", help="kills only, and few holders")
+    arguments = parser.parse_args()
     report, history = asyncio.run(
         soak(
-            asked.minutes * 60,
-            asked.seed,
-            holders=CALM_HOLDERS if asked.calm else HOLDERS,
-            calm=asked.calm,
+            arguments.minutes * 60,
+            arguments.seed,
+            holders=CALM_HOLDERS if arguments.calm else HOLDERS,
+            calm=arguments.calm,
         )
     )
     print(report)  # noqa: T201
-    if asked.minutes >= LONG_MINUTES:
-        note(report)
+    if arguments.minutes >= LONG_MINUTES:
+        add_run(report)
     if not (report.wrong or report.left):
         return 0
-    kept = Path(tempfile.gettempdir()) / f"freshdb-soak-{asked.seed}.jsonl"
-    history.write(kept)
-    print(f"the history is in {kept}")  # noqa: T201
+    history_path = Path(tempfile.gettempdir()) / f"freshdb-soak-{arguments.seed}.jsonl"
+    history.write(history_path)
+    print(f"history written to {history_path}")  # noqa: T201
     return 1
 
 
-def note(report: Report, docs: Path = DOCS) -> None:
+def add_run(report: Report, docs: Path = DOCS) -> None:
     """Add a run to the earlier ones, and write the page of all runs."""
-    noted = docs / "soak.json"
-    runs: list[dict[str, Any]] = json.loads(noted.read_text()) if noted.exists() else []
+    data_file = docs / "soak.json"
+    runs: list[dict[str, Any]] = json.loads(data_file.read_text()) if data_file.exists() else []
     runs.append(asdict(report))
-    noted.write_text(json.dumps(runs, indent=1) + "\n")
+    data_file.write_text(json.dumps(runs, indent=1) + "\n")
     (docs / "soak.md").write_text(page(runs))
 
 
@@ -142,7 +142,7 @@ def page(runs: list[dict[str, Any]]) -> str:
     return TEXT.format(
         calm_holders=CALM_HOLDERS,
         replicas=REPLICAS,
-        immortal=REPLICAS - MORTAL,
+        never_killed=REPLICAS - KILLED_REPLICAS,
         total=_leases(runs),
         wrong=sum(len(run["wrong"]) for run in runs),
         left=sum(len(run["left"]) for run in runs),
@@ -150,8 +150,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         runs="\n".join(map(_run, runs)),
         seeds=" | ".join(f"seed {run['seed']}" for run in runs),
         lines="---|" * len(runs),
-        found="".join(map(_found, runs)),
-        windows="\n".join(_window(name, runs) for name in BOUNDS),
+        found="".join(map(_cause, runs)),
+        windows="\n".join(_resource(name, runs) for name in BOUNDS),
         faults=_rows(runs, "faults"),
         operations=_rows(runs, "counts"),
         outcomes=_rows(runs, "outcomes"),
@@ -167,10 +167,10 @@ def _leases(runs: list[dict[str, Any]]) -> int:
     return sum(run["counts"].get("acquire", 0) for run in runs)
 
 
-def _found(run: dict[str, Any]) -> str:
-    if not run["wrong"] or run["seed"] not in FOUND:
+def _cause(run: dict[str, Any]) -> str:
+    if not run["wrong"] or run["seed"] not in CAUSES:
         return ""
-    text = f"Seed {run['seed']}. {FOUND[run['seed']].format(leases=LEASES_OF_ONE_CLIENT)}"
+    text = f"Seed {run['seed']}. {CAUSES[run['seed']].format(leases=LEASES_OF_ONE_CLIENT)}"
     return "\n" + textwrap.fill(text, _WIDTH, break_on_hyphens=False) + "\n"
 
 
@@ -181,7 +181,7 @@ def _run(run: dict[str, Any]) -> str:
     cells = (
         f"{run['seconds'] / 60:.0f}",
         run["seed"],
-        "kills alone" if run["calm"] else "all",
+        "kills only" if run["calm"] else "all",
         run["holders"],
         f"{run['counts'].get('acquire', 0):,}",
         len(run["wrong"]),
@@ -192,16 +192,16 @@ def _run(run: dict[str, Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _window(name: str, runs: list[dict[str, Any]]) -> str:
+def _resource(name: str, runs: list[dict[str, Any]]) -> str:
     bound = BOUNDS[name]
     cells = [" → ".join(f"{value:.0f}" for value in run["windows"].get(name, ())) or "-" for run in runs]
-    return f"| {name} | +{bound.part:.0%} + {bound.more:.0f} | {' | '.join(cells)} |"
+    return f"| {name} | +{bound.share:.0%} + {bound.amount:.0f} | {' | '.join(cells)} |"
 
 
-def _rows(runs: list[dict[str, Any]], what: str) -> str:
+def _rows(runs: list[dict[str, Any]], key: str) -> str:
     numbers: Counter[str] = Counter()
     for run in runs:
-        numbers.update(run[what])
+        numbers.update(run[key])
     return "\n".join(f"| {name} | {number:,} |" for name, number in sorted(numbers.items()))
 
 

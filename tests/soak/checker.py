@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.limits import PATIENCE
+from tests.limits import TIMEOUT_FACTOR
 from tests.soak.history import Fault, History, Kind, Op
 
-OVER = {"lease_ended", "lease_not_found"}
-FORGET_SECONDS = 5.0 * PATIENCE
+ENDED_CODES = {"lease_ended", "lease_not_found"}
+HISTORY_SECONDS = 5.0 * TIMEOUT_FACTOR
 """Time for which the service still knows a lease that has ended."""
-DEAD_SECONDS = 15.0 * PATIENCE
+DEAD_SECONDS = 15.0 * TIMEOUT_FACTOR
 """Time after which the URL of an ended lease reaches nothing, whichever processes have died in the meantime."""
 QUEUE_SECONDS = 1.0
 """Difference of two arrivals, or of two answers, from which on their order counts for the queue."""
@@ -43,19 +43,19 @@ class Lease:
         return max(op.until for op in (self.granted, *self.ops))
 
     @property
-    def given_back_at(self) -> float | None:
+    def released_at(self) -> float | None:
         """The time of the first answer to a successful release."""
         return min((op.ended for op in self.ops if op.kind is Kind.RELEASE and op.ok), default=None)
 
 
-def judge(history: History) -> list[str]:
+def violations(history: History) -> list[str]:
     """Return all violations in a history."""
     leases = leases_of(history)
     return [
-        *_shared(leases),
-        *(line for lease in leases for line in _visits(lease, history.faults)),
-        *(line for lease in leases for line in _lost(lease)),
-        *(line for lease in leases for line in _haunted(lease, history.faults)),
+        *_double_leases(leases),
+        *(line for lease in leases for line in _wrong_contents(lease, history.faults)),
+        *(line for lease in leases for line in _early_ends(lease)),
+        *(line for lease in leases for line in _late_ends(lease, history.faults)),
         *_overtaken(history),
     ]
 
@@ -74,77 +74,82 @@ def leases_of(history: History) -> list[Lease]:
     return list(found.values())
 
 
-def _shared(leases: list[Lease]) -> Iterator[str]:
+def _double_leases(leases: list[Lease]) -> Iterator[str]:
     """Check mutual exclusion."""
-    by_place: dict[str, list[Lease]] = defaultdict(list)
+    by_database: dict[str, list[Lease]] = defaultdict(list)
     for lease in leases:
-        by_place[lease.granted.place].append(lease)
-    for place, holders in by_place.items():
+        by_database[lease.granted.database].append(lease)
+    for database, holders in by_database.items():
         holders.sort(key=lambda lease: lease.granted.ended)
         latest = None
         for lease in holders:
             if latest is not None and lease.granted.ended < latest.held_until:
                 yield (
-                    f"{place} was held by {latest.id} until {latest.held_until:.3f}, and given to {lease.id} at "
+                    f"{database} was held by {latest.id} until {latest.held_until:.3f}, but granted to {lease.id} at "
                     f"{lease.granted.ended:.3f}"
                 )
             if latest is None or lease.held_until > latest.held_until:
                 latest = lease
 
 
-def _visits(lease: Lease, faults: list[Fault]) -> Iterator[str]:
+def _wrong_contents(lease: Lease, faults: list[Fault]) -> Iterator[str]:
     """Check that the database was reachable, clean at first, and then changed by its holder only."""
     expected: tuple[str, ...] = ()
-    for visit in lease.ops:
-        if visit.kind is not Kind.VISIT or visit.ended > lease.held_until:
+    for query in lease.ops:
+        if query.kind is not Kind.QUERY or query.ended > lease.held_until:
             continue
-        if visit.ok:
-            if visit.seen != expected:
-                yield f"{lease.id} found {list(visit.seen)} in {lease.granted.place} instead of {list(expected)}"
-            expected = (*visit.seen, visit.wrote)
-        elif any(one.unreachable and one.began <= visit.ended and visit.began <= one.ended for one in faults):
+        if query.ok:
+            if query.seen != expected:
+                yield f"{lease.id} found {list(query.seen)} in {lease.granted.database} instead of {list(expected)}"
+            expected = (*query.seen, query.wrote)
+        elif any(one.unreachable and one.began <= query.ended and query.began <= one.ended for one in faults):
             return  # its rows may be committed or not
         else:
-            yield f"{lease.id} could not reach {lease.granted.place}, which it held: {visit.outcome}"
+            yield f"{lease.id} could not reach {lease.granted.database}, which it held: {query.outcome}"
 
 
-def _lost(lease: Lease) -> Iterator[str]:
+def _early_ends(lease: Lease) -> Iterator[str]:
     """Check that an acknowledged lease lives until its acknowledged end."""
     for op in lease.ops:
-        if op.kind is Kind.RENEW and op.outcome in OVER and op.ended <= lease.held_until:
-            yield f"{lease.id} was over at {op.ended:.3f}, and acknowledged until {lease.held_until:.3f}"
+        if op.kind is Kind.RENEW and op.outcome in ENDED_CODES and op.ended <= lease.held_until:
+            yield f"{lease.id} had ended at {op.ended:.3f}, but was acknowledged until {lease.held_until:.3f}"
     released = [op for op in lease.ops if op.kind is Kind.RELEASE]
     # A client whose answer was lost sends the release again. If that takes long, the service no longer knows the lease.
-    forgotten = released and released[0].ended - released[0].began > FORGET_SECONDS
+    pruned = released and released[0].ended - released[0].began > HISTORY_SECONDS
     if (
         released
-        and not forgotten
-        and released[0].outcome in OVER
+        and not pruned
+        and released[0].outcome in ENDED_CODES
         and released[0].ended <= lease.acknowledged_until
     ):
         yield (
-            f"{lease.id} was over when it was released at {released[0].ended:.3f}, and acknowledged until "
+            f"{lease.id} had ended before its release at {released[0].ended:.3f}, but was acknowledged until "
             f"{lease.acknowledged_until:.3f}"
         )
 
 
-def _haunted(lease: Lease, faults: list[Fault]) -> Iterator[str]:
+def _late_ends(lease: Lease, faults: list[Fault]) -> Iterator[str]:
     """Check that the URL of a released or expired lease reaches nothing, so that no lease ends late.
 
     The exception is a Redis that lost its data. The lease then got a full TTL again, from a time that is not known.
     """
-    over = lease.given_back_at
-    how = "given back"
-    if over is None and not any(op.kind is Kind.RELEASE for op in lease.ops):
-        over, how = lease.acknowledged_until, "over"
+    ended_at = lease.released_at
+    reason = "released"
+    if ended_at is None and not any(op.kind is Kind.RELEASE for op in lease.ops):
+        ended_at, reason = lease.acknowledged_until, "expired"
     for op in lease.ops:
-        if op.kind is not Kind.KNOCK or not op.ok or over is None or op.began <= over + DEAD_SECONDS:
-            continue
-        if how == "over" and any(
-            one.forgets and one.began <= op.ended and lease.granted.began <= one.ended for one in faults
+        if (
+            op.kind is not Kind.RECONNECT
+            or not op.ok
+            or ended_at is None
+            or op.began <= ended_at + DEAD_SECONDS
         ):
             continue
-        yield f"the URL of {lease.id}, {how} at {over:.3f}, let somebody in at {op.began:.3f}"
+        if reason == "expired" and any(
+            one.loses_data and one.began <= op.ended and lease.granted.began <= one.ended for one in faults
+        ):
+            continue
+        yield f"the URL of {lease.id}, {reason} at {ended_at:.3f}, was accepted at {op.began:.3f}"
 
 
 def _overtaken(history: History) -> Iterator[str]:
@@ -166,6 +171,6 @@ def _overtaken(history: History) -> Iterator[str]:
             if not any(one.began <= op.ended and op.began <= one.ended for one in history.faults):
                 other = first_served[later]
                 yield (
-                    f"{op.lease} waited from {op.began:.3f} to {op.ended:.3f}; {other.lease}, who came at "
+                    f"{op.lease} waited from {op.began:.3f} to {op.ended:.3f}; {other.lease}, requested at "
                     f"{other.began:.3f}, was served at {other.ended:.3f}"
                 )

@@ -20,10 +20,10 @@ import redis
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.soak.history import Fault, History
 from tests.soak.holders import TTL_SECONDS
-from tests.soak.site import MORTAL, REPLICAS, Site, pid_of
+from tests.soak.installation import KILLED_REPLICAS, REPLICAS, Installation, pid_of
 
 _HOUR: Final = 3600
-_KILLS: Final = 8
+_KILL_WEIGHT: Final = 8
 """Weight of a killed replica. Every other fault has the weight 1."""
 _SYNCHRONISED_SECONDS: Final = 10.0
 
@@ -32,37 +32,37 @@ _SYNCHRONISED_SECONDS: Final = 10.0
 class Faults:
     """One fault after another, with pauses in between."""
 
-    site: Site
+    installation: Installation
     history: History
-    choose: random.Random
-    say: Callable[[str], None]
-    kills_alone: bool = False
+    random_source: random.Random
+    log_progress: Callable[[str], None]
+    only_kills: bool = False
 
-    async def happen(self, until: float, *, every_seconds: float) -> None:
+    async def run(self, until: float, *, every_seconds: float) -> None:
         """Cause faults until an instant of the monotonic clock."""
         kinds = self._kinds()
         while monotonic() < until:
-            await asyncio.sleep(self.choose.uniform(0.5, 1.5) * every_seconds)
-            kind = self.choose.choice(kinds)
+            await asyncio.sleep(self.random_source.uniform(0.5, 1.5) * every_seconds)
+            kind = self.random_source.choice(kinds)
             began = monotonic()
-            what = await kind()
-            await self.site.answering()
+            description = await kind()
+            await self.installation.wait_until_ready()
             self.history.faults.append(
                 Fault(
-                    what,
+                    description,
                     began,
                     monotonic(),
                     unreachable=kind in self._unreachable(),
-                    forgets=kind in self._forgetting(),
+                    loses_data=kind in self._losing_data(),
                 )
             )
-            self.say(f"{what}; all there again after {monotonic() - began:.1f} s")
+            self.log_progress(f"{description}; all replicas ready after {monotonic() - began:.1f} s")
 
     def _kinds(self) -> list[Callable[[], Awaitable[str]]]:
-        if self.kills_alone:
+        if self.only_kills:
             return [self._replica_killed]
         return [
-            *[self._replica_killed] * _KILLS,
+            *[self._replica_killed] * _KILL_WEIGHT,
             self._replica_paused,
             self._redis_emptied,
             self._redis_restarted,
@@ -77,31 +77,31 @@ class Faults:
             self._managed_hangs,
             self._control_hangs,
             self._no_connection_free,
-            self._template_entered,
+            self._template_connected,
             self._timeouts_set,
-            *([self._disk_full] if self.site.disk is not None else []),
-            *([self._clock_jumps] if self.site.clocks else []),
+            *([self._disk_full] if self.installation.disk is not None else []),
+            *([self._clock_jumps] if self.installation.clocks else []),
         ]
 
     def _unreachable(self) -> list[Callable[[], Awaitable[str]]]:
         return [self._managed_crashed, self._managed_hangs, self._no_connection_free, self._disk_full]
 
-    def _forgetting(self) -> list[Callable[[], Awaitable[str]]]:
+    def _losing_data(self) -> list[Callable[[], Awaitable[str]]]:
         return [self._redis_emptied, self._redis_restarted, self._redis_failed_over]
 
-    def _soon(self, longest: float) -> float:
-        return self.choose.uniform(longest / 4, longest)
+    def _duration(self, longest: float) -> float:
+        return self.random_source.uniform(longest / 4, longest)
 
     async def _replica_killed(self) -> str:
-        number = self.choose.randrange(MORTAL)
-        self.site.replicas[number].kill()
-        await asyncio.sleep(self.choose.uniform(0, 0.5))
-        await self.site.restart(number)
+        number = self.random_source.randrange(KILLED_REPLICAS)
+        self.installation.replicas[number].kill()
+        await asyncio.sleep(self.random_source.uniform(0, 0.5))
+        await self.installation.restart(number)
         return f"replica {number} killed"
 
     async def _replica_paused(self) -> str:
-        number = self.choose.randrange(MORTAL)
-        process = self.site.replicas[number].process
+        number = self.random_source.randrange(KILLED_REPLICAS)
+        process = self.installation.replicas[number].process
         process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(TTL_SECONDS * 1.5)
@@ -110,102 +110,105 @@ class Faults:
         return f"replica {number} paused for longer than a TTL"
 
     async def _clock_jumps(self) -> str:
-        number, hours = self.choose.randrange(REPLICAS), self.choose.choice((-1, 0, 1))
-        self.site.clocks[number].is_off_by(hours * _HOUR)
-        await asyncio.sleep(self._soon(3))
+        number, hours = self.random_source.randrange(REPLICAS), self.random_source.choice((-1, 0, 1))
+        self.installation.clocks[number].set_offset(hours * _HOUR)
+        await asyncio.sleep(self._duration(3))
         return "the clock of a replica jumped"
 
     async def _redis_emptied(self) -> str:
         def empty() -> None:
-            with _redis(self.site.redis_url) as connection:
+            with _redis(self.installation.redis_url) as connection:
                 connection.flushall()
 
         await asyncio.to_thread(empty)
         return "Redis emptied"
 
     async def _redis_restarted(self) -> str:
-        await self.site.redis[0].stop()
-        await asyncio.sleep(self._soon(1))
-        await self.site.redis[0].start()
+        await self.installation.redis[0].stop()
+        await asyncio.sleep(self._duration(1))
+        await self.installation.redis[0].start()
         return "Redis restarted empty"
 
     async def _redis_paused(self) -> str:
-        pid = psutil.Process(pid_of(self.site.redis[0].data / "redis.pid"))
+        pid = psutil.Process(pid_of(self.installation.redis[0].data / "redis.pid"))
         pid.suspend()
         try:
-            await asyncio.sleep(self.choose.uniform(1, TTL_SECONDS / 2))
+            await asyncio.sleep(self.random_source.uniform(1, TTL_SECONDS / 2))
         finally:
             pid.resume()
         return "Redis paused"
 
     async def _redis_slow(self) -> str:
-        self.site.proxy.slow(0.1)
+        self.installation.proxy.delay(0.1)
         try:
-            await asyncio.sleep(self._soon(4))
+            await asyncio.sleep(self._duration(4))
         finally:
-            self.site.proxy.pass_on()
+            self.installation.proxy.pass_on()
         return "Redis slow: each answer 100 ms late"
 
     async def _redis_refuses(self) -> str:
-        await asyncio.to_thread(self.site.proxy.refuse)
+        await asyncio.to_thread(self.installation.proxy.refuse)
         try:
-            await asyncio.sleep(self._soon(3))
+            await asyncio.sleep(self._duration(3))
         finally:
-            await asyncio.to_thread(self.site.proxy.pass_on)
+            await asyncio.to_thread(self.installation.proxy.pass_on)
         return "Redis refused connections"
 
     async def _redis_read_only(self) -> str:
-        await self._redis_told(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))
+        await self._redis_configured(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))
         return "Redis read-only"
 
     async def _redis_full(self) -> str:
-        await self._redis_told(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+        await self._redis_configured(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
         return "Redis out of memory"
 
-    async def _redis_told(self, ill: tuple[str, ...], well: tuple[str, ...]) -> None:
-        def tell(command: tuple[str, ...]) -> None:
-            with _redis(self.site.redis_url) as connection:
+    async def _redis_configured(self, fault: tuple[str, ...], repair: tuple[str, ...]) -> None:
+        def execute(command: tuple[str, ...]) -> None:
+            with _redis(self.installation.redis_url) as connection:
                 connection.execute_command(*command)  # type: ignore[no-untyped-call]
 
-        await asyncio.to_thread(tell, ill)
+        await asyncio.to_thread(execute, fault)
         try:
-            await asyncio.sleep(self._soon(3))
+            await asyncio.sleep(self._duration(3))
         finally:
-            await asyncio.to_thread(tell, well)
+            await asyncio.to_thread(execute, repair)
 
     async def _redis_failed_over(self) -> str:
         """Fail over to a replica that lacks the last writes. The old primary is emptied and becomes the next replica."""
-        lag = self._soon(1.5)
+        lag = self._duration(1.5)
 
-        def follow() -> None:
-            with _redis(self.site.redis_urls[0]) as old, _redis(self.site.redis_urls[1]) as new:
-                there = old.connection_pool.connection_kwargs
-                new.config_set("masterauth", there["password"])
-                new.replicaof(there["host"], there["port"])
+        def replicate() -> None:
+            with (
+                _redis(self.installation.redis_urls[0]) as old,
+                _redis(self.installation.redis_urls[1]) as new,
+            ):
+                primary = old.connection_pool.connection_kwargs
+                new.config_set("masterauth", primary["password"])
+                new.replicaof(primary["host"], primary["port"])
                 until = monotonic() + _SYNCHRONISED_SECONDS
                 while new.info("replication")["master_link_status"] != "up" and monotonic() < until:
                     sleep(0.01)
                 new.replicaof("NO", "ONE")
 
-        def forget() -> None:
-            with _redis(self.site.redis_urls[1]) as old:
+        def empty_old() -> None:
+            with _redis(self.installation.redis_urls[1]) as old:
                 old.flushall()
 
-        await asyncio.to_thread(follow)
+        await asyncio.to_thread(replicate)
         await asyncio.sleep(lag)
-        self.site.redis.reverse()
-        self.site.redis_urls.reverse()
-        await asyncio.to_thread(self.site.proxy.lead_to, self.site.redis_url)
-        await asyncio.to_thread(forget)
+        self.installation.redis.reverse()
+        self.installation.redis_urls.reverse()
+        await asyncio.to_thread(self.installation.proxy.switch_to, self.installation.redis_url)
+        await asyncio.to_thread(empty_old)
         return "Redis failed over to a replica that lagged"
 
     async def _managed_crashed(self) -> str:
-        number = self.choose.randrange(len(self.site.managed))
-        await self._crash(self.site.managed[number])
+        number = self.random_source.randrange(len(self.installation.managed))
+        await self._crash(self.installation.managed[number])
         return f"the managed server {('one', 'two')[number]} crashed"
 
     async def _control_crashed(self) -> str:
-        await self._crash(self.site.control)
+        await self._crash(self.installation.control)
         return "the control plane's server crashed"
 
     async def _crash(self, server: EmbeddedPostgres) -> None:
@@ -213,16 +216,16 @@ class Faults:
         postmaster.send_signal(signal.SIGQUIT)  # as ``pg_ctl stop -m immediate`` does
         while not _is_gone(postmaster):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(self.choose.uniform(0, 1))
+        await asyncio.sleep(self.random_source.uniform(0, 1))
         await server.start()
 
     async def _managed_hangs(self) -> str:
-        number = self.choose.randrange(len(self.site.managed))
-        await self._hang(self.site.managed[number])
+        number = self.random_source.randrange(len(self.installation.managed))
+        await self._hang(self.installation.managed[number])
         return f"the managed server {('one', 'two')[number]} hung"
 
     async def _control_hangs(self) -> str:
-        await self._hang(self.site.control)
+        await self._hang(self.installation.control)
         return "the control plane's server hung"
 
     async def _hang(self, server: EmbeddedPostgres) -> None:
@@ -235,29 +238,29 @@ class Faults:
                 child.suspend()
                 stopped.append(child)
         try:
-            await asyncio.sleep(self._soon(10))
+            await asyncio.sleep(self._duration(10))
         finally:
             for process in stopped:
                 with suppress(psutil.NoSuchProcess):
                     process.resume()
 
     async def _no_connection_free(self) -> str:
-        number = self.choose.randrange(3)
-        dsn = (self.site.control_dsn, *self.site.dsns)[number]
+        number = self.random_source.randrange(3)
+        dsn = (self.installation.control_dsn, *self.installation.dsns)[number]
         taken: list[psycopg.AsyncConnection] = []
         try:
             with suppress(psycopg.OperationalError):
                 while True:
                     taken.append(await psycopg.AsyncConnection.connect(dsn))
-            await asyncio.sleep(self._soon(2))
+            await asyncio.sleep(self._duration(2))
         finally:
             for connection in taken:
                 await connection.close()
         return f"no connection free on {('the control server', 'the managed server one', 'the managed server two')[number]}"
 
-    async def _template_entered(self) -> str:
+    async def _template_connected(self) -> str:
         """Open a connection to a template, and keep it until the server closes it or the time has passed."""
-        dsn = self.choose.choice(self.site.dsns)
+        dsn = self.random_source.choice(self.installation.dsns)
         with suppress(psycopg.Error):
             async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as superuser:
                 found = await superuser.execute(
@@ -269,12 +272,12 @@ class Faults:
                     await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
                     with suppress(psycopg.Error):
                         async with await psycopg.AsyncConnection.connect(dsn, dbname=name):
-                            await asyncio.sleep(self._soon(3))
+                            await asyncio.sleep(self._duration(3))
                     await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         return "a client in a template"
 
     async def _timeouts_set(self) -> str:
-        dsn = self.choose.choice([self.site.control_dsn, *self.site.dsns])
+        dsn = self.random_source.choice([self.installation.control_dsn, *self.installation.dsns])
         settings = ("statement_timeout", "lock_timeout")
         options = " ".join(f"-c {name}=0" for name in settings)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, options=options) as superuser:
@@ -284,22 +287,22 @@ class Faults:
                 await superuser.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'freshdb%'"
                 )
-                await asyncio.sleep(self._soon(3))
+                await asyncio.sleep(self._duration(3))
             finally:
                 await superuser.execute("ALTER ROLE freshdb RESET ALL")
         return "timeouts of 1 ms for the service's role, and all its sessions ended"
 
     async def _disk_full(self) -> str:
-        disk = self.site.disk
+        disk = self.installation.disk
         if disk is None:
             raise AssertionError
         filler = disk / "filler"
         await asyncio.to_thread(_fill, filler)
         try:
-            await asyncio.sleep(self._soon(2))
+            await asyncio.sleep(self._duration(2))
         finally:
             filler.unlink()
-        await self.site.managed[1].start()  # in case the full disk has stopped it
+        await self.installation.managed[1].start()  # in case the full disk has stopped it
         return "the disk of the managed server two full"
 
 

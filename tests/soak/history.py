@@ -18,9 +18,9 @@ class Kind(StrEnum):
     ACQUIRE = "acquire"
     RENEW = "renew"
     RELEASE = "release"
-    VISIT = "visit"
+    QUERY = "query"
     """Read the marks in the database, then write one."""
-    KNOCK = "knock"
+    RECONNECT = "reconnect"
     """Connect with the URL of a lease that was released or has expired."""
 
 
@@ -40,8 +40,8 @@ class Op:
         place: server, database and schema of the lease.
         pool: the requested pool.
         until: the end of the lease that an acquire or a renewal acknowledged.
-        seen: the marks that a visit found.
-        wrote: the mark that the visit wrote.
+        seen: the marks that a query found.
+        wrote: the mark that the query wrote.
     """
 
     kind: Kind
@@ -49,7 +49,7 @@ class Op:
     began: float
     ended: float
     outcome: str = OK
-    place: str = ""
+    database: str = ""
     pool: str = ""
     until: float = 0.0
     seen: tuple[str, ...] = ()
@@ -73,11 +73,11 @@ class Fault:
         forgets: Redis lost its data, so each lease got a full TTL again.
     """
 
-    what: str
+    description: str
     began: float
     ended: float
     unreachable: bool = False
-    forgets: bool = False
+    loses_data: bool = False
 
 
 @dataclass(slots=True)
@@ -95,12 +95,16 @@ class History:
     @classmethod
     def read(cls, path: Path) -> History:
         """Read a file that ``write`` has written."""
-        made = cls()
+        history = cls()
         for line in path.read_text().splitlines():
-            said = json.loads(line)
-            if "fault" in said:
-                made.faults.append(Fault(**said["fault"]))
+            record = json.loads(line)
+            if "fault" in record:
+                history.faults.append(Fault(**record["fault"]))
             else:
-                values = {**said["op"], "kind": Kind(said["op"]["kind"]), "seen": tuple(said["op"]["seen"])}
-                made.ops.append(Op(**values))
-        return made
+                values = {
+                    **record["op"],
+                    "kind": Kind(record["op"]["kind"]),
+                    "seen": tuple(record["op"]["seen"]),
+                }
+                history.ops.append(Op(**values))
+        return history

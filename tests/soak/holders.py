@@ -29,11 +29,11 @@ TEMPLATE_SQL: Final = (
 )
 TTL_SECONDS: Final = 6.0
 WAIT_SECONDS: Final = 60.0
-VISIT_SECONDS: Final = 5.0
+QUERY_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 60.0
 LEASES_OF_ONE_CLIENT: Final = 20
 """A client stays with the replica that answered it. Without new clients, the killed replicas would soon have none."""
-OF_ASYNCPG: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+ASYNCPG_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """asyncpg raises InternalClientError for a backend that ended at an unlucky moment."""
 
 Isolation = Literal["database", "schema"]
@@ -59,38 +59,38 @@ class Holder:
     urls: Sequence[str]
     """URLs of the replicas. Each client tries them in a random order."""
     history: History
-    choose: random.Random
+    random_source: random.Random
     pools: Sequence[Pool]
     stopping: asyncio.Event
     left_open: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
-    knocks: list[asyncio.Task[None]] = field(default_factory=list)
-    returned: int = 0
+    reconnects: list[asyncio.Task[None]] = field(default_factory=list)
+    released: int = 0
     client: AsyncClient = field(init=False)
 
-    async def work(self) -> None:
+    async def run(self) -> None:
         """Acquire, hold and release one lease after another until ``stopping`` is set."""
         while not self.stopping.is_set():
-            urls = self.choose.sample(self.urls, len(self.urls))
+            urls = self.random_source.sample(self.urls, len(self.urls))
             async with AsyncClient(urls, retry_seconds=RETRY_SECONDS) as self.client:
-                await self._work_for_a_while()
+                await self._run_with_one_client()
         for connection in self.left_open:
             connection.terminate()
-        for knock in self.knocks:
-            knock.cancel()
-        await asyncio.gather(*self.knocks, return_exceptions=True)
+        for reconnect_task in self.reconnects:
+            reconnect_task.cancel()
+        await asyncio.gather(*self.reconnects, return_exceptions=True)
 
-    async def _work_for_a_while(self) -> None:
+    async def _run_with_one_client(self) -> None:
         for _ in range(LEASES_OF_ONE_CLIENT):
             if self.stopping.is_set():
                 return
-            lease = await self._acquire(self.choose.choice(self.pools))
+            lease = await self._acquire(self.random_source.choice(self.pools))
             if lease is None:
                 await asyncio.sleep(0.1)
             else:
-                await self._hold(lease)
+                await self._use(lease)
 
     async def _acquire(self, pool: Pool) -> Lease | None:
-        answer, op = await self._asked(
+        answer, op = await self._timed(
             lambda: self.client.acquire(
                 pool.template,
                 isolation=pool.isolation,
@@ -103,101 +103,108 @@ class Holder:
         if answer is None:
             self.history.ops.append(Op(Kind.ACQUIRE, "", *op, pool=str(pool)))
             return None
-        place = f"{answer.server}/{answer.credentials().database}/{answer.schema or ''}"
+        database = f"{answer.server}/{answer.credentials().database}/{answer.schema or ''}"
         self.history.ops.append(
-            Op(Kind.ACQUIRE, answer.id, *op, place=place, pool=str(pool), until=_until(answer.expires_at))
+            Op(
+                Kind.ACQUIRE,
+                answer.id,
+                *op,
+                database=database,
+                pool=str(pool),
+                until=_until(answer.expires_at),
+            )
         )
         return answer
 
-    async def _hold(self, lease: Lease) -> None:
-        await self._visit(lease, 1)
-        way = self.choose.random()
-        if 0.1 < way < 0.14:  # for longer than the TTL
+    async def _use(self, lease: Lease) -> None:
+        await self._query(lease, 1)
+        action = self.random_source.random()
+        if 0.1 < action < 0.14:  # for longer than the TTL
             until = monotonic() + TTL_SECONDS * 1.5
-            visit = 1
+            number = 1
             while monotonic() < until and not self.stopping.is_set():
                 await asyncio.sleep(TTL_SECONDS / 3)
                 await self._renew(lease)
-                await self._visit(lease, visit := visit + 1)
-        elif way > 0.98:  # vanishes
-            self.knocks.append(asyncio.create_task(self._knock_when_over(lease)))
+                await self._query(lease, number := number + 1)
+        elif action > 0.98:  # vanishes
+            self.reconnects.append(asyncio.create_task(self._reconnect_after_expiry(lease)))
             return
-        elif way < 0.02:
+        elif action < 0.02:
             await self._leave_open(lease)
-        elif way < 0.5:
-            await asyncio.sleep(self.choose.uniform(0, 0.05))
-            await self._visit(lease, 2)
-        _, op = await self._asked(lambda: self.client.release(lease.id))
+        elif action < 0.5:
+            await asyncio.sleep(self.random_source.uniform(0, 0.05))
+            await self._query(lease, 2)
+        _, op = await self._timed(lambda: self.client.release(lease.id))
         self.history.ops.append(Op(Kind.RELEASE, lease.id, *op))
-        self.returned += 1
-        if self.choose.random() < 0.05:
-            await self._knock(lease)
+        self.released += 1
+        if self.random_source.random() < 0.05:
+            await self._reconnect(lease)
 
     async def _renew(self, lease: Lease) -> None:
-        answer, op = await self._asked(lambda: self.client.renew(lease.id, ttl_seconds=TTL_SECONDS))
+        answer, op = await self._timed(lambda: self.client.renew(lease.id, ttl_seconds=TTL_SECONDS))
         until = 0.0 if answer is None else _until(answer.expires_at)
         self.history.ops.append(Op(Kind.RENEW, lease.id, *op, until=until))
 
-    async def _visit(self, lease: Lease, number: int) -> None:
-        who = f"{lease.id} {number}"
+    async def _query(self, lease: Lease, number: int) -> None:
+        mark = f"{lease.id} {number}"
         seen: tuple[str, ...] = ()
 
-        async def there() -> tuple[str, ...]:
+        async def query() -> tuple[str, ...]:
             connection = await asyncpg.connect(
-                lease.url, timeout=VISIT_SECONDS, command_timeout=VISIT_SECONDS, statement_cache_size=0
+                lease.url, timeout=QUERY_SECONDS, command_timeout=QUERY_SECONDS, statement_cache_size=0
             )
             try:
                 found = tuple(
                     row["who"] for row in await connection.fetch("SELECT who FROM mark ORDER BY id")
                 )
-                await self._write(connection, who)
+                await self._write(connection, mark)
             finally:
-                await connection.close(timeout=VISIT_SECONDS)
+                await connection.close(timeout=QUERY_SECONDS)
             return found
 
-        answer, op = await self._asked(there)
+        answer, op = await self._timed(query)
         if answer is not None:
             seen = answer
-        self.history.ops.append(Op(Kind.VISIT, lease.id, *op, seen=seen, wrote=who))
+        self.history.ops.append(Op(Kind.QUERY, lease.id, *op, seen=seen, wrote=mark))
 
-    async def _write(self, connection: asyncpg.Connection[asyncpg.Record], who: str) -> None:
-        await connection.execute("INSERT INTO mark (who) VALUES ($1)", who)
-        way = self.choose.random()
-        if way < 0.3:
+    async def _write(self, connection: asyncpg.Connection[asyncpg.Record], mark: str) -> None:
+        await connection.execute("INSERT INTO mark (who) VALUES ($1)", mark)
+        action = self.random_source.random()
+        if action < 0.3:
             await connection.execute("INSERT INTO child (mark_id) SELECT max(id) FROM mark")
-        elif way < 0.4:
+        elif action < 0.4:
             await connection.execute("UPDATE fruit SET name = upper(name)")
-        elif way < 0.43:
+        elif action < 0.43:
             await connection.execute("CREATE TABLE IF NOT EXISTS mine (a integer)")
 
     async def _leave_open(self, lease: Lease) -> None:
         """Leave a transaction open that holds a lock."""
-        with suppress(*OF_ASYNCPG, OSError, TimeoutError):
-            connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
+        with suppress(*ASYNCPG_ERRORS, OSError, TimeoutError):
+            connection = await asyncpg.connect(lease.url, timeout=QUERY_SECONDS)
             self.left_open.append(connection)
             await connection.execute("BEGIN; INSERT INTO mark (who) VALUES ('uncommitted'); LOCK TABLE mark")
 
-    async def _knock(self, lease: Lease) -> None:
-        async def enter() -> bool:
-            connection = await asyncpg.connect(lease.url, timeout=VISIT_SECONDS)
-            await connection.close(timeout=VISIT_SECONDS)
+    async def _reconnect(self, lease: Lease) -> None:
+        async def connect() -> bool:
+            connection = await asyncpg.connect(lease.url, timeout=QUERY_SECONDS)
+            await connection.close(timeout=QUERY_SECONDS)
             return True
 
-        _, op = await self._asked(enter)
-        self.history.ops.append(Op(Kind.KNOCK, lease.id, *op))
+        _, op = await self._timed(connect)
+        self.history.ops.append(Op(Kind.RECONNECT, lease.id, *op))
 
-    async def _knock_when_over(self, lease: Lease) -> None:
+    async def _reconnect_after_expiry(self, lease: Lease) -> None:
         """Use the URL so long after the lease's end that it must be refused, whatever faults happened."""
         await asyncio.sleep(TTL_SECONDS + DEAD_SECONDS + 1)
-        await self._knock(lease)
+        await self._reconnect(lease)
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, tuple[float, float, str]]:
+    async def _timed(self, call: Callable[[], Awaitable[T]]) -> tuple[T | None, tuple[float, float, str]]:
         """Return the answer, and the time of the request, the time of the answer and the outcome."""
         began = monotonic()
         try:
-            answer: T | None = await ask()
+            answer: T | None = await call()
             outcome = OK
-        except (FreshdbError, *OF_ASYNCPG, OSError, TimeoutError) as error:
+        except (FreshdbError, *ASYNCPG_ERRORS, OSError, TimeoutError) as error:
             answer, outcome = None, code_of(error)
         return answer, (began, monotonic(), outcome)
 
@@ -210,5 +217,5 @@ def _until(expires_at: datetime | None) -> float:
 
 def code_of(error: Exception) -> str:
     """Return the error's code, or the name of its class."""
-    said: Any = getattr(error, "code", None) or getattr(error, "sqlstate", None)
-    return str(said or type(error).__name__)
+    code: Any = getattr(error, "code", None) or getattr(error, "sqlstate", None)
+    return str(code or type(error).__name__)

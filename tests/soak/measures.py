@@ -26,8 +26,8 @@ _LATE: Final = (0.8, 1.0)
 class Bound:
     """Allowed growth: a share of the early value, plus a fixed amount."""
 
-    part: float
-    more: float
+    share: float
+    amount: float
 
 
 BOUNDS: Final[Mapping[str, Bound]] = {
@@ -48,11 +48,11 @@ class Measures:
 
     samples: list[tuple[float, Sample]] = field(default_factory=list)
 
-    async def take(self, look: Callable[[], Sample]) -> None:
+    async def take(self, measure: Callable[[], Sample]) -> None:
         """Take one sample every second until cancelled. A value that cannot be read because of a fault is left out."""
         began = monotonic()
         while True:
-            self.samples.append((monotonic() - began, await asyncio.to_thread(look)))
+            self.samples.append((monotonic() - began, await asyncio.to_thread(measure)))
             await asyncio.sleep(1)
 
     def windows(self) -> dict[str, tuple[float, float]]:
@@ -76,16 +76,16 @@ class Measures:
         return found
 
 
-def growing(windows: Mapping[str, tuple[float, float]]) -> list[str]:
+def growth(windows: Mapping[str, tuple[float, float]]) -> list[str]:
     """Return every value that grew beyond its bound."""
     return [
         f"{name} grew from {early:.0f} to {late:.0f}"
         for name, (early, late) in windows.items()
-        if late > early * (1 + BOUNDS[name].part) + BOUNDS[name].more
+        if late > early * (1 + BOUNDS[name].share) + BOUNDS[name].amount
     ]
 
 
-def of_process(pid: int) -> dict[str, float]:
+def measure_process(pid: int) -> dict[str, float]:
     """Measure a replica."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
@@ -96,7 +96,7 @@ def of_process(pid: int) -> dict[str, float]:
     return {}
 
 
-def of_servers(names: Sequence[str], pids: Sequence[int]) -> dict[str, float]:
+def measure_servers(names: Sequence[str], pids: Sequence[int]) -> dict[str, float]:
     """Measure PostgreSQL servers, given by the PIDs of their postmasters."""
     found: dict[str, float] = {}
     for name, pid in zip(names, pids, strict=True):

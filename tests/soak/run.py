@@ -15,20 +15,20 @@ import psycopg
 import redis
 
 from freshdb import AsyncClient
-from tests import asking
-from tests.soak.checker import DEAD_SECONDS, judge
+from tests import plain_http
+from tests.soak.checker import DEAD_SECONDS, violations
 from tests.soak.faults import Faults
 from tests.soak.history import History, Kind
 from tests.soak.holders import TEMPLATE_SQL, Holder, Isolation, Pool
-from tests.soak.measures import Measures, growing
-from tests.soak.site import Site
+from tests.soak.installation import Installation
+from tests.soak.measures import Measures, growth
 
 HOLDERS: Final = 24
 CALM_HOLDERS: Final = 4
 """Few enough to leave the processors idle time, so that clients wait for freshdb only."""
 _ISOLATIONS: Final[tuple[Isolation, ...]] = ("database", "schema")
 _POOLS: Final = [Pool(name, isolation) for name in ("red", "blue") for isolation in _ISOLATIONS]
-_THERE_FOR_GOOD: Final = {"events", "epoch"}
+_PERMANENT_KEYS: Final = {"events", "epoch"}
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Report:
 
     def __str__(self) -> str:
         parts = [
-            f"seed {self.seed}, {self.seconds:.0f} s{', kills alone' if self.calm else ''}",
+            f"seed {self.seed}, {self.seconds:.0f} s{', kills only' if self.calm else ''}",
             f"operations: {self.counts}",
             f"outcomes: {self.outcomes}",
             f"faults: {self.faults}",
@@ -64,7 +64,7 @@ class Report:
             f"left over: {self.left or 'nothing'}",
             f"tracebacks in the replicas' logs: {len(self.unexpected)}",
             *self.unexpected[:60],
-            f"wrong: {len(self.wrong)}",
+            f"findings: {len(self.wrong)}",
             *self.wrong[:20],
         ]
         return "\n".join(parts)
@@ -77,57 +77,57 @@ async def soak(
     holders: int = HOLDERS,
     calm: bool = False,
     every_seconds: float = 2.0,
-    say: Callable[[str], None] = print,
+    log_progress: Callable[[str], None] = print,
 ) -> tuple[Report, History]:
     """Run a soak and check it. ``calm`` measures the cost of a killed replica: only kills, best with few holders."""
     history = History()
     began = monotonic()
-    async with Site.opened() as site:
-        async with AsyncClient(site.urls) as client:
+    async with Installation.opened() as installation:
+        async with AsyncClient(installation.urls) as client:
             for name in ("red", "blue"):
                 await client.ensure_sql(name, [TEMPLATE_SQL])
         # The first request for a pool creates it. That is done before the history begins to count.
-        for url in site.urls:
+        for url in installation.urls:
             async with AsyncClient(url) as client:
                 for pool in _POOLS:
                     async with client.lease(pool.template, isolation=pool.isolation, wait_seconds=60):
                         pass
         stopping = asyncio.Event()
-        crowd = [
-            Holder(number, site.urls, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
+        all_holders = [
+            Holder(number, installation.urls, history, random.Random(f"{seed} {number}"), _POOLS, stopping)  # noqa: S311
             for number in range(holders)
         ]
-        working = [asyncio.create_task(holder.work()) for holder in crowd]
-        while not all(holder.returned for holder in crowd):
+        holder_tasks = [asyncio.create_task(holder.run()) for holder in all_holders]
+        while not all(holder.released for holder in all_holders):
             await asyncio.sleep(0.05)
         began = monotonic()
         measures = Measures()
-        measuring = asyncio.create_task(measures.take(site.look))
-        faults = Faults(site, history, random.Random(seed), say, kills_alone=calm)  # noqa: S311
+        measuring = asyncio.create_task(measures.take(installation.measure))
+        faults = Faults(installation, history, random.Random(seed), log_progress, only_kills=calm)  # noqa: S311
         try:
-            await faults.happen(began + seconds, every_seconds=every_seconds)
+            await faults.run(began + seconds, every_seconds=every_seconds)
         finally:
             stopping.set()
             measuring.cancel()
-        await asyncio.gather(*working)
-        left = await _settled(site)
-        site.complaints()
+        await asyncio.gather(*holder_tasks)
+        left = await _wait_for_cleanup(installation)
+        installation.collect_tracebacks()
     counts = Counter(op.kind.value for op in history.ops if op.ok)
     return (
         Report(
             seed=seed,
             seconds=monotonic() - began,
-            wrong=[*judge(history), *growing(measures.windows())],
+            wrong=[*violations(history), *growth(measures.windows())],
             counts=dict(counts),
             outcomes=dict(Counter(f"{op.kind} {op.outcome}" for op in history.ops if not op.ok)),
-            faults=dict(Counter(fault.what for fault in history.faults)),
+            faults=dict(Counter(fault.description for fault in history.faults)),
             waits_seconds=_percentiles(history),
             kill_cost_seconds=_kill_cost(history),
             calm=calm,
             holders=holders,
             windows=measures.windows(),
             left=left,
-            unexpected=site.unexpected,
+            unexpected=installation.unexpected,
         ),
         history,
     )
@@ -143,36 +143,36 @@ def _kill_cost(history: History) -> float:
     longest = 0.0
     for op in history.ops:
         if op.kind is Kind.ACQUIRE and op.ok:
-            meanwhile = [
+            concurrent_faults = [
                 fault for fault in history.faults if fault.began <= op.ended and op.began <= fault.ended
             ]
-            if len(meanwhile) == 1 and meanwhile[0].what.endswith("killed"):
+            if len(concurrent_faults) == 1 and concurrent_faults[0].description.endswith("killed"):
                 longest = max(longest, op.ended - op.began)
     return longest
 
 
-async def _settled(site: Site) -> list[str]:
+async def _wait_for_cleanup(installation: Installation) -> list[str]:
     """Return all work in progress and all leftovers that remain ``DEAD_SECONDS`` after the last fault."""
     until = monotonic() + DEAD_SECONDS
-    url = site.urls[0]
-    async with httpx.AsyncClient(verify=asking.PLAIN, base_url=url, timeout=30) as client:
-        while under_way := await _under_way(client):
+    url = installation.urls[0]
+    async with httpx.AsyncClient(verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=30) as client:
+        while work_in_progress := await _work_in_progress(client):
             if monotonic() > until:
-                return under_way
+                return work_in_progress
             await asyncio.sleep(0.2)
         for template in (await client.get("/v1/templates")).json()["items"]:
             (
                 await client.delete(f"/v1/templates/{template['id']}", params={"force": "true"})
             ).raise_for_status()
     until = monotonic() + DEAD_SECONDS
-    while left := await asyncio.to_thread(_left, site):
+    while left := await asyncio.to_thread(_leftovers, installation):
         if monotonic() > until:
             return left
         await asyncio.sleep(0.2)
     return []
 
 
-async def _under_way(client: httpx.AsyncClient) -> list[str]:
+async def _work_in_progress(client: httpx.AsyncClient) -> list[str]:
     pools = (await client.get("/v1/pools")).json()["items"]
     return [
         f"{pool['template']} {pool['isolation']}: {number} {state}"
@@ -182,10 +182,10 @@ async def _under_way(client: httpx.AsyncClient) -> list[str]:
     ]
 
 
-def _left(site: Site) -> list[str]:
-    prefix = site.replicas[0].prefix
+def _leftovers(installation: Installation) -> list[str]:
+    prefix = installation.replicas[0].prefix
     found: list[str] = []
-    for dsn in site.dsns:
+    for dsn in installation.dsns:
         with psycopg.connect(dsn) as connection:
             rows = connection.execute(
                 "SELECT datname FROM pg_database WHERE starts_with(datname, %s) "
@@ -193,11 +193,11 @@ def _left(site: Site) -> list[str]:
                 (prefix, prefix),
             ).fetchall()
         found += [str(name) for (name,) in rows]
-    with redis.Redis.from_url(site.redis_url, decode_responses=True) as keys:
+    with redis.Redis.from_url(installation.redis_url, decode_responses=True) as keys:
         # Keys that expire by themselves, such as places in a queue, are not leftovers.
         found += [
             key
             for key in keys.scan_iter("*")
-            if key.rpartition(":")[2] not in _THERE_FOR_GOOD and keys.ttl(key) == -1
+            if key.rpartition(":")[2] not in _PERMANENT_KEYS and keys.ttl(key) == -1
         ]
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.soak.__main__ import note
+from tests.soak.__main__ import add_run
 from tests.soak.run import Report
 
 
-def test_each_run_is_added_to_those_before(tmp_path: Path) -> None:
+def test_run_is_added_to_the_earlier_runs(tmp_path: Path) -> None:
     for seed, wrong in ((1, []), (2, ["a database was held twice"]), (3, [])):
-        note(
+        add_run(
             Report(
                 seed=seed,
                 seconds=600,
@@ -25,7 +25,7 @@ def test_each_run_is_added_to_those_before(tmp_path: Path) -> None:
             tmp_path,
         )
     text = (tmp_path / "soak.md").read_text()
-    assert "**180,000 leases, 1 findings, 0 things left over**" in text
+    assert "**180,000 leases, 1 findings, 0 leftovers**" in text
     assert "the last finding: **60,000 leases**." in text
     assert "| 10 | 1 | all | 24 | 60,000 | 0 | 0 | 1.2 s | 10 ms · 100 ms · 1500 ms |" in text
     assert "| Redis emptied | 6 |" in text

@@ -24,7 +24,7 @@ from freshdb.toolkit.errors import (
 )
 from tests.servers import PostgresServer
 from tests.toolkit.conftest import Databases
-from tests.toolkit.judge import execute, holdings
+from tests.toolkit.contents import contents, execute
 
 SHOP = """
 CREATE TABLE alembic_version (version text PRIMARY KEY);
@@ -77,7 +77,7 @@ CHANGES = (
 
 @pytest.fixture(scope="module")
 def template(databases: Databases) -> dict[str, list[str]]:
-    return holdings(databases.clone(SHOP))
+    return contents(databases.clone(SHOP))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_reset_undoes_any_change_of_rows(
         changes = [one.format(n=10 + turn) for one in drawn.choices(CHANGES, k=drawn.randint(1, 6))]
         carry_out(dsn, changes)
         cleanup.reset()
-        assert holdings(dsn) == template, changes
+        assert contents(dsn) == template, changes
     cleanup.check()
     assert cleanup.reset().path == "nothing"
 
@@ -133,7 +133,7 @@ async def test_async_cleanup_does_the_same(dsn: str, template: dict[str, list[st
             carry_out(dsn, [change.format(n=20) for change in CHANGES])
             done = await cleanup.reset()
             assert done.path == "reload"
-            assert holdings(dsn) == template
+            assert contents(dsn) == template
         await cleanup.check()
         assert not connection.in_transaction()
         await cleanup.truncate()
@@ -149,7 +149,7 @@ def test_cleanup_works_on_every_version_of_postgresql(postgres: PostgresServer) 
     cleanup.note()
     carry_out(dsn, [change.format(n=20) for change in CHANGES])
     cleanup.reset()
-    assert holdings(dsn) == holdings(made.clone(SHOP))
+    assert contents(dsn) == contents(made.clone(SHOP))
     cleanup.check()
     made.drop()
 
@@ -162,7 +162,7 @@ def test_plain_role_cleans_in_order_that_satisfies_foreign_keys(
         cleanup.note()
         carry_out(dsn, [change.format(n=20) for change in CHANGES])
         cleanup.reset()
-        assert holdings(dsn) == template
+        assert contents(dsn) == template
         execute(
             dsn,
             "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END'",
@@ -173,7 +173,7 @@ def test_plain_role_cleans_in_order_that_satisfies_foreign_keys(
         execute(dsn, 'INSERT INTO line SELECT max(id), 1 FROM "Order"')
         with pytest.raises(NotClean, match="line has triggers or rules that fire on delete"):
             cleanup.reset()
-        assert holdings(dsn)["public.line"], "nothing was done"
+        assert contents(dsn)["public.line"], "nothing was done"
         superuser = Cleanup(dsn)
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SET session_replication_role = replica")
@@ -197,7 +197,7 @@ def test_named_tables_are_reset_with_their_sequences_only(
     )
     done = cleanup.reset("part")
     assert (done.tables, done.sequences) == (("part",), ("part_id_seq",))
-    found = holdings(dsn)
+    found = contents(dsn)
     differing = {name for name in found if found[name] != template[name]}
     assert differing == {"public.customer", "public.customer_id_seq", "public.free"}
     assert cleanup.reset().tables == ("customer",)
@@ -207,7 +207,7 @@ def test_reset_of_named_tables_changes_no_other(dsn: str, cleanup: Cleanup) -> N
     carry_out(
         dsn, ['INSERT INTO "Order" (customer_id) VALUES (1)', 'INSERT INTO line SELECT id, 1 FROM "Order"']
     )
-    before = holdings(dsn)
+    before = contents(dsn)
     with pytest.raises(WouldCascade, match="line were written to, and refer to what was named") as told:
         cleanup.reset("Order")
     assert told.value.tables == ("line",)
@@ -215,7 +215,7 @@ def test_reset_of_named_tables_changes_no_other(dsn: str, cleanup: Cleanup) -> N
     carry_out(dsn, ["DELETE FROM event", "DELETE FROM customer WHERE id = 1"])
     with pytest.raises(WouldCascade, match="customer were written to, and are referred to by"):
         cleanup.reset("event")
-    assert before != holdings(dsn)
+    assert before != contents(dsn)
     cleanup.reset()
 
 
@@ -232,17 +232,17 @@ def test_excluded_tables_stay_unchanged(dsn: str) -> None:
     )
     assert cleanup.reset().tables == ("event_june",)
     cleanup.check()
-    found = holdings(dsn)
+    found = contents(dsn)
     assert found["public.alembic_version"] == ["(two)"]
     assert len(found["public.part"]) == 4
 
 
 def test_changed_definitions_are_reported_and_not_restored(dsn: str, cleanup: Cleanup) -> None:
     execute(dsn, "CREATE TABLE extra (id int)", "INSERT INTO part (of) VALUES (1)")
-    before = holdings(dsn)
+    before = contents(dsn)
     with pytest.raises(NotClean, match="only a new database can undo: table extra"):
         cleanup.reset()
-    assert holdings(dsn) == before
+    assert contents(dsn) == before
     execute(dsn, "DROP TABLE extra", "CREATE FUNCTION one() RETURNS int LANGUAGE sql RETURN 1")
     cleanup.reset()
     with pytest.raises(NotClean, match="entries in pg_proc differ"):
@@ -277,7 +277,7 @@ def test_large_table_that_should_be_empty_is_truncated(
     )
     assert cleanup.reset().path == "truncate"
     assert cleanup.reset().path == "nothing"
-    assert holdings(dsn) == template
+    assert contents(dsn) == template
 
 
 def test_truncate_changes_only_named_tables(dsn: str, cleanup: Cleanup) -> None:
@@ -286,13 +286,13 @@ def test_truncate_changes_only_named_tables(dsn: str, cleanup: Cleanup) -> None:
     ) as told:
         cleanup.truncate("customer")
     assert told.value.tables == ("Order", "audit.entry", "event", "line")
-    assert len(holdings(dsn)["public.customer"]) == 3
+    assert len(contents(dsn)["public.customer"]) == 3
     cleanup.truncate("part", "event")
-    found = holdings(dsn)
+    found = contents(dsn)
     assert found["public.part"] == found["public.event_june"] == []
     assert found["public.part_id_seq"] == ["1false"]
     cleanup.truncate()
-    left = {name for name, rows in holdings(dsn).items() if rows and "_seq" not in name}
+    left = {name for name, rows in contents(dsn).items() if rows and "_seq" not in name}
     assert left == {"public.alembic_version", "public.free"}
 
 
@@ -301,14 +301,14 @@ def test_deletion_follows_foreign_keys(dsn: str, cleanup: Cleanup) -> None:
     with pytest.raises(WouldCascade, match="have rows that refer to what was named"):
         cleanup.delete("customer")
     cleanup.delete()
-    left = {name for name, rows in holdings(dsn).items() if rows and "_seq" not in name}
+    left = {name for name, rows in contents(dsn).items() if rows and "_seq" not in name}
     assert left == {"public.alembic_version", "public.free"}
     cleanup.delete("customer")
     execute(dsn, "ALTER TABLE hen ALTER CONSTRAINT hen_egg_id_fkey NOT DEFERRABLE")
     execute(dsn, "WITH made AS (INSERT INTO hen VALUES (1, 1)) INSERT INTO egg VALUES (1, 1)")
     with pytest.raises(CircularTables, match=r"egg and hen refer to each other.*truncate them instead"):
         cleanup.delete("hen", "egg")
-    assert holdings(dsn)["public.hen"] == ["(1,1)"]
+    assert contents(dsn)["public.hen"] == ["(1,1)"]
 
 
 def test_failed_reset_changes_nothing(dsn: str, cleanup: Cleanup) -> None:
@@ -317,10 +317,10 @@ def test_failed_reset_changes_nothing(dsn: str, cleanup: Cleanup) -> None:
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END'",
         "CREATE TRIGGER no BEFORE DELETE ON customer FOR EACH ROW EXECUTE FUNCTION no()",
     )
-    before = holdings(dsn)
+    before = contents(dsn)
     with pytest.raises(Exception, match="no"):
         cleanup.delete()
-    assert holdings(dsn) == before
+    assert contents(dsn) == before
 
 
 def test_sequences_are_set_to_requested_state(dsn: str, cleanup: Cleanup) -> None:
@@ -334,14 +334,14 @@ def test_sequences_are_set_to_requested_state(dsn: str, cleanup: Cleanup) -> Non
     )
     carry_out(dsn, ["SELECT nextval('alone'), nextval('alone')", "UPDATE part SET depth = -50 WHERE id = 2"])
     cleanup.reset_sequences()
-    state = {name.removeprefix("public."): rows[0] for name, rows in holdings(dsn).items() if rows}
+    state = {name.removeprefix("public."): rows[0] for name, rows in contents(dsn).items() if rows}
     assert (state["customer_id_seq"], state["free"], state["down"]) == ("40true", "100true", "-50true")
     assert (state["alone"], state["audit.entry_id_seq"]) == ("6true", "1false")
     cleanup.reset_sequences("free", "alone", to="start")
-    state = {name.removeprefix("public."): rows[0] for name, rows in holdings(dsn).items() if rows}
+    state = {name.removeprefix("public."): rows[0] for name, rows in contents(dsn).items() if rows}
     assert (state["free"], state["alone"], state["down"]) == ("7false", "5false", "-50true")
     cleanup.reset_sequences(to="noted")
-    assert holdings(dsn)["public.free"] == ["7true"]
+    assert contents(dsn)["public.free"] == ["7true"]
     with pytest.raises(UnknownTable, match="no sequence 'fre'"):
         cleanup.reset_sequences("fre")
     with pytest.raises(ValueError, match="use noted, start or max"):

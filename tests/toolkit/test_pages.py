@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.light import LIGHT
+from tests.environments import NO_PLUGINS
 from tests.toolkit.conftest import Databases
 
 PAGES = [
@@ -69,7 +69,7 @@ def test_examples_of_the_pages_pass(databases: Databases, tmp_path: Path) -> Non
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", tmp_path],
-        env={**environment, **LIGHT, "DATABASE_URL": dsn},
+        env={**environment, **NO_PLUGINS, "DATABASE_URL": dsn},
         cwd=tmp_path,
         capture_output=True,
         text=True,

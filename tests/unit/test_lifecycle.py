@@ -80,7 +80,7 @@ retired > deleted
     ],
     ids=["database", "lease", "template"],
 )
-def test_the_transitions_are_exactly_these(
+def test_transitions_equal_the_listed_ones(
     edges: str,
     entry: frozenset[StrEnum],
     table: dict[StrEnum, frozenset[StrEnum]],
@@ -118,7 +118,7 @@ def test_every_state_can_be_reached_and_leads_to_a_deleted_row(
     assert ends == set(states)
 
 
-def test_a_used_database_is_not_handed_out_before_it_was_reset() -> None:
+def test_used_database_is_not_leased_before_its_reset() -> None:
     into_leased = {old for old, news in DATABASE_TRANSITIONS.items() if DatabaseState.LEASED in news}
     assert into_leased == {DatabaseState.READY, DatabaseState.RESETTING}
     into_ready = {old for old, news in DATABASE_TRANSITIONS.items() if DatabaseState.READY in news}
@@ -126,13 +126,13 @@ def test_a_used_database_is_not_handed_out_before_it_was_reset() -> None:
     assert into_ready < DATABASE_CLAIMED
 
 
-def test_a_lease_that_has_ended_does_not_change() -> None:
+def test_ended_lease_does_not_change() -> None:
     assert set(LeaseState) - LEASE_LIVE == LEASE_EXIT
     for state in LEASE_EXIT:
         assert not LEASE_TRANSITIONS[state]
 
 
-def test_the_state_machine_imports_the_standard_library_alone() -> None:
+def test_lifecycle_imports_only_the_standard_library() -> None:
     tree = ast.parse(inspect.getsource(lifecycle))
     imported = {
         name.split(".")[0]

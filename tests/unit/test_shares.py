@@ -32,24 +32,24 @@ def in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 4, 10, 12])
 @pytest.mark.parametrize("first", [0, 7, 739_000])
-def test_every_case_comes_up_over_the_turns_and_some_case_on_each(count: int, first: int) -> None:
+def test_turns_in_a_row_run_every_case_and_each_turn_runs_some(count: int, first: int) -> None:
     runs = [share(CASES, count, turn) for turn in range(first, first + count)]
     assert all(runs)
     assert {case for run in runs for case in run} == set(CASES)
     assert sum(map(len, runs[: len(CASES)])) == len(CASES)
 
 
-def test_a_share_depends_on_nothing_but_the_turn_and_keeps_the_order() -> None:
+def test_share_depends_only_on_the_turn_and_keeps_the_order() -> None:
     assert share(CASES, 3, 1) == share(CASES, 3, 4) == sorted(share(CASES[::-1], 3, 1))
     assert share(CASES, 3, 1) != share(CASES, 3, 2)
 
 
-def test_all_shares_are_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_shares_are_all_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "ALL", True)
     assert share(CASES, 3, 1) == CASES
 
 
-def test_each_function_of_a_suite_comes_up_on_every_turn() -> None:
+def test_each_function_of_a_suite_runs_on_every_turn() -> None:
     items: list[Any] = [
         Item("tests/plugin/test_x.py", f"test_{function}[{ways}]")
         for function in "abc"
@@ -80,8 +80,8 @@ def test_functions_of_faults_are_shared() -> None:
     assert [len(run) for run in runs] == [9, 9]
 
 
-def test_the_readme_is_followed_on_every_turn() -> None:
-    function = "test_the_examples_work_from_top_to_bottom"
+def test_readme_examples_run_on_every_turn() -> None:
+    function = "test_examples_of_a_page_work_in_order"
     pages = ["README.md", *(f"docs/{number}.md" for number in range(8))]
     items: list[Any] = [Item("tests/docs/test_examples.py", f"{function}[{page}]") for page in pages]
     for turn in range(4):
@@ -90,7 +90,7 @@ def test_the_readme_is_followed_on_every_turn() -> None:
         assert len(names) == 3
 
 
-def test_every_test_runs_on_the_newest_version_always_and_on_an_older_one_over_the_turns(
+def test_every_test_runs_on_the_newest_version_and_on_older_ones_within_some_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FRESHDB_TEST_POSTGRES", "18 16")

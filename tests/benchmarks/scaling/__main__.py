@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks.results import Run, busy_percent
 from tests.benchmarks.scaling import growth, measured
-from tests.benchmarks.scaling.findings import PLACE, Findings, Part, Simulated
+from tests.benchmarks.scaling.findings import DOCS, Findings, Part, Simulated
 from tests.benchmarks.scaling.fleet import Basis
 from tests.benchmarks.scaling.page import page
 from tests.benchmarks.scaling.plans import PLANS, REMEDIES
@@ -24,13 +24,13 @@ def main() -> None:
     """Measure, simulate, print the results, write the page."""
     parser = argparse.ArgumentParser(prog="make scaling", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true", help="tiny durations: shows that it works")
+    parser.add_argument("--quick", action="store_true", help="short durations, to check that every part runs")
     parser.add_argument("--into", type=Path, help="the directory of scaling.json and scaling.md (docs)")
-    given = parser.parse_args()
-    into: Path | None = given.into or (None if given.quick else PLACE)
+    arguments = parser.parse_args()
+    into: Path | None = arguments.into or (None if arguments.quick else DOCS)
     findings = Findings() if into is None else Findings.read(into)
-    for name in given.parts or PARTS:
-        run, busy = Run(name, quick=given.quick), busy_percent()
+    for name in arguments.parts or PARTS:
+        run, busy = Run(name, quick=arguments.quick), busy_percent()
         run.calibrate()
         if name == "measured":
             findings.measured = Part.of(run, busy, measured.measure(run))
@@ -48,20 +48,18 @@ def main() -> None:
 
 def _simulated(findings: Findings, run: Run) -> Simulated:
     if findings.measured is None or findings.growth is None:
-        raise SystemExit(
-            "there is nothing to simulate from: measure first (make scaling PARTS='measured growth')"
-        )
+        raise SystemExit("no measurements to simulate from: run make scaling PARTS='measured growth' first")
     basis = Basis(findings.measured.found, findings.growth.found)
     leases = 1_000 if run.quick else 20_000
-    run.say("validation")
+    run.log_progress("validation")
     validations = basis.validation(10 if run.quick else 200)
     forecasts = []
     for plan in PLANS:
-        run.say(f"{plan.holders} holders")
+        run.log_progress(f"{plan.holders} holders")
         forecasts.append(basis.forecast(plan, leases))
     remedies = {}
     for what, plan in REMEDIES.items():
-        run.say(what)
+        run.log_progress(what)
         remedies[what] = basis.forecast(plan, leases)
     return Simulated(validations=validations, forecasts=forecasts, remedies=remedies)
 

@@ -14,7 +14,7 @@ from tests.benchmarks.scaling.fleet import Forecast, Validation
 from tests.benchmarks.scaling.growth import Cost
 from tests.benchmarks.scaling.measured import Measured
 
-PLACE = ROOT / "docs"
+DOCS = ROOT / "docs"
 T = TypeVar("T")
 
 

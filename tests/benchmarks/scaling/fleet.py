@@ -51,7 +51,7 @@ class Plan:
     more_replicas: int = 0
     installations: int = 1
     redis_speed: float = 1.0
-    calm: float = 1.0
+    interval_factor: float = 1.0
 
 
 class Validation(BaseModel):
@@ -165,15 +165,15 @@ class Basis:
         fleet = self.fleet(share, replicas)
         limits = {part: limit * plan.installations for part, limit in fleet.limits().items()}
         seconds = leases * HOLD_SECONDS / share.holders
-        seen = simulate(fleet, seconds, warm_up_seconds=3 * HOLD_SECONDS)
+        results = simulate(fleet, seconds, warm_up_seconds=3 * HOLD_SECONDS)
         return Forecast(
             **{name: getattr(plan, name) for name in ("servers", "databases", "holders", "control_cores")},
             replicas=replicas * plan.installations,
             installations=plan.installations,
-            leases_per_second=seen.leases_per_second * plan.installations,
-            acquire_p50_seconds=percentile(seen.acquires, 50),
-            acquire_p99_seconds=percentile(seen.acquires, 99),
-            used=seen.used,
+            leases_per_second=results.leases_per_second * plan.installations,
+            acquire_p50_seconds=percentile(results.acquires, 50),
+            acquire_p99_seconds=percentile(results.acquires, 99),
+            used=results.used,
             limits=limits,
             control_connections=replicas * _CONTROL_CONNECTIONS,
             server_connections=replicas * (_SETTINGS.idle_sessions + 2 * _SETTINGS.provision_concurrency),
@@ -190,7 +190,7 @@ class Basis:
         loops = sum(
             self.loops(backend, plan.databases, replicas, caller=True) for backend in ("control", "redis")
         )
-        return (self.measured.idle.cores["replica"] + loops / replicas) / plan.calm
+        return (self.measured.idle.cores["replica"] + loops / replicas) / plan.interval_factor
 
     def fleet(self, plan: Plan, replicas: int) -> Fleet:
         """Return the fleet of a plan. Each part has the cores that the loops of all replicas leave."""
@@ -201,7 +201,7 @@ class Basis:
             "server": replicas * rest["server"] / self.measured.servers,
         }
         cores = {"control": plan.control_cores, "redis": 1, "server": SERVER_CORES}
-        background = {part: used / plan.calm for part, used in background.items()}
+        background = {part: used / plan.interval_factor for part, used in background.items()}
         background["redis"] /= plan.redis_speed
         costs = {part: self.measured.cpu_seconds(part) for part in PARTS} | {"client": 0.0}
         costs["redis"] /= plan.redis_speed

@@ -84,10 +84,10 @@ async def measure(run: Run) -> list[Cost]:
     found: list[Cost] = []
     with data_directory() as data:
         for there in sizes:
-            run.say(f"{there} databases")
+            run.log_progress(f"{there} databases")
             async with control_plane(data / f"control-{there}", there) as store:
                 found += await _in_postgres(store, there)
-            run.say(f"{there} deadlines")
+            run.log_progress(f"{there} deadlines")
             found += await _in_redis(data / f"redis-{there}", there)
     return found
 
@@ -205,12 +205,18 @@ def _rounds(store: Store) -> list[_Call]:
         call("count databases by server", pools.load, "replenisher"),
         call("claim databases to drop", dropping, "replenisher"),
         _Call("claim dirty databases", dirty, 1 / _ONCE_EVERY["janitor"], times=10),
-        call("take claims back", lambda connection: databases.release_claims(connection, []), "reaper"),
-        call("look for strays", databases.recover_strays, "reaper"),
-        call("look for dead workers", worker_locks.without_lock, "deaths"),
-        call("forget old leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
+        call("release claims", lambda connection: databases.release_claims(connection, []), "reaper"),
+        call("find strays", databases.recover_strays, "reaper"),
+        call("find dead workers", worker_locks.without_lock, "deaths"),
+        call("prune ended leases", lambda connection: leases.prune(connection, 86_400), "reconciler"),
         call("list live leases", leases.live, "reconciler", by_one=True),
-        call(f"list what each of {POOLS} servers has", rows_of_servers, "reconciler", times=3, by_one=True),
+        call(
+            f"list the objects of each of {POOLS} servers",
+            rows_of_servers,
+            "reconciler",
+            times=3,
+            by_one=True,
+        ),
         call("retire unused templates", retired, "reconciler"),
     ]
 
@@ -229,11 +235,11 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         # Waiters need not refresh their presence during this measurement.
         stack.callback(setattr, queues, "PRESENCE_SECONDS", queues.PRESENCE_SECONDS)
         queues.PRESENCE_SECONDS = 3600.0  # type: ignore[misc]
-        waiting = _Waiting(queue, there // 10)
-        await waiting.enter()
+        waiting = _Queues(queue, there // 10)
+        await waiting.refresh_presence()
         admitted: list[UUID] = []
         free_pool = uuid4()
-        idle, shared_work = _Waiting(queue, 0), SharedWork(redis)
+        idle, shared_work = _Queues(queue, 0), SharedWork(redis)
 
         async def take_duties() -> None:
             for server in _SERVERS:
@@ -254,13 +260,16 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
             _Call("settle", lambda: deadlines.settle([admitted.pop()])),
             _Call("wake the first of a queue", lambda: queue.wake(waiting.longest)),
             _Call("heartbeat", lambda: deadlines.renew(lease_ids[-1], ttl_seconds=None, principal="ci")),
-            _Call("take what is due", deadlines.due, 1 / _ONCE_EVERY["reaper"]),
-            _Call(f"look at {POOLS} queues, all empty", idle.look, 1 / _ONCE_EVERY["replenisher"], 10),
+            _Call("take due leases", deadlines.due, 1 / _ONCE_EVERY["reaper"]),
+            _Call(f"read {POOLS} empty queues", idle.read, 1 / _ONCE_EVERY["replenisher"], 10),
             _Call(
-                f"ask who looks at each of {POOLS} servers", take_duties, 1 / _ONCE_EVERY["reconciler"], 10
+                f"claim the comparison of each of {POOLS} servers",
+                take_duties,
+                1 / _ONCE_EVERY["reconciler"],
+                10,
             ),
-            _Call(f"look at {POOLS} queues in which all wait", waiting.look, 0.0, 10),
-            _Call("say that all who wait are there", waiting.enter, 0.0, 10),
+            _Call(f"read {POOLS} queues with all waiters", waiting.read, 0.0, 10),
+            _Call("refresh the presence of all waiters", waiting.refresh_presence, 0.0, 10),
             _Call(
                 "compare all deadlines with the leases",
                 compare,
@@ -272,7 +281,7 @@ async def _in_redis(data: Path, there: int) -> list[Cost]:
         return [await _cost(call, "redis", there, pid) for call in calls]
 
 
-class _Waiting:
+class _Queues:
     """Waiters in the queues of many pools, in as few queues as can hold them."""
 
     def __init__(self, queue: Queue, waiters: int) -> None:
@@ -287,11 +296,11 @@ class _Waiting:
             for pool, first in zip(self._pools, range(0, waiters, _LONGEST_QUEUE), strict=False)
         }
 
-    async def enter(self) -> None:
+    async def refresh_presence(self) -> None:
         for pool, line in self._lines.items():
             await self._queue._stay(pool, {waiter.name: waiter for waiter in line})
 
-    async def look(self) -> None:
+    async def read(self) -> None:
         await self._queue.places(self._pools)
 
 

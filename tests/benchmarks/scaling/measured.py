@@ -18,14 +18,14 @@ from pydantic import BaseModel
 from tests.benchmarks.results import Run, percentile
 from tests.benchmarks.running import (
     ROOT,
-    break_in,
     open_pool,
     register,
+    reset_each_database_once,
     resize,
     schema,
     wait_until_ready,
 )
-from tests.benchmarks.scaling.site import SERVERS, Site, machine_cpu_seconds
+from tests.benchmarks.scaling.installation import SERVERS, Installation, machine_cpu_seconds
 
 PARTS: Final = ("replica", "control", "server", "redis", "client")
 
@@ -99,49 +99,51 @@ def measure(run: Run) -> Measured:
     holders, rounds, seconds, rest_seconds = (
         ((1, 4), 1, 1.5, 2.0) if run.quick else ((1, 4, 16), 3, 10.0, 30.0)
     )
-    with Site.opened() as site:
-        templates, databases = _pools(site, max(holders))
-        run.say("at rest")
-        idle = _idle(site, rest_seconds)
+    with Installation.opened() as installation:
+        templates, databases = _pools(installation, max(holders))
+        run.log_progress("at rest")
+        idle = _idle(installation, rest_seconds)
         found = []
         for number in range(rounds):
             for many in holders:
-                found.append(_round(site, templates, many, seconds))
-                run.say(f"round {number + 1}: {many} holders: {found[-1].leases_per_second:.1f} leases/s")
+                found.append(_round(installation, templates, many, seconds))
+                run.log_progress(
+                    f"round {number + 1}: {many} holders: {found[-1].leases_per_second:.1f} leases/s"
+                )
             run.calibrate()
         return Measured(
-            replicas=len(site.replicas),
-            servers=len(site.managed),
+            replicas=len(installation.replicas),
+            servers=len(installation.managed),
             databases=databases,
             rounds=found,
             idle=idle,
         )
 
 
-def _pools(site: Site, holders: int) -> tuple[dict[str, str], int]:
+def _pools(installation: Installation, holders: int) -> tuple[dict[str, str], int]:
     """Create a template and its pool for each server. Return each template's server, and the number of databases.
 
     The service places the templates.
     """
     size = 8 + 2 * holders // SERVERS
     placed = {}
-    with httpx.Client(base_url=site.urls[0], timeout=120) as client:
+    with httpx.Client(base_url=installation.urls[0], timeout=120) as client:
         for number in range(SERVERS):
             name = f"shop{number}"
             register(client, name, schema())
             pool_id = open_pool(client, name)
             resize(client, pool_id, size)
             wait_until_ready(client, pool_id, size)
-            break_in(client, pool_id, name, size)
+            reset_each_database_once(client, pool_id, name, size)
             placed[name] = client.get(f"/v1/pools/{pool_id}").json()["server"]
     return placed, size * SERVERS
 
 
-def _idle(site: Site, seconds: float) -> Idle:
-    before, began = site.used(), time.perf_counter()
+def _idle(installation: Installation, seconds: float) -> Idle:
+    before, began = installation.used(), time.perf_counter()
     time.sleep(seconds)
-    used, taken = site.used() - before, time.perf_counter() - began
-    each = taken * len(site.replicas)
+    used, taken = installation.used() - before, time.perf_counter() - began
+    each = taken * len(installation.replicas)
     return Idle(
         cores={part: cpu / each for part, cpu in used.cpu_seconds.items()},
         statements=used.statements / each,
@@ -150,33 +152,39 @@ def _idle(site: Site, seconds: float) -> Idle:
     )
 
 
-def _round(site: Site, templates: dict[str, str], holders: int, seconds: float) -> Round:
+def _round(installation: Installation, templates: dict[str, str], holders: int, seconds: float) -> Round:
     command = [
-        *(sys.executable, "-m", "tests.benchmarks.turning", ",".join(site.urls), ",".join(templates)),
+        *(
+            sys.executable,
+            "-m",
+            "tests.benchmarks.client_loop",
+            ",".join(installation.urls),
+            ",".join(templates),
+        ),
         *(f"--concurrency={holders}", f"--warm-up-leases={4 * holders}", f"--seconds={seconds}"),
     ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
         assert clients.stdout is not None
         _expect(clients.stdout.readline(), "began")
-        before, busy = site.used(), machine_cpu_seconds()
+        before, busy = installation.used(), machine_cpu_seconds()
         _expect(clients.stdout.readline(), "ended")
         busy = machine_cpu_seconds() - busy
-        used = site.used() - before
-        seen = Seen.model_validate_json(clients.stdout.read())
-    cpu_seconds = used.cpu_seconds | {"client": seen.cpu_seconds}
+        used = installation.used() - before
+        results = ClientResults.model_validate_json(clients.stdout.read())
+    cpu_seconds = used.cpu_seconds | {"client": results.cpu_seconds}
     return Round(
         holders=holders,
-        leases=seen.leases,
-        seconds=seen.seconds,
+        leases=results.leases,
+        seconds=results.seconds,
         cpu_seconds=cpu_seconds,
-        others_cores=max(0.0, busy - sum(cpu_seconds.values())) / seen.seconds,
+        others_cores=max(0.0, busy - sum(cpu_seconds.values())) / results.seconds,
         statements=used.statements,
         commands=used.commands,
         scripts=used.scripts,
-        by_replica=seen.by_url,
-        by_server=_by_server(templates, seen.by_template),
-        acquire_p50_seconds=percentile(seen.acquires, 50),
-        acquire_p99_seconds=percentile(seen.acquires, 99),
+        by_replica=results.by_url,
+        by_server=_by_server(templates, results.by_template),
+        acquire_p50_seconds=percentile(results.acquires, 50),
+        acquire_p99_seconds=percentile(results.acquires, 99),
     )
 
 
@@ -187,7 +195,7 @@ def _by_server(templates: dict[str, str], leases: list[int]) -> dict[str, int]:
     return found
 
 
-class Seen(BaseModel):
+class ClientResults(BaseModel):
     """Results of the clients in one round."""
 
     leases: int
@@ -200,4 +208,4 @@ class Seen(BaseModel):
 
 def _expect(line: str, word: str) -> None:
     if line.strip() != word:
-        raise RuntimeError(f"the clients said {line!r} instead of {word}: see above")
+        raise RuntimeError(f"the clients printed {line!r} instead of {word}: see above")

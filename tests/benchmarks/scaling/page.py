@@ -24,9 +24,9 @@ TEXT = """# Scaling past one machine
 `make scaling` writes this page from `scaling.json`. No figure is typed by hand. The measurements were made on one
 machine of two cores. All larger fleets are simulated from them, and marked as simulated.
 
-## How much for how many leases
+## Resources per lease rate
 
-| part | processor time of a lease | leases a second that one core like these is enough for |
+| part | processor time of a lease | leases a second per core like these |
 |---|---:|---:|
 {answer}
 
@@ -35,14 +35,14 @@ server for every {control:.0f}**. Both figures leave a fifth free. Add more for 
 one Redis, which uses one core and is saturated at {redis:.0f} leases a second. Managed servers need a core for every
 {server:.0f} leases a second of holders that do as little as those here. The load of your own tests is extra.
 
-## What saturates first
+## The part that saturates first
 
 Simulated: each holder acquires, holds its lease for {hold:g} s on average, and releases, in a loop. There are a quarter more
 replicas than necessary, and {server_cores} cores in each managed server.
 
 {forecasts}
 
-*Ends at*: the leases a second that saturate a part, together with the loops of all replicas.
+*Limit*: the leases a second that saturate a part, together with the loops of all replicas.
 {first}
 
 ## Remedies
@@ -62,7 +62,7 @@ replica is given the address of that node. Any other node refuses, with the righ
 
 ## Measured
 
-{site}
+{measured}
 
 {spread}
 
@@ -77,7 +77,7 @@ is taken from the row with the most holders, so only the other rows are predicti
 
 {validations}
 
-## What grows
+## Growth with the number of databases
 
 One call, with the given number of databases in {pools} pools on {pools} servers, {history} times as many ended leases, a
 deadline in Redis for each database, and a waiter for every ten. The figures are milliseconds of processor time in the
@@ -107,34 +107,34 @@ def page(findings: Findings) -> str:
     """Return the page, or nothing if a part has not been measured yet."""
     if findings.measured is None or findings.growth is None or findings.simulated is None:
         return ""
-    site, costs, said = findings.measured.found, findings.growth.found, findings.simulated
-    rates = {part: 1 / site.cpu_seconds(part) for part in PARTS}
-    largest = said.forecasts[-1]
+    measured, costs, simulated = findings.measured.found, findings.growth.found, findings.simulated
+    rates = {part: 1 / measured.cpu_seconds(part) for part in PARTS}
+    largest = simulated.forecasts[-1]
     return TEXT.format(
         answer="\n".join(
-            f"| {NAMES[part]} | {milliseconds(site.cpu_seconds(part))} ms | {rates[part]:,.0f} |"
+            f"| {NAMES[part]} | {milliseconds(measured.cpu_seconds(part))} ms | {rates[part]:,.0f} |"
             for part in PARTS
         ),
         **{part: rates[part] * (0.8 if part in {"replica", "control"} else 1) for part in PARTS},
         hold=HOLD_SECONDS,
         server_cores=SERVER_CORES,
-        forecasts=_forecasts(said.forecasts),
-        first=_first(said.forecasts),
-        remedies=_remedies(said.remedies),
+        forecasts=_forecasts(simulated.forecasts),
+        first=_saturation(simulated.forecasts),
+        remedies=_remedies(simulated.remedies),
         control_connections=largest.control_connections * largest.installations // largest.replicas,
         server_connections=largest.server_connections * largest.installations // largest.replicas,
-        site=(
-            f"{site.replicas} replicas, {site.servers} managed servers, one for the control plane, one Redis, "
-            f"{site.databases} databases of 30 tables in {site.servers} pools. Holders acquire, connect, insert into three "
-            "tables, close and release. Per lease: "
-            f"{site.per_lease('statements'):.1f} transactions of the control plane, "
-            f"{site.per_lease('scripts'):.1f} scripts and {site.per_lease('commands'):.0f} commands of Redis (those within "
-            "scripts included)."
+        measured=(
+            f"{measured.replicas} replicas, {measured.servers} managed servers, one for the control plane, one Redis, "
+            f"{measured.databases} databases of 30 tables in {measured.servers} pools. Holders acquire, connect, insert "
+            "into three tables, close and release. Per lease: "
+            f"{measured.per_lease('statements'):.1f} transactions of the control plane, "
+            f"{measured.per_lease('scripts'):.1f} scripts and {measured.per_lease('commands'):.0f} commands of Redis "
+            "(those within scripts included)."
         ),
-        spread=_spread(site),
-        idle=_idle(site),
-        rounds=_rounds(site),
-        validations=_validations(said.validations),
+        spread=_spread(measured),
+        idle=_idle(measured),
+        rounds=_rounds(measured),
+        validations=_validations(simulated.validations),
         pools=POOLS,
         history=HISTORY,
         growth=_growth(costs),
@@ -157,7 +157,7 @@ def _forecasts(forecasts: Sequence[Forecast]) -> str:
         "leases/s",
         "acquire p50 · p99",
     ]
-    head += [f"{NAMES[part]}: at work, ends at" for part in PARTS[:-1]]
+    head += [f"{NAMES[part]}: use, limit" for part in PARTS[:-1]]
     return _table(
         head,
         [
@@ -178,7 +178,7 @@ def _latency(p50_seconds: float, p99_seconds: float) -> str:
     return f"{milliseconds(p50_seconds)} · {milliseconds(p99_seconds)} ms"
 
 
-def _first(forecasts: Sequence[Forecast]) -> str:
+def _saturation(forecasts: Sequence[Forecast]) -> str:
     one = forecasts[0]
     each = one.limits["replica"] / one.replicas
     after = ", ".join(
@@ -207,11 +207,11 @@ def _remedies(remedies: dict[str, Forecast]) -> str:
     )
 
 
-def _spread(site: Measured) -> str:
-    most = max(one.holders for one in site.rounds)
-    full = [one for one in site.rounds if one.holders == most]
+def _spread(measured: Measured) -> str:
+    most = max(one.holders for one in measured.rounds)
+    full = [one for one in measured.rounds if one.holders == most]
     leases = sum(one.leases for one in full)
-    replicas = [sum(one.by_replica[n] for one in full) / leases for n in range(site.replicas)]
+    replicas = [sum(one.by_replica[n] for one in full) / leases for n in range(measured.replicas)]
     servers = [sum(one.by_server[name] for one in full) / leases for name in full[0].by_server]
     return (
         f"With {most} holders, each at one replica and one template: leases by replica {_shares(replicas)}. By server "
@@ -223,8 +223,8 @@ def _shares(shares: Sequence[float]) -> str:
     return ", ".join(f"{one:.0%}" for one in shares)
 
 
-def _idle(site: Measured) -> str:
-    idle = site.idle
+def _idle(measured: Measured) -> str:
+    idle = measured.idle
     cores = ", ".join(f"{NAMES[part]} {used:.2%}" for part, used in idle.cores.items())
     return (
         f"At rest, each replica costs every second: {idle.statements:.1f} transactions, {idle.commands:.0f} commands of "
@@ -232,10 +232,10 @@ def _idle(site: Measured) -> str:
     )
 
 
-def _rounds(site: Measured) -> str:
+def _rounds(measured: Measured) -> str:
     by_holders = {
-        holders: [one for one in site.rounds if one.holders == holders]
-        for holders in sorted({one.holders for one in site.rounds})
+        holders: [one for one in measured.rounds if one.holders == holders]
+        for holders in sorted({one.holders for one in measured.rounds})
     }
     head = ["holders", "leases/s", "acquire p50 · p99", *(f"{NAMES[part]}, CPU ms/lease" for part in PARTS)]
     return _table(
@@ -293,7 +293,7 @@ def _growth(costs: Sequence[Cost]) -> str:
         [
             [
                 f"{what} ({NAMES[backend].removeprefix('the ')})",
-                _often(found[0]) + (", by one" if found[0].by_one else ""),
+                _interval(found[0]) + (", by one" if found[0].by_one else ""),
                 *(
                     f"{milliseconds(one.backend_seconds)} · {milliseconds(one.caller_seconds)}"
                     for one in found
@@ -305,5 +305,5 @@ def _growth(costs: Sequence[Cost]) -> str:
     )
 
 
-def _often(cost: Cost) -> str:
+def _interval(cost: Cost) -> str:
     return f"every {1 / cost.per_second:g} s" if cost.per_second else "as needed"

@@ -137,7 +137,7 @@ class Fleet:
 
 
 @dataclass(slots=True)
-class Seen:
+class Results:
     """Results of the simulation after the warm-up."""
 
     seconds: float
@@ -155,25 +155,25 @@ class Seen:
 
 def simulate(
     fleet: Fleet, seconds: float, *, warm_up_seconds: float, seed: int = 1, draw: Draw | None = None
-) -> Seen:
+) -> Results:
     """Run the holders for this time, after a warm-up that is not counted."""
-    world = _World(fleet, seed, draw)
-    world.clock.run(warm_up_seconds)
-    before = world.served()
-    world.seen = seen = Seen(seconds)
-    world.clock.run(warm_up_seconds + seconds)
-    for name, served in world.served().items():
+    simulation = _Simulation(fleet, seed, draw)
+    simulation.clock.run(warm_up_seconds)
+    before = simulation.served()
+    simulation.results = results = Results(seconds)
+    simulation.clock.run(warm_up_seconds + seconds)
+    for name, served in simulation.served().items():
         part = fleet.parts[name]
         at_work = (served - before[name]) / seconds + part.number * part.background
-        seen.used[name] = at_work / (part.number * part.cores)
-    return seen
+        results.used[name] = at_work / (part.number * part.cores)
+    return results
 
 
-class _World:
+class _Simulation:
     def __init__(self, fleet: Fleet, seed: int, draw: Draw | None) -> None:
         self.fleet = fleet
         self.clock = Clock()
-        self.seen: Seen | None = None
+        self.results: Results | None = None
         self._random = Random(seed)  # noqa: S311 - a simulation
         self._draw = draw or (lambda mean: self._random.expovariate(1 / mean) if mean else 0.0)
         self._stations = {
@@ -199,16 +199,16 @@ class _World:
             self._walk(iter(self.fleet.acquire), places, held)
 
         def held() -> None:
-            if self.seen is not None:
-                self.seen.acquires.append(self.clock.now - asked_at)
+            if self.results is not None:
+                self.results.acquires.append(self.clock.now - asked_at)
             self.clock.after(self._draw(self.fleet.hold_seconds), release)
 
         def release() -> None:
             self._walk(iter(self.fleet.release), places, released)
 
         def released() -> None:
-            if self.seen is not None:
-                self.seen.leases += 1
+            if self.results is not None:
+                self.results.leases += 1
             self._walk(iter(self.fleet.reset), places, clean)
             self._turn()
 

@@ -50,21 +50,23 @@ def cost(there: int, seconds: float, *, backend: str = "control", per_second: fl
     )
 
 
-def test_what_a_lease_costs_is_what_it_takes_beyond_the_rest() -> None:
-    site = measured(leases=1_000, holders=16)
-    assert {part: site.cpu_seconds(part) for part in CPU_SECONDS} == pytest.approx(CPU_SECONDS)
-    assert (site.per_lease("statements"), site.per_lease("commands")) == pytest.approx((3, 20))
+def test_cost_of_a_lease_excludes_the_use_at_rest() -> None:
+    installation = measured(leases=1_000, holders=16)
+    assert {part: installation.cpu_seconds(part) for part in CPU_SECONDS} == pytest.approx(CPU_SECONDS)
+    assert (installation.per_lease("statements"), installation.per_lease("commands")) == pytest.approx(
+        (3, 20)
+    )
 
 
 @pytest.mark.parametrize("others_cores", [0.0, 1.0])
-def test_many_holders_are_predicted_to_use_what_others_leave(others_cores: float) -> None:
-    site = measured(leases=1_000, holders=16, others_cores=others_cores)
-    (found,) = Basis(site, []).validation(60)
+def test_many_holders_are_predicted_to_use_all_cores_left_by_others(others_cores: float) -> None:
+    installation = measured(leases=1_000, holders=16, others_cores=others_cores)
+    (found,) = Basis(installation, []).validation(60)
     assert found.predicted == pytest.approx((2 - others_cores - 0.51) / 0.01, rel=0.03)
     assert found.error == pytest.approx(found.predicted / 100 - 1)
 
 
-def test_a_larger_fleet_ends_where_its_smallest_part_does() -> None:
+def test_fleet_is_limited_by_the_part_that_saturates_first() -> None:
     basis = Basis(measured(leases=1_000, holders=16), [cost(1_000, 0.01), cost(10_000, 0.1)])
     plan = Plan(servers=10, databases=5_000, holders=200, control_cores=2)
     found = basis.forecast(plan, 10_000)
@@ -78,20 +80,20 @@ def test_a_larger_fleet_ends_where_its_smallest_part_does() -> None:
     assert basis.forecast(replace(plan, more_replicas=8), 200).first == "control"
 
 
-def test_what_the_loops_cost_is_that_of_the_next_larger_size() -> None:
+def test_cost_of_loops_is_that_of_the_next_larger_size() -> None:
     basis = Basis(measured(leases=1_000, holders=16), [cost(1_000, 0.01), cost(10_000, 0.1)])
     loops = [basis.loops("control", there, 1) for there in (100, 1_000, 1_001, 50_000)]
     assert loops == pytest.approx([0.005, 0.005, 0.05, 0.05])
 
 
-def test_what_one_replica_does_for_all_is_counted_once() -> None:
+def test_work_of_one_replica_for_all_is_counted_once() -> None:
     each, once = cost(1_000, 0.01), cost(1_000, 0.1).model_copy(update={"by_one": True})
     basis = Basis(measured(leases=1_000, holders=16), [each, once])
     assert basis.loops("control", 1_000, 4) == pytest.approx(4 * 0.005 + 0.05)
     assert basis.loops("control", 1_000, 4, caller=True) == pytest.approx(4 * 0.0005 + 0.005)
 
 
-def test_installations_divide_everything() -> None:
+def test_installations_divide_the_load() -> None:
     basis = Basis(measured(leases=1_000, holders=16), [cost(1_000, 0.0)])
     plan = Plan(servers=4, databases=400, holders=100, control_cores=1)
     one, two = (basis.forecast(replace(plan, installations=n), 2_000) for n in (1, 2))

@@ -20,8 +20,8 @@ def sojourns(cores: int, arrivals: Draw, service: Draw, *, background: float = 0
     station = Station(clock, cores, background)
 
     def arrive() -> None:
-        came = clock.now
-        station.serve(service(0.8 * cores), lambda: spent.append(clock.now - came))
+        arrived = clock.now
+        station.serve(service(0.8 * cores), lambda: spent.append(clock.now - arrived))
         clock.after(arrivals(1.0), arrive)
 
     arrive()
@@ -46,17 +46,17 @@ def erlang_c(cores: int, offered: float) -> float:
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4])
-def test_a_station_keeps_customers_as_long_as_erlang_says(cores: int, exponential: Draw) -> None:
+def test_time_at_a_station_equals_erlangs_formula(cores: int, exponential: Draw) -> None:
     service, offered = 0.8 * cores, 0.8 * cores
     expected = service + erlang_c(cores, offered) * service / (cores - offered)
     assert fmean(sojourns(cores, exponential, exponential)) == pytest.approx(expected, rel=0.06)
 
 
-def test_nobody_waits_where_everything_is_regular() -> None:
+def test_regular_arrivals_do_not_wait() -> None:
     assert {round(taken, 6) for taken in sojourns(1, constant, constant)} == {0.8}
 
 
-def test_a_background_makes_the_rest_of_the_station_slower() -> None:
+def test_background_slows_down_a_station() -> None:
     assert max(sojourns(2, constant, constant, background=0.4)) == pytest.approx(1.6 * 2 / 1.6)
     with pytest.raises(ValueError, match="leaves nothing"):
         Station(Clock(), 1, background=1.0)
@@ -86,14 +86,14 @@ def fleet(holders: int, hold_seconds: float = 0.05, databases: int = 1_000, **pa
 
 
 @pytest.mark.parametrize("holders", [1, 4, 20])
-def test_holders_turn_as_fast_as_mean_value_analysis_says(holders: int) -> None:
+def test_throughput_equals_mean_value_analysis(holders: int) -> None:
     expected = mean_value_analysis({"replica": 0.004, "control": 0.003, "server": 0.008}, 0.05, holders)
-    seen = simulate(fleet(holders), 300, warm_up_seconds=10)
-    assert seen.leases_per_second == pytest.approx(expected, rel=0.03)
-    assert seen.used["server"] == pytest.approx(expected * 0.008, rel=0.04)
+    results = simulate(fleet(holders), 300, warm_up_seconds=10)
+    assert results.leases_per_second == pytest.approx(expected, rel=0.03)
+    assert results.used["server"] == pytest.approx(expected * 0.008, rel=0.04)
 
 
-def test_many_stations_of_a_part_share_its_work() -> None:
+def test_single_pool_uses_one_of_many_stations() -> None:
     one, ten = (simulate(fleet(400, server=Part(number)), 20, warm_up_seconds=5) for number in (1, 10))
     assert fleet(400).limits()["server"] == pytest.approx(125)
     assert one.leases_per_second == pytest.approx(125, rel=0.05)
@@ -103,7 +103,7 @@ def test_many_stations_of_a_part_share_its_work() -> None:
 
 
 @pytest.mark.parametrize(("databases", "turn_seconds"), [(1, 0.065 + 0.1), (2, 0.165 / 2)])
-def test_whoever_finds_nothing_ready_waits_for_a_reset(databases: int, turn_seconds: float) -> None:
+def test_acquire_without_ready_database_waits_for_a_reset(databases: int, turn_seconds: float) -> None:
     few = replace(fleet(8, databases=databases, cleaner=Part(8)), reset=[Step("cleaner", 0.1)])
-    seen = simulate(few, 100, warm_up_seconds=5, draw=constant)
-    assert seen.leases_per_second == pytest.approx(1 / turn_seconds, rel=0.05)
+    results = simulate(few, 100, warm_up_seconds=5, draw=constant)
+    assert results.leases_per_second == pytest.approx(1 / turn_seconds, rel=0.05)

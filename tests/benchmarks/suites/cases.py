@@ -23,5 +23,5 @@ def test_commits(session: Session, number: int) -> None:
     ).scalar_one()
     session.execute(third.insert(), [{"name": name, "parent_id": two} for name in ("three", "four")])
     session.commit()
-    there = session.scalar(select(func.count()).select_from(third).where(third.c.parent_id == two))
-    assert there == 2
+    found = session.scalar(select(func.count()).select_from(third).where(third.c.parent_id == two))
+    assert found == 2

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from tests.benchmarks.suites.places import TEMPLATE, WORKER, server, session_of, url
+from tests.benchmarks.suites.addresses import TEMPLATE, WORKER, server, session_of, url
 
 
 @pytest.fixture(scope="session")

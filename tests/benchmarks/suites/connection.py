@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.orm import Session
 
-from tests.benchmarks.suites.places import DSN, SHARED
+from tests.benchmarks.suites.addresses import DSN, SHARED
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from tests.benchmarks.suites.places import WORKER, engine_of, server, url
+from tests.benchmarks.suites.addresses import WORKER, engine_of, server, url
 from tests.benchmarks.suites.tables import metadata
 
 

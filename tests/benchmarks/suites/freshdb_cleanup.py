@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from freshdb.pytest_plugin import LeasedDatabase
 from freshdb.toolkit.cleanup import Cleanup
-from tests.benchmarks.suites.places import engine_of
+from tests.benchmarks.suites.addresses import engine_of
 
 
 @pytest.fixture(scope="session")

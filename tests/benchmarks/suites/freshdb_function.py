@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from freshdb.pytest_plugin import LeasedDatabase
-from tests.benchmarks.suites.places import session_of
+from tests.benchmarks.suites.addresses import session_of
 
 
 @pytest.fixture

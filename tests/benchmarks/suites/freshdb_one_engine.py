@@ -14,26 +14,26 @@ from freshdb.pytest_plugin import LeasedDatabase
 
 
 @dataclass(slots=True)
-class Where:
+class CurrentDatabase:
     """Database of the running test."""
 
     url: str = ""
 
 
 @pytest.fixture(scope="session")
-def where() -> Where:
-    return Where()
+def current_database() -> CurrentDatabase:
+    return CurrentDatabase()
 
 
 @pytest.fixture(scope="session")
-def engine(where: Where) -> Engine:
+def engine(current_database: CurrentDatabase) -> Engine:
     return create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(where.url), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(current_database.url), poolclass=NullPool
     )
 
 
 @pytest.fixture
-def session(freshdb: LeasedDatabase, engine: Engine, where: Where) -> Iterator[Session]:
-    where.url = freshdb.url
+def session(freshdb: LeasedDatabase, engine: Engine, current_database: CurrentDatabase) -> Iterator[Session]:
+    current_database.url = freshdb.url
     with engine.connect() as connection, Session(connection) as session:
         yield session

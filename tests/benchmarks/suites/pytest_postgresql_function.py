@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
-from tests.benchmarks.suites.places import DSN, session_of, url
+from tests.benchmarks.suites.addresses import DSN, session_of, url
 
 factories = importlib.import_module("pytest_postgresql.factories")  # installed for its own runs only
 _given = make_url(DSN)

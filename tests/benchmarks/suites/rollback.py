@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from tests.benchmarks.suites.places import SHARED, engine_of, url
+from tests.benchmarks.suites.addresses import SHARED, engine_of, url
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.services import Service
 
 Answer = dict[str, Any]
@@ -15,7 +15,7 @@ Answer = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=60) as client:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as client:
         yield client
 
 

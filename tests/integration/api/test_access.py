@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -18,7 +18,7 @@ TOKENS = "ci:ci-secret dev:dev-secret watcher:watch-secret:read boss:boss-secret
 @pytest.fixture(scope="module")
 def url(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[str]:
     service = start_service([postgres_18.dsn], service_redis_url, settings={"tokens": TOKENS})
-    answer = asking.post(
+    answer = plain_http.post(
         f"{service.url}/v1/templates",
         json={"name": "t", "sql": ["select 1"]},
         headers=bearer("ci"),
@@ -36,7 +36,7 @@ def bearer(name: str) -> dict[str, str]:
 
 
 def lease_of_ci(url: str) -> dict[str, str]:
-    answer = asking.post(f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=60)
+    answer = plain_http.post(f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=60)
     assert answer.status_code == 201, answer.text
     lease: dict[str, str] = answer.json()
     assert lease["principal"] == "ci"
@@ -55,45 +55,45 @@ def lease_of_ci(url: str) -> dict[str, str]:
     ],
 )
 def test_request_without_known_token_is_unauthorized(url: str, headers: dict[str, str]) -> None:
-    answer = asking.get(f"{url}/v1/leases", headers=headers)
+    answer = plain_http.get(f"{url}/v1/leases", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert asking.get(f"{url}/livez").status_code == 200
+    assert plain_http.get(f"{url}/livez").status_code == 200
 
 
 def test_lease_of_another_principal_can_be_read_but_not_changed(url: str) -> None:
     lease = lease_of_ci(url)
     for method, path in (("POST", "/renew"), ("POST", "/keep"), ("DELETE", "")):
-        answer = asking.request(method, f"{url}/v1/leases/{lease['id']}{path}", headers=bearer("dev"))
+        answer = plain_http.request(method, f"{url}/v1/leases/{lease['id']}{path}", headers=bearer("dev"))
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "another principal" in answer.json()["detail"]
-    shown = asking.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("dev"))
+    shown = plain_http.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("dev"))
     assert shown.json()["password"] is None
     assert lease["password"] not in shown.text
-    own = asking.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).json()
+    own = plain_http.get(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).json()
     assert own["password"] == lease["password"]
-    asking.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).raise_for_status()
+    plain_http.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer("ci")).raise_for_status()
 
 
 def test_revoke_needs_scope_admin(url: str) -> None:
     lease = lease_of_ci(url)
     where = f"{url}/v1/leases/{lease['id']}?force=true"
-    refused = asking.delete(where, headers=bearer("dev"))
+    refused = plain_http.delete(where, headers=bearer("dev"))
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-    revoked = asking.delete(where, headers=bearer("boss"))
+    revoked = plain_http.delete(where, headers=bearer("boss"))
     assert revoked.json()["state"] == "revoked"
     assert revoked.json()["end_reason"] == "revoked by boss"
-    over = asking.post(f"{url}/v1/leases/{lease['id']}/renew", headers=bearer("ci"))
+    over = plain_http.post(f"{url}/v1/leases/{lease['id']}/renew", headers=bearer("ci"))
     assert (over.status_code, over.json()["code"]) == (410, "lease_ended")
 
 
 def test_scope_read_allows_no_changes(url: str) -> None:
     headers = bearer("watcher")
-    assert asking.get(f"{url}/v1/pools", headers=headers).status_code == 200
+    assert plain_http.get(f"{url}/v1/pools", headers=headers).status_code == 200
     for answer in (
-        asking.post(f"{url}/v1/leases", json={"template": "t"}, headers=headers),
-        asking.post(f"{url}/v1/templates", json={"name": "u", "sql": ["select 1"]}, headers=headers),
-        asking.delete(f"{url}/v1/templates/t", headers=headers),
+        plain_http.post(f"{url}/v1/leases", json={"template": "t"}, headers=headers),
+        plain_http.post(f"{url}/v1/templates", json={"name": "u", "sql": ["select 1"]}, headers=headers),
+        plain_http.delete(f"{url}/v1/templates/t", headers=headers),
     ):
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "lacks the scope" in answer.json()["detail"]
@@ -102,9 +102,9 @@ def test_scope_read_allows_no_changes(url: str) -> None:
 def test_idempotency_keys_of_two_principals_are_independent(url: str) -> None:
     body, key = {"template": "t"}, {"idempotency-key": "the same"}
     leases = [
-        asking.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()
+        plain_http.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()
         for who in ("ci", "dev")
     ]
     assert leases[0]["id"] != leases[1]["id"]
     for who, lease in zip(("ci", "dev"), leases, strict=True):
-        asking.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer(who)).raise_for_status()
+        plain_http.delete(f"{url}/v1/leases/{lease['id']}", headers=bearer(who)).raise_for_status()

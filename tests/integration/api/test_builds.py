@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
@@ -50,7 +50,9 @@ async def test_one_of_many_contenders_builds_and_all_lease(service: Service, nam
 
     async def contend(number: int) -> None:
         nonlocal built
-        async with httpx.AsyncClient(verify=asking.PLAIN, base_url=service.url, timeout=90) as client:
+        async with httpx.AsyncClient(
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90
+        ) as client:
             answer = (await client.post("/v1/templates", json={"name": name, "fingerprint": "1"})).json()
             if answer["build"]:
                 built += 1

@@ -21,7 +21,7 @@ import psycopg
 import pytest
 import redis
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -203,7 +203,9 @@ def test_requests_are_answered_during_thousands_of_idle_connections(service: Ser
         with contextlib.ExitStack() as stack:
             for _ in range(number):
                 stack.enter_context(connect(service))
-            with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=LIMIT_SECONDS) as client:
+            with httpx.Client(
+                verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=LIMIT_SECONDS
+            ) as client:
                 for _ in range(20):
                     assert client.get("/v1/leases").status_code == 200
             assert _callers(service) >= number
@@ -213,7 +215,7 @@ def test_requests_are_answered_during_thousands_of_idle_connections(service: Ser
 
 def test_event_stream_without_reader_is_closed_and_costs_no_memory(strict: Service) -> None:
     process = psutil.Process(strict.process.pid)
-    asking.get(f"{strict.url}/v1/events?follow=false&since=0")
+    plain_http.get(f"{strict.url}/v1/events?follow=false&since=0")
     with redis.Redis.from_url(strict.redis_url) as connection:
         key = f"freshdb:{{{_installation(strict)}}}:events".encode()
         with connection.pipeline(transaction=False) as pipeline:
@@ -231,7 +233,7 @@ def test_event_stream_without_reader_is_closed_and_costs_no_memory(strict: Servi
         def all_dropped() -> bool:
             nonlocal most
             most = max(most, process.memory_info().rss)
-            assert asking.get(f"{strict.url}/livez").status_code == 200
+            assert plain_http.get(f"{strict.url}/livez").status_code == 200
             return _callers(strict) == 0
 
         _until(all_dropped)
@@ -244,7 +246,7 @@ def test_event_streams_beyond_limit_are_refused(strict: Service) -> None:
             stream = stack.enter_context(connect(strict))
             stream.sendall(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert stream.recv(9) == b"HTTP/1.1 "
-        answer = asking.get(f"{strict.url}/v1/events")
+        answer = plain_http.get(f"{strict.url}/v1/events")
         assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
         assert answer.headers["retry-after"]
 
@@ -252,7 +254,10 @@ def test_event_streams_beyond_limit_are_refused(strict: Service) -> None:
 def test_two_hundred_simultaneous_pages_are_served(service: Service) -> None:
     with (
         httpx.Client(
-            verify=asking.PLAIN, base_url=service.url, limits=httpx.Limits(max_connections=200), timeout=60
+            verify=plain_http.NO_CERTIFICATES,
+            base_url=service.url,
+            limits=httpx.Limits(max_connections=200),
+            timeout=60,
         ) as client,
         ThreadPoolExecutor(50) as threads,
     ):
@@ -265,7 +270,7 @@ def test_two_hundred_simultaneous_pages_are_served(service: Service) -> None:
 @pytest.fixture
 def occupied(strict: Service) -> Iterator[tuple[httpx.Client, dict[str, Any]]]:
     """Lease the only database of a template."""
-    with httpx.Client(verify=asking.PLAIN, base_url=strict.url, timeout=60) as client:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=strict.url, timeout=60) as client:
         client.post("/v1/templates", json={"name": "narrow", "sql": ["select 1"]})
         lease = client.post("/v1/leases", json={"template": "narrow"}).json()
         yield client, lease
@@ -295,7 +300,7 @@ def _callers(service: Service) -> int:
 def _wait_for_one(strict: Service, done: list[httpx.Response]) -> threading.Thread:
     def ask() -> None:
         body = {"template": "narrow", "wait_seconds": 60}
-        done.append(asking.post(f"{strict.url}/v1/leases", json=body, timeout=90))
+        done.append(plain_http.post(f"{strict.url}/v1/leases", json=body, timeout=90))
 
     thread = threading.Thread(target=ask)
     thread.start()

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
@@ -29,7 +29,7 @@ def one(url: str, query: str) -> object:
 def until(condition: Callable[[], bool], seconds: float = LIMIT_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.02)
 
 
@@ -221,14 +221,14 @@ def test_same_idempotency_key_in_simultaneous_calls_gets_one_lease(service: Serv
     key = {"idempotency-key": uuid.uuid4().hex}
 
     def call(_: int) -> str:
-        answer = asking.post(f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=60)
+        answer = plain_http.post(f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=60)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     with ThreadPoolExecutor(8) as crowd:
         got = set(crowd.map(call, range(16)))
     assert len(got) == 1
-    asking.delete(f"{service.url}/v1/leases/{got.pop()}")
+    plain_http.delete(f"{service.url}/v1/leases/{got.pop()}")
 
 
 def test_batch_is_granted_as_a_whole(http: httpx.Client, shop: str) -> None:
@@ -282,11 +282,11 @@ def test_queue_is_first_come_first_served(http: httpx.Client, service: Service, 
 
     def stand(number: int) -> None:
         body = {"template": name, "wait_seconds": 60, "holder": {"number": str(number)}}
-        got = asking.post(f"{service.url}/v1/leases", json=body, timeout=90)
+        got = plain_http.post(f"{service.url}/v1/leases", json=body, timeout=90)
         assert got.status_code == 201, got.text
         lease = got.json()
         served.append((lease["granted_at"], number))
-        asking.delete(f"{service.url}/v1/leases/{lease['id']}")
+        plain_http.delete(f"{service.url}/v1/leases/{lease['id']}")
 
     with ThreadPoolExecutor(8) as crowd:
         stands = []
@@ -322,7 +322,7 @@ def test_retry_with_idempotency_key_keeps_place_in_queue(
 def test_caller_that_hangs_up_leaves_the_queue(http: httpx.Client, service: Service, name: str) -> None:
     pool, held = taken_whole(http, name)
     with pytest.raises(httpx.ReadTimeout):
-        asking.post(
+        plain_http.post(
             f"{service.url}/v1/leases",
             json={"template": name, "wait_seconds": 200},
             timeout=httpx.Timeout(LIMIT_SECONDS, read=0.5),
@@ -340,7 +340,7 @@ def test_contenders_never_share_a_database(
     http.patch(f"/v1/pools/{pool}", json={"min_ready": 2, "max_size": 4})
 
     def contend(number: int) -> None:
-        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as client:
+        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as client:
             for turn in range(5):
                 got = client.post("/v1/leases", json={"template": name, "wait_seconds": 60})
                 assert got.status_code == 201, got.text

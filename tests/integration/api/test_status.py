@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -37,7 +37,7 @@ def watched(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture
 def looker(watched: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=asking.PLAIN, base_url=watched.url, timeout=60) as client:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=watched.url, timeout=60) as client:
         yield client
 
 
@@ -226,7 +226,7 @@ def test_history_is_shared_by_replicas_and_survives_one(
         assert (one.stop(), two.stop()) == (0, 0)
     third = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
-        history = asking.get(f"{third.url}/v1/pools/{pool}/history").json()
+        history = plain_http.get(f"{third.url}/v1/pools/{pool}/history").json()
         assert (history["waits"]["count"], history["resets"]["count"]) == (2, 2)
     finally:
         assert third.stop() == 0

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -119,8 +119,8 @@ def services(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[tu
 @pytest.fixture(scope="package")
 def boss(services: tuple[Service, Service]) -> Iterator[Caller]:
     with (
-        httpx.Client(verify=asking.PLAIN, base_url=services[0].url, timeout=60) as one,
-        httpx.Client(verify=asking.PLAIN, base_url=services[1].url, timeout=60) as other,
+        httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=services[0].url, timeout=60) as one,
+        httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=services[1].url, timeout=60) as other,
     ):
         caller = Caller((one, other), BOSS)
         sql = ["create table item (id serial primary key)"]

@@ -6,7 +6,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.integration.auth.conftest import SETTINGS, Caller, refused, unique, until
 from tests.services import Service, start_service
 
@@ -160,7 +160,9 @@ def test_killed_replica_loses_no_entry_of_a_lease(boss: Caller, services: tuple[
     settings = {**SETTINGS, "trail_flush_seconds": 600}
     dsns = services[0].environment["FRESHDB_POSTGRES"].split()
     doomed = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
-    with httpx.Client(verify=asking.PLAIN, base_url=doomed.url, headers=boss.headers, timeout=60) as http:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=doomed.url, headers=boss.headers, timeout=60
+    ) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
         http.delete(f"/v1/leases/{lease['id']}").raise_for_status()
@@ -177,7 +179,9 @@ def test_stopping_replica_writes_its_buffered_entries(
     dsns = services[0].environment["FRESHDB_POSTGRES"].split()
     third = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
     headers = {"authorization": f"Bearer {secret}"}
-    with httpx.Client(verify=asking.PLAIN, base_url=third.url, headers=headers, timeout=60) as http:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=third.url, headers=headers, timeout=60
+    ) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
     assert third.stop() == 0

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from freshdb.cli import main
-from tests import asking
+from tests import plain_http
 from tests.integration.auth.conftest import refused, until
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -44,7 +44,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def test_loopback_is_open_only_before_the_first_token(open_service: Service) -> None:
-    with httpx.Client(verify=asking.PLAIN, base_url=open_service.url, timeout=60) as http:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=open_service.url, timeout=60) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
         assert lease["principal"] == "anonymous"
@@ -65,24 +65,24 @@ def test_first_token_is_created_in_the_control_planes_database(
 ) -> None:
     control = ("--control", open_service.control_dsn)
     asked = f"{open_service.url}/v1/leases"
-    assert asking.get(asked).status_code == 200
+    assert plain_http.get(asked).status_code == 200
     code, secret, said = token("create", "--name", "old", "--scopes", "read", "--max-leases", "2", *control)
     assert (code, said.count("it is shown only once")) == (0, 1)
-    assert asking.get(asked, headers=bearer(secret.strip())).status_code == 200
-    until(lambda: asking.get(asked).status_code == 401)
+    assert plain_http.get(asked, headers=bearer(secret.strip())).status_code == 200
+    until(lambda: plain_http.get(asked).status_code == 401)
     changed = json.loads(
         token("set", "old", "--max-leases", "none", "--max-disk", "2GB", *control, "--json")[1]
     )
     assert (changed["max_leases"], changed["max_disk_bytes"]) == (None, 2 * 2**30)
     rotated = json.loads(token("rotate", changed["id"], "--grace", "1h", *control, "--json")[1])
     for one in (secret.strip(), rotated["token"]):
-        assert asking.get(asked, headers=bearer(one)).status_code == 200
+        assert plain_http.get(asked, headers=bearer(one)).status_code == 200
     shown = json.loads(token("show", "old", *control, "--json")[1])
     assert shown["use"] == {"leases": 0, "databases": 0, "disk_bytes": 0}
     assert token("revoke", "old", *control) == (0, "", "revoked old\n")
     assert token("list", *control)[1] == ""
     assert "revoked" in token("list", "--all", *control)[1]
-    until(lambda: asking.get(asked, headers=bearer(rotated["token"])).status_code == 401)
+    until(lambda: plain_http.get(asked, headers=bearer(rotated["token"])).status_code == 401)
 
     elsewhere = ("--host", EVERYWHERE, "--insecure")
     start = ([postgres_18.dsn], open_service.redis_url)
@@ -95,8 +95,8 @@ def test_first_token_is_created_in_the_control_planes_database(
     secret = json.loads(token("create", "--name", "ops", "--scopes", "admin", *control, "--json")[1])["token"]
     service = start_service(*start, arguments=elsewhere, replica_of=open_service)
     url = service.url.replace(EVERYWHERE, "127.0.0.1")
-    refused(asking.get(f"{url}/v1/leases"), 401, "unauthorized")
-    records = asking.get(f"{url}/v1/audit", params={"action": "token.*"}, headers=bearer(secret)).json()[
+    refused(plain_http.get(f"{url}/v1/leases"), 401, "unauthorized")
+    records = plain_http.get(f"{url}/v1/audit", params={"action": "token.*"}, headers=bearer(secret)).json()[
         "items"
     ]
     assert service.stop() == 0

@@ -13,13 +13,13 @@ from freshdb_service.store import databases as store_databases
 from freshdb_service.store.audit_log import FRESHDB
 from freshdb_service.store.tokens import Quotas
 from freshdb_service.templates.registry import RegisterRequest
-from tests.integration.installations import Bench, replica, site
+from tests.integration.installations import Bench, new_installation, replica
 from tests.servers import PostgresServer
 
 
 @pytest.fixture
 async def bench(postgres_18: PostgresServer, redis_url: str) -> AsyncIterator[Bench]:
-    async with replica(site([postgres_18], redis_url)) as one:
+    async with replica(new_installation([postgres_18], redis_url)) as one:
         yield one
 
 
@@ -33,7 +33,7 @@ async def test_concurrent_plans_never_exceed_the_database_limit(bench: Bench) ->
             RegisterRequest(name, None, ["select 1"], [], 60), wait_seconds=60, charged_to=issued.token
         )
     await bench.builds.close()  # a template is ready before its pool exists
-    here, there = [one.pool.id for one in await bench.pools.listing()]
+    installation, there = [one.pool.id for one in await bench.pools.listing()]
     async with store.transaction() as connection:
         await connection.execute(
             text("insert into servers (name, host, port, version) values ('other', '', 0, 180000)")
@@ -41,7 +41,9 @@ async def test_concurrent_plans_never_exceed_the_database_limit(bench: Bench) ->
         await connection.execute(text("update pools set server = 'other' where id = :pool"), {"pool": there})
 
     async with store.transaction() as connection:
-        first = await store_databases.plan(connection, here, 2, enough=2, max_databases=100, claim_seconds=60)
+        first = await store_databases.plan(
+            connection, installation, 2, enough=2, max_databases=100, claim_seconds=60
+        )
         assert len(first) == 2
 
         async def on_the_other_server() -> int:

@@ -179,8 +179,8 @@ def test_databases_of_a_tokens_templates_never_exceed_its_quota(
     another = builder.ask("POST", "/v1/templates", {"name": unique("more"), "sql": ["select 1"]})
     refused(another, 429, "quota_exceeded", quota="max_databases", limit=4, use=4)
     assert builder.ask("POST", "/v1/templates", {"name": name, "sql": ["select 1"]}).status_code == 200
-    somebody = boss.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0})
-    body_of = refused(somebody, 503, "pool_exhausted")  # it is not the other token's quota
+    exhausted = boss.ask("POST", "/v1/leases", {"template": name, "wait_seconds": 0})
+    body_of = refused(exhausted, 503, "pool_exhausted")  # it is not the other token's quota
     assert "the quota max_databases of the token" in body_of["detail"]
     for lease in held:
         builder.release(lease)

@@ -14,7 +14,7 @@ from freshdb_service.embedded import placement
 from tests.runs import end_servers_in
 from tests.servers import Servers
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as another user")
 
 
 @pytest.fixture

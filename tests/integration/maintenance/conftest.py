@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.installations import Bench, Site, replica, site
+from tests.integration.installations import Bench, Installation, new_installation, replica
 from tests.servers import PostgresServer
 
 
 @pytest.fixture
-def here(postgres_18: PostgresServer, redis_url: str) -> Site:
-    return site([postgres_18], redis_url)
+def installation(postgres_18: PostgresServer, redis_url: str) -> Installation:
+    return new_installation([postgres_18], redis_url)
 
 
 @pytest.fixture
-async def bench(here: Site) -> AsyncIterator[Bench]:
-    async with replica(here) as one:
+async def bench(installation: Installation) -> AsyncIterator[Bench]:
+    async with replica(installation) as one:
         yield one

@@ -14,7 +14,7 @@ from freshdb_service.errors import BackendUnavailable
 from freshdb_service.status.server_status import all_servers
 from freshdb_service.templates.registry import RegisterRequest
 from tests.faults.proxy import Proxy
-from tests.integration.installations import Bench, replica, site
+from tests.integration.installations import Bench, new_installation, replica
 from tests.servers import PostgresServer, Servers
 
 pytestmark = pytest.mark.xdist_group("placement")
@@ -37,7 +37,7 @@ def second(two: tuple[PostgresServer, ...]) -> Iterator[Proxy]:
 
 @pytest.fixture
 async def bench(two: tuple[PostgresServer, ...], second: Proxy, redis_url: str) -> AsyncIterator[Bench]:
-    ours = site([two[0], replace(two[1], dsn=second.url)], redis_url, max_databases=100)
+    ours = new_installation([two[0], replace(two[1], dsn=second.url)], redis_url, max_databases=100)
     async with replica(ours) as one:
         yield one
 
@@ -84,7 +84,7 @@ async def test_unavailable_server_gets_no_template(bench: Bench, second: Proxy) 
 async def test_existing_template_is_found_when_all_servers_are_full(
     two: tuple[PostgresServer, ...], redis_url: str
 ) -> None:
-    async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
+    async with replica(new_installation([two[0]], redis_url, max_databases=1)) as bench:
         there = await bench.template("there")
         with pytest.raises(BackendUnavailable, match="raise max_databases"):
             await bench.template("new")
@@ -94,7 +94,7 @@ async def test_existing_template_is_found_when_all_servers_are_full(
 async def test_failed_template_does_not_count_for_max_databases(
     two: tuple[PostgresServer, ...], redis_url: str
 ) -> None:
-    async with replica(site([two[0]], redis_url, max_databases=1)) as bench:
+    async with replica(new_installation([two[0]], redis_url, max_databases=1)) as bench:
         wrong = await bench.templates.register(
             RegisterRequest("wrong", None, ["selec"], [], 60), wait_seconds=60
         )

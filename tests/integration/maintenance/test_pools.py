@@ -15,7 +15,7 @@ from freshdb_service.leasing.leases import Leases
 from freshdb_service.lifecycle import Isolation
 from freshdb_service.maintenance import replenisher
 from freshdb_service.pooling.worker_pool import WorkerPool
-from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.integration.installations import Bench, Installation, names_on, new_installation, replica
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
@@ -50,8 +50,8 @@ async def test_pool_keeps_min_ready_and_replaces_leased_databases(bench: Bench) 
     assert await bench.states() == {"leased": 1, "ready": 2}
 
 
-async def test_pool_filled_by_two_replicas_stays_within_max_size(here: Site) -> None:
-    async with replica(here) as one, replica(here) as two:
+async def test_pool_filled_by_two_replicas_stays_within_max_size(installation: Installation) -> None:
+    async with replica(installation) as one, replica(installation) as two:
         await one.template()
         await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 5})
         await asyncio.gather(*(each.replenisher.run_once() for each in (one, two, one, two)))
@@ -62,7 +62,9 @@ async def test_missing_databases_are_created_when_slots_become_free_without_anot
     postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replenisher, "_PAUSE_SECONDS", 3_600)  # only one inspection
-    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
+    async with replica(
+        new_installation([postgres_18], redis_url, provision_concurrency=1, min_ready=0)
+    ) as bench:
         for name in ("shop", "bank"):
             await bench.template(name=name)
         for health in await bench.pools.listing():
@@ -78,7 +80,9 @@ async def test_missing_databases_are_created_when_slots_become_free_without_anot
 async def test_marked_databases_are_dropped_while_others_are_missing(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=0)) as bench:
+    async with replica(
+        new_installation([postgres_18], redis_url, provision_concurrency=1, min_ready=0)
+    ) as bench:
         await bench.template(name="bank")
         await bench.template(name="shop")
         over, lacking = sorted(await bench.pools.listing(), key=lambda health: health.pool.template)
@@ -95,8 +99,10 @@ async def test_marked_databases_are_dropped_while_others_are_missing(
         await looking
 
 
-async def test_replicas_that_see_the_same_shortage_create_each_missing_database_once(here: Site) -> None:
-    async with replica(here) as one, replica(here) as two:
+async def test_replicas_that_see_the_same_shortage_create_each_missing_database_once(
+    installation: Installation,
+) -> None:
+    async with replica(installation) as one, replica(installation) as two:
         await one.template()
         await one.pools.resize(await the_pool(one), {"min_ready": 5, "max_size": 50})
         await asyncio.gather(*(each.replenisher.run_once() for each in (one, two, one, two)))
@@ -117,7 +123,7 @@ async def test_pool_with_lower_limits_shrinks(bench: Bench) -> None:
 async def test_janitor_finds_dirty_database_without_wake_up_when_another_reset_ends(
     postgres_18: PostgresServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with replica(site([postgres_18], redis_url, janitor_seconds=0.001)) as bench:
+    async with replica(new_installation([postgres_18], redis_url, janitor_seconds=0.001)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         held = await bench.acquire()
@@ -151,7 +157,7 @@ async def _until(event: asyncio.Event) -> None:
 async def test_server_never_has_more_databases_than_max_databases(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    async with replica(site([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
+    async with replica(new_installation([postgres_18], redis_url, max_databases=3, min_ready=5)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 3}
@@ -160,7 +166,7 @@ async def test_server_never_has_more_databases_than_max_databases(
 async def test_server_over_max_disk_bytes_gets_no_database(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    async with replica(site([postgres_18], redis_url, max_disk_bytes=2**20)) as bench:
+    async with replica(new_installation([postgres_18], redis_url, max_disk_bytes=2**20)) as bench:
         await bench.template()
         await bench.reconciler.run_once()  # measures the disk: the template alone is larger
         await bench.replenisher.run_once()
@@ -191,7 +197,9 @@ async def test_simultaneous_releases_wait_for_worker_slots(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
     """There is no janitor here, so a dirty database would stay dirty."""
-    async with replica(site([postgres_18], redis_url, provision_concurrency=1, min_ready=12)) as bench:
+    async with replica(
+        new_installation([postgres_18], redis_url, provision_concurrency=1, min_ready=12)
+    ) as bench:
         assert bench.reset_jobs.resets.free == 4
         await bench.template()
         await bench.replenisher.run_once()
@@ -203,7 +211,7 @@ async def test_simultaneous_releases_wait_for_worker_slots(
 
 
 async def test_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis_url: str) -> None:
-    async with replica(site([postgres_18], redis_url, min_ready=4)) as bench:
+    async with replica(new_installation([postgres_18], redis_url, min_ready=4)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         assert await bench.states() == {"ready": 4}
@@ -218,21 +226,21 @@ async def test_idle_pool_shrinks_to_min_ready(postgres_18: PostgresServer, redis
 async def test_unused_template_is_dropped_without_leftovers(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    here = site([postgres_18], redis_url, unused_template_seconds=1e-6)
-    async with replica(here) as bench:
+    installation = new_installation([postgres_18], redis_url, unused_template_seconds=1e-6)
+    async with replica(installation) as bench:
         await bench.template()
         await bench.replenisher.run_once()
-        assert names_on(here)
+        assert names_on(installation)
         await bench.reconciler.run_once()  # retires it
         await bench.replenisher.run_once()  # drops its databases
         await bench.reconciler.run_once()  # drops the template itself
-        assert names_on(here) == set()
+        assert names_on(installation) == set()
         with pytest.raises(TemplateNotFound):
             await bench.templates.find("shop")
 
 
 async def test_leased_template_is_not_retired_as_unused(postgres_18: PostgresServer, redis_url: str) -> None:
-    async with replica(site([postgres_18], redis_url, unused_template_seconds=1e-6)) as bench:
+    async with replica(new_installation([postgres_18], redis_url, unused_template_seconds=1e-6)) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         await bench.acquire()
@@ -258,10 +266,12 @@ async def test_template_unfit_for_schema_isolation_is_refused_with_all_reasons(b
         await bench.acquire("two", Isolation.SCHEMA)
 
 
-async def test_pool_with_broken_template_reports_error_and_stops_creating(here: Site, bench: Bench) -> None:
+async def test_pool_with_broken_template_reports_error_and_stops_creating(
+    installation: Installation, bench: Bench
+) -> None:
     await bench.template()
     template = await bench.templates.find("shop")
-    with psycopg.connect(here.dsns[0], autocommit=True) as connection:
+    with psycopg.connect(installation.dsns[0], autocommit=True) as connection:
         connection.execute(f'drop database "{template.database_name}"')
     await bench.replenisher.run_once()
     assert (await bench.states()).keys() == {"failed"}
@@ -276,7 +286,9 @@ async def test_pool_with_broken_template_reports_error_and_stops_creating(here: 
 async def test_audit_findings_are_counted_and_reported(
     postgres_18: PostgresServer, redis_url: str, isolation: Isolation
 ) -> None:
-    async with replica(site([postgres_18], redis_url, audit_every=1, min_ready=1, max_size=1)) as bench:
+    async with replica(
+        new_installation([postgres_18], redis_url, audit_every=1, min_ready=1, max_size=1)
+    ) as bench:
         first = await filled(bench, isolation)
         await bench.leases.release(first.lease.id, principal="test")  # rebuilt, so that there is a baseline
         await bench.reset_jobs.resets.finish()

@@ -32,7 +32,7 @@ from freshdb_service.store import databases as store_databases
 from freshdb_service.store import leases as store_leases
 from freshdb_service.store import reset_claims
 from freshdb_service.templates.registry import RegisterRequest
-from tests.integration.installations import Bench, Site, names_on, replica, site
+from tests.integration.installations import Bench, Installation, names_on, new_installation, replica
 from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 
@@ -194,30 +194,33 @@ async def test_lease_taken_by_dead_reaper_is_ended_by_another(bench: Bench, redi
 
 
 async def test_leases_are_ended_in_next_round_after_control_plane_was_unavailable(
-    here: Site, bench: Bench, redis_url: str
+    installation: Installation, bench: Bench, redis_url: str
 ) -> None:
     await ready(bench)
     held, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
     await due_now(bench, redis_url, held, other)
-    control = f"{here.settings.prefix}_control"
-    execute(here.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS false')
+    control = f"{installation.settings.prefix}_control"
+    execute(installation.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS false')
     execute(
-        here.dsns[0], f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{control}'"
+        installation.dsns[0],
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{control}'",
     )
     with pytest.raises(BackendUnavailable):
         await bench.reaper.run_once()
-    execute(here.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS true')
+    execute(installation.dsns[0], f'ALTER DATABASE "{control}" ALLOW_CONNECTIONS true')
     await bench.reaper.run_once()
     assert [(await bench.leases.get(one.lease.id)).state for one in (held, other)] == ["expired"] * 2
 
 
-async def test_lease_that_cannot_be_ended_is_put_off_alone(here: Site, bench: Bench, redis_url: str) -> None:
+async def test_lease_that_cannot_be_ended_is_put_off_alone(
+    installation: Installation, bench: Bench, redis_url: str
+) -> None:
     await ready(bench)
     stuck, other = await bench.acquire(), await bench.acquire()
     await bench.reaper.run_once()
     execute(
-        here.control,
+        installation.control,
         f"""
         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'data_exception'; END $$;
@@ -236,14 +239,14 @@ async def test_lease_that_cannot_be_ended_is_put_off_alone(here: Site, bench: Be
 async def test_lease_whose_row_is_locked_delays_no_other_due_lease(
     postgres_18: PostgresServer, redis_url: str
 ) -> None:
-    here = site([postgres_18], redis_url, min_ready=12)
-    async with replica(here) as bench:
+    installation = new_installation([postgres_18], redis_url, min_ready=12)
+    async with replica(installation) as bench:
         await bench.template()
         await bench.replenisher.run_once()
         locked, *others = [await bench.acquire() for _ in range(12)]
         await bench.reaper.run_once()
         await due_now(bench, redis_url, locked, *others)
-        async with await psycopg.AsyncConnection.connect(here.control) as contender:
+        async with await psycopg.AsyncConnection.connect(installation.control) as contender:
             await contender.execute("SELECT FROM leases WHERE id = %s FOR UPDATE", [locked.lease.id])
             round_of_it = asyncio.create_task(bench.reaper.run_once())
             async with asyncio.timeout(LIMIT_SECONDS):
@@ -279,7 +282,7 @@ async def test_lease_put_off_by_reaper_lives_when_its_deadline_was_restored(
 
 
 async def test_database_of_worker_that_died_during_reset_is_reset_by_another(
-    here: Site, bench: Bench
+    installation: Installation, bench: Bench
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
@@ -288,7 +291,7 @@ async def test_database_of_worker_that_died_during_reset_is_reset_by_another(
     assert claimed.row.state is DatabaseState.RESETTING  # here its worker died
     await bench.reconciler.run_once()
     assert (await bench.states())["resetting"] == 1  # its worker may be alive
-    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    execute(installation.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     assert (await bench.states())["dirty"] == 1
     await bench.janitor.run_once()
@@ -296,7 +299,7 @@ async def test_database_of_worker_that_died_during_reset_is_reset_by_another(
 
 
 async def test_lease_of_worker_that_died_during_reset_in_place_can_be_reset_again(
-    here: Site, bench: Bench
+    installation: Installation, bench: Bench
 ) -> None:
     await ready(bench)
     held = await bench.acquire()
@@ -307,7 +310,7 @@ async def test_lease_of_worker_that_died_during_reset_in_place_can_be_reset_agai
     with pytest.raises(Conflict, match="being reset"):
         await bench.leases.keep(held.lease.id, principal="test", ttl_seconds=60, reason=None)
     assert (await bench.leases.get(held.lease.id)).state == "active"
-    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    execute(installation.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     assert (await bench.states())["leased"] == 1
     again = await bench.leases.reset(held.lease.id, principal="test")
@@ -377,12 +380,14 @@ class FinishHeldUp(CleaningEngine):
         return Fenced(fenced.leftovers, finish)
 
 
-async def test_release_is_answered_after_fence_and_before_reset_ends(here: Site, bench: Bench) -> None:
+async def test_release_is_answered_after_fence_and_before_reset_ends(
+    installation: Installation, bench: Bench
+) -> None:
     await ready(bench)
     held, engine = await bench.acquire(), FinishHeldUp()
     reset_jobs = ResetJobs(bench.at, engine)
     url = psycopg.conninfo.make_conninfo(
-        here.dsns[0],
+        installation.dsns[0],
         dbname=held.lease.database_name,
         user=held.lease.login,
         password=held.lease.password,
@@ -403,25 +408,25 @@ class NotNow(CleaningEngine):
         raise BackendUnavailable("not now")
 
 
-async def test_release_closes_login_when_fence_fails(here: Site, bench: Bench) -> None:
+async def test_release_closes_login_when_fence_fails(installation: Installation, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     reset_jobs = ResetJobs(bench.at, NotNow())
     released = await Leases(bench.at, reset_jobs).release(held.lease.id, principal="test")
     assert released.leftovers == Leftovers()
-    with psycopg.connect(here.dsns[0]) as superuser:
+    with psycopg.connect(installation.dsns[0]) as superuser:
         query = "select rolcanlogin from pg_roles where rolname = %s"
         assert superuser.execute(query, [held.lease.login]).fetchone() == (False,)
     await reset_jobs.resets.finish()
     assert (await bench.states())["dirty"] == 1
-    execute(here.control, "update databases set not_before = null")
+    execute(installation.control, "update databases set not_before = null")
     await bench.janitor.run_once()
     assert await bench.states() == {"ready": 2}
 
 
 async def test_resets_in_place_wait_for_slots(postgres_18: PostgresServer, redis_url: str) -> None:
     async with replica(
-        site([postgres_18], redis_url, provision_concurrency=1, min_ready=6, idle_sessions=0)
+        new_installation([postgres_18], redis_url, provision_concurrency=1, min_ready=6, idle_sessions=0)
     ) as bench:
         await bench.template()
         await bench.replenisher.run_once()
@@ -453,26 +458,28 @@ async def test_lease_that_ends_during_reset_in_place_leaves_clean_or_dirty_datab
         held = await bench.acquire()
 
 
-async def test_database_of_worker_that_died_during_provisioning_is_dropped(here: Site, bench: Bench) -> None:
+async def test_database_of_worker_that_died_during_provisioning_is_dropped(
+    installation: Installation, bench: Bench
+) -> None:
     await ready(bench)
     [health] = await bench.pools.listing()
     async with bench.at.store.transaction() as connection:
         await store_databases.plan(
             connection, health.pool.id, 1, enough=9, max_databases=10, claim_seconds=60
         )
-    execute(here.control, "update databases set claimed_until = now() where state = 'creating'")
+    execute(installation.control, "update databases set claimed_until = now() where state = 'creating'")
     await bench.reconciler.run_once()
     assert (await bench.states())["dropping"] == 1
     await bench.replenisher.run_once()
     assert (await bench.states()).keys() == {"ready"}
 
 
-async def test_worker_that_lost_its_claim_changes_no_row(here: Site, bench: Bench) -> None:
+async def test_worker_that_lost_its_claim_changes_no_row(installation: Installation, bench: Bench) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.released_dirty(held)
     [paused] = await reset_claims.claim_dirty(bench.at.store, ["pg18"], 1, claim_seconds=60)
-    execute(here.control, "update databases set claimed_until = now() where state = 'resetting'")
+    execute(installation.control, "update databases set claimed_until = now() where state = 'resetting'")
     await bench.reconciler.run_once()
     await bench.janitor.run_once()  # another worker resets it
     stale = reset_claims.ResetResult("stale", None, "stale", "stale")
@@ -484,30 +491,34 @@ async def test_worker_that_lost_its_claim_changes_no_row(here: Site, bench: Benc
     assert again.lease.login != "stale"
 
 
-async def test_stamped_object_without_row_is_dropped_and_lookalike_stays(here: Site, bench: Bench) -> None:
+async def test_stamped_object_without_row_is_dropped_and_lookalike_stays(
+    installation: Installation, bench: Bench
+) -> None:
     await ready(bench)
-    before = names_on(here)
-    prefix, stamp = here.settings.prefix, f"freshdb:{bench.at.id}"
+    before = names_on(installation)
+    prefix, stamp = installation.settings.prefix, f"freshdb:{bench.at.id}"
     orphan, lookalike = f"{prefix}_d_0123456789ab_1", f"{prefix}_d_ba9876543210_1"
-    execute(here.dsns[0], f"create role {orphan}")
-    execute(here.dsns[0], f"comment on role {orphan} is '{stamp}'")
-    execute(here.dsns[0], f"create database {orphan} owner {orphan}")
-    execute(here.dsns[0], f"create database {lookalike}")
+    execute(installation.dsns[0], f"create role {orphan}")
+    execute(installation.dsns[0], f"comment on role {orphan} is '{stamp}'")
+    execute(installation.dsns[0], f"create database {orphan} owner {orphan}")
+    execute(installation.dsns[0], f"create database {lookalike}")
     try:
         await bench.reconciler.run_once()
-        assert names_on(here) == before | {lookalike}
+        assert names_on(installation) == before | {lookalike}
     finally:
-        execute(here.dsns[0], f"drop database {lookalike}")
+        execute(installation.dsns[0], f"drop database {lookalike}")
 
 
-async def test_ready_database_dropped_with_its_role_is_rebuilt(here: Site, bench: Bench) -> None:
+async def test_ready_database_dropped_with_its_role_is_rebuilt(
+    installation: Installation, bench: Bench
+) -> None:
     await ready(bench)
     held = await bench.acquire()
     await bench.leases.release(held.lease.id, principal="test")
     await bench.janitor.run_once()
-    victims = sorted(name for name in names_on(here) if "_d_" in name)
-    execute(here.dsns[0], f"drop database {victims[0]} with (force)")
-    execute(here.dsns[0], f"drop role if exists {victims[0]}")
+    victims = sorted(name for name in names_on(installation) if "_d_" in name)
+    execute(installation.dsns[0], f"drop database {victims[0]} with (force)")
+    execute(installation.dsns[0], f"drop role if exists {victims[0]}")
     await bench.reconciler.run_once()
     assert (await bench.states())["dirty"] == 1
     await bench.janitor.run_once()
@@ -515,16 +526,16 @@ async def test_ready_database_dropped_with_its_role_is_rebuilt(here: Site, bench
 
 
 async def test_sql_build_of_dead_replica_is_repeated_by_another(
-    here: Site, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with replica(here) as dead:
+    async with replica(installation) as dead:
         monkeypatch.setattr(dead.builds, "begin", lambda _: None)  # the replica died before the build
         await dead.templates.register(
             RegisterRequest("t", None, ["create table t (id int)"], [], 60), wait_seconds=0
         )
     await bench.reconciler.run_once()
     assert (await bench.templates.find("t")).attempt == 1  # its replica may be alive
-    execute(here.control, "update templates set build_deadline_at = now()")
+    execute(installation.control, "update templates set build_deadline_at = now()")
     await bench.reconciler.run_once()
     template = await bench.templates.find("t", wait_seconds=30)
     assert template.state == "ready"

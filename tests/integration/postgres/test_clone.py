@@ -39,7 +39,7 @@ CREATE CAST (text AS status) WITH INOUT;
 
 
 def without_names(text: str, *names: str) -> str:
-    return renamed(text, dict.fromkeys(names, "somebody"))
+    return renamed(text, dict.fromkeys(names, "any_role"))
 
 
 async def test_clone_equals_template_object_by_object_and_row_by_row(
@@ -76,9 +76,9 @@ async def test_schema_equals_template_object_by_object_and_row_by_row(
 
     def comparable(text: str, *names: str) -> str:
         # The text of a comment stays the same, whatever the name of the schema.
-        text = re.sub(r"\bpublic\b(?!\.opinion)", "somebody", without_names(text, *names))
+        text = re.sub(r"\bpublic\b(?!\.opinion)", "any_role", without_names(text, *names))
         entries = re.split(r"^--\n-- .*Name: ", text, flags=re.MULTILINE)[1:]
-        of_the_schema = re.compile(r"somebody; Type: SCHEMA;|SCHEMA somebody; Type: |DEFAULT PRIVILEGES FOR ")
+        of_the_schema = re.compile(r"any_role; Type: SCHEMA;|SCHEMA any_role; Type: |DEFAULT PRIVILEGES FOR ")
         body = sorted(one for one in entries if not of_the_schema.match(one))
         return "".join(body)
 

@@ -51,17 +51,17 @@ def test_reset_connection_is_opened_again(
     redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def ask() -> None:
-        redis = RedisConnection(between.url, INSTALLATION, max_connections=1)
+        redis = RedisConnection(proxy.url, INSTALLATION, max_connections=1)
         for _ in range(3):
             assert await length(redis) == 0
-            between.reset()
+            proxy.reset()
             [connection] = redis.client.connection_pool._available_connections
             async with asyncio.timeout(LIMIT_SECONDS):
                 while connection._reader is not None and connection._reader.exception() is None:
                     await asyncio.sleep(0)
         await redis.close()
 
-    with Proxy(redis_url) as between, asyncio.Runner(loop_factory=loop) as runner:
+    with Proxy(redis_url) as proxy, asyncio.Runner(loop_factory=loop) as runner:
         runner.run(ask())
 
 
@@ -73,34 +73,34 @@ def test_heartbeat_whose_connection_is_reset_in_flight_is_sent_again(
     redis_url: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     async def ask() -> None:
-        redis = RedisConnection(between.url, INSTALLATION)
+        redis = RedisConnection(proxy.url, INSTALLATION)
         deadlines = Deadlines(redis)
         await deadlines.restore([Deadline(LEASE, "p", 60, 60)], run_id=await deadlines.forgotten_in_run())
         for _ in range(3):
             assert isinstance(await deadlines.renew(LEASE, ttl_seconds=None, principal="p"), Renewal)
-            between.reset_next(1)
+            proxy.reset_next(1)
         await redis.close()
 
-    with Proxy(redis_url) as between, asyncio.Runner(loop_factory=loop) as runner:
+    with Proxy(redis_url) as proxy, asyncio.Runner(loop_factory=loop) as runner:
         runner.run(ask())
 
 
 async def test_heartbeat_is_sent_again_only_once(redis_url: str) -> None:
-    with Proxy(redis_url) as between:
-        redis = RedisConnection(between.url, INSTALLATION)
+    with Proxy(redis_url) as proxy:
+        redis = RedisConnection(proxy.url, INSTALLATION)
         deadlines = Deadlines(redis)
         await deadlines.restore([Deadline(LEASE, "p", 60, 60)], run_id=await deadlines.forgotten_in_run())
-        between.reset_next(2)
+        proxy.reset_next(2)
         with pytest.raises(BackendUnavailable):
             await deadlines.renew(LEASE, ttl_seconds=None, principal="p")
         await redis.close()
 
 
 async def test_command_that_is_not_idempotent_is_not_sent_again(redis_url: str) -> None:
-    with Proxy(redis_url) as between:
-        redis = RedisConnection(between.url, INSTALLATION)
+    with Proxy(redis_url) as proxy:
+        redis = RedisConnection(proxy.url, INSTALLATION)
         assert await length(redis) == 0
-        between.reset_next(1)
+        proxy.reset_next(1)
         with pytest.raises(BackendUnavailable):
             await length(redis)
         assert await length(redis) == 0
@@ -211,17 +211,17 @@ async def test_closed_pool_opens_no_connection(redis_url: str) -> None:
 
 async def test_listener_detects_a_silent_connection(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals_module, "_SILENCE_SECONDS", 0.2)
-    with Proxy(redis_url) as between:
-        listening = RedisConnection(between.url, INSTALLATION, timeout_seconds=0.5)
+    with Proxy(redis_url) as proxy:
+        listening = RedisConnection(proxy.url, INSTALLATION, timeout_seconds=0.5)
         telling = RedisConnection(redis_url, INSTALLATION)
         ears, mouth = Wakeups(listening), Wakeups(telling)
         heard = ears.subscribe(WakeupReason.DIRTY)
         task = asyncio.create_task(ears.listen())
         try:
             await said(mouth, heard)
-            between.swallow()
+            proxy.drop_all()
             await asyncio.sleep(1)  # longer than the limit of silence and the detection
-            between.pass_on()
+            proxy.pass_on()
             await said(mouth, heard)
         finally:
             task.cancel()

@@ -142,8 +142,13 @@ async def test_position_counts_from_the_head(replicas: tuple[Replica, Replica]) 
     async with one.queue.waiting(POOL, 1, wanted=3), two.queue.waiting(POOL, 2) as second:
         place = await one.queue.place(POOL, second)
         assert (place.position, place.waiting, place.wanted) == (2, 2, 4)
-    nobody = await one.queue.place(POOL)
-    assert (nobody.position, nobody.waiting, nobody.wanted, nobody.age_seconds) == (0, 0, 0, 0.0)
+    empty_queue = await one.queue.place(POOL)
+    assert (empty_queue.position, empty_queue.waiting, empty_queue.wanted, empty_queue.age_seconds) == (
+        0,
+        0,
+        0,
+        0.0,
+    )
 
 
 async def test_places_of_all_queues_equal_those_of_each(replicas: tuple[Replica, Replica]) -> None:

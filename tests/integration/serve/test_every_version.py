@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import psycopg
 
-from tests import asking
+from tests import plain_http
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -29,7 +29,7 @@ def test_lease_can_be_used_released_and_acquired_again(
     settings = {"min_ready": 0, "max_size": 1}
     service = start_service([every_postgres.dsn], redis_url, settings=settings)
     try:
-        with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as http:
+        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as http:
             template = http.post("/v1/templates", json={"name": "t", "sql": [SQL]})
             assert template.json()["state"] == "ready", template.text
             for isolation in ("database", "schema"):

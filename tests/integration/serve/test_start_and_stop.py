@@ -18,7 +18,7 @@ import psutil
 import psycopg
 import pytest
 
-from tests import asking
+from tests import plain_http
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -57,7 +57,7 @@ def test_service_stops_the_servers_that_it_started(tmp_path: Path, how: signal.S
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.01)
     url = json.loads((data / "service.json").read_text())["url"]
-    with httpx.Client(verify=asking.PLAIN, base_url=url, timeout=60) as http:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=60) as http:
         assert http.get("/readyz").json() == {
             "status": "ok",
             "checks": {"control_plane": "ok", "redis": "ok", "server embedded": "ok"},
@@ -101,13 +101,13 @@ def test_waiting_caller_is_refused_when_the_replica_stops(
 ) -> None:
     service = start_service([postgres_18.dsn], redis_url, settings={"min_ready": 0, "max_size": 1})
     answers: list[httpx.Response] = []
-    with httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=90) as http:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
 
         def wait() -> None:
             answers.append(
-                asking.post(
+                plain_http.post(
                     f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
                 )
             )
@@ -124,17 +124,17 @@ def test_waiting_caller_is_refused_when_the_replica_stops(
 
 def test_leases_survive_a_restart(postgres_18: PostgresServer, redis_url: str) -> None:
     first = start_service([postgres_18.dsn], redis_url)
-    asking.post(
+    plain_http.post(
         f"{first.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
     )
-    lease = asking.post(f"{first.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+    lease = plain_http.post(f"{first.url}/v1/leases", json={"template": "t"}, timeout=60).json()
     assert first.stop() == 0
     second = start_service([postgres_18.dsn], redis_url, replica_of=first)
     try:
-        assert asking.get(f"{second.url}/v1/leases/{lease['id']}").json()["state"] == "active"
+        assert plain_http.get(f"{second.url}/v1/leases/{lease['id']}").json()["state"] == "active"
         with psycopg.connect(lease["url"]) as connection:
             connection.execute("select * from t")
-        assert asking.post(f"{second.url}/v1/leases/{lease['id']}/renew").status_code == 200
+        assert plain_http.post(f"{second.url}/v1/leases/{lease['id']}/renew").status_code == 200
     finally:
         assert second.stop() == 0
 

@@ -80,7 +80,7 @@ async def test_nothing_is_planned_while_a_failed_database_is_there(store: Store,
     [{"max_size": 3}, {"enough": 3}, {"max_databases": 3}, {"wanted": 1}],
     ids=lambda one: next(iter(one)),
 )
-async def test_no_limit_is_passed(store: Store, plane: Plane, limits: dict[str, int]) -> None:
+async def test_no_limit_is_exceeded(store: Store, plane: Plane, limits: dict[str, int]) -> None:
     pool = plane.pool(max_size=limits.get("max_size", 50))
     for state in ("ready", "creating"):
         plane.database(state, pool)
@@ -88,7 +88,7 @@ async def test_no_limit_is_passed(store: Store, plane: Plane, limits: dict[str, 
     assert len(await plan(store, pool, **limits)) == 1
 
 
-async def test_a_quota_of_the_template_s_token_is_not_passed(store: Store, plane: Plane) -> None:
+async def test_the_quota_of_the_templates_token_is_not_exceeded(store: Store, plane: Plane) -> None:
     token = plane.put(
         "tokens",
         {"name": "ci", "scopes": {}, "hint": "h", "digest": b"d", "max_databases": 1},
@@ -123,7 +123,7 @@ def to_drop(plane: Plane, state: str, template: str = "ready", **values: object)
         ("failed", "ready", {"not_before": ago()}),
     ],
 )
-async def test_a_database_that_must_go_is_claimed_for_it(
+async def test_an_unwanted_database_is_claimed_for_dropping(
     store: Store, plane: Plane, state: str, template: str, values: dict[str, object]
 ) -> None:
     unwanted = to_drop(plane, state, template, **values)
@@ -166,7 +166,7 @@ async def test_databases_of_other_servers_are_not_claimed_for_dropping(store: St
     assert await claim_dropping(store) == []
 
 
-async def test_no_more_than_asked_for_are_claimed_for_dropping(store: Store, plane: Plane) -> None:
+async def test_at_most_the_requested_number_is_claimed_for_dropping(store: Store, plane: Plane) -> None:
     for _ in range(3):
         to_drop(plane, "dropping")
     assert len(await claim_dropping(store, most=2)) == 2
@@ -230,7 +230,7 @@ async def test_a_claim_is_extended(store: Store, plane: Plane) -> None:
     ("old", "new"),
     [("creating", "failed"), ("resetting", "failed"), ("resetting", "dirty"), ("ready", "dirty")],
 )
-async def test_a_database_is_moved_to_the_state_asked_for(
+async def test_a_database_is_moved_to_the_requested_state(
     store: Store, plane: Plane, old: str, new: str
 ) -> None:
     claimed = plane.database(old, claimed_until=later())
@@ -247,7 +247,7 @@ async def test_a_postponed_database_is_free_but_not_before_its_time(store: Store
     assert await claim_dropping(store) == []
 
 
-async def test_a_dropped_database_s_row_is_deleted(store: Store, plane: Plane) -> None:
+async def test_a_dropped_databases_row_is_deleted(store: Store, plane: Plane) -> None:
     dropped, other = plane.database("dropping"), plane.database("dropping")
     assert await delete_row(store, read(plane, dropped))
     assert plane.row("databases", dropped) is None
@@ -264,7 +264,7 @@ async def release(store: Store, *gone: LockedDatabase) -> list[UUID]:
 
 @pytest.mark.parametrize("dead", ["overdue", "without its lock"])
 @pytest.mark.parametrize(("state", "then"), [("creating", "dropping"), ("resetting", "dirty")])
-async def test_a_dead_worker_s_database_is_released(
+async def test_the_database_of_a_dead_worker_is_released(
     store: Store, plane: Plane, dead: str, state: str, then: str
 ) -> None:
     claimed = plane.database(state, claimed_until=ago() if dead == "overdue" else later())

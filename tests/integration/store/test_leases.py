@@ -91,7 +91,7 @@ async def test_a_lease_that_has_ended_does_not_end_again(
     assert database_of(plane, held) == ("leased", 5, lease)
 
 
-async def test_another_principal_s_lease_does_not_end(store: Store, plane: Plane) -> None:
+async def test_the_lease_of_another_principal_does_not_end(store: Store, plane: Plane) -> None:
     held = plane.database("leased")
     lease = plane.lease("active", held)
     assert await end(store, lease, principal="other") is None
@@ -100,7 +100,7 @@ async def test_another_principal_s_lease_does_not_end(store: Store, plane: Plane
 
 
 @pytest.mark.parametrize("differs", ["id", "generation", "lease_id"])
-async def test_a_database_that_is_no_longer_the_lease_s_is_left_alone(
+async def test_a_database_of_another_lease_or_generation_is_left_alone(
     store: Store, plane: Plane, differs: str
 ) -> None:
     held = plane.database("leased")
@@ -161,7 +161,7 @@ async def test_a_lease_that_has_ended_is_not_kept(store: Store, plane: Plane, st
     assert [plane.state("leases", lease), plane.state("databases", held)] == [state, "leased"]
 
 
-async def test_another_principal_s_lease_is_not_kept(store: Store, plane: Plane) -> None:
+async def test_the_lease_of_another_principal_is_not_kept(store: Store, plane: Plane) -> None:
     held = plane.database("leased")
     lease = plane.lease("active", held)
     assert await keep(store, lease, "other") is None

@@ -71,7 +71,7 @@ async def test_a_dirty_database_is_not_claimed_without(store: Store, plane: Plan
     assert plane.row("databases", there) == before
 
 
-async def test_no_more_than_asked_for_are_claimed(store: Store, plane: Plane) -> None:
+async def test_at_most_the_requested_number_is_claimed(store: Store, plane: Plane) -> None:
     for _ in range(3):
         plane.database("dirty")
     assert len(await claim_dirty(store, most=2)) == 2
@@ -84,7 +84,7 @@ async def claim_leased(store: Store, lease: UUID, principal: str = PRINCIPAL) ->
     return await reset_claims.claim_leased(store, lease, principal, claim_seconds=60)
 
 
-async def test_the_database_of_an_active_lease_is_claimed_and_stays_the_lease_s(
+async def test_the_database_of_an_active_lease_is_claimed_and_keeps_its_lease(
     store: Store, plane: Plane
 ) -> None:
     leased, other = plane.database("leased"), plane.database("leased")
@@ -104,14 +104,14 @@ async def test_the_database_of_a_lease_that_is_not_active_is_not_claimed(
     assert plane.state("databases", leased) == "leased"
 
 
-async def test_another_principal_s_database_is_not_claimed(store: Store, plane: Plane) -> None:
+async def test_the_database_of_another_principal_is_not_claimed(store: Store, plane: Plane) -> None:
     leased = plane.database("leased")
     assert await claim_leased(store, plane.lease("active", leased), "other") is None
     assert plane.state("databases", leased) == "leased"
 
 
 @pytest.mark.parametrize("state", [state for state in DatabaseState if state != "leased"])
-async def test_a_lease_s_database_that_is_not_leased_is_not_claimed(
+async def test_a_database_that_is_not_leased_is_not_claimed_for_its_lease(
     store: Store, plane: Plane, state: DatabaseState
 ) -> None:
     there = plane.database(state)

@@ -59,7 +59,7 @@ async def test_a_new_template_is_building(store: Store, plane: Plane, there: str
     ("state", "values"),
     [("failed", {}), ("failed", {"build_deadline_at": LATER}), ("building", {"build_deadline_at": EARLIER})],
 )
-async def test_a_build_that_failed_or_is_overdue_is_the_caller_s(
+async def test_a_failed_or_overdue_build_is_assigned_to_the_caller(
     store: Store, plane: Plane, state: str, values: dict[str, object]
 ) -> None:
     there = plane.template(state, fingerprint="f", **values)
@@ -83,7 +83,7 @@ async def test_a_build_that_failed_or_is_overdue_is_the_caller_s(
         ("building", {}),
     ],
 )
-async def test_a_template_that_is_ready_or_being_built_is_found_as_it_is(
+async def test_a_ready_or_building_template_is_found_unchanged(
     store: Store, plane: Plane, state: str, values: dict[str, object]
 ) -> None:
     there = plane.template(state, fingerprint="f", **values)
@@ -157,7 +157,7 @@ FINISHES: Final[list[Finish]] = [extend, make_ready, make_failed]
 @pytest.mark.parametrize(
     ("finish", "state"), [(extend, "building"), (make_ready, "ready"), (make_failed, "failed")]
 )
-async def test_the_attempt_that_builds_decides(
+async def test_the_attempt_that_builds_sets_the_result(
     store: Store, plane: Plane, finish: Finish, state: str
 ) -> None:
     there, other = (plane.template("building", attempt=3, build_deadline_at=LATER) for _ in range(2))
@@ -217,7 +217,7 @@ async def test_no_other_template_is_retired(store: Store, plane: Plane, state: s
 
 
 @pytest.mark.parametrize("lease", sorted(LEASE_LIVE))
-async def test_a_template_with_live_leases_is_retired_only_if_asked_for(
+async def test_a_template_with_live_leases_is_retired_only_if_requested(
     store: Store, plane: Plane, lease: str
 ) -> None:
     there = plane.template(last_used_at=EARLIER)
@@ -243,7 +243,7 @@ async def test_only_unused_templates_are_retired(store: Store, plane: Plane) -> 
 
 
 @pytest.mark.parametrize("state", TemplateState)
-async def test_only_a_retired_template_s_row_is_deleted(
+async def test_only_a_retired_templates_row_is_deleted(
     store: Store, plane: Plane, state: TemplateState
 ) -> None:
     there, other = plane.template(state), plane.template("retired")

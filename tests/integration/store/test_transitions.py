@@ -134,7 +134,7 @@ async def test_a_refusal_is_an_illegal_transition_on_every_kind_of_connection(
     assert plane.state("databases", held) == "leased"
 
 
-async def test_a_transition_that_the_program_must_not_ask_for_is_refused(store: Store, plane: Plane) -> None:
+async def test_an_illegal_transition_of_the_program_is_refused(store: Store, plane: Plane) -> None:
     pool = plane.pool()
     failed = plane.database("failed", pool)
     row = DatabaseRow(failed, pool, "one", DatabaseState.FAILED, 5, "d", None, "l", None, None, None)
@@ -144,7 +144,7 @@ async def test_a_transition_that_the_program_must_not_ask_for_is_refused(store: 
 
 
 @pytest.mark.parametrize("table", MACHINES)
-def test_a_state_that_does_not_exist_is_refused(plane: Plane, table: str) -> None:
+def test_an_unknown_state_is_refused(plane: Plane, table: str) -> None:
     there = put(plane, table, next(iter(STATES[table])))
     for unknown in ("'gone'", "null"):
         with pytest.raises(psycopg.Error, match="is illegal"):

@@ -101,7 +101,7 @@ def test_wait_for_a_build_times_out(client: Client, script: Script) -> None:
         client.build("shop", "abc", _never, wait_seconds=0.6)
 
 
-@pytest.mark.usefixtures("frequent_beats")
+@pytest.mark.usefixtures("frequent_heartbeats")
 def test_build_is_renewed_while_builder_runs(client: Client, script: Script) -> None:
     granted = Reply(
         201, template_body("building", build={**build_body(), "renew_seconds": LIMIT_SECONDS / 3})

@@ -31,7 +31,7 @@ RELEASE = f"DELETE /v1/leases/{LEASE}"
 GONE = problem(410, "lease_ended", "the lease is over: revoked; acquire a new one")
 
 
-BEATS = pytest.mark.usefixtures("frequent_beats")
+FREQUENT_HEARTBEATS = pytest.mark.usefixtures("frequent_heartbeats")
 FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # since 3.12, if threads are running
 
 
@@ -83,7 +83,7 @@ def test_lease_is_released_when_the_block_is_interrupted(client: Client, script:
     assert methods(script.asked)[-1] == RELEASE
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_lease_is_renewed_while_the_block_runs(client: Client, script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
@@ -92,7 +92,7 @@ def test_lease_is_renewed_while_the_block_runs(client: Client, script: Script) -
     assert methods(script.asked)[1:4] == [RENEW] * 3
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_every_use_of_a_lost_lease_raises(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
@@ -110,7 +110,7 @@ def test_every_use_of_a_lost_lease_raises(client: Client, script: Script) -> Non
     assert [one.reason for one in told] == ["the lease is over: revoked; acquire a new one"]
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_loss_is_raised_with_the_error_of_the_block_as_context(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
@@ -121,7 +121,7 @@ def test_loss_is_raised_with_the_error_of_the_block_as_context(client: Client, s
     assert isinstance(caught.value.__context__, ConnectionResetError)
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_loss_does_not_replace_an_interrupt(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
@@ -207,7 +207,7 @@ def test_release_operation_returns_the_lease_for_every_kind_of_answer(client: Cl
     assert [one.leftovers for one in found] == [Leftovers(advisory_locks=1), Leftovers(connections=2), None]
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_reset_lease_has_another_login(client: Client, script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     with client.lease("shop") as lease:
@@ -348,7 +348,7 @@ def test_lease_of_a_retried_acquire_is_renewed_at_once(client: Client, script: S
         assert methods(script.asked)[2] == RENEW
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 @FORKS
 def test_forked_child_uses_the_database_and_neither_renews_nor_releases(
     client: Client, script: Script
@@ -420,7 +420,7 @@ def test_blocking_leases_of_a_process_share_one_thread(script: Script) -> None:
             assert threading.active_count() <= before + 1  # the server's thread for the second connection
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_repr_and_traceback_of_a_lease_hide_its_password(client: Client, script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
@@ -433,7 +433,7 @@ def test_repr_and_traceback_of_a_lease_hide_its_password(client: Client, script:
     assert "s3cr3t" not in shown
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 async def test_async_lease_is_renewed_and_released(script: Script) -> None:
     script.play(Desk(ttl_seconds=LIMIT_SECONDS))
     async with AsyncClient(script.url) as client:
@@ -444,7 +444,7 @@ async def test_async_lease_is_renewed_and_released(script: Script) -> None:
         assert [task for task in asyncio.all_tasks() if task.get_name() == "freshdb-heartbeat"] == []
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 async def test_async_use_of_a_lost_lease_raises(script: Script) -> None:
     desk = Desk(ttl_seconds=LIMIT_SECONDS)
     desk.renewed = desk.released = GONE
@@ -491,7 +491,7 @@ async def test_async_leases_can_be_kept_released_and_held(script: Script) -> Non
     ]
 
 
-@BEATS
+@FREQUENT_HEARTBEATS
 def test_heartbeat_does_not_wait_behind_other_calls(script: Script) -> None:
     all_wait = threading.Event()
     waiting: list[threading.Thread] = []

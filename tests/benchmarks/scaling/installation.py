@@ -54,7 +54,7 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Installation:
     """All servers and replicas of a running site."""
 
     replicas: list[Service]
@@ -64,7 +64,7 @@ class Site:
 
     @classmethod
     @contextmanager
-    def opened(cls) -> Iterator[Site]:
+    def opened(cls) -> Iterator[Installation]:
         """Start the site, and stop it at the end of the block."""
         with data_directory() as directory, ExitStack() as stack:
             control, *managed = (

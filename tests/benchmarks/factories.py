@@ -13,7 +13,7 @@ from freshdb.toolkit.factories import Factories
 from freshdb.toolkit.tables import TableMap
 from freshdb_service.embedded import EmbeddedPostgres
 from tests.benchmarks.results import Findings, Run, Table
-from tests.benchmarks.running import DATA_ARE, data_directory
+from tests.benchmarks.running import DATA_LOCATION, data_directory
 
 GOAL_SECONDS = 2.0
 ROUNDS = 9
@@ -49,9 +49,9 @@ PAYMENTS = 10_000 - sum(SHARES.values()) - SHARES["account"]
 def measure(run: Run) -> Findings:
     """Generate the rows several times, each time without any cached knowledge of the tables."""
     taken: dict[str, list[float]] = {
-        "reading the map of the tables": [],
+        "reading the table map": [],
         "10,000 rows": [],
-        "deleting them": [],
+        "deleting the rows": [],
     }
     with data_directory() as data:
         server = EmbeddedPostgres(data / "bench-postgres")
@@ -81,7 +81,7 @@ def measure(run: Run) -> Findings:
             ),
             (
                 f"Median of {ROUNDS} rounds (smallest to largest), each with new factories. The "
-                f"payments are read back. One embedded PostgreSQL, default settings, {DATA_ARE}."
+                f"payments are read back. One embedded PostgreSQL, default settings, {DATA_LOCATION}."
             ),
         ],
         tables=[
@@ -107,11 +107,11 @@ def _round(connection: Connection, seed: int) -> tuple[float, float, float]:
     for table, among in SHARES.items():
         payments = payments.sharing(table, among=among)
     payments.create_many(PAYMENTS)
-    made = time.perf_counter()
+    created = time.perf_counter()
     total = sum(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0 for table in TABLES)
     if total != 10_000:
         raise RuntimeError(f"{total} rows")
     counted = time.perf_counter()
     factories.clean()
     connection.commit()
-    return read - began, made - read, time.perf_counter() - counted
+    return read - began, created - read, time.perf_counter() - counted

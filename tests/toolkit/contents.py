@@ -6,7 +6,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 
-def holdings(dsn: str) -> dict[str, list[str]]:
+def contents(dsn: str) -> dict[str, list[str]]:
     """Return every row of every table as text, and the state of every sequence."""
     found: dict[str, list[str]] = {}
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -15,10 +15,10 @@ def holdings(dsn: str) -> dict[str, list[str]]:
             "WHERE c.relkind IN ('r', 'S') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
         ).fetchall()
         for schema, name, kind in relations:
-            what = SQL("last_value::text || is_called::text" if kind == "S" else "t::text")
-            query = SQL("SELECT {} FROM ONLY {} t").format(what, Identifier(schema, name))
+            expression = SQL("last_value::text || is_called::text" if kind == "S" else "t::text")
+            query = SQL("SELECT {} FROM ONLY {} t").format(expression, Identifier(schema, name))
             if kind == "S":
-                query = SQL("SELECT {} FROM {} t").format(what, Identifier(schema, name))
+                query = SQL("SELECT {} FROM {} t").format(expression, Identifier(schema, name))
             found[f"{schema}.{name}"] = sorted(row[0] for row in connection.execute(query).fetchall())
     return found
 

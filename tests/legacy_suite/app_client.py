@@ -8,13 +8,13 @@ import httpx
 from starlette.types import ASGIApp
 
 
-class Caller:
+class AppClient:
     """Sends a request and waits for the response. Exceptions of the application are raised to the test."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    def ask(self, method: str, path: str, **params: str | int) -> httpx.Response:
+    def request(self, method: str, path: str, **params: str | int) -> httpx.Response:
         async def answer() -> httpx.Response:
             transport = httpx.ASGITransport(self._app)
             async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:

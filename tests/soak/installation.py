@@ -19,22 +19,22 @@ import httpx
 import redis
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests import asking
-from tests.faults.clocks import WrongClock, faketime, sweep
+from tests import plain_http
+from tests.faults.clocks import WrongClock, faketime_library, remove_shared_memory
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
-from tests.soak.checker import FORGET_SECONDS
-from tests.soak.measures import Sample, of_process, of_servers
+from tests.soak.checker import HISTORY_SECONDS
+from tests.soak.measures import Sample, measure_process, measure_servers
 
 REPLICAS: Final = 4
-MORTAL: Final = 3
+KILLED_REPLICAS: Final = 3
 """Number of replicas that are killed. The remaining one is never killed, so that its resource use can be measured."""
 SETTINGS: Final = {
     "answer_seconds": 6,
     "min_ready": 2,
     "max_size": 12,
     "failed_seconds": 1,
-    "history_seconds": FORGET_SECONDS,
+    "history_seconds": HISTORY_SECONDS,
     "max_ttl_seconds": 600,
 }
 ANSWER_SECONDS: Final = 30.0
@@ -45,7 +45,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is crea
 
 
 @dataclass(slots=True)
-class Site:
+class Installation:
     """Servers, replicas and files of a soak."""
 
     directory: Path
@@ -78,13 +78,13 @@ class Site:
         return self.redis_urls[0]
 
     @property
-    def homes(self) -> list[Path]:
+    def data_directories(self) -> list[Path]:
         """Directories of the PostgreSQL servers: the control plane's, then the managed ones."""
         return [server.data for server in (self.control, *self.managed)]
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls) -> AsyncIterator[Site]:
+    async def opened(cls) -> AsyncIterator[Installation]:
         """Start all servers and replicas, and stop them at the end."""
         directory = Path(tempfile.mkdtemp(prefix="freshdb-soak-", dir=_MEMORY if _MEMORY.is_dir() else None))
         directory.chmod(0o755)
@@ -97,31 +97,33 @@ class Site:
         async with AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, directory)
             disk = stack.enter_context(_small_disk(directory / "small"))
-            homes = [directory / "control", directory / "one", (disk or directory) / "two"]
-            servers = [EmbeddedPostgres(home, settings=durable) for home in homes]
-            keys = [EmbeddedRedis(directory / name) for name in ("redis-a", "redis-b")]
+            data_directories = [directory / "control", directory / "one", (disk or directory) / "two"]
+            servers = [
+                EmbeddedPostgres(data_directory, settings=durable) for data_directory in data_directories
+            ]
+            redis_servers = [EmbeddedRedis(directory / name) for name in ("redis-a", "redis-b")]
             dsns, urls = [], []
             for server in servers:
                 stack.push_async_callback(server.stop)
                 dsns.append(await server.start())
-            for one in keys:
+            for one in redis_servers:
                 stack.push_async_callback(one.stop)
                 urls.append(await one.start())
-                if one is keys[0]:  # both have one password, so a failover does not change it
+                if one is redis_servers[0]:  # both have one password, so a failover does not change it
                     (directory / "redis-b").mkdir()
                     shutil.copy(directory / "redis-a" / "password", directory / "redis-b" / "password")
             proxy = stack.enter_context(Proxy(urls[0]))
-            library = faketime()
+            library = faketime_library()
             clocks = (
                 []
                 if library is None
                 else [WrongClock(directory / f"clock-{n}", library) for n in range(REPLICAS)]
             )
-            site = cls(
+            installation = cls(
                 directory,
                 servers[0],
                 servers[1:],
-                keys,
+                redis_servers,
                 urls,
                 proxy,
                 dsns[0],
@@ -130,19 +132,19 @@ class Site:
                 clocks,
                 disk,
             )
-            stack.callback(site._end)
-            await site._serve()
-            yield site
+            stack.callback(installation._end)
+            await installation._serve()
+            yield installation
 
     def _end(self) -> None:
         for service in self.replicas:
             service.process.send_signal(signal.SIGCONT)
             service.stop()
-        sweep()
+        remove_shared_memory()
 
     async def _serve(self) -> None:
         for clock in self.clocks:
-            clock.is_off_by(0)
+            clock.set_offset(0)
         for number in range(REPLICAS):
             self.replicas.append(await asyncio.to_thread(self._start, number))
 
@@ -157,21 +159,21 @@ class Site:
             environment=self.clocks[number].environment if self.clocks else None,
         )
 
-    def look(self) -> Sample:
+    def measure(self) -> Sample:
         """Measure the replica that is never killed, and the servers."""
-        found = of_process(self.replicas[-1].process.pid)
+        found = measure_process(self.replicas[-1].process.pid)
         pids = []
-        for home in self.homes:
+        for data_directory in self.data_directories:
             with suppress(OSError, ValueError, IndexError):
-                pids.append(pid_of(home / "cluster" / "postmaster.pid"))
+                pids.append(pid_of(data_directory / "cluster" / "postmaster.pid"))
         names = ("the control plane's server", "the managed server one", "the managed server two")
         if len(pids) == len(names):
-            found |= of_servers(names, pids)
-        with suppress(redis.RedisError), redis.Redis.from_url(self.redis_url, socket_timeout=1) as keys:
-            found["keys in Redis"] = float(keys.dbsize())
+            found |= measure_servers(names, pids)
+        with suppress(redis.RedisError), redis.Redis.from_url(self.redis_url, socket_timeout=1) as connection:
+            found["keys in Redis"] = float(connection.dbsize())
         return found
 
-    def complaints(self) -> None:
+    def collect_tracebacks(self) -> None:
         """Add the tracebacks in the logs of all replicas to ``unexpected``."""
         for service in self.replicas:
             if service.log_path.exists():
@@ -184,10 +186,10 @@ class Site:
         shutil.rmtree(service.data, ignore_errors=True)
         self.replicas[number] = await asyncio.to_thread(self._start, number)
 
-    async def answering(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until every replica is ready."""
         async with (
-            httpx.AsyncClient(verify=asking.PLAIN, timeout=5) as client,
+            httpx.AsyncClient(verify=plain_http.NO_CERTIFICATES, timeout=5) as client,
             asyncio.timeout(ANSWER_SECONDS),
         ):
             for url in self.urls:

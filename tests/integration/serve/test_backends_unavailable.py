@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from freshdb_service.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests import asking
+from tests import plain_http
 from tests.limits import LIMIT_SECONDS
 from tests.services import Service, start_service
 
@@ -45,7 +45,7 @@ def redis_alone(directory: Path) -> Iterator[EmbeddedRedis]:
 def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Iterator[Service]:
     dsn, url = asyncio.run(postgres_alone.start()), asyncio.run(redis_alone.start())
     service = start_service([dsn], url)
-    answer = asking.post(
+    answer = plain_http.post(
         f"{service.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
     )
     assert answer.status_code == 201, answer.text
@@ -61,7 +61,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def acquire(service: Service) -> httpx.Response:
-    return asking.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
+    return plain_http.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
 
 
 def away(answer: httpx.Response) -> None:
@@ -76,15 +76,17 @@ def test_service_recovers_when_redis_returns_empty(alone: Service, redis_alone: 
     refused = acquire(alone)
     away(refused)
     assert "Redis" in refused.json()["detail"]
-    away(asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
-    ready = asking.get(f"{alone.url}/readyz", timeout=60)
+    away(plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
+    ready = plain_http.get(f"{alone.url}/readyz", timeout=60)
     assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
     assert "Redis" in ready.json()["checks"]["redis"]
-    assert asking.get(f"{alone.url}/livez").status_code == 200
+    assert plain_http.get(f"{alone.url}/livez").status_code == 200
     with psycopg.connect(lease["url"]) as connection:  # the holder is not affected
         connection.execute("select * from t")
     asyncio.run(redis_alone.start())
-    until(lambda: asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200)
+    until(
+        lambda: plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200
+    )
     until(lambda: acquire(alone).status_code == 201)
 
 
@@ -92,13 +94,13 @@ def test_service_recovers_when_postgresql_returns(alone: Service, postgres_alone
     lease = acquire(alone).json()
     asyncio.run(postgres_alone.stop())
     away(acquire(alone))
-    ready = asking.get(f"{alone.url}/readyz", timeout=60)
+    ready = plain_http.get(f"{alone.url}/readyz", timeout=60)
     assert ready.status_code == 503
-    renewed = asking.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
+    renewed = plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
     assert renewed.status_code == 200  # heartbeats need Redis only
     asyncio.run(postgres_alone.start())
-    until(lambda: asking.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
+    until(lambda: plain_http.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
     with psycopg.connect(lease["url"]) as connection:
         connection.execute("select * from t")
     until(lambda: acquire(alone).status_code == 201)
-    assert asking.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200
+    assert plain_http.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200

@@ -1,6 +1,6 @@
-"""The judge: a full description of a database from outside, without freshdb's code.
+"""A full description of a database from outside, without freshdb's code.
 
-A *picture* is a flat mapping from the thing that was read to its value. It has two parts:
+A *snapshot* is a flat mapping from the thing that was read to its value. It has two parts:
 
 * SQL. A superuser's connection reads the rows of every table, sequences, large objects, the catalogs row by row (OIDs
   are left to the dump), roles with their memberships and settings, sessions, locks and prepared transactions. The holder's
@@ -9,7 +9,7 @@ A *picture* is a flat mapping from the thing that was read to its value. It has 
   entry per object.
 
 The names of the lease (its database, schema and login, each new in every generation) are replaced by a placeholder. Names of
-*earlier* generations are not replaced, so the pictures differ if one still appears.
+*earlier* generations are not replaced, so the snapshots differ if one still appears.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import LiteralString
 
 import psycopg
 
-from tests.hygiene import looks
+from tests.hygiene import queries
 from tests.services import with_database
 
-Picture = Mapping[str, str]
+Snapshot = Mapping[str, str]
 
 _HEADING = re.compile(r"^--\n-- Name: (.*); Type: (.*); Schema: (.*); Owner: (.*)\n--\n", re.MULTILINE)
 _NOISE = re.compile(r"^\\(?:un)?restrict \w+\n|^-- Dumped .*\n", re.MULTILINE)
@@ -72,41 +72,41 @@ class Subject:
 
 
 @dataclass(slots=True)
-class Judge:
-    """Takes pictures. ``pg_dump`` is the path of the program."""
+class Snapshotter:
+    """Takes snapshots. ``pg_dump`` is the path of the program."""
 
     pg_dump: Path
     _catalog_queries: dict[int, str] = field(default_factory=dict)
 
-    def picture(self, subject: Subject) -> Picture:
-        """Return the whole picture."""
+    def snapshot(self, subject: Subject) -> Snapshot:
+        """Return the whole snapshot."""
         return {key: value for _, part in self.parts(subject) for key, value in part.items()}
 
-    def parts(self, subject: Subject) -> Iterator[tuple[str, Picture]]:
-        """Return the picture part by part, cheapest first, each with the beginning of its keys."""
+    def parts(self, subject: Subject) -> Iterator[tuple[str, Snapshot]]:
+        """Return the snapshot part by part, cheapest first, each with the beginning of its keys."""
         try:
             with psycopg.connect(subject.inside, autocommit=True) as connection:
                 connection.execute(
                     "SET search_path = pg_catalog; SET timezone = 'UTC'; SET extra_float_digits = 3"
                 )
                 names = {"family": subject.family, "user": subject.user}
-                yield _part(subject, "around", connection.execute(_literal(looks.CLUSTER), names))
-                tables = ";".join(row[0] for row in connection.execute(_literal(looks.CONTENTS)))
+                yield _part(subject, "cluster", connection.execute(_literal(queries.CLUSTER), names))
+                tables = ";".join(row[0] for row in connection.execute(_literal(queries.CONTENTS)))
                 yield _part(subject, "content", _all_of(connection, tables))
                 yield _part(subject, "catalogs", _all_of(connection, self._catalogs(connection)))
         except psycopg.OperationalError as error:
-            yield _part(subject, "around", [("superuser is refused", _reason(error))])
+            yield _part(subject, "cluster", [("superuser is refused", _reason(error))])
         yield _part(subject, "holder", _as_holder(subject))
         yield "dump", self.dump(subject)
 
-    def sees_difference(self, wanted: Picture, subject: Subject) -> bool:
+    def differs(self, wanted: Snapshot, subject: Subject) -> bool:
         """Return whether there is a difference. It stops at the first."""
         return any(
             {key: value for key, value in wanted.items() if key.startswith(f"{name}: ")} != found
             for name, found in self.parts(subject)
         )
 
-    def dump(self, subject: Subject) -> Picture:
+    def dump(self, subject: Subject) -> Snapshot:
         """Return the entries of ``pg_dump``."""
         done = subprocess.run(
             [
@@ -133,30 +133,30 @@ class Judge:
         if version not in self._catalog_queries:
             columns: dict[str, list[str]] = {}
             for catalog, column in connection.execute(
-                looks.COLUMNS, [list(looks.CATALOGS), list(looks.IGNORED)]
+                queries.COLUMNS, [list(queries.CATALOGS), list(queries.IGNORED)]
             ):
                 columns.setdefault(catalog, []).append(column)
-            self._catalog_queries[version] = looks.catalogs(columns)
+            self._catalog_queries[version] = queries.catalogs(columns)
         return self._catalog_queries[version]
 
 
-def differences(wanted: Picture, found: Picture) -> list[str]:
-    """Return the differences, one line each. Equal pictures have none."""
-    said = []
+def differences(wanted: Snapshot, found: Snapshot) -> list[str]:
+    """Return the differences, one line each. Equal snapshots have none."""
+    lines = []
     for key in sorted({*wanted, *found}):
         if key not in found:
-            said.append(f"missing: {key}: {_cut(wanted[key])}")
+            lines.append(f"missing: {key}: {_shortened(wanted[key])}")
         elif key not in wanted:
-            said.append(f"too much: {key}: {_cut(found[key])}")
+            lines.append(f"unexpected: {key}: {_shortened(found[key])}")
         elif wanted[key] != found[key]:
-            said.append(f"changed: {key}: {_cut(wanted[key])}  became  {_cut(found[key])}")
-    return said
+            lines.append(f"changed: {key}: {_shortened(wanted[key])}  became  {_shortened(found[key])}")
+    return lines
 
 
 def _as_holder(subject: Subject) -> list[tuple[str, str]]:
     try:
         with psycopg.connect(subject.url, autocommit=True) as connection:
-            return connection.execute(looks.AS_HOLDER).fetchall()
+            return connection.execute(queries.AS_HOLDER).fetchall()
     except psycopg.OperationalError as error:
         return [("refused", _reason(error))]
 
@@ -166,21 +166,21 @@ def _all_of(connection: psycopg.Connection, queries: str) -> list[tuple[str, str
     if not queries:
         return []
     cursor = connection.execute(_literal(queries))
-    seen: list[tuple[str, str | None]] = cursor.fetchall()
+    rows: list[tuple[str, str | None]] = cursor.fetchall()
     while cursor.nextset():
-        seen += cursor.fetchall()
-    return seen
+        rows += cursor.fetchall()
+    return rows
 
 
-def _part(subject: Subject, name: str, seen: Iterable[tuple[str, str | None]]) -> tuple[str, dict[str, str]]:
+def _part(subject: Subject, name: str, rows: Iterable[tuple[str, str | None]]) -> tuple[str, dict[str, str]]:
     """Return the entries under anonymous names. A second entry of the same name gets a number."""
-    text = "\0".join(f"{what}\1{value or ''}" for what, value in seen)
+    text = "\0".join(f"{key}\1{value or ''}" for key, value in rows)
     part: dict[str, str] = {}
-    times: Counter[str] = Counter()
+    seen_times: Counter[str] = Counter()
     for pair in sorted(subject.anonymous(text).split("\0")) if text else []:
-        what, _, value = pair.partition("\1")
-        times[what] += 1
-        part[f"{name}: {what}" if times[what] == 1 else f"{name}: {what} ({times[what]})"] = value
+        key, _, value = pair.partition("\1")
+        seen_times[key] += 1
+        part[f"{name}: {key}" if seen_times[key] == 1 else f"{name}: {key} ({seen_times[key]})"] = value
     return name, part
 
 
@@ -188,7 +188,7 @@ def _reason(error: psycopg.Error) -> str:
     return str(error).rpartition("FATAL:")[2].strip()
 
 
-def _cut(text: str, most: int = 600) -> str:
+def _shortened(text: str, most: int = 600) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 

@@ -1,4 +1,4 @@
-"""Pictures for the docs from the output that tests see, only with FRESHDB_SCREENSHOTS=1."""
+"""Screenshots for the docs from the output that tests see, only with FRESHDB_SCREENSHOTS=1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 IMAGES: Final = DOCS / "images"
-_MOST_BYTES: Final = 150_000
+_MAX_BYTES: Final = 150_000
 _FRAME: Final = """<svg xmlns="http://www.w3.org/2000/svg" class="rich-terminal" viewBox="0 0 {width} {height}">
 <style>
 .{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: {char_height}px;
@@ -30,24 +30,24 @@ line-height: {line_height}px; font-variant-east-asian: full-width; }}
 """rich's own frame would load a font from another website."""
 
 
-def wanted() -> bool:
-    """Return true if this run writes the pictures."""
+def requested() -> bool:
+    """Return true if this run writes the screenshots."""
     return os.environ.get("FRESHDB_SCREENSHOTS") == "1"
 
 
-def see_that_it_is_small(path: Path) -> None:
-    """Check the size of a picture, because it stays in the repository for ever."""
-    assert path.stat().st_size < _MOST_BYTES
+def check_size(path: Path) -> None:
+    """Check the size of a screenshot, because it stays in the repository for ever."""
+    assert path.stat().st_size < _MAX_BYTES
 
 
-def terminal(written: str, name: str) -> None:
+def save_terminal(output: str, name: str) -> None:
     """Save the last complete frame of a terminal program as an SVG. Each frame begins at the top left corner."""
-    if not wanted():
+    if not requested():
         return
     from rich.console import Console  # noqa: PLC0415 - an extra
     from rich.text import Text  # noqa: PLC0415
 
-    frame = [one for one in written.replace("\r", "").split("\x1b[H") if one.strip()][-2]
+    frame = [one for one in output.replace("\r", "").split("\x1b[H") if one.strip()][-2]
     lines = Text.from_ansi(frame).split()
     for line in lines:
         line.rstrip()
@@ -62,4 +62,4 @@ def terminal(written: str, name: str) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     path = IMAGES / f"terminal-{name}.svg"
     console.save_svg(str(path), code_format=_FRAME, unique_id=f"terminal-{name}")
-    see_that_it_is_small(path)
+    check_size(path)

@@ -6,7 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Named:
+class NameHeader:
     """Middleware that adds the name of the test to each response."""
 
     def __init__(self, app: ASGIApp, name: str) -> None:
@@ -14,9 +14,9 @@ class Named:
         self.name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def say(message: Message) -> None:
+        async def send_with_name(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).append("x-test", self.name)
             await send(message)
 
-        await self.app(scope, receive, say)
+        await self.app(scope, receive, send_with_name)

@@ -15,7 +15,7 @@ from freshdb.credentials import Credentials
 from freshdb.toolkit.guard import Guard
 from tests.benchmarks import suite
 from tests.benchmarks.results import Findings, Run, Table, milliseconds
-from tests.benchmarks.running import DATA_ARE, ROOT, data_directory, serving
+from tests.benchmarks.running import DATA_LOCATION, ROOT, data_directory, serving
 
 GOAL_PERCENT = 1.0
 CONNECTIONS = 200
@@ -48,11 +48,11 @@ def measure(run: Run) -> Findings:
                 taken[mode].append(
                     suite._seconds(root, environment | {"FRESHDB_GUARD": mode}, VARIANT, effort.tests)
                 )
-                run.say(f"round {number + 1}: guard {mode} {taken[mode][-1]:.2f} s")
+                run.log_progress(f"round {number + 1}: guard {mode} {taken[mode][-1]:.2f} s")
             run.calibrate()
-        without, with_it, asked = _connecting(dsn, 10 if run.quick else CONNECTIONS)
-    more = [(on / off - 1) * 100 for on, off in zip(taken["on"], taken["off"], strict=True)]
-    share = asked / without * 100
+        without, with_it, checks = _connection_seconds(dsn, 10 if run.quick else CONNECTIONS)
+    increases = [(on / off - 1) * 100 for on, off in zip(taken["on"], taken["off"], strict=True)]
+    share = checks / without * 100
     return Findings(
         settings=[
             (
@@ -64,7 +64,7 @@ def measure(run: Run) -> Findings:
                 "One connection: psycopg opens one to a lease, with and without a guard, alternating, median of "
                 f"{CONNECTIONS}. The guard's own time is measured separately, because the connections vary by more."
             ),
-            f"One embedded PostgreSQL, default settings, {DATA_ARE}.",
+            f"One embedded PostgreSQL, default settings, {DATA_LOCATION}.",
         ],
         tables=[
             Table(
@@ -75,43 +75,43 @@ def measure(run: Run) -> Findings:
                         "the suite, s",
                         f"{median(taken['off']):.2f}",
                         f"{median(taken['on']):.2f}",
-                        f"{median(more):+.1f} % ({min(more):+.1f} to {max(more):+.1f})",
+                        f"{median(increases):+.1f} % ({min(increases):+.1f} to {max(increases):+.1f})",
                         f"< {GOAL_PERCENT:g} %",
                     ],
                     [
                         "one connection, ms",
                         milliseconds(without),
                         milliseconds(with_it),
-                        f"the guard's own part {milliseconds(asked)} ms: {share:.1f} %",
+                        f"the guard's own part {milliseconds(checks)} ms: {share:.1f} %",
                         "",
                     ],
                 ],
             )
         ],
-        figures={"suite.more_percent": median(more), "connection.more_percent": share},
+        figures={"suite.more_percent": median(increases), "connection.more_percent": share},
     )
 
 
-def _connecting(dsn: str, times: int) -> tuple[float, float, float]:
+def _connection_seconds(dsn: str, times: int) -> tuple[float, float, float]:
     url = make_url(dsn)
     lease = Credentials(
         str(url.host), int(url.port or 0), str(url.database), str(url.username), str(url.password)
     )
     with Guard() as guard:
         guard.hold("lease", lease)
-        door = vars(psycopg.Connection.__mro__[1])["_connect_gen"].__func__
-        without, with_it, asked = [], [], []
+        connect = vars(psycopg.Connection.__mro__[1])["_connect_gen"].__func__
+        without, with_it, checks = [], [], []
         for _ in range(times):
             with_it.append(_seconds(dsn))
             began = time.perf_counter()
-            door(
+            connect(
                 psycopg.Connection, dsn
             ).close()  # closes the generator before it starts: only the guard's check has run
-            asked.append(time.perf_counter() - began)
+            checks.append(time.perf_counter() - began)
             guard.off()
             without.append(_seconds(dsn))
             guard.on()
-    return median(without), median(with_it), median(asked)
+    return median(without), median(with_it), median(checks)
 
 
 def _seconds(dsn: str) -> float:

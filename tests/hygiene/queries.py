@@ -1,4 +1,4 @@
-"""The judge's SQL. Every query returns pairs of a key and a value."""
+"""The SQL of snapshots. Every query returns pairs of a key and a value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SELECT 'database: ' || (d).key, (d).value FROM (
            'privileges', (SELECT string_agg(one::text, ' ' ORDER BY one::text) FROM unnest(datacl) AS one))) AS d
     FROM here) AS attributes
 UNION ALL
-SELECT 'setting: ' || coalesce(pg_get_userbyid(nullif(setrole, 0)), 'everybody') || ' in '
+SELECT 'setting: ' || coalesce(pg_get_userbyid(nullif(setrole, 0)), 'all roles') || ' in '
          || coalesce((SELECT datname FROM pg_database d WHERE d.oid = setdatabase), 'every database'),
        (SELECT string_agg(one, '; ' ORDER BY one) FROM unnest(setconfig) AS one)
 FROM pg_db_role_setting
@@ -33,7 +33,7 @@ SELECT 'login: ' || (r).key, (r).value FROM (
       || jsonb_build_object('comment', shobj_description(oid, 'pg_authid'))) AS r
     FROM pg_authid a WHERE rolname = %(user)s) AS attributes
 UNION ALL
-SELECT 'other login: ' || rolname, 'is there' FROM family WHERE rolname <> %(user)s
+SELECT 'other login: ' || rolname, 'exists' FROM family WHERE rolname <> %(user)s
 UNION ALL
 SELECT 'member: ' || pg_get_userbyid(member) || ' of ' || pg_get_userbyid(roleid), (to_jsonb(m)
          - '{oid,roleid,member,grantor}'::text[])::text
@@ -51,7 +51,7 @@ UNION ALL
 SELECT format('advisory lock: %%s %%s %%s', classid, objid, objsubid), mode FROM pg_locks
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM here)
 UNION ALL
-SELECT 'session: ' || coalesce(usename, 'of a role that is gone'), state FROM pg_stat_activity
+SELECT 'session: ' || coalesce(usename, 'of a dropped role'), state FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND (starts_with(usename, %(family)s)
   OR (datname = current_database() AND (usename IS NULL AND usesysid IS NOT NULL)))
 UNION ALL

@@ -87,17 +87,17 @@ def test_page_reconnects_with_backoff_after_a_restart(
 def test_page_names_the_unavailable_backend_and_recovers(
     postgres_18: PostgresServer, service_redis_url: str, open_page: Open
 ) -> None:
-    with Proxy(service_redis_url) as between:
-        service = start_service([postgres_18.dsn], between.url, settings=SETTINGS)
+    with Proxy(service_redis_url) as proxy:
+        service = start_service([postgres_18.dsn], proxy.url, settings=SETTINGS)
         try:
             site = Site(service)
             lease = site.acquire(site.template())
             page = open_page(site, tolerate="503")
             expect(page.locator("[data-number=leases]")).to_have_text("1")
-            between.refuse()
+            proxy.refuse()
             expect(page.get_by_role("alert")).to_contain_text("Redis")
             expect(page.locator("[data-number=leases]")).to_have_text("1")
-            between.pass_on()
+            proxy.pass_on()
             expect(page.get_by_role("alert")).to_have_count(0)
             expect(page.get_by_text("Live", exact=True)).to_be_visible()
             site.release(lease)

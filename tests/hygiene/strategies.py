@@ -69,7 +69,7 @@ class Table:
         return f"t{self.number}"
 
     @property
-    def filled(self) -> str:
+    def columns_and_values(self) -> str:
         """Return the columns and values of a new row."""
         names = ["id"] if self.partitioned else []
         values = ["n % 7"] if self.partitioned else []
@@ -83,7 +83,7 @@ class Table:
     def insert(self, first: int, rows: int) -> str:
         if not self.partitioned and not self.columns:
             return f"INSERT INTO {self.name} DEFAULT VALUES"
-        return f"INSERT INTO {self.name} {self.filled} FROM generate_series({first}, {first + rows - 1}) AS n"
+        return f"INSERT INTO {self.name} {self.columns_and_values} FROM generate_series({first}, {first + rows - 1}) AS n"
 
     def sql(self) -> list[str]:
         """Return the statements that create the table and its other objects."""
@@ -93,21 +93,21 @@ class Table:
         if self.refers is not None:
             columns.append(f"parent integer REFERENCES t{self.refers} {self.action}")
         parts = " PARTITION BY RANGE (id)" if self.partitioned else ""
-        made = [f"CREATE TABLE {self.name} ({', '.join(columns)}){parts}"]
+        statements = [f"CREATE TABLE {self.name} ({', '.join(columns)}){parts}"]
         if self.partitioned:
-            made += [
+            statements += [
                 f"CREATE TABLE {self.name}_low PARTITION OF {self.name} FOR VALUES FROM (MINVALUE) TO (4)",
                 f"CREATE TABLE {self.name}_rest PARTITION OF {self.name} DEFAULT",
             ]
         if self.seeds:
-            made.append(self.insert(1, self.seeds))
+            statements.append(self.insert(1, self.seeds))
         if self.seeds and self.refers is not None:
-            made.append(f"UPDATE {self.name} SET parent = (SELECT min(id) FROM t{self.refers})")
+            statements.append(f"UPDATE {self.name} SET parent = (SELECT min(id) FROM t{self.refers})")
         if self.trigger:
-            made.append(
+            statements.append(
                 f"CREATE TRIGGER watch AFTER INSERT OR DELETE ON {self.name} FOR EACH ROW EXECUTE FUNCTION watched()"
             )
-        return made
+        return statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,11 @@ class Schema:
 
     @property
     def sql(self) -> str:
-        watched = (
+        trigger_sql = (
             "CREATE TABLE log (id bigserial, what text); CREATE FUNCTION watched() RETURNS trigger LANGUAGE plpgsql AS "
             "'BEGIN INSERT INTO log (what) VALUES (TG_TABLE_NAME); RETURN NULL; END'"
         )
-        return ";\n".join([*TYPES_SQL, watched, *(line for table in self.tables for line in table.sql())])
+        return ";\n".join([*TYPES_SQL, trigger_sql, *(line for table in self.tables for line in table.sql())])
 
 
 ACTIONS: Final = (
@@ -168,7 +168,7 @@ ON_A_TABLE: Final = (
     "VACUUM FULL {table}",
     "ANALYZE {table}",
 )
-ELSEWHERE: Final = (
+OTHER_STATEMENTS: Final = (
     "SELECT nextval('numbers')",
     "SELECT setval('numbers', 1000)",
     "ALTER SEQUENCE numbers INCREMENT 7",
@@ -189,8 +189,8 @@ ELSEWHERE: Final = (
 def _tables(draw: st.DrawFn, number: int, keyed: list[int]) -> Table:
     partitioned = draw(st.booleans()) and draw(st.booleans())
     key = draw(st.sampled_from(KEYS))
-    own = [number] if not partitioned and "PRIMARY KEY" in key else []
-    refers = draw(st.sampled_from([None, *keyed, *own])) if [*keyed, *own] else None
+    self_reference = [number] if not partitioned and "PRIMARY KEY" in key else []
+    refers = draw(st.sampled_from([None, *keyed, *self_reference])) if [*keyed, *self_reference] else None
     column = st.tuples(st.sampled_from(sorted(TYPES)), st.booleans())
     return Table(
         number=number,
@@ -217,17 +217,17 @@ def schemas(draw: st.DrawFn) -> Schema:
 @st.composite
 def _change(draw: st.DrawFn, schema: Schema) -> str:
     table = draw(st.sampled_from(schema.tables))
-    sort = draw(st.sampled_from(["rows", "rows", "table", "elsewhere"]))
-    if sort == "rows":
+    kind_of_change = draw(st.sampled_from(["rows", "rows", "table", "elsewhere"]))
+    if kind_of_change == "rows":
         return table.insert(draw(st.integers(100, 200)), draw(st.sampled_from([1, 3, 200])))
-    if sort == "elsewhere":
-        return draw(st.sampled_from(ELSEWHERE))
+    if kind_of_change == "elsewhere":
+        return draw(st.sampled_from(OTHER_STATEMENTS))
     column = draw(st.integers(0, len(table.columns) - 1))
     return draw(st.sampled_from(ON_A_TABLE)).format(table=table.name, column=f"c{column}")
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Scenario:
     """A template, and the changes of its holders, in order."""
 
     schema: Schema
@@ -236,11 +236,11 @@ class Story:
 
 
 @st.composite
-def stories(draw: st.DrawFn) -> Story:
+def scenarios(draw: st.DrawFn) -> Scenario:
     """Draw a schema with two or three holders."""
     schema = draw(schemas())
     changes = st.lists(_change(schema), min_size=1, max_size=6).map(tuple)
-    return Story(
+    return Scenario(
         schema=schema,
         holders=tuple(draw(st.lists(changes, min_size=2, max_size=3))),
         left_open=draw(st.booleans()),

@@ -71,7 +71,7 @@ class Http:
 
 
 @dataclass(slots=True)
-class Turns:
+class ClientState:
     """Results of one client so far."""
 
     stop: bool = False
@@ -80,12 +80,12 @@ class Turns:
     """Start and duration of each acquire."""
 
 
-async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
+async def run_client(url: str, template: str, seed: int, state: ClientState) -> None:
     """Run one client until ``turns.stop`` is set."""
-    choose = random.Random(seed)  # noqa: S311 - which tables, nothing secret
+    random_source = random.Random(seed)  # noqa: S311 - which tables, nothing secret
     body = json.dumps({"template": template, "wait_seconds": 60}).encode()
     http = await Http.to(url)
-    while not turns.stop:
+    while not state.stop:
         began = time.perf_counter()
         status, answer = await http.ask("POST", "/v1/leases", body)
         taken = time.perf_counter() - began
@@ -93,31 +93,31 @@ async def turn(url: str, template: str, seed: int, turns: Turns) -> None:
             raise RuntimeError(f"acquire: {status} {answer!r}")
         lease = json.loads(answer)
         connection = await asyncpg.connect(lease["url"], ssl=False, statement_cache_size=0)
-        tables = choose.sample(range(TABLES), TOUCHED)
+        tables = random_source.sample(range(TABLES), TOUCHED)
         await connection.execute("; ".join(f"insert into t{n} (name) values ('one')" for n in tables))
         await connection.close()
         status, answer = await http.ask("DELETE", f"/v1/leases/{lease['id']}")
         if status >= 300:
             raise RuntimeError(f"release: {status} {answer!r}")
-        turns.acquires.append((began, taken))
-        turns.done += 1
+        state.acquires.append((began, taken))
+        state.done += 1
     await http.close()
 
 
-async def work(
+async def run_clients(
     urls: Sequence[str], templates: Sequence[str], concurrency: int, warm_up_leases: int, seconds: float
 ) -> None:
     """Run all clients. Clients are distributed evenly over the services and templates."""
-    clients = [Turns() for _ in range(concurrency)]
+    clients = [ClientState() for _ in range(concurrency)]
     began = time.perf_counter()
 
     def done() -> list[int]:
-        return [turns.done for turns in clients]
+        return [state.done for state in clients]
 
     async with asyncio.TaskGroup() as group:
-        for number, turns in enumerate(clients):
+        for number, state in enumerate(clients):
             url, template = urls[number % len(urls)], templates[number % len(templates)]
-            group.create_task(turn(url, template, number, turns))
+            group.create_task(run_client(url, template, number, state))
         while sum(done()) < warm_up_leases or time.perf_counter() - began < _WARM_UP_SECONDS:
             await asyncio.sleep(0.01)
         print("began", flush=True)  # noqa: T201 - the parent reads it
@@ -125,16 +125,16 @@ async def work(
         await asyncio.sleep(seconds)
         taken, cpu = time.perf_counter() - window, time.process_time() - cpu
         leases = [now - then for now, then in zip(done(), before, strict=True)]
-        print("ended", flush=True)  # noqa: T201 - likewise
-        for turns in clients:
-            turns.stop = True
+        print("ended", flush=True)  # noqa: T201 - the parent reads it
+        for state in clients:
+            state.stop = True
     seen = {
         "leases": sum(leases),
         "by_url": [sum(leases[number :: len(urls)]) for number in range(len(urls))],
         "by_template": [sum(leases[number :: len(templates)]) for number in range(len(templates))],
         "seconds": taken,
         "cpu_seconds": cpu,
-        "acquires": [one for turns in clients for at, one in turns.acquires if window <= at < window + taken],
+        "acquires": [one for state in clients for at, one in state.acquires if window <= at < window + taken],
     }
     print(json.dumps(seen))  # noqa: T201
 
@@ -142,14 +142,16 @@ async def work(
 def main() -> None:
     """Parse the arguments and run the clients."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("urls", help="one, or several with commas between them")
-    parser.add_argument("templates", help="likewise")
+    parser.add_argument("urls", help="URLs of the services, separated by commas")
+    parser.add_argument("templates", help="names of the templates, separated by commas")
     parser.add_argument("--concurrency", type=int, required=True)
     parser.add_argument("--warm-up-leases", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    given = parser.parse_args()
-    urls, templates = given.urls.split(","), given.templates.split(",")
-    uvloop.run(work(urls, templates, given.concurrency, given.warm_up_leases, given.seconds))
+    arguments = parser.parse_args()
+    urls, templates = arguments.urls.split(","), arguments.templates.split(",")
+    uvloop.run(
+        run_clients(urls, templates, arguments.concurrency, arguments.warm_up_leases, arguments.seconds)
+    )
 
 
 if __name__ == "__main__":

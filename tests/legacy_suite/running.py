@@ -19,18 +19,18 @@ ROOT: Final = Path(__file__).parents[2]
 STEPS: Final = ("before", "leases", "rollback")
 _PROJECT: Final = """
 [tool.freshdb]
-template = "old_ways"
+template = "legacy_suite"
 inputs = ["application.py"]
-build = ["{python}", "-m", "tests.old_ways.application"]
+build = ["{python}", "-m", "tests.legacy_suite.application"]
 [tool.pytest.ini_options]
 filterwarnings = ["error", "ignore::DeprecationWarning"]
 """
 
 
 @contextmanager
-def one_database(server: str) -> Iterator[str]:
+def shared_database(server: str) -> Iterator[str]:
     """Create the one test database of the old way, and yield SQLAlchemy's URL of it."""
-    url = make_url(server).set(drivername="postgresql+psycopg", database=f"old_ways_{os.getpid()}")
+    url = make_url(server).set(drivername="postgresql+psycopg", database=f"legacy_suite_{os.getpid()}")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {url.database}".encode())
         try:
@@ -42,7 +42,7 @@ def one_database(server: str) -> Iterator[str]:
 def make_project(directory: Path) -> None:
     """Write the files at the root of the suite's project."""
     (directory / "pyproject.toml").write_text(_PROJECT.format(python=sys.executable))
-    (directory / "application.py").write_text((ROOT / "tests/old_ways/application.py").read_text())
+    (directory / "application.py").write_text((ROOT / "tests/legacy_suite/application.py").read_text())
 
 
 def run_suite(
@@ -57,17 +57,17 @@ def run_suite(
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": str(ROOT),
         "FRESHDB_URL": service_url,
-        "OLD_WAYS_TESTS": str(tests),
+        "LEGACY_SUITE_TESTS": str(tests),
     }
     if step == "before":
         environment["DATABASE_URL"] = database_url
     plugins = [*(["xdist"] if workers else []), *(["freshdb"] if step != "before" else [])]
-    plugins.append(f"tests.old_ways.steps.{step}")
+    plugins.append(f"tests.legacy_suite.steps.{step}")
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"),
         *("-c", str(project / "pyproject.toml"), *(["-n", str(workers)] if workers else [])),
         *(word for plugin in plugins for word in ("-p", plugin)),
-        str(ROOT / "tests/old_ways/cases.py"),
+        str(ROOT / "tests/legacy_suite/cases.py"),
     ]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)

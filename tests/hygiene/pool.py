@@ -1,4 +1,4 @@
-"""The ground of the matrix: a real service, with a pool of one database that is leased again and again.
+"""The pool of the hygiene matrix: a real service, with a pool of one database that is leased again and again.
 
 A test ends with a lease whose database is clean, and the next test makes its change in this lease. After a failed test, the
 next one begins with its own pool, so that one failure does not cause another.
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import httpx
 
 from freshdb_service.embedded import postgres_binaries
-from tests import asking
+from tests import plain_http
 from tests.hygiene.change import Isolation
-from tests.hygiene.judge import Judge, Subject
+from tests.hygiene.snapshot import Snapshotter, Subject
 from tests.services import Service
 
 WAIT_SECONDS = 60.0
@@ -30,28 +30,28 @@ class Lease:
     subject: Subject
 
 
-def newest_judge() -> Judge:
+def newest_snapshotter() -> Snapshotter:
     binaries = postgres_binaries(18)
     assert binaries is not None
-    return Judge(binaries / "pg_dump")
+    return Snapshotter(binaries / "pg_dump")
 
 
 @dataclass(slots=True)
-class Ground:
-    """One pool of at most one database, and its judge."""
+class Pool:
+    """One pool of at most one database, and its snapshotter."""
 
     http: httpx.Client
     superuser: str
     template: str
     isolation: Isolation
-    judge: Judge = field(default_factory=newest_judge)
+    snapshotter: Snapshotter = field(default_factory=newest_snapshotter)
 
     @classmethod
     def of(
         cls, service: Service, superuser: str, isolation: Isolation, template: str, sql: str, *extensions: str
-    ) -> Ground:
+    ) -> Pool:
         """Register the template."""
-        http = httpx.Client(verify=asking.PLAIN, base_url=service.url, timeout=2 * WAIT_SECONDS)
+        http = httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * WAIT_SECONDS)
         answer = http.post(
             "/v1/templates", json={"name": template, "sql": [sql], "extensions": list(extensions)}
         )
@@ -60,9 +60,9 @@ class Ground:
 
     def acquire(self) -> Lease:
         """Wait until the database is ready, and lease it."""
-        return self.granted(self.ask())
+        return self.granted(self.request_lease())
 
-    def ask(self) -> httpx.Response:
+    def request_lease(self) -> httpx.Response:
         """Ask for a lease."""
         body = {
             "template": self.template,
@@ -76,15 +76,17 @@ class Ground:
     def granted(self, answer: httpx.Response) -> Lease:
         """Return the lease of a response."""
         assert answer.status_code == 201, answer.text
-        said = answer.json()
+        content = answer.json()
         subject = Subject(
             superuser=self.superuser,
-            url=said["url"],
-            database=said["database"],
-            user=said["user"],
-            schema=said["schema"],
+            url=content["url"],
+            database=content["database"],
+            user=content["user"],
+            schema=content["schema"],
         )
-        return Lease(said["id"], said["pool_id"], said["database_id"], said["generation"], subject)
+        return Lease(
+            content["id"], content["pool_id"], content["database_id"], content["generation"], subject
+        )
 
     def release(self, lease: Lease) -> None:
         """Release the lease."""
@@ -99,9 +101,11 @@ class Ground:
     def next_of(self, lease: Lease) -> Lease:
         """Release the lease, and lease the same database again."""
         self.release(lease)
-        again = self.acquire()
-        assert (again.database_id, again.generation) == (lease.database_id, lease.generation + 1), again
-        return again
+        next_lease = self.acquire()
+        assert (next_lease.database_id, next_lease.generation) == (lease.database_id, lease.generation + 1), (
+            next_lease
+        )
+        return next_lease
 
     def close(self) -> None:
         """Retire the template, and its pool with it."""

@@ -14,19 +14,19 @@ from sqlalchemy.exc import CircularDependencyError, IntegrityError
 from starlette.middleware import Middleware
 
 from freshdb import BuildGrant, Client
-from tests.old_ways.application import FUNCTION, Base, app, make_app
-from tests.old_ways.caller import Caller
-from tests.old_ways.cases import ANN
-from tests.old_ways.running import STEPS, make_project, one_database, run_suite
-from tests.old_ways.steps import Named
+from tests.legacy_suite.app_client import AppClient
+from tests.legacy_suite.application import FUNCTION, Base, app, make_app
+from tests.legacy_suite.cases import ANN
+from tests.legacy_suite.running import STEPS, make_project, run_suite, shared_database
+from tests.legacy_suite.steps import NameHeader
 from tests.servers import PostgresServer
 from tests.services import Service
 
 
 @pytest.fixture
-def old_database(postgres_18: PostgresServer) -> Iterator[Engine]:
+def shared_engine(postgres_18: PostgresServer) -> Iterator[Engine]:
     """The one test database, with its schema."""
-    with one_database(postgres_18.dsn) as url:
+    with shared_database(postgres_18.dsn) as url:
         engine = create_engine(url)
         Base.metadata.create_all(engine)
         yield engine
@@ -43,7 +43,7 @@ def leases(service: Service) -> Iterator[list[Engine]]:
         engine.dispose()
 
     with Client(service.url) as client:
-        template = client.build("old-ways-moving", "1", build).reference
+        template = client.build("legacy-suite", "1", build).reference
         with client.lease(template) as one, client.lease(template) as other:
             engines = [create_engine(lease.sqlalchemy_url()) for lease in (one, other)]
             yield engines
@@ -52,72 +52,74 @@ def leases(service: Service) -> Iterator[list[Engine]]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_part_of_the_suite_passes_at_each_step(
+def test_sample_of_the_suite_passes_at_each_step(
     step: str, tmp_path: Path, service: Service, postgres_18: PostgresServer
 ) -> None:
     make_project(tmp_path)
-    with one_database(postgres_18.dsn) as url:
+    with shared_database(postgres_18.dsn) as url:
         run_suite(tmp_path, step, service.url, url, tests=8)
 
 
-def test_foreign_keys_in_a_circle_cannot_be_dropped_in_order_and_a_lease_need_not_be(
-    old_database: Engine, leases: list[Engine]
+def test_circular_foreign_keys_prevent_drop_all_and_a_lease_needs_no_drop(
+    shared_engine: Engine, leases: list[Engine]
 ) -> None:
     with pytest.raises(CircularDependencyError, match="Can't sort tables for DROP"):
-        Base.metadata.drop_all(old_database)
-    _put_ann(leases[0])  # no drop is necessary, because the service cleans the database
+        Base.metadata.drop_all(shared_engine)
+    _create_ann(leases[0])  # no drop is necessary, because the service cleans the database
 
 
-def test_one_function_made_by_two_processes_at_a_time_fails_and_a_template_makes_it_once(
-    old_database: Engine, leases: list[Engine]
+def test_concurrent_create_function_fails_and_a_template_creates_it_once(
+    shared_engine: Engine, leases: list[Engine]
 ) -> None:
-    url = old_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = shared_engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as one, psycopg.connect(url) as other, ThreadPoolExecutor(1) as executor:
         one.execute(FUNCTION)
-        late = executor.submit(other.execute, FUNCTION)
-        with psycopg.connect(url, autocommit=True) as watching:
-            while not watching.execute(
+        second_call = executor.submit(other.execute, FUNCTION)
+        with psycopg.connect(url, autocommit=True) as observer:
+            while not observer.execute(
                 "SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s", [other.info.backend_pid]
             ).fetchall():
-                assert not late.done()
+                assert not second_call.done()
         one.commit()
         with pytest.raises(psycopg.InternalError, match="tuple concurrently updated"):
-            late.result()
+            second_call.result()
     for engine in leases:
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT 'add_to_spent'::regproc IS NOT NULL").scalar()
 
 
-def test_identifiers_that_are_written_down_collide_in_one_database_and_not_in_two(
-    old_database: Engine, leases: list[Engine]
+def test_constant_identifiers_collide_in_a_shared_database_but_not_in_leases(
+    shared_engine: Engine, leases: list[Engine]
 ) -> None:
-    _put_ann(old_database)
+    _create_ann(shared_engine)
     with pytest.raises(IntegrityError, match="customer_pkey"):
-        _put_ann(old_database)
+        _create_ann(shared_engine)
     for engine in leases:
-        _put_ann(engine)
+        _create_ann(engine)
 
 
-def test_middleware_that_was_added_to_the_one_app_stays_and_an_app_of_its_own_takes_it_along(
-    old_database: Engine,
+def test_middleware_stays_on_the_global_application_but_not_on_one_per_test(
+    shared_engine: Engine,
 ) -> None:
-    def asked(application: Caller) -> list[str]:
-        return application.ask("GET", f"/customers/{UUID(int=1)}/spent").headers.get_list("x-test")
+    def names_of_response(application: AppClient) -> list[str]:
+        return application.request("GET", f"/customers/{UUID(int=1)}/spent").headers.get_list("x-test")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", old_database.url.render_as_string(hide_password=False))
+        patch.setenv("DATABASE_URL", shared_engine.url.render_as_string(hide_password=False))
         patch.setattr(app, "user_middleware", [])
         for name in ("first", "second"):
-            app.user_middleware.append(Middleware(Named, name=name))
+            app.user_middleware.append(Middleware(NameHeader, name=name))
             app.middleware_stack = None
-        assert asked(Caller(app)) == ["second", "first"]
+        assert names_of_response(AppClient(app)) == ["second", "first"]
     app.middleware_stack = None
 
     for name in ("first", "second"):
-        own = make_app(old_database)
-        own.add_middleware(Named, name=name)
-        assert asked(Caller(own)) == [name]
+        own = make_app(shared_engine)
+        own.add_middleware(NameHeader, name=name)
+        assert names_of_response(AppClient(own)) == [name]
 
 
-def _put_ann(engine: Engine) -> None:
-    Caller(make_app(engine)).ask("PUT", f"/customers/{ANN}", email="ann@example.org").raise_for_status()
+def _create_ann(engine: Engine) -> None:
+    AppClient(make_app(engine)).request(
+        "PUT", f"/customers/{ANN}", email="ann@example.org"
+    ).raise_for_status()

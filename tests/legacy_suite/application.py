@@ -72,7 +72,7 @@ for number in range(OTHER_TABLES):
 
 
 @event.listens_for(Base.metadata, "after_create")
-def _make_trigger(_target: object, connection: object, **_: object) -> None:
+def _create_trigger(_target: object, connection: object, **_: object) -> None:
     connection.execute(text(FUNCTION))  # type: ignore[attr-defined]
     connection.execute(text(TRIGGER))  # type: ignore[attr-defined]
 

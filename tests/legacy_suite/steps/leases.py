@@ -12,19 +12,19 @@ import pytest
 from sqlalchemy import create_engine
 
 from freshdb.pytest_plugin import LeasedDatabase
-from tests.old_ways.application import make_app
-from tests.old_ways.caller import Caller
-from tests.old_ways.steps import Named
+from tests.legacy_suite.app_client import AppClient
+from tests.legacy_suite.application import make_app
+from tests.legacy_suite.steps import NameHeader
 
 
-def leased(database: LeasedDatabase, name: str) -> Iterator[Caller]:
+def leased(database: LeasedDatabase, name: str) -> Iterator[AppClient]:
     engine = create_engine(database.sqlalchemy_url("psycopg"))
     app = make_app(engine)  # the test's own, so the test's changes to it end with it
-    app.add_middleware(Named, name=name)
-    yield Caller(app)
+    app.add_middleware(NameHeader, name=name)
+    yield AppClient(app)
     engine.dispose()
 
 
 @pytest.fixture
-def client(freshdb: LeasedDatabase, request: pytest.FixtureRequest) -> Iterator[Caller]:
+def client(freshdb: LeasedDatabase, request: pytest.FixtureRequest) -> Iterator[AppClient]:
     yield from leased(freshdb, request.node.name)

@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from freshdb_service.embedded import EmbeddedPostgres
-from tests import asking
+from tests import plain_http
 from tests.faults.proxy import Proxy
 from tests.limits import LIMIT_SECONDS
 from tests.runs import run_sync
@@ -35,12 +35,12 @@ _TIMEOUTS = (
     "default_transaction_read_only",
 )
 WAIT_SECONDS = LIMIT_SECONDS
-BOUND_SECONDS = LIMIT_SECONDS
+RESPONSE_LIMIT_SECONDS = LIMIT_SECONDS
 """Every answer comes within this time, whatever hangs. The service of these tests has a timeout of three seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Installation:
     """A service, and the proxies in front of its control plane, its managed server and its Redis."""
 
     service: Service
@@ -52,20 +52,20 @@ class Stage:
     redis_url: str
     other_redis_url: str
 
-    def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
+    def request(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Send a request. The answer must come in time."""
-        return asking.request(method, self.service.url + path, json=body, timeout=BOUND_SECONDS)
+        return plain_http.request(method, self.service.url + path, json=body, timeout=RESPONSE_LIMIT_SECONDS)
 
     def post(self, path: str, body: object = None, expected: int = 201) -> dict[str, Any]:
         """Send a request that must succeed."""
-        answer = self.ask("POST", path, body)
+        answer = self.request("POST", path, body)
         assert answer.status_code == expected, answer.text
         done: dict[str, Any] = answer.json()
         return done
 
     def acquire(self, wait_seconds: float = 5, *, ttl_seconds: float | None = None) -> httpx.Response:
         """Ask for a lease."""
-        return self.ask(
+        return self.request(
             "POST", "/v1/leases", {"template": "t", "wait_seconds": wait_seconds, "ttl_seconds": ttl_seconds}
         )
 
@@ -80,24 +80,24 @@ class Stage:
 
     def renew(self, lease: dict[str, Any]) -> None:
         """Renew a lease, with retries."""
-        until(lambda: self.ask("POST", f"/v1/leases/{lease['id']}/renew").status_code == 200)
+        wait_until(lambda: self.request("POST", f"/v1/leases/{lease['id']}/renew").status_code == 200)
 
     def release(self, lease: dict[str, Any]) -> None:
         """Release a lease, with retries."""
-        until(lambda: self.ask("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})
+        wait_until(lambda: self.request("DELETE", f"/v1/leases/{lease['id']}").status_code in {200, 410})
 
-    def many(self, number: int, ask: Callable[[], httpx.Response]) -> list[httpx.Response]:
+    def in_parallel(self, number: int, send: Callable[[], httpx.Response]) -> list[httpx.Response]:
         """Send the same request many times in parallel."""
-        with ThreadPoolExecutor(number) as crowd:
-            return [done.result() for done in [crowd.submit(ask) for _ in range(number)]]
+        with ThreadPoolExecutor(number) as executor:
+            return [done.result() for done in [executor.submit(send) for _ in range(number)]]
 
-    def shown(self, lease: dict[str, Any]) -> dict[str, Any]:
+    def get_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
         """Return the service's description of a lease."""
-        answer = self.ask("GET", f"/v1/leases/{lease['id']}")
+        answer = self.request("GET", f"/v1/leases/{lease['id']}")
         known: dict[str, Any] = answer.json()
         return known if answer.status_code == 200 else {"state": "unknown"}
 
-    def waiting(self) -> int:
+    def waiters(self) -> int:
         """The number of waiters."""
         return int(self.pool()["waiting"])
 
@@ -106,7 +106,7 @@ class Stage:
         states: dict[str, int] = self.pool()["databases"]
         return states
 
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Return true if the pool has its target size, and all of its databases are ready."""
         databases = self.databases()
         wanted = range(int(SETTINGS["min_ready"]), int(SETTINGS["max_size"]) + 1)
@@ -114,45 +114,45 @@ class Stage:
 
     def pool(self) -> dict[str, Any]:
         """The pool of the template that all tests use."""
-        return next(one for one in self.items("/v1/pools") if one["template"].startswith("t@"))
+        return next(one for one in self.listed("/v1/pools") if one["template"].startswith("t@"))
 
-    def items(self, path: str) -> list[dict[str, Any]]:
+    def listed(self, path: str) -> list[dict[str, Any]]:
         """Return a list of the service, with retries until it answers."""
         answers: list[httpx.Response] = []
 
-        def told() -> bool:
-            answers.append(self.ask("GET", path))
+        def answered() -> bool:
+            answers.append(self.request("GET", path))
             return answers[-1].status_code == 200
 
-        until(told)
+        wait_until(answered)
         items: list[dict[str, Any]] = answers[-1].json()["items"]
         return items
 
-    def as_before(self) -> None:
+    def check_recovery(self) -> None:
         """Check that the service has recovered by itself: a lease is granted, is clean, and can be released."""
-        until(lambda: self.ask("GET", "/readyz").status_code == 200)
+        wait_until(lambda: self.request("GET", "/readyz").status_code == 200)
         lease = self.lease()
         with psycopg.connect(lease["url"], autocommit=True) as connection:
             assert connection.execute("select * from t").fetchall() == []
             connection.execute("insert into t values (1)")
         self.release(lease)
-        until(self.settled)
+        wait_until(self.is_settled)
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
+    def larger_pool(self) -> Iterator[None]:
         """Let the pool need one more database than it has. Afterwards, restore its size."""
-        until(self.settled)
+        wait_until(self.is_settled)
         number, path = self.databases()["ready"] + 1, f"/v1/pools/{self.pool()['id']}"
         self._resize(path, {"min_ready": number, "max_size": number})
         try:
             yield
-            until(lambda: self.databases() == {"ready": number})
+            wait_until(lambda: self.databases() == {"ready": number})
         finally:
             self._resize(path, {name: SETTINGS[name] for name in ("min_ready", "max_size")})
 
     def _resize(self, path: str, sizes: dict[str, Any]) -> None:
         """Retry until the service accepts the sizes, because a fault of an earlier test may still have effects."""
-        until(lambda: self.ask("PATCH", path, sizes).status_code == 200)
+        wait_until(lambda: self.request("PATCH", path, sizes).status_code == 200)
 
     def template_database(self, superuser: psycopg.Connection) -> str:
         """The database of the template that all tests use, which is the oldest one."""
@@ -177,10 +177,10 @@ class Stage:
             int((self.postgres.data / "cluster" / "postmaster.pid").read_text().split()[0])
         )
         postmaster.send_signal(signal.SIGQUIT)
-        run_sync(_gone(postmaster))
+        run_sync(_wait_for_exit(postmaster))
         run_sync(self.postgres.start())
 
-    def without_sessions(self) -> None:
+    def end_service_sessions(self) -> None:
         """End all sessions of the service, so that it must open new ones."""
         with self.as_superuser() as superuser:
             superuser.execute(
@@ -188,7 +188,7 @@ class Stage:
             )
 
 
-def refused(answer: httpx.Response) -> str:
+def assert_unavailable(answer: httpx.Response) -> str:
     """Check that an answer reports an unavailable server, and return its detail."""
     assert (answer.status_code, answer.json().get("code")) == (503, "backend_unavailable"), answer.text
     assert int(answer.headers["retry-after"]) >= 1
@@ -196,15 +196,15 @@ def refused(answer: httpx.Response) -> str:
     return detail
 
 
-def until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     """Wait until a condition is true."""
     end = time.monotonic() + WAIT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "it did not come to be"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.02)
 
 
-async def _gone(process: psutil.Process) -> None:
+async def _wait_for_exit(process: psutil.Process) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         with suppress(psutil.NoSuchProcess):
             while process.status() != psutil.STATUS_ZOMBIE:

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 from freshdb.pytest_plugin import LeasedDatabase
-from tests.old_ways.application import get_session, make_app
-from tests.old_ways.caller import Caller
-from tests.old_ways.steps import Named
-from tests.old_ways.steps.leases import leased
+from tests.legacy_suite.app_client import AppClient
+from tests.legacy_suite.application import get_session, make_app
+from tests.legacy_suite.steps import NameHeader
+from tests.legacy_suite.steps.leases import leased
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def engine(freshdb_module: LeasedDatabase) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest) -> Iterator[Caller]:
+def client(request: pytest.FixtureRequest) -> Iterator[AppClient]:
     if "numbered" in request.node.name:
         yield from leased(request.getfixturevalue("freshdb"), request.node.name)
         return
     engine: Engine = request.getfixturevalue("engine")
     app = make_app()
-    app.add_middleware(Named, name=request.node.name)
+    app.add_middleware(NameHeader, name=request.node.name)
     with engine.connect() as connection:
         outer = connection.begin()
 
@@ -41,5 +41,5 @@ def client(request: pytest.FixtureRequest) -> Iterator[Caller]:
                 yield inner
 
         app.dependency_overrides[get_session] = session
-        yield Caller(app)
+        yield AppClient(app)
         outer.rollback()

@@ -10,10 +10,10 @@ from typing import Final
 
 import httpx
 
-PLAIN: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For ``verify``: trusts no certificate, and is created without delay."""
 
-_CLIENT: Final = httpx.Client(verify=PLAIN, limits=httpx.Limits(max_keepalive_connections=0))
+_CLIENT: Final = httpx.Client(verify=NO_CERTIFICATES, limits=httpx.Limits(max_keepalive_connections=0))
 
 delete: Final = _CLIENT.delete
 get: Final = _CLIENT.get

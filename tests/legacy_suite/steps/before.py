@@ -12,18 +12,18 @@ import pytest
 from sqlalchemy import create_engine, text
 from starlette.middleware import Middleware
 
-from tests.old_ways.application import Base, app
-from tests.old_ways.caller import Caller
-from tests.old_ways.steps import Named
+from tests.legacy_suite.app_client import AppClient
+from tests.legacy_suite.application import Base, app
+from tests.legacy_suite.steps import NameHeader
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest) -> Iterator[Caller]:
+def client(request: pytest.FixtureRequest) -> Iterator[AppClient]:
     engine = create_engine(os.environ["DATABASE_URL"])
     Base.metadata.create_all(engine)
-    app.user_middleware.append(Middleware(Named, name=request.node.name))
+    app.user_middleware.append(Middleware(NameHeader, name=request.node.name))
     app.middleware_stack = None  # Starlette builds it again
-    yield Caller(app)
+    yield AppClient(app)
     app.user_middleware.clear()  # found after a long search: without it, the fourth kind of test fails
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
