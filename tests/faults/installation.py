@@ -92,10 +92,16 @@ class Installation:
             return [done.result() for done in [executor.submit(send) for _ in range(number)]]
 
     def get_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
-        """Return the service's description of a lease."""
-        answer = self.request("GET", f"/v1/leases/{lease['id']}")
-        known: dict[str, Any] = answer.json()
-        return known if answer.status_code == 200 else {"state": "unknown"}
+        """Return the service's description of a lease, as soon as the service can answer."""
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            answers.append(self.request("GET", f"/v1/leases/{lease['id']}"))
+            return answers[-1].status_code != 503
+
+        wait_until(is_answered)
+        known: dict[str, Any] = answers[-1].json()
+        return known if answers[-1].status_code == 200 else {"state": "unknown"}
 
     def waiters(self) -> int:
         """The number of waiters."""

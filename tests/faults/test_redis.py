@@ -193,9 +193,9 @@ def test_redis_that_returns_with_old_data_ends_no_lease(installation: Installati
         )
         wait_until(lambda: installation.get_lease(expiring)["state"] == "expired")
         make_due(first, held)
-        installation.redis.switch_to(
-            installation.redis_url
-        )  # it knows only the old end of the lease, which has passed
+        # This one knows only the old end of the lease, which has passed.
+        installation.redis.switch_to(installation.redis_url)
+        wait_until(lambda: installation.request("GET", "/readyz").status_code == 200)
         marker = installation.lease(ttl_seconds=1)
         wait_until(lambda: installation.get_lease(marker)["state"] == "expired")  # so the reaper has run
         assert installation.get_lease(held)["state"] == "active"
