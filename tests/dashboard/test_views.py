@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import PHONE, Open, shoot
 from tests.dashboard.site import HOLDER, Site, a_day_of_history, eventually
+from tests.limits import LIMIT_SECONDS
 
 pytestmark = pytest.mark.xdist_group("dashboard-looking")
 
@@ -81,7 +82,7 @@ def test_queue_shows_callers_with_wait_and_reason(site: Site, open_page: Open) -
     held = [site.acquire(template) for _ in range(3)]
     page = open_page(site)
     holder = {**HOLDER, "test": "tests/test_late.py::test_that_waits"}
-    body = {"template": template, "wait_seconds": 60, "holder": holder}
+    body = {"template": template, "wait_seconds": LIMIT_SECONDS, "holder": holder}
     waiter = threading.Thread(
         target=lambda: site.held.append(site.ask("POST", "/v1/leases", body).json()["id"])
     )

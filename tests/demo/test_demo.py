@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import freshdb
+from tests.limits import LIMIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ def test_demo_works(data: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=3 * LIMIT_SECONDS,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "seconds per clean database" in done.stdout

@@ -21,6 +21,7 @@ from freshdb import Client
 from tests.deploy.documents import DEPLOY
 from tests.docs.pages import ROOT, blocks
 from tests.environments import NO_PLUGINS
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 PROJECT = {
@@ -63,7 +64,7 @@ def project(tmp_path: Path, service: Service) -> Iterator[Run]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=2 * LIMIT_SECONDS,
         )
         assert ended.returncode == 0, f"{command}: {ended.stdout}\n{ended.stderr}"
         return ended.stdout

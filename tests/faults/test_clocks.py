@@ -18,6 +18,7 @@ from tests import plain_http
 from tests.faults.clocks import WrongClock, faketime_library, remove_shared_memory
 from tests.faults.installation import wait_until
 from tests.faults.slow import slow
+from tests.limits import LIMIT_SECONDS
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer
 from tests.services import Service, start_service
 
@@ -68,7 +69,7 @@ def replicas(postgres_18: PostgresServer, redis_url: str, clock: WrongClock) -> 
 
 
 def ask(service: Service, method: str, path: str, body: object = None) -> dict[str, Any]:
-    answer = plain_http.request(method, service.url + path, json=body, timeout=60)
+    answer = plain_http.request(method, service.url + path, json=body, timeout=LIMIT_SECONDS)
     assert answer.is_success, answer.text
     content: dict[str, Any] = answer.json()
     return content
@@ -92,7 +93,7 @@ def test_replica_with_a_wrong_clock_that_jumps_ends_no_lease_early_or_late(
     wait_until(
         lambda: ask(right, "GET", "/v1/pools")["items"][0]["databases"].get("ready", 0) >= len(replicas) * 2
     )
-    body = {"template": "t", "ttl_seconds": TTL_SECONDS, "wait_seconds": 30}
+    body = {"template": "t", "ttl_seconds": TTL_SECONDS, "wait_seconds": LIMIT_SECONDS}
     began = time.monotonic()
     not_renewed = [ask(service, "POST", "/v1/leases", body) for service in replicas]
     renewed = [
@@ -157,7 +158,7 @@ def test_client_whose_clock_jumps_keeps_its_lease(
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
     )
     assert (held.stdout, held.returncode) == ("kept\n", 0), held.stderr
 

@@ -11,6 +11,7 @@ import psycopg
 
 from tests import plain_http
 from tests.faults.proxy import Proxy
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -18,7 +19,7 @@ SETTINGS = {"min_ready": 1, "max_size": 1, "claim_seconds": 600}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)
@@ -51,18 +52,20 @@ def test_waiter_is_served_soon_after_the_resetting_replica_dies(
         ]
         try:
             plain_http.post(
-                f"{killed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=60
+                f"{killed.url}/v1/templates", json={"name": "t", "sql": ["select 1"]}, timeout=LIMIT_SECONDS
             ).raise_for_status()
-            held = plain_http.post(f"{killed.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+            held = plain_http.post(
+                f"{killed.url}/v1/leases", json={"template": "t"}, timeout=LIMIT_SECONDS
+            ).json()
             waiting = executor.submit(
                 httpx.post,
                 f"{others[0].url}/v1/leases",
                 json={"template": "t", "wait_seconds": 20},
-                timeout=60,
+                timeout=LIMIT_SECONDS,
             )
             wait_until(lambda: plain_http.get(f"{others[0].url}/v1/pools").json()["items"][0]["waiting"] == 1)
             proxy.drop_all()  # no statement of the killed replica on the database returns any more
-            released = plain_http.delete(f"{killed.url}/v1/leases/{held['id']}", timeout=60)
+            released = plain_http.delete(f"{killed.url}/v1/leases/{held['id']}", timeout=LIMIT_SECONDS)
             assert released.status_code == 200, released.text
             wait_until(lambda: claimed(killed) == [("resetting",)] and locks(killed) == 1)
             time.sleep(1.5)  # it is alive, so no other replica takes over its work

@@ -14,6 +14,7 @@ import httpx
 
 from tests import plain_http
 from tests.fuzz.hooks import MAX_SIZE, MIN_READY, SQL, TEMPLATE
+from tests.limits import LIMIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 _SECRET = "fuzz-secret"
@@ -46,7 +47,10 @@ class Fuzzed:
 def prepare(url: str) -> None:
     """Create the template that some of the calls lease from, and wait for enough ready databases."""
     with httpx.Client(
-        verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=60, headers={"authorization": _BEARER}
+        verify=plain_http.NO_CERTIFICATES,
+        base_url=url,
+        timeout=LIMIT_SECONDS,
+        headers={"authorization": _BEARER},
     ) as client:
         body = {"name": TEMPLATE, "sql": list(SQL)}
         while client.post("/v1/templates", json=body).raise_for_status().json()["state"] != "ready":
@@ -60,7 +64,7 @@ def prepare(url: str) -> None:
             lease.raise_for_status()
             pool = f"/v1/pools/{lease.json()['pool_id']}"
             client.patch(pool, json={"min_ready": MIN_READY, "max_size": MAX_SIZE}).raise_for_status()
-            until = time.monotonic() + 120
+            until = time.monotonic() + LIMIT_SECONDS
             while (
                 client.get(pool).json()["databases"].get("ready", 0) < MIN_READY and time.monotonic() < until
             ):

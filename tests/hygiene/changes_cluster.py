@@ -18,6 +18,7 @@ from tests.hygiene.change import (
     refused,
     without_leftovers,
 )
+from tests.limits import LIMIT_SECONDS
 
 NOT_SUPPORTED: Final = "0A000"
 
@@ -30,7 +31,7 @@ def _dropped(holder: Holder) -> None:
     """Drop the database from another one. PostgreSQL refuses while a session of the service is in it."""
     elsewhere = holder.connect_elsewhere("postgres")
     with psycopg.connect(holder.subject.superuser, autocommit=True) as superuser:
-        until = monotonic() + 30
+        until = monotonic() + LIMIT_SECONDS
         while True:
             superuser.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",

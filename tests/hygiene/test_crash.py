@@ -109,7 +109,9 @@ def crashable(request: pytest.FixtureRequest, service_redis_url: str) -> Iterato
     superuser = asyncio.run(server.start())
     service = start_service([superuser], service_redis_url, settings=FAST_SETTINGS)
     try:
-        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as http:
+        with httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=LIMIT_SECONDS
+        ) as http:
             yield CrashableServer(data, server, superuser, service, http)
         assert service.stop() == 0
     finally:

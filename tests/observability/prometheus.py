@@ -81,14 +81,14 @@ class Prometheus:
         """Stop it."""
         self.process.terminate()
         try:
-            self.process.wait(30)
+            self.process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
 
     def get(self, path: str, **parameters: str | float) -> Any:  # noqa: ANN401 - JSON of Prometheus
         """Send a request to its API."""
-        answer = plain_http.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        answer = plain_http.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=LIMIT_SECONDS)
         body = answer.json()
         assert body["status"] == "success", (parameters, body)
         return body["data"]

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -32,14 +33,16 @@ def service(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as client:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=LIMIT_SECONDS
+    ) as client:
         client.post("/v1/templates", json={"name": "logged", "sql": SQL}).raise_for_status()
         yield client
 
 
 def lines(service: Service, **wanted: object) -> list[dict[str, Any]]:
     """Wait for lines with these fields, and return them."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT_SECONDS
     while True:
         every: list[dict[str, Any]] = [json.loads(line) for line in service.log.splitlines()]
         found = [one for one in every if wanted.items() <= one.items()]

@@ -71,7 +71,7 @@ def test_no_secret_is_ever_logged(told: Service, postgres_18: PostgresServer) ->
     with httpx.Client(
         verify=plain_http.NO_CERTIFICATES,
         base_url=told.url,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
         headers={"Authorization": f"Bearer {BOSS}"},
     ) as http:
         every_kind_of_call(http, seen)
@@ -95,7 +95,7 @@ def every_kind_of_call(http: httpx.Client, seen: Secrets) -> None:
     seen.of(http.post(f"/v1/templates/{built['id']}/ready", json={"token": build["token"]}))
     for isolation in ("database", "schema"):
         for script in ("select 1", "insert into item values (1)", "create table extra ()"):
-            body = {"template": "built", "isolation": isolation, "wait_seconds": 60}
+            body = {"template": "built", "isolation": isolation, "wait_seconds": LIMIT_SECONDS}
             lease = seen.of(http.post("/v1/leases", json=body)).json()
             with psycopg.connect(lease["url"], autocommit=True) as connection:
                 connection.execute(script)

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from freshdb import Client
 from freshdb_service.observability.tracing import UNTRACED, from_environment
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.observability.receiver import Receiver, Span, receiving
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
@@ -96,7 +97,7 @@ def test_lease_is_one_trace_through_client_service_redis_and_postgresql(
         env=environment_of(traced, receiver, name),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
         check=True,
     )
 
@@ -136,7 +137,7 @@ def test_cli_sends_spans_and_an_error_span_has_no_message(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
         check=False,
     )
     assert done.returncode == 1
@@ -223,5 +224,5 @@ def test_unavailable_collector_does_not_delay_the_stop(monkeypatch: pytest.Monke
     monkeypatch.setattr(TracerProvider, "shutdown", hanging)
     monkeypatch.setattr("freshdb_service.observability.tracing._CLOSE_SECONDS", 0.01)
     tracing.close()
-    assert begun.wait(30)
+    assert begun.wait(LIMIT_SECONDS)
     let_go.set()

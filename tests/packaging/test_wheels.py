@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 import freshdb
 import freshdb_service
 from freshdb_service.embedded import processes
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer, Servers
 from tests.services import with_database
 
@@ -230,7 +231,7 @@ def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
         subprocess.Popen(command, cwd=directory, env=clean_environment(), stdout=log, stderr=log) as service,
     ):
         try:
-            deadline = monotonic() + 60
+            deadline = monotonic() + LIMIT_SECONDS
             while not (data / "service.json").exists():
                 ended = service.poll() is not None or monotonic() > deadline
                 assert not ended, f"no service:\n{(directory / 'service.log').read_text()}"
@@ -238,7 +239,7 @@ def serving(python: Path, directory: Path, data: Path) -> Iterator[str]:
             yield json.loads((data / "service.json").read_text())["url"]
         finally:
             service.send_signal(signal.SIGTERM)
-            code = service.wait(timeout=60)
+            code = service.wait(timeout=LIMIT_SECONDS)
     assert code == 0, (directory / "service.log").read_text()
     locks = list(data.rglob(processes.RUNNING_LOCK))
     assert len(locks) == 2, "one lock of PostgreSQL and one of Redis"

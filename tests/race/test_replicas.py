@@ -23,7 +23,9 @@ def replicas(postgres_18: PostgresServer, redis_url: str) -> Iterator[list[Servi
     first = start_service([postgres_18.dsn], redis_url, settings=settings)
     both = [first, start_service([postgres_18.dsn], redis_url, settings=settings, replica_of=first)]
     sql = ["create table mark (who text)"]
-    answer = plain_http.post(f"{first.url}/v1/templates", json={"name": "t", "sql": sql}, timeout=60)
+    answer = plain_http.post(
+        f"{first.url}/v1/templates", json={"name": "t", "sql": sql}, timeout=LIMIT_SECONDS
+    )
     assert answer.status_code == 201, answer.text
     yield both
     for service in both:
@@ -43,7 +45,9 @@ def lease_all(replicas: list[Service]) -> tuple[str, list[str]]:
     held = []
     for _ in range(3):
         answer = plain_http.post(
-            f"{replicas[0].url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+            f"{replicas[0].url}/v1/leases",
+            json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+            timeout=2 * LIMIT_SECONDS,
         )
         assert answer.status_code == 201, answer.text
         held.append(answer.json())
@@ -53,9 +57,11 @@ def lease_all(replicas: list[Service]) -> tuple[str, list[str]]:
 def test_contenders_on_two_replicas_never_share_a_database(replicas: list[Service]) -> None:
     def contend(number: int) -> None:
         service = replicas[number % 2]
-        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as client:
+        with httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * LIMIT_SECONDS
+        ) as client:
             for turn in range(3):
-                got = client.post("/v1/leases", json={"template": "t", "wait_seconds": 60})
+                got = client.post("/v1/leases", json={"template": "t", "wait_seconds": LIMIT_SECONDS})
                 assert got.status_code == 201, got.text
                 with psycopg.connect(got.json()["url"], autocommit=True) as connection:
                     assert connection.execute("select * from mark").fetchall() == []
@@ -76,10 +82,14 @@ def test_replicas_share_one_queue(replicas: list[Service]) -> None:
 
     def wait_in_queue(number: int) -> None:
         url = replicas[number % 2].url
-        got = plain_http.post(f"{url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90)
+        got = plain_http.post(
+            f"{url}/v1/leases",
+            json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+            timeout=2 * LIMIT_SECONDS,
+        )
         assert got.status_code == 201, got.text
         served.append(number)
-        plain_http.delete(f"{url}/v1/leases/{got.json()['id']}", timeout=60)
+        plain_http.delete(f"{url}/v1/leases/{got.json()['id']}", timeout=LIMIT_SECONDS)
 
     def waiting() -> int:
         return int(plain_http.get(f"{replicas[0].url}/v1/pools/{pool}").json()["waiting"])
@@ -100,19 +110,25 @@ def test_killed_replica_delays_no_waiter_and_loses_no_database(replicas: list[Se
     pool, held = lease_all(replicas)
     with ThreadPoolExecutor(2) as executor:
         first = executor.submit(
-            httpx.post, f"{killed.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+            httpx.post,
+            f"{killed.url}/v1/leases",
+            json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+            timeout=2 * LIMIT_SECONDS,
         )
         wait_until(lambda: plain_http.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 1)
         second = executor.submit(
-            httpx.post, f"{other.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+            httpx.post,
+            f"{other.url}/v1/leases",
+            json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+            timeout=2 * LIMIT_SECONDS,
         )
         wait_until(lambda: plain_http.get(f"{other.url}/v1/pools/{pool}").json()["waiting"] == 2)
         killed.kill()
         with pytest.raises(httpx.TransportError):
             first.result()
-        assert plain_http.delete(f"{other.url}/v1/leases/{held[0]}", timeout=60).status_code == 200
+        assert plain_http.delete(f"{other.url}/v1/leases/{held[0]}", timeout=LIMIT_SECONDS).status_code == 200
         got = second.result()
     assert got.status_code == 201, got.text
     for lease in (*held[1:], got.json()["id"]):
-        assert plain_http.delete(f"{other.url}/v1/leases/{lease}", timeout=60).status_code == 200
+        assert plain_http.delete(f"{other.url}/v1/leases/{lease}", timeout=LIMIT_SECONDS).status_code == 200
     wait_until(lambda: set(plain_http.get(f"{other.url}/v1/pools/{pool}").json()["databases"]) == {"ready"})

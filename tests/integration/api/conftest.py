@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service
 
 Answer = dict[str, Any]
@@ -15,7 +16,9 @@ Answer = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as client:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=LIMIT_SECONDS
+    ) as client:
         yield client
 
 

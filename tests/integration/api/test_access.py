@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -22,7 +23,7 @@ def url(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[str]:
         f"{service.url}/v1/templates",
         json={"name": "t", "sql": ["select 1"]},
         headers=bearer("ci"),
-        timeout=60,
+        timeout=LIMIT_SECONDS,
     )
     answer.raise_for_status()
     yield service.url
@@ -36,7 +37,9 @@ def bearer(name: str) -> dict[str, str]:
 
 
 def lease_of_ci(url: str) -> dict[str, str]:
-    answer = plain_http.post(f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=60)
+    answer = plain_http.post(
+        f"{url}/v1/leases", json={"template": "t"}, headers=bearer("ci"), timeout=LIMIT_SECONDS
+    )
     assert answer.status_code == 201, answer.text
     lease: dict[str, str] = answer.json()
     assert lease["principal"] == "ci"
@@ -102,7 +105,9 @@ def test_scope_read_allows_no_changes(url: str) -> None:
 def test_idempotency_keys_of_two_principals_are_independent(url: str) -> None:
     body, key = {"template": "t"}, {"idempotency-key": "the same"}
     leases = [
-        plain_http.post(f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=60).json()
+        plain_http.post(
+            f"{url}/v1/leases", json=body, headers={**bearer(who), **key}, timeout=LIMIT_SECONDS
+        ).json()
         for who in ("ci", "dev")
     ]
     assert leases[0]["id"] != leases[1]["id"]

@@ -51,7 +51,7 @@ async def test_one_of_many_contenders_builds_and_all_lease(service: Service, nam
     async def contend(number: int) -> None:
         nonlocal built
         async with httpx.AsyncClient(
-            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * LIMIT_SECONDS
         ) as client:
             answer = (await client.post("/v1/templates", json={"name": name, "fingerprint": "1"})).json()
             if answer["build"]:
@@ -61,12 +61,16 @@ async def test_one_of_many_contenders_builds_and_all_lease(service: Service, nam
                 assert (
                     await client.post(f"/v1/templates/{answer['id']}/ready", json=token)
                 ).status_code == 200
-            shown = await client.get(f"/v1/templates/{answer['id']}", params={"wait_seconds": 60})
+            shown = await client.get(f"/v1/templates/{answer['id']}", params={"wait_seconds": LIMIT_SECONDS})
             assert shown.json()["state"] == "ready"
             lease: dict[str, Any] = (
                 await client.post(
                     "/v1/leases",
-                    json={"template": f"{name}@1", "wait_seconds": 60, "holder": {"n": str(number)}},
+                    json={
+                        "template": f"{name}@1",
+                        "wait_seconds": LIMIT_SECONDS,
+                        "holder": {"n": str(number)},
+                    },
                 )
             ).json()
             assert lease["state"] == "active", lease
@@ -135,7 +139,7 @@ def test_failed_sql_can_be_registered_again(http: httpx.Client, name: str) -> No
 
 def test_name_without_fingerprint_means_newest_ready_template(http: httpx.Client, name: str) -> None:
     def lease_of(reference: str) -> str:
-        lease = http.post("/v1/leases", json={"template": reference, "wait_seconds": 60}).json()
+        lease = http.post("/v1/leases", json={"template": reference, "wait_seconds": LIMIT_SECONDS}).json()
         http.delete(f"/v1/leases/{lease['id']}")
         return str(lease["template"])
 

@@ -73,7 +73,7 @@ def test_each_transition_is_an_event(http: httpx.Client, service: Service, acqui
     released = threading.Event()
 
     def follow() -> None:
-        with httpx.stream("GET", f"{service.url}/v1/events", timeout=60) as stream:
+        with httpx.stream("GET", f"{service.url}/v1/events", timeout=LIMIT_SECONDS) as stream:
             kind = ""
             for line in stream.iter_lines():
                 following.set()
@@ -87,10 +87,10 @@ def test_each_transition_is_an_event(http: httpx.Client, service: Service, acqui
 
     follower = threading.Thread(target=follow)
     follower.start()
-    assert following.wait(30)
+    assert following.wait(LIMIT_SECONDS)
     lease = acquire(holder={"who": "events"})
     http.delete(f"/v1/leases/{lease['id']}")
-    assert released.wait(30)
+    assert released.wait(LIMIT_SECONDS)
     follower.join()
     mine = [kind for kind, data in seen if data.get("lease") == lease["id"]]
     assert mine == ["lease.acquired", "lease.released"]

@@ -257,7 +257,7 @@ def test_two_hundred_simultaneous_pages_are_served(service: Service) -> None:
             verify=plain_http.NO_CERTIFICATES,
             base_url=service.url,
             limits=httpx.Limits(max_connections=200),
-            timeout=60,
+            timeout=LIMIT_SECONDS,
         ) as client,
         ThreadPoolExecutor(50) as threads,
     ):
@@ -270,7 +270,9 @@ def test_two_hundred_simultaneous_pages_are_served(service: Service) -> None:
 @pytest.fixture
 def occupied(strict: Service) -> Iterator[tuple[httpx.Client, dict[str, Any]]]:
     """Lease the only database of a template."""
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=strict.url, timeout=60) as client:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=strict.url, timeout=LIMIT_SECONDS
+    ) as client:
         client.post("/v1/templates", json={"name": "narrow", "sql": ["select 1"]})
         lease = client.post("/v1/leases", json={"template": "narrow"}).json()
         yield client, lease
@@ -299,8 +301,8 @@ def _callers(service: Service) -> int:
 
 def _wait_for_one(strict: Service, done: list[httpx.Response]) -> threading.Thread:
     def ask() -> None:
-        body = {"template": "narrow", "wait_seconds": 60}
-        done.append(plain_http.post(f"{strict.url}/v1/leases", json=body, timeout=90))
+        body = {"template": "narrow", "wait_seconds": LIMIT_SECONDS}
+        done.append(plain_http.post(f"{strict.url}/v1/leases", json=body, timeout=2 * LIMIT_SECONDS))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -326,7 +328,7 @@ def test_caller_at_full_queue_is_refused_at_once(
     done: list[httpx.Response] = []
     threads = [_wait_for_one(strict, done) for _ in range(WAITERS)]
     _waiting(client, lease["pool_id"])
-    refused = client.post("/v1/leases", json={"template": "narrow", "wait_seconds": 60})
+    refused = client.post("/v1/leases", json={"template": "narrow", "wait_seconds": LIMIT_SECONDS})
     assert (refused.status_code, refused.json()["code"]) == (503, "pool_exhausted")
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["queue_length"] == 2

@@ -11,6 +11,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.limits import LIMIT_SECONDS
+
 Acquire = Callable[..., dict[str, Any]]
 
 STRINGS = (
@@ -59,7 +61,7 @@ def test_hostile_holders_labels_and_keys_are_returned_unchanged(
 def test_hostile_strings_do_not_break_events(http: httpx.Client, acquire: Acquire, text: str) -> None:
     lease = acquire(holder={"said": text})
     http.delete(f"/v1/leases/{lease['id']}")  # events are ordered, so earlier ones have arrived by then
-    following = http.stream("GET", "/v1/events", params={"since": "0"}, timeout=30)
+    following = http.stream("GET", "/v1/events", params={"since": "0"}, timeout=LIMIT_SECONDS)
     seen: dict[str, Any] = {}
     with following as stream:
         kind = ""

@@ -221,7 +221,9 @@ def test_same_idempotency_key_in_simultaneous_calls_gets_one_lease(service: Serv
     key = {"idempotency-key": uuid.uuid4().hex}
 
     def call(_: int) -> str:
-        answer = plain_http.post(f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=60)
+        answer = plain_http.post(
+            f"{service.url}/v1/leases", json={"template": shop}, headers=key, timeout=LIMIT_SECONDS
+        )
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
@@ -281,8 +283,8 @@ def test_queue_is_first_come_first_served(http: httpx.Client, service: Service, 
         return int(http.get(f"/v1/pools/{pool}").json()["waiting"])
 
     def stand(number: int) -> None:
-        body = {"template": name, "wait_seconds": 60, "holder": {"number": str(number)}}
-        got = plain_http.post(f"{service.url}/v1/leases", json=body, timeout=90)
+        body = {"template": name, "wait_seconds": LIMIT_SECONDS, "holder": {"number": str(number)}}
+        got = plain_http.post(f"{service.url}/v1/leases", json=body, timeout=2 * LIMIT_SECONDS)
         assert got.status_code == 201, got.text
         lease = got.json()
         served.append((lease["granted_at"], number))
@@ -309,7 +311,10 @@ def test_retry_with_idempotency_key_keeps_place_in_queue(
     assert http.post("/v1/leases", json=body, headers=key).json()["queue_position"] == 1
     with ThreadPoolExecutor(1) as crowd:
         other = crowd.submit(
-            httpx.post, f"{service.url}/v1/leases", json={"template": name, "wait_seconds": 60}, timeout=90
+            httpx.post,
+            f"{service.url}/v1/leases",
+            json={"template": name, "wait_seconds": LIMIT_SECONDS},
+            timeout=2 * LIMIT_SECONDS,
         )
         until(lambda: http.get(f"/v1/pools/{pool}").json()["waiting"] == 1)
         again = http.post("/v1/leases", json=body, headers=key).json()
@@ -340,9 +345,11 @@ def test_contenders_never_share_a_database(
     http.patch(f"/v1/pools/{pool}", json={"min_ready": 2, "max_size": 4})
 
     def contend(number: int) -> None:
-        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as client:
+        with httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * LIMIT_SECONDS
+        ) as client:
             for turn in range(5):
-                got = client.post("/v1/leases", json={"template": name, "wait_seconds": 60})
+                got = client.post("/v1/leases", json={"template": name, "wait_seconds": LIMIT_SECONDS})
                 assert got.status_code == 201, got.text
                 lease = got.json()
                 with psycopg.connect(lease["url"], autocommit=True) as connection:

@@ -37,7 +37,9 @@ def watched(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[Ser
 
 @pytest.fixture
 def looker(watched: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=watched.url, timeout=60) as client:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=watched.url, timeout=LIMIT_SECONDS
+    ) as client:
         yield client
 
 
@@ -89,7 +91,7 @@ def test_overview_has_findings_and_counts(looker: httpx.Client, template: str) -
 def test_overview_shows_waiter_with_cause_and_remedy(looker: httpx.Client, template: str) -> None:
     held = [acquire(looker, template) for _ in range(2)]
     holder = {"test": "tests/test_shop.py::test_one", "run": "https://ci.example/7"}
-    body = {"template": template, "wait_seconds": 30, "holder": holder}
+    body = {"template": template, "wait_seconds": LIMIT_SECONDS, "holder": holder}
     waiter = threading.Thread(target=lambda: looker.post("/v1/leases", json=body))
     waiter.start()
     pool_id = held[0]["pool_id"]
@@ -211,7 +213,7 @@ def test_history_is_shared_by_replicas_and_survives_one(
     one = start_service([postgres_18.dsn], service_redis_url, settings=settings)
     two = start_service([postgres_18.dsn], service_redis_url, settings=settings, replica_of=one)
     try:
-        with httpx.Client(timeout=60) as http:
+        with httpx.Client(timeout=LIMIT_SECONDS) as http:
             http.post(f"{one.url}/v1/templates", json={"name": "shared", "sql": ["select 1"]})
             for replica in (one, two):
                 lease = http.post(f"{replica.url}/v1/leases", json={"template": "shared"}).json()

@@ -119,8 +119,12 @@ def services(postgres_18: PostgresServer, service_redis_url: str) -> Iterator[tu
 @pytest.fixture(scope="package")
 def boss(services: tuple[Service, Service]) -> Iterator[Caller]:
     with (
-        httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=services[0].url, timeout=60) as one,
-        httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=services[1].url, timeout=60) as other,
+        httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=services[0].url, timeout=LIMIT_SECONDS
+        ) as one,
+        httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=services[1].url, timeout=LIMIT_SECONDS
+        ) as other,
     ):
         caller = Caller((one, other), BOSS)
         sql = ["create table item (id serial primary key)"]

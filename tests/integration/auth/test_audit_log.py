@@ -8,6 +8,7 @@ import pytest
 
 from tests import plain_http
 from tests.integration.auth.conftest import SETTINGS, Caller, refused, unique, until
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service, start_service
 
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
@@ -161,7 +162,7 @@ def test_killed_replica_loses_no_entry_of_a_lease(boss: Caller, services: tuple[
     dsns = services[0].environment["FRESHDB_POSTGRES"].split()
     doomed = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
     with httpx.Client(
-        verify=plain_http.NO_CERTIFICATES, base_url=doomed.url, headers=boss.headers, timeout=60
+        verify=plain_http.NO_CERTIFICATES, base_url=doomed.url, headers=boss.headers, timeout=LIMIT_SECONDS
     ) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()
@@ -180,7 +181,7 @@ def test_stopping_replica_writes_its_buffered_entries(
     third = start_service(dsns, services[0].redis_url, settings=settings, replica_of=services[0])
     headers = {"authorization": f"Bearer {secret}"}
     with httpx.Client(
-        verify=plain_http.NO_CERTIFICATES, base_url=third.url, headers=headers, timeout=60
+        verify=plain_http.NO_CERTIFICATES, base_url=third.url, headers=headers, timeout=LIMIT_SECONDS
     ) as http:
         lease = http.post("/v1/leases", json={"template": "shop"}).json()
         http.post(f"/v1/leases/{lease['id']}/renew").raise_for_status()

@@ -12,6 +12,7 @@ import pytest
 from freshdb.cli import main
 from tests import plain_http
 from tests.integration.auth.conftest import refused, until
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import Service, start_service
 
@@ -44,7 +45,9 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 def test_loopback_is_open_only_before_the_first_token(open_service: Service) -> None:
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=open_service.url, timeout=60) as http:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=open_service.url, timeout=LIMIT_SECONDS
+    ) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
         assert lease["principal"] == "anonymous"

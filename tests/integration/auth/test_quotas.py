@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.integration.auth.conftest import Caller, refused, unique, until
+from tests.limits import LIMIT_SECONDS
 from tests.services import Service, make_due
 
 pytestmark = pytest.mark.xdist_group("access")  # two services for the tests of this package
@@ -76,7 +77,7 @@ def test_idempotent_retry_returns_the_same_lease_at_a_full_quota(boss: Caller) -
 def test_batch_over_the_quota_is_refused_as_a_whole(boss: Caller) -> None:
     caller = boss.using(boss.create(max_leases=2)[0])
     lease = caller.acquire()
-    shop = {"template": "shop", "wait_seconds": 30}
+    shop = {"template": "shop", "wait_seconds": LIMIT_SECONDS}
     answer = caller.ask("POST", "/v1/leases/batch", {"leases": [shop, {**shop, "labels": {"a": "b"}}]})
     refused(answer, 429, "quota_exceeded", quota="max_leases", limit=2)
     assert len(caller.get("/v1/leases", limit=1000)["items"]) >= 1
@@ -163,7 +164,7 @@ def test_databases_of_a_tokens_templates_never_exceed_its_quota(
     most = 0
     with ThreadPoolExecutor(4) as crowd, psycopg.connect(services[0].control_dsn, autocommit=True) as watcher:
         # On both replicas, the pool needs these four databases and a ready one.
-        body = {"template": name, "wait_seconds": 60}
+        body = {"template": name, "wait_seconds": LIMIT_SECONDS}
         asked = [
             crowd.submit(builder.ask, "POST", "/v1/leases", body, replica=number % 2) for number in range(4)
         ]

@@ -70,7 +70,7 @@ async def test_missing_databases_are_created_when_slots_become_free_without_anot
         for health in await bench.pools.listing():
             await bench.pools.resize(health.pool.id, {"min_ready": 3})
         looking = asyncio.create_task(bench.replenisher.run_once())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while await bench.states() != {"ready": 6}:
                 assert not looking.done()
                 await asyncio.sleep(0.01)
@@ -92,7 +92,7 @@ async def test_marked_databases_are_dropped_while_others_are_missing(
         await bench.templates.retire(str(over.pool.template_id), force=True)
         await bench.pools.resize(lacking.pool.id, {"min_ready": 12, "max_size": 12})
         looking = asyncio.create_task(bench.replenisher.run_once())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while (await bench.pools.show(over.pool.id)).databases:
                 await asyncio.sleep(0.001)
         assert sum((await bench.pools.show(lacking.pool.id)).databases.values()) < 12
@@ -142,7 +142,7 @@ async def test_janitor_finds_dirty_database_without_wake_up_when_another_reset_e
         await bench.released_dirty(held)
         assert await bench.states() == {"ready": 1, "dirty": 1}
         short.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while await bench.states() != {"ready": 2}:
                 await asyncio.sleep(0.01)
         assert not round_of_it.done()

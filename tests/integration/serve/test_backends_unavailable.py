@@ -46,7 +46,9 @@ def alone(postgres_alone: EmbeddedPostgres, redis_alone: EmbeddedRedis) -> Itera
     dsn, url = asyncio.run(postgres_alone.start()), asyncio.run(redis_alone.start())
     service = start_service([dsn], url)
     answer = plain_http.post(
-        f"{service.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
+        f"{service.url}/v1/templates",
+        json={"name": "t", "sql": ["create table t (id int)"]},
+        timeout=LIMIT_SECONDS,
     )
     assert answer.status_code == 201, answer.text
     yield service
@@ -61,7 +63,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def acquire(service: Service) -> httpx.Response:
-    return plain_http.post(f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 30}, timeout=60)
+    return plain_http.post(
+        f"{service.url}/v1/leases",
+        json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+        timeout=LIMIT_SECONDS,
+    )
 
 
 def away(answer: httpx.Response) -> None:
@@ -76,8 +82,8 @@ def test_service_recovers_when_redis_returns_empty(alone: Service, redis_alone: 
     refused = acquire(alone)
     away(refused)
     assert "Redis" in refused.json()["detail"]
-    away(plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60))
-    ready = plain_http.get(f"{alone.url}/readyz", timeout=60)
+    away(plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=LIMIT_SECONDS))
+    ready = plain_http.get(f"{alone.url}/readyz", timeout=LIMIT_SECONDS)
     assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
     assert "Redis" in ready.json()["checks"]["redis"]
     assert plain_http.get(f"{alone.url}/livez").status_code == 200
@@ -85,7 +91,10 @@ def test_service_recovers_when_redis_returns_empty(alone: Service, redis_alone: 
         connection.execute("select * from t")
     asyncio.run(redis_alone.start())
     until(
-        lambda: plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60).status_code == 200
+        lambda: (
+            plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=LIMIT_SECONDS).status_code
+            == 200
+        )
     )
     until(lambda: acquire(alone).status_code == 201)
 
@@ -94,13 +103,13 @@ def test_service_recovers_when_postgresql_returns(alone: Service, postgres_alone
     lease = acquire(alone).json()
     asyncio.run(postgres_alone.stop())
     away(acquire(alone))
-    ready = plain_http.get(f"{alone.url}/readyz", timeout=60)
+    ready = plain_http.get(f"{alone.url}/readyz", timeout=LIMIT_SECONDS)
     assert ready.status_code == 503
-    renewed = plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=60)
+    renewed = plain_http.post(f"{alone.url}/v1/leases/{lease['id']}/renew", timeout=LIMIT_SECONDS)
     assert renewed.status_code == 200  # heartbeats need Redis only
     asyncio.run(postgres_alone.start())
-    until(lambda: plain_http.get(f"{alone.url}/readyz", timeout=60).status_code == 200)
+    until(lambda: plain_http.get(f"{alone.url}/readyz", timeout=LIMIT_SECONDS).status_code == 200)
     with psycopg.connect(lease["url"]) as connection:
         connection.execute("select * from t")
     until(lambda: acquire(alone).status_code == 201)
-    assert plain_http.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=60).status_code == 200
+    assert plain_http.delete(f"{alone.url}/v1/leases/{lease['id']}", timeout=LIMIT_SECONDS).status_code == 200

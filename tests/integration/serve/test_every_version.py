@@ -6,6 +6,7 @@ import httpx
 import psycopg
 
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -29,13 +30,15 @@ def test_lease_can_be_used_released_and_acquired_again(
     settings = {"min_ready": 0, "max_size": 1}
     service = start_service([every_postgres.dsn], redis_url, settings=settings)
     try:
-        with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as http:
+        with httpx.Client(
+            verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * LIMIT_SECONDS
+        ) as http:
             template = http.post("/v1/templates", json={"name": "t", "sql": [SQL]})
             assert template.json()["state"] == "ready", template.text
             for isolation in ("database", "schema"):
                 logins = set()
                 for _ in range(3):
-                    body = {"template": "t", "isolation": isolation, "wait_seconds": 60}
+                    body = {"template": "t", "isolation": isolation, "wait_seconds": LIMIT_SECONDS}
                     answer = http.post("/v1/leases", json=body)
                     assert answer.status_code == 201, answer.text
                     lease = answer.json()

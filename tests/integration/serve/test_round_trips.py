@@ -98,7 +98,9 @@ def test_acquire_needs_at_most_three_round_trips_with_a_token_and_quota(
     with proxy(postgres_18.dsn, turns) as dsn, proxy(redis_url, turns) as redis:
         service = start_service([dsn], redis, settings={**rarely, "min_ready": ACQUIRES + 10})
         try:
-            with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=60) as http:
+            with httpx.Client(
+                verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=LIMIT_SECONDS
+            ) as http:
                 if quota is not None:
                     wanted = {"name": "ci", "scopes": ["admin"], "max_leases": quota}
                     secret = http.post("/v1/tokens", json=wanted).json()["token"]

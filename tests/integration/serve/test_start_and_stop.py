@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from tests import plain_http
+from tests.limits import LIMIT_SECONDS
 from tests.servers import PostgresServer
 from tests.services import start_service
 
@@ -33,7 +34,7 @@ def refused(*arguments: str, code: int = 1, **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_SECONDS,
         check=False,
     )
     assert done.returncode == code, done.stderr
@@ -57,7 +58,7 @@ def test_service_stops_the_servers_that_it_started(tmp_path: Path, how: signal.S
         assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.01)
     url = json.loads((data / "service.json").read_text())["url"]
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=60) as http:
+    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=url, timeout=LIMIT_SECONDS) as http:
         assert http.get("/readyz").json() == {
             "status": "ok",
             "checks": {"control_plane": "ok", "redis": "ok", "server embedded": "ok"},
@@ -69,7 +70,7 @@ def test_service_stops_the_servers_that_it_started(tmp_path: Path, how: signal.S
         with psycopg.connect(lease["url"]) as connection:
             connection.execute("select * from t")
         process.send_signal(how)
-        assert process.wait(60) == 0
+        assert process.wait(LIMIT_SECONDS) == 0
     assert not [one for one in started if _runs(one)]
     assert not (data / "service.json").exists()
 
@@ -86,7 +87,7 @@ def test_signal_during_the_start_leaves_no_process(tmp_path: Path) -> None:
         assert process.poll() is None, (tmp_path / "log").read_text()
         started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(LIMIT_SECONDS) == 0
     left = [
         one
         for one in psutil.process_iter(["cmdline"])
@@ -101,14 +102,18 @@ def test_waiting_caller_is_refused_when_the_replica_stops(
 ) -> None:
     service = start_service([postgres_18.dsn], redis_url, settings={"min_ready": 0, "max_size": 1})
     answers: list[httpx.Response] = []
-    with httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=90) as http:
+    with httpx.Client(
+        verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * LIMIT_SECONDS
+    ) as http:
         http.post("/v1/templates", json={"name": "t", "sql": ["select 1"]}).raise_for_status()
         lease = http.post("/v1/leases", json={"template": "t"}).json()
 
         def wait() -> None:
             answers.append(
                 plain_http.post(
-                    f"{service.url}/v1/leases", json={"template": "t", "wait_seconds": 60}, timeout=90
+                    f"{service.url}/v1/leases",
+                    json={"template": "t", "wait_seconds": LIMIT_SECONDS},
+                    timeout=2 * LIMIT_SECONDS,
                 )
             )
 
@@ -125,9 +130,11 @@ def test_waiting_caller_is_refused_when_the_replica_stops(
 def test_leases_survive_a_restart(postgres_18: PostgresServer, redis_url: str) -> None:
     first = start_service([postgres_18.dsn], redis_url)
     plain_http.post(
-        f"{first.url}/v1/templates", json={"name": "t", "sql": ["create table t (id int)"]}, timeout=60
+        f"{first.url}/v1/templates",
+        json={"name": "t", "sql": ["create table t (id int)"]},
+        timeout=LIMIT_SECONDS,
     )
-    lease = plain_http.post(f"{first.url}/v1/leases", json={"template": "t"}, timeout=60).json()
+    lease = plain_http.post(f"{first.url}/v1/leases", json={"template": "t"}, timeout=LIMIT_SECONDS).json()
     assert first.stop() == 0
     second = start_service([postgres_18.dsn], redis_url, replica_of=first)
     try:
@@ -141,7 +148,7 @@ def test_leases_survive_a_restart(postgres_18: PostgresServer, redis_url: str) -
 
 def test_idle_service_stops_itself(postgres_18: PostgresServer, redis_url: str) -> None:
     service = start_service([postgres_18.dsn], redis_url, arguments=["--idle-exit-seconds", "1"])
-    assert service.process.wait(60) == 0
+    assert service.process.wait(LIMIT_SECONDS) == 0
     assert "idle for" in service.log
 
 
