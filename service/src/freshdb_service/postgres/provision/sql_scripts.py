@@ -1,9 +1,8 @@
-"""Run a template's SQL as its builder, and locate an error in it.
+"""Run a template's SQL as its builder, as ``psql -f`` would, and locate an error in it.
 
-Each element is one script, and is sent to PostgreSQL unchanged, in one message. So this module need not decide where a
-statement ends. PostgreSQL usually reports the character at which it failed. It does not for an error during execution. Then
-the element is run again, statement by statement, in a transaction that is rolled back, to find the statement that fails. The
-result is used for the error message only.
+Each element is one script with a session of its own. A script is split into statements (``sql_statements``), because some
+cannot run together in one message: ``CREATE INDEX CONCURRENTLY``, or ``ALTER TYPE … ADD VALUE`` and the use of the value.
+PostgreSQL usually reports the character at which a statement failed, and for data the line.
 """
 
 from __future__ import annotations
@@ -11,193 +10,133 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 import asyncpg
-import sqlparse
 
 from freshdb_service.errors import TemplateFailed
-from freshdb_service.postgres.server.connections import Connection, Login, execute_script
+from freshdb_service.postgres.provision.sql_statements import NoStatement, Statement, split
+from freshdb_service.postgres.server.connections import Connection, Login, copy_in, copy_out, execute_script
 from freshdb_service.postgres.server.server import Server
 
 _STATEMENT_LENGTH: Final = 2_000
-_LOCATED_LENGTH: Final = 2_000_000
-"""Maximum length of an element that is split into statements. Splitting a longer one would delay the message too much."""
-_CHECK_SECONDS: Final = 2.0
-"""Interval between checks whether a script waits for its client."""
-_OF_PSQL: Final = re.compile(r"^\\|\bcopy\b[^;]*\bfrom\s+stdin\b", re.IGNORECASE | re.MULTILINE)
-_COPY: Final = re.compile(r"\bcopy\b[^;]*\b(?:stdin|stdout)\b", re.IGNORECASE)
-_PSQL_HINT: Final = (
-    "psql's own commands (\\connect, \\restrict, …) and the data after COPY … FROM stdin are no SQL: remove them, or "
-    "build the template with psql in a build of your own"
+_SETTINGS: Final = {"synchronous_commit": "off"}
+"""A script may have a hundred thousand statements. The transaction that seals the template flushes them all."""
+_PSQL_HINT: Final = "remove the commands of psql, or build the template with psql in a build of your own"
+_OWNER_HINT: Final = "dump without owners and privileges: pg_dump --no-owner --no-acl"
+_COMMIT_HINT: Final = "add COMMIT to the script, or remove BEGIN"
+_OF_OTHER_ROLES: Final = re.compile(r"\bowner\s+to\b|^(?:grant|revoke)\b|\bfor\s+role\b", re.IGNORECASE)
+_ROLE_ERRORS: Final = (asyncpg.UndefinedObjectError, asyncpg.InsufficientPrivilegeError)
+_HARMLESS: Final = (
+    # pg_dump 17 and newer writes this for every server, and older servers do not know the setting.
+    (asyncpg.UndefinedObjectError, re.compile(r"SET transaction_timeout = 0;")),
+    # PostgreSQL's minor releases of November 2026 store this number for columns. Their own pg_dump leaves it out, but an
+    # older pg_dump writes it, and older servers refuse it.
+    (
+        asyncpg.InvalidParameterValueError,
+        re.compile(r"ALTER TABLE ONLY .+ ALTER COLUMN .+ SET \(pg_attver=\d+\);"),
+    ),
+    # The service has installed the extension, and only the owner may repeat its comment.
+    (asyncpg.InsufficientPrivilegeError, re.compile(r"COMMENT ON EXTENSION \S+ IS .*;", re.DOTALL)),
 )
-_WAITING: Final = """
-SELECT query_start, state_change FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'ClientRead'
-"""
-
-
-class _WaitsForData(Exception):
-    """PostgreSQL waits for the client in the middle of a script."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Place in an element.
-
-    Attributes:
-        start: offset of the statement in the element, from 0.
-        at: offset in the statement, from 0.
-        statement: text of the statement.
-    """
-
-    start: int
-    at: int
-    statement: str
+"""Statements of a dump whose failure changes nothing."""
+_DATA_LINE: Final = re.compile(r"^COPY .*?, line (\d+)", re.MULTILINE)
 
 
 async def run_sql(server: Server, build: Login, sql: Sequence[str], *, timeout_seconds: float) -> None:
-    """Run scripts in order, in one session, as the builder.
+    """Run scripts in order, each in a new session, as the builder.
 
     Raises:
-        TemplateFailed: a script failed. ``extra`` has its index (``sql_index``), the ``statement``, its ``position`` (the
-            first character of the element is 1) and ``line``, and PostgreSQL's ``sqlstate``, ``message`` and ``hint``.
+        TemplateFailed: a script failed, or left a transaction open. ``extra`` has its index (``sql_index``), the
+            ``statement``, its ``position`` (the first character of the element is 1) and ``line``, and PostgreSQL's
+            ``sqlstate``, ``message`` and ``hint``.
         BackendUnavailable: the server is unavailable.
     """
     until = monotonic() + timeout_seconds
     for index, script in enumerate(sql):
         if "\0" in script:
             raise _failed(index, "a script holds a NUL character, which PostgreSQL does not accept", {})
-    async with server.logged_in(build, settings={}, command_timeout_seconds=timeout_seconds) as connection:
-        for index, script in enumerate(sql):
+    for index, script in enumerate(sql):
+        try:
+            statements = await asyncio.to_thread(lambda script: [*split(script)], script)
+        except NoStatement as error:
+            raise _failed(index, str(error), {"hint": _PSQL_HINT} | _place(script, error.at)) from error
+        await _run_script(server, build, index, script, statements, until, timeout_seconds)
+
+
+async def _run_script(
+    server: Server,
+    build: Login,
+    index: int,
+    script: str,
+    statements: Sequence[Statement],
+    until: float,
+    timeout_seconds: float,
+) -> None:
+    async with server.logged_in(
+        build, settings=_SETTINGS, command_timeout_seconds=timeout_seconds
+    ) as connection:
+        for statement in statements:
             try:
-                await _run(server, connection, script, max(until - monotonic(), 0.001))
-            except _WaitsForData as error:
-                message = "COPY FROM stdin and COPY TO stdout need a client that sends, or receives, the data"
-                raise _failed(index, message, _copy_facts(script)) from error
+                await _run(connection, statement, max(until - monotonic(), 0.001))
             except TimeoutError as error:
                 message = f"the SQL took longer than {timeout_seconds:g} seconds"
-                raise _failed(index, message, {"statement": script[:_STATEMENT_LENGTH]}) from error
+                raise _failed(index, message, _facts(script, statement, statement.start)) from error
             except (asyncpg.AdminShutdownError, asyncpg.PostgresConnectionError, OSError):
-                await (
-                    server.ping()
-                )  # raises if the server is unavailable; otherwise the script ended its own session
-                raise _failed(index, "the session was terminated while the SQL ran", {}) from None
+                # Raises if the server is unavailable. Otherwise the script ended its own session.
+                await server.ping()
+                message = "the session was terminated while the SQL ran"
+                raise _failed(index, message, _facts(script, statement, statement.start)) from None
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                raise await _explain(
-                    connection, index, script, error, max(until - monotonic(), 1.0)
-                ) from error
+                if connection.is_in_transaction() or not _is_harmless(statement, error):
+                    raise _explain(index, script, statement, error) from error
+        if statements and connection.is_in_transaction():
+            facts = {**_facts(script, statements[-1], statements[-1].start), "hint": _COMMIT_HINT}
+            raise _failed(index, "a transaction is open at the end of the script", facts)
 
 
-async def _run(server: Server, connection: Connection, script: str, timeout_seconds: float) -> None:
-    """Run one script.
-
-    Raises:
-        _WaitsForData: PostgreSQL waits for data, as COPY FROM stdin does. No client will send any.
-    """
-    running = asyncio.ensure_future(execute_script(connection, script, timeout_seconds=timeout_seconds))
-    seen: tuple[object, ...] | None = None
-    try:
-        while True:
-            done, _ = await asyncio.wait({running}, timeout=_CHECK_SECONDS)
-            if done:
-                return running.result()
-            async with server.maintenance() as observer:
-                row = await observer.fetchrow(_WAITING, connection.get_server_pid())
-            if row is not None and tuple(row) == seen:
-                raise _WaitsForData
-            seen = None if row is None else tuple(row)
-    finally:
-        if not running.done():
-            connection.terminate()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+async def _run(connection: Connection, statement: Statement, timeout_seconds: float) -> None:
+    if statement.copies == "in":
+        await copy_in(connection, statement.text, statement.data.encode(), timeout_seconds=timeout_seconds)
+    elif statement.copies == "out":
+        await copy_out(connection, statement.text, timeout_seconds=timeout_seconds)
+    else:
+        await execute_script(connection, statement.text, timeout_seconds=timeout_seconds)
 
 
-async def _explain(
-    connection: Connection, index: int, script: str, error: Exception, timeout_seconds: float
-) -> TemplateFailed:
-    place = _reported_place(script, error) or await _search_place(connection, script, error, timeout_seconds)
-    facts: dict[str, object] = {
-        "sqlstate": getattr(error, "sqlstate", None),
-        "hint": getattr(error, "hint", None),
-    }
-    if place is not None:
-        facts |= {
-            "statement": place.statement[:_STATEMENT_LENGTH],
-            "position": place.start + place.at + 1,
-            "line": script.count("\n", 0, place.start + place.at) + 1,
-        }
+def _is_harmless(statement: Statement, error: Exception) -> bool:
+    return any(isinstance(error, kind) and text.fullmatch(statement.text) for kind, text in _HARMLESS)
+
+
+def _explain(index: int, script: str, statement: Statement, error: Exception) -> TemplateFailed:
+    facts = _facts(script, statement, _offset(statement, error))
+    facts |= {"sqlstate": getattr(error, "sqlstate", None), "hint": getattr(error, "hint", None)}
+    if isinstance(error, _ROLE_ERRORS) and _OF_OTHER_ROLES.search(statement.text):
+        facts["hint"] = facts["hint"] or _OWNER_HINT
     detail = getattr(error, "detail", None)
     message = f"{error.args[0] if error.args else error}" + (f" ({detail})" if detail else "")
-    if _OF_PSQL.search(script):
-        facts["hint"] = facts["hint"] or _PSQL_HINT
     return _failed(index, message, facts)
 
 
-def _reported_place(script: str, error: Exception) -> _Place | None:
-    """Return the place that PostgreSQL reported, as the character in the whole message, from 1."""
+def _offset(statement: Statement, error: Exception) -> int:
+    """Return the offset in the script at which PostgreSQL failed, or that of the statement."""
     position = getattr(error, "position", None)
-    if position is None:
-        return None
-    at = min(int(position) - 1, len(script))
-    if len(script) > _LOCATED_LENGTH:
-        return _Place(at, 0, script[at:])
-    for start, statement in _statements(script):
-        if start <= at < start + len(statement):
-            return _Place(start, at - start, statement)
-    return _Place(at, 0, script[at:])
+    if position is not None:
+        return statement.start + int(position) - 1
+    line = _DATA_LINE.search(getattr(error, "context", None) or "") if statement.copies == "in" else None
+    if line is None:
+        return statement.start
+    lines = statement.data.splitlines(keepends=True)[: int(line[1]) - 1]
+    return statement.data_start + sum(map(len, lines))
 
 
-async def _search_place(
-    connection: Connection, script: str, error: Exception, timeout_seconds: float
-) -> _Place | None:
-    """Return the first statement that fails when the statements run one by one."""
-    if len(script) > _LOCATED_LENGTH or connection.is_closed():
-        return None
-    statements = await asyncio.to_thread(_statements, script)
-    transaction = connection.transaction()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await connection.execute("ROLLBACK")
-            await transaction.start()
-            for start, statement in statements:
-                try:
-                    await execute_script(connection, statement)
-                except asyncpg.PostgresError as again:
-                    same = getattr(again, "sqlstate", None) == getattr(error, "sqlstate", None)
-                    return _Place(start, 0, statement) if same else None
-    except (TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
-        return None
-    return None
+def _facts(script: str, statement: Statement, at: int) -> dict[str, object]:
+    return {"statement": statement.text[:_STATEMENT_LENGTH], **_place(script, at)}
 
 
-def _statements(script: str) -> list[tuple[int, str]]:
-    """Split a script into statements, as well as possible, each with its offset."""
-    found: list[tuple[int, str]] = []
-    cursor = 0
-    for statement in sqlparse.split(script):
-        start = script.find(statement, cursor)
-        if start < 0:
-            return found
-        found.append((start, statement))
-        cursor = start + len(statement)
-    return found
-
-
-def _copy_facts(script: str) -> dict[str, object]:
-    facts: dict[str, object] = {"hint": _PSQL_HINT}
-    for start, statement in _statements(script) if len(script) <= _LOCATED_LENGTH else []:
-        if copy := _COPY.search(statement):
-            at = start + copy.start()
-            facts |= {
-                "statement": statement[:_STATEMENT_LENGTH],
-                "position": at + 1,
-                "line": script.count("\n", 0, at) + 1,
-            }
-            break
-    return facts
+def _place(script: str, at: int) -> dict[str, object]:
+    return {"position": at + 1, "line": script.count("\n", 0, at) + 1}
 
 
 def _failed(index: int, message: str, facts: dict[str, object]) -> TemplateFailed:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -336,6 +337,25 @@ async def execute_script(
         # read the answer. The connection can still be used.
         if connection.is_closed():
             raise
+
+
+async def copy_in(connection: Connection, statement: str, data: bytes, *, timeout_seconds: float) -> None:
+    """Run any ``COPY … FROM stdin`` with these rows. asyncpg offers this only for statements that it composes itself.
+
+    Raises:
+        asyncpg.PostgresError: the statement failed.
+        TimeoutError: it took too long.
+    """
+    await connection._copy_in(statement, BytesIO(data), timeout_seconds)  # type: ignore[union-attr]  # noqa: SLF001
+
+
+async def copy_out(connection: Connection, statement: str, *, timeout_seconds: float) -> None:
+    """Run any ``COPY … TO stdout`` and drop the rows. Raises what ``copy_in`` raises."""
+
+    async def drop(_: bytes) -> None:
+        return
+
+    await connection._copy_out(statement, drop, timeout_seconds)  # type: ignore[union-attr]  # noqa: SLF001
 
 
 async def without_conflict(connection: Connection, change: Callable[[], Awaitable[T]]) -> T:
