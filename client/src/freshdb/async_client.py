@@ -146,7 +146,7 @@ class AsyncClient(Configuration):
         fingerprint: str,
         builder: Callable[[BuildGrant], Awaitable[object]],
         *,
-        extensions: Sequence[str] = (),
+        extensions: str | Sequence[str] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Template:

@@ -150,7 +150,7 @@ class Client(Configuration):
         fingerprint: str,
         builder: Callable[[BuildGrant], object],
         *,
-        extensions: Sequence[str] = (),
+        extensions: str | Sequence[str] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Template:

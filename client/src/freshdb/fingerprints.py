@@ -53,21 +53,26 @@ def matching_files(root: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if not _NO_INPUT.intersection(path.parts))
 
 
+def listed(texts: str | Iterable[str]) -> list[str]:
+    """Return texts as a list. One text is a list of one, and not its characters."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def of_inputs(
-    root: Path, files: Iterable[Path], *, command: str | Sequence[str], extensions: Sequence[str]
+    root: Path, files: Iterable[Path], *, command: str | Sequence[str], extensions: str | Sequence[str]
 ) -> str:
     """Hash the command that builds a template and the files that it reads."""
     fingerprint = Fingerprint()
-    fingerprint.add_texts("extension", sorted(extensions))
-    fingerprint.add_texts("command", [command] if isinstance(command, str) else command)
+    fingerprint.add_texts("extension", sorted(listed(extensions)))
+    fingerprint.add_texts("command", listed(command))
     for path in sorted(set(files)):
         fingerprint.add_file(root, path)
     return fingerprint.hex()
 
 
-def of_sql(scripts: Sequence[str], extensions: Sequence[str]) -> str:
+def of_sql(scripts: str | Sequence[str], extensions: str | Sequence[str]) -> str:
     """Hash SQL scripts in their order."""
     fingerprint = Fingerprint()
-    fingerprint.add_texts("extension", sorted(extensions))
-    fingerprint.add_texts("sql", scripts)
+    fingerprint.add_texts("extension", sorted(listed(extensions)))
+    fingerprint.add_texts("sql", listed(scripts))
     return fingerprint.hex()

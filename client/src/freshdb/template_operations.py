@@ -34,8 +34,8 @@ class TemplateOperations(OperationsBase):
         name: str,
         *,
         fingerprint: str | None = None,
-        sql: Sequence[str] | None = None,
-        extensions: Sequence[str] = (),
+        sql: str | Sequence[str] | None = None,
+        extensions: str | Sequence[str] = (),
         build_seconds: float | None = None,
         wait_seconds: float | None = None,
     ) -> Flow[Template]:
@@ -44,8 +44,8 @@ class TemplateOperations(OperationsBase):
         Args:
             name: name of the template.
             fingerprint: hash of the content. Required without `sql`.
-            sql: scripts, executed in this order.
-            extensions: PostgreSQL extensions that the service installs first.
+            sql: one script, or several that are executed in this order.
+            extensions: PostgreSQL extensions (one, or several) that the service installs first.
             build_seconds: maximum time between two heartbeats of the builder. Then another client gets the build.
             wait_seconds: timeout for the build from `sql`.
 
@@ -53,11 +53,11 @@ class TemplateOperations(OperationsBase):
             TemplateFailed: the SQL failed. ``extra`` has its position.
             TemplateConflict: a template of this name and fingerprint has other content.
         """
-        body: dict[str, object] = {"name": name, "extensions": list(extensions)}
+        body: dict[str, object] = {"name": name, "extensions": fingerprints.listed(extensions)}
         optional = {"fingerprint": fingerprint, "build_seconds": build_seconds, "wait_seconds": wait_seconds}
         body |= {key: value for key, value in optional.items() if value is not None}
         if sql is not None:
-            body["sql"] = list(sql)
+            body["sql"] = fingerprints.listed(sql)
         extra_seconds = (
             0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
         )
@@ -112,7 +112,7 @@ class TemplateOperations(OperationsBase):
         name: str,
         fingerprint: str,
         *,
-        extensions: Sequence[str] = (),
+        extensions: str | Sequence[str] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
@@ -142,10 +142,10 @@ class TemplateOperations(OperationsBase):
     def ensure_sql(
         self,
         name: str,
-        sql: Sequence[str],
+        sql: str | Sequence[str],
         *,
         fingerprint: str | None = None,
-        extensions: Sequence[str] = (),
+        extensions: str | Sequence[str] = (),
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
         """Build a template from SQL scripts unless it exists, and wait until it is ready.

@@ -131,6 +131,15 @@ def test_sql_is_not_sent_if_template_exists(client: Client, script: Script) -> N
     assert asked.path.startswith("/v1/templates/shop@")
 
 
+def test_one_script_given_as_a_text_equals_a_list_of_one(client: Client, script: Script) -> None:
+    missing, built = problem(404, "template_not_found"), Reply(201, template_body("building"))
+    script.play(missing, built, READY, missing, built, READY)
+    client.ensure_sql("shop", "create table t ()", extensions="vector")
+    client.ensure_sql("shop", ["create table t ()"], extensions=["vector"])
+    assert script.asked[1].body == script.asked[4].body
+    assert [one.path for one in script.asked[:3]] == [one.path for one in script.asked[3:]]
+
+
 def test_missing_sql_template_is_registered_under_its_content_hash(client: Client, script: Script) -> None:
     script.play(problem(404, "template_not_found"), Reply(201, template_body("building")), READY)
     assert client.ensure_sql("shop", ["create table t ()"], extensions=["vector"]).state == "ready"
