@@ -20,7 +20,7 @@ UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
     tests/unit "tests/docs/test_examples.py::test_examples_of_a_page_work_in_order[README.md]"
 
-.PHONY: help install demo serve test unit coverage check format bench scaling crash mutants faults hygiene soak load fuzz pythons sample platforms image docs lock clean
+.PHONY: help install demo serve test unit coverage check format bench scaling crash mutants faults hygiene twins soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -72,6 +72,9 @@ faults: install ## one thing fails at a time: replicas, Redis, PostgreSQL, disks
 hygiene: install ## all leftovers and attacks of holders: both isolations, three versions, two kinds of role
 	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/hygiene tests/hostile
+
+twins: install ## all actions of holders that the twin test repeats, on three versions
+	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/twins
 
 soak: install ## holders at work while everything fails at random, added to docs/soak.md (MINUTES=5 SEED=… CALM=1)
 	$(BIN)/python -m tests.soak $(MINUTES) $(SEED) $(if $(CALM),--calm)
