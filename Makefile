@@ -73,7 +73,7 @@ hygiene: install ## all leftovers and attacks of holders: both isolations, three
 	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/hygiene tests/hostile
 
-twins: install ## all actions of holders that the twin test repeats, on three versions
+twins: install ## the parts of the twin test: actions of holders and probes, on three versions
 	FRESHDB_SHARES=all FRESHDB_TEST_POSTGRES="18 16 15" $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/twins
 
 soak: install ## holders at work while everything fails at random, added to docs/soak.md (MINUTES=5 SEED=… CALM=1)

@@ -69,7 +69,6 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/plugin/": Shares(3),
     "tests/soak/test_soak.py": Shares(2, "programs"),
     "tests/toolkit/": Shares(2),
-    "tests/twins/": Shares(60),
 }
 """Shares of the tests by the beginning of their id. The longest beginning counts."""
 
