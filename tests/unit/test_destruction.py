@@ -46,8 +46,9 @@ KNOWN: Final = {
     # The right of PUBLIC to connect to databases of an embedded server, and to the control plane's database.
     "postgres/server/server.py": {"REVOKE"},
     "postgres/server/control_database.py": {"REVOKE"},
-    # Patterns for a dump, whose statements run as the login of the new schema.
+    # Patterns for a dump, whose statements run as the login of the new schema, or of the builder.
     "postgres/provision/blueprint.py": {"ALTER", "ALTER TABLE"},
+    "postgres/provision/sql_scripts.py": {"ALTER", "ALTER TABLE"},
     # A message that says what a superuser may do.
     "postgres/server/capabilities.py": {"ALTER ROLE"},
     # The control plane's own tables.
