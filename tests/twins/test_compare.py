@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import date
 from typing import Final
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.servers import PostgresServer
 from tests.twins.clones import Clone, SharedDatabase, TemplateDatabase
 from tests.twins.compare import ABSENT, Difference, Observed, compare, observe, to_json
 from tests.twins.probes import LEFT_OUT, PROBES, Isolation, Json
+from tests.twins.probes.values import Names
 from tests.twins.seeds import SEEDS, Seed
 
 # Markers in catalogs of the whole server are visible in every database, so these tests do not run side by side.
@@ -179,6 +181,21 @@ def test_place_of_a_difference_is_its_path(fresh: Json, reused: Json, places: li
 )
 def test_tolerance_admits_its_bound(name: str, fresh: Json, reused: Json, equal: bool) -> None:  # noqa: FBT001
     assert (compare(_observed(name, fresh), _observed(name, reused)) == []) is equal
+
+
+def test_names_of_the_lease_become_words() -> None:
+    names = Names({"twin_ab": "<role>", "twin_ab_1": "<database>", "Twin-x": "<other>"})
+    assert names.hidden('twin_ab_1 "twin_ab".seed twin_ab_id_seq "Twin-x" xtwin_ab 1twin_ab2') == (
+        "<database> <role>.seed <role>_id_seq <other> xtwin_ab 1twin_ab2"
+    )
+    assert names.hidden("pg_temp_12 pg_toast_temp_3 pg_toast_16400_index") == (
+        "pg_temp_<n> pg_toast_temp_<n> pg_toast_<oid>_index"
+    )
+    assert names.plain({"twin_ab": [1, None, date(2024, 1, 2), b"x"]}) == {
+        "<role>": [1, None, "2024-01-02", "78"]
+    }
+    assert len(str(names.plain("x" * 1000))) < 250
+    assert names.plain("x" * 1000) != names.plain("x" * 999 + "y")
 
 
 def test_result_that_must_be_empty_fails_in_both_twins() -> None:

@@ -133,9 +133,13 @@ async def test_each_change_takes_cheapest_sufficient_path(any_server: Server, is
     clean = await state(server, login)
     login, generation = (await here.reset(database_id, 2)).login, 2
     for name, (sql, path) in PATHS.items():
-        await used(server, login, sql)
-        generation += 1
-        outcome = await here.reset(database_id, generation)
+        while True:
+            await used(server, login, sql)
+            generation += 1
+            outcome = await here.reset(database_id, generation)
+            if not outcome.reason.startswith("autovacuum was running"):  # then a rebuild is right
+                break
+            login = outcome.login
         assert (name, outcome.path) == (name, path), outcome.reason
         assert outcome.login.user == str(here.name(database_id, generation))
         with pytest.raises(asyncpg.PostgresError):

@@ -10,7 +10,6 @@ from tests.twins.probes.probe import DATABASE, Probe
 from tests.twins.probes.session import Query, Session
 from tests.twins.probes.values import Json
 
-_ROLE: Final = "{role}::regrole"
 _IDENTITY: Final = "pg_identify_object(d.classid, d.objid, d.objsubid)"
 _OTHER_DATABASE: Final = "CASE WHEN d.dbid NOT IN (0, m.oid) THEN 'in another database' END"
 _NAMED: Final = (
@@ -44,7 +43,7 @@ def _statements(session: Session) -> Json:
     try:
         return Query(
             "SELECT query, calls FROM pg_stat_statements"
-            " WHERE userid = {role}::regrole AND dbid = (SELECT oid FROM pg_database WHERE datname = {database})",
+            " WHERE userid = {role_oid} AND dbid = (SELECT oid FROM pg_database WHERE datname = {database})",
             bag=True,
             only=frozenset(("query",)),
         )(session)
@@ -85,7 +84,7 @@ PROBES: Final = (
         name="catalogs.temporary_relations",
         observes="temporary tables of other sessions of the lease's role",
         run=Query(
-            "SELECT relname FROM pg_class WHERE relpersistence = 't' AND relowner = {role}::regrole", bag=True
+            "SELECT relname FROM pg_class WHERE relpersistence = 't' AND relowner = {role_oid}", bag=True
         ),
         must_be_empty=True,
     ),
@@ -95,14 +94,14 @@ PROBES: Final = (
         f"SELECT d.classid::regclass AS of, d.deptype, {_OTHER_DATABASE} AS place,"
         " CASE WHEN d.dbid IN (0, m.oid) AND d.classid <> 'pg_largeobject'::regclass"
         f" THEN ({_IDENTITY}).identity END AS name"
-        " FROM pg_shdepend AS d, pg_database AS m WHERE m.datname = {database} AND d.refobjid = {role}::regrole"
+        " FROM pg_shdepend AS d, pg_database AS m WHERE m.datname = {database} AND d.refobjid = {role_oid}"
         " AND d.refclassid = 'pg_authid'::regclass",
     ),
     _probe(
         "named_after_lease",
         "names in catalogs that contain the name of the lease's role",
         " UNION ALL ".join(
-            f"SELECT '{catalog}' AS catalog, {column}::text AS name FROM {catalog} WHERE strpos({column}, {{role}}) > 0"
+            f"SELECT '{catalog}' AS catalog, {column}::text AS name FROM {catalog} WHERE {column} ~ {{role_word}}"
             for catalog, column in _NAMED
         ),
     ),
@@ -128,7 +127,7 @@ PROBES: Final = (
         observes="roles that the role is a member of, and members of the role, with their options",
         run=Query(
             "SELECT pg_get_userbyid(roleid) AS role, pg_get_userbyid(member) AS has, pg_get_userbyid(grantor) AS by, m.*"
-            " FROM pg_auth_members AS m WHERE {role}::regrole IN (roleid, member)",
+            " FROM pg_auth_members AS m WHERE {role_oid} IN (roleid, member)",
             bag=True,
             without=frozenset(("oid", "roleid", "member", "grantor")),
         ),
@@ -138,14 +137,14 @@ PROBES: Final = (
         "ALTER ROLE SET and ALTER DATABASE SET for the role, the database, or all roles",
         "SELECT d.datname AS database, CASE WHEN setrole <> 0 THEN pg_get_userbyid(setrole) END AS role, setconfig"
         " FROM pg_db_role_setting AS s LEFT JOIN pg_database AS d ON d.oid = s.setdatabase"
-        " WHERE setrole IN (0, {role}::regrole) AND setdatabase = 0 OR d.datname = {database}"
-        " AND ({own_database} OR setrole IN (0, {role}::regrole))",
+        " WHERE setrole IN (0, {role_oid}) AND setdatabase = 0 OR d.datname = {database}"
+        " AND ({own_database} OR setrole IN (0, {role_oid}))",
     ),
     _probe(
         "shared_comments",
         "comments on the role and on the database",
         "SELECT o.type, d.description FROM pg_shdescription AS d, pg_identify_object(d.classoid, d.objoid, 0) AS o"
-        " WHERE d.objoid = {role}::regrole OR d.objoid = (SELECT oid FROM pg_database WHERE datname = {database})",
+        " WHERE d.objoid = {role_oid} OR d.objoid = (SELECT oid FROM pg_database WHERE datname = {database})",
     ),
     _probe(
         "extensions",
@@ -200,18 +199,18 @@ PROBES: Final = (
         "ALTER DEFAULT PRIVILEGES of the role, or in its schemas",
         "SELECT pg_get_userbyid(defaclrole) AS role, n.nspname, defaclobjtype, defaclacl FROM pg_default_acl AS d"
         " LEFT JOIN pg_namespace AS n ON n.oid = d.defaclnamespace"
-        " WHERE {own_database} OR defaclrole = {role}::regrole OR n.nspname = {schema}",
+        " WHERE {own_database} OR defaclrole = {role_oid} OR n.nspname = {schema}",
     ),
     _probe(
         "security_labels",
         "security labels of the lease's objects",
-        "SELECT objtype, objname, provider, label FROM pg_seclabels WHERE {own_database} OR strpos(objname, {schema}) > 0",
+        "SELECT objtype, objname, provider, label FROM pg_seclabels WHERE {own_database} OR objname ~ {role_word}",
     ),
     _probe(
         "large_objects",
         "large objects with their owners and rights",
         "SELECT pg_get_userbyid(lomowner) AS owner, lomacl FROM pg_largeobject_metadata"
-        " WHERE {own_database} OR lomowner = {role}::regrole",
+        " WHERE {own_database} OR lomowner = {role_oid}",
     ),
     _probe(
         "initial_privileges",

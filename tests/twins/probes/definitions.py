@@ -192,7 +192,7 @@ PROBES: Final = (
             "SELECT o.type, o.identity, d.description FROM pg_description AS d,"
             " pg_identify_object(d.classoid, d.objoid, d.objsubid) AS o"
             " WHERE d.objoid >= 16384 AND ({scope o.schema} OR o.schema IS NULL AND"
-            " ({own_database} OR strpos(o.identity, {schema}) > 0))"
+            " ({own_database} OR o.identity ~ {role_word}))"
             " UNION ALL SELECT 'public', NULL, obj_description('public'::regnamespace, 'pg_namespace')",
             bag=True,
         ),

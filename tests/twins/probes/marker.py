@@ -4,10 +4,13 @@ Doings put ``TWINMARK`` into rows, names, comments, settings and statistics. The
 relation to text and looks for the marker: in letters of any case (a name without quotes is lower case), in hexadecimal
 (bytea), and in the decimal bytes of constants in stored expressions (pg_attrdef.adbin and the like).
 
-It searches every schema that the login may use, not only its own and those of the system. It reads single columns where the
-login has no right on the others, such as in pg_subscription. It also reads large objects, all functions' and views'
-definitions, and session settings by name. The marker is composed here, and reaches the server as a parameter, so that the
-probe does not find its own statement in pg_stat_activity.
+It searches every schema that the login may use, not only its own and those of the system. It reads single columns where
+the login has no right on the others, such as in pg_subscription. It also reads large objects and the definitions of
+functions, constraints, indexes, triggers and rules. The marker reaches the server as a parameter, so that the probe does
+not find its own statement in pg_stat_activity. No probe that runs earlier has the marker in a statement.
+
+Roles, settings and application names are visible in every database of a server. So the marker must not be in use elsewhere
+on the server while the probe runs.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from tests.twins.probes.probe import Probe
 from tests.twins.probes.session import Session
 from tests.twins.probes.values import Json
 
-MARKER: Final = "TWIN" + "MARK"
+MARKER: Final = "TWINMARK"
 _RELATIONS: Final = """
 SELECT n.nspname, c.relname, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_attribute AS a ON a.attrelid = c.oid

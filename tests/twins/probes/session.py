@@ -21,9 +21,10 @@ _SCOPE: Final = re.compile(r"\{scope ([\w.]+)\}")
 class Session:
     """An open connection and the names of the lease.
 
-    In SQL, ``{schema}``, ``{role}`` and ``{database}`` are literals of these names. ``{own_database}`` is true with
-    isolation ``database``. ``{scope COLUMN}`` is the condition that a column names a schema of the lease: its own one,
-    or with a database of its own every schema that is not the system's.
+    In SQL, ``{schema}``, ``{role}`` and ``{database}`` are literals of these names, ``{role_oid}`` is the role's oid, and
+    ``{role_word}`` a regular expression for its name. ``{own_database}`` is true with isolation ``database``.
+    ``{scope COLUMN}`` is the condition that a column names a schema of the lease: its own one, or with a database of its own
+    every schema that is not the system's.
     """
 
     connection: psycopg.Connection[tuple[Any, ...]]
@@ -56,6 +57,9 @@ class Session:
         """Return SQL with the names filled in."""
         for name, value in (("schema", self.schema), ("role", self.role), ("database", self.database)):
             text = text.replace(f"{{{name}}}", _literal(value))
+        text = text.replace("{role_oid}", f"(SELECT oid FROM pg_roles WHERE rolname = {_literal(self.role)})")
+        word = f"(^|[^A-Za-z0-9]){re.escape(self.role)}($|[^A-Za-z0-9])"
+        text = text.replace("{role_word}", _literal(word))
         text = text.replace("{own_database}", str(self.isolation == "database"))
         return _SCOPE.sub(lambda found: self._scope(found.group(1)), text)
 

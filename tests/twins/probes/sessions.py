@@ -10,7 +10,7 @@ from tests.twins.probes.session import APPLICATION_NAME, Query
 _OTHERS: Final = f"a.application_name <> '{APPLICATION_NAME}' AND a.usesysid IS NOT NULL"
 """Sessions of users that do not belong to the observation. Those of the system, such as autovacuum, have no user."""
 _HERE: Final = "a.datname = {database} AND ({own_database} OR a.usename = {role})"
-_OWN: Final = "l.relation IN (SELECT oid FROM pg_class WHERE relowner = {role}::regrole)"
+_OWN: Final = "l.relation IN (SELECT oid FROM pg_class WHERE relowner = {role_oid})"
 _LOCKS: Final = (
     "SELECT l.locktype, CASE WHEN l.locktype <> 'advisory' THEN l.relation::regclass END AS relation, l.mode, l.granted,"
     " l.classid, l.objid FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid"
