@@ -42,7 +42,7 @@ class Shares(NamedTuple):
 
 
 OLDER_VERSION: Final = Shares(8)
-"""Shares of tests on each older PostgreSQL version. Those with more shares in SHARES keep these."""
+"""Shares of tests on each older PostgreSQL version. On the newest one they run as SHARES says."""
 WHOLE: Final = Shares(1)
 SHARES: Final[Mapping[str, Shares]] = {
     "tests/cli/": Shares(2),
@@ -112,11 +112,11 @@ def chosen(items: Sequence[pytest.Item], turn: int | None = None) -> set[pytest.
 
 
 def _kind(item: pytest.Item, functions: Mapping[str, int]) -> tuple[str, Shares]:
+    if older := _older_version(item):
+        return f"{item.path.parent} {older}", OLDER_VERSION
     function = _function(item)
     beginning = max((one for one in SHARES if _test(item).startswith(one)), key=len, default=None)
     shares = SHARES[beginning] if beginning else WHOLE
-    if older := _older_version(item):
-        return f"{item.path.parent} {older}", max(OLDER_VERSION, shares, key=lambda one: one.of)
     if functions[function] > 1:
         return function, shares
     return (shares.singles, shares) if shares.singles else (_test(item), WHOLE)

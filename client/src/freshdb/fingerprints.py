@@ -12,6 +12,8 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from freshdb.messages import listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -51,11 +53,6 @@ def matching_files(root: Path, pattern: str) -> list[Path]:
         path = root / name
         found.update(one for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
     return sorted(path for path in found if not _NO_INPUT.intersection(path.parts))
-
-
-def listed(texts: str | Iterable[str]) -> list[str]:
-    """Return texts as a list. One text is a list of one, and not its characters."""
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def of_inputs(

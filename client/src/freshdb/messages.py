@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from freshdb.errors import ServiceError, UnexpectedAnswer, service_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -99,6 +99,11 @@ def query(address: str, pairs: Sequence[tuple[str, str | None]]) -> str:
     """Append the pairs that have a value as a query string."""
     given = [(key, value) for key, value in pairs if value is not None]
     return f"{address}?{urlencode(given)}" if given else address
+
+
+def listed(texts: str | Iterable[str]) -> list[str]:
+    """Return texts as a list. One text is a list of one, and not its characters."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def encode(body: Mapping[str, object]) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from freshdb import fingerprints, json_fields
 from freshdb.errors import TemplateBuilding, TemplateFailed, TemplateNotFound
-from freshdb.messages import Pause, ServiceCall, encode, path, query
+from freshdb.messages import Pause, ServiceCall, encode, listed, path, query
 from freshdb.models import DEFAULT_WAIT_SECONDS, Template
 from freshdb.operations_base import OperationsBase
 
@@ -53,11 +53,11 @@ class TemplateOperations(OperationsBase):
             TemplateFailed: the SQL failed. ``extra`` has its position.
             TemplateConflict: a template of this name and fingerprint has other content.
         """
-        body: dict[str, object] = {"name": name, "extensions": fingerprints.listed(extensions)}
+        body: dict[str, object] = {"name": name, "extensions": listed(extensions)}
         optional = {"fingerprint": fingerprint, "build_seconds": build_seconds, "wait_seconds": wait_seconds}
         body |= {key: value for key, value in optional.items() if value is not None}
         if sql is not None:
-            body["sql"] = fingerprints.listed(sql)
+            body["sql"] = listed(sql)
         extra_seconds = (
             0.0 if sql is None else (DEFAULT_WAIT_SECONDS if wait_seconds is None else wait_seconds)
         )

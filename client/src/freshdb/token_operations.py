@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from freshdb import json_fields
-from freshdb.messages import ServiceCall, encode, path, query
+from freshdb.messages import ServiceCall, encode, listed, path, query
 from freshdb.operations_base import OperationsBase
 from freshdb.token_models import AuditRecord, Token
 
@@ -30,7 +30,7 @@ class TokenOperations(OperationsBase):
         self,
         name: str,
         *,
-        scopes: Sequence[str] = DEFAULT_SCOPES,
+        scopes: str | Sequence[str] = DEFAULT_SCOPES,
         expires_seconds: float | None = None,
         quotas: Mapping[str, float | int | None] | None = None,
     ) -> Flow[Token]:
@@ -38,28 +38,30 @@ class TokenOperations(OperationsBase):
 
         Args:
             name: name of the token. Its leases belong to this name.
-            scopes: some of ``read``, ``lease``, ``build`` and ``admin``. The scope ``admin`` includes the others.
+            scopes: one or several of ``read``, ``lease``, ``build`` and ``admin``. The scope ``admin`` includes the others.
             expires_seconds: lifetime from now. Without it, the token does not expire.
             quotas: some of ``max_leases``, ``max_databases``, ``max_ttl_seconds`` and ``max_disk_bytes``.
 
         Raises:
             Conflict: the name is taken.
         """
-        body: dict[str, object] = {"name": name, "scopes": list(scopes), **(quotas or {})}
+        body: dict[str, object] = {"name": name, "scopes": listed(scopes), **(quotas or {})}
         if expires_seconds is not None:
             body["expires_seconds"] = expires_seconds
         # a retry after a lost answer would find the name taken
         call = ServiceCall("POST", "/v1/tokens", encode(body), repeatable=False)
         return Token.from_wire(json_fields.members((yield from self._ask(call))))
 
-    def tokens(self, *, states: Sequence[str] | None = None, limit: int | None = None) -> Flow[list[Token]]:
+    def tokens(
+        self, *, states: str | Sequence[str] | None = None, limit: int | None = None
+    ) -> Flow[list[Token]]:
         """List all tokens, or the first `limit`.
 
         Args:
-            states: some of ``active``, ``expired`` and ``revoked``. Default: the first two.
+            states: one or several of ``active``, ``expired`` and ``revoked``. Default: the first two.
             limit: maximum number of tokens.
         """
-        pairs: list[tuple[str, str | None]] = [("state", state) for state in states or ()]
+        pairs: list[tuple[str, str | None]] = [("state", state) for state in listed(states or ())]
         return (yield from self._list("/v1/tokens", pairs, limit, Token.from_wire))
 
     def token(self, reference: str) -> Flow[Token]:

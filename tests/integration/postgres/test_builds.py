@@ -131,7 +131,10 @@ async def test_copy_loads_the_data_that_follows_it(server: Server, build: Login)
 
 
 async def test_error_in_data_names_its_line(server: Server, build: Login) -> None:
-    script = "CREATE TABLE t (a integer);\nCOPY t FROM stdin;\n1\n2\nthree\n\\.\n"
+    separators = "\x0c\x1e\x85\u2028"  # that end a line for Python, and not for PostgreSQL
+    script = (
+        f"CREATE TABLE t (a integer, b text);\nCOPY t FROM stdin;\n1\t{separators}\n2\tb\nthree\tc\n\\.\n"
+    )
     with pytest.raises(TemplateFailed) as failure:
         await run_sql(server, build, [script], timeout_seconds=30)
     extra = failure.value.extra

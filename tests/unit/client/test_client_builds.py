@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from freshdb import AsyncClient, BuildGrant, Client, TemplateBuilding, TemplateFailed
+from freshdb import AsyncClient, BuildGrant, Client, Conflict, TemplateBuilding, TemplateFailed
 from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import (
     PASSWORD,
@@ -138,6 +138,19 @@ def test_one_script_given_as_a_text_equals_a_list_of_one(client: Client, script:
     client.ensure_sql("shop", ["create table t ()"], extensions=["vector"])
     assert script.asked[1].body == script.asked[4].body
     assert [one.path for one in script.asked[:3]] == [one.path for one in script.asked[3:]]
+
+
+def test_one_scope_or_state_of_tokens_is_a_list_of_one(client: Client, script: Script) -> None:
+    script.play(*[problem(409, "conflict")] * 2, *[Reply(200, {"items": []})] * 2)
+    for scopes in ("lease", ["lease"]):
+        with pytest.raises(Conflict):
+            client.create_token("ci", scopes=scopes)
+    for states in ("active", ["active"]):
+        client.tokens(states=states)
+    one, same, first, second = script.asked
+    assert isinstance(one.body, dict)
+    assert one.body["scopes"] == ["lease"]
+    assert (one.body, first.path) == (same.body, second.path)
 
 
 def test_missing_sql_template_is_registered_under_its_content_hash(client: Client, script: Script) -> None:

@@ -53,7 +53,9 @@ class RegisterIn(_In):
     fingerprint: str | None = Field(
         default=None, pattern=FINGERPRINT, description="hash of the sources of the template"
     )
-    sql: list[Sql] | None = Field(default=None, min_length=1, description="SQL scripts, in this order")
+    sql: list[Sql] | None = Field(
+        default=None, min_length=1, description="SQL scripts, in order, each in a new session"
+    )
     extensions: list[
         Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
     ] = Field(default=[], max_length=50)

@@ -23,7 +23,6 @@ from freshdb_service.postgres.server.server import Server
 _STATEMENT_LENGTH: Final = 2_000
 _SETTINGS: Final = {"synchronous_commit": "off"}
 """A script may have a hundred thousand statements. The transaction that seals the template flushes them all."""
-_PSQL_HINT: Final = "remove the commands of psql, or build the template with psql in a build of your own"
 _OWNER_HINT: Final = "dump without owners and privileges: pg_dump --no-owner --no-acl"
 _COMMIT_HINT: Final = "add COMMIT to the script, or remove BEGIN"
 _OF_OTHER_ROLES: Final = re.compile(r"\bowner\s+to\b|^(?:grant|revoke)\b|\bfor\s+role\b", re.IGNORECASE)
@@ -61,7 +60,7 @@ async def run_sql(server: Server, build: Login, sql: Sequence[str], *, timeout_s
         try:
             statements = await asyncio.to_thread(lambda script: [*split(script)], script)
         except NoStatement as error:
-            raise _failed(index, str(error), {"hint": _PSQL_HINT} | _place(script, error.at)) from error
+            raise _failed(index, str(error), {"hint": error.hint, **_place(script, error.at)}) from error
         await _run_script(server, build, index, script, statements, until, timeout_seconds)
 
 
@@ -127,8 +126,10 @@ def _offset(statement: Statement, error: Exception) -> int:
     line = _DATA_LINE.search(getattr(error, "context", None) or "") if statement.copies == "in" else None
     if line is None:
         return statement.start
-    lines = statement.data.splitlines(keepends=True)[: int(line[1]) - 1]
-    return statement.data_start + sum(map(len, lines))
+    before = statement.data.split("\n", int(line[1]) - 1)[
+        :-1
+    ]  # splitlines() also ends lines at other characters
+    return statement.data_start + sum(len(one) + 1 for one in before)
 
 
 def _facts(script: str, statement: Statement, at: int) -> dict[str, object]:

@@ -35,17 +35,19 @@ _LINE: Final = re.compile(r"[^\n]*\n?")
 _END_OF_DATA: Final = re.compile(r"^\\\.\r?(?:\n|\Z)", re.MULTILINE)
 _BLANK_REST: Final = re.compile(r"[ \t\r]*(?:--[^\n]*)?(?:\n|\Z)")
 _RESTRICTION: Final = re.compile(r"\\(?:un)?restrict[ \t]+[A-Za-z0-9]+\s*")
+_PSQL_HINT: Final = "remove the commands of psql, or build the template with psql in a build of your own"
 _FIRST_WORDS: Final = 4
 """Number of words that tell a statement: CREATE OR REPLACE FUNCTION."""
 _BODY: Final = re.compile(r"create (?:or replace )?(?:function|procedure)\b")
 
 
 class NoStatement(Exception):
-    """A part of a script is no SQL. ``at`` is its offset in the script."""
+    """A part of a script is no SQL. ``at`` is its offset in the script, and ``hint`` the remedy."""
 
-    def __init__(self, message: str, at: int) -> None:
+    def __init__(self, message: str, at: int, *, hint: str) -> None:
         super().__init__(message)
         self.at = at
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,11 @@ def split(script: str) -> Iterator[Statement]:
         if statement.copies == "in":
             blank = _BLANK_REST.match(script, cursor)
             if blank is None:
-                raise NoStatement("text follows COPY … FROM stdin on its line", cursor)
+                raise NoStatement(
+                    "text follows COPY … FROM stdin on its line",
+                    cursor,
+                    hint="begin a new line after the semicolon",
+                )
             end = _END_OF_DATA.search(script, blank.end())
             data = script[blank.end() : end.start() if end else len(script)]
             statement = Statement(statement.text, statement.start, "in", data, blank.end())
@@ -190,7 +196,7 @@ class _Scan:
         line = _LINE.match(self._script, at)
         text = line.group() if line else ""
         if self._start is not None or not _RESTRICTION.fullmatch(text):
-            raise NoStatement(f"{text.split()[0]} is a command of psql, and no SQL", at)
+            raise NoStatement(f"{text.split()[0]} is a command of psql, and no SQL", at, hint=_PSQL_HINT)
         self.cursor = at + len(text)
 
 
