@@ -69,6 +69,7 @@ SHARES: Final[Mapping[str, Shares]] = {
     "tests/plugin/": Shares(3),
     "tests/soak/test_soak.py": Shares(2, "programs"),
     "tests/toolkit/": Shares(2),
+    "tests/twins/": Shares(300),
 }
 """Shares of the tests by the beginning of their id. The longest beginning counts."""
 
@@ -112,11 +113,11 @@ def chosen(items: Sequence[pytest.Item], turn: int | None = None) -> set[pytest.
 
 
 def _kind(item: pytest.Item, functions: Mapping[str, int]) -> tuple[str, Shares]:
-    if older := _older_version(item):
-        return f"{item.path.parent} {older}", OLDER_VERSION
     function = _function(item)
     beginning = max((one for one in SHARES if _test(item).startswith(one)), key=len, default=None)
     shares = SHARES[beginning] if beginning else WHOLE
+    if older := _older_version(item):
+        return f"{item.path.parent} {older}", max(OLDER_VERSION, shares)
     if functions[function] > 1:
         return function, shares
     return (shares.singles, shares) if shares.singles else (_test(item), WHOLE)

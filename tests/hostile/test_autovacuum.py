@@ -45,7 +45,9 @@ async def test_function_run_by_autovacuum_does_not_write_for_the_next_holder(
     directory: Path = tmp_path_factory.mktemp("autovacuum")
     directory.chmod(0o711)
     postgres = EmbeddedPostgres(
-        directory / "server", binaries=postgres_binaries(major), settings={"autovacuum_naptime": "1s"}
+        directory / "server",
+        binaries=postgres_binaries(major),
+        settings={"autovacuum": "on", "autovacuum_naptime": "1s"},
     )
     options = ServerOptions(pg_dump=pg_dump(), command_timeout_seconds=30)
     try:

@@ -68,12 +68,13 @@ def observe(dsn: str, isolation: Isolation, *, only: Collection[str] | None = No
         for probe in chosen:
             if probe.since <= observed.major <= probe.until:
                 stages[probe.stage].append(probe)
+        schema = "public" if isolation == "database" else _current_schema(guard)
         guard.execute("BEGIN")
         _lock_tables(guard)
-        observed.results.update(_run(dsn, isolation, stages[Stage.READS]))
-        observed.results.update(_run(dsn, isolation, stages[Stage.ROLLED_BACK]))
+        observed.results.update(_run(dsn, isolation, schema, stages[Stage.READS]))
+        observed.results.update(_run(dsn, isolation, schema, stages[Stage.ROLLED_BACK]))
         guard.execute("ROLLBACK")
-        observed.results.update(_run(dsn, isolation, stages[Stage.CHANGES]))
+        observed.results.update(_run(dsn, isolation, schema, stages[Stage.CHANGES]))
     return observed
 
 
@@ -84,6 +85,12 @@ def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
     connection.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
     connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
     return connection
+
+
+def _current_schema(guard: psycopg.Connection[tuple[Any, ...]]) -> str:
+    row = guard.execute("SELECT coalesce(current_schema(), '(none)')").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _lock_tables(guard: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -100,7 +107,7 @@ def _lock_tables(guard: psycopg.Connection[tuple[Any, ...]]) -> None:
             guard.execute(f"LOCK TABLE ONLY {names} IN SHARE UPDATE EXCLUSIVE MODE")
 
 
-def _run(dsn: str, isolation: Isolation, probes: Iterable[Probe]) -> dict[str, Json]:
+def _run(dsn: str, isolation: Isolation, schema: str, probes: Iterable[Probe]) -> dict[str, Json]:
     results: dict[str, Json] = {}
     for _, group in groupby(probes, key=lambda probe: probe.group):
         connection: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -108,7 +115,7 @@ def _run(dsn: str, isolation: Isolation, probes: Iterable[Probe]) -> dict[str, J
             try:
                 if connection is None or connection.closed:
                     connection = _connect(dsn)
-                results[probe.name] = _result(probe, Session.of(connection, isolation))
+                results[probe.name] = _result(probe, Session.of(connection, isolation, schema))
             except psycopg.OperationalError:
                 results[probe.name] = {"error": "no connection"}
         if connection is not None:

@@ -35,6 +35,8 @@ KNOWN: Final = {
     # Runs on a connection that is given: after that renaming, or in the developer's own database.
     "freshdb_reset/plan.py": {"TRUNCATE", "UPDATE ONLY", "DELETE FROM"},
     "freshdb_reset/cleaning.py": {"TRUNCATE"},  # an option of VACUUM
+    # Planner statistics of the same database, by the names of its tables.
+    "freshdb_reset/storage.py": {"DELETE FROM", "UPDATE pg_class"},
     # Only objects that the same operation has just created, under a name that must not exist before.
     "postgres/provision/clone.py":
         {"ALTER DATABASE", "ALTER SCHEMA", "ALTER ROLE", "ALTER DEFAULT PRIVILEGES", "ALTER POLICY", "DROP OWNED",
@@ -42,7 +44,7 @@ KNOWN: Final = {
     "postgres/provision/schema.py": {"ALTER ROLE", "REVOKE"},
     "postgres/provision/shared_database.py": {"ALTER SCHEMA", "ALTER EXTENSION", "ALTER TABLE", "REVOKE"},
     # The build's database is looked up by prefix and stamp.
-    "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE"},
+    "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE", "UPDATE pg_class"},
     # The right of PUBLIC to connect to databases of an embedded server, and to the control plane's database.
     "postgres/server/server.py": {"REVOKE"},
     "postgres/server/control_database.py": {"REVOKE"},

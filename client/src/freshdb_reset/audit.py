@@ -1,8 +1,9 @@
 """The audit: a full comparison of a database with the content of its template.
 
-A reset relies on the statistics that PostgreSQL counts. An audit does not: it reads every row of every table, every sequence
-and every row of the catalogs. That costs a full read of the database, so only a sample of resets is audited. A difference is
-a fault of freshdb, or a superuser wrote to the database, who can write without being counted.
+A reset relies on the statistics that PostgreSQL counts. An audit does not: it reads every row of every table with its
+position, every sequence, every row of the catalogs, and what the planner reads. That costs a full read of the database, so
+only a sample of resets is audited. A difference is a fault of freshdb, or a superuser wrote to the database, who can write
+without being counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Final
 
 from freshdb_reset.catalog_fingerprint import Catalogs, Extent
 from freshdb_reset.clean_state import CleanState
-from freshdb_reset.connection import Reader
+from freshdb_reset.connection import Reader, Rights
+from freshdb_reset.storage import Storage, read_storage
 from freshdb_reset.table_model import Qualified, TableModel, full_name, sequences_query, shown, states_of
 
 
@@ -22,7 +24,7 @@ class Digest:
     """Content of a database, small enough to be kept in memory.
 
     Attributes:
-        tables: number of rows of each table, and the sum of their hashes, which does not depend on their order.
+        tables: number of rows of each table, and the sum of their hashes, with or without their positions.
         sequences: state of each sequence (``last_value``, ``is_called``).
     """
 
@@ -30,7 +32,9 @@ class Digest:
     sequences: Mapping[Qualified, tuple[int, bool]]
 
 
-async def read_digest(connection: Reader, version: int, model: TableModel, *, schema: str | None) -> Digest:
+async def read_digest(
+    connection: Reader, version: int, model: TableModel, *, schema: str | None, positions: bool
+) -> Digest:
     """Read the whole content of a database, or of one schema in it.
 
     Args:
@@ -38,11 +42,13 @@ async def read_digest(connection: Reader, version: int, model: TableModel, *, sc
         version: version of the server (``server_version_num``).
         model: model of the template, whose sequences are read on servers that cannot list their states.
         schema: name of the schema, or ``None`` for the whole database.
+        positions: true if rows at other positions, and so perhaps in another order, are a difference.
     """
+    rows = _ROWS.replace("{row}", "ctid::text || (t.*)::text" if positions else "(t.*)::text")
     tables: dict[Qualified, tuple[int, str]] = {}
     for found in await connection.fetch(_TABLES, schema):
         name: Qualified = (found["schema"], found["name"])
-        [row] = await connection.fetch(_ROWS.replace("{table}", full_name(name, schema)))
+        [row] = await connection.fetch(rows.replace("{table}", full_name(name, schema)))
         tables[name] = (row["rows"], row["content"])
     states = await connection.fetch(sequences_query(version, model.sequences, schema))
     return Digest(tables, states_of(states))
@@ -73,14 +79,29 @@ def differences_of_catalogs(expected: Mapping[str, Extent], found: Mapping[str, 
             yield f"entries in {name} differ"
 
 
+def differences_of_storage(
+    expected: Mapping[Qualified, Storage], found: Mapping[Qualified, Storage]
+) -> Iterator[str]:
+    """Describe each table whose planner statistics or sizes differ by more than a reset may leave."""
+    for name, now in sorted(found.items()):
+        then = expected.get(name)
+        if then is None:
+            continue  # described as a table that should not be there
+        if now.statistics != then.statistics or not now.equals_in_catalog(then):
+            yield f"planner statistics of the table {shown(name)} differ"
+        longer = bool(then.pages) and now.pages != then.pages
+        if longer or now.total > max(then.bound, then.spacious):
+            yield f"the table {shown(name)} has {now.total} blocks instead of {then.total}"
+
+
 async def audit_differences(
-    connection: Reader, version: int, catalogs: Catalogs, expected: CleanState, digest: Digest
+    connection: Reader, rights: Rights, catalogs: Catalogs, expected: CleanState, digest: Digest
 ) -> list[str]:
     """Compare a database that was just cleaned with its template.
 
     Args:
         connection: connection to the database.
-        version: version of the server (``server_version_num``).
+        rights: what the connection allows.
         catalogs: catalogs of the server.
         expected: the state that it should have, with the login's present name.
         digest: digest of a fresh copy of the template.
@@ -90,8 +111,15 @@ async def audit_differences(
     """
     site, baseline = expected.site, expected.known.baseline
     extents = await catalogs.extents(connection, site.names(baseline.numbers[0]), baseline.scope)
-    found = await read_digest(connection, version, expected.template.model, schema=site.schema)
-    return [*differences(digest, found), *differences_of_catalogs(expected.extents, extents)]
+    found = await read_digest(
+        connection, rights.version, expected.template.model, schema=site.schema, positions=True
+    )
+    storage = await read_storage(connection, rights, schema=site.schema)
+    return [
+        *differences(digest, found),
+        *differences_of_catalogs(expected.extents, extents),
+        *differences_of_storage(expected.template.storage or {}, storage),
+    ]
 
 
 def _state(state: tuple[int, bool] | None) -> str:
@@ -101,11 +129,11 @@ def _state(state: tuple[int, bool] | None) -> str:
 _TABLES: Final = """
 SELECT CASE WHEN $1::text IS NULL THEN n.nspname ELSE '' END AS schema, c.relname AS name
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
   AND ($1::text IS NULL OR n.nspname = $1::text)
 """
 
 _ROWS: Final = """
-SELECT count(*) AS rows, coalesce(sum(hashtextextended((t.*)::text COLLATE "C", 0)::numeric), 0)::text AS content
+SELECT count(*) AS rows, coalesce(sum(hashtextextended({row} COLLATE "C", 0)::numeric), 0)::text AS content
 FROM ONLY {table} t
 """

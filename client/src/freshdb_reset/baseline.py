@@ -22,11 +22,11 @@ transactions are not part of a baseline: the service looks for them when it fenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, TypeAlias
 
-from freshdb_reset.catalog_fingerprint import STATISTICS, Catalogs, Extent
+from freshdb_reset.catalog_fingerprint import Catalogs, Extent
 from freshdb_reset.connection import Connection
 from freshdb_reset.quoting import array
 from freshdb_reset.table_model import Relations, read_relations
@@ -56,8 +56,11 @@ class Site:
         return (self.login, self.schema or self.login, str(number))
 
 
-Counts: TypeAlias = tuple[int, int, int]
-"""Rows ever inserted, updated and deleted. For a sequence: the number of its reads, and two zeros."""
+Counts: TypeAlias = tuple[int, int, int, int]
+"""Rows ever inserted, updated and deleted, and the number of times that the table was vacuumed or analysed.
+
+For a sequence: the number of its reads, and zeros.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Mark:
         """Read the result of ``to_json``.
 
         Raises:
-            KeyError: a part is missing.
+            KeyError, ValueError: this version did not write it.
         """
         reset_at, counters = stored["reset_at"], stored.get("counters")
         return cls(
@@ -208,10 +211,10 @@ async def read_mark(connection: Connection, site: Site, relations: Relations | N
         written = await connection.fetch(_WRITTEN_OF, array(relations.tables))
         read = await connection.fetch(_READ_SEQUENCES_OF, array(relations.sequences))
     counters: dict[int, Counts] = {
-        one["oid"]: (one["inserted"], one["updated"], one["deleted"]) for one in written
+        one["oid"]: (one["inserted"], one["updated"], one["deleted"], one["maintained"]) for one in written
     }
     for one in read:
-        counters[one["oid"]] = (one["fetched"], 0, 0)
+        counters[one["oid"]] = (one["fetched"], 0, 0, 0)
     return replace(await read_mark_without_counters(connection, site), counters=counters)
 
 
@@ -228,6 +231,32 @@ async def read_mark_without_counters(connection: Connection, site: Site) -> Mark
     return Mark.from_json(dict(row))
 
 
+async def read_mark_with_counters_reset(connection: Connection, site: Site, numbers: Collection[int]) -> Mark:
+    """Set the counters of these tables and sequences (OIDs) to zero, as in a fresh copy, and read the mark without counters.
+
+    The counters of the tables' indexes and of their values that are stored out of line are set, too.
+
+    This takes a superuser, and a database of its own: all schemas of a shared database would see the reset.
+
+    Raises:
+        Unprovable: its login does not exist, so another worker has the database by now.
+    """
+    row = await connection.fetchrow(
+        f"WITH me AS ({OIDS}), done AS MATERIALIZED ("
+        "SELECT count(pg_stat_reset_single_table_counters(number)) AS resets FROM ("
+        "SELECT unnest($3::text::oid[]) AS number "
+        "UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = ANY ($3::text::oid[]) "
+        "UNION ALL SELECT reltoastrelid FROM pg_class WHERE oid = ANY ($3::text::oid[]) AND reltoastrelid <> 0) one"
+        f") SELECT {MARK} FROM me, done WHERE done.resets >= 0",
+        site.login,
+        site.schema,
+        array(numbers),
+    )
+    if row is None:
+        raise Unprovable("its login does not exist any more", cause=Cause.LOGIN)
+    return Mark.from_json(dict(row))
+
+
 async def surroundings_changed(connection: Connection, site: Site, baseline: Baseline) -> bool:
     """Return whether definitions outside the database that belong to it or its login changed."""
     row = await connection.fetchrow(_BASELINE, site.login, site.schema)
@@ -235,10 +264,11 @@ async def surroundings_changed(connection: Connection, site: Site, baseline: Bas
 
 
 def _counters(stored: Mapping[str, Sequence[int]]) -> dict[int, Counts]:
-    return {int(number): (one[0], one[1], one[2]) for number, one in stored.items()}
+    return {
+        int(number): (inserted, updated, deleted, maintained)
+        for number, (inserted, updated, deleted, maintained) in stored.items()
+    }
 
-
-_STATISTICS: Final = "', '".join(sorted(STATISTICS))
 
 OIDS: Final = """
 SELECT r.login, d.oid AS database, to_regnamespace(quote_ident($2::text))::oid AS schema
@@ -267,9 +297,7 @@ MARK: Final = f"""
 """
 """Columns of a ``Mark``, without the counters, for the row ``me``."""
 
-_CATALOGS: Final = (
-    f"c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared AND c.relname NOT IN ('{_STATISTICS}')"
-)
+_CATALOGS: Final = "c.oid < 16384 AND c.relkind = 'r' AND NOT c.relisshared"
 
 _LOWEST: Final = "(SELECT * FROM pg_class WHERE oid < 16384 ORDER BY oid LIMIT 4000)"
 """PostgreSQL's own relations, of which there are about 420. The limit cuts off nothing. It only makes PostgreSQL use the
@@ -279,20 +307,26 @@ MARK_OF_SCHEMA: Final = MARK.replace(
     _IN_DATABASE.format("me.database"), f"(SELECT sum({_WRITES}) FROM {_LOWEST} c WHERE {_CATALOGS})::bigint"
 )
 
-_COUNTERS: Final = """
+MAINTAINED: Final = " + ".join(
+    f"pg_stat_get_{how}_count({{0}})" for how in ("vacuum", "autovacuum", "analyze", "autoanalyze")
+)
+
+_COUNTERS: Final = f"""
 SELECT c.oid, c.relname, pg_stat_get_tuples_inserted(c.oid) AS inserted, pg_stat_get_tuples_updated(c.oid) AS updated,
-       pg_stat_get_tuples_deleted(c.oid) AS deleted
+       pg_stat_get_tuples_deleted(c.oid) AS deleted, {MAINTAINED.format("c.oid")} AS maintained
 FROM pg_class c
 """
 
 CATALOG_COUNTERS: Final = f"{_COUNTERS} WHERE {_CATALOGS} AND {_WRITES} > 0"
 
+_TOUCHED: Final = f"{_WRITES} + {MAINTAINED.format('c.oid')}"
+
 _NUMBERED: Final = "c.oid = ANY ($1::text::oid[])"
 
 _WRITTEN: Final = f"""{_COUNTERS}
-WHERE ({_CATALOGS} OR (c.oid >= 16384 AND c.relkind IN ('r', 'm'))) AND {_WRITES} > 0
+WHERE ({_CATALOGS} AND {_WRITES} > 0) OR (c.oid >= 16384 AND c.relkind IN ('r', 'm') AND {_TOUCHED} > 0)
 """
-_WRITTEN_OF: Final = f"{_COUNTERS} WHERE {_NUMBERED} AND {_WRITES} > 0"
+_WRITTEN_OF: Final = f"{_COUNTERS} WHERE {_NUMBERED} AND {_TOUCHED} > 0"
 
 _READS: Final = "SELECT c.oid, pg_stat_get_blocks_fetched(c.oid) AS fetched FROM pg_class c"
 _READ_SEQUENCES: Final = f"{_READS} WHERE c.relkind = 'S' AND pg_stat_get_blocks_fetched(c.oid) > 0"

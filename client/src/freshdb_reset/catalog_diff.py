@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from freshdb_reset.baseline import surroundings_changed
-from freshdb_reset.catalog_fingerprint import Catalogs, Change, Extent, written_since, xid
+from freshdb_reset.catalog_fingerprint import STATISTICS, Catalogs, Change, Extent, written_since, xid
 from freshdb_reset.change_detection import Inspection, why_unreliable
 from freshdb_reset.clean_state import CleanState
 from freshdb_reset.connection import Connection, Reader
@@ -29,6 +29,10 @@ async def check_definitions(
     if lost is not None:
         objects = await _defined_since(connection, catalogs, expected)
         raise Unprovable(lost, cause=Cause.STATISTICS, objects=objects)
+    if inspection.vacuuming:
+        # It is about to change statistics. And it may run a function whose old definition is back by now.
+        objects = await _defined_since(connection, catalogs, expected)
+        raise Unprovable("autovacuum was at work in it", cause=Cause.PLANNER, objects=objects)
     rewritten = await _check_catalogs(connection, catalogs, expected, inspection)
     written_outside = inspection.mark.shared_writes != mark.shared_writes
     if written_outside and await surroundings_changed(connection, expected.site, baseline):
@@ -45,12 +49,7 @@ async def _check_catalogs(
     in_schema = expected.site.schema is not None
     if not inspection.elsewhere or not (in_schema or inspection.catalogs):
         return frozenset()
-    if inspection.vacuuming and (in_schema or "pg_proc" in inspection.catalogs):
-        # The function that autovacuum runs may have its old definition again by now.
-        reason = "autovacuum was running, and functions were redefined"
-        objects = await _defined_since(connection, catalogs, expected)
-        raise Unprovable(reason, cause=Cause.CATALOGS, objects=objects)
-    unreadable = inspection.catalogs.difference(catalogs.names)
+    unreadable = inspection.catalogs.difference(catalogs.names, STATISTICS)
     if unreadable:
         raise Unprovable(
             f"{', '.join(sorted(unreadable))} was written to, which freshdb's role may not read",

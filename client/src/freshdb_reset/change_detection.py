@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from freshdb_reset.baseline import (
     CATALOG_COUNTERS,
+    MAINTAINED,
     MARK,
     MARK_OF_SCHEMA,
     OID_COLUMNS,
@@ -35,7 +36,7 @@ from freshdb_reset.connection import Reader
 from freshdb_reset.quoting import array
 from freshdb_reset.table_model import Qualified, Relations
 
-_NEVER: Final[Counts] = (0, 0, 0)
+_NEVER: Final[Counts] = (0, 0, 0, 0)
 
 _HORIZON: Final = 2**31 - 2**20
 """Number of transactions after the mark from which on ``age()`` cannot tell what was written since the mark."""
@@ -50,12 +51,14 @@ class WrittenTable:
         updated: number of rows that were updated.
         deleted: number of rows that were deleted.
         pages: size now, in blocks of 8 KiB.
+        total: size now with indexes and values that are stored out of line, in blocks.
     """
 
     inserted: int
     updated: int
     deleted: int
     pages: int
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Inspection:
         numbers: OIDs of login, database and schema, or ``None`` if there is no schema.
         tables: tables of the template that were written to.
         sequences: sequences of the template that were read or moved.
+        maintained: tables of the template that were vacuumed or analysed.
         elsewhere: true if anything else was written to.
         catalogs: catalogs that were written to, once ``inspect_catalogs`` has read them. Empty for a shared database.
         dead_catalog_rows: number of their rows that were replaced or deleted.
@@ -77,6 +81,7 @@ class Inspection:
     numbers: tuple[int, int, int | None]
     tables: Mapping[Qualified, WrittenTable]
     sequences: frozenset[Qualified]
+    maintained: frozenset[Qualified]
     elsewhere: bool
     catalogs: frozenset[str] = frozenset()
     dead_catalog_rows: int = 0
@@ -87,7 +92,7 @@ class Inspection:
 class InspectionQuery:
     """The query that inspects a used database. It returns one row, which ``inspection`` converts.
 
-    Its parameters are the login ($1), the schema or null ($2), and ``values`` ($3 to $6). It needs a table expression
+    Its parameters are the login ($1), the schema or null ($2), and ``values`` ($3 to $7). It needs a table expression
     ``me`` with the row of ``OIDS``.
     """
 
@@ -101,30 +106,38 @@ class InspectionQuery:
         return _INSPECT if self.site.schema is None else _INSPECT_SCHEMA
 
     @property
-    def values(self) -> tuple[str, str, str, str]:
-        """OIDs of tables, the writes to each, OIDs of sequences, and the reads of each, at the time of the mark."""
-        counted = self.mark.counters
+    def values(self) -> tuple[str, str, str, str, str]:
+        """OIDs of tables, OIDs of sequences, and their counters at the time of the mark.
+
+        The counters are the writes to each table, the times it was vacuumed or analysed, and the reads of each sequence.
+        """
         tables, sequences = self.relations.tables, self.relations.sequences
+        counted = [self.mark.counters.get(number, _NEVER) for number in tables]
         return (
             array(tables),
-            array(sum(counted.get(number, _NEVER)) for number in tables),
+            array(sum(one[:3]) for one in counted),
+            array(one[3] for one in counted),
             array(sequences),
-            array(counted.get(number, _NEVER)[0] for number in sequences),
+            array(self.mark.counters.get(number, _NEVER)[0] for number in sequences),
         )
 
     def inspection(self, row: Mapping[str, Any]) -> Inspection:
         """Convert the row. The result is valid if no session of the login was in the database when it was read."""
         mark, counters = self.mark, dict(self.mark.counters)
         tables: dict[Qualified, WrittenTable] = {}
+        maintained: set[Qualified] = set()
         accounted = 0
-        for number, inserted, updated, deleted, pages in row["touched"]:
-            then = counters.get(number, _NEVER)
-            counters[number] = (inserted, updated, deleted)
-            one = WrittenTable(inserted - then[0], updated - then[1], deleted - then[2], pages)
-            tables[self.relations.tables[number]] = one
-            accounted += one.inserted + one.updated + one.deleted
+        for number, inserted, updated, deleted, times, pages, total in row["touched"]:
+            then, name = counters.get(number, _NEVER), self.relations.tables[number]
+            counters[number] = (inserted, updated, deleted, times)
+            if times != then[3]:
+                maintained.add(name)
+            if then[:3] != (inserted, updated, deleted):
+                one = WrittenTable(inserted - then[0], updated - then[1], deleted - then[2], pages, total)
+                tables[name] = one
+                accounted += one.inserted + one.updated + one.deleted
         for number, fetched in row["sequences"]:
-            counters[number] = (fetched, 0, 0)
+            counters[number] = (fetched, 0, 0, 0)
         now = replace(Mark.from_json(row), counters=counters)
         expected = mark.writes + (accounted if self.site.schema is None else 0)
         return Inspection(
@@ -132,6 +145,7 @@ class InspectionQuery:
             numbers=(row["login"], row["database"], row["schema"]),
             tables=tables,
             sequences=frozenset(self.relations.sequences[number] for number, _ in row["sequences"]),
+            maintained=frozenset(maintained),
             elsewhere=now.writes != expected,
         )
 
@@ -142,7 +156,7 @@ async def inspect_catalogs(connection: Reader, inspection: Inspection) -> Inspec
     written: set[str] = set()
     dead = 0
     for row in await connection.fetch(CATALOG_COUNTERS):
-        now: Counts = (row["inserted"], row["updated"], row["deleted"])
+        now: Counts = (row["inserted"], row["updated"], row["deleted"], 0)
         then = counters.get(row["oid"], _NEVER)
         if now != then:
             counters[row["oid"]] = now
@@ -170,15 +184,17 @@ def why_unreliable(baseline: Baseline, mark: Mark, inspection: Inspection) -> st
 _INSPECT: Final = f"""
 SELECT {OID_COLUMNS}, {MARK},
        (SELECT coalesce(json_agg(json_build_array(
-                 number, inserted, updated, deleted,
-                 coalesce(pg_relation_size(number::oid) / current_setting('block_size')::int, 0))), '[]')
-        FROM (SELECT oid::bigint AS number, writes, pg_stat_get_tuples_inserted(oid) AS inserted,
-                     pg_stat_get_tuples_updated(oid) AS updated, pg_stat_get_tuples_deleted(oid) AS deleted
-              FROM unnest($3::text::oid[], $4::text::bigint[]) AS known (oid, writes)
+                 number, inserted, updated, deleted, maintained,
+                 coalesce(pg_relation_size(number::oid) / current_setting('block_size')::int, 0),
+                 coalesce(pg_total_relation_size(number::oid) / current_setting('block_size')::int, 0))), '[]')
+        FROM (SELECT oid::bigint AS number, writes, times, pg_stat_get_tuples_inserted(oid) AS inserted,
+                     pg_stat_get_tuples_updated(oid) AS updated, pg_stat_get_tuples_deleted(oid) AS deleted,
+                     {MAINTAINED.format("oid")} AS maintained
+              FROM unnest($3::text::oid[], $4::text::bigint[], $5::text::bigint[]) AS known (oid, writes, times)
               OFFSET 0) one  -- without it, each counter is read once more
-        WHERE inserted + updated + deleted <> writes) AS touched,
+        WHERE inserted + updated + deleted <> writes OR maintained <> times) AS touched,
        (SELECT coalesce(json_agg(json_build_array(oid::bigint, pg_stat_get_blocks_fetched(oid))), '[]')
-        FROM unnest($5::text::oid[], $6::text::bigint[]) AS known (oid, fetched)
+        FROM unnest($6::text::oid[], $7::text::bigint[]) AS known (oid, fetched)
         WHERE pg_stat_get_blocks_fetched(oid) <> fetched) AS sequences
 FROM me
 """

@@ -12,7 +12,8 @@ from typing import Final
 from freshdb_reset.baseline import KnownState, Site
 from freshdb_reset.catalog_fingerprint import Catalogs, Extent
 from freshdb_reset.change_detection import InspectionQuery
-from freshdb_reset.connection import Connection
+from freshdb_reset.connection import Connection, Rights
+from freshdb_reset.storage import Storage, read_positions, read_storage
 from freshdb_reset.table_model import (
     Qualified,
     Relations,
@@ -38,28 +39,35 @@ class TemplateProfile:
         relations: relations with counters, by the OIDs that all clones share, or ``None`` for isolation ``schema``.
         seeds: rows of its small tables, in the text format of ``COPY``.
         extents: fingerprint of its clones' catalogs, or empty for isolation ``schema``.
+        storage: storage of its tables, or ``None`` if only rows are restored, and not what a plan shows.
+        positions: hashes over the positions of the rows of the tables in ``seeds``.
+        unlike: tables whose rows do not get the same positions when they are loaded again. Resets add to it.
     """
 
     model: TableModel
     relations: Relations | None
     seeds: Mapping[Qualified, bytes] = field(repr=False)
     extents: Mapping[str, Extent] = field(repr=False)
+    storage: Mapping[Qualified, Storage] | None = field(default=None, repr=False)
+    positions: Mapping[Qualified, str] = field(default_factory=dict, repr=False)
+    unlike: set[Qualified] = field(default_factory=set, repr=False, compare=False)
 
 
 async def read_profile(
-    connection: Connection, version: int, known: KnownState, catalogs: Catalogs, *, as_replica: bool
+    connection: Connection, rights: Rights, known: KnownState, catalogs: Catalogs
 ) -> TemplateProfile:
     """Read the profile of a template from a fresh copy.
 
     Args:
         connection: connection to the copy.
-        version: version of the server (``server_version_num``).
+        rights: what the connection allows.
         known: baseline of the copy.
         catalogs: catalogs of the server.
-        as_replica: true if the cleaning session has ``session_replication_role = replica``.
     """
     site = known.baseline.site
-    model = await read_table_model(connection, version, schema=site.schema, as_replica=as_replica)
+    model = await read_table_model(
+        connection, rights.version, schema=site.schema, as_replica=rights.as_replica
+    )
     seeds: dict[Qualified, bytes] = {}
     for name, table in model.tables.items():
         if table.rows is None or not 0 < table.rows <= SEED_ROWS or table.materialized:
@@ -68,11 +76,13 @@ async def read_profile(
         if sum(map(len, seeds.values())) + len(rows) > SEED_BYTES:
             break
         seeds[name] = rows
+    storage = await read_storage(connection, rights, schema=site.schema)
+    positions = await read_positions(connection, seeds, site.schema)
     if site.schema is not None:
-        return TemplateProfile(model, None, seeds, {})
+        return TemplateProfile(model, None, seeds, {}, storage, positions)
     relations = await read_relations(connection, schema=None)
     extents = await catalogs.extents(connection, site.names(known.baseline.numbers[0]), ())
-    return TemplateProfile(model, relations, seeds, extents)
+    return TemplateProfile(model, relations, seeds, extents, storage, positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +105,30 @@ class CleanState:
         return self.template.extents if self.site.schema is None else self.known.baseline.extents
 
     @property
+    def relations(self) -> Relations:
+        """Relations of the database that have counters.
+
+        Raises:
+            Unprovable: they are not known.
+        """
+        relations = self.template.relations if self.site.schema is None else self.known.baseline.relations
+        if relations is None:
+            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
+        return relations
+
+    @property
+    def numbers_of(self) -> Mapping[Qualified, int]:
+        """OIDs of the tables and sequences."""
+        relations = self.relations
+        return {
+            name: number for some in (relations.tables, relations.sequences) for number, name in some.items()
+        }
+
+    @property
     def query(self) -> InspectionQuery:
         """The query that inspects the database.
 
         Raises:
             Unprovable: the relations with counters are not known.
         """
-        relations = self.template.relations if self.site.schema is None else self.known.baseline.relations
-        if relations is None:
-            raise Unprovable("its clean state was not recorded", cause=Cause.UNKNOWN)
-        return InspectionQuery(self.site, relations, self.known.mark)
+        return InspectionQuery(self.site, self.relations, self.known.mark)

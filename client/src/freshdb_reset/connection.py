@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Literal, Protocol
 
@@ -19,6 +20,22 @@ FORMATS: Final = {
     "lc_monetary": "C",
 }
 """Settings of every session that writes values as text, or reads such text: the text is the same in all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the server and the role of a connection that cleans allow.
+
+    Attributes:
+        version: version of the server (``server_version_num``).
+        superuser: true if the role is a superuser. Then the session's writes are not counted (``track_counts`` is off).
+        as_replica: true if the session has ``session_replication_role = replica``, and so fires few triggers and checks no
+            foreign keys.
+    """
+
+    version: int
+    superuser: bool
+    as_replica: bool
 
 
 class Reader(Protocol):
@@ -54,5 +71,6 @@ class Connection(Reader, Protocol):
         columns: Iterable[str],
         schema_name: str | None,
         format: Literal["text"],  # noqa: A002 - as above
+        freeze: bool,
     ) -> str:
-        """Load rows in the text format of ``COPY`` into a table."""
+        """Load rows in the text format of ``COPY`` into a table, and mark them as old if it was truncated just before."""

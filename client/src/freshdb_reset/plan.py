@@ -4,14 +4,22 @@
 found                                      done
 =========================================  =========================================================================
 nothing                                    nothing
-rows in a table that is empty in the       delete them. If the table has grown large and no table with rows refers to
-template                                   it: truncate it
-rows added to a table that has rows        delete those that were written since the mark
-rows of a small table changed or deleted   delete all rows, and load the template's again
+rows in a table that is empty in the       delete them. If the table has grown: truncate it together with the tables that
+template                                   refer to it, or vacuum it if one of these has rows, or there are many
+rows added to a table that has rows        delete those that were written since the mark, and vacuum
+rows of a small table changed or deleted   truncate it and the tables that refer to it, and load the template's rows again
 sequences read or moved                    set them to the template's state
-dead rows                                  vacuum
+numbers that the planner reads changed     set them, as a superuser
+statistics where the template has none     delete them, as a superuser
 anything else                              rebuild the database (``Unprovable``)
 =========================================  =========================================================================
+
+A table that is empty in the template may keep one block of deleted rows, and one per index. The planner takes a table that
+was never vacuumed for ten blocks at least, so it does not see them. In all other tables, the planner would see them, or new
+rows would not go where they go in a fresh copy. So after a vacuum, sizes and positions are compared with the template's
+(``cleaning``).
+
+Where only rows are restored (a profile without storage), tables are not vacuumed, and rarely truncated.
 
 Where the server allows it, rows are deleted and loaded in sessions that fire no triggers and check no foreign keys. This is
 safe, because the rows that are restored were consistent. Elsewhere the order satisfies every foreign key
@@ -32,13 +40,15 @@ from freshdb_reset.change_detection import WrittenTable
 from freshdb_reset.clean_state import TemplateProfile
 from freshdb_reset.foreign_key_order import CircularReferences, CleaningOrder, affected, find_order
 from freshdb_reset.quoting import constant, quoted
+from freshdb_reset.storage import NEVER_VACUUMED, Storage
+from freshdb_reset.storage_diff import StorageChanges
 from freshdb_reset.table_model import Qualified, Table, TableModel, full_name, shown
 from freshdb_reset.verdict import Cause, Unprovable
 
-SPARE_PAGES: Final = 8
-"""Number of blocks (64 KiB) that a table may have more than in the template before it is vacuumed."""
 TRUNCATED_PAGES: Final = 128
-"""Size in blocks (1 MiB) above which a table that should be empty is truncated, because that is cheaper."""
+"""Size in blocks (1 MiB) above which a table that should be empty is truncated where only rows are restored."""
+_TOGETHER: Final = 16
+"""Number of tables up to which truncating them costs less than vacuuming one."""
 
 
 @dataclass(slots=True)
@@ -50,7 +60,9 @@ class Plan:
         delete_new: tables to lose the rows that were written since the mark.
         reload: tables to empty, and to load from the template.
         truncate: tables to truncate in one statement.
-        vacuum: tables to vacuum afterwards.
+        vacuum: tables to vacuum afterwards, and to compare with the template's storage then.
+        numbers: tables whose numbers and hints in ``pg_class`` are set to the template's.
+        statistics: tables whose planner statistics are deleted.
         sequences: sequences to set, with ``last_value`` and ``is_called``.
         order: order of the steps, or ``None`` if it does not matter.
     """
@@ -60,6 +72,8 @@ class Plan:
     reload: list[Qualified] = field(default_factory=list)
     truncate: list[Qualified] = field(default_factory=list)
     vacuum: list[Qualified] = field(default_factory=list)
+    numbers: list[Qualified] = field(default_factory=list)
+    statistics: list[Qualified] = field(default_factory=list)
     sequences: list[tuple[Qualified, int, bool]] = field(default_factory=list)
     order: CleaningOrder | None = None
 
@@ -70,6 +84,7 @@ class Plan:
             ("reload", self.reload),
             ("truncate", self.truncate),
             ("delete", [*self.delete, *self.delete_new]),
+            ("statistics", [*self.numbers, *self.statistics]),
             ("sequences", self.sequences),
         ):
             if work:
@@ -79,15 +94,19 @@ class Plan:
     @property
     def writes(self) -> bool:
         """True if the plan writes rows of tables or catalogs, and does not only delete."""
-        return bool(self.reload or self.truncate)
+        return bool(self.reload or self.truncate or self.vacuum or self.numbers or self.statistics)
 
     @property
     def reason(self) -> str:
         """The changes that were found, in words."""
-        tables = len(self.delete) + len(self.delete_new) + len(self.reload) + len(self.truncate)
+        tables = len({*self.delete, *self.delete_new, *self.reload, *self.truncate})
         parts = [
             f"{number} {what}"
-            for number, what in ((tables, "tables written to"), (len(self.sequences), "sequences used"))
+            for number, what in (
+                (tables, "tables written to"),
+                (len(self.sequences), "sequences used"),
+                (len({*self.numbers, *self.statistics}), "tables vacuumed, analysed or altered"),
+            )
             if number
         ]
         return ", ".join(parts) or "nothing was changed"
@@ -105,6 +124,7 @@ class Plan:
             since: transaction since which rows count as new.
         """
         order = self.order or CleaningOrder(delete=[*self.delete, *self.reload, *self.delete_new])
+        truncated = frozenset(self.truncate)
         statements: list[str] = []
         if order.deferred:
             statements.append("SET CONSTRAINTS ALL DEFERRED")
@@ -113,10 +133,14 @@ class Plan:
             statements.append(f"TRUNCATE {tables}")
         new = written_since(f"'{xid(since)}'")
         for name, columns in order.unset:
+            if name in truncated:
+                continue
             unset = ", ".join(f"{quoted(column)} = NULL" for column in columns)
             where = f" WHERE {new}" if name in self.delete_new else ""
             statements.append(f"UPDATE ONLY {full_name(name, schema)} SET {unset}{where}")
         for name in order.delete:
+            if name in truncated:
+                continue
             where = f" WHERE {new}" if name in self.delete_new else ""
             statements.append(f"DELETE FROM ONLY {full_name(name, schema)}{where}")
         return statements
@@ -143,7 +167,13 @@ class Inspected(Protocol):
 
 
 def make_plan(
-    template: TemplateProfile, found: Inspected, rewritten: frozenset[Qualified], *, in_order: bool = False
+    template: TemplateProfile,
+    found: Inspected,
+    rewritten: frozenset[Qualified] = frozenset(),
+    changes: StorageChanges | None = None,
+    *,
+    in_order: bool = False,
+    insufficient: Collection[Qualified] = (),
 ) -> Plan:
     """Choose the cheapest steps that are proved to be enough.
 
@@ -151,25 +181,37 @@ def make_plan(
         template: profile of the template.
         found: changes in the database.
         rewritten: tables whose storage was replaced (truncated or rewritten), whatever the counters say.
+        changes: tables that differ in what the planner reads.
         in_order: true if the session checks foreign keys.
+        insufficient: tables for which deleting and vacuuming was tried, and was not enough.
 
     Raises:
         Unprovable: only a rebuild is enough.
     """
-    plan, model = Plan(), template.model
+    choice = _Choice(Plan(), template, frozenset(insufficient))
+    plan, model = choice.plan, template.model
     for name in sorted({*found.tables, *rewritten}):
         table, written = model.tables.get(name), found.tables.get(name)
         if table is None:
             raise Unprovable(f"the table {shown(name)} is not part of the template", cause=Cause.CATALOGS)
         if table.rows == 0 and written is None:
             continue  # it was truncated, and should be empty
-        _choose(plan, template, name, table, written, was_rewritten=name in rewritten)
-        if written is not None and written.pages > table.pages + SPARE_PAGES and name not in plan.truncate:
-            plan.vacuum.append(name)
+        choice.add(name, table, written, was_rewritten=name in rewritten)
     plan.sequences = [(name, *model.sequences[name]) for name in sorted(found.sequences)]
-    plan.delete = [name for name in plan.delete if name not in plan.truncate]
+    if changes is not None:
+        plan.numbers, plan.statistics = sorted(changes.numbers), sorted(changes.statistics)
     if in_order:
-        _put_in_order(plan, template)
+        for name in sorted(affected(model, plan.reload)):
+            choice.reload(name)
+    choice.remove_truncated()
+    if changes is not None and not changes.can_be_set:
+        for name in sorted(changes.numbers.difference(plan.truncate, plan.vacuum)):
+            raise Unprovable(
+                f"the table {shown(name)} was vacuumed or analysed, and only a superuser can undo that",
+                cause=Cause.PLANNER,
+            )
+    if in_order:
+        _put_in_order(plan, model)
     return plan
 
 
@@ -183,70 +225,135 @@ def plan_emptying(model: TableModel, names: Collection[Qualified]) -> Plan:
     return Plan(delete=[*names], truncate=order.truncate, order=order)
 
 
-def _put_in_order(plan: Plan, template: TemplateProfile) -> None:
-    model = template.model
-    for name in sorted(affected(model, plan.reload)):
-        if name in plan.delete_new:
-            plan.delete_new.remove(name)
-        _choose_reload(plan, template, name, model.tables[name])
+def _put_in_order(plan: Plan, model: TableModel) -> None:
+    emptied = [name for name in (*plan.delete, *plan.reload) if name not in plan.truncate]
     try:
-        plan.order = find_order(
-            model, empty=[*plan.delete, *plan.reload], thin=plan.delete_new, load=plan.reload
-        )
+        plan.order = find_order(model, empty=emptied, thin=plan.delete_new, load=plan.reload)
     except CircularReferences as circle:
         raise Unprovable(f"the tables {circle}", cause=Cause.ROWS) from circle
     plan.truncate += [name for name in plan.order.truncate if name not in plan.truncate]
 
 
-def _choose(
-    plan: Plan,
-    template: TemplateProfile,
-    name: Qualified,
-    table: Table,
-    written: WrittenTable | None,
-    *,
-    was_rewritten: bool,
-) -> None:
-    """Add the step for one table to the plan."""
-    if table.materialized:
-        raise Unprovable(f"the materialized view {shown(name)} was refreshed", cause=Cause.ROWS)
-    if table.rows == 0:
-        together = template.model.closure(name)
-        large = written is not None and written.pages > TRUNCATED_PAGES
-        if large and all(
-            (one := template.model.tables.get(each)) is not None
-            and one.rows == 0
-            and "truncate" not in one.fires
-            for each in together
-        ):
-            plan.truncate += sorted(together - set(plan.truncate))
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The choice of steps, table by table."""
+
+    plan: Plan
+    template: TemplateProfile
+    insufficient: frozenset[Qualified]
+
+    def add(
+        self, name: Qualified, table: Table, written: WrittenTable | None, *, was_rewritten: bool
+    ) -> None:
+        """Add the steps for one table to the plan."""
+        if table.materialized:
+            raise Unprovable(f"the materialized view {shown(name)} was refreshed", cause=Cause.ROWS)
+        only_added = written is not None and not was_rewritten and written.updated == written.deleted == 0
+        if table.rows == 0 and written is not None:
+            self._empty(name, written)
+        elif only_added and name not in self.insufficient:
+            self._delete_new(name)
         else:
-            _check_nothing_fires(name, table, "delete")
-            plan.delete.append(name)
-    elif written is not None and not was_rewritten and written.updated == written.deleted == 0:
-        _check_nothing_fires(name, table, "delete")
-        plan.delete_new.append(name)
-    else:
-        _choose_reload(plan, template, name, table)
+            self.reload(name)
 
+    def remove_truncated(self) -> None:
+        """Remove what a truncation makes unnecessary."""
+        plan, truncated = self.plan, frozenset(self.plan.truncate)
+        plan.delete = [name for name in plan.delete if name not in truncated]
+        plan.delete_new = [name for name in plan.delete_new if name not in plan.reload]
+        loaded = frozenset(plan.reload)
+        kept = [name for name in plan.vacuum if name not in truncated and name not in loaded]
+        plan.vacuum = [] if self.template.storage is None else [*kept, *plan.reload]
 
-def _choose_reload(plan: Plan, template: TemplateProfile, name: Qualified, table: Table) -> None:
-    if name not in template.seeds:
-        raise Unprovable(
-            f"rows of the table {shown(name)} were changed, and it is too large to load again",
-            cause=Cause.ROWS,
-        )
-    if table.runs_code:
-        raise Unprovable(
-            f"loading the table {shown(name)} would run functions of the template's author", cause=Cause.ROWS
-        )
-    _check_nothing_fires(name, table, "delete", "insert")
-    plan.reload.append(name)
+    def reload(self, name: Qualified) -> None:
+        """Load the rows of a table again, and of those that are truncated with it."""
+        if name in self.plan.reload:
+            return
+        if self.template.storage is None:
+            self._check_loads(name)
+            self._check_nothing_fires(name, "delete", "insert")
+            self.plan.reload.append(name)
+            return
+        for one in sorted(self.template.model.closure(name)):
+            table = self.template.model.tables.get(one)
+            if table is None:
+                raise Unprovable(
+                    f"the table {shown(name)} cannot be truncated, because the partitioned table {shown(one)} refers to it",
+                    cause=Cause.ROWS,
+                )
+            self._check_nothing_fires(one, "truncate")
+            if table.rows != 0 and one not in self.plan.reload:
+                self._check_loads(one)
+                self._check_nothing_fires(one, "insert")
+                self.plan.reload.append(one)
+            if one not in self.plan.truncate:
+                self.plan.truncate.append(one)
 
+    def _empty(self, name: Qualified, written: WrittenTable) -> None:
+        plan, together = self.plan, self.template.model.closure(name)
+        storage = self._storage(name)
+        if storage is None:
+            stays, few = written.pages <= TRUNCATED_PAGES, True
+        else:
+            stays = (
+                written.total <= storage.spacious
+                and storage.numbers[1] == NEVER_VACUUMED
+                and storage.searches_exactly
+                and name not in self.insufficient
+            )
+            few = len(together) <= _TOGETHER or name in self.insufficient
+        if not stays and few and all(self._should_be_empty(one) for one in together):
+            plan.truncate += sorted(together - set(plan.truncate))
+            return
+        if name in self.insufficient:
+            raise self._unlike(name)
+        self._check_nothing_fires(name, "delete")
+        plan.delete.append(name)
+        if not stays:
+            plan.vacuum.append(name)
 
-def _check_nothing_fires(name: Qualified, table: Table, *events: str) -> None:
-    firing = [event for event in events if event in table.fires]
-    if firing:
-        raise Unprovable(
-            f"the table {shown(name)} has triggers or rules that fire on {firing[0]}", cause=Cause.ROWS
+    def _should_be_empty(self, name: Qualified) -> bool:
+        table = self.template.model.tables.get(name)
+        return table is not None and table.rows == 0 and "truncate" not in table.fires
+
+    def _delete_new(self, name: Qualified) -> None:
+        storage = self._storage(name)
+        if storage is not None and not storage.searches_exactly:
+            raise Unprovable(
+                f"the table {shown(name)} has an index for approximate searches, which deleted rows change",
+                cause=Cause.PLANNER,
+            )
+        self._check_nothing_fires(name, "delete")
+        self.plan.delete_new.append(name)
+        self.plan.vacuum.append(name)
+
+    def _check_loads(self, name: Qualified) -> None:
+        storage = self._storage(name)
+        if name not in self.template.seeds:
+            raise Unprovable(
+                f"rows of the table {shown(name)} were changed, and it is too large to load again",
+                cause=Cause.ROWS,
+            )
+        if self.template.model.tables[name].runs_code:
+            raise Unprovable(
+                f"loading the table {shown(name)} would run functions of the template's author",
+                cause=Cause.ROWS,
+            )
+        if name in self.template.unlike or (storage is not None and not storage.searches_exactly):
+            raise self._unlike(name)
+
+    def _check_nothing_fires(self, name: Qualified, *events: str) -> None:
+        firing = [event for event in events if event in self.template.model.tables[name].fires]
+        if firing:
+            raise Unprovable(
+                f"the table {shown(name)} has triggers or rules that fire on {firing[0]}", cause=Cause.ROWS
+            )
+
+    def _storage(self, name: Qualified) -> Storage | None:
+        return None if self.template.storage is None else self.template.storage[name]
+
+    def _unlike(self, name: Qualified) -> Unprovable:
+        return Unprovable(
+            f"rows of the table {shown(name)} would not get the template's positions or space again",
+            cause=Cause.PLANNER,
         )

@@ -173,11 +173,11 @@ def states_of(rows: Iterable[Any]) -> dict[Qualified, tuple[int, bool]]:
 async def copy_out(
     connection: Connection, table: Qualified, columns: tuple[str, ...], schema: str | None
 ) -> bytes:
-    """Read the rows of a table, in the text format of ``COPY``."""
+    """Read the rows of a table in the order of their positions, in the text format of ``COPY``."""
     rows = BytesIO()
     names = ", ".join(quoted(column) for column in columns)
     await connection.copy_from_query(
-        f"SELECT {names} FROM ONLY {full_name(table, schema)}",
+        f"SELECT {names} FROM ONLY {full_name(table, schema)} ORDER BY ctid",
         output=rows,
         format="text",
     )

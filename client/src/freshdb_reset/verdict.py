@@ -45,6 +45,8 @@ class Cause(StrEnum):
     """Definitions differ from the template's."""
     SURROUNDINGS = "surroundings"
     """Settings, privileges or comments of the database or its login changed."""
+    PLANNER = "planner"
+    """Planner statistics, or the order of rows, differ from the template's, and cannot be put back."""
     ROWS = "rows"
     """Rows of the template were changed that cannot be restored, or not cheaply."""
     AUDIT = "audit"

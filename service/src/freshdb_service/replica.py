@@ -14,6 +14,7 @@ replenisher  creates and drops databases of pools                   ``replenishe
 recovery     takes over claims that have expired                    ``reaper_seconds``
 deaths       takes over claims of workers that hold no lock         ``deaths_seconds``
 reconciler   compares rows, Redis and servers                       ``reconciler_seconds``
+vacuum       vacuums tables and catalogs where autovacuum is off    ``reconciler_seconds``
 tokens       reloads tokens, writes when they were used             ``token_refresh_seconds`` a changed token
 trail        writes entries of the audit log, a batch at a time     ``trail_flush_seconds``
 history      writes statistics of pools and resets                  ``history_flush_seconds``
@@ -63,6 +64,7 @@ from freshdb_service.maintenance.loop import Loop, run
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
+from freshdb_service.maintenance.vacuum import Vacuum
 from freshdb_service.observability.tracing import from_environment as tracing_from_environment
 from freshdb_service.pooling.pools import Pools
 from freshdb_service.pooling.reset_jobs import ResetJobs
@@ -133,6 +135,7 @@ class Replica:
             Loop("recovery", reconciler.recover, settings.reaper_seconds),
             Loop("deaths", reconciler.recover_from_deaths, settings.deaths_seconds),
             Loop("reconciler", reconciler.run_once, settings.reconciler_seconds),
+            Loop("vacuum", Vacuum(at).run_once, settings.reconciler_seconds),
             Loop("tokens", self.token_cache.run_once, settings.token_refresh_seconds, tokens),
             Loop("trail", at.audit_log.flush, settings.trail_flush_seconds),
             Loop("history", at.history.flush, settings.history_flush_seconds),

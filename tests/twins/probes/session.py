@@ -22,9 +22,9 @@ class Session:
     """An open connection and the names of the lease.
 
     In SQL, ``{schema}``, ``{role}`` and ``{database}`` are literals of these names, ``{role_oid}`` is the role's oid, and
-    ``{role_word}`` a regular expression for its name. ``{own_database}`` is true with isolation ``database``.
-    ``{scope COLUMN}`` is the condition that a column names a schema of the lease: its own one, or with a database of its own
-    every schema that is not the system's.
+    ``{role_word}`` a regular expression for its name and that of its database or schema. ``{own_database}`` is true with
+    isolation ``database``. ``{scope COLUMN}`` is the condition that a column names a schema of the lease: its own one, or
+    with a database of its own every schema that is not the system's.
     """
 
     connection: psycopg.Connection[tuple[Any, ...]]
@@ -32,33 +32,33 @@ class Session:
     major: int
     role: str
     database: str
+    schema: str
 
     @classmethod
     def of(
-        cls, connection: psycopg.Connection[tuple[Any, ...]], isolation: Literal["database", "schema"]
+        cls,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        isolation: Literal["database", "schema"],
+        schema: str,
     ) -> Session:
-        """Use a connection."""
+        """Use a connection. ``schema`` is the schema of the template's tables."""
         info = connection.info
-        return cls(connection, isolation, info.server_version // 10000, info.user, info.dbname)
-
-    @property
-    def schema(self) -> str:
-        """The schema of the template's tables."""
-        return "public" if self.isolation == "database" else self.role
+        return cls(connection, isolation, info.server_version // 10000, info.user, info.dbname, schema)
 
     @property
     def names(self) -> Names:
-        """The names to hide."""
-        if self.database == self.role:
-            return Names({self.role: "<lease>"})
-        return Names({self.role: "<role>", self.database: "<database>"})
+        """The names to hide. A reused database has the name of its first login, and a fresh one that of its only login."""
+        own = self.database if self.isolation == "database" else self.schema
+        shared = {} if self.isolation == "database" else {self.database: "<database>"}
+        return Names({self.role: "<lease>", own: "<lease>"} | shared)
 
     def sql(self, text: str) -> str:
         """Return SQL with the names filled in."""
         for name, value in (("schema", self.schema), ("role", self.role), ("database", self.database)):
             text = text.replace(f"{{{name}}}", _literal(value))
         text = text.replace("{role_oid}", f"(SELECT oid FROM pg_roles WHERE rolname = {_literal(self.role)})")
-        word = f"(^|[^A-Za-z0-9]){re.escape(self.role)}($|[^A-Za-z0-9])"
+        own = self.database if self.isolation == "database" else self.schema
+        word = f"(^|[^A-Za-z0-9])({re.escape(self.role)}|{re.escape(own)})($|[^A-Za-z0-9])"
         text = text.replace("{role_word}", _literal(word))
         text = text.replace("{own_database}", str(self.isolation == "database"))
         return _SCOPE.sub(lambda found: self._scope(found.group(1)), text)

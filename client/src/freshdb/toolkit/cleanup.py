@@ -140,7 +140,9 @@ class _Operations:
         noted = self._required_note()
         ask, _ = begin(connection)
         set_formats(ask)
-        now = run_coroutine(read_digest(ask, noted.layout.version, noted.layout.model, schema=None))
+        now = run_coroutine(
+            read_digest(ask, noted.layout.version, noted.layout.model, schema=None, positions=False)
+        )
         out = self._excluded(noted.layout)
         found = [*differences(_without(noted.digest, out), _without(now, out))]
         extents = run_coroutine(noted.catalogs.extents(ask, NO_NAMES, ()))
@@ -279,12 +281,12 @@ class _Operations:
         """Carry out a plan whose order satisfies foreign keys, or, where there is none, one without checks."""
         layout = noted.layout
         try:
-            plan = make_plan(noted.profile(layout.model), seen, frozenset(), in_order=True)
+            plan = make_plan(noted.profile(layout.model), seen, in_order=True)
         except Unprovable as unprovable:
             if layout.unchecked is None:
                 raise NotClean([str(unprovable)]) from unprovable
             try:
-                plan = make_plan(noted.profile(layout.unchecked), seen, frozenset())
+                plan = make_plan(noted.profile(layout.unchecked), seen)
             except Unprovable as still:
                 raise NotClean([str(still)]) from still
             ask.execute("SET LOCAL session_replication_role = replica")

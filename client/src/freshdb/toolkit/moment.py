@@ -275,7 +275,7 @@ def read_note(ask: AsyncpgAdapter, moment: Moment) -> Note:
         run_coroutine(catalogs.extents(ask, NO_NAMES, ())),
         counts,
         rows,
-        run_coroutine(read_digest(ask, layout.version, layout.model, schema=None)),
+        run_coroutine(read_digest(ask, layout.version, layout.model, schema=None, positions=False)),
         catalogs,
         moment,
     )

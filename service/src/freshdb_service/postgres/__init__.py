@@ -39,6 +39,7 @@ from freshdb_service.postgres.server.connections import Login, ignore_lost_conne
 from freshdb_service.postgres.server.control_database import close_control_database, ensure_control_database
 from freshdb_service.postgres.server.options import ServerOptions
 from freshdb_service.postgres.server.server import Server
+from freshdb_service.postgres.server.vacuum import vacuum_shared_catalogs
 
 __all__ = [
     "Activity",
@@ -79,4 +80,5 @@ __all__ = [
     "refuse_foreign_databases",
     "run_sql",
     "seal",
+    "vacuum_shared_catalogs",
 ]

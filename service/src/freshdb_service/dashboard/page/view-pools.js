@@ -10,7 +10,7 @@ import { table } from "./table.js";
 import { poolTable, waiterColumns } from "./view-overview.js";
 
 const RANGES = [[3600, "1 hour"], [86400, "24 hours"]];
-const PATHS = ["nothing", "sequences", "delete", "truncate", "reload", "rebuild"];
+const PATHS = ["nothing", "sequences", "statistics", "delete", "truncate", "reload", "rebuild"];
 const PERCENTILES = [["p50", "median"], ["p95", "95 %"], ["p99", "99 %"]];
 
 export const list = {

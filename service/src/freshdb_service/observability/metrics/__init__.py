@@ -43,7 +43,7 @@ _LAG_SECONDS: Final = 0.25
 _IN_TIME: Final = 2 / 3
 """Share of the TTL that is left at a timely heartbeat. A client renews after a third of it (``freshdb.heartbeat``)."""
 
-RESET_PATHS: Final = ("nothing", "sequences", "delete", "truncate", "reload", "rebuild")
+RESET_PATHS: Final = ("nothing", "sequences", "statistics", "delete", "truncate", "reload", "rebuild")
 CONTROL_PLANE: Final = "control plane"
 """Value of the label ``server`` for the control plane. No managed server can have it, because names have no blanks."""
 

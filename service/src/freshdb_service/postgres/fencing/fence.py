@@ -107,7 +107,7 @@ SELECT ARRAY(SELECT pid::text FROM open) AS inside,
          AS vacuuming,
        -- Evaluated last, so that the inspection includes the writes of all backends that have ended.
        CASE WHEN NOT EXISTS (SELECT FROM open)
-             AND NOT EXISTS (SELECT FROM starting WHERE $7::text[] IS NULL OR pid::text = ANY ($7::text[]))
+             AND NOT EXISTS (SELECT FROM starting WHERE $8::text[] IS NULL OR pid::text = ANY ($8::text[]))
             THEN (SELECT to_json(one)::text FROM ({inspection}) one) END AS inspection
 """.replace("{ours}", SETTINGS["application_name"]).replace("{me}", OIDS)
 

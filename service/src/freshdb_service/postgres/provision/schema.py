@@ -11,6 +11,7 @@ rights on the seed or on the schema of another lease.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
@@ -21,6 +22,7 @@ from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNot
 from freshdb_service.postgres.drop import drop_schema
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint
+from freshdb_service.postgres.provision.planner_statistics import gather_statistics
 from freshdb_service.postgres.roles import create_login
 from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import (
@@ -33,6 +35,7 @@ from freshdb_service.postgres.server.connections import (
 )
 from freshdb_service.postgres.server.server import Server
 
+_log = logging.getLogger(__name__)
 _COPY_SECONDS: Final = 600.0
 """Timeout for creating one schema with its rows."""
 
@@ -87,6 +90,10 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
                     f"creating a schema from this template fails: {error}", retry_after_seconds=5.0
                 ) from error
         await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
+        try:
+            await gather_statistics(connection, str(name))
+        except asyncpg.PostgresError as error:  # a function in an index fails, as it did for the template
+            _log.warning("no statistics for the schema %s on the server %s: %s", name, server.name, error)
 
 
 async def _create_schema(

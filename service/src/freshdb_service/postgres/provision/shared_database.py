@@ -5,8 +5,8 @@ that cannot log in. A new ``public`` gets the extensions. ``pg_dump`` dumps the 
 dump, and their rows are copied from the seed's tables.
 
 The preparation ends with a trial: a schema is created from the blueprint, dumped, and compared with the dump of the seed,
-object by object. If they differ, or if the schema cannot be created, the template is refused with the differences. So a
-schema that is leased is always equal to the template's.
+object by object. So are the rows of its tables and materialized views. If they differ, or if the schema cannot be created,
+the template is refused with the differences. So a schema that is leased is always equal to the template's.
 
 The finished blueprint is stored in the shared database, as the comment on the seed. A preparation that finds one is done, so
 a worker that was paused never drops a database that is in use. A preparation that finds none drops what a dead worker left,
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
@@ -25,6 +26,7 @@ from uuid import UUID
 
 import asyncpg
 
+from freshdb_reset import differences, read_digest, read_table_model
 from freshdb_service.errors import BackendUnavailable, FreshdbError, IsolationUnsupported
 from freshdb_service.postgres import ownership
 from freshdb_service.postgres.blockers import terminating_blockers
@@ -93,7 +95,7 @@ async def _prepare(server: Server, pool_id: UUID, template_database: str) -> Blu
         await _grant_reading(connection, seed, reader)
         blueprint = Blueprint(str(shared), str(seed), str(shared), _script(first), "", _script(last))
         blueprint = replace(blueprint, load=await load_script(connection, str(seed), blueprint.target))
-        await _try(server, pool_id, blueprint, wanted)
+        await _try(server, connection, pool_id, blueprint, wanted)
         await _write_finished(connection, seed, blueprint)
     return blueprint
 
@@ -135,24 +137,81 @@ async def _grant_reading(connection: Connection, seed: Name, reader: Name) -> No
         )
 
 
-async def _try(server: Server, pool_id: UUID, blueprint: Blueprint, wanted: list[str]) -> None:
+async def _try(
+    server: Server, connection: Connection, pool_id: UUID, blueprint: Blueprint, wanted: list[str]
+) -> None:
     """Create one schema, compare it with the seed, and drop it. Its name has the pool's token (``ownership.inventory``)."""
+    seed = blueprint.seed_schema
     try:
-        login = await provision_schema(server, pool_id, 0, blueprint)
-        dumped = await asyncio.gather(
-            dump_schema(server, blueprint.shared_database, login.user, "pre-data"),
-            dump_schema(server, blueprint.shared_database, login.user, "post-data"),
-        )
+        name, first, last = await _created(server, pool_id, blueprint)
+        _refuse(await _differing_rows(server, connection, seed, name))
         await drop_schema(server, pool_id, blueprint.shared_database)
+        made = {renamed(entry, {name: seed}) for entry in (*first, *last)}
+        # The login's name replaces two names: the schema's, and its owner's.
+        expected = {renamed(entry, {blueprint.build_role: seed}) for entry in wanted}
+        if made == expected:
+            return
+        # PostgreSQL may print an expression differently once it has read its own text, and then always the same.
+        copied = replace(
+            blueprint, seed_schema=name, build_role=name, before=_script(first), load="", after=_script(last)
+        )
+        name, first, last = await _created(server, pool_id, copied)
+        await drop_schema(server, pool_id, blueprint.shared_database)
+        stable = {renamed(entry, {name: seed}) for entry in (*first, *last)}
+        _refuse(differing_definitions(expected - made, made - expected, stable))
     except CopyFailed as error:
         _refuse([error.message])
         raise
-    names = {login.user: blueprint.seed_schema}
-    made = {renamed(entry, names) for text in dumped for entry in entries(text, login.user)}
-    # The login's name replaces two names: the schema's, and its owner's.
-    expected = {renamed(entry, {blueprint.build_role: blueprint.seed_schema}) for entry in wanted}
-    differing = sorted(made.symmetric_difference(expected))
-    _refuse([f"a schema created from it would differ: {entry[:500]}" for entry in differing])
+
+
+async def _created(server: Server, pool_id: UUID, blueprint: Blueprint) -> tuple[str, list[str], list[str]]:
+    """Create one schema. Return its name and the entries of its dump, before and after the rows."""
+    login = await provision_schema(server, pool_id, 0, blueprint)
+    before, after = await asyncio.gather(
+        dump_schema(server, blueprint.shared_database, login.user, "pre-data"),
+        dump_schema(server, blueprint.shared_database, login.user, "post-data"),
+    )
+    return login.user, entries(before, login.user), entries(after, login.user)
+
+
+async def _differing_rows(server: Server, connection: Connection, seed: str, made: str) -> list[str]:
+    """Return the tables and materialized views whose stored rows a copy would compute differently."""
+    digests = []
+    for schema in (seed, made):
+        try:
+            model = await read_table_model(connection, server.version, schema=schema, as_replica=False)
+            digest = await read_digest(connection, server.version, model, schema=schema, positions=False)
+        except asyncpg.InsufficientPrivilegeError:
+            return []  # row security hides rows from the service's role, if that is no superuser
+        digests.append(digest)
+    return [f"in a schema created from it, {difference}" for difference in differences(*digests)]
+
+
+def differing_definitions(
+    expected: Collection[str], made: Collection[str], stable: Collection[str]
+) -> list[str]:
+    """Describe the definitions that differ in a copy, unless they differ only in how PostgreSQL prints them.
+
+    Args:
+        expected: definitions that the template has and the copy has not.
+        made: definitions that the copy has and the template has not.
+        stable: definitions of a copy of the copy.
+    """
+    if set(made) <= set(stable) and Counter(map(_beginning, expected)) == Counter(map(_beginning, made)):
+        return []
+    described = []
+    for beginning in sorted({*map(_beginning, expected), *map(_beginning, made)}):
+        there = {line for entry in expected if _beginning(entry) == beginning for line in entry.splitlines()}
+        here = {line for entry in made if _beginning(entry) == beginning for line in entry.splitlines()}
+        lines = [f"template: {one.strip()}" for one in sorted(there - here)]
+        lines += [f"schema: {one.strip()}" for one in sorted(here - there)]
+        described.append(f"a schema created from it would differ: {beginning}: {', '.join(lines)[:500]}")
+    return described
+
+
+def _beginning(entry: str) -> str:
+    """Return what names the object that a statement of a dump defines."""
+    return entry.splitlines()[0].partition("(")[0].strip()
 
 
 async def _write_finished(connection: Connection, seed: Name, blueprint: Blueprint) -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
+from freshdb_reset import COUNTED_PAGES
 from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
 from freshdb_service.postgres import ownership
 from freshdb_service.postgres.blockers import allow_connections, roll_back_prepared
@@ -25,6 +26,7 @@ from freshdb_service.postgres.fencing.fence import fence, terminate, wait_for_st
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
+from freshdb_service.postgres.provision.planner_statistics import gather_statistics
 from freshdb_service.postgres.roles import create_login
 from freshdb_service.postgres.server.connections import Connection, Login, operation
 from freshdb_service.postgres.server.server import Server
@@ -135,7 +137,10 @@ async def _install(server: Server, name: Name, extensions: Sequence[str]) -> Non
 
 
 async def _analyze(server: Server, name: Name) -> None:
-    """Gather statistics and freeze rows once, so that every clone has them, and no clone is vacuumed for old rows.
+    """Put the storage in the state that resets can restore, and gather statistics once, so that every clone has them.
+
+    Rows of small tables are written anew, one after the other, as a reset would load them. All rows are frozen, so that no
+    clone is vacuumed for old rows. Sequences lose the values that PostgreSQL had logged ahead.
 
     This runs functions in index expressions (as their owner, in PostgreSQL's restricted mode), so it can fail. A template
     without statistics still works.
@@ -143,7 +148,19 @@ async def _analyze(server: Server, name: Name) -> None:
     async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
         await connection.execute("SET search_path TO public")  # the builder's functions find each other there
         try:
-            await connection.execute("VACUUM (FREEZE, ANALYZE)")
+            small = [str(row[0]) for row in await connection.fetch(_SMALL_TABLES, COUNTED_PAGES)]
+            if small:
+                await connection.execute(f"VACUUM (FULL, FREEZE) {', '.join(small)}")
+            if server.is_superuser:
+                await connection.execute("VACUUM (FREEZE)")  # the catalogs, too
+                await connection.execute(_NEVER_VACUUMED)
+            await gather_statistics(connection, None)
+            for row in await connection.fetch(_SEQUENCES):
+                await connection.execute(
+                    f"SELECT setval($1::text::regclass, last_value, is_called) FROM {row[0]}", row[0]
+                )
+            if server.is_superuser:
+                await connection.execute("SELECT pg_stat_reset()")  # or autovacuum would find something to do
         except asyncpg.PostgresError as error:
             _log.warning("no statistics for the template %s on the server %s: %s", name, server.name, error)
 
@@ -157,6 +174,31 @@ async def _close(connection: Connection, server: Server, name: Name) -> None:
         f"ALTER DATABASE {database} IS_TEMPLATE false CONNECTION LIMIT -1 ALLOW_CONNECTIONS false; "
         f"ALTER DATABASE {database} OWNER TO CURRENT_USER"
     )
+
+
+_SMALL_TABLES: Final = """
+SELECT c.oid::regclass::text FROM pg_class c
+WHERE c.relkind = 'r' AND c.oid >= 16384 AND c.relpersistence <> 't'
+  AND pg_relation_size(c.oid) / current_setting('block_size')::int BETWEEN 1 AND $1::int
+"""
+
+_NEVER_VACUUMED: Final = """
+WITH empty AS (
+    UPDATE pg_class SET reltuples = -1
+    WHERE relkind = 'r' AND oid >= 16384 AND reltuples = 0 AND relpages = 0 RETURNING oid, reltoastrelid
+), parts AS (
+    SELECT indexrelid AS number FROM pg_index JOIN empty ON indrelid IN (oid, reltoastrelid)
+    UNION ALL SELECT reltoastrelid FROM empty
+)
+UPDATE pg_class SET relpages = 0, reltuples = -1 FROM parts WHERE oid = parts.number
+"""
+"""A table without rows counts as one that was never vacuumed, as it was before, unless the build vacuumed it. It has the
+numbers of a table that was just truncated, with its indexes. Elsewhere than on a superuser's server, tables without rows are
+left alone."""
+
+_SEQUENCES: Final = """
+SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S' AND oid >= 16384 AND relpersistence <> 't'
+"""
 
 
 async def _find(connection: Connection, server: Server, name: Name) -> OwnedDatabase | None:

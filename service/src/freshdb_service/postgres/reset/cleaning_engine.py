@@ -38,14 +38,18 @@ from freshdb_reset import (
     Plan,
     Qualified,
     Site,
+    StorageChanges,
     Unprovable,
     audit_differences,
     check_definitions,
+    find_storage_changes,
     inspect_catalogs,
     make_plan,
     read_baseline,
     read_mark,
+    read_mark_with_counters_reset,
     read_mark_without_counters,
+    settle,
 )
 from freshdb_service.errors import BackendUnavailable, Conflict
 from freshdb_service.lifecycle import Isolation
@@ -62,8 +66,8 @@ from freshdb_service.postgres.reset.engine import (
 )
 from freshdb_service.postgres.reset.login_handover import (
     LoginHandover,
-    clean_and_hand_over,
     open_login,
+    restore_and_hand_over,
     undo,
 )
 from freshdb_service.postgres.reset.template_cache import TemplateCache
@@ -99,6 +103,7 @@ class _Inspected:
     leftovers: Leftovers
     inspection: Inspection
     rewritten: frozenset[Qualified]
+    changes: StorageChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +151,10 @@ class CleaningEngine:
                 schema = work.expected.site.schema is not None
                 catalogs = await self._templates.catalogs(server, session, schema=schema)
                 rewritten = await check_definitions(session, catalogs, work.expected, inspection)
+                changes = await find_storage_changes(session, server.rights, work.expected, inspection)
                 await self._vacuum_catalogs(session, work.expected.site, catalogs, inspection)
                 inspected = _Inspected(
-                    work, visit.pop_all(), session, catalogs, leftovers, inspection, rewritten
+                    work, visit.pop_all(), session, catalogs, leftovers, inspection, rewritten, changes
                 )
         except (Unprovable, asyncpg.PostgresError) as error:
             unprovable = _with_leftovers(error, leftovers)
@@ -194,7 +200,9 @@ class CleaningEngine:
         name = str(server.name_of(kind, job.used.database_id, job.generation))
         async with inspected.visit:
             in_order = not server.may_be_replica
-            plan = make_plan(expected.template, inspection, inspected.rewritten, in_order=in_order)
+            plan = make_plan(
+                expected.template, inspection, inspected.rewritten, inspected.changes, in_order=in_order
+            )
             password = await server.passwords.take()
             handover = LoginHandover(site.login, name, password.verifier)
             mark = await _carry_out(session, server, plan, expected, handover, inspection)
@@ -229,7 +237,7 @@ class CleaningEngine:
         digest = self._templates.digest(work.server, work.origin)
         if digest is None:
             raise Unprovable("an audit needs a fresh copy of the template to compare with", cause=Cause.AUDIT)
-        found = await audit_differences(session, work.server.version, catalogs, expected, digest)
+        found = await audit_differences(session, work.server.rights, catalogs, expected, digest)
         if found:
             raise Unprovable(f"an audit found that {found[0]}", cause=Cause.AUDIT, audit=found)
         return ()
@@ -310,13 +318,23 @@ async def _carry_out(
 ) -> Mark:
     """Clean, and let the next login in. Return the mark, which is set in between."""
     at_once = server.is_superuser
-    await clean_and_hand_over(session, plan, expected, handover, at_once=at_once)
+    await restore_and_hand_over(session, plan, expected, handover, at_once=at_once)
     site = replace(expected.site, login=handover.new)
     try:
+        await settle(session, server.rights, plan, expected, inspection)
         if not at_once:  # the writes of this session were counted, and are not the next holder's
             mark = await read_mark(session, site, expected.known.baseline.relations)
             await open_login(session, handover)
             return mark
+        numbers_of = expected.numbers_of
+        changed = {*inspection.tables, *inspection.maintained, *inspection.sequences}
+        touched = {numbers_of[name] for name in changed}
+        if touched and site.schema is None:
+            now = await read_mark_with_counters_reset(session, site, touched)
+            left = {
+                number: counts for number, counts in inspection.mark.counters.items() if number not in touched
+            }
+            return replace(inspection.mark, transaction=now.transaction, reset_at=now.reset_at, counters=left)
         if plan.writes:  # rows that are written after the mark are not the template's
             now = await read_mark_without_counters(session, site)
             return replace(inspection.mark, transaction=now.transaction)

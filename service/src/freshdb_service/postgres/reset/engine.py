@@ -54,7 +54,7 @@ class ResetOutcome:
 
     Attributes:
         login: login of the new generation.
-        path: most expensive step: nothing, sequences, delete, truncate, reload, rebuild.
+        path: most expensive step: nothing, sequences, statistics, delete, truncate, reload, rebuild.
         reason: reason for this step.
         seconds: duration of the reset.
         known: baseline and mark for the next reset.

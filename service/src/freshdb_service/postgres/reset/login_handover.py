@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from freshdb_reset import Cause, CleanState, Plan, Unprovable, clean
+from freshdb_reset import Cause, CleanState, Plan, Unprovable, restore_rows
 from freshdb_service.postgres.names import literal, quoted
 from freshdb_service.postgres.server.session_cache import Session
 
@@ -41,10 +41,10 @@ class LoginHandover:
         ]
 
 
-async def clean_and_hand_over(
+async def restore_and_hand_over(
     session: Session, plan: Plan, expected: CleanState, handover: LoginHandover, *, at_once: bool
 ) -> None:
-    """Clean the database and hand it over to the next login, in one transaction.
+    """Restore rows and sequences, and hand the database over to the next login, in one transaction.
 
     ``at_once`` also opens the login, which takes a superuser. Otherwise the login only has its new name afterwards, and
     waits for ``open_login``. By then, the writes of this session have been counted.
@@ -53,7 +53,7 @@ async def clean_and_hand_over(
         Unprovable: the login does not exist, so another worker has the database by now. Nothing was changed.
     """
     try:
-        await clean(session, plan, expected, handover.statements(at_once=at_once))
+        await restore_rows(session, plan, expected, handover.statements(at_once=at_once))
     except (asyncpg.DivisionByZeroError, asyncpg.UndefinedObjectError) as error:
         raise Unprovable("its login does not exist any more", cause=Cause.LOGIN) from error
 

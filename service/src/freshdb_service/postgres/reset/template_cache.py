@@ -66,13 +66,13 @@ class TemplateCache:
         key, schema = _key(server, origin), known.baseline.site.schema
         if key not in self._templates:
             catalogs = await self.catalogs(server, session, schema=schema is not None)
-            self._templates[key] = await read_profile(
-                session, server.version, known, catalogs, as_replica=server.may_be_replica
-            )
+            self._templates[key] = await read_profile(session, server.rights, known, catalogs)
             self._evict()
         if key in self._digests and self._digests[key] is None:
             model = self._templates[key].model
-            self._digests[key] = await read_digest(session, server.version, model, schema=schema)
+            self._digests[key] = await read_digest(
+                session, server.version, model, schema=schema, positions=True
+            )
 
     def _evict(self) -> None:
         while len(self._templates) > _MAX_TEMPLATES or self._bytes() > SEED_BYTES:

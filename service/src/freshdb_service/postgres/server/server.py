@@ -17,6 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
+from freshdb_reset import Rights
 from freshdb_service.observability.instrumentation import Instrument, no_instrument
 from freshdb_service.observability.liveness import Liveness, OnProbe, ignore
 from freshdb_service.postgres.names import Kind, Name, literal, quoted
@@ -74,6 +75,11 @@ class Server:
         self._address = address
         self._pool = pool
         self._instrument = instrument
+
+    @property
+    def rights(self) -> Rights:
+        """What the sessions of ``sessions`` may do."""
+        return Rights(self.version, superuser=self.is_superuser, as_replica=self.may_be_replica)
 
     def __repr__(self) -> str:
         """Return name, address and version. The DSN may hold a password."""

@@ -1,0 +1,51 @@
+"""Vacuum and analyse tables with rows once, so that every copy has the same planner statistics and visible rows.
+
+Tables without rows are left alone. PostgreSQL treats a table that was never vacuumed in another way, and resets rely on it
+(``freshdb_reset.plan``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from freshdb_service.postgres.server.connections import Connection
+
+_ATTEMPTS: Final = 40
+_PAUSE_SECONDS: Final = 0.05
+
+
+async def gather_statistics(connection: Connection, schema: str | None) -> None:
+    """Vacuum and analyse the tables that have rows, in one schema or in all.
+
+    A session that is just starting, in any database, delays when rows become visible to all. So this repeats the vacuum, for
+    two seconds at most.
+    """
+    seeded = await connection.fetchval(_SEEDED, schema)
+    if seeded is None:
+        return
+    await connection.execute(f"VACUUM (FREEZE, ANALYZE, DISABLE_PAGE_SKIPPING) {seeded}")
+    for _ in range(_ATTEMPTS):
+        hidden = await connection.fetchval(_HIDDEN, schema)
+        if hidden is None:
+            return
+        await asyncio.sleep(_PAUSE_SECONDS)
+        await connection.execute(f"VACUUM (FREEZE, DISABLE_PAGE_SKIPPING) {hidden}")
+
+
+_OF: Final = "($1::text IS NULL OR n.nspname = $1::text) AND c.oid >= 16384 AND c.relpersistence <> 't'"
+
+_SEEDED: Final = f"""
+SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {_OF}
+  AND CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) > 0
+           WHEN c.relkind = 'p' THEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t WHERE t.isleaf
+                                             AND pg_relation_size(t.relid) > 0) END
+"""
+"""Names of the tables that have rows."""
+
+_HIDDEN: Final = f"""
+SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {_OF} AND c.relkind IN ('r', 'm') AND c.relallvisible < c.relpages
+"""
+"""Names of the tables with rows that are not visible to all."""
