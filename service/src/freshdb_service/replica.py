@@ -60,7 +60,7 @@ from freshdb_service.errors import BackendUnavailable, ConfigurationError
 from freshdb_service.leasing.acquire import Acquirer
 from freshdb_service.leasing.leases import Leases
 from freshdb_service.maintenance.janitor import Janitor
-from freshdb_service.maintenance.loop import Loop, run
+from freshdb_service.maintenance.loop import Loop, end, finish, run
 from freshdb_service.maintenance.reaper import Reaper
 from freshdb_service.maintenance.reconciler import Reconciler
 from freshdb_service.maintenance.replenisher import Replenisher
@@ -165,12 +165,10 @@ class Replica:
             yield
         finally:
             self.resources.stopping.set()
-            await loops
+            await finish(loops)
             await self.reset_jobs.resets.finish()
             await self.builds.close()
-            for listener in listeners:
-                listener.cancel()
-            await asyncio.gather(*listeners, return_exceptions=True)
+            await end(listeners)
             await self._flush()
 
     async def _flush(self) -> None:

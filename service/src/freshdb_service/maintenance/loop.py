@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from freshdb_service.errors import BackendUnavailable
 from freshdb_service.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+_CANCEL_AGAIN_SECONDS = 1.0
+_SLOW_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,29 @@ async def run(loops: Sequence[Loop], stop: asyncio.Event, metrics: Metrics) -> N
     async with asyncio.TaskGroup() as group:
         for loop in loops:
             group.create_task(_run(loop, stop, metrics), name=loop.name)
+
+
+async def end(tasks: Collection[asyncio.Task[object]]) -> None:
+    """Cancel tasks until they have ended, and ignore their results.
+
+    A library can lose a cancellation that arrives in the moment of its own timeout. So this cancels again every second.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        ended, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+        await asyncio.gather(*ended, return_exceptions=True)
+
+
+async def finish(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a task, and log at intervals what the process waits for."""
+    while True:
+        ended, _ = await asyncio.wait({task}, timeout=_SLOW_SECONDS)
+        if ended:
+            return await task
+        names = sorted({one.get_name() for one in asyncio.all_tasks() if one is not asyncio.current_task()})
+        _log.warning("stopping takes long: these tasks have not ended: %s", ", ".join(names))
 
 
 async def _run(loop: Loop, stop: asyncio.Event, metrics: Metrics) -> None:
