@@ -50,16 +50,8 @@ REASONS: Final = (
     Reason("counters of partitioned tables go on", ("counters.maintenance: public.event/*",)),
     Reason("only a superuser may reset counters", ("counters.*: *",), roles=("plain",)),
     Reason(
-        "numbers of indexes and TOAST tables of emptied tables are those after a truncation, which the planner does not use",
-        (
-            "statistics.indexes: */relpages",
-            "statistics.indexes: */reltuples",
-            "statistics.toast: */reltuples",
-        ),
-        isolations=("schema",),
-    ),
-    Reason(
-        "as above: only a superuser may prepare the template for it",
+        "numbers of indexes and TOAST tables of emptied tables are those after a truncation. Only a superuser may prepare the "
+        "template for it. The planner does not use them",
         (
             "statistics.indexes: */relpages",
             "statistics.indexes: */reltuples",

@@ -44,7 +44,9 @@ KNOWN: Final = {
     "postgres/provision/schema.py": {"ALTER ROLE", "REVOKE"},
     "postgres/provision/shared_database.py": {"ALTER SCHEMA", "ALTER EXTENSION", "ALTER TABLE", "REVOKE"},
     # The build's database is looked up by prefix and stamp.
-    "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE", "UPDATE pg_class"},
+    "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE"},
+    # Planner statistics in a build, or in a schema that the same operation has just created.
+    "postgres/provision/planner_statistics.py": {"UPDATE pg_class"},
     # The right of PUBLIC to connect to databases of an embedded server, and to the control plane's database.
     "postgres/server/server.py": {"REVOKE"},
     "postgres/server/control_database.py": {"REVOKE"},

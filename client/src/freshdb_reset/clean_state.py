@@ -13,7 +13,7 @@ from freshdb_reset.baseline import KnownState, Site
 from freshdb_reset.catalog_fingerprint import Catalogs, Extent
 from freshdb_reset.change_detection import InspectionQuery
 from freshdb_reset.connection import Connection, Rights
-from freshdb_reset.storage import Storage, read_positions, read_storage
+from freshdb_reset.storage import Storage, read_numbers_digest, read_positions, read_storage
 from freshdb_reset.table_model import (
     Qualified,
     Relations,
@@ -40,7 +40,10 @@ class TemplateProfile:
         seeds: rows of its small tables, in the text format of ``COPY``.
         extents: fingerprint of its clones' catalogs, or empty for isolation ``schema``.
         storage: storage of its tables, or ``None`` if only rows are restored, and not what a plan shows.
+        numbers: hash over the numbers and hints of its tables and indexes.
         positions: hashes over the positions of the rows of the tables in ``seeds``.
+        statements: function that makes ``pg_stat_statements`` forget a login's statements. It is ``None`` without that
+            extension, and empty if the role may not call it.
         unlike: tables whose rows do not get the same positions when they are loaded again. Resets add to it.
     """
 
@@ -49,7 +52,9 @@ class TemplateProfile:
     seeds: Mapping[Qualified, bytes] = field(repr=False)
     extents: Mapping[str, Extent] = field(repr=False)
     storage: Mapping[Qualified, Storage] | None = field(default=None, repr=False)
+    numbers: str = ""
     positions: Mapping[Qualified, str] = field(default_factory=dict, repr=False)
+    statements: str | None = None
     unlike: set[Qualified] = field(default_factory=set, repr=False, compare=False)
 
 
@@ -77,12 +82,23 @@ async def read_profile(
             break
         seeds[name] = rows
     storage = await read_storage(connection, rights, schema=site.schema)
+    numbers = await read_numbers_digest(connection, rights, schema=site.schema)
     positions = await read_positions(connection, seeds, site.schema)
+    statements = await connection.fetchval(_STATEMENTS)
     if site.schema is not None:
-        return TemplateProfile(model, None, seeds, {}, storage, positions)
+        return TemplateProfile(model, None, seeds, {}, storage, numbers, positions, statements)
     relations = await read_relations(connection, schema=None)
     extents = await catalogs.extents(connection, site.names(known.baseline.numbers[0]), ())
-    return TemplateProfile(model, relations, seeds, extents, storage, positions)
+    return TemplateProfile(model, relations, seeds, extents, storage, numbers, positions, statements)
+
+
+_STATEMENTS: Final = """
+SELECT CASE WHEN has_function_privilege(p.oid, 'EXECUTE') THEN format('%I.%I', n.nspname, p.proname) ELSE '' END
+FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE e.extname = 'pg_stat_statements' AND p.proname = 'pg_stat_statements_reset'
+  AND current_setting('pg_stat_statements.max', true) IS NOT NULL  -- loaded by the server
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ async def settle(
 ) -> None:
     """Vacuum after ``restore_rows``, compare the storage with the template's, and set what the planner reads.
 
+    If the template has ``pg_stat_statements``, the statements of the login are forgotten, too.
+
     If this raises, the database is not clean, and no login may be let in.
 
     Args:
@@ -63,6 +65,9 @@ async def settle(
         numbers = {name: templates[name] for name in (*fresh, *plan.vacuum, *plan.numbers)}
         if numbers:
             await connection.execute(numbers_script(rights.version, numbers, expected.site.schema))
+    if expected.template.statements:
+        login, database, _ = expected.known.baseline.numbers
+        await connection.fetch(f"SELECT {expected.template.statements}({login:d}::oid, {database:d}::oid, 0)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,12 @@ async def read_storage(
     }
 
 
+async def read_numbers_digest(connection: Reader, rights: Rights, *, schema: str | None) -> str:
+    """Read a hash over the numbers and hints of all tables and indexes. It is cheap, however many tables there are."""
+    columns = ", ".join(f"c.{name}" for name in (*number_columns(rights.version), *FLAGS))
+    return str(await connection.fetchval(_NUMBERS.replace("{columns}", columns), schema))
+
+
 async def read_positions(
     connection: Reader, names: Collection[Qualified], schema: str | None
 ) -> dict[Qualified, str]:
@@ -183,6 +189,13 @@ def _literal(value: float | bool) -> str:  # noqa: FBT001 - a value of a stateme
         return str(value).lower()
     return f"{value:.9g}"
 
+
+_NUMBERS: Final = """
+SELECT md5(string_agg(concat_ws(' ', {columns}), ',' ORDER BY n.nspname, c.relname))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'p', 'i') AND c.oid >= 16384 AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+  AND ($1::text IS NULL OR n.nspname = $1::text)
+"""
 
 _STATISTICS: Final = """
 (SELECT md5(string_agg(kept, E'\\n' ORDER BY kept)) FROM (

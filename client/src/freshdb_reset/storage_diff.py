@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from freshdb_reset.catalog_fingerprint import STATISTICS
 from freshdb_reset.change_detection import Inspection
 from freshdb_reset.clean_state import CleanState
 from freshdb_reset.connection import Reader, Rights
-from freshdb_reset.storage import read_storage
+from freshdb_reset.storage import read_numbers_digest, read_storage
 from freshdb_reset.table_model import Qualified, shown
 from freshdb_reset.verdict import Cause, Unprovable
 
@@ -45,13 +46,25 @@ async def find_storage_changes(
     Raises:
         Unprovable: there are differences that cannot be put back.
     """
+    if expected.template.statements == "":
+        raise Unprovable(
+            "pg_stat_statements keeps the statements of its login, and this role may not reset them",
+            cause=Cause.PLANNER,
+        )
     templates = expected.template.storage
     in_schema = expected.site.schema is not None
     in_catalogs = inspection.elsewhere and (in_schema or bool(inspection.catalogs))
     if templates is None or not (inspection.maintained or in_catalogs):
         return StorageChanges()
+    schema = expected.site.schema
+    only_definitions = not (inspection.maintained or in_schema or inspection.catalogs & STATISTICS)
+    if (
+        only_definitions  # as temporary tables write
+        and await read_numbers_digest(connection, rights, schema=schema) == expected.template.numbers
+    ):
+        return StorageChanges()
     only = None if in_catalogs else [expected.numbers_of[name] for name in inspection.maintained]
-    found = await read_storage(connection, rights, schema=expected.site.schema, only=only)
+    found = await read_storage(connection, rights, schema=schema, only=only)
     numbers: set[Qualified] = set()
     statistics: set[Qualified] = set()
     for name, now in found.items():

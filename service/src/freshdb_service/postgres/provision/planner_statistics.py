@@ -33,6 +33,14 @@ async def gather_statistics(connection: Connection, schema: str | None) -> None:
         await connection.execute(f"VACUUM (FREEZE, DISABLE_PAGE_SKIPPING) {hidden}")
 
 
+async def unset_empty_tables(connection: Connection, schema: str | None) -> None:
+    """Let tables without rows, in one schema or in all, count as never vacuumed, as they did before the build vacuumed them.
+
+    This takes a superuser. The tables and their indexes have the numbers of a table that was just truncated.
+    """
+    await connection.execute(_UNSET, schema)
+
+
 _OF: Final = "($1::text IS NULL OR n.nspname = $1::text) AND c.oid >= 16384 AND c.relpersistence <> 't'"
 
 _SEEDED: Final = f"""
@@ -49,3 +57,15 @@ SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace
 WHERE {_OF} AND c.relkind IN ('r', 'm') AND c.relallvisible < c.relpages
 """
 """Names of the tables with rows that are not visible to all."""
+
+_UNSET: Final = f"""
+WITH empty AS (
+    SELECT c.oid, c.reltoastrelid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE {_OF} AND c.relkind = 'r' AND c.relpages = 0 AND c.reltuples <= 0 AND pg_relation_size(c.oid) = 0
+), parts AS (
+    SELECT oid AS number FROM empty UNION ALL SELECT reltoastrelid FROM empty
+    UNION ALL SELECT x.indexrelid FROM pg_index x JOIN empty ON x.indrelid IN (empty.oid, empty.reltoastrelid)
+)
+UPDATE pg_class c SET relpages = 0, reltuples = -1 FROM parts
+WHERE c.oid = parts.number AND (c.relpages, c.reltuples) IS DISTINCT FROM (0, -1)
+"""

@@ -22,7 +22,7 @@ from freshdb_service.errors import BackendUnavailable, FreshdbError, TemplateNot
 from freshdb_service.postgres.drop import drop_schema
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint
-from freshdb_service.postgres.provision.planner_statistics import gather_statistics
+from freshdb_service.postgres.provision.planner_statistics import gather_statistics, unset_empty_tables
 from freshdb_service.postgres.roles import create_login
 from freshdb_service.postgres.server.capabilities import MEMBERSHIP_OPTIONS_VERSION
 from freshdb_service.postgres.server.connections import (
@@ -92,6 +92,8 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
         await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
         try:
             await gather_statistics(connection, str(name))
+            if server.is_superuser:
+                await unset_empty_tables(connection, str(name))
         except asyncpg.PostgresError as error:  # a function in an index fails, as it did for the template
             _log.warning("no statistics for the schema %s on the server %s: %s", name, server.name, error)
 

@@ -82,7 +82,7 @@ async def _prepare(server: Server, pool_id: UUID, template_database: str) -> Blu
     await transfer_ownership(server, str(shared), template_database, shared)
     async with server.inside(str(shared)) as connection:
         _refuse(await ineligibility_reasons(connection))
-        await _rename_public(connection, seed, shared)
+        await _rename_public(connection, seed, shared, as_superuser=server.is_superuser)
         before, after = await asyncio.gather(
             dump_schema(server, str(shared), str(seed), "pre-data"),
             dump_schema(server, str(shared), str(seed), "post-data"),
@@ -100,7 +100,7 @@ async def _prepare(server: Server, pool_id: UUID, template_database: str) -> Blu
     return blueprint
 
 
-async def _rename_public(connection: Connection, seed: Name, owner: Name) -> None:
+async def _rename_public(connection: Connection, seed: Name, owner: Name, *, as_superuser: bool) -> None:
     """Rename ``public`` to the seed's name, and move extensions to a new ``public``."""
     rows = await connection.fetch(
         "SELECT extname FROM pg_extension WHERE extnamespace = 'public'::regnamespace"
@@ -118,7 +118,14 @@ async def _rename_public(connection: Connection, seed: Name, owner: Name) -> Non
             try:
                 await connection.execute(f"ALTER EXTENSION {quoted(extension)} SET SCHEMA public")
             except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError) as error:
-                _refuse([f'the extension {extension} cannot be moved out of the schema "public": {error}'])
+                remedy = (
+                    ""
+                    if as_superuser
+                    else ". A superuser owns its parts, so let freshdb connect as a superuser"
+                )
+                _refuse(
+                    [f'the extension {extension} cannot be moved out of the schema "public": {error}{remedy}']
+                )
 
 
 async def _grant_reading(connection: Connection, seed: Name, reader: Name) -> None:

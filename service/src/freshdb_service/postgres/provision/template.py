@@ -26,7 +26,7 @@ from freshdb_service.postgres.fencing.fence import fence, terminate, wait_for_st
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
-from freshdb_service.postgres.provision.planner_statistics import gather_statistics
+from freshdb_service.postgres.provision.planner_statistics import gather_statistics, unset_empty_tables
 from freshdb_service.postgres.roles import create_login
 from freshdb_service.postgres.server.connections import Connection, Login, operation
 from freshdb_service.postgres.server.server import Server
@@ -153,7 +153,7 @@ async def _analyze(server: Server, name: Name) -> None:
                 await connection.execute(f"VACUUM (FULL, FREEZE) {', '.join(small)}")
             if server.is_superuser:
                 await connection.execute("VACUUM (FREEZE)")  # the catalogs, too
-                await connection.execute(_NEVER_VACUUMED)
+                await unset_empty_tables(connection, None)
             await gather_statistics(connection, None)
             for row in await connection.fetch(_SEQUENCES):
                 await connection.execute(
@@ -181,20 +181,6 @@ SELECT c.oid::regclass::text FROM pg_class c
 WHERE c.relkind = 'r' AND c.oid >= 16384 AND c.relpersistence <> 't'
   AND pg_relation_size(c.oid) / current_setting('block_size')::int BETWEEN 1 AND $1::int
 """
-
-_NEVER_VACUUMED: Final = """
-WITH empty AS (
-    UPDATE pg_class SET reltuples = -1
-    WHERE relkind = 'r' AND oid >= 16384 AND reltuples = 0 AND relpages = 0 RETURNING oid, reltoastrelid
-), parts AS (
-    SELECT indexrelid AS number FROM pg_index JOIN empty ON indrelid IN (oid, reltoastrelid)
-    UNION ALL SELECT reltoastrelid FROM empty
-)
-UPDATE pg_class SET relpages = 0, reltuples = -1 FROM parts WHERE oid = parts.number
-"""
-"""A table without rows counts as one that was never vacuumed, as it was before, unless the build vacuumed it. It has the
-numbers of a table that was just truncated, with its indexes. Elsewhere than on a superuser's server, tables without rows are
-left alone."""
 
 _SEQUENCES: Final = """
 SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S' AND oid >= 16384 AND relpersistence <> 't'
