@@ -50,8 +50,8 @@ REASONS: Final = (
     Reason("counters of partitioned tables go on", ("counters.maintenance: public.event/*",)),
     Reason("only a superuser may reset counters", ("counters.*: *",), roles=("plain",)),
     Reason(
-        "numbers of indexes and TOAST tables of emptied tables are those after a truncation, which the planner does not use. "
-        "Only a superuser may prepare the template for it",
+        "numbers of indexes and TOAST tables of emptied tables are those after a truncation. Only a superuser prepares the "
+        "template for it, and the planner does not use them",
         (
             "statistics.indexes: */relpages",
             "statistics.indexes: */reltuples",
