@@ -72,6 +72,11 @@ REASONS: Final = (
         ),
     ),
     Reason(
+        "PostgreSQL keeps the schemas of temporary tables",
+        ("catalogs.temporary_schemas: *", "catalogs.row_counts: pg_namespace"),
+    ),
+    Reason("counters of the whole database go on", ("counters.incidents: *",)),
+    Reason(
         "privileges on a shared database name the logins of other leases",
         ("catalogs.database: */datacl*",),
         isolations=("schema",),
