@@ -1,5 +1,5 @@
 #!/bin/sh
-# PostgreSQL 18.4: ORDER BY k DESC returns rows with equal keys in another order once the index was built anew.
+# PostgreSQL 18.4: ORDER BY k DESC returns rows with equal keys in another order once the index was built again.
 #
 # Rows with equal keys are ordered by their position in an index (since PostgreSQL 13), and a backward scan returns them in the
 # opposite order. That holds for an index that grew row by row. REINDEX, VACUUM FULL, pg_restore and CREATE INDEX on a filled

@@ -42,8 +42,8 @@ class TemplateProfile:
         storage: storage of its tables, or ``None`` if only rows are restored, and not what a plan shows.
         numbers: hash over the numbers and hints of its tables and indexes.
         positions: hashes over the positions of the rows of the tables in ``seeds``.
-        statements: function that makes ``pg_stat_statements`` forget a login's statements. It is ``None`` without that
-            extension, and empty if the role may not call it.
+        statements: call that makes ``pg_stat_statements`` forget the statements of a login in a database (their OIDs are its
+            parameters). It is ``None`` without that extension, and empty if the role may not call it.
         unlike: tables whose rows do not get the same positions when they are loaded again. Resets add to it.
     """
 
@@ -93,12 +93,15 @@ async def read_profile(
 
 
 _STATEMENTS: Final = """
-SELECT CASE WHEN has_function_privilege(p.oid, 'EXECUTE') THEN format('%I.%I', n.nspname, p.proname) ELSE '' END
-FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+SELECT CASE WHEN has_function_privilege(p.oid, 'EXECUTE')
+            THEN format('%I.%I($1::oid, $2::oid, 0::bigint%s)', n.nspname, p.proname,
+                        CASE WHEN p.pronargs = 4 THEN ', false' END) ELSE '' END
+FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
      JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE e.extname = 'pg_stat_statements' AND p.proname = 'pg_stat_statements_reset'
   AND current_setting('pg_stat_statements.max', true) IS NOT NULL  -- loaded by the server
 """
+"""The call names the type of every argument: no function of the template's author fits as well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ async def settle(
             await connection.execute(numbers_script(rights.version, numbers, expected.site.schema))
     if expected.template.statements:
         login, database, _ = expected.known.baseline.numbers
-        await connection.fetch(f"SELECT {expected.template.statements}({login:d}::oid, {database:d}::oid, 0)")
+        await connection.fetch(f"SELECT {expected.template.statements}", login, database)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ async def restore_rows(
         first: statements that the transaction begins with.
     """
     schema, template = expected.site.schema, expected.template
-    # An index that is created anew by a truncation may be sized by statistics.
+    # A truncation creates indexes again, and statistics may decide their size.
     statistics = clear_statistics_statements(plan.statistics, schema) if plan.statistics else []
     script = "; ".join(
         [
@@ -142,14 +142,14 @@ async def _vacuum(
         options += ", SKIP_DATABASE_STATS"
     tables = ", ".join(full_name(name, schema) for name in vacuum)
     await connection.execute(f"VACUUM ({options}) {tables}")
-    numbers_of = expected.numbers_of
+    numbers_of, shared = expected.numbers_of, schema is not None
     found = await read_storage(connection, rights, schema=schema, only=[numbers_of[name] for name in vacuum])
     wrong = frozenset(
         name
         for name, now in found.items()
-        if not now.equals_in_files(templates[name], shared=schema is not None)
+        if not now.equals_in_files(templates[name], shared=shared)
         or now.total > templates[name].bound
-        or not (rights.superuser or now.equals_in_catalog(templates[name]))
+        or not (rights.superuser or now.equals_in_catalog(templates[name], shared=shared))
     )
     positions = await read_positions(connection, plan.reload, schema)
     unlike = [name for name in plan.reload if name in wrong or positions[name] != template.positions[name]]

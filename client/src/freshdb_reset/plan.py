@@ -47,6 +47,8 @@ from freshdb_reset.verdict import Cause, Unprovable
 
 TRUNCATED_PAGES: Final = 128
 """Size in blocks (1 MiB) above which a table that should be empty is truncated where only rows are restored."""
+_PARTS: Final = 5
+"""Rows of ``pg_class`` for a usual table: itself, its indexes, its TOAST table and that one's index."""
 _TOGETHER: Final = 16
 """Number of tables up to which truncating them costs less than vacuuming one."""
 
@@ -95,6 +97,11 @@ class Plan:
     def writes(self) -> bool:
         """True if the plan writes rows of tables or catalogs, and does not only delete."""
         return bool(self.reload or self.truncate or self.vacuum or self.numbers or self.statistics)
+
+    @property
+    def catalog_rows(self) -> int:
+        """Approximate number of rows of catalogs that the plan replaces."""
+        return _PARTS * len(self.truncate) + len(self.numbers) + len(self.statistics)
 
     @property
     def reason(self) -> str:

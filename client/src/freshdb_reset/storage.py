@@ -75,9 +75,10 @@ class Storage:
         lenient = shared or other.numbers[2] < other.pages
         return self.pages == other.pages and (lenient or self.numbers[2:] == other.numbers[2:])
 
-    def equals_in_catalog(self, other: Storage) -> bool:
-        """Return whether numbers and hints are the same."""
-        return self.numbers == other.numbers and self.flags == other.flags
+    def equals_in_catalog(self, other: Storage, *, shared: bool) -> bool:
+        """Return whether numbers and hints are the same, but for the visibility in a shared database."""
+        compared = 2 if shared else len(self.numbers)
+        return self.numbers[:compared] == other.numbers[:compared] and self.flags == other.flags
 
 
 def number_columns(version: int) -> tuple[str, ...]:

@@ -74,9 +74,11 @@ async def find_storage_changes(
         if now.statistics != then.statistics:
             if then.statistics or not rights.superuser:
                 raise Unprovable(
-                    f"planner statistics of the table {shown(name)} were gathered anew", cause=Cause.PLANNER
+                    f"planner statistics of the table {shown(name)} were gathered again", cause=Cause.PLANNER
                 )
             statistics.add(name)
-        if not now.equals_in_catalog(then) or (rights.superuser and now.parts != then.parts):
+        if not now.equals_in_catalog(then, shared=in_schema) or (
+            rights.superuser and now.parts != then.parts
+        ):
             numbers.add(name)
     return StorageChanges(frozenset(numbers), frozenset(statistics), can_be_set=rights.superuser)

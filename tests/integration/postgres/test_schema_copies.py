@@ -13,7 +13,7 @@ from freshdb_service.postgres import Server
 from freshdb_service.postgres.provision.shared_database import differing_definitions
 from tests.integration.postgres.stage import build_template, connected, pool_of
 
-PRINTED_ANEW: Final = {
+PRINTED_DIFFERENTLY: Final = {
     "a check": "CREATE TABLE t (s varchar(10) CHECK (s IN ('a', 'b')))",
     "a check of a domain": "CREATE DOMAIN d AS varchar(10) CHECK (VALUE IN ('a', 'b')); CREATE TABLE t (s d)",
     "a default": "CREATE TABLE t (s varchar(10), is_a boolean DEFAULT ('a'::varchar(10) IN ('a', 'b')))",
@@ -51,15 +51,17 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' ORDER BY r
 """
 
 
-@pytest.mark.parametrize("kind", PRINTED_ANEW)
-async def test_an_expression_that_postgresql_prints_anew_is_no_difference(server: Server, kind: str) -> None:
-    pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, PRINTED_ANEW[kind]))
+@pytest.mark.parametrize("kind", PRINTED_DIFFERENTLY)
+async def test_an_expression_that_postgresql_prints_differently_is_no_difference(
+    server: Server, kind: str
+) -> None:
+    pool = await pool_of(server, Isolation.SCHEMA, await build_template(server, PRINTED_DIFFERENTLY[kind]))
     login = await pool.provision(uuid4())
     async with connected(server, login) as connection:
         assert await connection.fetchval("SELECT count(*) FROM t") == 0
 
 
-async def test_a_stored_result_that_would_be_computed_anew_is_refused(any_server: Server) -> None:
+async def test_a_stored_result_that_would_be_computed_again_is_refused(any_server: Server) -> None:
     template = await build_template(
         any_server,
         "CREATE TABLE s (n int); INSERT INTO s VALUES (1); CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM s",

@@ -9,13 +9,25 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from freshdb_service.postgres.server.connections import Connection
+from freshdb_service.postgres.server.connections import SETTINGS, Connection
 
 _ATTEMPTS: Final = 40
 _PAUSE_SECONDS: Final = 0.05
 
 
-async def gather_statistics(connection: Connection, schema: str | None) -> None:
+async def vacuum(connection: Connection, options: str, tables: str, *, path: str) -> None:
+    """Vacuum tables. Functions in their indexes run with this search path, and no other statement does.
+
+    They run as the tables' owner, in PostgreSQL's restricted mode.
+    """
+    await connection.execute(f"SET search_path TO {path}")
+    try:
+        await connection.execute(f"VACUUM ({options}) {tables}")
+    finally:
+        await connection.execute(f"SET search_path TO {SETTINGS['search_path']}")
+
+
+async def gather_statistics(connection: Connection, schema: str | None, *, path: str) -> None:
     """Vacuum and analyse the tables that have rows, in one schema or in all.
 
     A session that is just starting, in any database, delays when rows become visible to all. So this repeats the vacuum, for
@@ -24,13 +36,13 @@ async def gather_statistics(connection: Connection, schema: str | None) -> None:
     seeded = await connection.fetchval(_SEEDED, schema)
     if seeded is None:
         return
-    await connection.execute(f"VACUUM (FREEZE, ANALYZE, DISABLE_PAGE_SKIPPING) {seeded}")
+    await vacuum(connection, "FREEZE, ANALYZE, DISABLE_PAGE_SKIPPING", seeded, path=path)
     for _ in range(_ATTEMPTS):
         hidden = await connection.fetchval(_HIDDEN, schema)
         if hidden is None:
             return
         await asyncio.sleep(_PAUSE_SECONDS)
-        await connection.execute(f"VACUUM (FREEZE, DISABLE_PAGE_SKIPPING) {hidden}")
+        await vacuum(connection, "FREEZE, DISABLE_PAGE_SKIPPING", hidden, path=path)
 
 
 async def unset_empty_tables(connection: Connection, schema: str | None) -> None:

@@ -91,7 +91,7 @@ async def _make(server: Server, login: Login, name: Name, blueprint: Blueprint) 
                 ) from error
         await connection.execute(f"REVOKE {quoted(reader)} FROM {quoted(name)}")
         try:
-            await gather_statistics(connection, str(name))
+            await gather_statistics(connection, str(name), path=f"{quoted(name)}, public")
             if server.is_superuser:
                 await unset_empty_tables(connection, str(name))
         except asyncpg.PostgresError as error:  # a function in an index fails, as it did for the template

@@ -26,13 +26,19 @@ from freshdb_service.postgres.fencing.fence import fence, terminate, wait_for_st
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
-from freshdb_service.postgres.provision.planner_statistics import gather_statistics, unset_empty_tables
+from freshdb_service.postgres.provision.planner_statistics import (
+    gather_statistics,
+    unset_empty_tables,
+    vacuum,
+)
 from freshdb_service.postgres.roles import create_login
 from freshdb_service.postgres.server.connections import Connection, Login, operation
 from freshdb_service.postgres.server.server import Server
 
 _log = logging.getLogger(__name__)
 _ANALYZE_SECONDS: Final = 600.0
+_PATH: Final = "public"
+"""Search path of the builder's functions, which find each other there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +145,21 @@ async def _install(server: Server, name: Name, extensions: Sequence[str]) -> Non
 async def _analyze(server: Server, name: Name) -> None:
     """Put the storage in the state that resets can restore, and gather statistics once, so that every clone has them.
 
-    Rows of small tables are written anew, one after the other, as a reset would load them. All rows are frozen, so that no
+    Rows of small tables are written again, one after the other, as a reset would load them. All rows are frozen, so that no
     clone is vacuumed for old rows. Sequences lose the values that PostgreSQL had logged ahead.
 
     This runs functions in index expressions (as their owner, in PostgreSQL's restricted mode), so it can fail. A template
     without statistics still works.
     """
     async with server.inside(str(name), command_timeout_seconds=_ANALYZE_SECONDS) as connection:
-        await connection.execute("SET search_path TO public")  # the builder's functions find each other there
         try:
-            small = [str(row[0]) for row in await connection.fetch(_SMALL_TABLES, COUNTED_PAGES)]
-            if small:
-                await connection.execute(f"VACUUM (FULL, FREEZE) {', '.join(small)}")
+            small = await connection.fetchval(_SMALL_TABLES, COUNTED_PAGES)
+            if small is not None:
+                await vacuum(connection, "FULL, FREEZE", small, path=_PATH)
             if server.is_superuser:
-                await connection.execute("VACUUM (FREEZE)")  # the catalogs, too
+                await vacuum(connection, "FREEZE", "", path=_PATH)  # the catalogs, too
                 await unset_empty_tables(connection, None)
-            await gather_statistics(connection, None)
+            await gather_statistics(connection, None, path=_PATH)
             for row in await connection.fetch(_SEQUENCES):
                 await connection.execute(
                     f"SELECT setval($1::text::regclass, last_value, is_called) FROM {row[0]}", row[0]
@@ -177,7 +182,7 @@ async def _close(connection: Connection, server: Server, name: Name) -> None:
 
 
 _SMALL_TABLES: Final = """
-SELECT c.oid::regclass::text FROM pg_class c
+SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c
 WHERE c.relkind = 'r' AND c.oid >= 16384 AND c.relpersistence <> 't'
   AND pg_relation_size(c.oid) / current_setting('block_size')::int BETWEEN 1 AND $1::int
 """

@@ -128,6 +128,7 @@ class CleaningEngine:
         self._templates = TemplateCache()
         self._dead_rows: Counter[str] = Counter()
         self._renamed: Counter[str] = Counter()
+        self._rewritten: Counter[str] = Counter()
         self._vacuumed_at: dict[str, int] = {}
         self._audit_every = audit_every
         self._cleaned = 0
@@ -174,6 +175,7 @@ class CleaningEngine:
         if used.site is not None and used.site.schema is None:
             await server.sessions.close_idle(used.site.database)
             self._dead_rows.pop(used.site.database, None)
+            self._rewritten.pop(used.site.database, None)
         login = await rebuild(server, used, job.origin, job.generation)
         known = await self.note(server, login, job.origin)
         return ResetOutcome(
@@ -209,6 +211,7 @@ class CleaningEngine:
             site = replace(site, login=name)
             try:
                 await self._vacuum_logins(session, server)
+                await self._vacuum_storage_catalogs(session, server, site, plan)
                 audit = await self._audit(session, inspected.catalogs, work, replace(expected, site=site))
             except (Unprovable, asyncpg.PostgresError):
                 await undo(session, handover)
@@ -253,6 +256,19 @@ class CleaningEngine:
         if self._renamed[server.name] > _DEAD_ROWS:
             del self._renamed[server.name]
             await session.execute("VACUUM (SKIP_LOCKED) pg_authid")
+
+    async def _vacuum_storage_catalogs(
+        self, session: Session, server: Server, site: Site, plan: Plan
+    ) -> None:
+        """Bound the dead rows that resets leave in the catalogs: those of a superuser are not counted."""
+        if not server.is_superuser:
+            return
+        self._rewritten[site.database] += plan.catalog_rows
+        if self._rewritten[site.database] > _DEAD_ROWS:
+            del self._rewritten[site.database]
+            await session.execute(
+                "VACUUM (SKIP_LOCKED) pg_class, pg_index, pg_statistic, pg_statistic_ext_data"
+            )
 
     async def _vacuum_catalogs(
         self, session: Session, site: Site, catalogs: Catalogs, inspection: Inspection
