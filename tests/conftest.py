@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,10 @@ from tests.limits import LIMIT_SECONDS
 from tests.runs import Run
 from tests.servers import ALL_MAJORS_REQUIRED, PostgresServer, Servers, wanted_majors
 from tests.services import Service, start_service
+
+# Container images often set this. Then each process of the tests would compile every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A deadline would fail on a busy machine.
 hypothesis.settings.register_profile("freshdb", deadline=None)

@@ -6,7 +6,9 @@ The process that needs a server first starts it below the run's directory. The o
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -55,7 +57,7 @@ class Servers:
         return run_sync(server.start())
 
 
-def wanted_majors() -> list[int]:
+def wanted_majors() -> Sequence[int]:
     """Return the versions to test, the newest first: all, or those that ``FRESHDB_TEST_POSTGRES`` names.
 
     A version that is not installed is left out, unless CI requires all versions.
@@ -63,4 +65,10 @@ def wanted_majors() -> list[int]:
     named = os.environ.get("FRESHDB_TEST_POSTGRES")
     if named:
         return [int(word) for word in named.replace(",", " ").split()]
-    return [major for major in MAJORS if ALL_MAJORS_REQUIRED or postgres_binaries(major)]
+    return MAJORS if ALL_MAJORS_REQUIRED else _installed_majors()
+
+
+@cache
+def _installed_majors() -> Sequence[int]:
+    """Return the installed versions. To find them runs programs, and the collection of tests asks thousands of times."""
+    return [major for major in MAJORS if postgres_binaries(major)]

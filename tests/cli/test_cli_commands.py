@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from freshdb import Client, Template
+from freshdb_service.embedded.binaries import newest_postgres_binaries
 from tests.cli.conftest import COUNT_ITEMS, SCHEMA, Freshdb, unique
 from tests.limits import LIMIT_SECONDS
 from tests.unit.client.scripted import LEASE, Reply, lease_body, methods, scripted_service
@@ -182,6 +183,40 @@ def test_failed_sql_names_the_file_and_the_line(freshdb_command: Freshdb, tmp_pa
     assert 'syntax error at or near "tabel"' in done.stderr
     assert "bad.sql, line 3" in done.stderr
     assert "create tabel b" in done.stderr
+
+
+def test_doubtful_build_is_warned_about_and_its_log_printed(freshdb_command: Freshdb, tmp_path: Path) -> None:
+    (tmp_path / "schema.sql").write_text("create tabel b ();\n")
+    name = unique("doubtful")
+    command = [str(newest_postgres_binaries() / "psql"), "-f", "schema.sql"]  # without ON_ERROR_STOP
+    done = freshdb_command("template", "build", name, "--inputs", "schema.sql", "--", *command)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert "schema.sql:1: ERROR:  syntax error" in warnings[0]
+    assert "created no table" in warnings[1]
+    log = freshdb_command("template", "log", name)
+    assert log.stdout.startswith("psql:schema.sql:1: ERROR:  syntax error")
+    assert log.stderr.splitlines() == warnings
+    assert len(json.loads(freshdb_command("template", "log", name, "--json").stdout)["warnings"]) == 2
+    [line] = [one for one in freshdb_command("templates").stdout.splitlines() if one.startswith(name)]
+    assert "created no table" in line
+
+
+def test_long_log_of_a_build_has_its_beginning_its_end_and_its_errors(
+    freshdb_command: Freshdb, tmp_path: Path
+) -> None:
+    (tmp_path / "fill.py").write_text(
+        "print('begins')\nfor n in range(60000):\n    print('ERROR: in the middle' if n == 30000 else f'line {n}')\n"
+        "print('ends')\n"
+    )
+    name = unique("long")
+    done = freshdb_command("template", "build", name, "--inputs", "fill.py", "--", sys.executable, "fill.py")
+    assert "ERROR: in the middle" in done.stderr.splitlines()[-3]
+    log = freshdb_command("template", "log", name).stdout
+    assert len(log) < 400_000
+    assert log.startswith("begins\nline 0\n")
+    assert log.endswith("line 59999\nends\n")
+    assert "lines were left out here]\nERROR: in the middle\n" in log
 
 
 def test_template_of_the_project_is_built_when_needed(

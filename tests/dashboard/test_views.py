@@ -200,9 +200,28 @@ def test_failed_template_shows_its_error(site: Site, open_page: Open) -> None:
     page = open_page(site)
     findings = page.get_by_role("list", name="Findings")
     expect(findings).to_contain_text("syntax error")
-    findings.get_by_role("link").click()
+    findings.get_by_role("link", name="broken").click()
+    expect(page.get_by_role("heading", name="broken")).to_be_visible()
+    expect(page.get_by_label("Build log")).to_contain_text("syntax error")
+    page.get_by_role("link", name="Templates").click()
     expect(page.get_by_role("row", name="broken")).to_contain_text("syntax error")
     site.ask("DELETE", f"/v1/templates/{answer.json().get('template_id', 'broken')}")
+
+
+def test_template_shows_its_warnings_and_build_log(site: Site, open_page: Open) -> None:
+    started = site.ask("POST", "/v1/templates", {"name": "doubtful", "fingerprint": "1"}).json()
+    log = "psql:schema.sql:1: ERROR:  no such <b>thing</b>\nlast line"
+    report = {"token": started["build"]["token"], "log": log}
+    site.ask("POST", f"/v1/templates/{started['id']}/ready", report)
+    page = open_page(site)
+    findings = page.get_by_role("list", name="Findings")
+    expect(findings).to_contain_text("created no table")
+    findings.get_by_role("link", name="doubtful").click()
+    expect(page.get_by_label("Build log")).to_have_text(log)
+    expect(page.get_by_role("main")).to_contain_text("printed an error")
+    page.get_by_role("link", name="Templates").click()
+    expect(page.get_by_role("row", name="doubtful")).to_contain_text("printed an error")
+    site.ask("DELETE", f"/v1/templates/{started['id']}")
 
 
 def test_page_can_be_used_by_keyboard_only(site: Site, open_page: Open) -> None:

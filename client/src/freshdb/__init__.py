@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from freshdb.held_lease import AsyncHeldLease, HeldLease
     from freshdb.models import (
         BuildGrant,
+        BuildLog,
         Event,
         Health,
         Lease,
@@ -93,6 +94,7 @@ _MODULES: Final = {
     "freshdb.held_lease": ("AsyncHeldLease", "HeldLease"),
     "freshdb.models": (
         "BuildGrant",
+        "BuildLog",
         "Event",
         "Health",
         "Lease",
@@ -114,6 +116,7 @@ __all__ = [
     "BackendUnavailable",
     "BuildCommandFailed",
     "BuildGrant",
+    "BuildLog",
     "BuildLost",
     "Client",
     "Conflict",

@@ -16,6 +16,7 @@ from freshdb.lease_upkeep import (
     build_heartbeat,
     failure_message,
     lease_heartbeat,
+    log_text,
     log_unreleased,
     log_unreported,
     should_raise_loss,
@@ -72,6 +73,7 @@ class AsyncClient(Configuration):
     claim_build = Awaiting(Operations.claim_build)
     build_ready = Awaiting(Operations.build_ready)
     build_failed = Awaiting(Operations.build_failed)
+    build_log = Awaiting(Operations.build_log)
     retire = Awaiting(Operations.retire)
     pools = Awaiting(Operations.pools)
     pool = Awaiting(Operations.pool)
@@ -154,6 +156,7 @@ class AsyncClient(Configuration):
 
         Of any number of clients, exactly one builds, and the others wait. A builder without a heartbeat for
         `build_seconds` is replaced. An error of `builder` is reported to the service and raised.
+        A `str` that `builder` returns becomes the build's log (``build_log``).
 
         Raises:
             TemplateFailed: the build of another client failed.
@@ -167,12 +170,14 @@ class AsyncClient(Configuration):
             return template
         try:
             async with self._heartbeat(build_heartbeat(self.operations, template.id, template.build)):
-                await builder(template.build)
+                output = await builder(template.build)
         except BaseException as error:
             await self._report_failed(template.id, template.build, error)
             raise
         try:
-            return await self.build_ready(template.id, template.build.token)
+            return await self.build_ready(
+                template.id, template.build.token, log=log_text(template.build, output)
+            )
         except BuildLost:  # another builder took over, because our heartbeats did not reach the service
             return await self.wait_template(template.id, wait_seconds=wait_seconds)
 
@@ -231,9 +236,12 @@ class AsyncClient(Configuration):
 
     async def _report_failed(self, template_id: str, grant: BuildGrant, error: BaseException) -> None:
         message = failure_message(grant, error)
+        log = log_text(grant, getattr(error, "output", None))
         try:
             await self.run(
-                with_short_retries(self.operations).build_failed(template_id, grant.token, message=message)
+                with_short_retries(self.operations).build_failed(
+                    template_id, grant.token, message=message, log=log
+                )
             )
         except FreshdbError as unreported:
             log_unreported(grant, unreported)

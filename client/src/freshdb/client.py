@@ -20,6 +20,7 @@ from freshdb.lease_upkeep import (
     build_heartbeat,
     failure_message,
     lease_heartbeat,
+    log_text,
     log_unreleased,
     log_unreported,
     should_raise_loss,
@@ -76,6 +77,7 @@ class Client(Configuration):
     claim_build = Blocking(Operations.claim_build)
     build_ready = Blocking(Operations.build_ready)
     build_failed = Blocking(Operations.build_failed)
+    build_log = Blocking(Operations.build_log)
     retire = Blocking(Operations.retire)
     pools = Blocking(Operations.pools)
     pool = Blocking(Operations.pool)
@@ -158,6 +160,7 @@ class Client(Configuration):
 
         Of any number of clients, exactly one builds, and the others wait. A builder without a heartbeat for
         `build_seconds` is replaced. An error of `builder` is reported to the service and raised.
+        A `str` that `builder` returns becomes the build's log (``build_log``).
 
         Raises:
             TemplateFailed: the build of another client failed.
@@ -171,12 +174,12 @@ class Client(Configuration):
             return template
         try:
             with self._heartbeat(build_heartbeat(self.operations, template.id, template.build)):
-                builder(template.build)
+                output = builder(template.build)
         except BaseException as error:
             self._report_failed(template.id, template.build, error)
             raise
         try:
-            return self.build_ready(template.id, template.build.token)
+            return self.build_ready(template.id, template.build.token, log=log_text(template.build, output))
         except BuildLost:  # another builder took over, because our heartbeats did not reach the service
             return self.wait_template(template.id, wait_seconds=wait_seconds)
 
@@ -233,9 +236,12 @@ class Client(Configuration):
 
     def _report_failed(self, template_id: str, grant: BuildGrant, error: BaseException) -> None:
         message = failure_message(grant, error)
+        log = log_text(grant, getattr(error, "output", None))
         try:
             self.run(
-                with_short_retries(self.operations).build_failed(template_id, grant.token, message=message)
+                with_short_retries(self.operations).build_failed(
+                    template_id, grant.token, message=message, log=log
+                )
             )
         except FreshdbError as unreported:
             log_unreported(grant, unreported)

@@ -82,7 +82,7 @@ class ServiceNotInstalled(EmbeddedFailed):
 class BuildCommandFailed(FreshdbError):
     """The command that fills a template ended with another exit code than 0."""
 
-    def __init__(self, command: str, returncode: int, output_tail: str) -> None:
+    def __init__(self, command: str, returncode: int, output_tail: str, output: str = "") -> None:
         ended = (
             f"was ended by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
         )
@@ -91,6 +91,7 @@ class BuildCommandFailed(FreshdbError):
         self.command = command
         self.returncode = returncode
         self.output_tail = output_tail
+        self.output = output
 
 
 class ProjectInvalid(FreshdbError):

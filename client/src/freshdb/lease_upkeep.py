@@ -26,6 +26,7 @@ _log: Final = logging.getLogger("freshdb.client")
 
 _RELEASE_SECONDS: Final = 5.0
 _MESSAGE_CHARACTERS: Final = 4000
+_LOG_CHARACTERS: Final = 1_000_000
 
 
 def lease_heartbeat(operations: Operations, granted: Granted, held: HeldLeaseBase) -> Heartbeat:
@@ -99,6 +100,13 @@ def failure_message(grant: BuildGrant, error: BaseException) -> str:
     """Describe the error of a builder, without its password."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text.replace(grant.password, "***")[-_MESSAGE_CHARACTERS:].replace("\x00", "")
+
+
+def log_text(grant: BuildGrant, output: object) -> str | None:
+    """Return the log of a build without its password, or ``None`` if `output` is no text."""
+    if not isinstance(output, str) or not output:
+        return None
+    return output.replace(grant.password, "***").replace("\x00", "")[-_LOG_CHARACTERS:]
 
 
 def _granted(answer: Answer, ttl_seconds: float) -> float:

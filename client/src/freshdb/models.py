@@ -175,7 +175,10 @@ class TemplateError:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A named schema with its seed data. `build` is set for the one client that must fill it."""
+    """A named schema with its seed data. `build` is set for the one client that must fill it.
+
+    `warnings` are doubts of the service about a build that succeeded: it created nothing, or its log shows an error.
+    """
 
     id: str
     name: str
@@ -189,6 +192,7 @@ class Template:
     last_used_at: datetime | None
     build_deadline_at: datetime | None
     server: str | None
+    warnings: tuple[str, ...] = ()
     build: BuildGrant | None = None
 
     @classmethod
@@ -209,6 +213,32 @@ class Template:
     def reference(self) -> str:
         """``name@fingerprint``: exactly this template, even if a newer one is registered."""
         return f"{self.name}@{self.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildLog:
+    """The log of a template's last build that has ended: the output of its command, or PostgreSQL's messages.
+
+    `log` is ``None`` if the builder sent none.
+    """
+
+    id: str
+    name: str
+    fingerprint: str
+    state: str
+    error: TemplateError | None
+    log: str | None
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_wire(cls, source: Members) -> BuildLog:
+        """Read the service's JSON."""
+        error = source.get("error")
+        return json_fields.read(
+            cls,
+            source,
+            error=None if error is None else TemplateError.from_wire(json_fields.members(error, "error")),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,13 @@ that a template is built again exactly when one of them changes.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from freshdb import fingerprints
-from freshdb.errors import ProjectInvalid, TemplateNotFound
+from freshdb.build_errors import describe_place
+from freshdb.errors import ProjectInvalid, TemplateFailed, TemplateNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,6 +96,7 @@ class Project:
         client: Client,
         *,
         progress: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
         output: IO[str] | None = None,
     ) -> str:
         """Build the template if needed, and return ``name@fingerprint`` once it is ready.
@@ -101,6 +104,7 @@ class Project:
         Args:
             client: client of the service that must have the template.
             progress: called with a message when a build begins.
+            warn: called with each warning about the template's build, also if it was built before.
             output: stream for the output of the build command.
 
         Raises:
@@ -113,26 +117,44 @@ class Project:
             raise self._invalid(
                 "template", "is missing: name the template that clean databases are cloned from"
             )
+        template = self._ready(client, self.template, progress, output)
+        for warning in template.warnings:
+            if warn is not None:
+                warn(f"template {template.name}: {warning}; see: freshdb template log {template.name}")
+        return template.reference
+
+    def _ready(
+        self, client: Client, name: str, progress: Callable[[str], None] | None, output: IO[str] | None
+    ) -> Template:
         if not self.sql and self.build is None:
-            return client.wait_template(self.template).reference
-        exact = f"{self.template}@{self.fingerprint()}"
-        if _is_ready(client, exact):
-            return exact
+            return client.wait_template(name)
+        fingerprint = self.fingerprint()
+        with suppress(TemplateNotFound):
+            template = client.template(f"{name}@{fingerprint}")
+            if template.state == "ready":
+                return template
         if progress is not None:
-            progress(f"building template {exact[: len(self.template) + 1 + _SHOWN_CHARACTERS]}…")
-        return self._build(client, self.template, exact.removeprefix(f"{self.template}@"), output).reference
+            progress(f"building template {name}@{fingerprint[:_SHOWN_CHARACTERS]}…")
+        return self._build(client, name, fingerprint, output)
 
     def _build(self, client: Client, name: str, fingerprint: str, output: IO[str] | None) -> Template:
         command = self.build
         if command is None:
-            return client.ensure_sql(
-                name, self.scripts(), fingerprint=fingerprint, extensions=self.extensions
-            )
+            try:
+                return client.ensure_sql(
+                    name, self.scripts(), fingerprint=fingerprint, extensions=self.extensions
+                )
+            except TemplateFailed as error:
+                place = describe_place(error.extra, self.sql)
+                if place is None:
+                    raise
+                message = f"{error}\n  {place}"
+                raise TemplateFailed(message, status=error.status, extra=error.extra) from None
 
-        def builder(grant: BuildGrant) -> None:
+        def builder(grant: BuildGrant) -> str:
             from freshdb.build_command import run_build_command  # noqa: PLC0415 - most runs build nothing
 
-            run_build_command(command, grant, directory=self.root, output=output)
+            return run_build_command(command, grant, directory=self.root, output=output)
 
         return client.build(name, fingerprint, builder, extensions=self.extensions)
 
@@ -254,10 +276,3 @@ class _Reader:
 
     def _wrong(self, key: str, problem: str) -> ProjectInvalid:
         return ProjectInvalid(f"{self._path}: [tool.freshdb] {key} {problem}")
-
-
-def _is_ready(client: Client, reference: str) -> bool:
-    try:
-        return client.template(reference).state == "ready"
-    except TemplateNotFound:
-        return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from freshdb import fingerprints, json_fields
 from freshdb.errors import TemplateBuilding, TemplateFailed, TemplateNotFound
 from freshdb.messages import Pause, ServiceCall, encode, listed, path, query
-from freshdb.models import DEFAULT_WAIT_SECONDS, Template
+from freshdb.models import DEFAULT_WAIT_SECONDS, BuildLog, Template
 from freshdb.operations_base import OperationsBase
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class TemplateOperations(OperationsBase):
         """Build the request for a builder's heartbeat."""
         return ServiceCall("POST", path("/v1/templates/{}/renew", template_id), encode({"token": token}))
 
-    def build_ready(self, template_id: str, token: str) -> Flow[Template]:
-        """Report that a template is filled.
+    def build_ready(self, template_id: str, token: str, *, log: str | None = None) -> Flow[Template]:
+        """Report that a template is filled, with the output of its build.
 
         Raises:
             BuildLost: the deadline had passed, and the filled database was dropped.
@@ -185,20 +185,31 @@ class TemplateOperations(OperationsBase):
         call = ServiceCall(
             "POST",
             path("/v1/templates/{}/ready", template_id),
-            encode({"token": token}),
+            encode(_report(token, log=log)),
             extra_seconds=_FINISH_SECONDS,
         )
         return Template.from_wire(json_fields.members((yield from self._ask(call))))
 
-    def build_failed(self, template_id: str, token: str, *, message: str | None = None) -> Flow[Template]:
-        """Report that a template could not be filled.
+    def build_failed(
+        self, template_id: str, token: str, *, message: str | None = None, log: str | None = None
+    ) -> Flow[Template]:
+        """Report that a template could not be filled, with the output of its build.
 
         Raises:
             BuildLost: the deadline had passed.
         """
-        body = {"token": token} | ({} if message is None else {"message": message})
+        body = _report(token, message=message, log=log)
         call = ServiceCall("POST", path("/v1/templates/{}/failed", template_id), encode(body))
         return Template.from_wire(json_fields.members((yield from self._ask(call))))
+
+    def build_log(self, template_id: str) -> Flow[BuildLog]:
+        """Return the log of the template's last build that has ended.
+
+        Raises:
+            TemplateNotFound: there is no such template.
+        """
+        found = yield from self._ask(ServiceCall("GET", path("/v1/templates/{}/log", template_id)))
+        return BuildLog.from_wire(json_fields.members(found))
 
     def retire(self, template_id: str, *, force: bool = False) -> Flow[Template]:
         """Retire a template. It gets no new leases, and its databases are dropped.
@@ -215,6 +226,10 @@ class TemplateOperations(OperationsBase):
         address = query(path("/v1/templates/{}", reference), [("wait_seconds", wait)])
         found = yield from self._ask(ServiceCall("GET", address, extra_seconds=wait_seconds))
         return Template.from_wire(json_fields.members(found))
+
+
+def _report(token: str, **members: str | None) -> dict[str, str]:
+    return {"token": token} | {key: value for key, value in members.items() if value}
 
 
 def _require_ready(template: Template) -> Template:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -128,6 +129,89 @@ def test_failed_build_goes_to_next_caller(http: httpx.Client, name: str) -> None
     assert (refused.status_code, refused.json()["code"]) == (422, "template_failed")
     assert "migrate exited with 1" in refused.json()["detail"]
     assert http.post("/v1/templates", json=body).json()["build"]
+
+
+def test_build_log_can_be_read_after_success_and_failure(http: httpx.Client, name: str) -> None:
+    body = {"name": name, "fingerprint": "1"}
+    first = http.post("/v1/templates", json=body).json()
+    log = f"/v1/templates/{first['id']}/log"
+    assert http.get(log).json()["log"] is None  # still building
+    report = {"token": first["build"]["token"], "message": "exit 1", "log": "line one\nline two\n"}
+    http.post(f"/v1/templates/{first['id']}/failed", json=report)
+    read = http.get(log).json()
+    assert (read["state"], read["log"], read["error"]["message"]) == (
+        "failed",
+        "line one\nline two\n",
+        "exit 1",
+    )
+    second = http.post("/v1/templates", json=body).json()
+    assert http.get(log).json()["log"] is None  # the next attempt has not ended
+    fill(second["build"]["url"])
+    report = {"token": second["build"]["token"], "log": "CREATE TABLE\n"}
+    ready = http.post(f"/v1/templates/{second['id']}/ready", json=report).json()
+    assert (ready["state"], ready["warnings"]) == ("ready", [])
+    assert http.get(log).json()["log"] == "CREATE TABLE\n"
+    assert http.get(f"/v1/templates/{uuid4()}/log").json()["code"] == "template_not_found"
+
+
+def test_build_that_created_nothing_or_printed_errors_has_warnings(http: httpx.Client, name: str) -> None:
+    error = 'psql:schema.sql:2: ERROR:  relation "person" does not exist'
+
+    def build(fingerprint: str, *, filled: bool, log: str) -> dict[str, Any]:
+        answer = http.post("/v1/templates", json={"name": name, "fingerprint": fingerprint}).json()
+        if filled:
+            fill(answer["build"]["url"])
+        report = {"token": answer["build"]["token"], "log": log}
+        ready: dict[str, Any] = http.post(f"/v1/templates/{answer['id']}/ready", json=report).json()
+        assert ready["state"] == "ready"
+        return ready
+
+    def findings() -> list[str]:
+        found = http.get("/v1/overview").json()["findings"]
+        return [one["message"] for one in found if one["label"].startswith(f"{name}@")]
+
+    assert build("good", filled=True, log="CREATE TABLE\n")["warnings"] == []
+    assert findings() == []
+    [partly] = build("partly", filled=True, log=f"CREATE TABLE\n{error}\nINSERT 0 1\n{error}\n")["warnings"]
+    assert f"{error} (and 1 more)" in partly
+    assert "ON_ERROR_STOP=1" in partly
+    assert findings() == [partly]
+    [nothing] = build("nothing", filled=False, log="Done.\n")["warnings"]
+    assert "created no table" in nothing
+    assert findings() == [nothing]  # an older template of this name is not used any more
+    assert len(build("both", filled=False, log=error)["warnings"]) == 2
+    assert http.get(f"/v1/templates/{name}@partly").json()["warnings"] == [partly]
+    assert build("mended", filled=True, log="")["warnings"] == []
+    assert findings() == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "empty"),
+    [
+        ("select 1", True),
+        ("-- empty on purpose\n", False),
+        ("create function one() returns int language sql as 'select 1'", False),
+        ("create type mood as enum ('ok')", False),
+        ("create schema other", False),
+        ("select lo_create(0)", False),
+    ],
+)
+def test_sql_without_objects_has_a_warning(http: httpx.Client, name: str, sql: str, *, empty: bool) -> None:
+    body = {"name": name, "sql": [sql], "extensions": ["vector"]}
+    assert bool(http.post("/v1/templates", json=body).json()["warnings"]) is empty
+
+
+def test_log_of_sql_has_the_messages_of_postgresql(http: httpx.Client, name: str) -> None:
+    script = "create table one ();\ncreate table if not exists one ();\n"
+    first = http.post("/v1/templates", json={"name": name, "fingerprint": "1", "sql": [script]}).json()
+    assert first["warnings"] == []
+    log = http.get(f"/v1/templates/{first['id']}/log").json()["log"]
+    assert log == 'sql[0], line 2: NOTICE:  relation "one" already exists, skipping'
+    body = {"name": name, "fingerprint": "2", "sql": [f"{script}selec 1;"]}
+    assert http.post("/v1/templates", json=body).status_code == 422
+    second = http.get(f"/v1/templates/{name}@2").json()
+    log = http.get(f"/v1/templates/{second['id']}/log").json()["log"]
+    assert log.splitlines()[1] == 'ERROR:  sql[0], line 3: syntax error at or near "selec"'
 
 
 def test_failed_sql_can_be_registered_again(http: httpx.Client, name: str) -> None:

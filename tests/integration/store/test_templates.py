@@ -143,11 +143,13 @@ async def extend(connection: Connection, template: UUID, attempt: int) -> object
 
 
 async def make_ready(connection: Connection, template: UUID, attempt: int) -> object:
-    return await templates.make_ready(connection, template, attempt, database_name="d", size_bytes=1)
+    return await templates.make_ready(
+        connection, template, attempt, database_name="d", size_bytes=1, log=None, warnings=[]
+    )
 
 
 async def make_failed(connection: Connection, template: UUID, attempt: int) -> object:
-    return await templates.make_failed(connection, template, attempt, {"code": "no"})
+    return await templates.make_failed(connection, template, attempt, {"code": "no"}, log=None)
 
 
 Finish = Callable[[Connection, UUID, int], Awaitable[object]]

@@ -166,9 +166,16 @@ def test_missing_files_are_named(root: Path, table: str, says: str) -> None:
 
 def test_ready_template_takes_one_request(root: Path, client: Client, script: Script) -> None:
     project = _load(root, WHOLE)
-    script.play(Reply(200, template_body("ready")))
+    warnings = ["the build created no table"]
+    script.play(
+        Reply(200, {**template_body("ready"), "fingerprint": project.fingerprint(), "warnings": warnings})
+    )
     told: list[str] = []
-    assert project.ensure_template(client, progress=told.append) == f"shop@{project.fingerprint()}"
+    warned: list[str] = []
+    assert project.ensure_template(client, progress=told.append, warn=warned.append) == (
+        f"shop@{project.fingerprint()}"
+    )
+    assert warned == ["template shop: the build created no table; see: freshdb template log shop"]
     assert methods(script.asked) == [f"GET /v1/templates/shop@{project.fingerprint()}"]
     assert told == []
 

@@ -15,10 +15,10 @@ from freshdb.async_client import AsyncClient
 from freshdb.client import Client
 
 NAMES = {
-    "acquire", "acquire_batch", "audit", "build", "build_failed", "build_ready", "change_token", "claim_build", "close",
-    "create_token", "ensure_sql", "events", "get_lease", "health", "hold", "keep", "lease", "leases", "pool", "pools",
-    "register", "release", "renew", "reset", "resize", "retire", "revoke", "revoke_token", "rotate_token", "run",
-    "template", "templates", "token", "tokens", "url", "wait_template",
+    "acquire", "acquire_batch", "audit", "build", "build_failed", "build_log", "build_ready", "change_token",
+    "claim_build", "close", "create_token", "ensure_sql", "events", "get_lease", "health", "hold", "keep", "lease",
+    "leases", "pool", "pools", "register", "release", "renew", "reset", "resize", "retire", "revoke", "revoke_token",
+    "rotate_token", "run", "template", "templates", "token", "tokens", "url", "wait_template",
 }  # fmt: skip
 
 

@@ -157,6 +157,8 @@ def _add_templates(commands: Commands) -> None:
     sql.add_argument("name", metavar="NAME")
     sql.add_argument("files", metavar="FILE", nargs="+", type=Path)
     _add_building(sql)
+    log = group.add("log", "print the log of a template's build", "freshdb.cli.templates:log")
+    log.add_argument("template", metavar="TEMPLATE", help="id, NAME or NAME@FINGERPRINT")
     retire = group.add("retire", "retire a template: no new leases", "freshdb.cli.templates:retire")
     retire.add_argument("template", metavar="TEMPLATE", help="id, NAME or NAME@FINGERPRINT")
     retire.add_argument("--force", action="store_true", help="also while leases on it are active")

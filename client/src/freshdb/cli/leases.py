@@ -144,7 +144,9 @@ def chosen_template(arguments: argparse.Namespace, client: Client) -> str:
     if found is None or found.template is None:
         message = "give a template, on the command line or in pyproject.toml as [tool.freshdb] template"
         raise UsageError(message)
-    return found.ensure_template(client, progress=print_message)
+    return found.ensure_template(
+        client, progress=print_message, warn=lambda text: print_message(f"warning: {text}")
+    )
 
 
 def chosen_isolation(arguments: argparse.Namespace) -> Isolation:

@@ -1,13 +1,14 @@
-"""``templates``, ``template build``, ``template sql``, ``template retire``."""
+"""``templates``, ``template build``, ``template sql``, ``template log``, ``template retire``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from freshdb import fingerprints
 from freshdb.build_command import run_build_command
+from freshdb.build_errors import describe_place
 from freshdb.cli.connect import connect
 from freshdb.cli.exits import FAILED, UsageError
 from freshdb.cli.hints import hint
@@ -17,11 +18,8 @@ from freshdb.errors import TemplateFailed
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
 
     from freshdb.models import BuildGrant, Template
-
-_SHOWN_CHARACTERS: Final = 200
 
 
 def templates(arguments: argparse.Namespace) -> int:
@@ -38,12 +36,12 @@ def templates(arguments: argparse.Namespace) -> int:
             size(one.size_bytes),
             ", ".join(one.extensions),
             one.created_at,
-            one.error.message if one.error else None,
+            one.error.message if one.error else "; ".join(one.warnings) or None,
             one.id,
         )
         for one in found
     ]
-    headings = ("template", "state", "size", "extensions", "created", "error", "id")
+    headings = ("template", "state", "size", "extensions", "created", "problem", "id")
     print_table(
         headings,
         rows,
@@ -60,9 +58,9 @@ def build(arguments: argparse.Namespace) -> int:
         raise UsageError(message)
     fingerprint = arguments.fingerprint or _fingerprint(arguments, root, command)
 
-    def builder(grant: BuildGrant) -> None:
+    def builder(grant: BuildGrant) -> str:
         print_message(f"building {arguments.name}: {' '.join(command)}")
-        run_build_command(command, grant, directory=root, output=sys.stderr)
+        return run_build_command(command, grant, directory=root, output=sys.stderr)
 
     with connect(arguments) as client:
         template = client.build(
@@ -92,10 +90,42 @@ def sql(arguments: argparse.Namespace) -> int:
                     wait_seconds=arguments.wait,
                 )
         except TemplateFailed as error:
-            place = _place(error.extra, arguments.files)
+            place = describe_place(error.extra, arguments.files)
             report_error(arguments, str(error), place or hint(error), code=error.code)
             return FAILED
     return _show(arguments, template)
+
+
+def log(arguments: argparse.Namespace) -> int:
+    """Print the log of a template's last build."""
+    with connect(arguments) as client:
+        template = client.template(arguments.template)
+        found = client.build_log(template.id)
+    if arguments.json:
+        print_json(found)
+        return 0
+    warn(template)
+    if found.error is not None:
+        print_message(f"error: {found.error.message}")
+    if found.log:
+        sys.stdout.write(found.log if found.log.endswith("\n") else f"{found.log}\n")
+    elif template.state == "building":
+        print_message(
+            f"{template.reference} is still being built: its log can be read when the build has ended"
+        )
+    else:
+        print_message(
+            f"the build of {template.reference} has no log: its builder sent none, or printed nothing"
+        )
+    return 0
+
+
+def warn(template: Template) -> None:
+    """Print the warnings of a template's build."""
+    for warning in template.warnings:
+        print_message(
+            f"warning: template {template.name}: {warning}; see: freshdb template log {template.name}"
+        )
 
 
 def retire(arguments: argparse.Namespace) -> int:
@@ -107,16 +137,6 @@ def retire(arguments: argparse.Namespace) -> int:
     else:
         print_message(f"retired {template.reference}")
     return 0
-
-
-def _place(details: Mapping[str, object], files: Sequence[Path]) -> str | None:
-    """Describe the file, line and statement that failed."""
-    index = details.get("sql_index")
-    if not isinstance(index, int) or index >= len(files):
-        return None
-    statement = " ".join(str(details.get("statement") or "").split())
-    hint = f" ({details['hint']})" if details.get("hint") else ""
-    return f"{files[index]}, line {details.get('line', '?')}: {statement[:_SHOWN_CHARACTERS]}{hint}"
 
 
 def _fingerprint(arguments: argparse.Namespace, root: Path, command: list[str]) -> str:
@@ -138,6 +158,7 @@ def _show(arguments: argparse.Namespace, template: Template) -> int:
         print_json(template)
     else:
         print_result(template.reference)
+        warn(template)
         print_message(
             f"ready: {size(template.size_bytes)}; use it: freshdb run --template {template.name} -- COMMAND"
         )

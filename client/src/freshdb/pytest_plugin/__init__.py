@@ -297,7 +297,11 @@ def _prepare(config: pytest.Config, templates: frozenset[str]) -> None:
     run = _run(config)
     try:
         with _progress(config) as progress:
-            run.publish(run.prepare(templates, progress))
+            prepared = run.prepare(templates, progress)
+        run.publish(prepared)
+        reporter: Reporter | None = config.pluginmanager.get_plugin(_REPORTER)
+        if reporter is not None:
+            reporter.warnings = prepared.warnings
     except PreparationError as error:
         terminal: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None:

@@ -33,6 +33,8 @@ class Reporter:
         self._kept: list[str] = []
         self._unreleased: list[str] = []
         self._offences: Counter[str] = Counter()
+        self.warnings: tuple[str, ...] = ()
+        """Warnings about the builds of this run's templates."""
 
     def add(self, report: ProcessReport | None) -> None:
         """Add the messages of a process. A lost lease is reported as an error of its test immediately."""
@@ -50,6 +52,10 @@ class Reporter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print one section per kind of message."""
+        if self.warnings:
+            terminalreporter.section("freshdb: warnings about templates", yellow=True, bold=True)
+            for warning in self.warnings:
+                terminalreporter.write_line(warning, yellow=True)
         for title, lines in (
             ("databases of failed tests, kept for an hour", self._kept),
             ("freshdb: leases that could not be released; their TTL ends them", self._unreleased),

@@ -98,10 +98,13 @@ class Run:
         try:
             url = known.url if known else self.settings.url or ensure_service(progress=progress)
             client = self._connect(url)
-            exact = {name: self._ensure_template(client, name, progress) for name in templates}
+            warnings: list[str] = []
+            exact = {
+                name: self._ensure_template(client, name, progress, warnings.append) for name in templates
+            }
         except FreshdbError as error:
             raise PreparationError(str(error)) from error
-        self._prepared = PreparedRun(url, (known.templates if known else {}) | exact)
+        self._prepared = PreparedRun(url, (known.templates if known else {}) | exact, tuple(warnings))
         return self._prepared
 
     def publish(self, prepared: PreparedRun) -> None:
@@ -224,11 +227,17 @@ class Run:
             self._prepared = self.run_files.read_prepared()
         return self._prepared
 
-    def _ensure_template(self, client: Client, template: str, progress: Callable[[str], None]) -> str:
+    def _ensure_template(
+        self,
+        client: Client,
+        template: str,
+        progress: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> str:
         """Return the exact template to clone in this run, also if another one is registered under its name later."""
         project = self.settings.project
         if project is not None and template == project.template and (project.build or project.sql):
-            return project.ensure_template(client, progress=progress)
+            return project.ensure_template(client, progress=progress, warn=warn)
         try:
             return client.template(template).reference
         except TemplateNotFound:  # a fixture of the suite may register it before a test needs it

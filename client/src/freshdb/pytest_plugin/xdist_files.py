@@ -35,10 +35,11 @@ class NeededTemplates:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """URL of the service for this run, and the exact template for each template name."""
+    """URL of the service for this run, the exact template for each template name, and warnings about their builds."""
 
     url: str
     templates: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,15 @@ class TokenIn(_In):
     token: str = Field(max_length=200)
 
 
-class FailedIn(TokenIn):
+class ReadyIn(TokenIn):
+    """The end of a build."""
+
+    log: Annotated[Text, Field(max_length=1_000_000)] | None = Field(
+        default=None, description="output of the build, without secrets"
+    )
+
+
+class FailedIn(ReadyIn):
     """The reason for a failed build."""
 
     message: Annotated[Text, Field(max_length=10_000)] = "the builder gave no reason"
@@ -148,6 +156,7 @@ class TemplateOut(BaseModel):
     server: str
     size_bytes: int | None
     error: Mapping[str, object] | None
+    warnings: list[str] = Field(description="doubts about a build that succeeded")
     created_at: datetime
     ready_at: datetime | None
     last_used_at: datetime
@@ -177,6 +186,24 @@ class TemplateOut(BaseModel):
                 renew_seconds=build.renew_seconds,
             )
         return template
+
+
+class BuildLogOut(BaseModel):
+    """The log of a template's last build that has ended. ``log`` is null if the builder sent none."""
+
+    id: UUID
+    name: str
+    fingerprint: str
+    state: TemplateState
+    error: Mapping[str, object] | None
+    warnings: list[str]
+    log: str | None
+
+    @classmethod
+    def of(cls, row: TemplateRow, log: str | None) -> BuildLogOut:
+        """Convert a row and its log."""
+        members = {name: getattr(row, name) for name in cls.model_fields.keys() - {"log"}}
+        return cls(**members, log=log)
 
 
 class LeaseOut(BaseModel):

@@ -12,7 +12,16 @@ from freshdb_service.api.context import Admin, Builder, InContext, Reader, answe
 from freshdb_service.api.fields import NAME
 from freshdb_service.api.pagination import CURSOR, cursor, position
 from freshdb_service.api.problems import invalid, parse_id, refusals, wait_of
-from freshdb_service.api.schemas import DeadlineOut, FailedIn, RegisterIn, TemplateOut, TemplatesOut, TokenIn
+from freshdb_service.api.schemas import (
+    BuildLogOut,
+    DeadlineOut,
+    FailedIn,
+    ReadyIn,
+    RegisterIn,
+    TemplateOut,
+    TemplatesOut,
+    TokenIn,
+)
 from freshdb_service.errors import TemplateNotFound
 from freshdb_service.lifecycle import TemplateState
 from freshdb_service.templates.registry import RegisterRequest, raise_if_failed
@@ -55,9 +64,14 @@ async def renew(template_id: str, body: TokenIn, context: InContext, _principal:
 
 
 @router.post("/{template_id}/ready", response_model=TemplateOut, responses=refusals(404, 409))
-async def ready(template_id: str, body: TokenIn, context: InContext, principal: Builder) -> Response:
-    """Finish a build. Its login stops working, and the template never changes again."""
-    sealed = await context.templates.finish_build(_template_id(template_id), body.token, by=principal.actor)
+async def ready(template_id: str, body: ReadyIn, context: InContext, principal: Builder) -> Response:
+    """Finish a build. Its login stops working, and the template never changes again.
+
+    The answer has `warnings` if the build created nothing, or its `log` shows an error.
+    """
+    sealed = await context.templates.finish_build(
+        _template_id(template_id), body.token, log=body.log, by=principal.actor
+    )
     return answer(TemplateOut.of(sealed))
 
 
@@ -65,9 +79,15 @@ async def ready(template_id: str, body: TokenIn, context: InContext, principal: 
 async def failed(template_id: str, body: FailedIn, context: InContext, principal: Builder) -> Response:
     """Report that a build has failed. The next caller who registers the template gets the build."""
     template = await context.templates.fail_build(
-        _template_id(template_id), body.token, body.message, by=principal.actor
+        _template_id(template_id), body.token, body.message, log=body.log, by=principal.actor
     )
     return answer(TemplateOut.of(template))
+
+
+@router.get("/{template_id:uuid}/log", response_model=BuildLogOut, responses=refusals(404))
+async def log(template_id: UUID, context: InContext, _principal: Reader) -> Response:
+    """Return the log of the last build that has ended: the output of its command, or PostgreSQL's messages to the SQL."""
+    return answer(BuildLogOut.of(*await context.templates.build_log(template_id)))
 
 
 @router.get("", response_model=TemplatesOut)

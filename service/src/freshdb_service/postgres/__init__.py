@@ -23,7 +23,7 @@ from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.provision.shared_database import prepare_shared
-from freshdb_service.postgres.provision.sql_scripts import run_sql
+from freshdb_service.postgres.provision.sql_scripts import has_statements, run_sql
 from freshdb_service.postgres.provision.template import create_build, seal
 from freshdb_service.postgres.reset import (
     CleaningEngine,
@@ -72,6 +72,7 @@ __all__ = [
     "drop_template",
     "ensure_control_database",
     "foreign_databases",
+    "has_statements",
     "ignore_lost_connections",
     "inventory",
     "prepare_shared",

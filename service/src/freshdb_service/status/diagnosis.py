@@ -80,15 +80,15 @@ class ServerLimits:
 def findings(
     pools: Sequence[PoolStatus],
     servers: Sequence[ServerStatus],
-    failed: Sequence[TemplateRow],
+    doubtful: Sequence[TemplateRow],
     limits: ServerLimits,
 ) -> list[Finding]:
-    """Return all findings, most severe first. ``failed`` are templates whose build failed."""
+    """Return all findings, most severe first. ``doubtful`` are templates whose build failed, or has warnings."""
     of_servers = {one.server.name: one for one in servers}
     found = [finding for one in servers for finding in _of_server(one, limits)]
     for one in pools:
         found += _of_pool(one, of_servers.get(one.pool.server), limits)
-    found += [_of_template(one) for one in failed]
+    found += [_of_template(one) for one in doubtful]
     order: Mapping[Severity, int] = {"error": 0, "warning": 1, "info": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -191,6 +191,19 @@ def _of_server(one: ServerStatus, limits: ServerLimits) -> Iterator[Finding]:
 
 
 def _of_template(one: TemplateRow) -> Finding:
+    if one.state is not TemplateState.FAILED:
+        remedy = (
+            f"See its build log (freshdb template log {one.name}), fix the build, and retire the template."
+        )
+        return Finding(
+            "warning",
+            "template_warnings",
+            "template",
+            str(one.id),
+            one.label,
+            "; ".join(one.warnings),
+            remedy,
+        )
     why = str((one.error or {}).get("message", "no reason given"))
     remedy = "Fix it and register it again, which starts a new build. Retire it if it is no longer needed."
     return Finding(

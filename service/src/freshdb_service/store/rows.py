@@ -38,6 +38,7 @@ class TemplateRow:
     database_name: str | None
     size_bytes: int | None
     error: Json | None
+    warnings: list[str]
     created_at: datetime
     ready_at: datetime | None
     last_used_at: datetime

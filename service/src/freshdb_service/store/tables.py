@@ -84,6 +84,8 @@ templates = Table(
     Column("database_name", Text),
     Column("size_bytes", BigInteger),
     Column("error", JSONB(none_as_null=True)),
+    Column("log", Text, comment="output of the build command, or PostgreSQL's messages to the SQL"),
+    Column("warnings", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("created_at", INSTANT, nullable=False, server_default=func.now()),
     Column("ready_at", INSTANT),
     Column("last_used_at", INSTANT, nullable=False, server_default=func.now()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, literal, select, text, tuple_, update
@@ -22,6 +23,14 @@ _COLUMNS = [
     *(templates.c[one.name] for one in fields(TemplateRow) if one.name in templates.c),
     func.coalesce(_OVERDUE, literal(False)).label("build_overdue"),
 ]
+
+
+_NEW_ATTEMPT: Final = {
+    "attempt": templates.c.attempt + 1,
+    "database_name": None,
+    "log": None,
+    "warnings": list[str](),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ async def register(connection: AsyncConnection, wanted: Registration) -> tuple[T
     taken = await connection.execute(
         update(templates)
         .where(templates.c.id == template.id)
-        .values(**values, attempt=templates.c.attempt + 1, error=None, database_name=None)
+        .values(**values, **_NEW_ATTEMPT, error=None)
         .returning(*_COLUMNS)
     )
     return template_row(taken.one()), True
@@ -98,9 +107,7 @@ async def take_over_sql_build(connection: AsyncConnection, *, claim_seconds: flo
     taken = await connection.execute(
         update(templates)
         .where(templates.c.id == one.with_for_update(skip_locked=True).scalar_subquery())
-        .values(
-            attempt=templates.c.attempt + 1, build_deadline_at=_deadline(claim_seconds), database_name=None
-        )
+        .values(build_deadline_at=_deadline(claim_seconds), **_NEW_ATTEMPT)
         .returning(*_COLUMNS)
     )
     row = taken.one_or_none()
@@ -122,7 +129,14 @@ async def extend(
 
 
 async def make_ready(
-    connection: AsyncConnection, template_id: UUID, attempt: int, *, database_name: str, size_bytes: int
+    connection: AsyncConnection,
+    template_id: UUID,
+    attempt: int,
+    *,
+    database_name: str,
+    size_bytes: int,
+    log: str | None,
+    warnings: Sequence[str],
 ) -> TemplateRow | None:
     """``building`` → ``ready``. ``None`` if another attempt has replaced this one."""
     done = await connection.execute(
@@ -133,6 +147,8 @@ async def make_ready(
             database_name=database_name,
             size_bytes=size_bytes,
             error=None,
+            log=log,
+            warnings=list(warnings),
             build_token=None,
             build_deadline_at=None,
             ready_at=func.clock_timestamp(),
@@ -145,13 +161,24 @@ async def make_ready(
 
 
 async def make_failed(
-    connection: AsyncConnection, template_id: UUID, attempt: int, error: Mapping[str, object]
+    connection: AsyncConnection,
+    template_id: UUID,
+    attempt: int,
+    error: Mapping[str, object],
+    *,
+    log: str | None,
 ) -> TemplateRow | None:
     """``building`` → ``failed``, with its error. ``None`` if another attempt has replaced this one."""
     done = await connection.execute(
         update(templates)
         .where(*_building(template_id, attempt))
-        .values(state=TemplateState.FAILED.value, error=dict(error), build_token=None, build_deadline_at=None)
+        .values(
+            state=TemplateState.FAILED.value,
+            error=dict(error),
+            log=log,
+            build_token=None,
+            build_deadline_at=None,
+        )
         .returning(*_COLUMNS)
     )
     row = done.one_or_none()
@@ -203,6 +230,29 @@ async def get(connection: AsyncConnection, template_id: UUID) -> TemplateRow | N
     """Return one template."""
     row = (await connection.execute(select(*_COLUMNS).where(templates.c.id == template_id))).one_or_none()
     return template_row(row) if row else None
+
+
+async def build_log(connection: AsyncConnection, template_id: UUID) -> str | None:
+    """Return the log of a template's last build, which ``TemplateRow`` leaves out. ``None`` without a log."""
+    found: str | None = await connection.scalar(select(templates.c.log).where(templates.c.id == template_id))
+    return found
+
+
+async def with_warnings(connection: AsyncConnection, *, limit: int) -> list[TemplateRow]:
+    """Return ready templates whose build has warnings, if they are the newest ones of their names."""
+    newer = templates.alias()
+    replaced = select(newer.c.id).where(
+        newer.c.name == templates.c.name,
+        newer.c.state == TemplateState.READY.value,
+        newer.c.ready_at > templates.c.ready_at,
+    )
+    query = select(*_COLUMNS).where(
+        templates.c.state == TemplateState.READY.value,
+        func.jsonb_array_length(templates.c.warnings) > 0,
+        ~replaced.exists(),
+    )
+    found = await connection.execute(query.order_by(templates.c.last_used_at.desc()).limit(limit))
+    return [template_row(row) for row in found]
 
 
 async def find(connection: AsyncConnection, name: str, fingerprint: str | None) -> TemplateRow | None:

@@ -11,6 +11,7 @@ import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from freshdb_service.errors import BuildLost, FreshdbError
 from freshdb_service.lifecycle import Isolation
@@ -22,8 +23,11 @@ from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
 from freshdb_service.store.audit_log import FRESHDB, Actor, AuditAction, record
 from freshdb_service.store.rows import TemplateRow
+from freshdb_service.templates.build_warnings import build_warnings
 
 _log = logging.getLogger(__name__)
+_MAX_MESSAGES: Final = 2_000
+"""Maximum number of lines in the log of a build from SQL. The first ones are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,10 @@ class Builds:
         """Wait until the running builds have finished."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def seal(self, template: TemplateRow, by: Actor = FRESHDB) -> TemplateRow:
-        """Make a complete template ``ready``. It never changes after that.
+    async def seal(
+        self, template: TemplateRow, by: Actor = FRESHDB, *, log: str | None = None
+    ) -> TemplateRow:
+        """Make a complete template ``ready``, and store the log of its build. It never changes after that.
 
         Raises:
             BuildLost: another attempt has begun.
@@ -92,6 +98,7 @@ class Builds:
         async with self._deadline_renewed(template):
             server = self._resources.server(template.server)
             sealed = await seal(server, template.id, template.attempt)
+            warnings = build_warnings(empty=sealed.empty, sql=template.sql, log=log)
             async with self._resources.store.transaction() as connection:
                 ready = await store_templates.make_ready(
                     connection,
@@ -99,6 +106,8 @@ class Builds:
                     template.attempt,
                     database_name=sealed.database,
                     size_bytes=sealed.size_bytes,
+                    log=log,
+                    warnings=warnings,
                 )
                 if ready is not None:
                     await record(connection, audit_entry("ready", by, ready, attempt=ready.attempt))
@@ -114,19 +123,32 @@ class Builds:
                 max_size=settings.max_size,
                 idle_seconds=settings.idle_seconds,
             )
-        self._resources.events.emit("template.ready", template=ready.label, size_bytes=ready.size_bytes)
+        self._resources.events.emit(
+            "template.ready", template=ready.label, size_bytes=ready.size_bytes, warnings=ready.warnings
+        )
+        for warning in ready.warnings:
+            _log.warning("template %s: %s", ready.label, warning)
         await self._resources.wakeups.announce(WakeupReason.TEMPLATE)
         await self._resources.wakeups.announce(WakeupReason.DEMAND)
         return ready
 
-    async def fail(self, template: TemplateRow, error: dict[str, object], by: Actor = FRESHDB) -> TemplateRow:
-        """Make a template ``failed``, with the error of this attempt.
+    async def fail(
+        self,
+        template: TemplateRow,
+        error: dict[str, object],
+        by: Actor = FRESHDB,
+        *,
+        log: str | None = None,
+    ) -> TemplateRow:
+        """Make a template ``failed``, with the error and the log of this attempt.
 
         Raises:
             BuildLost: another attempt has begun.
         """
         async with self._resources.store.transaction() as connection:
-            failed = await store_templates.make_failed(connection, template.id, template.attempt, error)
+            failed = await store_templates.make_failed(
+                connection, template.id, template.attempt, error, log=log
+            )
             if failed is not None:
                 await record(connection, audit_entry("failed", by, failed, attempt=failed.attempt))
         if failed is None:
@@ -142,6 +164,14 @@ class Builds:
         return failed
 
     async def _from_sql(self, template: TemplateRow) -> None:
+        messages: list[str] = []
+
+        def note(message: str) -> None:
+            if len(messages) < _MAX_MESSAGES:
+                messages.append(message.replace("\0", ""))
+            elif len(messages) == _MAX_MESSAGES:
+                messages.append(f"more than {_MAX_MESSAGES} messages: the rest was left out")
+
         try:
             server = self._resources.server(template.server)
             async with self._deadline_renewed(template):
@@ -151,12 +181,14 @@ class Builds:
                     login,
                     template.sql or [],
                     timeout_seconds=self._resources.settings.max_build_seconds,
+                    on_message=note,
                 )
-                await self.seal(template)
+                await self.seal(template, log="\n".join(messages))
         except BuildLost as error:
             _log.warning("%s", error)
         except FreshdbError as error:
-            await self.fail(template, {"message": error.message, **error.extra})
+            log = "\n".join([*messages, f"ERROR:  {error.message}"])
+            await self.fail(template, {"message": error.message, **error.extra}, log=log)
         except Exception as error:  # noqa: BLE001 - after any error, the template must not stay "building"
             _log.exception("building the template %s failed", template.label)
             await self.fail(template, {"message": str(error) or type(error).__name__})

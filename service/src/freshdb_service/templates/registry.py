@@ -174,8 +174,10 @@ class TemplateRegistry:
             raise lost(template)
         return deadline
 
-    async def finish_build(self, template_id: UUID, token: str, *, by: Actor = FRESHDB) -> TemplateRow:
-        """Accept the builder's report that the template is complete. It never changes after that.
+    async def finish_build(
+        self, template_id: UUID, token: str, *, log: str | None = None, by: Actor = FRESHDB
+    ) -> TemplateRow:
+        """Accept the builder's report that the template is complete, and its log. It never changes after that.
 
         Raises:
             BuildLost: the build has ended, or another builder has it.
@@ -184,17 +186,28 @@ class TemplateRegistry:
             there = await store_templates.get(connection, template_id)
         if there is not None and there.state is TemplateState.READY:
             return there  # reported twice, as after a lost answer, when the token has been removed
-        return await self._builds.seal(await self._of_builder(template_id, token), by)
+        return await self._builds.seal(await self._of_builder(template_id, token), by, log=log)
 
     async def fail_build(
-        self, template_id: UUID, token: str, message: str, *, by: Actor = FRESHDB
+        self, template_id: UUID, token: str, message: str, *, log: str | None = None, by: Actor = FRESHDB
     ) -> TemplateRow:
         """Accept the builder's report that the build failed.
 
         Raises:
             BuildLost: the build has ended, or another builder has it.
         """
-        return await self._builds.fail(await self._of_builder(template_id, token), {"message": message}, by)
+        template = await self._of_builder(template_id, token)
+        return await self._builds.fail(template, {"message": message}, by, log=log)
+
+    async def build_log(self, template_id: UUID) -> tuple[TemplateRow, str | None]:
+        """Return a template, and the log of its last build that has ended.
+
+        Raises:
+            TemplateNotFound: there is no such template.
+        """
+        template = await self._find(str(template_id))
+        async with self._resources.store.statement() as connection:
+            return template, await store_templates.build_log(connection, template.id)
 
     async def find(self, reference: str, *, wait_seconds: float = 0.0) -> TemplateRow:
         """Return a template by id, name or ``name@fingerprint``. Wait up to ``wait_seconds`` for its build.

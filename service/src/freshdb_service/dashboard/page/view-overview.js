@@ -71,7 +71,7 @@ function findings(found) {
 function subject(one) {
   if (one.subject === "pool") return link(`/pools/${one.id}`, templateLabel(one.label));
   if (one.subject === "server") return link("/servers", one.label);
-  return link("/templates", templateLabel(one.label));
+  return link(`/templates/${one.id}`, templateLabel(one.label));
 }
 
 function tiles(seen) {

@@ -4,7 +4,7 @@ import { retire } from "./actions.js";
 import { all, get } from "./api.js";
 import { h, s } from "./dom.js";
 import { bytes, number } from "./format.js";
-import { button, facts, since, templateState } from "./parts.js";
+import { button, facts, link, section, since, templateState } from "./parts.js";
 import { table } from "./table.js";
 import { resetTable } from "./view-databases.js";
 import { eventTable } from "./view-leases.js";
@@ -19,9 +19,9 @@ export const templates = {
     label: "Templates", rows: items, key: (one) => one.id, state: (ui.table ??= {}), redraw,
     empty: "No templates. Create one: freshdb template build NAME --inputs 'migrations/**' -- COMMAND.",
     columns: [
-      { title: "Name", cell: (one) => one.name, by: (one) => one.name },
+      { title: "Name", cell: (one) => link(`/templates/${one.id}`, one.name), by: (one) => one.name },
       { title: "Fingerprint", cell: (one) => h("code", { title: one.fingerprint }, one.fingerprint.slice(0, 16)), wide: true },
-      { title: "State", cell: (one) => [templateState(one.state), one.error ? h("div", { class: "problem" }, String(one.error.message ?? "no reason given")) : null], by: (one) => one.state },
+      { title: "State", cell: (one) => [templateState(one.state), doubts(one)], by: (one) => one.state },
       { title: "Size", cell: (one) => bytes(one.size_bytes), by: (one) => one.size_bytes, numeric: true },
       { title: "Created", cell: (one) => since(one.created_at), by: (one) => one.created_at, numeric: true, wide: true },
       { title: "Last used", cell: (one) => since(one.last_used_at), by: (one) => one.last_used_at, numeric: true },
@@ -29,6 +29,20 @@ export const templates = {
       ...(may.has("admin") ? [{ title: "Actions", cell: (one) => (["ready", "failed"].includes(one.state) ? button("Retire", () => retire(one).then(reload), { class: "dangerous" }) : null) }] : []),
     ],
   })),
+};
+
+const doubts = (one) => [one.error ? String(one.error.message ?? "no reason given") : null, ...one.warnings].filter(Boolean).map((text) => h("div", { class: "problem" }, text));
+
+export const template = {
+  everyMs: 10000,
+  concerns: ({ event, data }, args, loaded) => event.startsWith("template.") && (!loaded || data.template === `${loaded.template.name}@${loaded.template.fingerprint}`),
+  load: async ({ id }, signal) => {
+    const [template, build] = await Promise.all([get(`/v1/templates/${id}`, {}, signal), get(`/v1/templates/${id}/log`, {}, signal)]);
+    return { template, build };
+  },
+  draw: ({ template: one, build }) => h("div", {}, h("h1", {}, one.name), doubts(one),
+    facts([["Fingerprint", h("code", {}, one.fingerprint)], ["State", templateState(one.state)], ["Size", bytes(one.size_bytes)], ["Server", one.server], ["Created", since(one.created_at)], ["Last used", since(one.last_used_at)]]),
+    section("Build log", build.log ? h("pre", { class: "log", tabindex: "0", "aria-label": "Build log" }, build.log) : h("p", { class: "muted" }, one.state === "building" ? "The log can be read when the build has ended." : "The build printed nothing, or its builder sent no log."))),
 };
 
 export const servers = {

@@ -20,6 +20,7 @@ export const VIEWS = [
   { path: /^\/databases$/, name: "Databases", nav: "/databases", ...databases.list },
   { path: /^\/databases\/(?<id>[^/]+)$/, name: "Database", ...databases.one },
   { path: /^\/templates$/, name: "Templates", nav: "/templates", ...rest.templates },
+  { path: /^\/templates\/(?<id>[^/]+)$/, name: "Template", ...rest.template },
   { path: /^\/servers$/, name: "Servers", nav: "/servers", ...rest.servers },
   { path: /^\/left-behind$/, name: "Leftovers", nav: "/left-behind", ...rest.leftBehind },
   { path: /^\/events$/, name: "Events", nav: "/events", ...rest.events },

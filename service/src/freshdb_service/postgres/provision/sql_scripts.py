@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -43,8 +43,27 @@ _HARMLESS: Final = (
 _DATA_LINE: Final = re.compile(r"^COPY .*?, line (\d+)", re.MULTILINE)
 
 
-async def run_sql(server: Server, build: Login, sql: Sequence[str], *, timeout_seconds: float) -> None:
+def has_statements(sql: Sequence[str]) -> bool:
+    """Return true if a script has a statement, not only comments. The scripts must be valid."""
+    return any(next(split(script), None) is not None for script in sql)
+
+
+async def run_sql(
+    server: Server,
+    build: Login,
+    sql: Sequence[str],
+    *,
+    timeout_seconds: float,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> None:
     """Run scripts in order, each in a new session, as the builder.
+
+    Args:
+        server: where the build's database is.
+        build: its login.
+        sql: the scripts.
+        timeout_seconds: timeout for all of them.
+        on_message: called with each message of PostgreSQL that is no error (a notice or warning), and its place.
 
     Raises:
         TemplateFailed: a script failed, or left a transaction open. ``extra`` has its index (``sql_index``), the
@@ -61,7 +80,7 @@ async def run_sql(server: Server, build: Login, sql: Sequence[str], *, timeout_s
             statements = await asyncio.to_thread(lambda script: [*split(script)], script)
         except NoStatement as error:
             raise _failed(index, str(error), {"hint": error.hint, **_place(script, error.at)}) from error
-        await _run_script(server, build, index, script, statements, until, timeout_seconds)
+        await _run_script(server, build, index, script, statements, until, timeout_seconds, on_message)
 
 
 async def _run_script(
@@ -72,11 +91,22 @@ async def _run_script(
     statements: Sequence[Statement],
     until: float,
     timeout_seconds: float,
+    on_message: Callable[[str], None],
 ) -> None:
+    running = [0]
+
+    def write(_: object, message: asyncpg.PostgresLogMessage) -> None:
+        text = getattr(message, "message", None) or str(message)
+        on_message(
+            f"sql[{index}], line {script.count(chr(10), 0, running[0]) + 1}: {message.severity}:  {text}"
+        )
+
     async with server.logged_in(
         build, settings=_SETTINGS, command_timeout_seconds=timeout_seconds
     ) as connection:
+        connection.add_log_listener(write)
         for statement in statements:
+            running[0] = statement.start
             try:
                 await _run(connection, statement, max(until - monotonic(), 0.001))
             except TimeoutError as error:

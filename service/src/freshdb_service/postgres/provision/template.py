@@ -43,10 +43,11 @@ _PATH: Final = "public"
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A template that never changes again: its database, and the size of it on disk."""
+    """A template that never changes again: its database, the size of it on disk, and ``empty`` if nothing was built."""
 
     database: str
     size_bytes: int
+    empty: bool
 
 
 @operation
@@ -93,17 +94,22 @@ async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
             raise BuildLost(
                 f"on the server {server.name} the database {name} does not exist: the build was abandoned"
             )
+        empty = (
+            False  # unknown, if a worker died after it had closed the database: nothing can connect any more
+        )
         if database.owner_oid == roles[0].oid:  # the owner changes last, in ``_close``
             await fence(connection, server, roles)
             await terminate(connection, server, role_oids=[], database_oid=database.oid)
             await roll_back_prepared(connection, server, owners=[], database=str(name))
             await allow_connections(connection, server, {str(name)})
+            empty = await _is_empty(server, name)
             await _analyze(server, name)
             await _close(connection, server, name)
         # A backend that was admitted just before is visible by now, or still starting. No other can connect any more.
         await wait_for_starting(connection)
         await terminate(connection, server, role_oids=[], database_oid=database.oid)
-        return Sealed(database=str(name), size_bytes=await ownership.database_bytes(connection, database.oid))
+        size_bytes = await ownership.database_bytes(connection, database.oid)
+        return Sealed(database=str(name), size_bytes=size_bytes, empty=empty)
 
 
 async def _check_extensions(connection: Connection, server: Server, extensions: Sequence[str]) -> None:
@@ -140,6 +146,13 @@ async def _install(server: Server, name: Name, extensions: Sequence[str]) -> Non
                 raise InvalidRequest(
                     message, extra={"errors": [{"field": "extensions", "message": message}]}
                 ) from error
+
+
+async def _is_empty(server: Server, name: Name) -> bool:
+    """Return true if the builder created no object. Extensions that the service installed do not count."""
+    async with server.inside(str(name)) as connection:
+        empty: bool = await connection.fetchval(_EMPTY)
+        return empty
 
 
 async def _analyze(server: Server, name: Name) -> None:
@@ -180,6 +193,24 @@ async def _close(connection: Connection, server: Server, name: Name) -> None:
         f"ALTER DATABASE {database} OWNER TO CURRENT_USER"
     )
 
+
+_EMPTY: Final = """
+SELECT NOT EXISTS (
+    SELECT FROM (
+        SELECT 'pg_class'::regclass AS catalog, oid FROM pg_class WHERE relpersistence <> 't'
+        UNION ALL SELECT 'pg_proc', oid FROM pg_proc
+        UNION ALL SELECT 'pg_type', oid FROM pg_type
+        UNION ALL SELECT 'pg_namespace', oid FROM pg_namespace
+        UNION ALL SELECT 'pg_foreign_server', oid FROM pg_foreign_server
+        UNION ALL SELECT 'pg_publication', oid FROM pg_publication
+        UNION ALL SELECT 'pg_largeobject', oid FROM pg_largeobject_metadata
+    ) AS object
+    WHERE oid >= 16384
+      AND NOT EXISTS (
+          SELECT FROM pg_depend d WHERE d.classid = object.catalog AND d.objid = object.oid AND d.deptype IN ('e', 'i')
+      )
+)
+"""
 
 _SMALL_TABLES: Final = """
 SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c
