@@ -24,7 +24,7 @@ from tests.faults.clocks import WrongClock, faketime_library, remove_shared_memo
 from tests.faults.proxy import Proxy
 from tests.services import Service, start_service
 from tests.soak.checker import HISTORY_SECONDS
-from tests.soak.measures import Sample, measure_process, measure_servers
+from tests.soak.measures import Sample, measure_catalogs, measure_process, measure_servers
 
 REPLICAS: Final = 4
 KILLED_REPLICAS: Final = 3
@@ -171,7 +171,7 @@ class Installation:
             found |= measure_servers(names, pids)
         with suppress(redis.RedisError), redis.Redis.from_url(self.redis_url, socket_timeout=1) as connection:
             found["keys in Redis"] = float(connection.dbsize())
-        return found
+        return found | measure_catalogs(self.control_dsn, dict(zip(names[1:], self.dsns, strict=True)))
 
     def collect_tracebacks(self) -> None:
         """Add the tracebacks in the logs of all replicas to ``unexpected``."""

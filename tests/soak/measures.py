@@ -12,9 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from time import monotonic
-from typing import Final
+from typing import Final, LiteralString
 
 import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
 
 SHORTEST_SECONDS: Final = 60.0
 """Shorter runs are not checked, because they do not get past the warm-up."""
@@ -37,7 +39,21 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "processes of the managed server one": Bound(0.1, 20),
     "processes of the managed server two": Bound(0.1, 20),
     "keys in Redis": Bound(0.1, 20),
+    "dead rows in the control plane's tables": Bound(0.5, 2_000),
+    "shared catalogs of the managed server one, kB": Bound(0.2, 200),
+    "shared catalogs of the managed server two, kB": Bound(0.2, 200),
+    "catalogs of a database of schemas, kB": Bound(0.2, 1_000),
 }
+
+_DEAD_ROWS: Final = "SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables"
+_SHARED_CATALOGS: Final = """
+SELECT sum(pg_total_relation_size(oid)) / 1024 FROM pg_class WHERE relisshared AND relkind = 'r'
+"""
+_CATALOGS: Final = """
+SELECT sum(pg_total_relation_size(oid)) / 1024 FROM pg_class
+WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared
+"""
+_OF_SCHEMAS: Final = "SELECT min(datname) FROM pg_database WHERE datname LIKE '%\\_h\\_%' AND datallowconn"
 
 Sample = Mapping[str, float]
 
@@ -103,3 +119,33 @@ def measure_servers(names: Sequence[str], pids: Sequence[int]) -> dict[str, floa
         with suppress(psutil.Error):
             found[f"processes of {name}"] = len(psutil.Process(pid).children())
     return found
+
+
+def measure_catalogs(control: str, managed: Mapping[str, str]) -> dict[str, float]:
+    """Measure what only a vacuum keeps small, because autovacuum is off on these servers.
+
+    Args:
+        control: DSN of the control plane's database.
+        managed: DSNs of the managed servers by their names.
+    """
+    found: dict[str, float] = {}
+    with suppress(psycopg.Error):
+        found["dead rows in the control plane's tables"] = _number(control, _DEAD_ROWS)
+    of_schemas = 0.0
+    for name, dsn in managed.items():
+        with suppress(psycopg.Error):
+            found[f"shared catalogs of {name}, kB"] = _number(dsn, _SHARED_CATALOGS)
+            with psycopg.connect(dsn, connect_timeout=1) as connection:
+                row = connection.execute(_OF_SCHEMAS).fetchone()
+            if row is not None and row[0] is not None:
+                of_schemas = max(of_schemas, _number(make_conninfo(dsn, dbname=row[0]), _CATALOGS))
+    if of_schemas:
+        found["catalogs of a database of schemas, kB"] = of_schemas
+    return found
+
+
+def _number(dsn: str, query: LiteralString) -> float:
+    with psycopg.connect(dsn, connect_timeout=1) as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return float(row[0])

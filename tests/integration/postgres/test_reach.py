@@ -21,7 +21,7 @@ from freshdb_service.postgres import (
 )
 from tests.integration.postgres.conftest import managed
 from tests.integration.postgres.stage import Pool, build_template, connected, pool_of
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, Servers
 
 SEED = "CREATE TABLE t (a integer); INSERT INTO t VALUES (1); GRANT SELECT ON t TO PUBLIC"
 
@@ -155,25 +155,17 @@ async def test_holder_cannot_connect_to_control_database(
 
 
 async def test_holder_cannot_connect_to_postgres_database_of_hardened_server(
-    postgres_18: PostgresServer, options: ServerOptions
+    servers: Servers, options: ServerOptions
 ) -> None:
-    superuser = await asyncpg.connect(postgres_18.dsn)
-    try:
-        async with managed(postgres_18.dsn, options) as soft:
-            login = await provision_database(soft, uuid4(), 1, (await build_template(soft)).database)
-            assert not await refused(soft, login, "template1")
-            hard = await Server.open(
-                "hard", postgres_18.dsn, installation=soft.installation, options=options, harden=True
-            )
-            await hard.close()
-            assert await refused(soft, login, "template1")
-            assert await refused(soft, login, "postgres")
-            assert not await refused(soft, login, login.database)
-    finally:
-        await superuser.execute(
-            "GRANT CONNECT ON DATABASE postgres TO PUBLIC; GRANT CONNECT ON DATABASE template1 TO PUBLIC"
-        )
-        await superuser.close()
+    dsn = servers.postgres(18, owner="hardened").dsn
+    async with managed(dsn, options) as soft:
+        login = await provision_database(soft, uuid4(), 1, (await build_template(soft)).database)
+        assert not await refused(soft, login, "template1")
+        hard = await Server.open("hard", dsn, installation=soft.installation, options=options, harden=True)
+        await hard.close()
+        assert await refused(soft, login, "template1")
+        assert await refused(soft, login, "postgres")
+        assert not await refused(soft, login, login.database)
 
 
 ESCALATION = """

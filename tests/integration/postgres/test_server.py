@@ -226,14 +226,13 @@ async def test_server_full_of_connections_is_unavailable(
 ) -> None:
     async with plain_role(postgres_18.dsn) as dsn:
         superuser = await asyncpg.connect(postgres_18.dsn)
-        role = urlsplit(dsn).username
-        await superuser.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+        await superuser.execute(f"ALTER ROLE {urlsplit(dsn).username} CONNECTION LIMIT 1")
+        await superuser.close()
         holding = await asyncpg.connect(dsn)
         try:
             assert isinstance(await refusal(dsn, options), BackendUnavailable)
         finally:
             await holding.close()
-            await superuser.close()
 
 
 async def test_parallel_work_waits_for_the_pool(postgres_18: PostgresServer) -> None:
