@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _TAIL_LINES: Final = 40
 _GRACE_SECONDS: Final = 5.0
+_EXTENSION_DENIED: Final = "permission denied to create extension"
+_EXTENSION_HINT: Final = (
+    "hint: name the extension in extensions, and the service installs it before the build"
+)
 
 
 def run_build_command(
@@ -63,7 +67,10 @@ def run_build_command(
             _end(process)
             raise
     if process.returncode != 0:
-        raise BuildCommandFailed(shown, process.returncode, "".join(tail).rstrip())
+        output_tail = "".join(tail).rstrip()
+        if _EXTENSION_DENIED in output_tail:
+            output_tail += f"\n{_EXTENSION_HINT}"
+        raise BuildCommandFailed(shown, process.returncode, output_tail)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

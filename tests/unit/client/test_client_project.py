@@ -90,7 +90,14 @@ def test_project_without_a_table_is_none(tmp_path: Path) -> None:
         ('prefetch = "1"', "prefetch must be a whole number"),
         ('isolation = "table"', 'isolation must be "database" or "schema", not \'table\''),
         ("isolation = ['schema']", "isolation must be"),
-        ('extensions = "vector"', "extensions must be a list of strings"),
+        ('extensions = "vector"', "extensions must be a list of names or tables"),
+        ("extensions = [17]", "extensions must be a list of names or tables"),
+        (
+            'extensions = [{name = "pgcrypto", schemas = "x"}]',
+            "extensions is wrong: an extension has no 'schemas'",
+        ),
+        ('extensions = [{schema = "x"}]', "extensions is wrong: an extension needs a name"),
+        ('extensions = [{name = "pgcrypto", version = 1.3}]', "version of an extension must be a string"),
     ],
 )
 def test_wrong_key_or_value_is_named_with_the_fix(root: Path, table: str, says: str) -> None:
