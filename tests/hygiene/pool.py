@@ -48,7 +48,13 @@ class Pool:
 
     @classmethod
     def of(
-        cls, service: Service, superuser: str, isolation: Isolation, template: str, sql: str, *extensions: str
+        cls,
+        service: Service,
+        superuser: str,
+        isolation: Isolation,
+        template: str,
+        sql: str,
+        *extensions: str | dict[str, str],
     ) -> Pool:
         """Register the template."""
         http = httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * WAIT_SECONDS)
