@@ -217,6 +217,20 @@ def test_failed_build_command_shows_its_last_lines_without_password(
     assert PASSWORD not in str(script.asked[2].body)
 
 
+def test_build_command_that_may_not_create_an_extension_gets_a_hint(
+    root: Path, client: Client, script: Script
+) -> None:
+    denied = """'echo "ERROR: permission denied to create extension \\"rum\\"" >&2; exit 3'"""
+    project = _load(root, WHOLE.replace('"alembic upgrade head"', denied))
+    script.play(
+        problem(404, "template_not_found"),
+        Reply(201, template_body("building", build=build_body())),
+        Reply(200, template_body("failed")),
+    )
+    with pytest.raises(BuildCommandFailed, match="hint: name the extension in extensions"):
+        project.ensure_template(client)
+
+
 def test_missing_build_command_is_named(root: Path, client: Client, script: Script) -> None:
     project = _load(root, WHOLE.replace('"alembic upgrade head"', '["no-such-program"]'))
     script.play(
