@@ -142,7 +142,6 @@ USES: Final = (
         ("INSERT INTO city VALUES (ll_to_earth(48.9, 2.4))",),
         "SELECT count(*) FROM city",
         1,
-        refusal="earthdistance",
     ),
     Use(
         "pg_stat_statements",
@@ -196,7 +195,10 @@ USES: Final = (
     Use(
         "postgis_tiger_geocoder",
         "INSERT INTO tiger.geocode_settings (name, setting) VALUES ('debug_normalize_address', 'false')",
-        ("UPDATE tiger.geocode_settings SET setting = 'true'", "UPDATE tiger.state_lookup SET name = 'mine'"),
+        (
+            "UPDATE tiger.geocode_settings SET setting = 'true'",
+            "UPDATE tiger.state_lookup SET name = 'mine' WHERE st_code = 1",
+        ),
         "SELECT current_setting('search_path') || ' ' || setting "
         "|| (normalize_address('1 Main Street, Boston, MA 02109')).zip "
         "FROM tiger.geocode_settings WHERE name = 'debug_normalize_address'",
