@@ -227,6 +227,10 @@ def test_unknown_template_names_the_next_step(freshdb_command: Freshdb) -> None:
         (["template", "build", "x", "--inputs", "nothing/**", "--", "true"], "matches no file"),
         (["template", "build", "x", "--fingerprint", "f"], "after --"),
         (["template", "sql", "x", "nothing.sql"], "nothing.sql"),
+        (
+            ["template", "sql", "x", "y", "--extension", "a,b"],
+            "is not NAME[,schema=SCHEMA][,version=VERSION]",
+        ),
         (["fly"], "invalid choice"),
         ([], "COMMAND"),
         (["--url", "x"], "COMMAND"),

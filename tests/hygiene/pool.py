@@ -48,12 +48,24 @@ class Pool:
 
     @classmethod
     def of(
-        cls, service: Service, superuser: str, isolation: Isolation, template: str, sql: str, *extensions: str
+        cls,
+        service: Service,
+        superuser: str,
+        isolation: Isolation,
+        template: str,
+        sql: str,
+        *extensions: str | dict[str, str],
     ) -> Pool:
         """Register the template."""
         http = httpx.Client(verify=plain_http.NO_CERTIFICATES, base_url=service.url, timeout=2 * WAIT_SECONDS)
         answer = http.post(
-            "/v1/templates", json={"name": template, "sql": [sql], "extensions": list(extensions)}
+            "/v1/templates",
+            json={
+                "name": template,
+                "sql": [sql],
+                "extensions": list(extensions),
+                "wait_seconds": WAIT_SECONDS,
+            },
         )
         assert answer.json().get("state") == "ready", answer.text
         return cls(http, superuser, template, isolation)

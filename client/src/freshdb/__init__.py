@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         Unauthorized,
         UnexpectedAnswer,
     )
+    from freshdb.extensions import Extension
     from freshdb.held_lease import AsyncHeldLease, HeldLease
     from freshdb.models import (
         BuildGrant,
@@ -91,6 +92,7 @@ _MODULES: Final = {
         "running_service",
         "stop_service",
     ),
+    "freshdb.extensions": ("Extension",),
     "freshdb.held_lease": ("AsyncHeldLease", "HeldLease"),
     "freshdb.models": (
         "BuildGrant",
@@ -123,6 +125,7 @@ __all__ = [
     "DatabaseNotFound",
     "EmbeddedFailed",
     "Event",
+    "Extension",
     "Forbidden",
     "FreshdbError",
     "Health",

@@ -32,6 +32,7 @@ from freshdb.transport import AsyncTransport, StreamBroken
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from freshdb.extensions import AnyExtension
     from freshdb.lease_operations import Granted
     from freshdb.messages import Flow
     from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
@@ -148,7 +149,7 @@ class AsyncClient(Configuration):
         fingerprint: str,
         builder: Callable[[BuildGrant], Awaitable[object]],
         *,
-        extensions: str | Sequence[str] = (),
+        extensions: AnyExtension | Sequence[AnyExtension] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Template:

@@ -22,6 +22,10 @@ _HEAD_CHARACTERS: Final = 100_000
 _REST_CHARACTERS: Final = 200_000
 _ERROR_LINES: Final = 100
 _GRACE_SECONDS: Final = 5.0
+_EXTENSION_DENIED: Final = "permission denied to create extension"
+_EXTENSION_HINT: Final = (
+    "hint: name the extension in extensions, and the service installs it before the build"
+)
 
 
 def run_build_command(
@@ -70,7 +74,8 @@ def run_build_command(
             _end(process)
             raise
     if process.returncode != 0:
-        raise BuildCommandFailed(shown, process.returncode, lines.tail(), lines.text())
+        hint = f"\n{_EXTENSION_HINT}" if _EXTENSION_DENIED in lines.text() else ""
+        raise BuildCommandFailed(shown, process.returncode, lines.tail() + hint, lines.text())
     return lines.text()
 
 

@@ -36,6 +36,7 @@ from freshdb.transport import StreamBroken, Transport
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from freshdb.extensions import AnyExtension
     from freshdb.lease_operations import Granted
     from freshdb.messages import Flow
     from freshdb.models import BuildGrant, Event, Isolation, Lease, Leftovers, Template
@@ -152,7 +153,7 @@ class Client(Configuration):
         fingerprint: str,
         builder: Callable[[BuildGrant], object],
         *,
-        extensions: str | Sequence[str] = (),
+        extensions: AnyExtension | Sequence[AnyExtension] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Template:

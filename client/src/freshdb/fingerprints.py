@@ -12,10 +12,13 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from freshdb.extensions import listed_extensions
 from freshdb.messages import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from freshdb.extensions import AnyExtension
 
 _NO_INPUT: Final = frozenset({"__pycache__"})
 
@@ -56,20 +59,24 @@ def matching_files(root: Path, pattern: str) -> list[Path]:
 
 
 def of_inputs(
-    root: Path, files: Iterable[Path], *, command: str | Sequence[str], extensions: str | Sequence[str]
+    root: Path,
+    files: Iterable[Path],
+    *,
+    command: str | Sequence[str],
+    extensions: AnyExtension | Iterable[AnyExtension],
 ) -> str:
     """Hash the command that builds a template and the files that it reads."""
     fingerprint = Fingerprint()
-    fingerprint.add_texts("extension", sorted(listed(extensions)))
+    fingerprint.add_texts("extension", sorted(map(str, listed_extensions(extensions))))
     fingerprint.add_texts("command", listed(command))
     for path in sorted(set(files)):
         fingerprint.add_file(root, path)
     return fingerprint.hex()
 
 
-def of_sql(scripts: str | Sequence[str], extensions: str | Sequence[str]) -> str:
+def of_sql(scripts: str | Sequence[str], extensions: AnyExtension | Iterable[AnyExtension]) -> str:
     """Hash SQL scripts in their order."""
     fingerprint = Fingerprint()
-    fingerprint.add_texts("extension", sorted(listed(extensions)))
+    fingerprint.add_texts("extension", sorted(map(str, listed_extensions(extensions))))
     fingerprint.add_texts("sql", listed(scripts))
     return fingerprint.hex()

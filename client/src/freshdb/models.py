@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from freshdb import json_fields
 from freshdb.credentials import Connectable, Credentials
 from freshdb.errors import NoCredentials
+from freshdb.extensions import Extension
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -173,18 +174,30 @@ class TemplateError:
         return json_fields.read(cls, source)
 
 
+def _extensions(source: Members) -> tuple[str | Extension, ...]:
+    """Read extensions: a string where only the name is set."""
+    given = source.get("extensions") or []
+    if not isinstance(given, list):
+        return json_fields.texts(source, "extensions")  # raises
+    return tuple(
+        one if isinstance(one, str) else json_fields.read(Extension, json_fields.members(one, "an extension"))
+        for one in given
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A named schema with its seed data. `build` is set for the one client that must fill it.
 
     `warnings` are doubts of the service about a build that succeeded: it created nothing, or its log shows an error.
+    In `extensions`, each is a string if only its name is set.
     """
 
     id: str
     name: str
     fingerprint: str
     state: str
-    extensions: tuple[str, ...]
+    extensions: tuple[str | Extension, ...]
     size_bytes: int | None
     error: TemplateError | None
     created_at: datetime | None
@@ -204,6 +217,7 @@ class Template:
             cls,
             source,
             error=None if error is None else TemplateError.from_wire(json_fields.members(error, "error")),
+            extensions=_extensions(source),
             build=None
             if build is None
             else BuildGrant.from_wire(json_fields.members(build, "build"), reference),

@@ -6,7 +6,7 @@
     template = "shop"                       # the template's name
     inputs = ["migrations/**", "seed.sql"]  # the files it is built from: globs relative to this file
     build = "alembic upgrade head"          # run with DATABASE_URL and PG*. A list is run without a shell
-    extensions = ["vector"]                 # installed by the service
+    extensions = ["vector"]                 # installed by the service. Or {name = "…", schema = "…", version = "…"}
     isolation = "database"                  # or "schema"
     url = "http://freshdb.internal:8777"    # a shared service instead of an embedded one
     prefetch = 1                            # leases that the pytest plugin acquires in advance
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from freshdb import fingerprints
 from freshdb.build_errors import describe_place
 from freshdb.errors import ProjectInvalid, TemplateFailed, TemplateNotFound
+from freshdb.extensions import listed_extensions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from freshdb.client import Client
+    from freshdb.extensions import AnyExtension, Extension
     from freshdb.models import BuildGrant, Isolation, Template
 
 _KEYS: Final = (
@@ -60,7 +62,7 @@ class Project:
     inputs: tuple[str, ...] = ()
     build: str | tuple[str, ...] | None = None
     sql: tuple[str, ...] = ()
-    extensions: tuple[str, ...] = ()
+    extensions: tuple[AnyExtension, ...] = ()
     isolation: Isolation | None = None
     url: str | None = None
     prefetch: int | None = None
@@ -232,7 +234,7 @@ class _Reader:
             inputs=inputs,
             build=build,
             sql=sql,
-            extensions=self._texts("extensions"),
+            extensions=self._extensions("extensions"),
             isolation=self._isolation(),
             url=self._text("url"),
             prefetch=self._count("prefetch"),
@@ -251,6 +253,20 @@ class _Reader:
         if isinstance(value, list) and all(isinstance(one, str) and one for one in value):
             return tuple(value)
         raise self._wrong(key, f'must be a list of strings, as in {key} = ["…"]')
+
+    def _extensions(self, key: str) -> tuple[str | Extension, ...]:
+        value = self._table.get(key, [])
+        if not isinstance(value, list) or not all(
+            isinstance(one, dict) or (isinstance(one, str) and one) for one in value
+        ):
+            raise self._wrong(
+                key,
+                f'must be a list of names or tables, as in {key} = ["vector", {{name = "…", schema = "…"}}]',
+            )
+        try:
+            return tuple(one if isinstance(one.form, dict) else one.name for one in listed_extensions(value))
+        except ValueError as error:
+            raise self._wrong(key, f"is wrong: {error}") from None
 
     def _command(self, key: str) -> str | tuple[str, ...] | None:
         value = self._table.get(key)

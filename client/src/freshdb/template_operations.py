@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from freshdb import fingerprints, json_fields
 from freshdb.errors import TemplateBuilding, TemplateFailed, TemplateNotFound
+from freshdb.extensions import listed_extensions
 from freshdb.messages import Pause, ServiceCall, encode, listed, path, query
 from freshdb.models import DEFAULT_WAIT_SECONDS, BuildLog, Template
 from freshdb.operations_base import OperationsBase
@@ -13,6 +14,7 @@ from freshdb.operations_base import OperationsBase
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from freshdb.extensions import AnyExtension
     from freshdb.messages import Flow
 
 DEFAULT_BUILD_SECONDS: Final = 60.0
@@ -35,7 +37,7 @@ class TemplateOperations(OperationsBase):
         *,
         fingerprint: str | None = None,
         sql: str | Sequence[str] | None = None,
-        extensions: str | Sequence[str] = (),
+        extensions: AnyExtension | Sequence[AnyExtension] = (),
         build_seconds: float | None = None,
         wait_seconds: float | None = None,
     ) -> Flow[Template]:
@@ -45,7 +47,8 @@ class TemplateOperations(OperationsBase):
             name: name of the template.
             fingerprint: hash of the content. Required without `sql`.
             sql: one script, or several that are executed in this order.
-            extensions: PostgreSQL extensions (one, or several) that the service installs first.
+            extensions: PostgreSQL extensions (one, or several) that the service installs first. Each is a name, an
+                ``Extension``, or a mapping with `name`, `schema` and `version`.
             build_seconds: maximum time between two heartbeats of the builder. Then another client gets the build.
             wait_seconds: timeout for the build from `sql`.
 
@@ -53,7 +56,10 @@ class TemplateOperations(OperationsBase):
             TemplateFailed: the SQL failed. ``extra`` has its position.
             TemplateConflict: a template of this name and fingerprint has other content.
         """
-        body: dict[str, object] = {"name": name, "extensions": listed(extensions)}
+        body: dict[str, object] = {
+            "name": name,
+            "extensions": [one.form for one in listed_extensions(extensions)],
+        }
         optional = {"fingerprint": fingerprint, "build_seconds": build_seconds, "wait_seconds": wait_seconds}
         body |= {key: value for key, value in optional.items() if value is not None}
         if sql is not None:
@@ -112,7 +118,7 @@ class TemplateOperations(OperationsBase):
         name: str,
         fingerprint: str,
         *,
-        extensions: str | Sequence[str] = (),
+        extensions: AnyExtension | Sequence[AnyExtension] = (),
         build_seconds: float = DEFAULT_BUILD_SECONDS,
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
@@ -145,7 +151,7 @@ class TemplateOperations(OperationsBase):
         sql: str | Sequence[str],
         *,
         fingerprint: str | None = None,
-        extensions: str | Sequence[str] = (),
+        extensions: AnyExtension | Sequence[AnyExtension] = (),
         wait_seconds: float = DEFAULT_BUILD_WAIT_SECONDS,
     ) -> Flow[Template]:
         """Build a template from SQL scripts unless it exists, and wait until it is ready.

@@ -240,7 +240,12 @@ _TABLES: Final = """
 WITH code AS (  -- objects that depend on functions or operators of the template's author
     SELECT d.classid, d.objid FROM pg_depend d
     WHERE d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')
+      -- The author may own an extension, and add functions to it. But then no superuser owns them.
+      AND NOT (EXISTS (SELECT FROM pg_depend e
+                       WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')
+               AND EXISTS (SELECT FROM pg_roles r
+                           WHERE r.rolsuper AND r.oid IN ((SELECT proowner FROM pg_proc WHERE oid = d.refobjid),
+                                                          (SELECT oprowner FROM pg_operator WHERE oid = d.refobjid))))
 ), typed AS (  -- whether types depend on them, such as domains with checks
     SELECT EXISTS (
         SELECT FROM code WHERE classid IN ('pg_type'::regclass, 'pg_cast'::regclass)

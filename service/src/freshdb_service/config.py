@@ -20,6 +20,10 @@ Network = IPv4Network | IPv6Network
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DENY = ("prod", "*prod", "proddb", "prd", "*production*")
+WRITABLE_EXTENSIONS = (
+    *("postgis", "postgis_topology", "postgis_tiger_geocoder", "address_standardizer_data_us"),
+    *("pg_partman", "postgres_fdw", "dblink"),
+)
 OPEN_NAME = "anonymous"
 """The principal of all callers of a service without tokens."""
 RESERVED_NAMES = frozenset({OPEN_NAME})
@@ -179,6 +183,9 @@ class Settings(BaseSettings):
     """Interval of audits, in resets: each replica compares every Nth database in full with its template. 0 disables them."""
     command_timeout_seconds: Seconds = 60.0
     """Timeout for one statement of the service on a managed server. Building and copying have longer timeouts."""
+    writable_extensions: Annotated[tuple[str, ...], NoDecode] = WRITABLE_EXTENSIONS
+    """Extensions whose tables, sequences and foreign-data wrappers builders and holders may use. Name an extension only if
+    no superuser (for example a background worker) acts on rows of its tables, and no wrapper of it reads files."""
     answer_seconds: Seconds = 10.0
     """Timeout for answers of the control plane and of Redis, and for probes of managed servers."""
 
@@ -220,7 +227,9 @@ class Settings(BaseSettings):
     idle_exit_seconds: Seconds | None = None
     """Idle time (no request and no live lease) after which the service stops. By default it runs until it gets a signal."""
 
-    @field_validator("postgres", "advertise", "adopt", "deny", "allowed_hosts", mode="before")
+    @field_validator(
+        "postgres", "advertise", "adopt", "deny", "allowed_hosts", "writable_extensions", mode="before"
+    )
     @classmethod
     def _words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value

@@ -237,6 +237,7 @@ async def replica_of(
         clone_strategy=settings.clone_strategy,
         idle_sessions=settings.idle_sessions,
         scram_iterations=settings.scram_iterations,
+        writable_extensions=settings.writable_extensions,
         pg_dump=pg_dump,
     )
     async with AsyncExitStack() as stack:

@@ -272,6 +272,29 @@ def test_unavailable_extension_is_refused(http: httpx.Client, name: str) -> None
     assert http.post("/v1/templates", json=body).status_code == 422
 
 
+@pytest.mark.parametrize("schema", ["pg_mine", "information_schema"])
+def test_schema_of_postgresql_is_refused_for_an_extension(http: httpx.Client, name: str, schema: str) -> None:
+    body = {"name": name, "sql": ["select 1"], "extensions": [{"name": "vector", "schema": schema}]}
+    problem(http.post("/v1/templates", json=body), 422, "invalid_request", "extensions.0.schema")
+
+
+def test_extension_named_twice_is_refused(http: httpx.Client, name: str) -> None:
+    body = {"name": name, "sql": ["select 1"], "extensions": ["vector", {"name": "vector", "schema": "a"}]}
+    problem(http.post("/v1/templates", json=body), 422, "invalid_request", "vector is named twice")
+
+
+def test_extensions_are_given_back_in_their_shortest_form(http: httpx.Client, name: str) -> None:
+    body = {
+        "name": name,
+        "sql": ["select 1"],
+        "extensions": [{"name": "plpgsql"}, {"name": "vector", "schema": "a"}],
+    }
+    registered = http.post("/v1/templates", json=body).json()
+    assert registered["extensions"] == ["plpgsql", {"name": "vector", "schema": "a", "version": None}]
+    other = {**body, "fingerprint": registered["fingerprint"], "extensions": ["plpgsql", "vector"]}
+    problem(http.post("/v1/templates", json=other), 409, "template_conflict")
+
+
 @pytest.mark.parametrize(
     "sizes", [{"min_ready": -1}, {"max_size": 0}, {"min_ready": 10, "max_size": 5}, {"nope": 1}]
 )

@@ -95,6 +95,10 @@ def test_hostile_names_are_refused_with_field_name(http: httpx.Client, text: str
         http.post("/v1/templates", json={"name": "ok", "sql": ["select 1"], "extensions": [text]}),
         "extensions.0",
     )
+    for key in ("name", "schema", "version"):
+        extension = {"name": "vector", key: text}
+        body = {"name": "ok", "sql": ["select 1"], "extensions": [extension]}
+        refused(http.post("/v1/templates", json=body), f"extensions.0.{key}")
     refused(http.post("/v1/leases", json={"template": text}), "template")
     refused(http.post("/v1/leases", json={"template": "ok", "isolation": text}), "isolation")
     refused(

@@ -17,6 +17,7 @@ from freshdb_service.lifecycle import Isolation
 from freshdb_service.postgres import (
     CleaningEngine,
     CopySource,
+    ExtensionForm,
     KnownState,
     Login,
     ResetEngine,
@@ -97,7 +98,7 @@ class Pool:
             await drop_schema(self.server, database_id, self.origin.blueprint.shared_database)
 
 
-async def build_template(server: Server, *sql: str, extensions: Sequence[str] = ()) -> Template:
+async def build_template(server: Server, *sql: str, extensions: Sequence[ExtensionForm] = ()) -> Template:
     template_id = uuid4()
     build = await create_build(server, template_id, 1, extensions)
     await run_sql(server, build, sql, timeout_seconds=60)

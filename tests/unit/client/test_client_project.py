@@ -90,7 +90,14 @@ def test_project_without_a_table_is_none(tmp_path: Path) -> None:
         ('prefetch = "1"', "prefetch must be a whole number"),
         ('isolation = "table"', 'isolation must be "database" or "schema", not \'table\''),
         ("isolation = ['schema']", "isolation must be"),
-        ('extensions = "vector"', "extensions must be a list of strings"),
+        ('extensions = "vector"', "extensions must be a list of names or tables"),
+        ("extensions = [17]", "extensions must be a list of names or tables"),
+        (
+            'extensions = [{name = "pgcrypto", schemas = "x"}]',
+            "extensions is wrong: an extension has no 'schemas'",
+        ),
+        ('extensions = [{schema = "x"}]', "extensions is wrong: an extension needs a name"),
+        ('extensions = [{name = "pgcrypto", version = 1.3}]', "version of an extension must be a string"),
     ],
 )
 def test_wrong_key_or_value_is_named_with_the_fix(root: Path, table: str, says: str) -> None:
@@ -215,6 +222,20 @@ def test_failed_build_command_shows_its_last_lines_without_password(
     assert caught.value.returncode == 3
     assert caught.value.output_tail == "using ***\noops"
     assert PASSWORD not in str(script.asked[2].body)
+
+
+def test_build_command_that_may_not_create_an_extension_gets_a_hint(
+    root: Path, client: Client, script: Script
+) -> None:
+    denied = """'echo "ERROR: permission denied to create extension \\"rum\\"" >&2; exit 3'"""
+    project = _load(root, WHOLE.replace('"alembic upgrade head"', denied))
+    script.play(
+        problem(404, "template_not_found"),
+        Reply(201, template_body("building", build=build_body())),
+        Reply(200, template_body("failed")),
+    )
+    with pytest.raises(BuildCommandFailed, match="hint: name the extension in extensions"):
+        project.ensure_template(client)
 
 
 def test_missing_build_command_is_named(root: Path, client: Client, script: Script) -> None:

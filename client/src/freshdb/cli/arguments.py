@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from freshdb.cli.parser import Commands, add_seconds, complete_with, pair, refuse_unknown, seconds
 from freshdb.cli.token_arguments import add_token_commands
+from freshdb.extensions import Extension
 from freshdb.version import __version__
 
 if TYPE_CHECKING:
@@ -181,10 +182,18 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="extensions",
-        metavar="NAME",
+        type=_extension,
+        metavar="NAME[,schema=SCHEMA][,version=VERSION]",
         help="PostgreSQL extension that the service installs. Can be given several times",
     )
     add_seconds(parser, "--wait", "timeout for the build of another builder", 600.0)
+
+
+def _extension(text: str) -> Extension:
+    try:
+        return Extension.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_terms(parser: argparse.ArgumentParser) -> None:

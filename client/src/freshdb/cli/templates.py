@@ -34,7 +34,7 @@ def templates(arguments: argparse.Namespace) -> int:
             short(one.reference),
             one.state,
             size(one.size_bytes),
-            ", ".join(one.extensions),
+            ", ".join(map(str, one.extensions)),
             one.created_at,
             one.error.message if one.error else "; ".join(one.warnings) or None,
             one.id,

@@ -59,6 +59,8 @@ _HTTP_CODES: Final = {
 Responses = dict[int | str, dict[str, Any]]
 """The ``responses`` of a route, for FastAPI."""
 MEDIA_TYPE: Final = "application/problem+json"
+_NO_FIELDS: Final = frozenset({"body", "query", "path", "header", "<name>", "<object>"})
+"""Parts of a place in a request that are no fields: its source, and the form of an extension."""
 _RETRIED: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _RETRY_SECONDS: Final = 1
 _log = logging.getLogger(__name__)
@@ -191,7 +193,7 @@ def wait_of(asked: float | None, settings: Settings) -> float:
 def _field(error: Mapping[str, Any]) -> str:
     if error["type"] == "json_invalid":  # the position is in the text, not in a field
         return "body"
-    parts = (str(part) for part in error["loc"] if part not in {"body", "query", "path", "header"})
+    parts = (str(part) for part in error["loc"] if part not in _NO_FIELDS)
     return ".".join(parts) or "body"
 
 

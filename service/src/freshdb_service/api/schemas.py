@@ -9,15 +9,17 @@ from typing import Annotated, Final, Literal
 from urllib.parse import quote
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from freshdb_service.api.fields import (
-    EXTENSION,
     FINGERPRINT,
     NAME,
     REFERENCE,
     Count,
     Duration,
+    ExtensionName,
+    ExtensionSchema,
+    ExtensionVersion,
     Pairs,
     Sql,
     Text,
@@ -33,6 +35,22 @@ from freshdb_service.templates.registry import Registered
 
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class ExtensionIn(_In):
+    """An extension, with the schema and version to install."""
+
+    name: ExtensionName
+    schema_: ExtensionSchema | None = Field(
+        default=None, alias="schema", description="schema of the extension, created if it is missing"
+    )
+    version: ExtensionVersion | None = Field(
+        default=None, description="version to install, instead of the server's default"
+    )
+
+
+def _kind_of_extension(value: object) -> str:
+    return "<name>" if isinstance(value, str) else "<object>"
 
 
 class RegisterIn(_In):
@@ -57,14 +75,25 @@ class RegisterIn(_In):
         default=None, min_length=1, description="SQL scripts, in order, each in a new session"
     )
     extensions: list[
-        Annotated[str, Field(pattern=EXTENSION, json_schema_extra={"format": "postgresql-extension"})]
-    ] = Field(default=[], max_length=50)
+        Annotated[
+            Annotated[ExtensionName, Tag("<name>")] | Annotated[ExtensionIn, Tag("<object>")],
+            Discriminator(_kind_of_extension),
+        ]
+    ] = Field(default=[], max_length=50, description="extensions that the service installs before the build")
     build_seconds: Duration | None = Field(
         default=None, gt=0, description="deadline of a build by URL, from its start or last renewal"
     )
     wait_seconds: Duration | None = Field(
         default=None, ge=0, description="with `sql`: maximum wait for the build"
     )
+
+    @property
+    def extension_forms(self) -> list[str | dict[str, str]]:
+        """The extensions as JSON values."""
+        return [
+            one if isinstance(one, str) else one.model_dump(by_alias=True, exclude_none=True)
+            for one in self.extensions
+        ]
 
 
 class TokenIn(_In):
@@ -145,6 +174,14 @@ class BuildOut(BaseModel):
     renew_seconds: float
 
 
+class ExtensionOut(BaseModel):
+    """An extension of a template. Without schema and version, it is given as its name."""
+
+    name: str
+    schema_: str | None = Field(default=None, alias="schema")
+    version: str | None = None
+
+
 class TemplateOut(BaseModel):
     """A template."""
 
@@ -152,7 +189,7 @@ class TemplateOut(BaseModel):
     name: str
     fingerprint: str
     state: TemplateState
-    extensions: list[str]
+    extensions: list[str | ExtensionOut]
     server: str
     size_bytes: int | None
     error: Mapping[str, object] | None

@@ -47,7 +47,7 @@ async def register(body: RegisterIn, context: InContext, principal: Builder) -> 
             field, f"must be at most {settings.max_build_seconds:g} seconds; to build longer, renew the build"
         )
     registered = await context.templates.register(
-        RegisterRequest(body.name, body.fingerprint, body.sql, body.extensions, build_seconds),
+        RegisterRequest(body.name, body.fingerprint, body.sql, body.extension_forms, build_seconds),
         wait_seconds=wait,
         by=principal.actor,
         charged_to=principal.token,

@@ -21,6 +21,7 @@ from freshdb_service.postgres.fencing.close_login import close_login
 from freshdb_service.postgres.ownership import OwnedObject, database_sizes, foreign_databases, inventory
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
+from freshdb_service.postgres.provision.extensions import Extension, ExtensionForm, read_extensions
 from freshdb_service.postgres.provision.schema import provision_schema
 from freshdb_service.postgres.provision.shared_database import prepare_shared
 from freshdb_service.postgres.provision.sql_scripts import has_statements, run_sql
@@ -48,6 +49,8 @@ __all__ = [
     "Cause",
     "CleaningEngine",
     "CopySource",
+    "Extension",
+    "ExtensionForm",
     "Fenced",
     "KnownState",
     "Leftovers",
@@ -78,6 +81,7 @@ __all__ = [
     "prepare_shared",
     "provision_database",
     "provision_schema",
+    "read_extensions",
     "refuse_foreign_databases",
     "run_sql",
     "seal",

@@ -27,7 +27,7 @@ class TemplateRow:
     fingerprint: str
     state: TemplateState
     server: str
-    extensions: list[str]
+    extensions: list[str | dict[str, str]]
     sql: list[str] | None = field(repr=False)
     content: str | None
     attempt: int

@@ -39,7 +39,7 @@ class Registration:
 
     name: str
     fingerprint: str
-    extensions: Sequence[str]
+    extensions: Sequence[str | Mapping[str, str]]
     sql: Sequence[str] | None
     content: str | None
     build_seconds: float

@@ -31,6 +31,7 @@ from freshdb_service.errors import (
 )
 from freshdb_service.leasing.quotas import over_quota
 from freshdb_service.lifecycle import TemplateState
+from freshdb_service.postgres import ExtensionForm, read_extensions
 from freshdb_service.redis.wakeups import WakeupReason
 from freshdb_service.resources import Resources
 from freshdb_service.store import templates as store_templates
@@ -51,7 +52,7 @@ class RegisterRequest:
     name: str
     fingerprint: str | None
     sql: Sequence[str] | None
-    extensions: Sequence[str]
+    extensions: Sequence[ExtensionForm]
     build_seconds: float
 
 
@@ -110,10 +111,11 @@ class TemplateRegistry:
         """Complete a request: its fingerprint, and the server of the template. A new template is placed.
 
         Raises:
-            InvalidRequest: neither SQL nor a fingerprint.
+            InvalidRequest: neither SQL nor a fingerprint, or an extension twice, with different schemas or versions.
             BackendUnavailable: no server has room.
         """
-        content = _content(wanted.sql, wanted.extensions) if wanted.sql is not None else None
+        extensions = [one.form for one in read_extensions(wanted.extensions)]
+        content = _content(wanted.sql, extensions) if wanted.sql is not None else None
         fingerprint = wanted.fingerprint or content
         if fingerprint is None:
             message = "without sql, fingerprint is needed: a hash of the template's inputs"
@@ -123,7 +125,7 @@ class TemplateRegistry:
         return store_templates.Registration(
             name=wanted.name,
             fingerprint=fingerprint,
-            extensions=wanted.extensions,
+            extensions=extensions,
             sql=wanted.sql,
             content=content,
             build_seconds=wanted.build_seconds
@@ -310,8 +312,9 @@ def raise_if_failed(template: TemplateRow) -> TemplateRow:
     return template
 
 
-def _content(sql: Sequence[str], extensions: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([list(sql), sorted(extensions)]).encode()).hexdigest()
+def _content(sql: Sequence[str], extensions: Sequence[ExtensionForm]) -> str:
+    in_order = sorted(extensions, key=lambda one: one if isinstance(one, str) else json.dumps(one))
+    return hashlib.sha256(json.dumps([list(sql), in_order]).encode()).hexdigest()
 
 
 def _digest(token: str) -> str:

@@ -4,9 +4,9 @@ A clone is created closed (``ALLOW_CONNECTIONS false``), gets its stamp, loses t
 and is opened then. So there is no moment at which another login could connect to it.
 
 The objects in it belong to the role that built the template, and are transferred to the login (``REASSIGN OWNED``). The
-default privileges and policies that name the builder, and the settings of the template's database and builder, are
-transferred too, because neither ``CREATE DATABASE`` nor ``REASSIGN`` copies them. Afterwards nothing in the clone names the
-builder.
+default privileges, policies and user mappings that name the builder, and the settings of the template's database and
+builder, are transferred too, because neither ``CREATE DATABASE`` nor ``REASSIGN`` copies them. Afterwards nothing in the
+clone names the builder.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ async def transfer_ownership(server: Server, database: str, template_database: s
             ):
                 await connection.execute(f"ALTER SCHEMA {quoted(row['nspname'])} OWNER TO {quoted(heir)}")
             await connection.execute(f"REASSIGN OWNED BY {quoted(builder)} TO {quoted(heir)}")
-            for statement in await _remaining_statements(connection, role_oid, str(heir)):
+            mappings = await _user_mappings(connection, server, role_oid, str(heir))
+            for statement in [*await _remaining_statements(connection, role_oid, str(heir)), *mappings]:
                 await connection.execute(statement)
             await _copy_settings(connection, role_oid, template_database, str(heir))
             if await _has_dependencies(connection, role_oid):
@@ -152,6 +153,12 @@ async def _remaining_statements(connection: Connection, builder_oid: int, heir: 
     defaults = await connection.fetch(_DEFAULT_PRIVILEGES, builder_oid, heir)
     policies = await connection.fetch(_POLICIES, builder_oid, heir)
     return [str(row["statement"]) for row in (*defaults, *policies)]
+
+
+async def _user_mappings(connection: Connection, server: Server, builder_oid: int, heir: str) -> list[str]:
+    """Return statements that give the heir the builder's user mappings. Only a superuser may read them."""
+    rows = await connection.fetch(_USER_MAPPINGS, builder_oid, heir) if server.is_superuser else []
+    return [str(row["statement"]) for row in rows]
 
 
 async def _copy_settings(connection: Connection, builder_oid: int, template_database: str, heir: str) -> None:
@@ -211,6 +218,14 @@ FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.
      unnest(p.polroles) WITH ORDINALITY AS r (role, place)
 WHERE $1 = ANY (p.polroles)
 GROUP BY p.oid, p.polname, n.nspname, c.relname
+"""
+
+_USER_MAPPINGS: Final = """
+SELECT format('CREATE USER MAPPING FOR %I SERVER %I', $2::text, s.srvname)
+         || coalesce(' OPTIONS (' || (SELECT string_agg(format('%I %L', option_name, option_value), ', ')
+                                      FROM pg_options_to_table(m.umoptions)) || ')', '') AS statement
+FROM pg_user_mapping m JOIN pg_foreign_server s ON s.oid = m.umserver
+WHERE m.umuser = $1
 """
 
 _SETTINGS_OF: Final = """

@@ -61,8 +61,13 @@ WHERE {_OF}
   AND CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) > 0
            WHEN c.relkind = 'p' THEN EXISTS (SELECT FROM pg_partition_tree(c.oid) t WHERE t.isleaf
                                              AND pg_relation_size(t.relid) > 0) END
+  AND NOT EXISTS (
+      WITH RECURSIVE below AS (
+          SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid
+          UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.inhrelid
+      ) SELECT FROM below b JOIN pg_class f ON f.oid = b.inhrelid WHERE f.relkind = 'f')
 """
-"""Names of the tables that have rows."""
+"""Names of the tables that have rows. ``ANALYZE`` of a table with foreign tables below it would connect to their servers."""
 
 _HIDDEN: Final = f"""
 SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

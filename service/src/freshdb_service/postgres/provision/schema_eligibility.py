@@ -40,12 +40,35 @@ ORDER BY 1
 """
 
 _SCHEMAS: Final = """
-SELECT format('the schema %I: a schema lease has one schema, so everything has to be in "public"', nspname)
-FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public')
+SELECT format('the schema %I: a schema lease has one schema, so everything has to be in "public"', n.nspname)
+FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public')
+  AND (EXISTS (  -- an object that is no extension's
+      SELECT FROM pg_depend d
+      WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid AND d.classid <> 'pg_extension'::regclass
+        AND NOT EXISTS (SELECT FROM pg_depend e
+                        WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
+    OR NOT EXISTS (SELECT FROM pg_extension e WHERE e.extnamespace = n.oid))
 UNION ALL
 SELECT 'the schema "public" was dropped' WHERE to_regnamespace('public') IS NULL
 ORDER BY 1
 """
+
+_EXTENSIONS: Final = """
+SELECT format('the extension %I, whose event triggers work for a whole database', e.extname)
+FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+WHERE d.classid = 'pg_event_trigger'::regclass
+GROUP BY e.extname ORDER BY 1
+"""
+
+_EXTENSION_ROWS: Final = """
+SELECT format('SELECT %L WHERE EXISTS (SELECT FROM %s %s)',
+              format('the template''s rows in %s, a table of the extension %I, which all schemas would share',
+                     c.oid::regclass, e.extname), c.oid::regclass, one.condition)
+FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS one (number, condition) JOIN pg_class c ON c.oid = one.number
+WHERE c.relkind IN ('r', 'p')
+ORDER BY c.oid
+"""
+"""Queries for the rows that ``pg_dump`` would dump, because the extension's own script has not written them."""
 
 _FUNCTIONS: Final = """
 SELECT format('%s names the schema "public" in its %s, which cannot be renamed along', p.oid::regprocedure,
@@ -87,6 +110,7 @@ WHERE c.relnamespace = to_regnamespace('public') AND a.attnum > 0 AND NOT a.atti
 _QUERIES: Final = (
     _SCHEMAS,
     _OF_THE_DATABASE,
+    _EXTENSIONS,
     _FUNCTIONS,
     _DEFAULT_PRIVILEGES,
     _SECURITY_LABELS,
@@ -100,6 +124,8 @@ async def ineligibility_reasons(connection: Connection) -> list[str]:
     reasons: list[str] = []
     for query in _QUERIES:
         reasons += [str(row[0]) for row in await connection.fetch(query)]
+    for row in await connection.fetch(_EXTENSION_ROWS):
+        reasons += [str(found[0]) for found in await connection.fetch(row[0])]
     return reasons
 
 

@@ -34,6 +34,7 @@ from freshdb_service.postgres.drop import drop_schema, drop_shared
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.provision.blueprint import Blueprint, entries, renamed
 from freshdb_service.postgres.provision.clone import clone, default_privileges, transfer_ownership
+from freshdb_service.postgres.provision.extensions import take_back_writing
 from freshdb_service.postgres.provision.pg_dump import dump_schema
 from freshdb_service.postgres.provision.schema import CopyFailed, provision_schema
 from freshdb_service.postgres.provision.schema_eligibility import (
@@ -82,6 +83,7 @@ async def _prepare(server: Server, pool_id: UUID, template_database: str) -> Blu
     await transfer_ownership(server, str(shared), template_database, shared)
     async with server.inside(str(shared)) as connection:
         _refuse(await ineligibility_reasons(connection))
+        await take_back_writing(connection)
         await _rename_public(connection, seed, shared, as_superuser=server.is_superuser)
         before, after = await asyncio.gather(
             dump_schema(server, str(shared), str(seed), "pre-data"),

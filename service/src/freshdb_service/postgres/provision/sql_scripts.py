@@ -24,7 +24,9 @@ _STATEMENT_LENGTH: Final = 2_000
 _SETTINGS: Final = {"synchronous_commit": "off"}
 """A script may have a hundred thousand statements. The transaction that seals the template flushes them all."""
 _OWNER_HINT: Final = "dump without owners and privileges: pg_dump --no-owner --no-acl"
+_EXTENSION_HINT: Final = "name it in extensions, and the service installs it before the build"
 _COMMIT_HINT: Final = "add COMMIT to the script, or remove BEGIN"
+_CREATES_EXTENSION: Final = re.compile(r"\bcreate\s+extension\b", re.IGNORECASE)
 _OF_OTHER_ROLES: Final = re.compile(r"\bowner\s+to\b|^(?:grant|revoke)\b|\bfor\s+role\b", re.IGNORECASE)
 _ROLE_ERRORS: Final = (asyncpg.UndefinedObjectError, asyncpg.InsufficientPrivilegeError)
 _HARMLESS: Final = (
@@ -143,6 +145,8 @@ def _explain(index: int, script: str, statement: Statement, error: Exception) ->
     facts |= {"sqlstate": getattr(error, "sqlstate", None), "hint": getattr(error, "hint", None)}
     if isinstance(error, _ROLE_ERRORS) and _OF_OTHER_ROLES.search(statement.text):
         facts["hint"] = facts["hint"] or _OWNER_HINT
+    if isinstance(error, asyncpg.InsufficientPrivilegeError) and _CREATES_EXTENSION.search(statement.text):
+        facts["hint"] = _EXTENSION_HINT
     detail = getattr(error, "detail", None)
     message = f"{error.args[0] if error.args else error}" + (f" ({detail})" if detail else "")
     return _failed(index, message, facts)

@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 
 from freshdb_reset import COUNTED_PAGES
-from freshdb_service.errors import BuildLost, FreshdbError, InvalidRequest
+from freshdb_service.errors import BuildLost, FreshdbError
 from freshdb_service.postgres import ownership
 from freshdb_service.postgres.blockers import allow_connections, roll_back_prepared
 from freshdb_service.postgres.drop import drop_template
@@ -26,6 +26,12 @@ from freshdb_service.postgres.fencing.fence import fence, terminate, wait_for_st
 from freshdb_service.postgres.names import Kind, Name, quoted
 from freshdb_service.postgres.ownership import OwnedDatabase
 from freshdb_service.postgres.provision.clone import clone
+from freshdb_service.postgres.provision.extensions import (
+    ExtensionForm,
+    install,
+    read_available,
+    read_extensions,
+)
 from freshdb_service.postgres.provision.planner_statistics import (
     gather_statistics,
     unset_empty_tables,
@@ -51,10 +57,10 @@ class Sealed:
 
 
 @operation
-async def create_build(server: Server, template_id: UUID, attempt: int, extensions: Sequence[str]) -> Login:
-    """Create an empty database with these extensions, and a login that owns it.
-
-    Trusted extensions belong to the builder, as if it had installed them. Others belong to the service.
+async def create_build(
+    server: Server, template_id: UUID, attempt: int, extensions: Sequence[ExtensionForm]
+) -> Login:
+    """Create an empty database with these extensions (see ``extensions``), and a login that owns it.
 
     Raises:
         InvalidRequest: the server has no such extension, or only a superuser may install it.
@@ -62,13 +68,13 @@ async def create_build(server: Server, template_id: UUID, attempt: int, extensio
         BackendUnavailable: the server is unavailable.
     """
     name = server.name_of(Kind.TEMPLATE, template_id, attempt)
+    wanted = read_extensions(extensions)
     async with server.maintenance() as connection:
-        await _check_extensions(connection, server, extensions)
+        available = await read_available(connection, server, wanted)
         password = await create_login(connection, server, name)
     try:
         await clone(server, name, None)
-        if extensions:
-            await _install(server, name, extensions)
+        await install(server, name, wanted, available)
     except BaseException:
         with suppress(FreshdbError, asyncpg.PostgresError):
             await drop_template(server, template_id, below_attempt=attempt + 1)
@@ -110,42 +116,6 @@ async def seal(server: Server, template_id: UUID, attempt: int) -> Sealed:
         await terminate(connection, server, role_oids=[], database_oid=database.oid)
         size_bytes = await ownership.database_bytes(connection, database.oid)
         return Sealed(database=str(name), size_bytes=size_bytes, empty=empty)
-
-
-async def _check_extensions(connection: Connection, server: Server, extensions: Sequence[str]) -> None:
-    rows = await connection.fetch("SELECT name FROM pg_available_extensions ORDER BY name")
-    available = [str(row["name"]) for row in rows]
-    unknown = sorted(set(extensions) - set(available))
-    if unknown:
-        there = ", ".join(available)
-        message = f"the server {server.name} does not have the extension {', '.join(unknown)}: it has {there}"
-        raise InvalidRequest(message, extra={"errors": [{"field": "extensions", "message": message}]})
-
-
-async def _install(server: Server, name: Name, extensions: Sequence[str]) -> None:
-    """Install extensions before any client has been in the database."""
-    async with server.inside(str(name)) as connection:
-        trusted: set[str] = {
-            row["name"]
-            for row in await connection.fetch(
-                "SELECT name FROM pg_available_extension_versions GROUP BY name HAVING bool_and(trusted)"
-            )
-        }
-        await connection.execute("SET search_path TO public")
-        for extension in dict.fromkeys(extensions):
-            try:
-                async with connection.transaction():
-                    if extension in trusted:
-                        await connection.execute(f"SET LOCAL ROLE {quoted(name)}")
-                    await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(extension)} CASCADE")
-            except asyncpg.InsufficientPrivilegeError as error:
-                message = (
-                    f"only a superuser can install the extension {extension}, and on the server {server.name} the role "
-                    f"{server.role} is none: {error}"
-                )
-                raise InvalidRequest(
-                    message, extra={"errors": [{"field": "extensions", "message": message}]}
-                ) from error
 
 
 async def _is_empty(server: Server, name: Name) -> bool:
@@ -200,7 +170,8 @@ SELECT NOT EXISTS (
         SELECT 'pg_class'::regclass AS catalog, oid FROM pg_class WHERE relpersistence <> 't'
         UNION ALL SELECT 'pg_proc', oid FROM pg_proc
         UNION ALL SELECT 'pg_type', oid FROM pg_type
-        UNION ALL SELECT 'pg_namespace', oid FROM pg_namespace
+        UNION ALL SELECT 'pg_namespace', oid FROM pg_namespace n
+                  WHERE NOT EXISTS (SELECT FROM pg_extension e WHERE e.extnamespace = n.oid)
         UNION ALL SELECT 'pg_foreign_server', oid FROM pg_foreign_server
         UNION ALL SELECT 'pg_publication', oid FROM pg_publication
         UNION ALL SELECT 'pg_largeobject', oid FROM pg_largeobject_metadata

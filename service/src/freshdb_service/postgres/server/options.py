@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from freshdb_service.config import WRITABLE_EXTENSIONS
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -25,6 +27,7 @@ class ServerOptions:
         idle_sessions: maximum idle sessions in databases, which are kept open for the next reset.
         answer_seconds: time without a sign of life after which a server counts as lost (``liveness``).
         scram_iterations: iterations of the hash of a login's password. Some drivers require at least 4096.
+        writable_extensions: extensions whose tables builders and holders may write (``provision.extensions``).
         pg_dump: path of ``pg_dump``, which isolation ``schema`` needs. It must be at least as new as the newest server.
     """
 
@@ -39,4 +42,5 @@ class ServerOptions:
     idle_sessions: int = 64
     answer_seconds: float = 10.0
     scram_iterations: int = 4096
+    writable_extensions: tuple[str, ...] = WRITABLE_EXTENSIONS
     pg_dump: Path | None = None

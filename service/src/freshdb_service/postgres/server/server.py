@@ -198,6 +198,21 @@ class Server:
             )
         )
 
+    def installing(
+        self, database: str, *, command_timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Connection]:
+        """Open a connection to a database that no client has entered yet, to install extensions.
+
+        It begins with the server's search path, which some extensions append themselves to. A database that a client has
+        entered could have a search path with functions of the client.
+        """
+        settings = {name: value for name, value in _settings(self.version).items() if name != "search_path"}
+        return self._watch_visit(
+            self._address.connected(
+                database=database, settings=settings, command_timeout_seconds=command_timeout_seconds
+            )
+        )
+
     @asynccontextmanager
     async def _watch_visit(self, visit: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
         with self._instrument("inside"):
