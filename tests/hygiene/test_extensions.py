@@ -119,7 +119,7 @@ def _check_next_holder(pool: Pool, lease: Lease, use: Use) -> None:
 
 def _answer(lease: Lease, use: Use) -> object:
     with psycopg.connect(lease.subject.url) as connection:
-        row = connection.execute(use.check).fetchone()  # type: ignore[arg-type]
+        row = connection.execute(use.check).fetchone()  # type: ignore[arg-type, unused-ignore]
     assert row is not None
     return row[0]
 

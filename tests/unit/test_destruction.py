@@ -43,6 +43,8 @@ KNOWN: Final = {
          "REASSIGN OWNED", "REVOKE"},
     "postgres/provision/schema.py": {"ALTER ROLE", "REVOKE"},
     "postgres/provision/shared_database.py": {"ALTER SCHEMA", "ALTER EXTENSION", "ALTER TABLE", "REVOKE"},
+    # Rights of PUBLIC on members of extensions, in a database that the same operation has just created. TRUNCATE is a right.
+    "postgres/provision/extensions.py": {"REVOKE", "TRUNCATE"},
     # The build's database is looked up by prefix and stamp.
     "postgres/provision/template.py": {"ALTER DATABASE", "REVOKE"},
     # Planner statistics in a build, or in a schema that the same operation has just created.

@@ -37,7 +37,8 @@ class Extension:
             return given
         if isinstance(given, str):
             return cls(given)
-        for key, value in given.items():
+        options: Mapping[str, object] = given  # as a file or a caller without types gives them
+        for key, value in options.items():
             if key not in KEYS:
                 message = f"an extension has no {key!r}: use {', '.join(KEYS)}"
                 raise ValueError(message)

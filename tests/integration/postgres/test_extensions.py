@@ -22,6 +22,7 @@ from tests.integration.postgres.conftest import managed, plain_role
 from tests.integration.postgres.stage import build_template, connected, pool_of
 from tests.servers import PostgresServer
 
+SCHEMA = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = $1"
 PLACE = """
 SELECT n.nspname, e.extversion, pg_get_userbyid(n.nspowner) = current_user
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = $1
@@ -49,7 +50,7 @@ async def test_existing_schema_keeps_its_owner(server: Server) -> None:
     name = "hstore" if server.version < 160000 else "vector"
     build = await create_build(server, uuid4(), 1, [{"name": name, "schema": "public"}])
     async with connected(server, build) as connection:
-        assert (await connection.fetchrow(PLACE, name) or ())[0] == "public"
+        assert await connection.fetchval(SCHEMA, name) == "public"
 
 
 async def test_missing_version_error_lists_the_versions(any_server: Server) -> None:
@@ -80,8 +81,8 @@ async def test_required_extension_is_installed_first_in_its_own_schema(
         forms: list[ExtensionForm] = ["earthdistance", {"name": "cube", "schema": "extensions"}]
         build = await create_build(server, uuid4(), 1, forms)
         async with connected(server, build) as connection:
-            assert (await connection.fetchrow(PLACE, "cube") or ())[0] == "extensions"
-            assert (await connection.fetchrow(PLACE, "earthdistance") or ())[0] == "public"
+            assert await connection.fetchval(SCHEMA, "cube") == "extensions"
+            assert await connection.fetchval(SCHEMA, "earthdistance") == "public"
 
 
 async def test_extension_that_a_builder_may_not_create_gets_a_hint(

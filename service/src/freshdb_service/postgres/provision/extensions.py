@@ -106,16 +106,16 @@ async def read_available(
     }
     unknown = sorted({one.name for one in extensions} - available.keys())
     if unknown:
-        there = ", ".join(available)
+        names = ", ".join(available)
         raise _invalid(
-            f"the server {server.name} does not have the extension {', '.join(unknown)}: it has {there}"
+            f"the server {server.name} does not have the extension {', '.join(unknown)}: it has {names}"
         )
     for one in extensions:
-        versions = available[one.name].versions
-        if one.version is not None and one.version not in versions:
+        there = available[one.name].versions
+        if one.version is not None and one.version not in there:
             raise _invalid(
                 f"the server {server.name} does not have version {one.version} of the extension {one.name}: "
-                f"it has {', '.join(versions)}"
+                f"it has {', '.join(there)}"
             )
     return available
 
@@ -169,7 +169,7 @@ async def _install(connection: Connection, builder: Name, extension: Extension, 
         await connection.execute(f"SET LOCAL ROLE {quoted(builder)}")
     await connection.execute(f"{statement} CASCADE")
     await connection.execute("RESET ROLE; SET LOCAL search_path TO pg_catalog, pg_temp")
-    row = await connection.fetchrow(_INSTALLED, extension.name)
+    [row] = await connection.fetch(_INSTALLED, extension.name)
     there = Extension(extension.name, row["schema"], row["version"])
     if extension.schema not in {None, there.schema} or extension.version not in {None, there.version}:
         raise _invalid(
