@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks import (
+    autovacuum,
     factories,
     floor,
     guard,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "schema_size": ("Size of the schema", schema_size.measure),
     "pool_size": ("Size of the pool", pool_size.measure),
     "reuse": ("One database, reused many times", reuse.measure),
+    "autovacuum": ("Rebuilds on a server with autovacuum", autovacuum.measure),
     "floor": ("A reset and its floor", floor.measure),
     "toolkit": ("The toolkit: cleanup in place, and rollback", toolkit.measure),
     "guard": ("A suite with the guard", guard.measure),
