@@ -125,7 +125,7 @@ def _findings(effort: Effort, paths: dict[tuple[str, str, str], Counter[str]]) -
             if label != "in place"
         ]
         counts = [f"{found.total():,}", f"{rebuilt:,}", f"{100 * share:.1f} %"]
-        rows.append([server, role, isolation, *counts, ", ".join(reasons) or "–"])
+        rows.append([server, role, isolation, *counts, ", ".join(reasons) or "-"])
     return Findings(
         settings=[
             (
