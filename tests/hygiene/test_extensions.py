@@ -108,6 +108,7 @@ def _check_next_holder(pool: Pool, lease: Lease, use: Use) -> None:
                 holder.run(statement)
             assert refusal.value.sqlstate == FORBIDDEN, (statement, refusal.value)
         holder.run(*use.hold, *(use.in_database if pool.isolation == "database" else ()))
+    assert _answer(lease, use) != use.value or pool.snapshotter.differs(baseline, lease.subject)
     following = pool.next_of(lease)
     try:
         assert _answer(following, use) == use.value
