@@ -20,10 +20,10 @@ UNIT := tests/unit tests/soak/test_checker.py tests/soak/test_measures.py tests/
 SAMPLE := tests/packaging tests/plugin tests/cli tests/integration/embedded tests/integration/serve tests/integration/redis \
     tests/unit "tests/docs/test_examples.py::test_examples_of_a_page_work_in_order[README.md]"
 
-.PHONY: help install demo serve test unit coverage check format bench scaling crash mutants faults hygiene twins soak load fuzz pythons sample platforms image docs lock clean
+.PHONY: help install demo serve test unit coverage check format bench bench-against scaling crash mutants faults hygiene twins soak load fuzz pythons sample platforms image docs lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(INSTALLED) ## create the environment in .venv (the other targets do it by themselves)
 
@@ -62,6 +62,9 @@ format: install ## let ruff format and fix the code
 
 bench: install ## measure, and write docs/benchmarks.md (some sections: SECTIONS="turnover floor", a trial: QUICK=1)
 	$(BIN)/python -m tests.benchmarks.run $(if $(QUICK),--quick) $(SECTIONS)
+
+bench-against: install ## compare turnover and small resets with another commit in one run (COMMIT=…, a trial: QUICK=1, to write the page: INTO=docs)
+	$(BIN)/python -m tests.benchmarks.against $(if $(QUICK),--quick) $(if $(INTO),--into "$(INTO)") "$(COMMIT)"
 
 scaling: install ## measure three replicas and four servers, simulate larger fleets, and write docs/scaling.md (PARTS="simulated", QUICK=1)
 	$(BIN)/python -m tests.benchmarks.scaling $(if $(QUICK),--quick) $(PARTS)

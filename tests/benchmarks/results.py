@@ -48,9 +48,10 @@ class Findings(BaseModel):
 
 
 class Section(BaseModel):
-    """The findings, and the data that is needed to judge them."""
+    """The findings, and the data that is needed to judge them. ``command`` measures the section again."""
 
     title: str
+    command: str = ""
     measured_at: datetime
     machine: str
     calibration: str
@@ -167,10 +168,11 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> tuple[float, str]:
 
 def _lines(name: str, section: Section) -> list[str]:
     warning = " **A trial with tiny durations: the figures mean nothing.**" if section.quick else ""
+    command = section.command or f"make bench SECTIONS={name}"
     lines = [
         f"## {section.title}",
         "",
-        f"`make bench SECTIONS={name}`, {section.measured_at:%Y-%m-%d %H:%M} UTC.{warning} {section.machine}.",
+        f"`{command}`, {section.measured_at:%Y-%m-%d %H:%M} UTC.{warning} {section.machine}.",
         "",
         f"Calibration: {section.calibration}.",
         "",

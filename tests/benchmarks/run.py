@@ -20,6 +20,7 @@ from tests.benchmarks import (
     pool_size,
     reuse,
     schema_size,
+    small_changes,
     starting,
     suite,
     toolkit,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "turnover": ("Turnover", turnover.measure),
     "suite": ("A suite of small tests", suite.measure),
     "schema_size": ("Size of the schema", schema_size.measure),
+    "small_changes": ("Resets of a few rows, and of updated seeds", small_changes.measure),
     "pool_size": ("Size of the pool", pool_size.measure),
     "reuse": ("One database, reused many times", reuse.measure),
     "autovacuum": ("Rebuilds on a server with autovacuum", autovacuum.measure),
@@ -42,6 +44,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Run], Findings]]] = {
     "factories": ("Rows created by factories", factories.measure),
     "moving": ("A legacy suite, step by step", moving.measure),
 }
+AGAINST = "against"
+"""The section that ``tests.benchmarks.against`` measures."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +90,7 @@ def keep(name: str, section: Section, into: Path) -> None:
     report = Report.read(into / "benchmarks.json")
     report.sections[name] = section
     (into / "benchmarks.json").write_text(report.model_dump_json(indent=1) + "\n")
-    (into / "benchmarks.md").write_text(report.markdown(list(SECTIONS)))
+    (into / "benchmarks.md").write_text(report.markdown([*SECTIONS, AGAINST]))
 
 
 if __name__ == "__main__":

@@ -111,15 +111,20 @@ class Served:
 
 
 @contextmanager
-def serving(data: Path, engine: str | None = None, **settings: str | float) -> Iterator[Served]:
-    """Run ``freshdb serve`` with embedded servers, or the same service with another engine of ``engines``."""
+def serving(
+    data: Path, engine: str | None = None, python: str = sys.executable, /, **settings: str | float
+) -> Iterator[Served]:
+    """Run ``freshdb serve`` with embedded servers, or the same service with another engine of ``engines``.
+
+    ``python`` is the interpreter of the environment whose service runs.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHDB_")}
     environment |= {f"FRESHDB_{name.upper()}": str(value) for name, value in settings.items()}
     program = ["freshdb_service"] if engine is None else ["tests.benchmarks.engines", engine]
     began = time.perf_counter()
     with (data / "bench.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *program, "--data", str(data), "--port", "0"],
+            [python, "-m", *program, "--data", str(data), "--port", "0"],
             env=environment,
             cwd=ROOT,
             stdout=log,

@@ -166,36 +166,37 @@ def measure(run: Run) -> Findings:
     effort = QUICK if run.quick else Effort()
     rounds: dict[int, dict[str, list[Round]]] = {one: defaultdict(list) for one in effort.concurrencies}
     with ExitStack() as stack:
-        measured_variants = [_measured_variant(stack, variant) for variant in VARIANTS]
+        measured_variants = [measured_variant(stack, variant) for variant in VARIANTS]
         for concurrency in effort.concurrencies:
             size = effort.pool_size(concurrency)
-            for measured_variant in measured_variants:
-                measured_variant.prepare(size)
+            for each in measured_variants:
+                each.prepare(size)
             for number in range(effort.rounds):
                 # Each round begins with another variant. After the same neighbour, a variant would always find the same
                 # machine.
                 first = number % len(measured_variants)
-                for measured_variant in measured_variants[first:] + measured_variants[:first]:
-                    one = measured_variant.round(concurrency, size, effort.seconds)
-                    rounds[concurrency][measured_variant.variant.name].append(one)
+                for each in measured_variants[first:] + measured_variants[:first]:
+                    one = each.round(concurrency, size, effort.seconds)
+                    rounds[concurrency][each.variant.name].append(one)
                     run.log_progress(
-                        f"concurrency {concurrency}, round {number + 1}: {measured_variant.variant.name} "
+                        f"concurrency {concurrency}, round {number + 1}: {each.variant.name} "
                         f"{one.leases_per_second:.0f}/s"
                     )
                 run.calibrate()
-            for measured_variant in measured_variants:
-                measured_variant.verify()
+            for each in measured_variants:
+                each.verify()
     return _findings(effort, rounds)
 
 
-def _measured_variant(stack: ExitStack, variant: Variant) -> MeasuredVariant:
+def measured_variant(stack: ExitStack, variant: Variant, *, python: str = sys.executable) -> MeasuredVariant:
+    """Start a variant's service, in the environment of this interpreter, and pause it."""
     data = stack.enter_context(data_directory())
-    served = stack.enter_context(serving(data, variant.engine, clone_strategy=variant.clone_strategy))
+    served = stack.enter_context(serving(data, variant.engine, python, clone_strategy=variant.clone_strategy))
     client = stack.enter_context(served.client())
     register(client, TEMPLATE, schema())
-    measured_variant = MeasuredVariant(variant, served, client, open_pool(client, TEMPLATE))
+    measured = MeasuredVariant(variant, served, client, open_pool(client, TEMPLATE))
     served.pause()
-    return measured_variant
+    return measured
 
 
 def _findings(effort: Effort, rounds: dict[int, dict[str, list[Round]]]) -> Findings:

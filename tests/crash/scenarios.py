@@ -20,6 +20,7 @@ from freshdb_service.errors import FreshdbError, LeaseEnded, LeaseNotFound
 from freshdb_service.leasing.acquire import Granted
 from freshdb_service.leasing.acquire_request import AcquireRequest
 from freshdb_service.lifecycle import Isolation, TemplateState
+from freshdb_service.postgres import outdated_databases
 from freshdb_service.store.rows import LeaseRow
 from freshdb_service.templates.registry import RegisterRequest
 from tests.integration.installations import SQL, Bench
@@ -375,6 +376,32 @@ async def reconcile(context: Context) -> None:
         await run_loops(context.bench)
 
 
+async def update_library(context: Context) -> None:
+    """Make the template of a leased database older than the server's collations."""
+    await create_template(context)
+    await context.lease(changes=ROW_CHANGES)
+    template = await context.bench.templates.find("shop")
+    outdated = f"UPDATE pg_database SET datcollversion = '0' WHERE datname = '{template.database_name}'"
+    run(context.dsn, outdated)
+
+
+async def build_again(context: Context) -> None:
+    await context.bench.reconciler.run_once()
+    await context.bench.builds.close()
+    await reconcile(context)
+
+
+async def wait_until_built_again(context: Context) -> None:
+    [server] = context.bench.at.servers.values()
+
+    async def is_ready() -> bool:
+        template = await context.bench.templates.find("shop")
+        outdated = await outdated_databases(server)
+        return template.state is TemplateState.READY and template.database_name not in outdated
+
+    await context.wait_for(is_ready)
+
+
 SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
@@ -406,5 +433,6 @@ SCENARIOS: Final = {
         Scenario("rebuild by the janitor", create_dirty_database, run_janitor, do_nothing),
         Scenario("drop", create_template, drop_template, register_retired_template),
         Scenario("reconcile", create_differences, reconcile, do_nothing),
+        Scenario("build an outdated template again", update_library, build_again, wait_until_built_again),
     )
 }

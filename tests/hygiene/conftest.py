@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+from tests.hygiene import rebuilds
 from tests.hygiene.catalogue import Place
 from tests.hygiene.change import Isolation
 from tests.hygiene.pool import Lease, Pool
@@ -108,6 +109,14 @@ def as_plain_role(dsn: str) -> str:
         superuser.execute(f"CREATE ROLE {role} LOGIN CREATEDB CREATEROLE PASSWORD 'plain'")
     parts = urlsplit(dsn)
     return urlunsplit(parts._replace(netloc=f"{role}:plain@{parts.hostname}:{parts.port}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how often a rebuild answered a change of the matrix. ``make hygiene`` runs all of it."""
+    if resets := rebuilds.recorded(terminalreporter.getreports("passed")):
+        terminalreporter.section("rebuilds in the hygiene matrix")
+        for line in rebuilds.summary(resets):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="package")

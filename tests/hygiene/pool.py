@@ -6,9 +6,11 @@ next one begins with its own pool, so that one failure does not cause another.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from freshdb_service.embedded import postgres_binaries
 from tests import plain_http
@@ -109,6 +111,17 @@ class Pool:
         """Return whether the pool's database is being reset."""
         databases: dict[str, int] = self.http.get(f"/v1/pools/{lease.pool_id}").json()["databases"]
         return databases.get("resetting") == 1
+
+    def rebuilds(self) -> Counter[str]:
+        """Return the number of rebuilds so far, by cause."""
+        answer = self.http.get("/metrics")
+        assert answer.status_code == 200, answer.text
+        counts: Counter[str] = Counter()
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if sample.name == "freshdb_rebuilds_total" and sample.labels["isolation"] == self.isolation:
+                    counts[sample.labels["reason"]] += int(sample.value)
+        return counts
 
     def next_of(self, lease: Lease) -> Lease:
         """Release the lease, and lease the same database again."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 
 from tests.hygiene.catalogue import CATALOGUE, IMPORTANT_KINDS, Place, cases_in, places_of, plan
 from tests.hygiene.change import Change, Holder
 from tests.hygiene.conftest import LeasedPool, LeasedPools
+from tests.hygiene.rebuilds import RESET, summary
 from tests.hygiene.snapshot import differences
 from tests.servers import MAJORS, wanted_majors
 
@@ -22,9 +25,13 @@ PLACES = [*places_of(MAJORS), *places_of(MAJORS, plain=True)]
     ],
 )
 def test_next_holder_gets_a_copy_of_the_template(
-    leased_pools: LeasedPools, place: Place, change: Change
+    leased_pools: LeasedPools,
+    place: Place,
+    change: Change,
+    record_property: Callable[[str, object], None],
 ) -> None:
     leased = leased_pools.leased_pool(place.major, place.isolation, plain=place.plain)
+    before = leased.pool.rebuilds()
     holder = Holder(leased.lease.subject)
     try:
         if place.isolation in change.refused:
@@ -36,6 +43,7 @@ def test_next_holder_gets_a_copy_of_the_template(
             differs = leased.pool.snapshotter.differs(leased.baseline, leased.lease.subject)
             assert differs == (place.isolation not in change.unseen)
         _check_next_lease_is_clean(leased)
+        record_property(RESET, [str(place), "".join(leased.pool.rebuilds() - before)])
     except BaseException as error:
         error.add_note(leased_pools.log_tail())
         leased_pools.discard(place.isolation)
@@ -54,6 +62,17 @@ def _check_next_lease_is_clean(leased: LeasedPool) -> None:
     leased.lease = leased.pool.next_of(leased.lease)
     found = differences(leased.baseline, leased.pool.snapshotter.snapshot(leased.lease.subject))
     assert not found, "\n".join(found)
+
+
+def test_summary_counts_the_rebuilds_of_each_place_by_cause() -> None:
+    resets = [("18-schema", "rows"), ("16-database", ""), ("18-schema", ""), ("18-schema", "planner")]
+    resets += [("18-schema", "rows")]
+    assert summary(resets) == [
+        "place                 changes   cleaned       rebuilt   causes",
+        "16-database                 1         1      0 =  0 %",
+        "18-schema                   4         1      3 = 75 %   rows 2, planner 1",
+        "all                         5         2      3 = 60 %   rows 2, planner 1",
+    ]
 
 
 def test_names_of_kinds_are_unique() -> None:

@@ -530,7 +530,7 @@ STATEMENTS: Final = (
             _M("state=TemplateState.READY.value,", ""),
             _M("state=TemplateState.READY.value", "state=TemplateState.FAILED.value"),
             _M("build_deadline_at=None,", ""),
-            _M("ready_at=func.clock_timestamp(),", ""),
+            _M("ready_at=func.coalesce(templates.c.ready_at, func.clock_timestamp()),", ""),
         ),
     ),
     Statement(
@@ -558,6 +558,35 @@ STATEMENTS: Final = (
             _M("if not even_leased:", "if False:"),
             _M("if not even_leased:", "if True:"),
             _M("state=TemplateState.RETIRED.value", "state=templates.c.state"),
+        ),
+    ),
+    Statement(
+        "templates.retire_outdated",
+        "outdated",
+        (
+            _M("templates.c.id == template_id, ", ""),
+            _M(", templates.c.state == TemplateState.READY.value", ""),
+            _M("TemplateState.READY.value", "TemplateState.FAILED.value"),
+            _M("state=TemplateState.RETIRED.value, ", ""),
+        ),
+    ),
+    Statement(
+        "templates._REGISTER_AGAIN",
+        "registered_again",
+        (
+            _M("'building'", "'ready'"),
+            _M("FROM templates WHERE id = :old", "FROM templates"),
+            _M("FROM pools, again WHERE template_id = :old", "FROM pools, again"),
+        ),
+    ),
+    Statement(
+        "templates.keep_outdated",
+        "outdated",
+        (
+            _M("templates.c.id == template_id, ", ""),
+            _M("_OUTDATED, ", ""),
+            _M(", templates.c.database_name.is_not(None)", ""),
+            _M(".where(pools.c.template_id == template_id)", ""),
         ),
     ),
     Statement(

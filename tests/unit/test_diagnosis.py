@@ -17,7 +17,7 @@ from freshdb_service.status.diagnosis import (
     status_of,
 )
 from freshdb_service.store.dashboard_queries import ServerDetails
-from freshdb_service.store.rows import PoolRow
+from freshdb_service.store.rows import PoolRow, TemplateRow
 
 LIMITS = ServerLimits(max_databases=100, max_disk_bytes=1000)
 POOL = PoolRow(
@@ -36,6 +36,28 @@ POOL = PoolRow(
     last_error=None,
     last_acquired_at=datetime.now(UTC),
     idle=False,
+)
+TEMPLATE = TemplateRow(
+    id=uuid4(),
+    name="shop",
+    fingerprint="1",
+    state=TemplateState.READY,
+    server="one",
+    extensions=[],
+    sql=None,
+    content=None,
+    attempt=1,
+    build_token=None,
+    build_seconds=60,
+    build_deadline_at=None,
+    build_overdue=False,
+    database_name="t",
+    size_bytes=1,
+    error=None,
+    warnings=[],
+    created_at=datetime.now(UTC),
+    ready_at=None,
+    last_used_at=datetime.now(UTC),
 )
 SERVER = ServerDetails("one", "host", 5432, 180000, disk_bytes=10, databases=4, templates=1, leased=0)
 WELL = ServerStatus(SERVER, Activity(connections=3, max_connections=97, active=0), None)
@@ -102,6 +124,28 @@ def test_server_of_other_replicas_is_a_warning() -> None:
 def test_unavailable_server_without_databases_has_no_finding() -> None:
     unused = ServerStatus(replace(SERVER, databases=0, templates=0), None, "connection refused")
     assert found(server=unused) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "code", "severity", "words"),
+    [
+        (TemplateState.FAILED, {"message": "no such table"}, "template_failed", "warning", "no such table"),
+        (
+            TemplateState.RETIRED,
+            {"message": "the order changed"},
+            "template_outdated",
+            "warning",
+            "the order changed",
+        ),
+        (TemplateState.BUILDING, None, "template_rebuilding", "info", "from its SQL"),
+    ],
+)
+def test_template_without_clones_is_a_finding_with_its_reason(
+    state: TemplateState, error: dict[str, object] | None, code: str, severity: str, words: str
+) -> None:
+    [finding] = findings([], [], [replace(TEMPLATE, state=state, error=error)], LIMITS)
+    assert (finding.code, finding.severity, finding.label) == (code, severity, "shop@1")
+    assert words in finding.message
 
 
 def test_nearly_used_connections_are_a_warning() -> None:

@@ -197,7 +197,7 @@ def _rounds(store: Store) -> list[_Call]:
 
     async def retired(connection: Connection) -> None:
         await templates.retire_unused(connection, 7 * 86_400)
-        await templates.retired_without_databases(connection)
+        await templates.retired_without_databases(connection, kept_seconds=60)
 
     return [
         call("list pools", pools.listing, "replenisher"),

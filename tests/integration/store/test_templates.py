@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from freshdb_service.lifecycle import LEASE_LIVE, LeaseState, TemplateState
-from freshdb_service.store import templates
+from freshdb_service.store import pools, templates
 from freshdb_service.store.connection import Connection, Store
 from freshdb_service.store.rows import TemplateRow
 from freshdb_service.store.templates import Registration
@@ -185,6 +186,145 @@ async def test_an_attempt_that_no_longer_builds_changes_nothing(
     async with store.statement() as connection:
         assert await finish(connection, there, 3) is None
     assert template_of(plane, there) == before
+
+
+# retire_outdated, register_again, keep_outdated, and how outdated templates are found
+
+
+OUTDATED: Final = {"message": "changed", "outdated": True}
+
+
+@pytest.mark.parametrize("state", TemplateState)
+async def test_only_a_ready_template_is_retired_as_outdated(
+    store: Store, plane: Plane, state: TemplateState
+) -> None:
+    there, other = plane.template(state), plane.template("ready")
+    plane.lease("active", template_id=there)
+    async with store.statement() as connection:
+        retired = await templates.retire_outdated(connection, there, OUTDATED)
+    assert (retired is not None) == (state == "ready")
+    assert plane.state("templates", there) == ("retired" if state == "ready" else state)
+    assert template_of(plane, there)["error"] == (OUTDATED if state == "ready" else None)
+    assert plane.state("templates", other) == "ready"
+
+
+async def test_a_retired_template_is_registered_again_with_the_sizes_of_its_pools(
+    store: Store, plane: Plane
+) -> None:
+    copied = {
+        "fingerprint": "f",
+        "extensions": ["vector"],
+        "sql": ["select 1"],
+        "content": "c",
+        "ready_at": EARLIER,
+        "last_used_at": EARLIER,
+        "token_id": uuid4(),
+    }
+    values = {**copied, **{name: Jsonb(copied[name]) for name in ("extensions", "sql")}}
+    old, other = plane.template("retired", **values), plane.template("ready")
+    for isolation, size in (("database", 7), ("schema", 8)):
+        plane.pool(old, isolation=isolation, max_size=size, min_ready=3, idle_seconds=9)
+    plane.pool(other)
+    async with store.transaction() as connection:
+        again = await templates.register_again(connection, old, 60)
+        sizes = {
+            (one.isolation, one.max_size, one.min_ready, one.idle_seconds)
+            for one in await pools.listing(connection)
+            if one.template_id == again.id
+        }
+    row = template_of(plane, again.id)
+    assert {name: row[name] for name in copied} == copied
+    assert (row["state"], row["attempt"], row["name"], row["build_seconds"]) == ("building", 1, "shop", 60)
+    assert row["database_name"] is None
+    assert again.build_deadline_at is not None
+    assert again.build_deadline_at > datetime.now(UTC)
+    assert sizes == {("database", 7, 3, 9), ("schema", 8, 3, 9)}
+    assert plane.state("templates", old) == "retired"
+    async with store.statement() as connection:
+        ready = await templates.make_ready(
+            connection, again.id, 1, database_name="d", size_bytes=1, log=None, warnings=[]
+        )
+    assert ready is not None
+    assert ready.ready_at == EARLIER
+
+
+def outdated(plane: Plane, **values: object) -> UUID:
+    """Insert a template that was retired because it is outdated."""
+    return plane.template(
+        "retired", error=Jsonb(OUTDATED), **{"ready_at": EARLIER, "fingerprint": "f", **values}
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "values", "found"),
+    [
+        (None, {}, "outdated"),
+        ("building", {"fingerprint": "f"}, "other"),
+        ("failed", {"fingerprint": "f"}, "other"),
+        ("ready", {"ready_at": LATER}, "other"),
+        ("ready", {"ready_at": EARLIER - timedelta(hours=1)}, "outdated"),
+        ("building", {}, "outdated"),
+        ("retired", {"ready_at": LATER}, "outdated"),
+        ("ready", {"name": "another", "ready_at": LATER}, "outdated"),
+    ],
+)
+async def test_an_outdated_template_is_found_until_it_is_built_again_or_replaced(
+    store: Store, plane: Plane, state: str | None, values: dict[str, object], found: str
+) -> None:
+    there = {"outdated": outdated(plane)}
+    if state is not None:
+        there["other"] = plane.template(state, **values)
+    async with store.statement() as connection:
+        newest = await templates.find(connection, "shop", None)
+        listed = await templates.outdated(connection, limit=5)
+        exact = await templates.find(connection, "shop", "f")
+    assert newest is not None
+    assert newest.id == there[found]
+    assert [one.id for one in listed] == [there["outdated"]] * (found == "outdated")
+    assert (exact is None) == (found == "other" and values.get("fingerprint") != "f")
+
+
+async def test_a_template_that_is_built_again_is_listed_with_the_outdated_ones(
+    store: Store, plane: Plane
+) -> None:
+    again = plane.template("building", ready_at=EARLIER)
+    plane.template("building")
+    plane.template("ready", ready_at=EARLIER)
+    async with store.statement() as connection:
+        assert [one.id for one in await templates.outdated(connection, limit=5)] == [again]
+
+
+async def test_the_row_of_an_outdated_template_stays_until_its_last_use_is_long_ago(
+    store: Store, plane: Plane
+) -> None:
+    there = outdated(plane, database_name="d", size_bytes=1, disk_bytes=1)
+    plane.pool(there)
+    other = plane.template("retired", database_name="d", error=Jsonb({"message": "no"}))
+    kept_pool = plane.pool(other)
+    third = outdated(plane, fingerprint="g", database_name="d")
+    async with store.transaction() as connection:
+        assert {one.id for one in await templates.retired_without_databases(connection, 60)} == {
+            *(there, other, third)
+        }
+        assert [await templates.keep_outdated(connection, one) for one in (there, other, there)] == [
+            True,
+            False,
+            False,
+        ]
+        assert {one.id for one in await templates.retired_without_databases(connection, 60)} == {other, third}
+        assert len(await templates.retired_without_databases(connection, 0)) == 3
+        assert [one.id for one in await pools.listing(connection)] == [kept_pool]
+    row = template_of(plane, there)
+    assert [row[name] for name in ("state", "database_name", "size_bytes", "disk_bytes")] == [
+        "retired",
+        None,
+        None,
+        0,
+    ]
+    assert [template_of(plane, one)["database_name"] for one in (other, third)] == ["d", "d"]
+    plane.template("building", fingerprint="f")
+    async with store.statement() as connection:
+        assert len(await templates.retired_without_databases(connection, 60)) == 3
 
 
 # retire, retire_unused

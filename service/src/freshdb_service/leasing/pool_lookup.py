@@ -11,7 +11,7 @@ from freshdb_service.lifecycle import Isolation, TemplateState
 from freshdb_service.resources import Resources
 from freshdb_service.store import pools as store_pools
 from freshdb_service.store import templates as store_templates
-from freshdb_service.store.rows import PoolRow
+from freshdb_service.store.rows import PoolRow, TemplateRow
 
 _CACHE_SECONDS: Final = 5.0
 
@@ -38,9 +38,8 @@ class PoolLookup:
         name, _, fingerprint = template.partition("@")
         async with self._resources.store.statement() as connection:
             found = await store_templates.find(connection, name, fingerprint or None)
-            if found is None:
-                message = f"there is no template {template!r}; register it first (POST /v1/templates)"
-                raise TemplateNotFound(message)
+            if found is None or found.state is TemplateState.RETIRED:
+                raise missing_template(template, found)
             if found.state is TemplateState.BUILDING:
                 message = (
                     f"the template {found.label} is still being built; "
@@ -70,6 +69,14 @@ class PoolLookup:
     def forget(self, template: str, isolation: Isolation) -> None:
         """Read the pool again at the next request."""
         self._known.pop((template, isolation), None)
+
+
+def missing_template(reference: str, outdated: TemplateRow | None) -> TemplateNotFound:
+    """Return the error for a template that is not registered, or was retired because it is outdated."""
+    if outdated is None:
+        return TemplateNotFound(f"there is no template {reference!r}; register it first (POST /v1/templates)")
+    why = (outdated.error or {}).get("message")
+    return TemplateNotFound(f"the template {outdated.label} was retired: {why}")
 
 
 def _unsupported(pool: PoolRow) -> IsolationUnsupported:

@@ -37,6 +37,7 @@ from freshdb_service.store import worker_locks
 from freshdb_service.store.rows import DatabaseRow, PoolRow, TemplateRow
 from freshdb_service.store.worker_locks import LockedDatabase
 from freshdb_service.templates.builds import Builds
+from freshdb_service.templates.outdated import replace_outdated
 
 _log = logging.getLogger(__name__)
 _ROUNDS_CLAIMED: Final = 1.25
@@ -152,7 +153,7 @@ class Reconciler:
             if template is None:
                 return
             _log.warning("taking over the build of %s", template.label)
-            self._builds.begin(template)
+            self._builds.begin(template, in_turn=True)
 
     async def _server(self, server: Server) -> None:
         there = await inventory(server)
@@ -160,6 +161,7 @@ class Reconciler:
             templates = await store_templates.all_of_server(connection, server.name)
             rows = await store_databases.listing(connection, server.name)
             pools = await store_pools.all_of_server(connection, server.name)
+        await replace_outdated(self._resources, self._builds, server, templates, pools)
         wanted = _Wanted(templates, rows, pools)
         for leftover in there:
             if not wanted.has(leftover):
@@ -204,7 +206,9 @@ class Reconciler:
                 connection, self._resources.settings.unused_template_seconds
             ):
                 self._resources.events.emit("template.retired", template=template.label, reason="unused")
-            emptied = await store_templates.retired_without_databases(connection)
+            emptied = await store_templates.retired_without_databases(
+                connection, self._resources.settings.unused_template_seconds
+            )
             pools = await store_pools.listing(connection)
         for template in emptied:
             if template.server not in self._resources.servers:
@@ -218,8 +222,9 @@ class Reconciler:
             except FreshdbError as error:
                 _log.warning("cannot drop the template %s yet: %s", template.label, error)
                 continue
-            async with self._resources.store.statement() as connection:
-                await store_templates.delete_row(connection, template.id)
+            async with self._resources.store.transaction() as connection:
+                if not await store_templates.keep_outdated(connection, template.id):
+                    await store_templates.delete_row(connection, template.id)
 
 
 def _incomplete(rows: list[DatabaseRow], there: list[OwnedObject]) -> list[DatabaseRow]:

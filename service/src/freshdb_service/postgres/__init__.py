@@ -18,7 +18,14 @@ Each package imports only those above it.
 from freshdb_reset import Baseline, Cause, KnownState, Leftovers, Mark, Site
 from freshdb_service.postgres.drop import drop_database, drop_owned, drop_schema, drop_shared, drop_template
 from freshdb_service.postgres.fencing.close_login import close_login
-from freshdb_service.postgres.ownership import OwnedObject, database_sizes, foreign_databases, inventory
+from freshdb_service.postgres.ownership import (
+    OutdatedDatabase,
+    OwnedObject,
+    database_sizes,
+    foreign_databases,
+    inventory,
+    outdated_databases,
+)
 from freshdb_service.postgres.provision.blueprint import Blueprint
 from freshdb_service.postgres.provision.clone import provision_database
 from freshdb_service.postgres.provision.extensions import Extension, ExtensionForm, read_extensions
@@ -56,6 +63,7 @@ __all__ = [
     "Leftovers",
     "Login",
     "Mark",
+    "OutdatedDatabase",
     "OwnedObject",
     "ResetEngine",
     "ResetOutcome",
@@ -78,6 +86,7 @@ __all__ = [
     "has_statements",
     "ignore_lost_connections",
     "inventory",
+    "outdated_databases",
     "prepare_shared",
     "provision_database",
     "provision_schema",

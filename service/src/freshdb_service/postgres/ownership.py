@@ -10,7 +10,7 @@ here. The service alters and drops only listed objects.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeGuard
+from typing import Final, Literal, TypeGuard
 from uuid import UUID
 
 import asyncpg
@@ -77,6 +77,14 @@ class OwnedDatabase:
     open: bool
     is_template: bool
     invalid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutdatedDatabase:
+    """The version of the collations that a database was created with, and the version that the server has now."""
+
+    version: str
+    actual_version: str | None
 
 
 async def roles(
@@ -153,6 +161,14 @@ async def foreign_databases(server: Server) -> list[str]:
 
 
 @operation
+async def outdated_databases(server: Server) -> dict[str, OutdatedDatabase]:
+    """Return the templates' databases, by name, whose collations have another version now. They cannot be cloned."""
+    async with server.maintenance() as connection:
+        rows = await connection.fetch(_OUTDATED, f"{server.options.prefix}_{Kind.TEMPLATE}_")
+    return {str(row["name"]): OutdatedDatabase(row["version"], row["actual_version"]) for row in rows}
+
+
+@operation
 async def database_sizes(server: Server) -> dict[Name, int]:
     """Return the size on disk, in bytes, of each database of this installation."""
     async with server.maintenance() as connection:
@@ -170,6 +186,14 @@ async def database_bytes(connection: Connection, oid: int) -> int:
     except (asyncpg.UndefinedObjectError, asyncpg.InvalidCatalogNameError, asyncpg.UndefinedFileError):
         return 0
     return size or 0
+
+
+_OUTDATED: Final = """
+SELECT datname AS name, datcollversion AS version, pg_database_collation_actual_version(oid) AS actual_version
+FROM pg_database
+WHERE starts_with(datname, $1) AND datcollversion IS NOT NULL
+  AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+"""
 
 
 def _name_prefix(server: Server, kind: Kind | None, identifier: UUID | None) -> str:

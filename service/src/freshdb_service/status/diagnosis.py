@@ -80,15 +80,15 @@ class ServerLimits:
 def findings(
     pools: Sequence[PoolStatus],
     servers: Sequence[ServerStatus],
-    doubtful: Sequence[TemplateRow],
+    templates: Sequence[TemplateRow],
     limits: ServerLimits,
 ) -> list[Finding]:
-    """Return all findings, most severe first. ``doubtful`` are templates whose build failed, or has warnings."""
+    """Return all findings, most severe first. ``templates`` are those that failed, have warnings, or are outdated."""
     of_servers = {one.server.name: one for one in servers}
     found = [finding for one in servers for finding in _of_server(one, limits)]
     for one in pools:
         found += _of_pool(one, of_servers.get(one.pool.server), limits)
-    found += [_of_template(one) for one in doubtful]
+    found += [_of_template(one) for one in templates]
     order: Mapping[Severity, int] = {"error": 0, "warning": 1, "info": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -191,21 +191,21 @@ def _of_server(one: ServerStatus, limits: ServerLimits) -> Iterator[Finding]:
 
 
 def _of_template(one: TemplateRow) -> Finding:
-    if one.state is not TemplateState.FAILED:
+    about: tuple[Subject, str, str] = ("template", str(one.id), one.label)
+    if one.state is TemplateState.READY:
         remedy = (
             f"See its build log (freshdb template log {one.name}), fix the build, and retire the template."
         )
-        return Finding(
-            "warning",
-            "template_warnings",
-            "template",
-            str(one.id),
-            one.label,
-            "; ".join(one.warnings),
-            remedy,
-        )
+        return Finding("warning", "template_warnings", *about, "; ".join(one.warnings), remedy)
     why = str((one.error or {}).get("message", "no reason given"))
+    if one.state is TemplateState.BUILDING:
+        message = "the server's collations changed, and freshdb builds it again from its SQL"
+        return Finding("info", "template_rebuilding", *about, message, "Wait until it is ready.")
+    if one.state is TemplateState.RETIRED:
+        remedy = (
+            "Run freshdb template build, pytest, or freshdb run with the build command. A template that is not needed any "
+            "more is forgotten when it was unused for a week."
+        )
+        return Finding("warning", "template_outdated", *about, f"it was retired: {why}", remedy)
     remedy = "Fix it and register it again, which starts a new build. Retire it if it is no longer needed."
-    return Finding(
-        "warning", "template_failed", "template", str(one.id), one.label, f"its build failed: {why}", remedy
-    )
+    return Finding("warning", "template_failed", *about, f"its build failed: {why}", remedy)

@@ -80,10 +80,11 @@ class Overview:
             pools = await store_pools.listing(connection)
             held = await store_databases.counts(connection)
             counts = await dashboard_queries.counts(connection)
-            failed = await store_templates.listing(
+            templates = await store_templates.listing(
                 connection, name=None, state=TemplateState.FAILED, limit=_MOST_FAILED, after=None
             )
-            warned = await store_templates.with_warnings(connection, limit=_MOST_FAILED)
+            templates += await store_templates.with_warnings(connection, limit=_MOST_FAILED)
+            templates += await store_templates.outdated(connection, limit=_MOST_FAILED)
         places = await self._resources.queue.places([one.id for one in pools])
         facts = [
             PoolStatus(pool, held.get(pool.id, {}), place.waiting, place.age_seconds)
@@ -100,7 +101,7 @@ class Overview:
             servers=len(servers),
             waiting=sum(one.waiting for one in facts),
             longest_wait_seconds=max((one.longest_wait_seconds for one in facts), default=0.0),
-            findings=findings(facts, servers, [*failed, *warned], self.limits),
+            findings=findings(facts, servers, templates, self.limits),
         )
 
     async def servers(self) -> list[ServerStatus]:

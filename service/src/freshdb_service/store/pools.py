@@ -210,8 +210,8 @@ async def note_disk(connection: AsyncConnection, name: str, disk_bytes: int) -> 
 
 
 def templates_held() -> ScalarSelect[int]:
-    """Return a subquery: the number of templates on the server of the outer query. A failed one has no database."""
-    there = templates.c.state != TemplateState.FAILED.value
+    """Return a subquery: the number of templates on the server of the outer query that have a database."""
+    there = or_(templates.c.state == TemplateState.BUILDING.value, templates.c.database_name.is_not(None))
     return select(func.count()).where(templates.c.server == servers.c.name, there).scalar_subquery()
 
 

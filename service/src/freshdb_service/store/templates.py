@@ -8,7 +8,21 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, literal, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Uuid,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +32,23 @@ from freshdb_service.store.tables import databases, leases, pools, templates
 
 _OVERDUE = and_(
     templates.c.state == TemplateState.BUILDING.value, templates.c.build_deadline_at <= func.clock_timestamp()
+)
+_LIVE = templates.alias("live")
+_OUTDATED: Final = and_(
+    templates.c.state == TemplateState.RETIRED.value,
+    templates.c.error.has_key("outdated"),
+    ~select(_LIVE.c.id)
+    .where(
+        _LIVE.c.name == templates.c.name,
+        _LIVE.c.state != TemplateState.RETIRED.value,
+        or_(_LIVE.c.fingerprint == templates.c.fingerprint, _LIVE.c.ready_at > templates.c.ready_at),
+    )
+    .correlate(templates)
+    .exists(),
+)
+"""Templates that ``retire_outdated`` retired, and that callers have not built again since, nor replaced by a newer one."""
+_REBUILDING: Final = and_(
+    templates.c.state == TemplateState.BUILDING.value, templates.c.ready_at.is_not(None)
 )
 _COLUMNS = [
     *(templates.c[one.name] for one in fields(TemplateRow) if one.name in templates.c),
@@ -151,7 +182,7 @@ async def make_ready(
             warnings=list(warnings),
             build_token=None,
             build_deadline_at=None,
-            ready_at=func.clock_timestamp(),
+            ready_at=func.coalesce(templates.c.ready_at, func.clock_timestamp()),
             last_used_at=func.clock_timestamp(),
         )
         .returning(*_COLUMNS)
@@ -205,6 +236,33 @@ async def retire(connection: AsyncConnection, template_id: UUID, *, even_leased:
     return template_row(row) if row else None
 
 
+async def retire_outdated(
+    connection: AsyncConnection, template_id: UUID, error: Mapping[str, object]
+) -> TemplateRow | None:
+    """Retire a ready template whose database PostgreSQL no longer clones. ``None`` if it is not ready any more.
+
+    A template whose ``error`` has the member ``outdated`` must be built again by a caller (``_OUTDATED``).
+    """
+    done = await connection.execute(
+        update(templates)
+        .where(templates.c.id == template_id, templates.c.state == TemplateState.READY.value)
+        .values(state=TemplateState.RETIRED.value, error=dict(error))
+        .returning(*_COLUMNS)
+    )
+    row = done.one_or_none()
+    return template_row(row) if row else None
+
+
+async def register_again(connection: AsyncConnection, retired: UUID, build_seconds: float) -> TemplateRow:
+    """Register a retired template again, with the sizes of its pools. Runs in the transaction that retired it.
+
+    The new template keeps the time when the old one became ready. So a name still means the newest of its templates.
+    """
+    again = uuid4()
+    await connection.execute(_REGISTER_AGAIN, {"id": again, "old": retired, "build_seconds": build_seconds})
+    return template_row((await connection.execute(select(*_COLUMNS).where(templates.c.id == again))).one())
+
+
 async def retire_unused(connection: AsyncConnection, unused_seconds: float) -> list[TemplateRow]:
     """Retire templates that were not used for ``unused_seconds`` and have no live lease."""
     live = (
@@ -256,18 +314,17 @@ async def with_warnings(connection: AsyncConnection, *, limit: int) -> list[Temp
 
 
 async def find(connection: AsyncConnection, name: str, fingerprint: str | None) -> TemplateRow | None:
-    """Find a template by name and fingerprint. Without a fingerprint: the newest ready one, else the newest of all."""
+    """Find a template by name and fingerprint. Without a fingerprint: the newest that was ready, else the newest of all.
+
+    A retired template is found only if it is outdated and must be built again.
+    """
     query = select(*_COLUMNS).where(
-        templates.c.name == name, templates.c.state != TemplateState.RETIRED.value
+        templates.c.name == name, or_(templates.c.state != TemplateState.RETIRED.value, _OUTDATED)
     )
     if fingerprint is not None:
         query = query.where(templates.c.fingerprint == fingerprint)
-    newest_ready_first = (
-        case((templates.c.state == TemplateState.READY.value, 0), else_=1),
-        templates.c.ready_at.desc().nulls_last(),
-        templates.c.created_at.desc(),
-    )
-    row = (await connection.execute(query.order_by(*newest_ready_first).limit(1))).one_or_none()
+    newest = (templates.c.ready_at.desc().nulls_last(), templates.c.created_at.desc())
+    row = (await connection.execute(query.order_by(*newest).limit(1))).one_or_none()
     return template_row(row) if row else None
 
 
@@ -290,6 +347,12 @@ async def listing(
     return [template_row(row) for row in await connection.execute(query)]
 
 
+async def outdated(connection: AsyncConnection, *, limit: int) -> list[TemplateRow]:
+    """Return templates that are outdated and must be built again, or are being built again."""
+    query = select(*_COLUMNS).where(or_(_OUTDATED, _REBUILDING)).order_by(templates.c.created_at).limit(limit)
+    return [template_row(row) for row in await connection.execute(query)]
+
+
 async def all_of_server(connection: AsyncConnection, server: str) -> list[TemplateRow]:
     """Return every template on a server, including retired ones."""
     return [
@@ -298,15 +361,41 @@ async def all_of_server(connection: AsyncConnection, server: str) -> list[Templa
     ]
 
 
-async def retired_without_databases(connection: AsyncConnection) -> list[TemplateRow]:
-    """Return retired templates without databases. Their remains on the server can be dropped."""
+async def retired_without_databases(connection: AsyncConnection, kept_seconds: float) -> list[TemplateRow]:
+    """Return retired templates without databases. Their remains on the server can be dropped.
+
+    Outdated templates whose remains were dropped (``database_name`` is null) are returned again when their row is to be
+    deleted: ``kept_seconds`` after their last use, or when they were built again.
+    """
     in_use = (
         select(databases.c.id)
         .join(pools, pools.c.id == databases.c.pool_id)
         .where(pools.c.template_id == templates.c.id)
     )
-    query = select(*_COLUMNS).where(templates.c.state == TemplateState.RETIRED.value, ~in_use.exists())
+    kept = and_(
+        _OUTDATED,
+        templates.c.database_name.is_(None),
+        templates.c.last_used_at
+        > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, kept_seconds),
+    )
+    query = select(*_COLUMNS).where(templates.c.state == TemplateState.RETIRED.value, ~in_use.exists(), ~kept)
     return [template_row(row) for row in await connection.execute(query)]
+
+
+async def keep_outdated(connection: AsyncConnection, template_id: UUID) -> bool:
+    """Keep the row of an outdated template after its database was dropped, without its pools. The row says what to do.
+
+    Returns:
+        ``False`` if the template is not outdated, or its row was kept before.
+    """
+    kept = await connection.execute(
+        update(templates)
+        .where(templates.c.id == template_id, _OUTDATED, templates.c.database_name.is_not(None))
+        .values(database_name=None, size_bytes=None, disk_bytes=0)
+    )
+    if kept.rowcount:
+        await connection.execute(delete(pools).where(pools.c.template_id == template_id))
+    return bool(kept.rowcount)
 
 
 async def delete_row(connection: AsyncConnection, template_id: UUID) -> None:
@@ -339,4 +428,24 @@ _NOTE_DISK = text(
     FROM unnest(CAST(:ids AS uuid[]), CAST(:sizes AS bigint[])) AS measured (id, disk_bytes)
     WHERE t.id = measured.id AND t.disk_bytes IS DISTINCT FROM measured.disk_bytes
     """
+)
+
+_REGISTER_AGAIN = text(
+    """
+    WITH again AS (
+        INSERT INTO templates (id, state, name, fingerprint, server, extensions, sql, content, token_id, ready_at,
+                               last_used_at, build_seconds, build_deadline_at)
+        SELECT :id, 'building', name, fingerprint, server, extensions, sql, content, token_id, ready_at, last_used_at,
+               CAST(:build_seconds AS float8), clock_timestamp() + make_interval(secs => :build_seconds)
+        FROM templates WHERE id = :old
+        RETURNING id
+    )
+    INSERT INTO pools (id, template_id, isolation, server, min_ready, max_size, idle_seconds)
+    SELECT gen_random_uuid(), again.id, isolation, server, min_ready, max_size, idle_seconds
+    FROM pools, again WHERE template_id = :old
+    """
+).bindparams(
+    bindparam("id", type_=Uuid()),
+    bindparam("old", type_=Uuid()),
+    bindparam("build_seconds", type_=Double()),
 )

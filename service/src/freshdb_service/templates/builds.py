@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -48,6 +48,7 @@ class Builds:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._running: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(resources.settings.provision_concurrency)
 
     async def grant(self, template: TemplateRow, token: str) -> Build:
         """Create the empty database for a caller that fills it. The time until the deadline begins after that.
@@ -77,9 +78,12 @@ class Builds:
             renew_seconds=template.build_seconds / 3,
         )
 
-    def begin(self, template: TemplateRow) -> None:
-        """Build a template from the SQL in its row, in the background."""
-        task = asyncio.create_task(self._from_sql(template))
+    def begin(self, template: TemplateRow, *, in_turn: bool = False) -> None:
+        """Build a template from the SQL in its row, in the background.
+
+        A build ``in_turn`` has no caller. Few of them run at once, because there may be many after an outage or an update.
+        """
+        task = asyncio.create_task(self._from_sql(template, self._turns if in_turn else nullcontext()))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -163,7 +167,7 @@ class Builds:
             _log.warning("the failed build of %s is left to the reconciler: %s", template.label, leftover)
         return failed
 
-    async def _from_sql(self, template: TemplateRow) -> None:
+    async def _from_sql(self, template: TemplateRow, turn: AbstractAsyncContextManager[None]) -> None:
         messages: list[str] = []
 
         def note(message: str) -> None:
@@ -174,7 +178,7 @@ class Builds:
 
         try:
             server = self._resources.server(template.server)
-            async with self._deadline_renewed(template):
+            async with self._deadline_renewed(template), turn:
                 login = await create_build(server, template.id, template.attempt, template.extensions)
                 await run_sql(
                     server,

@@ -27,8 +27,8 @@ from freshdb_service.errors import (
     InvalidRequest,
     TemplateConflict,
     TemplateFailed,
-    TemplateNotFound,
 )
+from freshdb_service.leasing.pool_lookup import missing_template
 from freshdb_service.leasing.quotas import over_quota
 from freshdb_service.lifecycle import TemplateState
 from freshdb_service.postgres import ExtensionForm, read_extensions
@@ -132,7 +132,9 @@ class TemplateRegistry:
             if wanted.sql is None
             else self._resources.settings.claim_seconds,
             build_token=_digest(token),
-            server=await placement(self._resources) if there is None else there.server,
+            server=await placement(self._resources)
+            if there is None or there.state is TemplateState.RETIRED
+            else there.server,
             token_id=None if charged_to is None else charged_to.id,
         )
 
@@ -285,9 +287,8 @@ class TemplateRegistry:
             else:
                 name, _, fingerprint = reference.partition("@")
                 found = await store_templates.find(connection, name, fingerprint or None)
-        if found is None:
-            message = f"there is no template {reference!r}; register it first (POST /v1/templates)"
-            raise TemplateNotFound(message)
+        if found is None or (identifier is None and found.state is TemplateState.RETIRED):
+            raise missing_template(reference, found)
         return found
 
     async def _of_builder(self, template_id: UUID, token: str) -> TemplateRow:
