@@ -23,6 +23,8 @@ class Use:
         forbidden: statements that PostgreSQL must refuse to a holder with isolation ``database``.
         forbidden_in_schema: the same for isolation ``schema``.
         refusal: part of the reason why isolation ``schema`` is refused, or empty if it works.
+        danger: part of the reason why no template may have the extension, or empty.
+        path: path of the reset with isolation ``database``, or empty for any.
         package: Debian's package of the extension.
         major: version of PostgreSQL.
     """
@@ -37,6 +39,8 @@ class Use:
     forbidden: tuple[str, ...] = ()
     forbidden_in_schema: tuple[str, ...] = ()
     refusal: str = ""
+    danger: str = ""
+    path: str = ""
     package: str = "postgresql-15"
     major: int = 15
 
@@ -166,6 +170,7 @@ USES: Final = (
             "CREATE TRIGGER mine BEFORE INSERT ON gis.spatial_ref_sys EXECUTE FUNCTION tsvector_update_trigger()",
         ),
         forbidden_in_schema=("DELETE FROM gis.spatial_ref_sys",),
+        path="delete",
         package="postgresql-15-postgis-3",
     ),
     Use(
@@ -222,6 +227,29 @@ USES: Final = (
         extensions=({"name": "pg_partman", "schema": "partman"},),
         refusal="the schema partman",
         package="postgresql-15-partman",
+    ),
+    Use(
+        "pg_partman with rows of its configuration only",
+        "INSERT INTO partman.custom_time_partitions VALUES ('public.event', 'public.event_1', '[2026-01-01,2026-02-01)')",
+        (
+            "UPDATE partman.custom_time_partitions SET child_table = 'public.mine'",
+            "DELETE FROM partman.custom_time_partitions",
+        ),
+        "SELECT child_table FROM partman.custom_time_partitions",
+        "public.event_1",
+        extensions=({"name": "pg_partman", "schema": "partman"},),
+        refusal="the template's rows in partman.custom_time_partitions",
+        path="reload",
+        package="postgresql-15-partman",
+    ),
+    Use(
+        "periods",
+        "SELECT 1",
+        (),
+        "",
+        None,
+        danger="would let every holder become a superuser",
+        package="postgresql-15-periods",
     ),
     Use(
         "pgtap",
