@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--into", type=Path, help="the directory of benchmarks.json and benchmarks.md (docs)")
     arguments = parser.parse_args(argv)
     effort = QUICK if arguments.quick else Effort()
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):  # remove the worktree and the servers then, too
+        signal.signal(signal_number, lambda number, _frame: sys.exit(128 + number))
     run = Run(AGAINST, quick=arguments.quick)
     here = _git("describe", "--always", "--dirty").strip()
     with checked_out(arguments.commit) as (commit, python):
