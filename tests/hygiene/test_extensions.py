@@ -29,6 +29,7 @@ from tests.servers import wanted_majors
 from tests.services import Service, start_service
 from tests.shares import ALL
 
+pytestmark = pytest.mark.xdist_group("extensions")
 PRELOADED = ("pg_stat_statements", "pgaudit")
 WANTED = [use for use in (USES if ALL else DEFAULT) if use.major in wanted_majors()]
 
