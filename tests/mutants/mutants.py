@@ -473,7 +473,7 @@ STATEMENTS: Final = (
             _M(" and not template.build_overdue", ""),
             _M("if template.state is not TemplateState.FAILED and not template.build_overdue:", "if False:"),
             _M(".where(templates.c.id == template.id)", ""),
-            _M("attempt=templates.c.attempt + 1, ", ""),
+            _M("**_NEW_ATTEMPT, ", ""),
         ),
         (
             Equivalent(
@@ -501,7 +501,7 @@ STATEMENTS: Final = (
                 ".where(templates.c.id == one.with_for_update(skip_locked=True).scalar_subquery())",
                 ".where(one.exists())",
             ),
-            _M("attempt=templates.c.attempt + 1, ", ""),
+            _M(", **_NEW_ATTEMPT", ""),
             _M("build_deadline_at=_deadline(claim_seconds), ", ""),
         ),
     ),
@@ -538,9 +538,9 @@ STATEMENTS: Final = (
         _BUILD_TESTS,
         (
             _M(".where(*_building(template_id, attempt))", ".where(templates.c.id == template_id)"),
-            _M("state=TemplateState.FAILED.value, ", ""),
+            _M("state=TemplateState.FAILED.value,", ""),
             _M("state=TemplateState.FAILED.value", "state=TemplateState.READY.value"),
-            _M(", build_deadline_at=None", ""),
+            _M("build_deadline_at=None,", ""),
         ),
     ),
     Statement(

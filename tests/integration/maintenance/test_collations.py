@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -77,9 +78,9 @@ async def settle(bench: Bench) -> None:
 async def builds_paused(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     go_on = asyncio.Event()
 
-    async def later(server: Server, login: Login, sql: Sequence[str], *, timeout_seconds: float) -> None:
+    async def later(server: Server, login: Login, sql: Sequence[str], **options: Any) -> None:  # noqa: ANN401
         await go_on.wait()
-        await run_sql(server, login, sql, timeout_seconds=timeout_seconds)
+        await run_sql(server, login, sql, **options)
 
     monkeypatch.setattr(builds, "run_sql", later)
     yield
@@ -111,8 +112,10 @@ async def recorded(bench: Bench, action: str) -> list[object]:
 
 
 async def findings(bench: Bench) -> list[tuple[str, str, str]]:
-    snapshot = await Overview(bench.at).snapshot()
-    return [(one.severity, one.code, one.label) for one in snapshot.findings if one.subject == "template"]
+    """Return the findings about templates, but not the warnings that these are empty."""
+    found = (await Overview(bench.at).snapshot()).findings
+    about = [one for one in found if one.subject == "template" and one.code != "template_warnings"]
+    return [(one.severity, one.code, one.label) for one in about]
 
 
 def dies(_template: TemplateRow, *, in_turn: bool) -> None:
@@ -277,10 +280,10 @@ async def test_outdated_templates_are_built_again_a_few_at_a_time(
     running: list[str] = []
     most: list[int] = []
 
-    async def counted(server: Server, login: Login, sql: Sequence[str], *, timeout_seconds: float) -> None:
+    async def counted(server: Server, login: Login, sql: Sequence[str], **options: Any) -> None:  # noqa: ANN401
         running.append(login.database)
         most.append(len(running))
-        await run_sql(server, login, sql, timeout_seconds=timeout_seconds)
+        await run_sql(server, login, sql, **options)
         running.remove(login.database)
 
     async with replica(installation) as bench:
@@ -312,6 +315,10 @@ async def test_server_is_reconciled_if_the_versions_cannot_be_compared(
     assert (await bench.templates.find("shop")).state is TemplateState.READY
 
 
+ON_ONE_WORKER = pytest.mark.xdist_group("icu")
+"""For tests that share ``icu_server``, because one of them changes its template0 for a moment."""
+
+
 @pytest.fixture
 def icu_server(
     postgres_15: PostgresServer, servers: Servers, monkeypatch: pytest.MonkeyPatch
@@ -322,6 +329,7 @@ def icu_server(
     return servers.postgres(postgres_15.major, owner="icu")
 
 
+@ON_ONE_WORKER
 async def test_template_on_postgresql_15_with_icu_is_built_again(
     icu_server: PostgresServer, redis_url: str
 ) -> None:
@@ -343,6 +351,7 @@ async def test_template_on_postgresql_15_with_icu_is_built_again(
         assert outdated_on(installation) == set()
 
 
+@ON_ONE_WORKER
 async def test_build_fails_with_the_reason_until_template0_is_refreshed(
     icu_server: PostgresServer, redis_url: str
 ) -> None:

@@ -18,6 +18,12 @@ from freshdb_service.store.tables import metadata
 from tests.servers import PostgresServer
 from tests.services import with_database
 
+BACK_TO_STEP_5 = """
+ALTER TABLE templates DROP COLUMN log, DROP COLUMN warnings;
+UPDATE alembic_version SET version_num = '0005'
+"""
+"""The step before the triggers, without undoing them."""
+
 
 @pytest.fixture
 def dsn(every_postgres: PostgresServer) -> Iterator[str]:
@@ -79,7 +85,7 @@ async def test_interrupted_migration_of_the_triggers_is_repeated(dsn: str) -> No
     store = Store(dsn)
     await migrations.upgrade(store.engine)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("update alembic_version set version_num = '0005'")
+        connection.execute(BACK_TO_STEP_5)
         connection.execute("drop trigger check_state on templates")
     await migrations.upgrade(store.engine)
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -96,7 +102,7 @@ async def test_triggers_are_created_without_a_deadlock_with_replicas_at_work(dsn
     store = Store(dsn, answer_seconds=60)
     await migrations.upgrade(store.engine)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("update alembic_version set version_num = '0005'")
+        connection.execute(BACK_TO_STEP_5)
     then = "databases" if first == "leases" else "leases"
     with psycopg.connect(dsn) as replica, psycopg.connect(dsn, autocommit=True) as watcher:
         replica.execute(f"update {first} set generation = 1")

@@ -12,7 +12,8 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """Apply."""
-    op.add_column("templates", sa.Column("log", sa.Text))
+    comment = "output of the build command, or PostgreSQL's messages to the SQL"
+    op.add_column("templates", sa.Column("log", sa.Text, comment=comment))
     op.add_column(
         "templates", sa.Column("warnings", JSONB, nullable=False, server_default=sa.text("'[]'::jsonb"))
     )
