@@ -248,7 +248,7 @@ USES: Final = (
         (),
         "",
         None,
-        danger="would let every holder become a superuser",
+        danger="is not safe to share with holders",
         package="postgresql-15-periods",
     ),
     Use(

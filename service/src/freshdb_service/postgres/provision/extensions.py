@@ -10,9 +10,9 @@ privileges of PUBLIC as they are. A shared database (isolation ``schema``) takes
   ``utl_file`` (orafce), or jobs of a background worker that is a superuser.
 * ``TRIGGER`` is never granted. A trigger of a holder would run with the rights of the session that writes.
 * No right to execute a function is ever granted.
-* Some functions run with their owner's rights and with the search path of the caller. They find temporary tables of the
-  holder first, whose triggers then run as a superuser. So PUBLIC may not execute these functions. An extension that runs one
-  by an event trigger is refused, because no privilege prevents that.
+* Some functions run with their owner's rights and do not set a search path, as PostgreSQL's manual requires of them ("Writing
+  SECURITY DEFINER Functions Safely"). PUBLIC may not execute these functions. An extension that runs one by an event trigger
+  is refused, because no privilege prevents that.
 * Functions of orafce that work with memory of the whole server connect databases with each other. PUBLIC may not
   execute them.
 """
@@ -183,8 +183,8 @@ async def _secure(connection: Connection, server: Server, builder: Name, extensi
     unsafe = await connection.fetchval(_UNSAFE_EVENT_TRIGGERS)
     if unsafe is not None:
         raise _invalid(
-            f"the extension {extension.name} would let every holder become a superuser, so freshdb does not install it: "
-            f"{unsafe} runs with its owner's rights and the search path of the caller"
+            f"the extension {extension.name} is not safe to share with holders, so freshdb does not install it: "
+            f"{unsafe} runs with its owner's rights and sets no search path"
         )
     for row in await connection.fetch(_REVOKE_EXECUTE, str(builder), list(_CROSSING)):
         await connection.execute(row["statement"])
