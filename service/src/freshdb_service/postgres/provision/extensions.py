@@ -10,9 +10,9 @@ privileges of PUBLIC as they are. A shared database (isolation ``schema``) takes
   ``utl_file`` (orafce), or jobs of a background worker that is a superuser.
 * ``TRIGGER`` is never granted. A trigger of a holder would run with the rights of the session that writes.
 * No right to execute a function is ever granted.
-* Some functions run with their owner's rights and do not set a search path, as PostgreSQL's manual requires of them ("Writing
-  SECURITY DEFINER Functions Safely"). PUBLIC may not execute these functions. An extension that runs one by an event trigger
-  is refused, because no privilege prevents that.
+* Some functions run with their owner's rights and do not set a search path, as PostgreSQL's manual requires ("Writing
+  SECURITY DEFINER Functions Safely"). PUBLIC may not execute these functions. An extension that runs one by an event
+  trigger is refused, because no privilege prevents that.
 * Functions of orafce that work with memory of the whole server connect databases with each other. PUBLIC may not
   execute them.
 """
