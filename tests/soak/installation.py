@@ -171,7 +171,9 @@ class Installation:
             found |= measure_servers(names, pids)
         with suppress(redis.RedisError), redis.Redis.from_url(self.redis_url, socket_timeout=1) as connection:
             found["keys in Redis"] = float(connection.dbsize())
-        return found | measure_catalogs(self.control_dsn, dict(zip(names[1:], self.dsns, strict=True)))
+        return found | measure_catalogs(
+            self.replicas[-1].control_dsn, dict(zip(names[1:], self.dsns, strict=True))
+        )
 
     def collect_tracebacks(self) -> None:
         """Add the tracebacks in the logs of all replicas to ``unexpected``."""
