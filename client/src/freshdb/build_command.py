@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from freshdb.models import BuildGrant
 
 _TAIL_LINES: Final = 40
-_HEAD_CHARACTERS: Final = 100_000
-_REST_CHARACTERS: Final = 200_000
+_HEAD_CHARACTERS: Final = 30_000
+_REST_CHARACTERS: Final = 100_000
 _ERROR_LINES: Final = 100
 _GRACE_SECONDS: Final = 5.0
 _EXTENSION_DENIED: Final = "permission denied to create extension"

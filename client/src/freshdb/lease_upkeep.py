@@ -26,7 +26,8 @@ _log: Final = logging.getLogger("freshdb.client")
 
 _RELEASE_SECONDS: Final = 5.0
 _MESSAGE_CHARACTERS: Final = 4000
-_LOG_CHARACTERS: Final = 1_000_000
+_LOG_CHARACTERS: Final = 150_000
+"""A character takes up to six bytes in JSON, and proxies such as nginx refuse bodies of more than 1 MB by default."""
 
 
 def lease_heartbeat(operations: Operations, granted: Granted, held: HeldLeaseBase) -> Heartbeat:

@@ -228,6 +228,12 @@ class Template:
         """``name@fingerprint``: exactly this template, even if a newer one is registered."""
         return f"{self.name}@{self.fingerprint}"
 
+    @property
+    def warning_lines(self) -> list[str]:
+        """`warnings` for people, each with the template's name and the command that prints the log."""
+        log = f"freshdb template log {self.name}"
+        return [f"template {self.name}: {warning}; see: {log}" for warning in self.warnings]
+
 
 @dataclass(frozen=True, slots=True)
 class BuildLog:

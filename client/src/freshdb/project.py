@@ -120,9 +120,9 @@ class Project:
                 "template", "is missing: name the template that clean databases are cloned from"
             )
         template = self._ready(client, self.template, progress, output)
-        for warning in template.warnings:
+        for line in template.warning_lines:
             if warn is not None:
-                warn(f"template {template.name}: {warning}; see: freshdb template log {template.name}")
+                warn(line)
         return template.reference
 
     def _ready(

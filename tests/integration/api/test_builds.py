@@ -181,7 +181,7 @@ def test_build_that_created_nothing_or_printed_errors_has_warnings(http: httpx.C
     assert findings() == [nothing]  # an older template of this name is not used any more
     assert len(build("both", filled=False, log=error)["warnings"]) == 2
     assert http.get(f"/v1/templates/{name}@partly").json()["warnings"] == [partly]
-    assert build("mended", filled=True, log="")["warnings"] == []
+    assert build("fixed", filled=True, log="")["warnings"] == []
     assert findings() == []
 
 

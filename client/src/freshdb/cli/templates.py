@@ -122,10 +122,8 @@ def log(arguments: argparse.Namespace) -> int:
 
 def warn(template: Template) -> None:
     """Print the warnings of a template's build."""
-    for warning in template.warnings:
-        print_message(
-            f"warning: template {template.name}: {warning}; see: freshdb template log {template.name}"
-        )
+    for line in template.warning_lines:
+        print_message(f"warning: {line}")
 
 
 def retire(arguments: argparse.Namespace) -> int:

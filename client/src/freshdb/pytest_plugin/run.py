@@ -98,13 +98,15 @@ class Run:
         try:
             url = known.url if known else self.settings.url or ensure_service(progress=progress)
             client = self._connect(url)
-            warnings: list[str] = []
+            warnings = list(known.warnings) if known else []
             exact = {
                 name: self._ensure_template(client, name, progress, warnings.append) for name in templates
             }
         except FreshdbError as error:
             raise PreparationError(str(error)) from error
-        self._prepared = PreparedRun(url, (known.templates if known else {}) | exact, tuple(warnings))
+        self._prepared = PreparedRun(
+            url, (known.templates if known else {}) | exact, tuple(dict.fromkeys(warnings))
+        )
         return self._prepared
 
     def publish(self, prepared: PreparedRun) -> None:

@@ -191,11 +191,14 @@ class Builds:
         except BuildLost as error:
             _log.warning("%s", error)
         except FreshdbError as error:
-            log = "\n".join([*messages, f"ERROR:  {error.message}"])
-            await self.fail(template, {"message": error.message, **error.extra}, log=log)
+            messages.append(f"ERROR:  {error.message}")
+            details = {"message": error.message, **error.extra}
+            await self.fail(template, details, log="\n".join(messages))
         except Exception as error:  # noqa: BLE001 - after any error, the template must not stay "building"
             _log.exception("building the template %s failed", template.label)
-            await self.fail(template, {"message": str(error) or type(error).__name__})
+            reason = str(error) or type(error).__name__
+            messages.append(f"ERROR:  {reason}".replace("\0", ""))
+            await self.fail(template, {"message": reason}, log="\n".join(messages))
 
     def _deadline_renewed(self, template: TemplateRow) -> AbstractAsyncContextManager[None]:
         """Extend a build's deadline during the block."""

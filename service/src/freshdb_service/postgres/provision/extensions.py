@@ -237,9 +237,12 @@ ORDER BY t.evtname LIMIT 1
 
 _REVOKE_EXECUTE: Final = """
 SELECT format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', p.oid::regprocedure) AS statement
-FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+  JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 WHERE pg_has_role(p.proowner, 'USAGE') AND p.proowner <> $1::text::regrole
-  AND ((p.prosecdef AND p.provolatile = 'v' AND NOT coalesce(p.proconfig::text ~ 'search_path=', false))
+  AND ((p.prosecdef AND NOT coalesce(p.proconfig::text ~ 'search_path=', false)
+        -- PostGIS reads planner statistics by a function in C that writes nothing.
+        AND (p.provolatile = 'v' OR l.lanname NOT IN ('c', 'internal')))
        OR p.pronamespace::regnamespace::text = ANY ($2::text[]))
   AND has_function_privilege('public', p.oid, 'EXECUTE')
 """
